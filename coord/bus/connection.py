@@ -1,0 +1,426 @@
+"""One connection to the broker that stays: reconnects for ever and comes back when closed.
+
+nats-py gives up in two ways that a service must survive.  It stops reconnecting after 60
+attempts by default (here: never), and any ``-ERR`` other than a stale connection or a
+permission closes the client for good, an expired credential among them.  So a
+`Connection` owns its subscriptions and, when the client under it is closed by anybody but
+`close()`, builds a new client and subscribes again.
+
+What it never does: queue messages while disconnected.  `publish` raises `NotConnected`;
+whoever needs delivery (the publisher) holds the message and sends it again.
+
+Listeners (`on_connected`, `on_disconnected`, `on_permission_denied`) are called
+synchronously and must not block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import secrets
+import ssl
+from collections.abc import Callable
+from typing import Any, Self
+
+import msgspec
+from nats import errors as nats_errors
+
+from coord import errors, limits
+from coord.bus import errors_map
+from coord.bus.patched import Callback, Message, PatchedClient
+from coord.telemetry import logs
+
+_log = logs.get("bus")
+_PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
+
+Unregister = Callable[[], None]
+
+
+class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the broker.  Times in seconds."""
+
+    urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    """Servers of one cluster; tried in random order."""
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    creds_file: str | None = None
+    """A .creds file (JWT and NKEY)."""
+    tls_ca_file: str | None = None
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    inbox_prefix: str = "_INBOX"
+    """Private prefix of this user's inboxes, as its permissions demand (`_INBOX_a1`)."""
+    connect_timeout_s: float = limits.CONNECT_TIMEOUT_S
+    reconnect_wait_s: float = limits.RECONNECT_WAIT_S
+    ping_interval_s: float = 10.0
+    """A connection that answers no ping twice in a row is replaced."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        if not self.urls:
+            raise errors.SettingsError("nats.urls is empty")
+        if bool(self.user) != bool(self.password):
+            raise errors.SettingsError("nats.user and nats.password go together")
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise errors.SettingsError("nats.tls_cert_file and nats.tls_key_file go together")
+        if sum(map(bool, (self.user, self.token, self.creds_file))) > 1:
+            raise errors.SettingsError("nats: give one of user, token and creds_file")
+        if min(self.connect_timeout_s, self.reconnect_wait_s, self.ping_interval_s) <= 0:
+            raise errors.SettingsError("nats: times must be positive")
+
+
+class Subscription:
+    """A subscription that outlives the client it was made on."""
+
+    __slots__ = ("_callback", "_conn", "_queue", "_sid", "subject")
+
+    def __init__(self, conn: Connection, subject: str, callback: Callback, queue: str) -> None:
+        self.subject = subject
+        self._conn = conn
+        self._callback = callback
+        self._queue = queue
+        self._sid: int | None = None
+
+    async def _attach(self, client: PatchedClient) -> None:
+        self._sid = await client.subscribe_direct(self.subject, self._callback, self._queue)
+
+    async def unsubscribe(self) -> None:
+        """Stop receiving.  Twice is legal; never raises because the connection is down."""
+        self._conn._subscriptions.discard(self)  # noqa: SLF001 - one class in two halves
+        sid, self._sid = self._sid, None
+        if sid is not None:
+            with contextlib.suppress(nats_errors.Error, OSError):
+                await self._conn.client.unsubscribe_direct(sid)
+
+
+class Connection:
+    """See the module.  Make one with `await Connection.open(config, name=…)`."""
+
+    def __init__(self, config: NatsConfig, name: str) -> None:
+        self.config = config
+        self.name = name
+        self.client = self._new_client()
+        self.epoch = 0
+        """How often a connection was established; changes with every reconnect."""
+        self.callback_errors = 0
+        self._subscriptions: set[Subscription] = set()
+        self._closing = False
+        self._reopening: asyncio.Task[None] | None = None
+        self._connected_listeners: list[Callable[[], None]] = []
+        self._disconnected_listeners: list[Callable[[], None]] = []
+        self._denied_listeners: list[Callable[[str], None]] = []
+        self._replies: dict[str, asyncio.Future[Message]] = {}
+        self._reply_prefix = f"{config.inbox_prefix}.{secrets.token_hex(11)}."
+        self._reply_tokens = itertools.count()
+        self._reply_subscription: Subscription | None = None
+        self._up = asyncio.Event()
+
+    # --- life ----------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, config: NatsConfig, *, name: str, wait: bool = False) -> Self:
+        """Connect.  `wait=False` raises `NotConnected` after connect_timeout_s; True tries for ever."""
+        config.validate()
+        conn = cls(config, name)
+        try:
+            if wait:
+                await conn._connect()
+            else:
+                async with asyncio.timeout(config.connect_timeout_s):
+                    await conn._connect()
+        except TimeoutError as exc:
+            await conn.close()
+            raise errors.NotConnected(
+                f"no NATS server at {', '.join(config.urls)} within {config.connect_timeout_s:g} s",
+                last_error=str(conn.client.last_error or ""),
+            ) from exc
+        except BaseException:
+            await conn.close()
+            raise
+        return conn
+
+    def _new_client(self) -> PatchedClient:
+        return PatchedClient(self._callback_failed)
+
+    async def _connect(self) -> None:
+        config = self.config
+        await self.client.connect(
+            servers=list(config.urls),
+            name=self.name,
+            user=config.user,
+            password=config.password,
+            token=config.token,
+            user_credentials=config.creds_file,
+            tls=self._tls(),
+            inbox_prefix=config.inbox_prefix,
+            connect_timeout=config.connect_timeout_s,  # type: ignore[arg-type]  # floats work
+            reconnect_time_wait=config.reconnect_wait_s,  # type: ignore[arg-type]
+            ping_interval=config.ping_interval_s,  # type: ignore[arg-type]
+            max_outstanding_pings=2,
+            max_reconnect_attempts=-1,
+            pending_size=0,  # bounded by our own windows; nats-py's bound would raise in the middle of a batch
+            error_cb=self._error,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            closed_cb=self._client_closed,
+            skip_subject_validation=True,
+        )
+        for subscription in list(self._subscriptions):
+            await subscription._attach(self.client)  # noqa: SLF001
+        self._established()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        config = self.config
+        if not (config.tls_ca_file or config.tls_cert_file):
+            return None
+        context = ssl.create_default_context(cafile=config.tls_ca_file)
+        if config.tls_cert_file:
+            context.load_cert_chain(config.tls_cert_file, config.tls_key_file)
+        return context
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages can be sent now."""
+        return self.client.is_connected and not self._closing
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    @property
+    def max_payload(self) -> int:
+        """Largest message (headers and body together, bytes) that the broker accepts."""
+        return int(self.client.max_payload)
+
+    async def wait_connected(self, timeout_s: float | None = None) -> None:
+        """Return once connected; `NotConnected` after `timeout_s`, `BusClosed` when closed."""
+        if self._closing:
+            raise errors.BusClosed
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+        except TimeoutError as exc:
+            raise errors.NotConnected from exc
+        if self._closing:
+            raise errors.BusClosed
+
+    async def drain(self) -> None:
+        """Send what is buffered, then close.  Never raises because the broker is away."""
+        if self.is_connected:
+            with contextlib.suppress(nats_errors.Error, OSError, TimeoutError):
+                await self.client.flush(timeout=2)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close for good.  Twice is legal."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._reopening is not None:
+            self._reopening.cancel()
+            await asyncio.gather(self._reopening, return_exceptions=True)
+        self._fail_replies(errors.BusClosed())
+        with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AttributeError):
+            # AttributeError: nats-py closing a client that never connected
+            await self.client.close()
+        self._up.set()  # whoever waits learns that it is closed
+        self._notify(self._disconnected_listeners)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drain()
+
+    # --- listeners -----------------------------------------------------------------------
+
+    def on_connected(self, listener: Callable[[], None]) -> Unregister:
+        """Call `listener` after every reconnect (not after the first connect)."""
+        return _register(self._connected_listeners, listener)
+
+    on_reconnected = on_connected
+
+    def on_disconnected(self, listener: Callable[[], None]) -> Unregister:
+        """Call `listener` when the connection is lost or closed."""
+        return _register(self._disconnected_listeners, listener)
+
+    def on_permission_denied(self, listener: Callable[[str], None]) -> Unregister:
+        """Call `listener(subject)` when the broker refuses a subject; it arrives lower-cased."""
+        return _register(self._denied_listeners, listener)
+
+    def _notify(self, listeners: list[Callable[[], None]]) -> None:
+        for listener in list(listeners):
+            try:
+                listener()
+            except Exception as exc:  # noqa: BLE001 - one listener must not silence the others
+                self._callback_failed(exc)
+
+    def _established(self) -> None:
+        self.epoch += 1
+        self._up.set()
+        if self.epoch > 1:
+            _log.info("bus.reconnected", connection=self.name, epoch=self.epoch)
+            self._notify(self._connected_listeners)
+
+    async def _reconnected(self) -> None:
+        self._established()
+
+    async def _disconnected(self) -> None:
+        if self._closing:
+            return
+        self._up.clear()
+        _log.warning("bus.disconnected", connection=self.name, error=str(self.client.last_error or ""))
+        self._fail_replies(errors.NotConnected())
+        self._notify(self._disconnected_listeners)
+
+    async def _error(self, exc: Exception) -> None:
+        match = _PERMISSION.search(str(exc))
+        if match is None:
+            _log.debug("bus.client_error", connection=self.name, error=f"{type(exc).__name__}: {exc}")
+            return
+        _log.warning("bus.permission_denied", connection=self.name, what=match[1], subject=match[2])
+        for listener in list(self._denied_listeners):
+            listener(match[2])
+
+    async def _client_closed(self) -> None:
+        """nats-py gave up: come back with a new client."""
+        if self._closing or self._reopening is not None:
+            return
+        self._up.clear()
+        _log.warning("bus.client_closed", connection=self.name, error=str(self.client.last_error or ""))
+        self._reopening = asyncio.create_task(self._reopen(), name=f"{self.name}-reopen")
+
+    async def _reopen(self) -> None:
+        wait_s = self.config.reconnect_wait_s
+        try:
+            while not self._closing:
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, 5.0)
+                self.client = self._new_client()
+                try:
+                    await self._connect()
+                except (nats_errors.Error, OSError, TimeoutError) as exc:
+                    _log.warning("bus.reopen_failed", connection=self.name, error=f"{type(exc).__name__}: {exc}")
+                    continue
+                return
+        finally:
+            self._reopening = None
+
+    def _callback_failed(self, exc: BaseException) -> None:
+        self.callback_errors += 1
+        _log.error("bus.callback_failed", connection=self.name, exc_info=exc)
+
+    # --- messages ------------------------------------------------------------------------
+
+    def publish(self, subject: str, body: bytes = b"", *, reply: str = "", headers: bytes | None = None) -> None:
+        """Hand one message to the connection; it is written by the flusher, in order.
+
+        `headers` is an encoded block (`coord.wire.headers.encode`).  Nothing is waited for:
+        the caller bounds what is in flight.  Raises `NotConnected`, `BusClosed`, or
+        `MessageTooLarge` (the broker would cut the connection).
+        """
+        if not self.client.is_connected:
+            raise errors.BusClosed if self._closing else errors.NotConnected
+        size = len(body) + (len(headers) if headers else 0)
+        if size > self.client._max_payload:  # noqa: SLF001 - the property costs on this path
+            raise errors.MessageTooLarge(
+                f"{size} bytes with headers; the broker takes {self.max_payload}", subject=subject
+            )
+        self.client.write_publish(subject, reply, headers, body)
+
+    async def flush(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:
+        """Return once the broker has processed everything published before."""
+        try:
+            await self.client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+        except (nats_errors.Error, OSError) as exc:
+            raise errors.NotConnected(str(exc)) from exc
+
+    async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
+        """Receive messages; `callback(message)` runs synchronously in the read loop and must not block."""
+        if self._closing:
+            raise errors.BusClosed
+        subscription = Subscription(self, subject, callback, queue)
+        self._subscriptions.add(subscription)
+        if not self.client.is_closed:
+            await subscription._attach(self.client)  # noqa: SLF001
+        return subscription
+
+    def new_inbox(self) -> str:
+        """A fresh subject under this user's inbox prefix."""
+        return f"{self.config.inbox_prefix}.{secrets.token_hex(11)}"
+
+    async def request(
+        self,
+        subject: str,
+        body: bytes = b"",
+        *,
+        headers: bytes | None = None,
+        timeout_s: float = limits.RPC_TIMEOUT_S,
+    ) -> Message:
+        """One question, one answer.
+
+        Raises `ServiceUnavailable` when nobody listens, `DeadlineExceeded`, `NotConnected`.
+        """
+        if self._reply_subscription is None:
+            self._reply_subscription = Subscription(self, self._reply_prefix + "*", self._on_reply, "")
+            self._subscriptions.add(self._reply_subscription)
+            await self._reply_subscription._attach(self.client)  # noqa: SLF001
+        token = str(next(self._reply_tokens))
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._replies[token] = future
+        try:
+            self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
+            async with asyncio.timeout(timeout_s):
+                message = await future
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded(f"no answer within {timeout_s:g} s", subject=subject) from exc
+        finally:
+            self._replies.pop(token, None)
+        if message.status == 503:  # no responders
+            raise errors.ServiceUnavailable(subject=subject)
+        return message
+
+    def _on_reply(self, message: Message) -> None:
+        future = self._replies.get(message.subject[len(self._reply_prefix) :])
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _fail_replies(self, error: errors.CoordError) -> None:
+        # An answer to a question asked on a lost connection never comes: say so now.
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(error)
+        self._replies.clear()
+
+    async def api(
+        self, request: str, payload: Any = None, *, timeout_s: float = limits.API_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """One JetStream API request, such as ``api("STREAM.INFO.EVENTS")``.
+
+        Returns the decoded answer.  Raises `ApiNotFound`, `ApiUnavailable` (retryable), or
+        `BusError` with the server's code.
+        """
+        body = msgspec.json.encode(payload) if payload is not None else b""
+        try:
+            message = await self.request("$JS.API." + request, body, timeout_s=timeout_s)
+        except errors.ServiceUnavailable as exc:
+            raise errors.ApiUnavailable(request=request) from exc
+        answer: dict[str, Any] = msgspec.json.decode(message.data)
+        error = answer.get("error")
+        if error:
+            raise errors_map.api_error(error, request)
+        return answer
+
+
+def _register(listeners: list[Any], listener: Any) -> Unregister:
+    listeners.append(listener)
+
+    def unregister() -> None:
+        if listener in listeners:
+            listeners.remove(listener)
+
+    return unregister

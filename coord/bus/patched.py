@@ -1,0 +1,174 @@
+"""nats-py's client with the three things changed that coord cannot live with.
+
+Why a subclass of a pinned version instead of a client of our own: connecting, TLS,
+authentication and reconnecting are well kept in nats-py.  What is replaced is the path of
+a message from the parser to whoever waits for it (measured on nats-py 2.16):
+
+1. A subject or header that is not UTF-8 raises inside ``_read_loop``, which ends without
+   a word: one hostile publisher would deafen every reader.  Here a subject is decoded with
+   ``backslashreplace`` and headers stay raw bytes until somebody asks.
+2. Every message takes a queue, a coroutine and a task switch.  Here a *direct*
+   subscription's callback runs synchronously, straight from the parser.
+3. Publishing checks and re-encodes headers on every call.  Here a header block is encoded
+   once by its owner.
+
+``tests/contract/test_patched_client.py`` guards every private name used here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from coord.errors import InvalidEnvelope
+from coord.wire import headers as wire_headers
+
+
+class Headers(Mapping[str, str]):
+    """The headers of a message, parsed on first use; a malformed block is an empty mapping.
+
+    Whoever must know that a block is malformed reads ``Message.raw_headers``.
+    """
+
+    __slots__ = ("_fields", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._fields: dict[str, str] | None = None
+
+    def _parsed(self) -> dict[str, str]:
+        if self._fields is None:
+            try:
+                block = wire_headers.parse(self.raw)
+            except InvalidEnvelope:
+                self._fields = {}
+            else:
+                self._fields = dict(block.fields)
+                if block.status is not None:
+                    # The two names nats-py itself gives the status line.
+                    self._fields["Status"] = str(block.status)
+                    self._fields["Description"] = block.description
+        return self._fields
+
+    def __getitem__(self, key: str) -> str:
+        return self._parsed()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parsed())
+
+    def __len__(self) -> int:
+        return len(self._parsed())
+
+
+class Message:
+    """One received message: `subject`, `reply` ("" when none), `data`, `raw_headers` (None when none)."""
+
+    __slots__ = ("data", "raw_headers", "reply", "subject")
+
+    def __init__(self, subject: str, reply: str, data: bytes, raw_headers: bytes | None) -> None:
+        self.subject = subject
+        self.reply = reply
+        self.data = data
+        self.raw_headers = raw_headers
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The parsed headers; empty when there are none or they are malformed."""
+        return Headers(self.raw_headers) if self.raw_headers else {}
+
+    @property
+    def status(self) -> int | None:
+        """The status of a control message (100, 404, 503 …), None for a message with content."""
+        raw = self.raw_headers
+        # "NATS/1.0 503": a status line has a space where a plain block has CRLF.
+        if raw is None or raw[8:9] != b" ":
+            return None
+        code = raw[9:12]
+        return int(code) if code.isdigit() else None
+
+    def __repr__(self) -> str:
+        return f"Message({self.subject!r}, reply={self.reply!r}, {len(self.data)} bytes)"
+
+
+Callback = Callable[[Message], None]
+
+
+class PatchedClient(Client):
+    """See the module's docstring; everything not named there is nats-py's."""
+
+    def __init__(self, on_callback_error: Callable[[BaseException], None]) -> None:
+        super().__init__()
+        self._direct: dict[int, Callback] = {}
+        self._on_callback_error = on_callback_error
+
+    # --- receiving -----------------------------------------------------------------------
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        callback = self._direct.get(sid)
+        if callback is None:
+            return  # unsubscribed while on its way
+        stats = self.stats
+        stats["in_msgs"] += 1
+        stats["in_bytes"] += len(data)
+        try:
+            callback(
+                Message(subject.decode("utf-8", "backslashreplace"), reply.decode("latin-1"), data, headers or None)
+            )
+        except Exception as exc:  # noqa: BLE001 - a defective callback must not end the read loop
+            self._on_callback_error(exc)
+
+    async def subscribe_direct(self, subject: str, callback: Callback, queue: str = "") -> int:
+        """Subscribe with a synchronous callback; returns the subscription's id.
+
+        Subjects are not validated here: callers build them with `coord.wire.subjects`.
+        """
+        self._sid += 1
+        sid = self._sid
+        # Never started: it only lets nats-py replay the subscription after a reconnect.
+        self._subs[sid] = NatsSubscription(self, sid, subject, queue=queue)
+        self._direct[sid] = callback
+        await self._send_command(f"SUB {subject} {queue} {sid}\r\n".encode())
+        await self._flush_pending()
+        return sid
+
+    async def unsubscribe_direct(self, sid: int) -> None:
+        """Forget a subscription; messages already on their way are dropped.  Twice is legal."""
+        if self._direct.pop(sid, None) is None:
+            return
+        self._subs.pop(sid, None)
+        if self.is_connected:
+            await self._send_command(f"UNSUB {sid}\r\n".encode())
+            await self._flush_pending()
+
+    # --- sending -------------------------------------------------------------------------
+
+    def write_publish(self, subject: str, reply: str, headers: bytes | None, body: bytes) -> None:
+        """Append one PUB or HPUB to the outgoing buffer and wake the flusher.
+
+        The caller has checked `is_connected` and the size; the buffer is bounded by the
+        caller's in-flight window.
+        """
+        if headers is None:
+            command = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(body), body)
+        else:
+            size = len(headers)
+            command = b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
+                subject.encode(),
+                reply.encode(),
+                size,
+                size + len(body),
+                headers,
+                body,
+            )
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(body)
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        queue = self._flush_queue
+        if queue is not None and queue.empty():
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            queue.put_nowait(future)

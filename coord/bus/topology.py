@@ -1,0 +1,246 @@
+"""Streams and consumers: read from streams/*.toml, compared with the server, applied.
+
+The files are the only definition.  They use JetStream's own field names; a string such as
+``"24h"`` in a duration field becomes nanoseconds; ``[profiles.NAME]`` overrides fields for
+one profile; ``for_each_partition`` makes one consumer per partition out of one file, with
+``{p}`` replaced.  ``plan`` compares, ``apply`` performs; applying twice changes nothing.
+
+What it never does: delete a stream or a consumer that the files do not name.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection
+
+Profile = Literal["production", "development", "cluster"]
+
+_DURATIONS = frozenset(
+    {"max_age", "duplicate_window", "ack_wait", "priority_timeout", "inactive_threshold", "max_expires"}
+)
+_UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86_400 * 10**9}
+_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+
+# Fields that the server refuses to change: the stream would have to be made anew.
+_STREAM_FIXED = frozenset({"storage", "retention", "name"})
+_CONSUMER_FIXED = frozenset({"deliver_policy", "ack_policy", "priority_policy", "priority_groups", "name"})
+# Limits whose lowering deletes messages at once.
+_TRIMMING = frozenset({"max_age", "max_msgs", "max_bytes", "max_msgs_per_subject"})
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """One stream (`consumer` is None) or consumer, as the server gets it (durations in ns)."""
+
+    stream: str
+    consumer: str | None
+    config: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """``EVENTS`` or ``EVENTS/projector-3``."""
+        return self.stream if self.consumer is None else f"{self.stream}/{self.consumer}"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One difference between the files and the server."""
+
+    label: str
+    action: Literal["create", "update", "recreate"]
+    fields: dict[str, tuple[Any, Any]]
+    """Field → (on the server, in the file); empty for `create`."""
+    destructive: bool
+    reason: str = ""
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """Everything that streams/ defines, for one profile; streams come before consumers."""
+
+    specs: tuple[Spec, ...]
+
+    def get(self, label: str) -> Spec:
+        """The spec with this label; `TopologyError` when there is none."""
+        for spec in self.specs:
+            if spec.label == label:
+                return spec
+        raise errors.TopologyError(f"streams/ does not define {label!r}", known=[s.label for s in self.specs])
+
+    @property
+    def streams(self) -> tuple[Spec, ...]:
+        """The streams alone."""
+        return tuple(s for s in self.specs if s.consumer is None)
+
+
+# --- files (pure but for reading them) -----------------------------------------------------
+
+
+def load(directory: Path, profile: str = "production") -> Topology:
+    """Read streams/*.toml and streams/consumers/*.toml.
+
+    Raises `TopologyError` naming the file for anything that is not what it should be.
+    """
+    streams = [_stream_spec(_read(path), path, profile) for path in sorted(directory.glob("*.toml"))]
+    if not streams:
+        raise errors.TopologyError(f"no stream files in {directory}")
+    consumers: list[Spec] = []
+    names = {s.stream for s in streams}
+    for path in sorted((directory / "consumers").glob("*.toml")):
+        for spec in _consumer_specs(_read(path), path, profile):
+            if spec.stream not in names:
+                raise errors.TopologyError(f"{path.name}: unknown stream {spec.stream!r}")
+            consumers.append(spec)
+    return Topology(tuple(streams + consumers))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise errors.TopologyError(f"{path.name}: {exc}") from exc
+
+
+def _with_profile(data: dict[str, Any], path: Path, profile: str) -> dict[str, Any]:
+    profiles = data.pop("profiles", {})
+    data.update(profiles.get(profile, {}))
+    return {key: _nanoseconds(key, value, path) if key in _DURATIONS else value for key, value in data.items()}
+
+
+def _nanoseconds(key: str, value: Any, path: Path) -> int:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise errors.TopologyError(f"{path.name}: {key} = {value!r} is not a duration such as '90s' or '24h'")
+    return int(match[1]) * _UNITS_NS[match[2]]
+
+
+def _stream_spec(data: dict[str, Any], path: Path, profile: str) -> Spec:
+    config = _with_profile(data, path, profile)
+    if config.get("name") != path.stem:
+        raise errors.TopologyError(f"{path.name}: name must be {path.stem!r}")
+    return Spec(path.stem, None, config)
+
+
+def _consumer_specs(data: dict[str, Any], path: Path, profile: str) -> list[Spec]:
+    config = _with_profile(data, path, profile)
+    stream = config.pop("stream", None)
+    if not isinstance(stream, str):
+        raise errors.TopologyError(f"{path.name}: `stream` is missing")
+    partitions = range(limits.PARTITIONS) if config.pop("for_each_partition", False) else [None]
+    return [_consumer_spec(stream, config, p) for p in partitions]
+
+
+def _consumer_spec(stream: str, config: dict[str, Any], p: int | None) -> Spec:
+    def fill(value: Any) -> Any:
+        return value.replace("{p}", str(p)) if p is not None and isinstance(value, str) else value
+
+    filled = {key: fill(value) for key, value in config.items()}
+    filled["durable_name"] = filled["name"]
+    return Spec(stream, filled["name"], filled)
+
+
+# --- comparing (pure) ----------------------------------------------------------------------
+
+
+def compare(spec: Spec, current: dict[str, Any] | None) -> Change | None:
+    """What has to change so that the server has `spec`; None when it already does.
+
+    `current` is the ``config`` of the server's INFO answer, None when the object is missing.
+    Only fields that the file names are compared: the server adds its defaults.
+    """
+    if current is None:
+        return Change(spec.label, "create", {}, destructive=False)
+    fields = {
+        key: (current.get(key), wanted)
+        for key, wanted in spec.config.items()
+        if not _same(current.get(key), wanted)
+    }
+    if not fields:
+        return None
+    fixed = fields.keys() & (_STREAM_FIXED if spec.consumer is None else _CONSUMER_FIXED)
+    if fixed:
+        return Change(
+            spec.label, "recreate", fields, destructive=True, reason=f"{', '.join(sorted(fixed))} cannot be changed"
+        )
+    trimming = [k for k in fields.keys() & _TRIMMING if spec.consumer is None and _lowers(*fields[k])]
+    lost_subjects = sorted(set(current.get("subjects") or ()) - set(spec.config.get("subjects") or ()))
+    reasons = [f"lowers {k}: messages beyond it are deleted" for k in sorted(trimming)]
+    if spec.consumer is None and lost_subjects:
+        reasons.append(f"stops storing {', '.join(lost_subjects)}")
+    return Change(spec.label, "update", fields, destructive=bool(reasons), reason="; ".join(reasons))
+
+
+def _same(current: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(current, dict) and all(_same(current.get(k), v) for k, v in wanted.items())
+    if current is None:  # the server leaves out zero values
+        return wanted in (0, False, "", [], None)
+    return bool(current == wanted)
+
+
+def _lowers(current: Any, wanted: Any) -> bool:
+    def size(value: Any) -> float:  # 0, -1 and None mean "no limit"
+        return float(value) if isinstance(value, int) and value > 0 else float("inf")
+
+    return size(wanted) < size(current)
+
+
+# --- the server ----------------------------------------------------------------------------
+
+
+async def plan(conn: Connection, topology: Topology) -> list[Change]:
+    """Every difference between the files and the server, in the order to apply them."""
+    changes = [compare(spec, await _current(conn, spec)) for spec in topology.specs]
+    return [c for c in changes if c is not None]
+
+
+async def apply(conn: Connection, topology: Topology, *, allow_destructive: bool = False) -> list[Change]:
+    """Make the server equal to the files; returns what was changed.
+
+    Raises `DestructiveChange` before anything is changed when a change would delete data and
+    `allow_destructive` is false.  A stream is never recreated: its data would be lost; say
+    so by hand with the broker's own tools.
+    """
+    changes = await plan(conn, topology)
+    refused = [
+        c for c in changes if c.destructive and (not allow_destructive or (c.action == "recreate" and "/" not in c.label))
+    ]
+    if refused:
+        raise errors.DestructiveChange(
+            "; ".join(f"{c.label}: {c.reason}" for c in refused), changes=[c.label for c in refused]
+        )
+    for change in changes:
+        await _perform(conn, topology.get(change.label), change)
+    return changes
+
+
+async def _current(conn: Connection, spec: Spec) -> dict[str, Any] | None:
+    request = f"STREAM.INFO.{spec.stream}"
+    if spec.consumer is not None:
+        request = f"CONSUMER.INFO.{spec.stream}.{spec.consumer}"
+    try:
+        answer = await conn.api(request)
+    except errors.ApiNotFound:
+        return None
+    config: dict[str, Any] = answer["config"]
+    return config
+
+
+async def _perform(conn: Connection, spec: Spec, change: Change) -> None:
+    if spec.consumer is None:
+        verb = "CREATE" if change.action == "create" else "UPDATE"
+        current = {} if change.action == "create" else await _current(conn, spec) or {}
+        # An update replaces the whole configuration: keep what the files do not speak of.
+        await conn.api(f"STREAM.{verb}.{spec.stream}", {**current, **spec.config})
+        return
+    if change.action == "recreate":
+        await conn.api(f"CONSUMER.DELETE.{spec.stream}.{spec.consumer}")
+    current = {} if change.action != "update" else await _current(conn, spec) or {}
+    await conn.api(
+        f"CONSUMER.CREATE.{spec.stream}.{spec.consumer}.{spec.config['filter_subject']}",
+        {"stream_name": spec.stream, "config": {**current, **spec.config}, "action": "update" if current else "create"},
+    )

@@ -1,0 +1,418 @@
+"""The one error tree: what went wrong, whose fault it is, and what to do about it.
+
+Every error that leaves a public function of coord is a `CoordError`.  It has a stable
+``code`` (dotted, lower case; safe to match on, to log and to put in a metric label),
+says whether trying the same thing again can help (``retryable``), whose fault it is
+(``fault``) and what a person should do (``remedy``).  Codes never change their meaning;
+a class may be renamed, its code may not.
+
+This module imports nothing of coord and is imported by everything: it never does I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, ClassVar
+
+
+class Fault(enum.Enum):
+    """Whose fault an error is: it decides who is told and who is blamed in the metrics."""
+
+    CALLER = "caller"  # the code that called this function
+    SENDER = "sender"  # whoever published the message that is being read
+    BROKER = "broker"  # nats-server, or the network to it
+    DATABASE = "database"  # PostgreSQL, or the network to it
+    OPERATOR = "operator"  # configuration, topology, permissions, capacity
+    COORD = "coord"  # a defect of coord itself
+
+
+class CoordError(Exception):
+    """Something coord could not do."""
+
+    code: ClassVar[str] = "coord.error"
+    retryable: ClassVar[bool] = False
+    fault: ClassVar[Fault] = Fault.COORD
+    remedy: ClassVar[str] = "Report this with the log lines around it."
+
+    def __init__(self, message: str | None = None, /, **details: Any) -> None:
+        """`message` defaults to the class's first docstring line; `details` are kept as fields."""
+        self.message = message or (type(self).__doc__ or "").strip().partition("\n")[0]
+        self.details = details
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        extra = "".join(f" {k}={v!r}" for k, v in self.details.items())
+        return f"[{self.code}] {self.message}{extra}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as one flat record, for logs, RPC answers and dead letters."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "retryable": self.retryable,
+            "fault": self.fault.value,
+            "remedy": self.remedy,
+            "details": {k: str(v) for k, v in self.details.items()},
+        }
+
+
+# --- wire: a message that is not what docs/protocol.md says -----------------------------
+
+
+class WireError(CoordError):
+    """A message does not follow the protocol."""
+
+    code = "wire.invalid"
+    fault = Fault.SENDER
+    remedy = "Compare the message with docs/protocol.md."
+
+
+class InvalidToken(WireError):
+    """A subject token is not 1 to 64 bytes of a-z, 0-9, '-' and '_'."""
+
+    code = "wire.token"
+    remedy = "Map the name to lower-case letters, digits, '-' and '_'; keep the original in the body."
+
+
+class InvalidSubject(WireError):
+    """A subject does not have the shape its prefix demands."""
+
+    code = "wire.subject"
+
+
+class InvalidEnvelope(WireError):
+    """A header of the envelope is malformed or contradicts the subject."""
+
+    code = "wire.envelope"
+
+
+class InvalidPayload(WireError):
+    """A body is not valid JSON or MessagePack, or not of the declared type."""
+
+    code = "wire.payload"
+
+
+class PayloadTooLarge(WireError):
+    """A body is larger than its limit."""
+
+    code = "wire.too_large"
+    remedy = "Send less, or send a reference to where the rest is."
+
+
+class PayloadTooDeep(WireError):
+    """A body nests deeper than its limit."""
+
+    code = "wire.too_deep"
+    remedy = "Flatten the body."
+
+
+class InvalidFrame(WireError):
+    """A frame does not have the declared shape."""
+
+    code = "wire.frame"
+
+
+class FrameNotAllowed(WireError):
+    """This kind of fact may not travel in a frame."""
+
+    code = "wire.frame_not_allowed"
+    remedy = "Send it as a single message; frames are for telemetry, status and progress."
+
+
+class UnknownSpecVersion(WireError):
+    """The CloudEvents version is not one this release reads."""
+
+    code = "wire.specversion"
+    remedy = "Send ce-specversion 1.0."
+
+
+class UnknownSchema(WireError):
+    """The payload's schema version is newer than this release knows."""
+
+    code = "wire.schema_unknown"
+    remedy = "Upgrade the readers before the writers."
+
+
+class Unauthorised(WireError):
+    """The author may not state this fact."""
+
+    code = "wire.author"
+    remedy = "See the table of authors in docs/protocol.md."
+
+
+class KeyMismatch(WireError):
+    """The ordering key is not the one this kind of entity must have."""
+
+    code = "wire.key"
+    remedy = "Facts about an agent carry the agent's name as key and id."
+
+
+# --- bus: the broker ---------------------------------------------------------------------
+
+
+class BusError(CoordError):
+    """The broker did not do what it was asked."""
+
+    code = "bus.error"
+    fault = Fault.BROKER
+    remedy = "Look at `coord doctor` and the broker's log."
+
+
+class NotConnected(BusError):
+    """There is no connection to the broker at the moment."""
+
+    code = "bus.disconnected"
+    retryable = True
+    remedy = "Wait: coord reconnects for ever. Check the broker's address if it lasts."
+
+
+class BusClosed(BusError):
+    """The connection was closed for good."""
+
+    code = "bus.closed"
+    fault = Fault.CALLER
+    remedy = "Open a new connection; this one was drained or closed."
+
+
+class PublishTimeout(BusError):
+    """No acknowledgement arrived before the deadline, after resending with the same id.
+
+    Whether the fact is stored is unknown; publishing it again with the same id is safe.
+    """
+
+    code = "bus.publish_timeout"
+    retryable = True
+
+
+class PublishRefused(BusError):
+    """The broker refused a publish; `server_code` is its own error code."""
+
+    code = "bus.refused"
+    fault = Fault.OPERATOR
+
+
+class StreamFull(PublishRefused):
+    """The stream is at its limit and refuses new messages."""
+
+    code = "bus.stream_full"
+    retryable = True
+    remedy = "Wait for the window to move; look at `coord status` for what holds it back."
+
+
+class NoPermission(PublishRefused):
+    """The broker's permissions do not allow this subject."""
+
+    code = "bus.no_permission"
+    remedy = "Grant the subject to this user, or speak as the agent this user may speak as."
+
+
+class MessageTooLarge(PublishRefused):
+    """The message exceeds what the broker or the stream accepts."""
+
+    code = "bus.too_large"
+    fault = Fault.CALLER
+    remedy = "Send less, or send a reference to where the rest is."
+
+
+class NoStream(PublishRefused):
+    """No stream is listening on this subject."""
+
+    code = "bus.no_stream"
+    retryable = True
+    remedy = "Run `coord stream apply`, or wait for the stream's leader."
+
+
+class WrongLastSequence(PublishRefused):
+    """Somebody else wrote first: the expected last sequence did not match."""
+
+    code = "bus.wrong_last_sequence"
+    fault = Fault.CALLER
+    remedy = "Read the entity again and decide anew."
+
+
+class IdCollision(PublishRefused):
+    """Another fact is already stored under this event id."""
+
+    code = "bus.id_collision"
+    fault = Fault.CALLER
+    remedy = "Use a fresh id for a different fact."
+
+
+class ApiNotFound(BusError):
+    """The stream, consumer or message does not exist."""
+
+    code = "bus.not_found"
+    fault = Fault.OPERATOR
+    remedy = "Run `coord stream apply`."
+
+
+class ApiUnavailable(BusError):
+    """JetStream does not answer: no leader, not enabled, or still starting."""
+
+    code = "bus.api_unavailable"
+    retryable = True
+
+
+class Overloaded(CoordError):
+    """A bound is reached and waiting did not free it; `retry_after_s` says when to come back."""
+
+    code = "coord.overloaded"
+    retryable = True
+    fault = Fault.OPERATOR
+    remedy = "Slow down, or add capacity; `coord top` shows which bound is reached."
+
+    def __init__(self, message: str | None = None, /, *, retry_after_s: float = 1.0, **details: Any) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, retry_after_s=retry_after_s, **details)
+
+
+class FlushFailed(CoordError):
+    """Some of what was accepted before flush() is not durably stored; `failures` names each."""
+
+    code = "publish.flush_failed"
+    fault = Fault.BROKER
+    remedy = "Look at each failure's own code."
+
+    def __init__(self, failures: list[tuple[str, CoordError]], /, dropped: int = 0) -> None:
+        """`failures`: (subject, error), bounded; `dropped`: how many more there were."""
+        self.failures = failures
+        codes = sorted({e.code for _, e in failures})
+        super().__init__(
+            f"{len(failures) + dropped} message(s) are not stored: {', '.join(codes)}",
+            first_subject=failures[0][0] if failures else "",
+        )
+
+
+class TopologyError(CoordError):
+    """A stream or consumer is not what streams/ says."""
+
+    code = "topology.mismatch"
+    fault = Fault.OPERATOR
+    remedy = "Run `coord stream plan`, then `coord stream apply`."
+
+
+class DestructiveChange(TopologyError):
+    """Applying the change would delete data or cannot be undone."""
+
+    code = "topology.destructive"
+    remedy = "Read the plan; if it is meant, apply with --allow-destructive."
+
+
+# --- store and projection ----------------------------------------------------------------
+
+
+class StoreError(CoordError):
+    """The database did not do what it was asked."""
+
+    code = "store.error"
+    fault = Fault.DATABASE
+    remedy = "Look at the database's log."
+
+
+class DatabaseUnavailable(StoreError):
+    """The database cannot be reached or cannot serve now."""
+
+    code = "store.unavailable"
+    retryable = True
+    remedy = "Wait: coord reconnects. The log holds what is not yet projected."
+
+
+class DatabaseRefused(StoreError):
+    """The database refused a row because of its content."""
+
+    code = "store.refused"
+    fault = Fault.SENDER
+
+
+class MigrationFailed(StoreError):
+    """A migration could not be applied or does not match what was applied before."""
+
+    code = "store.migration"
+    fault = Fault.OPERATOR
+    remedy = "See `coord db status`; applied migrations are never edited."
+
+
+class CheckpointMoved(StoreError):
+    """Another projector committed this partition first; this batch was rolled back."""
+
+    code = "projection.checkpoint_moved"
+    retryable = True
+    fault = Fault.COORD
+    remedy = "None: the loser re-reads the checkpoint and goes on."
+
+
+class ProjectionStopped(CoordError):
+    """A partition cannot be projected without an operator's decision."""
+
+    code = "projection.stopped"
+    fault = Fault.OPERATOR
+
+
+class StreamReplaced(ProjectionStopped):
+    """The stream is not the one the checkpoint was taken from."""
+
+    code = "projection.stream_replaced"
+    remedy = "Restore the stream, or start a new epoch: `coord projection new-epoch`."
+
+
+class LogGap(ProjectionStopped):
+    """The log no longer holds facts that were not projected yet."""
+
+    code = "projection.log_gap"
+    remedy = "Accept the loss with `coord projection new-epoch`, after finding out why the window passed the projector."
+
+
+# --- subscriptions and queries -----------------------------------------------------------
+
+
+class LogTrimmed(CoordError):
+    """The log's window has moved past the position a subscriber wanted to continue from."""
+
+    code = "subscribe.trimmed"
+    fault = Fault.CALLER
+    remedy = "Read the missing part from the database, then subscribe from first_seq."
+
+
+class QueryError(CoordError):
+    """A query was refused."""
+
+    code = "query.invalid"
+    fault = Fault.CALLER
+    remedy = "Compare the request with docs/protocol.md."
+
+
+class ServiceUnavailable(CoordError):
+    """No coord service answers on this subject."""
+
+    code = "rpc.unavailable"
+    retryable = True
+    fault = Fault.OPERATOR
+    remedy = "Start one: `coord serve all`."
+
+
+class DeadlineExceeded(CoordError):
+    """The answer did not come in time."""
+
+    code = "coord.deadline"
+    retryable = True
+    fault = Fault.OPERATOR
+    remedy = "Try again; look at `coord top` if it lasts."
+
+
+# --- configuration and local environment -------------------------------------------------
+
+
+class SettingsError(CoordError):
+    """The configuration is not valid."""
+
+    code = "settings.invalid"
+    fault = Fault.OPERATOR
+    remedy = "See `coord config show --origin`."
+
+
+class EnvironmentProblem(CoordError):
+    """This machine lacks something coord needs."""
+
+    code = "environment.missing"
+    fault = Fault.OPERATOR
+    remedy = "Do what the message says."

@@ -1,0 +1,186 @@
+"""Every bound in coord, with its unit and its reason.
+
+A queue, buffer, loop, retry or size that is not bounded here is a defect.  Relations
+between bounds are asserted at the end, at import: a bad edit fails at once, not in
+production.  Bounds that an operator may tune are the *defaults* of a settings struct and
+are named here too; bounds of the protocol are fixed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+# --- protocol (fixed; changing one is a protocol version) --------------------------------
+
+PARTITIONS: Final = 16
+"""Partitions of EVENTS and TELEMETRY.  Fixed: a key's partition must never move."""
+
+TOKEN_BYTES_MAX: Final = 64
+"""Longest subject token.  Keeps a full subject below the broker's 4 KiB control line."""
+
+DETAIL_TOKENS_MAX: Final = 4
+"""Tokens after `event`: capability and priority need two, a claim needs one."""
+
+SERIES_TOKENS_MAX: Final = 4
+"""Tokens of a telemetry series name."""
+
+EVENT_BYTES_MAX: Final = 1 * MIB - 16 * KIB
+"""Body of one fact.  EVENTS takes 1 MiB a message, headers included."""
+
+HEADERS_BYTES_MAX: Final = 16 * KIB
+"""All headers of a message together."""
+
+HEADER_VALUE_BYTES_MAX: Final = 1 * KIB
+"""One envelope header's decoded value (ids, traceparent, type)."""
+
+EVENT_ID_BYTES_MAX: Final = 128
+"""`ce-id`.  UUIDs need 36; foreign producers use up to about 100."""
+
+NESTING_MAX: Final = 64
+"""Depth of arrays and maps in a body.  PostgreSQL, Python and Go all manage far more."""
+
+FRAME_ENTRIES_MAX: Final = 1_000
+"""Entries of one frame."""
+
+FRAME_BYTES_MAX: Final = 8 * MIB
+"""A frame, decoded (after decompression): the guard against zip bombs."""
+
+FRAME_MESSAGE_BYTES_MAX: Final = 1 * MIB
+"""What the SDK puts in one frame message before compression, so that EVENTS takes it too."""
+
+SCHEMA_VERSION_MAX: Final = 1_000_000
+"""Largest `Coord-Schema` number."""
+
+# --- publishing (defaults of PublisherConfig) --------------------------------------------
+
+PUBLISH_INFLIGHT_MESSAGES: Final = 4_096
+"""Unacknowledged messages per connection; the server is saturated from about 1,000."""
+
+PUBLISH_INFLIGHT_BYTES: Final = 32 * MIB
+"""Unacknowledged bytes per connection."""
+
+PUBLISH_QUEUE_ENTRIES: Final = 65_536
+"""Accepted and not yet sent, per class of service."""
+
+PUBLISH_QUEUE_BYTES: Final = 64 * MIB
+"""The same in bytes."""
+
+PUBLISH_ATTEMPT_S: Final = 2.0
+"""How long one send waits for its PubAck before it is sent again with the same id."""
+
+PUBLISH_DEADLINE_S: Final = 30.0
+"""How long a fact is tried in all.  Below every duplicate_window, so that resends dedupe."""
+
+OVERLOAD_WAIT_S: Final = 5.0
+"""How long `emit` waits for room before it raises `Overloaded`."""
+
+FLUSH_FAILURES_NAMED_MAX: Final = 100
+"""Failures named one by one in FlushFailed; more are counted."""
+
+DUPLICATE_WINDOW_S: Final = 120.0
+"""Every stream's duplicate_window (streams/*.toml says the same; a test compares)."""
+
+# --- the bus -----------------------------------------------------------------------------
+
+RECONNECT_WAIT_S: Final = 0.1
+"""Between reconnects.  nats-py's 2 s would look like a dead agent."""
+
+CONNECT_TIMEOUT_S: Final = 5.0
+API_TIMEOUT_S: Final = 5.0
+"""One JetStream API request."""
+
+# --- subscribing -------------------------------------------------------------------------
+
+SUBSCRIBER_BUFFER_MESSAGES: Final = 8_192
+"""Live messages waiting for a slow subscriber; beyond it, it catches up from the log."""
+
+SUBSCRIBER_BUFFER_BYTES: Final = 16 * MIB
+
+READ_PAGE_FACTS_MAX: Final = 500
+"""Facts in one answer of the log reader."""
+
+READ_PAGE_BYTES_MAX: Final = 768 * KIB
+"""Bytes of bodies in one such answer; the answer must fit in 1 MiB."""
+
+IDLE_AUDIT_S: Final = 5.0
+"""How often at most an idle subscription asks whether it missed something (jittered)."""
+
+CURSOR_SAVE_S: Final = 1.0
+"""How often at most a durable subscription saves its position."""
+
+RPC_TIMEOUT_S: Final = 5.0
+RPC_CONCURRENCY: Final = 64
+"""Requests one service instance works on at a time; more are refused."""
+
+# --- projecting (defaults of ProjectorConfig) --------------------------------------------
+
+PULL_MESSAGES: Final = 2_000
+"""Messages asked for and not yet projected, per partition (single facts)."""
+
+PULL_BYTES: Final = 8 * MIB
+"""The same in bytes: the other half of the bound, for large bodies and frames."""
+
+PROJECT_BATCH_ROWS: Final = 10_000
+"""Rows of one transaction; COPY gains little beyond."""
+
+PROJECT_WRITERS: Final = 4
+"""Transactions of one projector at a time."""
+
+PIN_TTL_S: Final = 3.0
+"""priority_timeout of the partition consumers: how long a silent owner keeps its pin."""
+
+PULL_EXPIRES_S: Final = 1.0
+"""Expiry of one pull; renewing it renews the pin."""
+
+REPLICA_BEAT_S: Final = 0.5
+REPLICA_GONE_S: Final = 2.0
+"""Projector replicas' presence among themselves, for sharing partitions."""
+
+TAKEOVER_S: Final = 5.0
+"""A dead replica's partitions are projected by another within this."""
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MAX_S: Final = 5.0
+"""Backoff of the projector against a database that is away."""
+
+CHECKPOINT_IDLE_S: Final = 15.0
+"""How often an idle partition's checkpoint follows the log's end."""
+
+DEAD_LETTER_BODY_BYTES_MAX: Final = 64 * KIB
+"""How much of a poison body is kept in the table; the DLQ message has as much as fits."""
+
+NOTICE_TAGS_MAX: Final = 1_000
+"""Tags in one notice; more turn into 'all of this partition'."""
+
+NOTICE_TENANTS_MAX: Final = 10_000
+"""Tenants whose last notice a projector remembers per partition."""
+
+# --- the database ------------------------------------------------------------------------
+
+POOL_MIN: Final = 5
+POOL_MAX: Final = 20
+POOL_IDLE_S: Final = 300.0
+POOL_HEALTH_AFTER_S: Final = 30.0
+"""A connection idle this long is asked `SELECT 1` before it is handed out."""
+
+DB_CONNECT_TIMEOUT_S: Final = 5.0
+DB_STATEMENT_TIMEOUT_S: Final = 30.0
+
+# --- services ----------------------------------------------------------------------------
+
+DRAIN_S: Final = 20.0
+"""SIGTERM to the end; below systemd's and Kubernetes' 30 s."""
+
+assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend must still be recognised"
+assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S
+assert FRAME_MESSAGE_BYTES_MAX <= FRAME_BYTES_MAX
+assert READ_PAGE_BYTES_MAX + READ_PAGE_FACTS_MAX * 256 <= 1 * MIB
+assert PULL_EXPIRES_S < PIN_TTL_S, "a pull renews the pin before it lapses"
+assert REPLICA_BEAT_S * 3 <= REPLICA_GONE_S
+assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S
+assert PROJECT_WRITERS <= POOL_MAX
+assert POOL_MIN <= POOL_MAX
+assert PARTITIONS & (PARTITIONS - 1) == 0
