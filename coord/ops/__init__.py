@@ -1,0 +1,1 @@
+"""The composition root: command line, settings, dev stack.  The only reader of environment and files."""

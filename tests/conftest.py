@@ -1,0 +1,54 @@
+"""What every test shares: the seed in the header, and the servers."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.support.servers"]
+
+# A run on a busy two-core machine is not flaky because one example took long.
+settings.register_profile("coord", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", settings.get_profile("coord"), max_examples=2_000)
+settings.load_profile(os.environ.get("COORD_HYPOTHESIS_PROFILE", "coord"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads its own option
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the run's seed once; xdist workers inherit it through the environment."""
+    seed = os.environ.setdefault("COORD_TEST_SEED", str(secrets.randbits(32)))
+    if getattr(config.option, "hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = seed
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"coord seed: COORD_TEST_SEED={os.environ['COORD_TEST_SEED']}"
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """This test's own seed: stable for one COORD_TEST_SEED, whatever else runs beside it."""
+    value = random.Random(f"{os.environ['COORD_TEST_SEED']}/{request.node.nodeid}").getrandbits(32)
+    print(f"seed {value} (COORD_TEST_SEED={os.environ['COORD_TEST_SEED']})")
+    return value
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """A generator seeded for this test; its seed is printed with a failure."""
+    return random.Random(seed)
+
+
+def soak_rounds(default: int) -> int:
+    """How many rounds a seeded fault test does: `default`, times COORD_SOAK_ROUNDS in a soak."""
+    return default * max(1, int(os.environ.get("COORD_SOAK_ROUNDS", "1")))
+
+
+@pytest.fixture(scope="session")
+def rounds() -> int:
+    """Rounds of a seeded fault test: 2, times COORD_SOAK_ROUNDS."""
+    return soak_rounds(2)

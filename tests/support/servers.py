@@ -1,0 +1,3 @@
+"""Real servers for the tests: nats-server and PostgreSQL with TimescaleDB."""
+
+from __future__ import annotations
