@@ -1,0 +1,32 @@
+"""Which replica should own which partition.
+
+Only for efficiency: the pin of the consumer says who receives and the checkpoint's guard
+says whose commit counts, so two replicas that disagree for a moment do no harm.
+
+The rule is as even as can be: members sorted by name, slot i goes to member i modulo their
+number.  A change of members moves more slots than rendezvous hashing would, but a move
+costs one reset (about a millisecond), while uneven shares would cost for as long as they last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+def owner(slot: int, members: Iterable[str]) -> str | None:
+    """The member that should own `slot` (an integer ≥ 0); None without members."""
+    ordered = sorted(set(members))
+    return ordered[slot % len(ordered)] if ordered else None
+
+
+def slots_of(member: str, members: Iterable[str], slots: int) -> frozenset[int]:
+    """The slots below `slots` that `member` should own among `members`."""
+    ordered = sorted(set(members))
+    if member not in ordered:
+        return frozenset()
+    return frozenset(range(ordered.index(member), slots, len(ordered)))
+
+
+def alive(last_beat_s: Mapping[str, float], now_s: float, gone_after_s: float) -> frozenset[str]:
+    """The members whose last beat is not older than `gone_after_s` (all in seconds, one clock)."""
+    return frozenset(m for m, at in last_beat_s.items() if now_s - at <= gone_after_s)

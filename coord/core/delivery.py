@@ -1,0 +1,51 @@
+"""In which order deliveries of a pinned pull consumer may be believed.
+
+A partition's stream sequences have holes (other partitions' facts), so a lost delivery
+cannot be seen in them.  The consumer's own sequence can: after ``CONSUMER.RESET`` it
+begins at 1 and rises by one with every delivery, redeliveries included (probed on
+nats-server 2.15.1; `tests/contract/test_pinned_pull.py` guards it).  Hence:
+
+* the next consumer sequence, a newer stream sequence → ACCEPT
+* the next consumer sequence, a stream sequence seen before → DUPLICATE (a redelivery)
+* any other consumer sequence → GAP: something was delivered and never arrived
+
+After a GAP nothing may be believed until the consumer was reset to checkpoint + 1.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Verdict(enum.Enum):
+    """What to do with one delivery."""
+
+    ACCEPT = "accept"
+    DUPLICATE = "duplicate"
+    GAP = "gap"
+
+
+class DeliveryOrder:
+    """Follows one session of deliveries: from one reset to the next.
+
+    `position` is the stream sequence up to which everything of this partition was accepted
+    (or was committed before the session began).
+    """
+
+    __slots__ = ("_broken", "_consumer_seq", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self._consumer_seq = 0
+        self._broken = False
+
+    def judge(self, consumer_seq: int, stream_seq: int) -> Verdict:
+        """Judge one delivery and move on.  Once broken, a session stays broken."""
+        if self._broken or consumer_seq != self._consumer_seq + 1:
+            self._broken = True
+            return Verdict.GAP
+        self._consumer_seq = consumer_seq
+        if stream_seq <= self.position:
+            return Verdict.DUPLICATE
+        self.position = stream_seq
+        return Verdict.ACCEPT

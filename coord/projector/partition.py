@@ -1,0 +1,380 @@
+"""One partition of one stream, from its consumer to its tables.
+
+The order that everything rests on, all of it in this file::
+
+    pinned → read checkpoint → judge it → reset the consumer to checkpoint + 1
+        ┌─▶ receive, decode into the pending batch          (while a commit is under way)
+        └── commit: rows + checkpoint, one transaction  →  acknowledge  →  notice
+
+A batch is closed when it is full or when the commit before it has finished: alone when idle,
+large when busy, and no timer in between.
+
+Failure: whatever breaks (pin lost, a delivery lost, the broker or the database away, the
+checkpoint moved by another replica) ends the *session*.  What was prefetched is forgotten
+and a new session begins from the checkpoint as it is in the database then.  Only a stream
+that is not the checkpoint's stream any more stops the partition until an operator decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from coord import errors
+from coord.bus.connection import Connection
+from coord.bus.pull import PinnedReader
+from coord.core.checkpoint import Checkpoint, StreamState, judge
+from coord.core.retry import Backoff
+from coord.projector.config import ProjectorConfig
+from coord.projector.notices import Notices
+from coord.projector.rows import Batch
+from coord.projector.writer import Writer
+from coord.store import checkpoints
+from coord.store.pool import Pool
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics, observe_many
+from coord.wire import subjects
+
+_log = logs.get("projector")
+
+State = Literal["unassigned", "standby", "pinned", "retrying", "stopped"]
+
+_TAKE = 256
+"""Messages decoded before other coroutines get a turn: about 2 ms."""
+
+
+class PartitionProjector:
+    """Projects one partition while it is assigned to this replica."""
+
+    def __init__(
+        self,
+        stream: str,
+        partition: int,
+        conn: Connection,
+        pool: Pool,
+        writer: Writer,
+        config: ProjectorConfig,
+        metrics: Metrics,
+    ) -> None:
+        self.stream = stream
+        self.partition = partition
+        self.state: State = "unassigned"
+        self.error: errors.CoordError | None = None
+        """Why it is stopped or retrying."""
+        self.checkpoint: Checkpoint | None = None
+        self.pending = 0
+        """Messages of this partition still in the stream after the last committed one."""
+        self._conn = conn
+        self._pool = pool
+        self._writer = writer
+        self._config = config
+        self._metrics = metrics
+        self._notices = Notices(conn)
+        self._reader = PinnedReader(
+            conn,
+            stream,
+            f"projector-{partition}",
+            messages_max=config.pull_messages_max,
+            bytes_max=config.pull_bytes_max,
+        )
+        self._wanted = asyncio.Event()
+        self._leave = asyncio.Event()
+        self._closing = False
+        self._idle_since = 0.0
+        self._rows_per_message = 100.0  # a guess that keeps a first batch of frames small
+        consumer = f"{stream}.projector"
+        self._m_consumed = metrics.events_consumed.labels(consumer=consumer)
+        self._m_redelivered = metrics.messages_redelivered.labels(consumer=consumer)
+        self._m_flush = metrics.db_flush_duration_seconds.labels(stream=stream)
+        self._m_rows = metrics.db_flush_rows.labels(stream=stream)
+        self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
+
+    # --- control -------------------------------------------------------------------------
+
+    def assign(self, mine: bool) -> None:
+        """Say whether this replica should own the partition.  May be called at any time."""
+        if mine and not self._closing:
+            self._leave.clear()
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+            self._leave.set()
+            self._reader.interrupt()
+
+    def close(self) -> None:
+        """Finish the commit under way, give the partition back, and end `run`."""
+        self._closing = True
+        self.assign(mine=False)
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Project until `close`; never raises because of the broker, the database or a fact."""
+        backoff = Backoff(self._config.retry_first_s, self._config.retry_max_s, random.Random())
+        try:
+            while not self._closing:
+                if not self._wanted.is_set():
+                    self._set("unassigned")
+                await self._wanted.wait()
+                if self._closing:
+                    return
+                try:
+                    await self._session(backoff)
+                    self.error = None
+                except errors.ProjectionStopped as exc:
+                    await self._stopped(exc)
+                except errors.CoordError as exc:
+                    await self._retry(exc, backoff)
+        finally:
+            await self._reader.close()
+            self._set("unassigned")
+
+    # --- one session ---------------------------------------------------------------------
+
+    async def _session(self, backoff: Backoff) -> None:
+        # Judged before being pinned too: a stopped partition must not wait for a message.
+        await self._read_checkpoint()
+        self._set("standby")
+        if not await self._until_leaving(self._reader.wait_pinned()):
+            await self._reader.stop()
+            return
+        checkpoint = await self._read_checkpoint()
+        await self._reader.start(checkpoint.seq + 1)
+        self._notices.restart()
+        self._set("pinned")
+        self._metrics.projection_takeovers.labels(stream=self.stream).inc()
+        try:
+            await self._project(checkpoint, backoff)
+        except BaseException:
+            await self._reader.stop()
+            raise
+        with contextlib.suppress(errors.CoordError):
+            await self._reader.unpin()
+
+    async def _project(self, checkpoint: Checkpoint, backoff: Backoff) -> None:
+        """Receive and commit until told to leave; returns with nothing left uncommitted."""
+        self.checkpoint = checkpoint
+        loop = asyncio.get_running_loop()
+        self._idle_since = loop.time()
+        pending = self._new_batch()
+        commit: asyncio.Task[Checkpoint] | None = None
+        try:
+            while True:
+                if commit is not None and commit.done():
+                    self.checkpoint = commit.result()
+                    commit = None
+                    backoff.reset()
+                    self.error = None
+                if commit is None and not pending.is_empty:
+                    commit = asyncio.create_task(self._commit(pending, self.checkpoint))
+                    pending = self._new_batch()
+                if self._leave.is_set():
+                    if commit is None:
+                        return
+                    await asyncio.wait({commit})
+                elif len(pending) >= self._config.batch_rows_max and commit is not None:
+                    await asyncio.wait({commit})
+                else:
+                    await self._receive(pending, commit)
+        finally:
+            if commit is not None and not commit.done():
+                # Its guard protects the tables whatever happens now; only do not leave it behind.
+                await asyncio.wait({commit})
+            if commit is not None and not commit.cancelled():
+                commit.exception()
+
+    async def _receive(self, pending: Batch, commit: asyncio.Task[Checkpoint] | None) -> None:
+        loop = asyncio.get_running_loop()
+        room = max(1, int((self._config.batch_rows_max - len(pending)) / self._rows_per_message))
+        deliveries = await self._reader.receive(min(room, _TAKE), self._config.idle_checkpoint_s, unless=commit)
+        if deliveries:
+            before = len(pending)
+            for delivery in deliveries:
+                pending.add(delivery)
+            self._rows_per_message = max(1.0, (len(pending) - before) / len(deliveries))
+            self._m_consumed.inc(len(deliveries))
+            self._idle_since = loop.time()
+            await asyncio.sleep(0)
+        elif commit is None and loop.time() - self._idle_since >= self._config.idle_checkpoint_s:
+            self._idle_since = loop.time()
+            await self._follow_end()
+
+    def _new_batch(self) -> Batch:
+        assert self.checkpoint is not None
+        return Batch(self.stream, self.partition, self.checkpoint.epoch)
+
+    async def _commit(self, batch: Batch, checkpoint: Checkpoint) -> Checkpoint:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        moved = await self._writer.commit(batch, checkpoint)
+        # Committed: from here on only messages about it, which may be lost.
+        assert batch.last is not None
+        self._reader.ack(batch.last)
+        self._notices.send(batch, checkpoint.seq, moved.seq)
+        self.pending = batch.last.pending
+        self._count(batch, loop.time() - started)
+        return moved
+
+    def _count(self, batch: Batch, took_s: float) -> None:
+        metrics = self._metrics
+        self._m_flush.observe(took_s)
+        self._m_rows.observe(len(batch))
+        now = time.time()
+        assert batch.first is not None
+        assert batch.last is not None
+        observe_many(self._m_end_to_end, (now - d.stored_ns / 1e9 for d in (batch.first, batch.last)))
+        metrics.db_rows_written.labels(table="event").inc(len(batch.events))
+        metrics.db_rows_written.labels(table="metric_sample").inc(len(batch.samples))
+        for letter in batch.letters:
+            metrics.messages_dead_lettered.labels(stream=self.stream, reason=letter.code).inc()
+        if batch.letters:
+            first = batch.letters[0]
+            _log.warning(
+                "projector.dead_letters",
+                stream=self.stream,
+                partition=self.partition,
+                count=len(batch.letters),
+                first_seq=first.seq,
+                first_code=first.code,
+                first_reason=first.reason,
+            )
+
+    # --- checkpoints ---------------------------------------------------------------------
+
+    async def _read_checkpoint(self) -> Checkpoint:
+        """The checkpoint from the database, created if there is none, judged against the stream."""
+        stream = await self._stream_state()
+        async with self._pool.acquire() as conn:
+            checkpoint = await checkpoints.read(conn, self.stream, self.partition)
+            if checkpoint is None:
+                checkpoint = await checkpoints.create(
+                    conn,
+                    stream=self.stream,
+                    partition=self.partition,
+                    stream_created=stream.created,
+                    seq=max(stream.first_seq - 1, 0),
+                )
+        problem = judge(checkpoint, await self._with_time_at(stream, checkpoint))
+        if isinstance(problem, errors.LogGap) and self.stream == "TELEMETRY":
+            return await self._accept_gap(checkpoint, stream, problem)
+        if problem is not None:
+            raise problem
+        return checkpoint
+
+    async def _accept_gap(self, checkpoint: Checkpoint, stream: StreamState, gap: errors.LogGap) -> Checkpoint:
+        """TELEMETRY sheds by policy: count what passed by and go on behind it."""
+        moved = checkpoints.moved(checkpoint, seq=stream.first_seq - 1, stored_at=None)
+        await self._writer.advance(checkpoint, moved)
+        shed_max = int(gap.details["sequences_lost_max"])
+        self._metrics.projection_shed.labels(stream=self.stream).inc(shed_max)
+        _log.warning("projector.shed", stream=self.stream, partition=self.partition, sequences_max=shed_max)
+        return moved
+
+    async def _follow_end(self) -> None:
+        """Move an idle partition's checkpoint to the end of the log, after making sure it may.
+
+        Otherwise the checkpoint of a quiet partition would fall out of the window and look
+        like a gap.  The end is read first, then the leader is asked whether the partition has
+        anything up to there.
+        """
+        assert self.checkpoint is not None
+        stream, checkpoint = await self._stream_state(with_time=True), self.checkpoint
+        if stream.last_seq <= checkpoint.seq or not self._reader.is_empty:
+            return
+        filter_subject = subjects.partition_filter(self.stream, self.partition)
+        try:
+            found = await self._conn.api(
+                f"STREAM.MSG.GET.{self.stream}", {"seq": checkpoint.seq + 1, "next_by_subj": filter_subject}
+            )
+        except errors.ApiNotFound:
+            pass
+        else:
+            if found["message"]["seq"] <= stream.last_seq:
+                return  # on its way to us
+        moved = checkpoints.moved(checkpoint, seq=stream.last_seq, stored_at=stream.at_checkpoint)
+        await self._writer.advance(checkpoint, moved)
+        self.checkpoint = moved
+        self.pending = 0
+
+    async def _stream_state(self, *, with_time: bool = False) -> StreamState:
+        info = await self._conn.api(f"STREAM.INFO.{self.stream}")
+        state = info["state"]
+        return StreamState(
+            created=_time(info["created"]),
+            first_seq=state["first_seq"],
+            last_seq=state["last_seq"],
+            at_checkpoint=_time(state["last_ts"]) if with_time and state["messages"] else None,
+        )
+
+    async def _with_time_at(self, stream: StreamState, checkpoint: Checkpoint) -> StreamState:
+        if checkpoint.stored_at is None or not stream.first_seq <= checkpoint.seq <= stream.last_seq:
+            return stream
+        try:
+            found = await self._conn.api(f"STREAM.MSG.GET.{self.stream}", {"seq": checkpoint.seq})
+        except errors.ApiNotFound:
+            return stream
+        return msgspec.structs.replace(stream, at_checkpoint=_time(found["message"]["time"]))
+
+    # --- waiting -------------------------------------------------------------------------
+
+    async def _until_leaving(self, work: object) -> bool:
+        """Await `work` unless told to leave first; whether it finished."""
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        leave = asyncio.ensure_future(self._leave.wait())
+        try:
+            await asyncio.wait({task, leave}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                return False
+            task.result()
+            return True
+        finally:
+            for future in (task, leave):
+                future.cancel()
+            await asyncio.gather(task, leave, return_exceptions=True)
+
+    async def _retry(self, exc: errors.CoordError, backoff: Backoff) -> None:
+        self._metrics.projection_rollbacks.labels(stream=self.stream, reason=exc.code).inc()
+        expected = isinstance(exc, errors.PinLost | errors.CheckpointMoved | errors.DeliveryGap)
+        wait_s = backoff.next_s()
+        log = _log.info if expected or self._closing else _log.warning
+        log("projector.session_ended", stream=self.stream, partition=self.partition, code=exc.code, error=str(exc), retry_s=round(wait_s, 3))
+        self.error = exc
+        self._set("retrying")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._leave.wait()
+
+    async def _stopped(self, exc: errors.ProjectionStopped) -> None:
+        if self.error is None or self.error.code != exc.code:
+            _log.error("projector.stopped", stream=self.stream, partition=self.partition, code=exc.code, error=str(exc), remedy=exc.remedy)
+        self.error = exc
+        self._set("stopped")
+        # An operator's decision shows in the checkpoint: look again now and then.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.retry_max_s):
+                await self._leave.wait()
+
+    def _set(self, state: State) -> None:
+        if state == self.state:
+            return
+        self._gauge(self.state, -1)
+        self.state = state
+        self._gauge(state, +1)
+
+    def _gauge(self, state: State, by: int) -> None:
+        if state == "pinned":
+            self._metrics.projection_owned.labels(stream=self.stream).inc(by)
+        elif state == "stopped":
+            self._metrics.projection_stopped.labels(stream=self.stream).inc(by)
+
+
+def _time(text: str) -> datetime:
+    """The broker's RFC 3339 with nanoseconds, truncated to microseconds as checkpoints are."""
+    head, dot, fraction = text.removesuffix("Z").partition(".")
+    micro = fraction[:6].ljust(6, "0") if dot else "000000"
+    return datetime.fromisoformat(f"{head}.{micro}+00:00")

@@ -1,0 +1,175 @@
+"""From deliveries to the rows of one transaction.
+
+Pure in spirit: given the same deliveries it makes the same rows; it reads no clock and
+touches no connection.  The identity of a row is (epoch, stream sequence, index in frame).
+A message that cannot be believed becomes a dead letter beside its good siblings.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from coord import limits
+from coord.bus.pull import Delivery
+from coord.core.presence import STATE_AFTER
+from coord.store.rows import AgentRow, DeadLetterRow, EventRow, SampleRow
+from coord.wire.envelope import Poison, StoredFact, StoredSample, decode_message
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+UNKNOWN = "_unknown"
+"""Tenant and agent of a message whose subject cannot be read."""
+
+
+class Letter(msgspec.Struct):
+    """One dead letter: its row, and what its copy in the DLQ needs besides."""
+
+    row: DeadLetterRow
+    index: int
+    seq: int
+    code: str
+    reason: str
+    subject: str
+    tenant: str
+    agent: str
+    body: bytes
+    raw_headers: bytes | None
+
+
+class Batch:
+    """The rows of one transaction of one partition."""
+
+    __slots__ = ("agents", "epoch", "events", "first", "last", "letters", "messages", "partition", "samples", "stream", "tags")
+
+    def __init__(self, stream: str, partition: int, epoch: int) -> None:
+        self.stream = stream
+        self.partition = partition
+        self.epoch = epoch
+        self.events: list[EventRow] = []
+        self.samples: list[SampleRow] = []
+        self.agents: dict[tuple[str, str], AgentRow] = {}
+        self.letters: list[Letter] = []
+        self.tags: dict[str, set[str] | None] = {}
+        """Tenant → what its facts touched; None: too much to name."""
+        self.first: Delivery | None = None
+        self.last: Delivery | None = None
+        self.messages = 0
+
+    def __len__(self) -> int:
+        return len(self.events) + len(self.samples) + len(self.letters)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no message (a message may yield no row: an empty frame)."""
+        return self.last is None
+
+    def add(self, delivery: Delivery) -> None:
+        """Decode one delivery and add what it holds."""
+        if self.first is None:
+            self.first = delivery
+        self.last = delivery
+        self.messages += 1
+        stored_at = stored_time(delivery.stored_ns)
+        for item in decode_message(
+            delivery.subject, delivery.raw_headers, delivery.data, delivery.seq, stored_at
+        ):
+            if isinstance(item, StoredFact):
+                self._add_fact(item)
+            elif isinstance(item, StoredSample):
+                self._add_sample(item)
+            else:
+                self._add_poison(item, delivery, stored_at)
+
+    def _add_fact(self, fact: StoredFact) -> None:
+        self.events.append(
+            (
+                fact.stored_at,
+                self.epoch,
+                fact.seq,
+                fact.index,
+                self.partition,
+                fact.tenant,
+                fact.agent,
+                fact.key,
+                fact.kind,
+                fact.id,
+                fact.event,
+                ".".join(fact.detail),
+                fact.event_id,
+                fact.type,
+                fact.schema,
+                fact.occurred_at,
+                fact.correlation_id,
+                fact.causation_id,
+                fact.traceparent,
+                fact.json_text,
+            )
+        )
+        if fact.kind == "agent":
+            self._touch_agent(fact)
+        self._tag(fact.tenant, f"{fact.kind}:{fact.id}", f"key:{fact.key}", f"kind:{fact.kind}")
+
+    def _touch_agent(self, fact: StoredFact) -> None:
+        state = STATE_AFTER.get(fact.event)
+        key = (fact.tenant, fact.id)
+        before = self.agents.get(key)
+        # Facts of one agent arrive in order: the later one wins, field by field.
+        self.agents[key] = AgentRow(
+            tenant=fact.tenant,
+            agent=fact.id,
+            seen_first=before.seen_first if before else fact.stored_at,
+            seen_last=fact.stored_at,
+            state=state if state is not None else (before.state if before else None),
+            status=fact.json_text if fact.event == "status" else (before.status if before else None),
+            epoch=self.epoch,
+            seq=fact.seq,
+            idx=fact.index,
+        )
+
+    def _add_sample(self, sample: StoredSample) -> None:
+        self.samples.append(
+            (
+                sample.stored_at,
+                self.epoch,
+                sample.seq,
+                sample.index,
+                self.partition,
+                sample.tenant,
+                sample.agent,
+                sample.series,
+                sample.occurred_at,
+                sample.value,
+                sample.json_text,
+            )
+        )
+        self._tag(sample.tenant, f"series:{sample.agent}.{sample.series}")
+
+    def _add_poison(self, poison: Poison, delivery: Delivery, stored_at: datetime) -> None:
+        self.letters.append(
+            letter(
+                self,
+                seq=poison.seq,
+                index=poison.index,
+                code=poison.error.code,
+                reason=str(poison.error),
+                subject=delivery.subject,
+                body=poison.body,
+                raw_headers=delivery.raw_headers,
+                stored_at=stored_at,
+            )
+        )
+
+    def _tag(self, tenant: str, *tags: str) -> None:
+        known = self.tags.setdefault(tenant, set())
+        if known is None:
+            return
+        known.update(tags)
+        if len(known) > limits.NOTICE_TAGS_MAX:
+            self.tags[tenant] = None
+
+
+def stored_time(stored_ns: int) -> datetime:
+    """The broker's nanoseconds as an aware datetime, truncated to microseconds."""
+    return _EPOCH + timedelta(microseconds=stored_ns // 1000)
