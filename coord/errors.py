@@ -253,6 +253,22 @@ class ApiUnavailable(BusError):
     retryable = True
 
 
+class PinLost(BusError):
+    """Another client is pinned to this consumer now."""
+
+    code = "bus.pin_lost"
+    retryable = True
+    remedy = "None: the loser waits for its turn."
+
+
+class DeliveryGap(BusError):
+    """A delivery was lost on the way; the consumer has to be reset."""
+
+    code = "bus.delivery_gap"
+    retryable = True
+    remedy = "None: the reader goes on from its checkpoint."
+
+
 class Overloaded(CoordError):
     """A bound is reached and waiting did not free it; `retry_after_s` says when to come back."""
 
@@ -322,6 +338,15 @@ class DatabaseRefused(StoreError):
 
     code = "store.refused"
     fault = Fault.SENDER
+
+
+class DatabaseNotReady(StoreError):
+    """The database lacks something coord needs: a login, a right, a table."""
+
+    code = "store.not_ready"
+    retryable = True  # a running service waits for the operator
+    fault = Fault.OPERATOR
+    remedy = "Run `coord db migrate`; look at `coord doctor`."
 
 
 class MigrationFailed(StoreError):
