@@ -166,13 +166,64 @@ POOL_IDLE_S: Final = 300.0
 POOL_HEALTH_AFTER_S: Final = 30.0
 """A connection idle this long is asked `SELECT 1` before it is handed out."""
 
+POOL_HEALTH_TIMEOUT_S: Final = 2.0
+"""How long that may take: a server that is alive answers in under a millisecond."""
+
+POOL_ACQUIRE_S: Final = 10.0
+"""How long a caller waits for a connection before `Overloaded`."""
+
 DB_CONNECT_TIMEOUT_S: Final = 5.0
 DB_STATEMENT_TIMEOUT_S: Final = 30.0
+DB_IDLE_IN_TRANSACTION_S: Final = 5.0
+"""A transaction whose client is silent is ended, so that its locks do not outlive a takeover."""
+
+DEAD_LETTER_STATEMENT_BYTES_MAX: Final = 8 * MIB
+"""Bodies in one INSERT of dead letters; a batch of poison is cut into such pieces."""
+
+MIGRATION_LOCK_TIMEOUT_S: Final = 10.0
+"""How long a migration's statement waits for a table before it gives up: whoever comes after
+it waits behind it."""
+
+MIGRATION_WAIT_S: Final = 60.0
+"""How long a migration waits for another one of the same database."""
+
+MAINTAIN_BATCH_ROWS: Final = 10_000
+"""Rows deleted by one step of retention."""
+
+MAINTAIN_STEPS_MAX: Final = 10_000
+"""Steps of one run of retention: 100 million rows."""
+
+HOT_DAYS: Final = 7.0
+"""Age at which rows are compressed (community)."""
+
+RETAIN_DAYS: Final = 30.0
+"""Age at which rows leave the database."""
 
 # --- services ----------------------------------------------------------------------------
 
 DRAIN_S: Final = 20.0
 """SIGTERM to the end; below systemd's and Kubernetes' 30 s."""
+
+STOP_S: Final = 4.0
+"""The part of DRAIN_S kept for stopping what did not finish draining."""
+
+SUPERVISE_FIRST_S: Final = 0.1
+SUPERVISE_MAX_S: Final = 5.0
+"""Backoff of a loop that raised; jittered."""
+
+SUPERVISE_RESET_S: Final = 30.0
+"""A loop that ran this long before it raised starts its backoff anew."""
+
+LOOP_LAG_EVERY_S: Final = 0.25
+"""How often the event loop's lag is measured: a timer that costs nothing."""
+
+HTTP_CONNECTIONS_MAX: Final = 64
+"""Connections to /metrics and the probes; more are answered 503."""
+
+HTTP_KEEP_ALIVE_S: Final = 5.0
+
+STATS_EVERY_S: Final = 5.0
+"""How often `coord serve` asks the broker and the database for the gauges of /metrics."""
 
 # --- the dev stack -----------------------------------------------------------------------
 
@@ -203,4 +254,11 @@ assert REPLICA_BEAT_S * 3 <= REPLICA_GONE_S
 assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S
 assert PROJECT_WRITERS <= POOL_MAX
 assert POOL_MIN <= POOL_MAX
+assert STOP_S < DRAIN_S < 30, "what stops us (systemd, Kubernetes) waits 30 s"
+assert SUPERVISE_FIRST_S <= SUPERVISE_MAX_S < SUPERVISE_RESET_S
+assert POOL_HEALTH_AFTER_S < POOL_IDLE_S
+assert DB_IDLE_IN_TRANSACTION_S <= TAKEOVER_S
+assert DB_IDLE_IN_TRANSACTION_S <= DB_STATEMENT_TIMEOUT_S
+assert DEAD_LETTER_BODY_BYTES_MAX <= DEAD_LETTER_STATEMENT_BYTES_MAX
+assert HOT_DAYS < RETAIN_DAYS
 assert PARTITIONS & (PARTITIONS - 1) == 0

@@ -1,0 +1,228 @@
+"""Every metric of coord, by name, in one file.
+
+Base units (seconds, bytes), counters end in ``_total``, and no label has more values than
+an operator could list: streams, consumers, tables, services, loops, reasons, error codes.
+Agents, tasks, tenants and subjects are never labels; whoever wants one agent's figures asks
+the database.
+
+A component takes a `Metrics` (default: the process's, `default()`), asks once for the
+children it increments and keeps them::
+
+    published = metrics.events_published.labels(stream="EVENTS")  # once
+    published.inc(len(batch))  # per batch: about 0.3 µs
+
+Tests pass ``Metrics(CollectorRegistry())`` and see only their own counts.  What policy sheds
+and what is refused is counted here without exception: a loss nobody can see is a defect.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+LATENCY_BUCKETS_S: Final = (
+    0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+"""From a publish on loopback (0.2 ms) to the publish deadline (30 s)."""
+
+STALENESS_BUCKETS_S: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0, 86400.0,
+)  # fmt: skip
+"""From publish to queryable: milliseconds in step, up to a day after an outage."""
+
+BATCH_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+"""Messages or rows in one batch; the projector's bound is the last."""
+
+
+class Metrics:
+    """The families, as attributes.  Registering twice in one registry raises `ValueError`."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """`registry`: where the families are registered; default the process-wide one."""
+        r = registry if registry is not None else REGISTRY
+        self.registry: Final = r
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=r)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=r)
+
+        def histogram(name: str, text: str, *labels: str, buckets: Iterable[float]) -> Histogram:
+            return Histogram(name, text, labels, buckets=tuple(buckets), registry=r)
+
+        # --- publishing --------------------------------------------------------------
+        self.events_published = counter(
+            "coord_events_published_total", "Facts and samples durably acknowledged by the broker", "stream"
+        )
+        self.publish_errors = counter(
+            "coord_publish_errors_total", "Publishes that ended in an error, by its code", "stream", "reason"
+        )
+        self.publish_resends = counter(
+            "coord_publish_resends_total", "Messages sent again with the same id because no ack came", "stream"
+        )
+        self.publish_inflight = gauge("coord_publish_inflight", "Messages sent and not yet acknowledged")
+        self.publish_queued = gauge(
+            "coord_publish_queued", "Facts and samples accepted and not yet sent, by class of service", "service_class"
+        )
+        self.publish_duration_seconds = histogram(
+            "coord_publish_duration_seconds", "From first send to PubAck", "stream", buckets=LATENCY_BUCKETS_S
+        )
+        self.publish_batch_messages = histogram(
+            "coord_publish_batch_messages", "Entries of one published frame", buckets=BATCH_BUCKETS
+        )
+        self.load_shed = counter(
+            "coord_load_shed_total", "What a policy dropped to stay within bounds, by policy", "reason"
+        )
+        self.duplicates_dropped = counter(
+            "coord_duplicates_dropped_total", "Repeats recognised and dropped, by where", "stage"
+        )
+
+        # --- the connection to the broker --------------------------------------------
+        self.bus_connected = gauge("coord_bus_connected", "1 while connected to the broker", "connection")
+        self.bus_reconnects = counter("coord_bus_reconnects_total", "Connections established again", "connection")
+        self.bus_permission_denied = counter(
+            "coord_bus_permission_denied_total", "Subjects the broker refused", "connection"
+        )
+        self.bus_callback_errors = counter(
+            "coord_bus_callback_errors_total", "Exceptions in message callbacks (defects)", "connection"
+        )
+
+        # --- consuming and projecting ------------------------------------------------
+        self.events_consumed = counter(
+            "coord_events_consumed_total", "Messages received by a consumer, repeats included", "consumer"
+        )
+        self.messages_redelivered = counter(
+            "coord_messages_redelivered_total", "Messages received that were already committed", "consumer"
+        )
+        self.messages_settled = counter(
+            "coord_messages_settled_total", "Messages acked, naked or terminated", "consumer", "result"
+        )
+        self.messages_dead_lettered = counter(
+            "coord_messages_dead_lettered_total", "Messages and frame entries parked, by error code", "stream", "reason"
+        )
+        self.db_rows_written = counter("coord_db_rows_written_total", "Rows committed", "table")
+        self.db_errors = counter("coord_db_errors_total", "Database operations that failed, by error code", "op")
+        self.db_flush_duration_seconds = histogram(
+            "coord_db_flush_duration_seconds", "One projecting transaction", "stream", buckets=LATENCY_BUCKETS_S
+        )
+        self.db_flush_rows = histogram(
+            "coord_db_flush_rows", "Rows of one projecting transaction", "stream", buckets=BATCH_BUCKETS
+        )
+        self.event_end_to_end_seconds = histogram(
+            "coord_event_end_to_end_seconds", "From the broker's timestamp to the commit", "stream",
+            buckets=STALENESS_BUCKETS_S,
+        )  # fmt: skip
+        self.projection_rollbacks = counter(
+            "coord_projection_rollbacks_total", "Projecting transactions rolled back, by error code", "stream", "reason"
+        )
+        self.projection_takeovers = counter(
+            "coord_projection_takeovers_total", "Partitions taken over by this process", "stream"
+        )
+        self.projection_owned = gauge(
+            "coord_projection_owned_partitions", "Partitions this process projects now", "stream"
+        )
+        self.projection_stopped = gauge(
+            "coord_projection_stopped_partitions", "Partitions waiting for an operator's decision", "stream"
+        )
+        self.projection_shed = counter(
+            "coord_projection_shed_messages_total",
+            "Messages the stream discarded before they were projected (TELEMETRY only)", "stream",
+        )  # fmt: skip
+        self.projection_watermark = gauge(
+            "coord_projection_watermark_timestamp_seconds",
+            "Broker time up to which everything is committed", "projection",
+        )  # fmt: skip
+
+        # --- subscribing and querying ------------------------------------------------
+        self.subscribe_catch_ups = counter(
+            "coord_subscribe_catch_ups_total", "Times a subscription read from the log, by why", "reason"
+        )
+        self.subscribe_overflows = counter(
+            "coord_subscribe_overflows_total", "Times a slow subscriber's buffer was full and it left the live feed"
+        )
+        self.rpc_requests = counter(
+            "coord_rpc_requests_total", "Requests answered; outcome is 'ok' or an error code",
+            "service", "method", "outcome",
+        )  # fmt: skip
+        self.rpc_duration_seconds = histogram(
+            "coord_rpc_duration_seconds", "From request to answer", "service", "method", buckets=LATENCY_BUCKETS_S
+        )
+
+        # --- the database pool -------------------------------------------------------
+        self.db_pool_connections = gauge("coord_db_pool_connections", "Connections, by state: idle, used", "state")
+        self.db_pool_waiting = gauge("coord_db_pool_waiting", "Callers waiting for a connection")
+        self.db_pool_wait_seconds = histogram(
+            "coord_db_pool_wait_seconds", "How long a caller waited for a connection", buckets=LATENCY_BUCKETS_S
+        )
+
+        # --- what the broker and the tables hold (polled by `coord serve`) -----------
+        self.stream_messages = gauge("coord_stream_messages", "Messages a stream holds", "stream")
+        self.stream_bytes = gauge("coord_stream_bytes", "Bytes a stream holds", "stream")
+        self.stream_limit_messages = gauge("coord_stream_limit_messages", "max_msgs; -1 is unlimited", "stream")
+        self.stream_limit_bytes = gauge("coord_stream_limit_bytes", "max_bytes; -1 is unlimited", "stream")
+        self.consumer_pending_messages = gauge(
+            "coord_consumer_pending_messages", "Messages not yet delivered to a consumer", "stream", "consumer"
+        )
+        self.consumer_ack_pending_messages = gauge(
+            "coord_consumer_ack_pending_messages", "Messages delivered and not yet acked", "stream", "consumer"
+        )
+        self.consumer_lag_seconds = gauge(
+            "coord_consumer_lag_seconds", "Age of the last committed message while more are waiting; 0 when none are",
+            "stream", "consumer",
+        )  # fmt: skip
+        self.dead_letters = gauge("coord_dead_letters", "Rows of the dead_letter table", "stream")
+        self.stats_errors = counter(
+            "coord_stats_errors_total", "Polls of the broker or the database that failed, by source", "source"
+        )
+
+        # --- the process -------------------------------------------------------------
+        self.service_up = gauge("coord_service_up", "1 while a service runs and is ready, 0 otherwise", "service")
+        self.loop_restarts = counter(
+            "coord_loop_restarts_total", "Supervised loops started again after an exception", "service", "loop"
+        )
+        self.event_loop_lag_seconds = histogram(
+            "coord_event_loop_lag_seconds", "How late the event loop runs a timer", buckets=LATENCY_BUCKETS_S
+        )
+        self.event_loop_lag_max_seconds = gauge(
+            "coord_event_loop_lag_max_seconds", "The worst lag of the last ten seconds"
+        )
+        self.build_info = gauge("coord_build_info", "1, with the versions as labels", "version", "python")
+
+    def set_build(self, version: str) -> None:
+        """State which release this process runs."""
+        self.build_info.labels(version=version, python=platform.python_version()).set(1)
+
+
+_default: Metrics | None = None
+
+
+def default() -> Metrics:
+    """The process's metrics, made on first use; what ``/metrics`` shows."""
+    global _default
+    if _default is None:
+        _default = Metrics()
+    return _default
+
+
+def observe_many(child: Histogram, values: Iterable[float]) -> None:
+    """Observe a batch: one update per touched bucket instead of two per value.
+
+    For a batch of 1,000 this costs a tenth of a thousand `observe` calls.  It reaches into
+    prometheus_client's `Histogram`; a test compares the outcome with `observe`'s.
+    """
+    bounds = child._upper_bounds  # noqa: SLF001
+    counts: dict[int, int] = {}
+    total = 0.0
+    for value in values:
+        index = bisect_left(bounds, value)
+        counts[index] = counts.get(index, 0) + 1
+        total += value
+    for index, count in counts.items():
+        child._buckets[index].inc(count)  # noqa: SLF001
+    if counts:
+        child._sum.inc(total)  # noqa: SLF001
