@@ -147,6 +147,14 @@ class KeyMismatch(WireError):
     remedy = "Facts about an agent carry the agent's name as key and id."
 
 
+class RegisteredTwice(WireError):
+    """A kind and event, a payload type or an upcaster is registered twice, differently."""
+
+    code = "wire.registered_twice"
+    fault = Fault.CALLER
+    remedy = "One payload type per kind and event, one upcaster per version."
+
+
 # --- bus: the broker ---------------------------------------------------------------------
 
 
@@ -396,6 +404,22 @@ class LogTrimmed(CoordError):
     code = "subscribe.trimmed"
     fault = Fault.CALLER
     remedy = "Read the missing part from the database, then subscribe from first_seq."
+
+
+class LogReplaced(LogTrimmed):
+    """The log is not the one this position belongs to: the stream was made anew."""
+
+    code = "subscribe.replaced"
+    fault = Fault.OPERATOR
+    remedy = "What the old log held is in the database; subscribe again from the new log's start."
+
+
+class DurableInUse(CoordError):
+    """Another subscription has taken over this durable name."""
+
+    code = "subscribe.durable_in_use"
+    fault = Fault.CALLER
+    remedy = "Give each running subscription a durable name of its own."
 
 
 class QueryError(CoordError):
