@@ -1,0 +1,299 @@
+"""Bodies: JSON and MessagePack in and out, and the bounds that make them safe to hand on.
+
+A body that passes here can be stored as PostgreSQL jsonb: no NUL character, no lone
+surrogate, no NaN, no number that `numeric` cannot hold, no nesting beyond
+`limits.NESTING_MAX`.  The checks are made by cheap scans that only look closer where a
+body is suspicious; a usual body costs little more than its decoding.
+
+MessagePack has more types than JSON.  Binary becomes base64 text and timestamps become
+RFC 3339 text when a body is turned into JSON; other extension types, keys that are not
+strings, NaN and infinities are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final, Literal
+
+import msgspec
+
+from coord import limits
+from coord.errors import InvalidPayload, PayloadTooDeep, PayloadTooLarge, WireError
+
+Content = Literal["json", "msgpack"]
+Media = Literal["json", "msgpack", "frame", "frame+zstd"]
+
+JSON_TYPE: Final = "application/json"
+MSGPACK_TYPE: Final = "application/msgpack"
+FRAME_TYPE: Final = "application/vnd.coord.frame+msgpack"
+FRAME_ZSTD_TYPE: Final = "application/vnd.coord.frame+msgpack+zstd"
+STRUCTURED_TYPE: Final = "application/cloudevents"
+
+MEDIA_TYPES: Final[dict[Media, str]] = {
+    "json": JSON_TYPE,
+    "msgpack": MSGPACK_TYPE,
+    "frame": FRAME_TYPE,
+    "frame+zstd": FRAME_ZSTD_TYPE,
+}
+_MEDIA: Final[dict[str, Media]] = {
+    **{text: media for media, text in MEDIA_TYPES.items()},
+    "application/x-msgpack": "msgpack",
+    "application/vnd.msgpack": "msgpack",
+    "text/json": "json",
+}
+
+
+def media_of(content_type: str) -> Media:
+    """What a content type says about a body; `InvalidPayload` for one that coord does not read.
+
+    Parameters are ignored, except a charset that is not UTF-8.  ``…+json`` is JSON.
+    """
+    media = _MEDIA.get(content_type)
+    if media is not None:
+        return media
+    essence, _, parameters = content_type.partition(";")
+    essence = essence.strip().lower()
+    charset = re.search(r"charset\s*=\s*\"?([^\s\";]+)", parameters, re.IGNORECASE)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise InvalidPayload("text must be UTF-8", content_type=content_type[:128])
+    media = _MEDIA.get(essence)
+    if media is not None:
+        return media
+    if essence.startswith(STRUCTURED_TYPE):
+        raise InvalidPayload(
+            "structured-mode CloudEvents are not read; send the attributes as ce- headers (binary mode)",
+            content_type=content_type[:128],
+        )
+    if essence.endswith("+json"):
+        return "json"
+    raise InvalidPayload("not a content type that coord reads", content_type=content_type[:128])
+
+
+# --- decoding ----------------------------------------------------------------------------
+
+_json_decode = msgspec.json.Decoder().decode
+_json_encode = msgspec.json.Encoder().encode
+_msgpack_decode = msgspec.msgpack.Decoder().decode
+_msgpack_encode = msgspec.msgpack.Encoder().encode
+
+NUMBER_DIGITS_MAX: Final = 1_000
+"""Digits in a row.  PostgreSQL's numeric takes 16,383 after the point; nobody means this many."""
+
+NUMBER_EXPONENT_MAX: Final = 400
+"""Absolute decimal exponent.  A double ends at 308; numeric refuses far beyond."""
+
+_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET: Final = bytes(b for b in range(256) if b not in b"[]{}")
+_DIGIT_MAP: Final = bytes(ord("0") if b in b"0123456789" else ord(" ") for b in range(256))
+_DIGIT_RUN: Final = b"0" * (NUMBER_DIGITS_MAX + 1)
+_EXPONENT = re.compile(rb"[0-9.][eE][-+]?([0-9]{3,})")
+
+
+def decode_json(body: bytes) -> Any:
+    """The value of a JSON body that jsonb will accept; raises `InvalidPayload` or `PayloadTooDeep`."""
+    if body.count(b"[") + body.count(b"{") > limits.NESTING_MAX:
+        _check_json_depth(body)
+    if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
+        raise InvalidPayload("the body contains the character U+0000, which no text column takes")
+    try:
+        value = _json_decode(body)
+    except RecursionError as exc:
+        raise PayloadTooDeep(depth_max=limits.NESTING_MAX) from exc
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise InvalidPayload(f"not JSON: {exc}") from exc
+    # Positive exponents beyond a double were refused by the decoder, except on a zero.
+    if b"e-" in body or b"E-" in body or b"0e" in body or b"0E" in body or len(body) > NUMBER_DIGITS_MAX:
+        _check_numbers(body)
+    return value
+
+
+def decode_msgpack(body: bytes) -> Any:
+    """The value of a MessagePack body; raises `InvalidPayload` or `PayloadTooDeep`.
+
+    Whether it has a JSON form is `json_text`'s business.
+    """
+    try:
+        return _msgpack_decode(body)
+    except RecursionError as exc:
+        raise PayloadTooDeep(depth_max=limits.NESTING_MAX) from exc
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError) as exc:
+        raise InvalidPayload(f"not MessagePack: {exc}") from exc
+
+
+def json_text(value: Any) -> str:
+    """The JSON text, fit for jsonb, of a value decoded from MessagePack."""
+    check_tree(value)
+    try:
+        text = _json_encode(value)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise InvalidPayload(f"no JSON form: {exc}") from exc
+    if b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b""):
+        raise InvalidPayload("the body contains the character U+0000, which no text column takes")
+    return text.decode()
+
+
+def check_tree(value: Any) -> None:
+    """Refuse what JSON cannot carry: other keys than strings, NaN, extension types, depth."""
+    level = [value]
+    for _ in range(limits.NESTING_MAX + 1):
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                for key in item:
+                    if type(key) is not str:
+                        raise InvalidPayload("a map key is not a string", key=repr(key)[:64])
+                below.extend(item.values())
+            elif kind is list:
+                below.extend(item)
+            elif kind is float:
+                if not math.isfinite(item):
+                    raise InvalidPayload("NaN and infinities have no JSON form")
+            elif kind is msgspec.msgpack.Ext:
+                raise InvalidPayload("an extension type has no JSON form", code=item.code)
+        if not below:
+            return
+        level = below
+    raise PayloadTooDeep(depth_max=limits.NESTING_MAX)
+
+
+def reencode(value: Any) -> tuple[bytes, Content, str]:
+    """(body, content, JSON text) of one value taken out of a frame."""
+    if value is None:
+        return b"", "msgpack", "null"
+    text = json_text(value)
+    return _msgpack_encode(value), "msgpack", text
+
+
+def encode_again(value: Any) -> bytes:
+    """MessagePack of anything that was decoded from MessagePack; for dead letters."""
+    return _msgpack_encode(value)
+
+
+def check_value(value: float) -> None:
+    """Refuse a sample's value that is not a finite number; raises `InvalidPayload`."""
+    if type(value) not in (int, float):
+        raise InvalidPayload("the value of a sample is a number", found=type(value).__name__)
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise InvalidPayload("the value of a sample is a finite double")
+
+
+def _outside_strings(body: bytes) -> bytes:
+    """A JSON text without its strings' contents (exact for valid JSON)."""
+    return b'"'.join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+
+
+def _check_json_depth(body: bytes) -> None:
+    """Strip the innermost pairs again and again: as many rounds as the text is deep.
+
+    Every round is one pass at the speed of memory, and most remove most of what is left.
+    Unbalanced texts fall through: the decoder refuses them.
+    """
+    rest = _outside_strings(body).translate(_BRACKETS, _NO_BRACKET)
+    for _ in range(limits.NESTING_MAX):
+        shorter = rest.replace(b"[]", b"")
+        if len(shorter) == len(rest):
+            return
+        rest = shorter
+    if b"[]" in rest:
+        raise PayloadTooDeep(depth_max=limits.NESTING_MAX)
+
+
+def _check_numbers(body: bytes) -> None:
+    if (
+        len(body) > NUMBER_DIGITS_MAX
+        and _DIGIT_RUN in body.translate(_DIGIT_MAP)
+        and _DIGIT_RUN in _outside_strings(body).translate(_DIGIT_MAP)
+    ):
+        raise InvalidPayload("a number has too many digits", digits_max=NUMBER_DIGITS_MAX)
+    if _EXPONENT.search(body):
+        for found in _EXPONENT.finditer(_outside_strings(body)):
+            digits = found[1].lstrip(b"0")
+            if len(digits) > 3 or int(digits or b"0") > NUMBER_EXPONENT_MAX:
+                raise InvalidPayload("a number's exponent is too large", exponent_max=NUMBER_EXPONENT_MAX)
+
+
+# --- encoding ----------------------------------------------------------------------------
+
+
+def _dump_foreign(value: Any) -> Any:
+    """What msgspec does not know: pydantic models, recognised by their method, never imported."""
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump(mode="json")
+    raise NotImplementedError(f"objects of type {type(value).__name__} cannot be sent")
+
+
+_json_encode_any = msgspec.json.Encoder(enc_hook=_dump_foreign).encode
+_msgpack_encode_any = msgspec.msgpack.Encoder(enc_hook=_dump_foreign).encode
+
+_ENCODE_ERRORS: Final = (
+    msgspec.MsgspecError,
+    TypeError,
+    ValueError,  # UnicodeEncodeError: a lone surrogate
+    OverflowError,
+    RecursionError,
+    NotImplementedError,
+)
+
+
+def to_builtins(value: Any) -> Any:
+    """A payload (struct, dataclass, pydantic model, dict, …) as dicts, lists and scalars."""
+    try:
+        return msgspec.to_builtins(value, enc_hook=_dump_foreign, str_keys=True)
+    except _ENCODE_ERRORS as exc:
+        raise InvalidPayload(f"cannot be sent: {exc}") from exc
+
+
+def encode(value: Any, content: Content = "json") -> bytes:
+    """A payload's bytes, checked as a reader would check them.
+
+    Raises `InvalidPayload`, `PayloadTooDeep` or `PayloadTooLarge` on the sender's side,
+    where there is still somebody to tell.
+    """
+    try:
+        body = _json_encode_any(value) if content == "json" else _msgpack_encode_any(value)
+    except _ENCODE_ERRORS as exc:
+        raise InvalidPayload(f"cannot be sent: {exc}") from exc
+    if len(body) > limits.EVENT_BYTES_MAX:
+        raise PayloadTooLarge(bytes=len(body), bytes_max=limits.EVENT_BYTES_MAX)
+    if content == "msgpack":
+        json_text(decode_msgpack(body))
+        return body
+    decode_json(body)
+    # The encoder writes NaN as null: only a body with a null can hide one.
+    if b"null" in body and not isinstance(value, (str, type(None))):
+        check_tree(to_builtins(value))
+    return body
+
+
+def decode_as(body: bytes, content: Content, text: str, to: Any) -> Any:
+    """A body as type `to`: a msgspec struct, dataclass or any type msgspec knows, or a pydantic model.
+
+    `text` is the body's JSON.  Raises `InvalidPayload` when the body is not of that type.
+    """
+    try:
+        validate = getattr(to, "model_validate_json", None)
+        if validate is not None:
+            return validate(text)
+        if content == "json":
+            return msgspec.json.decode(body or b"null", type=to)
+        return msgspec.msgpack.decode(body, type=to)
+    except WireError:
+        raise
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
+        raise InvalidPayload(f"not a {getattr(to, '__name__', to)}: {exc}") from exc
+
+
+def convert(value: Any, to: Any) -> Any:
+    """A decoded value (builtin types) as type `to`; raises `InvalidPayload`."""
+    try:
+        validate = getattr(to, "model_validate", None)
+        return validate(value) if validate is not None else msgspec.convert(value, to)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
+        raise InvalidPayload(f"not a {getattr(to, '__name__', to)}: {exc}") from exc
