@@ -155,9 +155,7 @@ def compare(spec: Spec, current: dict[str, Any] | None) -> Change | None:
     if current is None:
         return Change(spec.label, "create", {}, destructive=False)
     fields = {
-        key: (current.get(key), wanted)
-        for key, wanted in spec.config.items()
-        if not _same(current.get(key), wanted)
+        key: (current.get(key), wanted) for key, wanted in spec.config.items() if not _same(current.get(key), wanted)
     }
     if not fields:
         return None
@@ -207,7 +205,9 @@ async def apply(conn: Connection, topology: Topology, *, allow_destructive: bool
     """
     changes = await plan(conn, topology)
     refused = [
-        c for c in changes if c.destructive and (not allow_destructive or (c.action == "recreate" and "/" not in c.label))
+        c
+        for c in changes
+        if c.destructive and (not allow_destructive or (c.action == "recreate" and "/" not in c.label))
     ]
     if refused:
         raise errors.DestructiveChange(

@@ -1,4 +1,4 @@
-"""May a partition go on from its checkpoint, given what the stream is now?
+"""Whether a partition may go on from its checkpoint, given what the stream is now.
 
 Three ways in which a stream can have become another one under the checkpoint (DESIGN §6):
 it was made anew, it ends below the checkpoint (its tail was lost), or another message

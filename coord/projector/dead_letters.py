@@ -45,7 +45,7 @@ class DeadLetterQueue:
             await asyncio.gather(*map(self._publish_one, letters[start : start + _AT_A_TIME]))
 
     async def _publish_one(self, letter: Letter) -> None:
-        subject = subjects.dlq(letter.stream, letter.tenant, letter.agent)
+        subject = subjects.dlq(letter.row.stream, letter.row.tenant, letter.row.agent)
         block = wire_headers.encode(_headers(letter))
         body = letter.body
         room = self._conn.max_payload - len(block) - 1024
@@ -60,21 +60,22 @@ class DeadLetterQueue:
 
     def _refused(self, letter: Letter, reason: str) -> None:
         self._metrics.load_shed.labels(reason="dlq_refused").inc()
-        _log.warning("projector.dlq_refused", stream=letter.stream, seq=letter.seq, reason=reason)
+        _log.warning("projector.dlq_refused", stream=letter.row.stream, seq=letter.row.seq, reason=reason)
 
 
 def _headers(letter: Letter) -> dict[str, str]:
-    identity = f"{letter.stream}.{letter.epoch}.{letter.seq}.{letter.index}"
+    row = letter.row
+    identity = f"{row.stream}.{row.epoch}.{row.seq}.{row.idx}"
     fields = {
         "Nats-Msg-Id": f"dlq.{identity}",
         "Coord-Dlq-Identity": identity,
-        "Coord-Dlq-Code": letter.code,
-        "Coord-Dlq-Reason": _printable(letter.reason),
-        "Coord-Dlq-Subject": _printable(letter.subject),
+        "Coord-Dlq-Code": row.code,
+        "Coord-Dlq-Reason": _printable(row.reason),
+        "Coord-Dlq-Subject": _printable(row.subject),
     }
     if letter.raw_headers:
         # As they came, malformed or not: a redrive needs them, a header line could not carry them.
-        raw = letter.raw_headers[: limits.HEADERS_BYTES_MAX]
+        raw = letter.raw_headers[: limits.HEADERS_BYTES_MAX // 2]
         fields["Coord-Dlq-Headers"] = base64.b64encode(raw).decode("ascii")
     return fields
 

@@ -30,7 +30,7 @@ from coord import errors
 from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
 from coord.core.checkpoint import Checkpoint, StreamState, judge
-from coord.core.retry import Backoff
+from coord.core.retry import backoff_s
 from coord.projector.config import ProjectorConfig
 from coord.projector.notices import Notices
 from coord.projector.rows import Batch
@@ -86,6 +86,10 @@ class PartitionProjector:
         self._wanted = asyncio.Event()
         self._leave = asyncio.Event()
         self._closing = False
+        self.closed = asyncio.Event()
+        """Set when `run` has ended: nothing is under way and the pin is given back."""
+        self._failures = 0
+        self._rng = random.Random()
         self._idle_since = 0.0
         self._rows_per_message = 100.0  # a guess that keeps a first batch of frames small
         consumer = f"{stream}.projector"
@@ -97,7 +101,7 @@ class PartitionProjector:
 
     # --- control -------------------------------------------------------------------------
 
-    def assign(self, mine: bool) -> None:
+    def assign(self, *, mine: bool) -> None:
         """Say whether this replica should own the partition.  May be called at any time."""
         if mine and not self._closing:
             self._leave.clear()
@@ -115,7 +119,6 @@ class PartitionProjector:
 
     async def run(self) -> None:
         """Project until `close`; never raises because of the broker, the database or a fact."""
-        backoff = Backoff(self._config.retry_first_s, self._config.retry_max_s, random.Random())
         try:
             while not self._closing:
                 if not self._wanted.is_set():
@@ -124,19 +127,20 @@ class PartitionProjector:
                 if self._closing:
                     return
                 try:
-                    await self._session(backoff)
+                    await self._session()
                     self.error = None
                 except errors.ProjectionStopped as exc:
                     await self._stopped(exc)
                 except errors.CoordError as exc:
-                    await self._retry(exc, backoff)
+                    await self._retry(exc)
         finally:
             await self._reader.close()
             self._set("unassigned")
+            self.closed.set()
 
     # --- one session ---------------------------------------------------------------------
 
-    async def _session(self, backoff: Backoff) -> None:
+    async def _session(self) -> None:
         # Judged before being pinned too: a stopped partition must not wait for a message.
         await self._read_checkpoint()
         self._set("standby")
@@ -149,14 +153,14 @@ class PartitionProjector:
         self._set("pinned")
         self._metrics.projection_takeovers.labels(stream=self.stream).inc()
         try:
-            await self._project(checkpoint, backoff)
+            await self._project(checkpoint)
         except BaseException:
             await self._reader.stop()
             raise
         with contextlib.suppress(errors.CoordError):
             await self._reader.unpin()
 
-    async def _project(self, checkpoint: Checkpoint, backoff: Backoff) -> None:
+    async def _project(self, checkpoint: Checkpoint) -> None:
         """Receive and commit until told to leave; returns with nothing left uncommitted."""
         self.checkpoint = checkpoint
         loop = asyncio.get_running_loop()
@@ -168,7 +172,7 @@ class PartitionProjector:
                 if commit is not None and commit.done():
                     self.checkpoint = commit.result()
                     commit = None
-                    backoff.reset()
+                    self._failures = 0
                     self.error = None
                 if commit is None and not pending.is_empty:
                     commit = asyncio.create_task(self._commit(pending, self.checkpoint))
@@ -231,9 +235,9 @@ class PartitionProjector:
         metrics.db_rows_written.labels(table="event").inc(len(batch.events))
         metrics.db_rows_written.labels(table="metric_sample").inc(len(batch.samples))
         for letter in batch.letters:
-            metrics.messages_dead_lettered.labels(stream=self.stream, reason=letter.code).inc()
+            metrics.messages_dead_lettered.labels(stream=self.stream, reason=letter.row.code).inc()
         if batch.letters:
-            first = batch.letters[0]
+            first = batch.letters[0].row
             _log.warning(
                 "projector.dead_letters",
                 stream=self.stream,
@@ -337,12 +341,21 @@ class PartitionProjector:
                 future.cancel()
             await asyncio.gather(task, leave, return_exceptions=True)
 
-    async def _retry(self, exc: errors.CoordError, backoff: Backoff) -> None:
+    async def _retry(self, exc: errors.CoordError) -> None:
         self._metrics.projection_rollbacks.labels(stream=self.stream, reason=exc.code).inc()
         expected = isinstance(exc, errors.PinLost | errors.CheckpointMoved | errors.DeliveryGap)
-        wait_s = backoff.next_s()
+        self._failures += 1
+        config = self._config
+        wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=config.retry_max_s)
         log = _log.info if expected or self._closing else _log.warning
-        log("projector.session_ended", stream=self.stream, partition=self.partition, code=exc.code, error=str(exc), retry_s=round(wait_s, 3))
+        log(
+            "projector.session_ended",
+            stream=self.stream,
+            partition=self.partition,
+            code=exc.code,
+            error=str(exc),
+            retry_s=round(wait_s, 3),
+        )
         self.error = exc
         self._set("retrying")
         with contextlib.suppress(TimeoutError):
@@ -351,7 +364,14 @@ class PartitionProjector:
 
     async def _stopped(self, exc: errors.ProjectionStopped) -> None:
         if self.error is None or self.error.code != exc.code:
-            _log.error("projector.stopped", stream=self.stream, partition=self.partition, code=exc.code, error=str(exc), remedy=exc.remedy)
+            _log.error(
+                "projector.stopped",
+                stream=self.stream,
+                partition=self.partition,
+                code=exc.code,
+                error=str(exc),
+                remedy=exc.remedy,
+            )
         self.error = exc
         self._set("stopped")
         # An operator's decision shows in the checkpoint: look again now and then.

@@ -30,12 +30,12 @@ class Replicas:
         self._slots = slots
         self._on_change = on_change
         self._beats: dict[str, float] = {}
-        self._subject = subjects.beat("projector")
+        self._subject = subjects.beat("projector", name)
         self.members: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Beat and listen until cancelled; leaves with a goodbye."""
-        subscription = await self._conn.subscribe(self._subject + ".*", self._heard)
+        subscription = await self._conn.subscribe(subjects.beats("projector"), self._heard)
         try:
             # Listen first: a newcomer that assigned everything to itself would interrupt others.
             self._say("here")
@@ -50,7 +50,7 @@ class Replicas:
 
     def _say(self, word: str) -> None:
         try:
-            self._conn.publish(f"{self._subject}.{self._name}", word.encode())
+            self._conn.publish(self._subject, word.encode())
         except errors.BusError:
             return  # disconnected: others will miss the beat, as they should
 

@@ -14,34 +14,39 @@ import msgspec
 from coord import limits
 from coord.bus.pull import Delivery
 from coord.core.presence import STATE_AFTER
+from coord.errors import CoordError
 from coord.store.rows import AgentRow, DeadLetterRow, EventRow, SampleRow
+from coord.wire import subjects
 from coord.wire.envelope import Poison, StoredFact, StoredSample, decode_message
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-UNKNOWN = "_unknown"
-"""Tenant and agent of a message whose subject cannot be read."""
 
-
-class Letter(msgspec.Struct):
-    """One dead letter: its row, and what its copy in the DLQ needs besides."""
+class Letter(msgspec.Struct, frozen=True):
+    """One dead letter: its row, and what its copy in the DLQ has besides."""
 
     row: DeadLetterRow
-    index: int
-    seq: int
-    code: str
-    reason: str
-    subject: str
-    tenant: str
-    agent: str
     body: bytes
+    """All of it; the row keeps less."""
     raw_headers: bytes | None
 
 
 class Batch:
     """The rows of one transaction of one partition."""
 
-    __slots__ = ("agents", "epoch", "events", "first", "last", "letters", "messages", "partition", "samples", "stream", "tags")
+    __slots__ = (
+        "agents",
+        "epoch",
+        "events",
+        "first",
+        "last",
+        "letters",
+        "messages",
+        "partition",
+        "samples",
+        "stream",
+        "tags",
+    )
 
     def __init__(self, stream: str, partition: int, epoch: int) -> None:
         self.stream = stream
@@ -72,9 +77,7 @@ class Batch:
         self.last = delivery
         self.messages += 1
         stored_at = stored_time(delivery.stored_ns)
-        for item in decode_message(
-            delivery.subject, delivery.raw_headers, delivery.data, delivery.seq, stored_at
-        ):
+        for item in decode_message(delivery.subject, delivery.raw_headers, delivery.data, delivery.seq, stored_at):
             if isinstance(item, StoredFact):
                 self._add_fact(item)
             elif isinstance(item, StoredSample):
@@ -147,19 +150,29 @@ class Batch:
         self._tag(sample.tenant, f"series:{sample.agent}.{sample.series}")
 
     def _add_poison(self, poison: Poison, delivery: Delivery, stored_at: datetime) -> None:
-        self.letters.append(
-            letter(
-                self,
-                seq=poison.seq,
-                index=poison.index,
-                code=poison.error.code,
-                reason=str(poison.error),
-                subject=delivery.subject,
-                body=poison.body,
-                raw_headers=delivery.raw_headers,
-                stored_at=stored_at,
-            )
+        self._park(poison.error, poison.seq, poison.index, poison.body, delivery, stored_at)
+
+    def _park(
+        self, error: CoordError, seq: int, index: int, body: bytes, delivery: Delivery, stored_at: datetime
+    ) -> None:
+        tenant, agent = subjects.owner(delivery.subject)
+        row = DeadLetterRow(
+            stream=self.stream,
+            epoch=self.epoch,
+            seq=seq,
+            idx=index,
+            partition=self.partition,
+            subject=delivery.subject,
+            tenant=tenant,
+            agent=agent,
+            code=error.code,
+            reason=str(error),
+            body=body[: limits.DEAD_LETTER_BODY_BYTES_MAX],
+            body_bytes=len(body),
+            headers=delivery.raw_headers.decode("utf-8", "backslashreplace") if delivery.raw_headers else None,
+            stored_at=stored_at,
         )
+        self.letters.append(Letter(row, body, delivery.raw_headers))
 
     def _tag(self, tenant: str, *tags: str) -> None:
         known = self.tags.setdefault(tenant, set())

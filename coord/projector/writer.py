@@ -113,5 +113,5 @@ async def _find_refused(
     await _find_refused(conn, rows[middle:], write, refused, seq_at, idx_at)
 
 
-class _Undo(Exception):  # noqa: N818 - not an error: it rolls a probe back
+class _Undo(Exception):
     pass

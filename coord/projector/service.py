@@ -1,0 +1,111 @@
+"""The projector as a service: every partition of EVENTS and TELEMETRY, shared with its replicas.
+
+It starts without its database and without its broker, says that it is not ready, and goes
+on when they come.  A partition that is stopped (another stream under its checkpoint) makes
+it not ready as well: an operator has to decide.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from collections import Counter
+from typing import Any
+
+from coord import errors, limits
+from coord.bus.connection import Connection, NatsConfig
+from coord.projector.config import ProjectorConfig
+from coord.projector.dead_letters import DeadLetterQueue
+from coord.projector.partition import PartitionProjector
+from coord.projector.replicas import Replicas
+from coord.projector.writer import Writer
+from coord.runtime.service import Service
+from coord.store.config import DatabaseConfig
+from coord.store.pool import PROJECTOR_SETTINGS, Pool
+from coord.telemetry.metrics import Metrics
+
+
+class ProjectorService(Service):
+    """Projects until stopped; `drain` commits what is in hand and gives every partition back."""
+
+    def __init__(
+        self,
+        nats: NatsConfig,
+        database: DatabaseConfig,
+        config: ProjectorConfig | None = None,
+        *,
+        registry: Metrics | None = None,
+    ) -> None:
+        """Nothing is connected before `start`."""
+        super().__init__("projector", registry=registry)
+        self.config = config or ProjectorConfig()
+        self.config.validate()
+        self.instance = self.config.instance or _instance_name()
+        self.partitions: list[PartitionProjector] = []
+        self._nats = nats
+        self._database = database
+        self._conn: Connection | None = None
+        self._pool: Pool | None = None
+        self._replicas: Replicas | None = None
+
+    async def setup(self) -> None:
+        """Connect to the broker (waiting for it) and start every partition's loop."""
+        self._pool = await Pool(self._database, settings=PROJECTOR_SETTINGS, metrics=self.metrics).open(wait=False)
+        self._conn = conn = await Connection.open(self._nats, name=f"projector-{self.instance}", wait=True)
+        writer = Writer(self._pool, DeadLetterQueue(conn, self.metrics), self.config.writers)
+        for stream in self.config.streams:
+            for p in range(limits.PARTITIONS):
+                partition = PartitionProjector(stream, p, conn, self._pool, writer, self.config, self.metrics)
+                self.partitions.append(partition)
+                self.spawn(f"{stream}.{p}", partition.run)
+        self._replicas = Replicas(conn, self.instance, len(self.partitions), self._assign)
+        self.spawn("replicas", self._replicas.run)
+
+    def _assign(self, mine: frozenset[int]) -> None:
+        for slot, partition in enumerate(self.partitions):
+            partition.assign(mine=slot in mine)
+        self.changed()
+
+    async def on_drain(self) -> None:
+        """Finish the commits under way, then let other replicas take over."""
+        for partition in self.partitions:
+            partition.close()
+        for partition in self.partitions:
+            await partition.closed.wait()
+
+    async def teardown(self) -> None:
+        """Close the connections."""
+        if self._conn is not None:
+            await self._conn.drain()
+        if self._pool is not None:
+            await self._pool.close()
+
+    def is_ready(self) -> bool:
+        """Whether it is connected and each of its partitions is being followed."""
+        if self._conn is None or not self._conn.is_connected or self._replicas is None or not self._replicas.members:
+            return False
+        return all(p.state not in {"retrying", "stopped"} for p in self.partitions)
+
+    def details(self) -> dict[str, Any]:
+        """Members, partitions by state, what waits, and what is wrong with whom."""
+        troubled = [p for p in self.partitions if p.error is not None and p.state in {"retrying", "stopped"}]
+        return {
+            "instance": self.instance,
+            "members": sorted(self._replicas.members) if self._replicas else [],
+            "partitions": dict(Counter(p.state for p in self.partitions)),
+            "pending": sum(p.pending for p in self.partitions if p.state == "pinned"),
+            "errors": [
+                {"stream": p.stream, "partition": p.partition, "state": p.state, **_brief(p.error)} for p in troubled
+            ],
+        }
+
+
+def _brief(error: errors.CoordError | None) -> dict[str, str]:
+    return {} if error is None else {"code": error.code, "message": error.message, "remedy": error.remedy}
+
+
+def _instance_name() -> str:
+    host = re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:32]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"

@@ -1,0 +1,165 @@
+"""What coord relies on in nats-py's private parts and in the server: fails on an upgrade that changes it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from coord import errors
+from coord.bus.connection import Connection, NatsConfig
+from coord.bus.patched import Message, PatchedClient
+
+
+@pytest.fixture
+async def conn(nats_server):
+    connection = await Connection.open(NatsConfig(urls=(nats_server.url,)), name="test")
+    yield connection
+    await connection.close()
+
+
+async def receive(conn: Connection, subject: str, count: int, act) -> list[Message]:
+    got: list[Message] = []
+    done = asyncio.Event()
+
+    def on_message(message: Message) -> None:
+        got.append(message)
+        if len(got) >= count:
+            done.set()
+
+    subscription = await conn.subscribe(subject, on_message)
+    await conn.flush()
+    await act()
+    async with asyncio.timeout(5):
+        await done.wait()
+    await subscription.unsubscribe()
+    return got
+
+
+def test_private_names_exist() -> None:
+    client = PatchedClient(print)
+    for name in ("_pending", "_pending_data_size", "_flush_queue", "_subs", "_sid", "stats", "_max_payload"):
+        assert hasattr(client, name), name
+    for name in ("_process_msg", "_send_command", "_flush_pending"):
+        assert callable(getattr(client, name)), name
+
+
+async def test_publish_arrives_with_headers_and_in_order(conn) -> None:
+    subject = conn.new_inbox()
+
+    async def act() -> None:
+        for i in range(1000):
+            conn.publish(subject, str(i).encode(), headers=b"NATS/1.0\r\nA: %d\r\n\r\n" % i)
+
+    got = await receive(conn, subject, 1000, act)
+    assert [int(m.data) for m in got] == list(range(1000))
+    assert [m.headers["A"] for m in got] == [str(i) for i in range(1000)]
+    assert got[0].status is None
+
+
+async def test_hostile_bytes_do_not_end_the_read_loop(conn, nats_server) -> None:
+    """A subject and headers that are not UTF-8, sent by a raw socket."""
+
+    def send_raw() -> None:
+        with socket.create_connection(("127.0.0.1", nats_server.port)) as raw:
+            raw.recv(4096)
+            raw.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n')
+            raw.sendall(b"PUB hostile.\xff\xfe 2\r\nhi\r\n")
+            header = b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n"
+            raw.sendall(b"HPUB hostile.b %d %d\r\n%bhi\r\n" % (len(header), len(header) + 2, header))
+            raw.sendall(b"PUB hostile.c 4\r\nlast\r\nPING\r\n")
+            raw.recv(4096)
+
+    async def act() -> None:
+        await asyncio.to_thread(send_raw)
+
+    got = await receive(conn, "hostile.>", 3, act)
+    assert got[0].subject == "hostile.\\xff\\xfe"
+    assert dict(got[1].headers) == {}
+    assert got[1].raw_headers is not None
+    assert b"\xff" in got[1].raw_headers
+    assert got[2].data == b"last"
+
+
+async def test_a_failing_callback_is_counted_and_ends_nothing(conn) -> None:
+    subject = conn.new_inbox()
+    got = []
+
+    def on_message(message: Message) -> None:
+        got.append(message)
+        if len(got) == 1:
+            raise ValueError("defect")
+
+    await conn.subscribe(subject, on_message)
+    conn.publish(subject, b"1")
+    conn.publish(subject, b"2")
+    await conn.flush()
+    assert [m.data for m in got] == [b"1", b"2"]
+    assert conn.callback_errors == 1
+
+
+async def test_request_answer_no_responders_and_deadline(conn) -> None:
+    subject = conn.new_inbox()
+    await conn.subscribe(subject, lambda m: conn.publish(m.reply, b"pong"))
+    assert (await conn.request(subject, b"ping")).data == b"pong"
+    with pytest.raises(errors.ServiceUnavailable):
+        await conn.request(conn.new_inbox(), b"anybody?")
+    silent = conn.new_inbox()
+    await conn.subscribe(silent, lambda m: None)
+    with pytest.raises(errors.DeadlineExceeded):
+        await conn.request(silent, b"hello?", timeout_s=0.05)
+
+
+async def test_too_large_is_refused_before_the_broker_cuts_us_off(conn) -> None:
+    with pytest.raises(errors.MessageTooLarge):
+        conn.publish("x", b"x" * (conn.max_payload + 1))
+    with pytest.raises(errors.MessageTooLarge):
+        conn.publish("x", b"x" * conn.max_payload, headers=b"NATS/1.0\r\nA: b\r\n\r\n")
+    await conn.flush()
+
+
+async def test_api_errors_are_typed(conn) -> None:
+    with pytest.raises(errors.ApiNotFound):
+        await conn.api("STREAM.INFO.NOPE")
+    assert "streams" in await conn.api("STREAM.NAMES")
+
+
+async def test_subscriptions_survive_a_server_that_is_killed_and_restarted(start_nats) -> None:
+    server = await start_nats()
+    conn = await Connection.open(NatsConfig(urls=(server.url,)), name="test")
+    lost, back = asyncio.Event(), asyncio.Event()
+    conn.on_disconnected(lost.set)
+    conn.on_reconnected(back.set)
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+    await conn.subscribe("t", lambda m: got.put_nowait(m.data))
+    async with asyncio.timeout(20):
+        server.kill()
+        await lost.wait()
+        with pytest.raises(errors.NotConnected):
+            conn.publish("t", b"lost")
+        await server.start()
+        await back.wait()
+        conn.publish("t", b"again")
+        assert await got.get() == b"again"
+    await conn.close()
+
+
+async def test_a_client_closed_by_an_error_comes_back(conn, nats_server) -> None:
+    """Any -ERR but two closes nats-py's client for good; the connection must outlive it."""
+    back = asyncio.Event()
+    conn.on_reconnected(back.set)
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+    subject = conn.new_inbox()
+    await conn.subscribe(subject, lambda m: got.put_nowait(m.data))
+    conn.client.write_publish("x", "", None, b"x" * (conn.max_payload + 10))  # past our own check
+    async with asyncio.timeout(10):
+        await back.wait()
+        conn.publish(subject, b"again")
+        assert await got.get() == b"again"
+
+
+async def test_no_server_is_an_error_in_time(unused_tcp_port) -> None:
+    config = NatsConfig(urls=(f"nats://127.0.0.1:{unused_tcp_port}",), connect_timeout_s=0.3)
+    with pytest.raises(errors.NotConnected):
+        await Connection.open(config, name="test")
