@@ -1,0 +1,111 @@
+"""Settings of the database edge."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from coord import limits
+from coord.errors import SettingsError
+
+EditionName = Literal["community", "apache", "plain"]
+
+_PASSWORD = re.compile(r"(://[^/?#@:]*:|[?&]password=)[^/?#@&]*(?=[@&]|$)")
+
+
+class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the database and how many connections to hold.  Times in seconds."""
+
+    url: str = "postgresql://127.0.0.1:5432/coord"
+    """postgresql://[user[:password]@]host[:port]/database[?sslmode=…]"""
+    edition: Literal["auto", "community", "apache", "plain"] = "auto"
+    """What the database must be.  "auto" takes what it finds; production says "community", so
+    that a server without the licence is an error and not a slower system.  "plain" does not
+    create the extension even where it is available."""
+    pool_min: int = limits.POOL_MIN
+    """Connections kept open while nobody asks."""
+    pool_max: int = limits.POOL_MAX
+    """Connections at most; whoever comes then waits."""
+    idle_s: float = limits.POOL_IDLE_S
+    """A connection beyond pool_min that nobody used for so long is closed."""
+    health_after_s: float = limits.POOL_HEALTH_AFTER_S
+    """A connection idle this long is asked whether it lives before it is handed out."""
+    health_timeout_s: float = limits.POOL_HEALTH_TIMEOUT_S
+    """How long it may take to answer that."""
+    connect_timeout_s: float = limits.DB_CONNECT_TIMEOUT_S
+    """One attempt to connect, login included."""
+    acquire_timeout_s: float = limits.POOL_ACQUIRE_S
+    """How long a caller waits for a connection before it gets `Overloaded`."""
+    statement_timeout_s: float = limits.DB_STATEMENT_TIMEOUT_S
+    """One statement: the server cancels it then, and the client hangs up a little later."""
+    idle_in_transaction_s: float = limits.DB_IDLE_IN_TRANSACTION_S
+    """The server ends a transaction whose client says nothing for so long: a projector cut off
+    by the network must not keep the lock on its checkpoint from its successor."""
+    application_name: str = "coord"
+    """Shown in pg_stat_activity."""
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password, for logs and messages."""
+        return _PASSWORD.sub(r"\1***", self.url)
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        _check_url(self.url)
+        if not 0 <= self.pool_min <= self.pool_max or self.pool_max < 1:
+            raise SettingsError(
+                f"database.pool_min ({self.pool_min}) and pool_max ({self.pool_max}) must satisfy 0 <= min <= max >= 1"
+            )
+        for name in (
+            "idle_s",
+            "health_after_s",
+            "health_timeout_s",
+            "connect_timeout_s",
+            "acquire_timeout_s",
+            "statement_timeout_s",
+            "idle_in_transaction_s",
+        ):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"database.{name} must be positive")
+        if self.health_after_s >= self.idle_s:
+            raise SettingsError(
+                f"database.health_after_s ({self.health_after_s}) must be below idle_s ({self.idle_s}):"
+                " otherwise a connection is closed before it is ever asked"
+            )
+        if self.idle_in_transaction_s > self.statement_timeout_s:
+            raise SettingsError("database.idle_in_transaction_s must not exceed statement_timeout_s")
+        if len(self.application_name.encode()) > 63:
+            raise SettingsError("database.application_name: PostgreSQL keeps 63 bytes")
+
+
+class AgesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long rows stay, and in which form.  In days."""
+
+    hot_days: float = limits.HOT_DAYS
+    """Rows stay in the row store so long; community compresses them then."""
+    retain_days: float | None = limits.RETAIN_DAYS
+    """Rows are dropped from the database then; None: never."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        if self.hot_days <= 0:
+            raise SettingsError("ages.hot_days must be positive")
+        if self.retain_days is not None and self.retain_days <= self.hot_days:
+            raise SettingsError(
+                f"ages.retain_days ({self.retain_days}) must exceed hot_days ({self.hot_days}):"
+                " otherwise rows are dropped before they are compressed"
+            )
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise SettingsError(f"database.url is not a URL: {exc}") from None
+    if parts.scheme not in {"postgresql", "postgres"}:
+        raise SettingsError(f"database.url must begin with postgresql://, not {parts.scheme or 'nothing'!r}")
+    if not parts.path.strip("/"):
+        raise SettingsError("database.url names no database: postgresql://host:port/database")

@@ -1,0 +1,153 @@
+"""Named SQL: the questions people ask, and the statements the code runs.
+
+A *question* is a file of sql/queries/.  Its first comment line says in a sentence what it
+answers; a line for each parameter says what that means and what it is when not given::
+
+    -- Files each agent listed and analysed, busiest first.
+    -- :tenant  only this fleet; empty: all
+    -- :since   facts stored from then on = -infinity
+
+The SQL names a parameter as psql does, `:'since'`, and casts it: every parameter is text.
+So the same file runs here, through psycopg and in psql (`psql -v tenant= -v since=… -f FILE`).
+
+A *statement* is a file of sql/queries/internal/, with asyncpg's `$1`; only this package runs
+it, and it may change without notice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from coord import errors
+from coord.runtime.assets import sql_dir
+from coord.store.pool import Connection
+from coord.store.sqlstate import translated
+
+_HEADER = re.compile(r"--\s?(.*)")
+_PARAMETER = re.compile(r":(?P<name>[a-z_]+)\s+(?P<doc>.*?)(?:\s*= (?P<default>.*))?$")
+_TOKEN = re.compile(
+    r"""
+      (?P<skip> '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* )
+    | :'(?P<parameter>[a-z_]+)'
+    """,
+    re.VERBOSE,
+)
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter of a question; its value is text, as a person would type it."""
+
+    doc: str
+    default: str = ""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """One named question."""
+
+    name: str
+    title: str
+    """What it answers, in a sentence."""
+    parameters: Mapping[str, Parameter]
+    sql: str
+    """The file as it is."""
+
+    def bind(self, values: Mapping[str, object]) -> dict[str, str]:
+        """The value of every parameter, in the order of the file: given or default.
+
+        Raises `QueryError` for a name the question does not have.
+        """
+        unknown = values.keys() - self.parameters.keys()
+        if unknown:
+            raise errors.QueryError(
+                f"{self.name} has no parameter {min(unknown)!r}", parameters=", ".join(self.parameters)
+            )
+        return {name: str(values.get(name, p.default)) for name, p in self.parameters.items()}
+
+    @property
+    def for_asyncpg(self) -> str:
+        """With `$1`, `$2`, … in the order of `parameters`."""
+        number = {name: i for i, name in enumerate(self.parameters, 1)}
+        return _substitute(self.sql, lambda name: f"${number[name]}::text")
+
+    @property
+    def for_psycopg(self) -> str:
+        """With `%(name)s`."""
+        return _substitute(self.sql.replace("%", "%%"), lambda name: f"%({name})s::text")
+
+
+@cache
+def all_queries() -> Mapping[str, Query]:
+    """Every question by name, sorted."""
+    return MappingProxyType(
+        {path.stem: parse(path.stem, path.read_text("utf-8")) for path in sorted(_folder().glob("*.sql"))}
+    )
+
+
+def get(name: str) -> Query:
+    """The question of that name.  Raises `QueryError` when there is none."""
+    query = all_queries().get(name)
+    if query is None:
+        raise errors.QueryError(f"there is no question {name!r}", questions=", ".join(all_queries()))
+    return query
+
+
+async def run(conn: Connection, name: str, /, **parameters: object) -> list[asyncpg.Record]:
+    """Ask a question; the rows of the answer.
+
+    Raises `QueryError` for an unknown question or parameter, or for a value PostgreSQL cannot
+    read as what the question takes it for.
+    """
+    query = get(name)
+    values = query.bind(parameters)
+    try:
+        with translated(f"query {name}"):
+            return await conn.fetch(query.for_asyncpg, *values.values())
+    except errors.DatabaseRefused as exc:
+        raise errors.QueryError(f"{name}: {exc.message}") from exc
+
+
+@cache
+def statement(name: str) -> str:
+    """The text of an internal statement, its comments left out."""
+    path = _folder() / "internal" / f"{name}.sql"
+    lines = path.read_text("utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("--")).strip()
+
+
+def parse(name: str, text: str) -> Query:
+    """A question from the text of its file.  Raises `QueryError` when the file is not as it should be."""
+    header: list[str] = []
+    for line in text.splitlines():
+        match = _HEADER.match(line)
+        if match is None:
+            break
+        header.append(match[1].rstrip())
+    if not header or not header[0].endswith((".", "?")):
+        raise errors.QueryError(f"{name}.sql must open with a comment: one sentence on what it answers")
+    parameters: dict[str, Parameter] = {}
+    for line in header[1:]:
+        found = _PARAMETER.match(line)
+        if found is not None:
+            parameters[found["name"]] = Parameter(found["doc"], found["default"] or "")
+    used = {m["parameter"] for m in _TOKEN.finditer(text) if m["parameter"]}
+    if used != parameters.keys():
+        raise errors.QueryError(
+            f"{name}.sql: parameters of the header and of the SQL differ", differ=sorted(used ^ parameters.keys())
+        )
+    return Query(name=name, title=header[0], parameters=MappingProxyType(parameters), sql=text)
+
+
+def _substitute(sql: str, placeholder: Any) -> str:
+    return _TOKEN.sub(lambda m: placeholder(m["parameter"]) if m["parameter"] else m[0], sql)
+
+
+def _folder() -> Path:
+    return sql_dir() / "queries"

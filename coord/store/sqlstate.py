@@ -1,0 +1,110 @@
+"""From a driver's error to coord's: three questions, answered by SQLSTATE.
+
+* Is it the *row*?  → `DatabaseRefused`: the same row will be refused again, others will not.
+  The projector looks for it by halving the batch.
+* Is it the *moment*?  → `DatabaseUnavailable`: the same statement may succeed later.
+* Does the database *lack* something an operator gives (a table, a right, a login)?
+  → `DatabaseNotReady`.
+
+What is left is a defect of coord: `StoreError`.  Codes are those of PostgreSQL's appendix A;
+the longest prefix in the table wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+import asyncpg
+import psycopg
+
+from coord import errors
+
+CLASSES: Final[dict[str, type[errors.StoreError]]] = {
+    "": errors.StoreError,
+    "08": errors.DatabaseUnavailable,  # connection exception
+    "0A": errors.DatabaseNotReady,  # feature not supported: the licence, or the server's version
+    "22": errors.DatabaseRefused,  # data exception: no such character, date, number, JSON
+    "23": errors.DatabaseRefused,  # integrity constraint violation
+    "25006": errors.DatabaseUnavailable,  # read-only transaction: this server is a standby now
+    "25P03": errors.DatabaseUnavailable,  # idle in transaction too long
+    "25P04": errors.DatabaseUnavailable,  # transaction took too long
+    "28": errors.DatabaseNotReady,  # invalid login
+    "3D": errors.DatabaseNotReady,  # the database does not exist
+    "3F": errors.DatabaseNotReady,  # the schema does not exist
+    "40": errors.DatabaseUnavailable,  # deadlock, serialization failure
+    "42501": errors.DatabaseNotReady,  # insufficient privilege
+    "42703": errors.DatabaseNotReady,  # undefined column: not migrated
+    "42704": errors.DatabaseNotReady,  # undefined object
+    "42883": errors.DatabaseNotReady,  # undefined function
+    "42P01": errors.DatabaseNotReady,  # undefined table
+    "53": errors.DatabaseUnavailable,  # disk full, out of memory, too many connections
+    "54": errors.DatabaseRefused,  # program limit: JSON too deep or too long, an index row too large
+    "55": errors.DatabaseUnavailable,  # object not in prerequisite state: locked, in use
+    "57": errors.DatabaseUnavailable,  # operator intervention: shutdown, statement timeout
+    "58": errors.DatabaseUnavailable,  # system error: input/output
+    "F0": errors.DatabaseNotReady,  # configuration file error
+    "XX": errors.DatabaseUnavailable,  # internal error, corruption: not the row's fault
+}
+"""SQLSTATE or a prefix of it → what it is to coord."""
+
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,  # DataError is one
+    asyncpg.InternalClientError,
+    psycopg.Error,
+    OSError,  # TimeoutError and ssl.SSLError are
+    EOFError,
+    UnicodeEncodeError,
+    OverflowError,
+)
+"""What a database operation may raise: everything `classify` knows."""
+
+
+def classify(exc: BaseException, op: str = "") -> errors.CoordError:
+    """The coord error for what a database operation raised; a `CoordError` stays what it is.
+
+    `op` names the operation in the error's details.  An exception that is no database error is
+    a `StoreError`: a defect, not to be retried.
+    """
+    if isinstance(exc, errors.CoordError):
+        return exc
+    details = {"op": op} if op else {}
+    sqlstate = getattr(exc, "sqlstate", None)
+    if isinstance(sqlstate, str):
+        return _kind(sqlstate)(_text(exc), sqlstate=sqlstate, **details)
+    # Errors of the client have no SQLSTATE.  DataError: a value that does not fit its type.
+    if isinstance(exc, asyncpg.DataError | UnicodeEncodeError | OverflowError):
+        return errors.DatabaseRefused(_text(exc), **details)
+    if isinstance(exc, TimeoutError):
+        return errors.DatabaseUnavailable("no answer in time", **details)
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return errors.DatabaseNotReady(_text(exc), **details)
+    if isinstance(exc, OSError | EOFError | psycopg.OperationalError):
+        return errors.DatabaseUnavailable(_text(exc), **details)
+    if isinstance(exc, asyncpg.InterfaceError) and "closed" in str(exc):
+        return errors.DatabaseUnavailable(_text(exc), **details)
+    return errors.StoreError(f"{type(exc).__name__}: {_text(exc)}", **details)
+
+
+@contextlib.contextmanager
+def translated(op: str) -> Iterator[None]:
+    """Around an operation: what the driver raises leaves the block as coord's error."""
+    try:
+        yield
+    except DRIVER_ERRORS as exc:
+        raise classify(exc, op) from exc
+
+
+def _kind(sqlstate: str) -> type[errors.StoreError]:
+    for length in (5, 2, 0):
+        kind = CLASSES.get(sqlstate[:length])
+        if kind is not None:
+            return kind
+    raise AssertionError("the empty prefix is in the table")
+
+
+def _text(exc: BaseException) -> str:
+    return str(exc).strip() or type(exc).__name__

@@ -1,0 +1,30 @@
+-- Who handed what to whom: one row an offer.
+
+CREATE OR REPLACE VIEW coord.v_handoff AS
+SELECT
+  e.stored_at,
+  e.tenant,
+  e.key,
+  e.id,
+  e.agent AS from_agent,
+  e.data ->> 'to' AS to_agent,
+  e.data ->> 'reason' AS reason,
+  e.correlation_id,
+  e.data,
+  e.epoch,
+  e.seq
+FROM coord.event AS e
+WHERE e.kind = 'handoff' AND e.event = 'offered';
+
+COMMENT ON VIEW coord.v_handoff IS 'Handoffs between agents: one row an offer.';
+COMMENT ON COLUMN coord.v_handoff.stored_at IS 'Broker''s clock: when the offer was stored.';
+COMMENT ON COLUMN coord.v_handoff.tenant IS 'Whose fleet.';
+COMMENT ON COLUMN coord.v_handoff.key IS 'The piece of work that was handed off.';
+COMMENT ON COLUMN coord.v_handoff.id IS 'The handoff.';
+COMMENT ON COLUMN coord.v_handoff.from_agent IS 'Who offered.';
+COMMENT ON COLUMN coord.v_handoff.to_agent IS 'To whom; null when the offer names nobody.';
+COMMENT ON COLUMN coord.v_handoff.reason IS 'Why, in the words of the one who offered.';
+COMMENT ON COLUMN coord.v_handoff.correlation_id IS 'The whole conversation this belongs to.';
+COMMENT ON COLUMN coord.v_handoff.data IS 'The whole offer, as JSON.';
+COMMENT ON COLUMN coord.v_handoff.epoch IS 'Incarnation of the log; orders rows together with seq.';
+COMMENT ON COLUMN coord.v_handoff.seq IS 'Sequence of its message in the log.';
