@@ -124,11 +124,10 @@ class PartitionProjector:
                 if not self._wanted.is_set():
                     self._set("unassigned")
                 await self._wanted.wait()
-                if self._closing:
-                    return
                 try:
-                    await self._session()
-                    self.error = None
+                    if not self._leave.is_set():
+                        await self._session()
+                        self.error = None
                 except errors.ProjectionStopped as exc:
                     await self._stopped(exc)
                 except errors.CoordError as exc:

@@ -7,7 +7,9 @@ A message that cannot be believed becomes a dead letter beside its good siblings
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
@@ -16,8 +18,8 @@ from coord.bus.pull import Delivery
 from coord.core.presence import STATE_AFTER
 from coord.errors import CoordError
 from coord.store.rows import AgentRow, DeadLetterRow, EventRow, SampleRow
-from coord.wire import subjects
 from coord.wire.envelope import Poison, StoredFact, StoredSample, decode_message
+from coord.wire.subjects import FactSubject, SampleSubject
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -35,7 +37,7 @@ class Batch:
     """The rows of one transaction of one partition."""
 
     __slots__ = (
-        "agents",
+        "_about_agents",
         "epoch",
         "events",
         "first",
@@ -54,7 +56,7 @@ class Batch:
         self.epoch = epoch
         self.events: list[EventRow] = []
         self.samples: list[SampleRow] = []
-        self.agents: dict[tuple[str, str], AgentRow] = {}
+        self._about_agents: list[EventRow] = []
         self.letters: list[Letter] = []
         self.tags: dict[str, set[str] | None] = {}
         """Tenant → what its facts touched; None: too much to name."""
@@ -86,50 +88,36 @@ class Batch:
                 self._add_poison(item, delivery, stored_at)
 
     def _add_fact(self, fact: StoredFact) -> None:
-        self.events.append(
-            (
-                fact.stored_at,
-                self.epoch,
-                fact.seq,
-                fact.index,
-                self.partition,
-                fact.tenant,
-                fact.agent,
-                fact.key,
-                fact.kind,
-                fact.id,
-                fact.event,
-                ".".join(fact.detail),
-                fact.event_id,
-                fact.type,
-                fact.schema,
-                fact.occurred_at,
-                fact.correlation_id,
-                fact.causation_id,
-                fact.traceparent,
-                fact.json_text,
-            )
+        row: EventRow = (
+            fact.stored_at,
+            self.epoch,
+            fact.seq,
+            fact.index,
+            self.partition,
+            fact.tenant,
+            fact.agent,
+            fact.key,
+            fact.kind,
+            fact.id,
+            fact.event,
+            ".".join(fact.detail),
+            fact.event_id,
+            fact.type,
+            fact.schema,
+            fact.occurred_at,
+            fact.correlation_id,
+            fact.causation_id,
+            fact.traceparent,
+            fact.json_text,
         )
+        self.events.append(row)
         if fact.kind == "agent":
-            self._touch_agent(fact)
+            self._about_agents.append(row)
         self._tag(fact.tenant, f"{fact.kind}:{fact.id}", f"key:{fact.key}", f"kind:{fact.kind}")
 
-    def _touch_agent(self, fact: StoredFact) -> None:
-        state = STATE_AFTER.get(fact.event)
-        key = (fact.tenant, fact.id)
-        before = self.agents.get(key)
-        # Facts of one agent arrive in order: the later one wins, field by field.
-        self.agents[key] = AgentRow(
-            tenant=fact.tenant,
-            agent=fact.id,
-            seen_first=before.seen_first if before else fact.stored_at,
-            seen_last=fact.stored_at,
-            state=state if state is not None else (before.state if before else None),
-            status=fact.json_text if fact.event == "status" else (before.status if before else None),
-            epoch=self.epoch,
-            seq=fact.seq,
-            idx=fact.index,
-        )
+    def agents(self) -> list[AgentRow]:
+        """What the batch's facts say about agents, one row a fact, in log order."""
+        return [_agent_row(row) for row in self._about_agents]
 
     def _add_sample(self, sample: StoredSample) -> None:
         self.samples.append(
@@ -150,29 +138,65 @@ class Batch:
         self._tag(sample.tenant, f"series:{sample.agent}.{sample.series}")
 
     def _add_poison(self, poison: Poison, delivery: Delivery, stored_at: datetime) -> None:
-        self._park(poison.error, poison.seq, poison.index, poison.body, delivery, stored_at)
+        row = self._letter_row(
+            poison.error, poison.seq, poison.index, poison.subject, poison.tenant, poison.agent, poison.body, stored_at
+        )
+        headers = delivery.raw_headers
+        if headers:
+            row = msgspec.structs.replace(row, headers=headers.decode("utf-8", "backslashreplace"))
+        self.letters.append(Letter(row, poison.body, headers))
 
-    def _park(
-        self, error: CoordError, seq: int, index: int, body: bytes, delivery: Delivery, stored_at: datetime
+    def park(self, refused: Mapping[tuple[int, int], CoordError]) -> None:
+        """Turn the rows at these (seq, idx) into dead letters: the database refused their content."""
+        self.events, dead_events = _split(self.events, refused)
+        self.samples, dead_samples = _split(self.samples, refused)
+        self._about_agents, _ = _split(self._about_agents, refused)
+        for row in dead_events:
+            tenant, agent, key, kind, id_, event, detail = row[5:12]
+            tokens = tuple(detail.split(".")) if detail else ()
+            self._park_row(row, FactSubject(tenant, agent, key, kind, id_, event, tokens), row[19], refused)
+        for sample in dead_samples:
+            self._park_row(sample, SampleSubject(*sample[5:8]), sample[10], refused)
+
+    def _park_row(
+        self,
+        row: EventRow | SampleRow,
+        subject: FactSubject | SampleSubject,
+        text: str | None,
+        refused: Mapping[tuple[int, int], CoordError],
     ) -> None:
-        tenant, agent = subjects.owner(delivery.subject)
-        row = DeadLetterRow(
+        seq, idx, body = row[2], row[3], (text or "").encode()
+        letter = self._letter_row(
+            refused[seq, idx], seq, idx, subject.stored, subject.tenant, subject.agent, body, row[0]
+        )
+        self.letters.append(Letter(letter, body, None))
+
+    def _letter_row(
+        self,
+        error: CoordError,
+        seq: int,
+        idx: int,
+        subject: str,
+        tenant: str | None,
+        agent: str | None,
+        body: bytes,
+        stored_at: datetime,
+    ) -> DeadLetterRow:
+        return DeadLetterRow(
             stream=self.stream,
             epoch=self.epoch,
             seq=seq,
-            idx=index,
+            idx=idx,
             partition=self.partition,
-            subject=delivery.subject,
+            subject=subject,
             tenant=tenant,
             agent=agent,
             code=error.code,
             reason=str(error),
             body=body[: limits.DEAD_LETTER_BODY_BYTES_MAX],
             body_bytes=len(body),
-            headers=delivery.raw_headers.decode("utf-8", "backslashreplace") if delivery.raw_headers else None,
             stored_at=stored_at,
         )
-        self.letters.append(Letter(row, body, delivery.raw_headers))
 
     def _tag(self, tenant: str, *tags: str) -> None:
         known = self.tags.setdefault(tenant, set())
@@ -181,6 +205,32 @@ class Batch:
         known.update(tags)
         if len(known) > limits.NOTICE_TAGS_MAX:
             self.tags[tenant] = None
+
+
+Row = TypeVar("Row", EventRow, SampleRow)
+
+
+def _split(rows: list[Row], refused: Mapping[tuple[int, int], CoordError]) -> tuple[list[Row], list[Row]]:
+    good: list[Row] = []
+    bad: list[Row] = []
+    for row in rows:
+        (bad if (row[2], row[3]) in refused else good).append(row)
+    return good, bad
+
+
+def _agent_row(row: EventRow) -> AgentRow:
+    event, stored_at = row[10], row[0]
+    return AgentRow(
+        tenant=row[5],
+        agent=row[9],
+        seen_first=stored_at,
+        seen_last=stored_at,
+        state=STATE_AFTER.get(event),
+        status=row[19] if event == "status" else None,
+        epoch=row[1],
+        seq=row[2],
+        idx=row[3],
+    )
 
 
 def stored_time(stored_ns: int) -> datetime:

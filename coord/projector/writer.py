@@ -74,8 +74,7 @@ class Writer:
             await copy.events(conn, batch.events)
         if batch.samples:
             await copy.samples(conn, batch.samples)
-        if batch.agents:
-            await copy.upsert_agents(conn, list(batch.agents.values()))
+        await copy.upsert_agents(conn, batch.agents())
         if batch.letters:
             await self._dlq.publish(batch.letters)
             await copy.dead_letters(conn, [letter.row for letter in batch.letters])

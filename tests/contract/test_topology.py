@@ -1,0 +1,121 @@
+"""streams/*.toml: what they say, what the server makes of it, what may be changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coord import errors, limits
+from coord.bus import topology
+from coord.bus.connection import Connection, NatsConfig
+from coord.runtime import assets
+from coord.wire import subjects
+
+DIRECTORY = assets.streams_dir()
+
+
+@pytest.fixture
+async def conn(start_nats):
+    server = await start_nats()
+    connection = await Connection.open(NatsConfig(urls=(server.url,)), name="test")
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("profile", ["production", "development"])
+async def test_the_strict_server_takes_all_of_it_and_a_second_apply_changes_nothing(conn, profile) -> None:
+    wanted = topology.load(DIRECTORY, profile)
+    changes = await topology.apply(conn, wanted)
+    assert {c.action for c in changes} == {"create"}
+    assert [c.label for c in changes] == [s.label for s in wanted.specs]
+    assert await topology.plan(conn, wanted) == []
+    assert await topology.apply(conn, wanted) == []
+
+
+def test_files_agree_with_the_code() -> None:
+    wanted = topology.load(DIRECTORY)
+    for spec in wanted.streams:
+        assert spec.config["duplicate_window"] == limits.DUPLICATE_WINDOW_S * 1e9, spec.label
+    assert wanted.get("EVENTS").config["max_msg_size"] >= limits.EVENT_BYTES_MAX + limits.HEADERS_BYTES_MAX
+    assert wanted.get("TELEMETRY").config["max_msg_size"] >= limits.FRAME_MESSAGE_BYTES_MAX + limits.HEADERS_BYTES_MAX
+    for stream in ("EVENTS", "TELEMETRY"):
+        consumers = [s for s in wanted.specs if s.stream == stream and s.consumer]
+        assert [s.config["filter_subject"] for s in consumers] == [
+            subjects.partition_filter(stream, p) for p in range(limits.PARTITIONS)
+        ]
+        for spec in consumers:
+            assert spec.config["max_ack_pending"] >= 2 * limits.PULL_MESSAGES + limits.PROJECT_BATCH_ROWS
+            assert spec.config["priority_timeout"] == limits.PIN_TTL_S * 1e9
+            assert spec.config["ack_wait"] >= 2 * limits.DB_STATEMENT_TIMEOUT_S * 1e9
+    log = wanted.get("EVENTS").config
+    assert "allow_msg_ttl" not in log
+    assert log["discard"] == "new"
+    assert f"partition({limits.PARTITIONS}," in log["subject_transform"]["dest"]
+
+
+async def test_what_the_server_stores_is_what_the_code_computes(conn) -> None:
+    await topology.apply(conn, topology.load(DIRECTORY, "development"))
+    fact = subjects.FactSubject("acme", "a1", "k1", "task", "t1", "submitted", ("summarize", "batch"))
+    await conn.request(fact.publish, b"{}")
+    stored = await conn.api("STREAM.MSG.GET.EVENTS", {"seq": 1})
+    assert stored["message"]["subject"] == fact.stored
+    sample = subjects.SampleSubject("acme", "a1", "llm.tokens")
+    await conn.request(sample.publish, b"1")
+    stored = await conn.api("STREAM.MSG.GET.TELEMETRY", {"seq": 1})
+    assert stored["message"]["subject"] == sample.stored
+
+
+async def test_changes_are_shown_and_destructive_ones_refused(conn, tmp_path: Path) -> None:
+    wanted = topology.load(DIRECTORY, "development")
+    await topology.apply(conn, wanted)
+
+    def variant(**fields: object) -> topology.Topology:
+        spec = wanted.get("EVENTS")
+        changed = msgspec.structs.replace(spec, config={**spec.config, **fields})
+        return topology.Topology(tuple(changed if s is spec else s for s in wanted.specs))
+
+    more = variant(max_msgs=2_000_000, description="other")
+    (change,) = await topology.plan(conn, more)
+    assert change.action == "update"
+    assert not change.destructive
+    assert change.fields["max_msgs"] == (1_000_000, 2_000_000)
+    await topology.apply(conn, more)
+    assert await topology.plan(conn, more) == []
+
+    for fields in ({"max_msgs": 10}, {"max_age": 10**9 * 180}, {"subjects": ["coord.ev.acme.*.*.*.*.>"]}):
+        less = variant(**{"max_msgs": 2_000_000, "description": "other", **fields})
+        with pytest.raises(errors.DestructiveChange):
+            await topology.apply(conn, less)
+        assert await topology.plan(conn, more) == []  # nothing was changed
+    await topology.apply(conn, variant(max_msgs=500_000), allow_destructive=True)
+
+    with pytest.raises(errors.DestructiveChange):  # would have to be made anew: never, data would go
+        await topology.apply(conn, variant(storage="memory"), allow_destructive=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("A.toml", "name = 'B'", "name must be"),
+        ("A.toml", "name = 'A'\nmax_age = 3", "not a duration"),
+        ("A.toml", "name = 'A'\nmax_age = '3 weeks'", "not a duration"),
+        ("A.toml", "name = ", "A.toml"),
+    ],
+)
+def test_mistakes_in_files_name_the_file(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(errors.TopologyError, match=complaint):
+        topology.load(tmp_path)
+
+
+def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(errors.TopologyError, match="no stream files"):
+        topology.load(tmp_path)
+
+
+async def test_an_unknown_field_is_refused_by_the_server(conn, tmp_path: Path) -> None:
+    (tmp_path / "A.toml").write_text("name = 'A'\nsubjects = ['a']\nmax_mesages = 3")
+    with pytest.raises(errors.BusError, match="invalid JSON"):
+        await topology.apply(conn, topology.load(tmp_path))
