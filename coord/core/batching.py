@@ -1,0 +1,139 @@
+"""When entries that wait to travel together are sent: by count, by bytes, by time.
+
+A **batch** holds entries of one group (the ordering key of facts, the series of samples)
+that share one label (subject and envelope), because a frame has one subject and one set of
+headers.  A group has at most one open batch: an entry with another label closes it first,
+so what one group emits keeps its order.
+
+::
+
+               first entry                     entries_max | size_max | other label | open_max
+    (nothing) ────────────▶ OPEN ────────────────────────────────────────────────────────▶ SEALED
+                             │  linger over, and there is room to send                        ▲
+                             └────────────────────────────────────────────────────────────────┘
+
+A batch whose linger is over stays open for as long as nothing can be sent, and so grows by
+itself under load up to its class's limits.  The Batcher never looks at a clock: `now` is an
+argument (seconds of one monotonic clock).
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from coord import limits
+from coord.errors import SettingsError
+
+
+class BatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a batch of one class of service is sealed."""
+
+    entries_max: int
+    """Entries of one frame."""
+    size_max: int
+    """Bytes of one frame, by the estimate its entries were added with."""
+    linger_s: float
+    """How long the first entry waits for company, unless `Batcher.start` is told otherwise."""
+    open_max: int
+    """Groups with an open batch; beyond it the oldest is sealed."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when a field is out of range."""
+        if not 1 <= self.entries_max <= limits.FRAME_ENTRIES_MAX:
+            raise SettingsError(f"publish: a frame holds 1 to {limits.FRAME_ENTRIES_MAX} entries")
+        if not 1 <= self.size_max <= limits.FRAME_MESSAGE_BYTES_MAX:
+            raise SettingsError(f"publish: a frame holds 1 to {limits.FRAME_MESSAGE_BYTES_MAX} bytes")
+        if self.linger_s < 0 or self.open_max < 1:
+            raise SettingsError("publish: linger must not be negative, and at least one batch may be open")
+
+
+class Batch(Protocol):
+    """What a Batcher needs of a batch; the publisher's receipts are batches."""
+
+    group: str
+    label: Any
+    entries: list[Any]
+    count: int
+    size: int
+    ordinal: int
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class Batcher(Generic[BatchT]):
+    """The open batches of one class of service; see the module.
+
+    `open` maps a group to its open batch, in the order they were opened.
+    """
+
+    __slots__ = ("_due", "open", "policy")
+
+    def __init__(self, policy: BatchPolicy) -> None:
+        self.policy = policy
+        self.open: dict[str, BatchT] = {}
+        # (due at, ordinal, group): names a batch without keeping it alive; entries of batches
+        # that were sealed earlier are skipped when their time comes.
+        self._due: list[tuple[float, int, str]] = []
+
+    def joins(self, group: str, label: Any, size: int) -> BatchT | None:
+        """The open batch that takes an entry of `size` bytes, or None: seal what is open and start one."""
+        batch = self.open.get(group)
+        if batch is None or batch.size + size > self.policy.size_max or batch.label != label:
+            return None
+        return batch
+
+    def add(self, batch: BatchT, entry: Any, size: int) -> bool:
+        """Add an entry that `joins` allowed; True when the batch is full: pop and send it."""
+        batch.entries.append(entry)
+        batch.size += size
+        batch.count += 1
+        return batch.count >= self.policy.entries_max
+
+    def start(self, batch: BatchT, now: float, linger_s: float | None = None) -> BatchT | None:
+        """Open a batch for its group; returns the oldest one, popped, when too many were open."""
+        assert batch.group not in self.open, "a group has one open batch"
+        oldest = None
+        if len(self.open) >= self.policy.open_max:
+            oldest = self.open.pop(next(iter(self.open)))
+        self.open[batch.group] = batch
+        due_at = now + (self.policy.linger_s if linger_s is None else linger_s)
+        heapq.heappush(self._due, (due_at, batch.ordinal, batch.group))
+        return oldest
+
+    def pop(self, group: str) -> BatchT | None:
+        """Take a group's open batch out, to be sent."""
+        return self.open.pop(group, None)
+
+    def pop_all(self) -> list[BatchT]:
+        """Take every open batch out, oldest first."""
+        batches = list(self.open.values())
+        self.open.clear()
+        self._due.clear()
+        return batches
+
+    def peek_due(self, now: float) -> BatchT | None:
+        """The open batch that is due longest at `now`; it stays open until it is popped."""
+        self._forget_sealed()
+        if not self._due or self._due[0][0] > now:
+            return None
+        return self.open[self._due[0][2]]
+
+    def next_due(self) -> float | None:
+        """When the next open batch is due (may be in the past); None when none is open."""
+        self._forget_sealed()
+        return self._due[0][0] if self._due else None
+
+    def _forget_sealed(self) -> None:
+        due = self._due
+        if not self.open:
+            due.clear()
+        while due:
+            _, ordinal, group = due[0]
+            batch = self.open.get(group)
+            if batch is not None and batch.ordinal == ordinal:
+                return
+            heapq.heappop(due)

@@ -1,0 +1,450 @@
+"""What is accepted, what may be sent next, and when all of it is settled.
+
+The whole of a publisher's decisions, without its I/O: the driver (`coord.client.publisher`)
+offers items, sends what `take` returns and reports what was settled.
+
+Three **lanes**, one per class of service, each with a queue bound and an in-flight window of
+its own.  The windows are separate on purpose: however many frames are in flight, a critical
+fact finds its own window, and a flood of critical facts starves no status.
+
+::
+
+    submit / add ──▶ queue (ready items, open batches) ──take──▶ in flight ──settle──▶ done
+         │                     │  expire, shed, drain                                    ▲
+         ▼                     └─────────────────────────────────────────────────────────┘
+    WAIT or SHED: not accepted
+
+Order.  Items of one group (facts: the key) are taken in the order they were accepted, across
+the keyed lanes too: a critical fact lets its key's waiting status go first, in its own lane,
+and status whose key has a critical fact waiting queues up behind it.  So first sends keep
+the order per key; what a resend does to it is the pipeline's story.
+
+Barrier.  `barrier()` seals every open batch and covers all that was accepted before; its
+`remaining` reaches zero when all of it is done: acknowledged, refused, shed or expired.
+
+Nothing is ever lost between the states: `unsettled` counts what is accepted and not done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from coord.core.batching import Batcher, BatchPolicy
+from coord.core.window import Admission, DrainRate, WhenFull, Window
+
+
+class Item(Protocol):
+    """What the outbox needs of an item: a single message, or a batch (entries of one label)."""
+
+    group: str
+    label: Any
+    entries: list[Any]
+    count: int
+    """Facts or samples in it."""
+    size: int
+    """Bytes it is accounted with; fixed once it is sealed."""
+    ordinal: int
+    """Set here: its place among everything accepted."""
+    lane: int
+    """Whose in-flight window it takes."""
+    home: int
+    """Whose queue bound it takes."""
+    deadline_at: float
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """One class of service."""
+
+    name: str
+    when_full: WhenFull
+    queue_entries: int
+    queue_bytes: int
+    inflight_messages: int
+    inflight_bytes: int
+    batch: BatchPolicy | None
+    """None: every item is a message of its own."""
+    keyed: bool
+    """Groups are keys, ordered across all keyed lanes; False: groups belong to this lane alone."""
+
+
+class Lane(Generic[ItemT]):
+    """The state of one class of service."""
+
+    __slots__ = (
+        "batcher",
+        "drain_rate",
+        "inflight",
+        "keyed",
+        "name",
+        "number",
+        "policy",
+        "queue",
+        "ready",
+        "taken",
+        "taken_at",
+        "waiting",
+        "when_full",
+    )
+
+    def __init__(self, number: int, policy: LanePolicy) -> None:
+        self.number = number
+        self.policy = policy
+        self.name = policy.name
+        self.when_full = policy.when_full
+        self.keyed = policy.keyed
+        shed = policy.when_full is WhenFull.SHED
+        # Shedding makes room for exactly what comes in: no lower mark, or a quarter would go at once.
+        self.queue = Window(policy.queue_entries, policy.queue_bytes, *([1.0] if shed else []))
+        self.inflight = Window(policy.inflight_messages, policy.inflight_bytes)
+        self.ready: deque[ItemT] = deque()
+        self.batcher: Batcher[ItemT] | None = Batcher(policy.batch) if policy.batch else None
+        self.waiting: dict[str, int] = {}
+        """Keyed lanes: group → items of it in `ready` or open."""
+        self.taken = 0
+        """Entries that have left the queue, ever."""
+        self.taken_at = float("-inf")
+        """When the last item left it."""
+        self.drain_rate = DrainRate()
+
+    def open_batches(self) -> Sequence[ItemT]:
+        """The batches that still take entries, oldest first."""
+        return list(self.batcher.open.values()) if self.batcher else []
+
+
+class Barrier:
+    """Covers what was accepted before it was made; `remaining` is how much of that is not done."""
+
+    __slots__ = ("remaining", "upto")
+
+    def __init__(self, upto: int, remaining: int) -> None:
+        self.upto = upto
+        self.remaining = remaining
+
+
+class Outbox(Generic[ItemT]):
+    """See the module.  Lanes are numbered by priority: 0 is served first."""
+
+    def __init__(self, policies: Sequence[LanePolicy]) -> None:
+        self.lanes: tuple[Lane[ItemT], ...] = tuple(Lane(i, p) for i, p in enumerate(policies))
+        self._keyed = tuple(lane for lane in self.lanes if lane.keyed)
+        self.held = False
+        """True: `take` gives nothing (disconnected); accepting goes on up to the queue bounds."""
+        self.unsettled = 0
+        self.barriers: list[Barrier] = []
+        self._ordinal = 0
+
+    # --- accepting -----------------------------------------------------------------------
+
+    def submit(self, item: ItemT, now: float, *, reserved: bool = False) -> Admission:
+        """Offer a single message.  SEND: it is accounted in flight, send it now; QUEUED: `take` gives it later.
+
+        `reserved`: its room in the queue was accounted by `reserve`.
+        """
+        lane = self.lanes[item.lane]
+        if not reserved:
+            if self._may_pass(lane, item) and lane.inflight.take(1, item.size):
+                self._accept(item)
+                lane.taken += item.count
+                lane.taken_at = now
+                return Admission.SEND
+            if not lane.queue.take(item.count, item.size):
+                return Admission.WAIT if lane.when_full is WhenFull.WAIT else Admission.SHED
+        self._accept(item)
+        self._enqueue(lane, item)
+        return Admission.QUEUED
+
+    def add(
+        self,
+        lane_number: int,
+        group: str,
+        label: Any,
+        entry: Any,
+        size: int,
+        now: float,
+        make: Callable[[], ItemT],
+        *,
+        linger_s: float | None = None,
+        reserved: bool = False,
+    ) -> ItemT | None:
+        """Offer an entry to its group's batch; returns the batch it is in, None when the queue is full.
+
+        `make` opens a batch: an item with this lane, home, group and label, count and size 0.
+        """
+        lane = self.lanes[lane_number]
+        if not reserved and not lane.queue.take(1, size):
+            return None
+        batcher = lane.batcher
+        assert batcher is not None, "this lane sends single messages"
+        batch = batcher.joins(group, label, size)
+        if batch is None:
+            batch = self._open(lane, group, make(), now, linger_s)
+        if batcher.add(batch, entry, size):
+            self._seal(lane, batch)
+        return batch
+
+    def reserve(self, lane_number: int, count: int, size: int) -> bool:
+        """Take room in a queue on behalf of somebody who waited for it."""
+        return self.lanes[lane_number].queue.take(count, size)
+
+    def unreserve(self, lane_number: int, count: int, size: int) -> None:
+        """Give back what `reserve` took: whoever waited went away."""
+        self.lanes[lane_number].queue.release(count, size)
+
+    def idle(self, lane_number: int, now: float, linger_s: float | None = None) -> bool:
+        """Whether a lane has nothing to wait for: what comes now is sent at once, alone.
+
+        Nothing queued, nothing in flight, and the last send as long ago as one linger: a
+        steady trickle is still one message per linger.
+        """
+        lane = self.lanes[lane_number]
+        if lane.queue.count or lane.inflight.count or self.held:
+            return False
+        if linger_s is None:
+            linger_s = lane.policy.batch.linger_s if lane.policy.batch else 0.0
+        return now - lane.taken_at >= linger_s
+
+    # --- sending -------------------------------------------------------------------------
+
+    def take(self, now: float) -> ItemT | None:
+        """The next item to send, accounted in flight; None when nothing may be sent now."""
+        if self.held:
+            return None
+        for lane in self.lanes:
+            if lane.inflight.paused:
+                continue
+            item = lane.ready[0] if lane.ready else self._next_due(lane, now)
+            if item is None or not lane.inflight.take(1, item.size):
+                continue
+            lane.ready.popleft()
+            self._leave_queue(item)
+            lane.taken += item.count
+            lane.taken_at = now
+            return item
+        return None
+
+    def next_due(self) -> float | None:
+        """When `take` has something because a linger is over; None: not because of time."""
+        if self.held:
+            return None
+        times = [lane.batcher.next_due() for lane in self.lanes if lane.batcher and not lane.inflight.paused]
+        return min((t for t in times if t is not None), default=None)
+
+    # --- settling ------------------------------------------------------------------------
+
+    def settle(self, item: ItemT) -> bool:
+        """An item in flight is done, one way or the other; True when `take` may have something now."""
+        lane = self.lanes[item.lane]
+        resumed = lane.inflight.release(1, item.size)
+        self._done(item)
+        return resumed or (bool(lane.ready) and not lane.inflight.paused)
+
+    def shed(self, lane_number: int) -> ItemT | None:
+        """Drop the oldest item of a lane that was not sent yet; None when there is none."""
+        lane = self.lanes[lane_number]
+        if lane.ready:
+            return self._dropped([lane.ready.popleft()])[0]
+        if lane.batcher is not None and lane.batcher.open:
+            oldest = next(iter(lane.batcher.open.values()))
+            lane.batcher.pop(oldest.group)
+            return self._dropped([oldest])[0]
+        return None
+
+    def expire(self, now: float) -> list[ItemT]:
+        """Drop what was accepted, never sent, and has passed its deadline.
+
+        Looks from the oldest on and stops at the first that has time left; the few that a
+        promotion has put behind younger ones expire with those, or in flight.
+        """
+        dropped: list[ItemT] = []
+        for lane in self.lanes:
+            ready = lane.ready
+            while ready and ready[0].deadline_at <= now:
+                dropped.append(ready.popleft())
+            if lane.batcher is not None:
+                for batch in list(lane.batcher.open.values()):
+                    if batch.deadline_at > now:
+                        break
+                    lane.batcher.pop(batch.group)
+                    dropped.append(batch)
+        return self._dropped(dropped)
+
+    def drain(self) -> list[ItemT]:
+        """Drop everything that was not sent yet: the publisher closes."""
+        dropped: list[ItemT] = []
+        for lane in self.lanes:
+            dropped += lane.ready
+            lane.ready.clear()
+            if lane.batcher is not None:
+                dropped += lane.batcher.pop_all()
+        return self._dropped(dropped)
+
+    def barrier(self) -> Barrier:
+        """Seal all open batches and cover everything accepted so far; see the module."""
+        for lane in self.lanes:
+            if lane.batcher is not None:
+                self._ready(lane, lane.batcher.pop_all())
+        barrier = Barrier(self._ordinal, self.unsettled)
+        if barrier.remaining:
+            self.barriers.append(barrier)
+        return barrier
+
+    def drop_barrier(self, barrier: Barrier) -> None:
+        """Nobody waits for it any more.  Twice is legal."""
+        if barrier in self.barriers:
+            self.barriers.remove(barrier)
+
+    def observe(self, now: float) -> None:
+        """Let the drain rates follow; call about once a second while anything is queued."""
+        for lane in self.lanes:
+            lane.drain_rate.observe(lane.taken, now)
+
+    def retry_after_s(self, lane_number: int) -> float:
+        """When a refused caller should come back: when the queue will have drained to its low mark."""
+        lane = self.lanes[lane_number]
+        return lane.drain_rate.retry_after_s(lane.queue.count - lane.queue.count_low)
+
+    def unsent(self) -> Iterator[ItemT]:
+        """Everything accepted and not sent, lane by lane."""
+        for lane in self.lanes:
+            yield from lane.ready
+            yield from lane.open_batches()
+
+    # --- below: how ------------------------------------------------------------------------
+
+    def _may_pass(self, lane: Lane[ItemT], item: ItemT) -> bool:
+        """Whether a message may go out at once without overtaking anything of its lane or key."""
+        if lane.ready or self.held:
+            return False
+        if lane.keyed:
+            for other in self._keyed:  # a plain loop: this is on the path of every fact
+                if item.group in other.waiting:
+                    return False
+        return True
+
+    def _accept(self, item: ItemT) -> None:
+        self._ordinal += 1
+        item.ordinal = self._ordinal
+        self.unsettled += 1
+
+    def _enqueue(self, lane: Lane[ItemT], item: ItemT) -> None:
+        """Queue a message behind what its key has waiting in other keyed lanes."""
+        if lane.batcher is not None:
+            batch = lane.batcher.pop(item.group)
+            if batch is not None:
+                self._ready(lane, [batch])
+        if lane.keyed:
+            for other in self._keyed:
+                if other.number > lane.number and item.group in other.waiting:
+                    self._promote(other, lane, item.group)
+            ahead = self._waiting_above(lane, item.group)
+            if ahead is not None:
+                lane = ahead
+                item.lane = ahead.number
+            lane.waiting[item.group] = lane.waiting.get(item.group, 0) + 1
+        lane.ready.append(item)
+
+    def _waiting_above(self, lane: Lane[ItemT], group: str) -> Lane[ItemT] | None:
+        for other in self._keyed:
+            if other.number < lane.number and group in other.waiting:
+                return other
+        return None
+
+    def _promote(self, source: Lane[ItemT], target: Lane[ItemT], group: str) -> None:
+        """Move a key's waiting items into a more urgent lane, where one of its facts queues up behind them."""
+        moved = [item for item in source.ready if item.group == group]
+        if moved:
+            source.ready = deque(item for item in source.ready if item.group != group)
+        if source.batcher is not None:
+            batch = source.batcher.pop(group)
+            if batch is not None:
+                moved.append(batch)
+        del source.waiting[group]
+        for item in moved:
+            item.lane = target.number
+        target.ready.extend(moved)
+        target.waiting[group] = target.waiting.get(group, 0) + len(moved)
+
+    def _open(self, lane: Lane[ItemT], group: str, batch: ItemT, now: float, linger_s: float | None) -> ItemT:
+        batcher = lane.batcher
+        assert batcher is not None
+        closed = batcher.pop(group)
+        if closed is not None:
+            self._ready(lane, [closed])
+        at_once = self._idle_but_for_this(lane, now, linger_s)
+        self._accept(batch)
+        oldest = batcher.start(batch, now, 0.0 if at_once else linger_s)
+        if lane.keyed:
+            lane.waiting[group] = lane.waiting.get(group, 0) + 1
+        if oldest is not None:
+            self._ready(lane, [oldest])
+        return batch
+
+    def _idle_but_for_this(self, lane: Lane[ItemT], now: float, linger_s: float | None) -> bool:
+        """`idle`, asked while the entry that opens the batch is already accounted."""
+        if lane.ready or lane.inflight.count or self.held or (lane.batcher and lane.batcher.open):
+            return False
+        assert lane.policy.batch is not None
+        return now - lane.taken_at >= (lane.policy.batch.linger_s if linger_s is None else linger_s)
+
+    def _seal(self, lane: Lane[ItemT], batch: ItemT) -> None:
+        assert lane.batcher is not None
+        lane.batcher.pop(batch.group)
+        self._ready(lane, [batch])
+
+    def _ready(self, lane: Lane[ItemT], batches: list[ItemT]) -> None:
+        """Queue sealed batches; a key that has something queued in a more urgent lane goes behind it."""
+        for batch in batches:
+            ahead = self._waiting_above(lane, batch.group) if lane.keyed else None
+            if ahead is None:
+                lane.ready.append(batch)
+                continue
+            self._forget_waiting(lane, batch.group)
+            batch.lane = ahead.number
+            ahead.ready.append(batch)
+            ahead.waiting[batch.group] += 1
+
+    def _next_due(self, lane: Lane[ItemT], now: float) -> ItemT | None:
+        """Seal the batches that are due and return the first that stays in this lane."""
+        if lane.batcher is None:
+            return None
+        while not lane.ready:
+            batch = lane.batcher.peek_due(now)
+            if batch is None:
+                return None
+            self._seal(lane, batch)
+        return lane.ready[0]
+
+    def _leave_queue(self, item: ItemT) -> None:
+        """Account that an item is no longer queued."""
+        self.lanes[item.home].queue.release(item.count, item.size)
+        lane = self.lanes[item.lane]
+        if lane.keyed:
+            self._forget_waiting(lane, item.group)
+
+    def _forget_waiting(self, lane: Lane[ItemT], group: str) -> None:
+        left = lane.waiting[group] - 1
+        if left:
+            lane.waiting[group] = left
+        else:
+            del lane.waiting[group]
+
+    def _done(self, item: ItemT) -> None:
+        self.unsettled -= 1
+        if self.barriers:
+            for barrier in self.barriers:
+                if item.ordinal <= barrier.upto:
+                    barrier.remaining -= 1
+            self.barriers = [b for b in self.barriers if b.remaining]
+
+    def _dropped(self, items: list[ItemT]) -> list[ItemT]:
+        for item in items:
+            self._leave_queue(item)
+            self._done(item)
+        return items
