@@ -78,7 +78,17 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Move on and wake, in order, whoever's time has come."""
         assert seconds >= 0
-        self._elapsed += seconds
+        self._move_to(self._elapsed + seconds)
+
+    def advance_to_next(self) -> float:
+        """Move on to the moment the next sleeper wakes; returns the seconds passed."""
+        waiting = [at for at, _, future in self._sleepers if not future.done()]
+        before = self._elapsed
+        self._move_to(min(waiting))
+        return self._elapsed - before
+
+    def _move_to(self, elapsed: float) -> None:
+        self._elapsed = elapsed
         while self._sleepers and self._sleepers[0][0] <= self._elapsed:
             _, _, future = heapq.heappop(self._sleepers)
             if not future.done():

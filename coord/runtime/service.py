@@ -193,9 +193,8 @@ class Service:
         if self._stopping.is_set():
             await self._abandon_start()
             return
-        started = asyncio.Event()
-        self._owner = asyncio.create_task(self._own(started), name=f"{self.name}.owner")
-        await started.wait()
+        # No await from here on: a start that is cancelled has either begun nothing or succeeded.
+        self._owner = asyncio.create_task(self._own(), name=f"{self.name}.owner")
         self._enter(State.RUNNING)
         _log.info("service.started", name=self.name)
 
@@ -294,7 +293,7 @@ class Service:
         self._enter(State.FAILED if self.failure is not None else State.STOPPED)
         self._ended.set()
 
-    async def _own(self, started: asyncio.Event) -> None:
+    async def _own(self) -> None:
         """Own the loops.  Ends when cancelled by `stop`, or when a loop raised something fatal."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -302,7 +301,6 @@ class Service:
                 self._loops.setdefault("run", Loop("run", self.run, restart=True))
                 for loop in list(self._loops.values()):
                     group.create_task(self._supervise(loop), name=f"{self.name}.{loop.name}")
-                started.set()
                 await asyncio.get_running_loop().create_future()  # until `stop` cancels
         except BaseExceptionGroup as exc:
             self.failure = _first(exc)
