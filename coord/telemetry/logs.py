@@ -198,6 +198,8 @@ def redact(name: str, value: Any) -> Any:
         return _HIDDEN
     if isinstance(value, str):
         return _URL_USER.sub(_hide_user, value) if "://" in value else value
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode("utf-8", "backslashreplace")
     if isinstance(value, (list, tuple)):
         return [redact(name, item) for item in value]
     if isinstance(value, dict):
@@ -275,11 +277,7 @@ def _render_json(record: MutableMapping[str, Any]) -> str:
     return _encoder.encode(record).decode("utf-8", "replace")
 
 
-def _plain(value: Any) -> Any:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, (bytes, bytearray)) else repr(value)
-
-
-_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
+_encoder: Final = msgspec.json.Encoder(enc_hook=repr)
 
 
 class _Console:
