@@ -196,6 +196,11 @@ class Connection:
         """Largest message (headers and body together, bytes) that the broker accepts."""
         return int(self.client.max_payload)
 
+    @property
+    def outgoing_bytes(self) -> int:
+        """Bytes handed over and not yet taken by the socket: grows while the peer does not read."""
+        return int(self.client.pending_data_size)
+
     async def wait_connected(self, timeout_s: float | None = None) -> None:
         """Return once connected; `NotConnected` after `timeout_s`, `BusClosed` when closed."""
         if self._closing:
@@ -273,6 +278,7 @@ class Connection:
         if self._closing:
             return
         self._up.clear()
+        self.client.discard_outgoing()  # its owners send it again, in order
         _log.warning("bus.disconnected", connection=self.name, error=str(self.client.last_error or ""))
         self._fail_replies(errors.NotConnected())
         self._notify(self._disconnected_listeners)

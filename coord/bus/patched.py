@@ -172,3 +172,12 @@ class PatchedClient(Client):
         if queue is not None and queue.empty():
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             queue.put_nowait(future)
+
+    def discard_outgoing(self) -> None:
+        """Forget what was never written; call while disconnected.
+
+        nats-py keeps it and sends it first after a reconnect, ahead of older messages that
+        were written and lost: that would turn the order of a key around.
+        """
+        self._pending = []
+        self._pending_data_size = 0
