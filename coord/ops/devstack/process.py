@@ -8,6 +8,7 @@ even when coord is killed.  Nothing here ever signals a process by name.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import os
@@ -162,6 +163,8 @@ def spawn(
             )
     except OSError as exc:
         raise EnvironmentProblem(f"Cannot start {name} ({argv[0]}): {exc.strerror or exc}.") from exc
+    if die_with_parent is not None and not _setpriv():
+        atexit.register(process.terminate)  # the best there is without a parent-death signal
     return Child(name, process, log)
 
 
