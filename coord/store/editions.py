@@ -60,6 +60,15 @@ class Edition(msgspec.Struct, frozen=True, kw_only=True):
             lacks.append("track_commit_timestamp: latencies are told to the start of the write, not to its commit")
         return tuple(lacks)
 
+    @property
+    def latency_query(self) -> str:
+        """The question that tells publish-to-queryable latencies best here.
+
+        Commit times belong to row versions: rows that COPY compressed on the way in have none.
+        """
+        exact = self.commit_timestamps and not self.direct_compress
+        return "latency_committed" if exact else "latency_projected"
+
     def __str__(self) -> str:
         extension = f", TimescaleDB {self.timescaledb}" if self.timescaledb else ""
         return f"{self.name} (PostgreSQL {self.postgres}{extension})"

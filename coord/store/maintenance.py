@@ -1,0 +1,65 @@
+"""Retention where the server has no policy for it: one bounded step after the other.
+
+The steps are coord.maintain() in the database, the same call on every edition; in
+`community` it has nothing to do.  Between steps ingest gets its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.store.pool import Pool
+from coord.store.queries import statement
+from coord.store.sqlstate import translated
+
+PAUSE_S: Final = 0.05
+"""Between two steps: as long as a step of 10,000 rows takes, so that half the time is ingest's."""
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run removed from one table."""
+
+    relation: str
+    unit: str
+    """"chunks" or "rows"."""
+    removed: int
+    more: bool
+    """Whether the run ended before everything old was gone."""
+
+
+async def maintain(
+    pool: Pool,
+    retain: timedelta,
+    *,
+    batch_rows: int = limits.MAINTAIN_BATCH_ROWS,
+    pause_s: float = PAUSE_S,
+    steps_max: int = limits.MAINTAIN_STEPS_MAX,
+) -> list[Removed]:
+    """Remove what was stored more than `retain` ago; what was removed, a row a table.
+
+    At most `steps_max` steps, each one transaction; running it again goes on.  May be
+    cancelled between or during steps.
+    """
+    if retain <= timedelta(0):
+        raise errors.SettingsError("retain must be positive")
+    total: dict[str, Removed] = {}
+    for step in range(steps_max):
+        if step:
+            await asyncio.sleep(pause_s)
+        async with pool.transaction() as conn:
+            with translated("maintain"):
+                rows = await conn.fetch(statement("maintain"), retain, batch_rows)
+        for row in rows:
+            done = Removed(**dict(row))
+            before = total.get(done.relation)
+            if before is not None:
+                done = msgspec.structs.replace(done, removed=before.removed + done.removed)
+            total[done.relation] = done
+        if not any(row["more"] for row in rows):
+            break
+    return list(total.values())
