@@ -290,6 +290,14 @@ class Overloaded(CoordError):
         super().__init__(message, retry_after_s=retry_after_s, **details)
 
 
+class Shed(CoordError):
+    """Dropped by policy before it was sent, to keep the newest within the bounds; it is counted."""
+
+    code = "publish.shed"
+    fault = Fault.OPERATOR
+    remedy = "Emit fewer samples, or find out why the broker does not take them (`coord top`)."
+
+
 class FlushFailed(CoordError):
     """Some of what was accepted before flush() is not durably stored; `failures` names each."""
 
