@@ -2,6 +2,15 @@
 
 * `nats_server`: one nats-server per test process; use names of your own on it.
 * `start_nats`: starts as many as a test wants, with any options; ended with the test.
+* `postgres`: the run's cluster, shared by all workers.
+* `database`: a database of this test's own, with TimescaleDB where the cluster has it.
+* `bare_database`: one without it, whatever the cluster has.
+* `migrated_database`: the first with coord's schema in it.
+* `dev_stack`: a nats-server and a cluster of this test's own, to be killed at will.
+
+COORD_TEST_DATABASE_URL names an external cluster (its user may create databases) for all but the
+last; COORD_DEV_DATABASE chooses where the cluster comes from; COORD_TEST_REQUIRE_TIMESCALEDB=1
+fails rather than run on plain PostgreSQL.
 """
 
 from __future__ import annotations
@@ -9,15 +18,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import pytest
 
+from coord.ops.devstack import DevStack, DevStackConfig
 from coord.ops.devstack.nats import NatsOptions, NatsServer
+from tests.support import cluster as clusters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
 
+    from tests.support.cluster import Cluster, Database
+
 T = TypeVar("T")
+_RUN = pytest.StashKey[tuple["Path", int]]()
 
 
 def run_sync(work: Coroutine[None, None, T]) -> T:
@@ -26,7 +41,18 @@ def run_sync(work: Coroutine[None, None, T]) -> T:
     try:
         return loop.run_until_complete(work)
     finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the controller, or the only process
+        config.stash[_RUN] = clusters.open_run()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if run := config.stash.get(_RUN, None):
+        run_sync(clusters.close_run(*run))
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +78,47 @@ async def start_nats(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Na
     yield start
     for server in started:
         await server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Cluster:
+    """The run's PostgreSQL cluster: `.edition`, `.admin_url`, `.url(database)`."""
+    return run_sync(clusters.shared_cluster())
+
+
+@pytest.fixture
+async def database(postgres: Cluster) -> AsyncIterator[Database]:
+    """A fresh database of this test's own, with TimescaleDB where the cluster has it: `.url`, `.edition`."""
+    empty = await clusters.template(postgres, "empty", None)
+    async with clusters.clone(postgres, empty) as made:
+        yield made
+
+
+@pytest.fixture
+async def bare_database(postgres: Cluster) -> AsyncIterator[Database]:
+    """A fresh database without TimescaleDB in it, though the server may have it: the plain edition."""
+    async with clusters.clone(postgres, "template0") as made:
+        yield msgspec.structs.replace(made, edition="plain")
+
+
+@pytest.fixture
+async def migrated_database(postgres: Cluster) -> AsyncIterator[Database]:
+    """A fresh database with coord's schema in it, cloned from one that was migrated once per run."""
+    migrated = await clusters.template(postgres, "migrated", _migrate)
+    async with clusters.clone(postgres, migrated) as made:
+        yield made
+
+
+@pytest.fixture
+async def dev_stack(request: pytest.FixtureRequest) -> AsyncIterator[DevStack]:
+    """A started stack of this test's own; parametrize indirectly with a DevStackConfig for another one."""
+    config = getattr(request, "param", DevStackConfig(ephemeral=True))
+    async with DevStack(config, say=print) as stack:
+        yield stack
+
+
+async def _migrate(database: Database) -> None:
+    from coord.store import migrations
+    from coord.store.config import DatabaseConfig
+
+    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=database.url))

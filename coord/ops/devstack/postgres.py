@@ -20,6 +20,7 @@ import msgspec
 from coord import limits
 from coord.errors import EnvironmentProblem
 from coord.ops.devstack import places, ports, process
+from coord.store import editions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -292,11 +293,9 @@ async def edition(url: str) -> str:
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise EnvironmentProblem(f"The database does not let us in ({exc}): check --database.") from exc
     try:
-        # The setting exists only where the extension does: it is loaded by a session of such a database.
-        licence = await conn.fetchval("SELECT current_setting('timescaledb.license', true)")
+        return (await editions.detect_async(conn)).name
     finally:
         await conn.close()
-    return {None: "plain", "apache": "apache"}.get(licence, "community")
 
 
 def _environment(home: Path) -> dict[str, str]:

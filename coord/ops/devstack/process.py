@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.02
 
+_outliving: list[subprocess.Popen[bytes]] = []
+
 
 class ProcessRef(msgspec.Struct, frozen=True):
     """One process for as long as the machine is up: an id alone is given to others later."""
@@ -163,7 +165,9 @@ def spawn(
             )
     except OSError as exc:
         raise EnvironmentProblem(f"Cannot start {name} ({argv[0]}): {exc.strerror or exc}.") from exc
-    if die_with_parent is not None and not _setpriv():
+    if die_with_parent is None:
+        _outliving.append(process)  # a Popen that is collected while its program runs is a ResourceWarning
+    elif not _setpriv():
         atexit.register(process.terminate)  # the best there is without a parent-death signal
     return Child(name, process, log)
 

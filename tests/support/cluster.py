@@ -1,0 +1,210 @@
+"""One PostgreSQL cluster for a whole test run, shared by all xdist workers.
+
+The first worker that needs it starts it; the run's controller ends it.  Should the controller
+be killed, a guard that waits at the other end of a FIFO ends it instead, so nothing stays behind.
+Databases are clones of templates: a clone takes 20 ms, a migrated database from scratch seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+
+from coord.ops.devstack import DevStackConfig, PostgresOptions, install, places, postgres, process
+from coord.ops.devstack.locks import locked
+from coord.ops.devstack.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+RUN_DIR = "COORD_TEST_RUN_DIR"
+_GUARD = 'cat "$1" >/dev/null; [ -f "$2" ] && kill -QUIT "$(head -n 1 "$2")"; rm -rf "$3"'
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """A running cluster; `edition`: what its databases with the extension are."""
+
+    admin_url: str
+    edition: str
+    note: str
+    process: process.ProcessRef | None = None
+
+    def url(self, database: str) -> str:
+        """The owner's URL of one of its databases."""
+        return urlsplit(self.admin_url)._replace(path=f"/{database}").geturl()
+
+
+class Database(msgspec.Struct, frozen=True, kw_only=True):
+    """A database of one test."""
+
+    name: str
+    url: str
+    edition: str
+
+
+def open_run() -> tuple[Path, int]:
+    """In the controller: make the run's folder and hold the FIFO that tells the guard we live."""
+    run_dir = Path(tempfile.mkdtemp(prefix="coord-tests-"))
+    run_dir.chmod(0o711)  # the database's account walks through it
+    os.mkfifo(run_dir / "alive")
+    os.environ[RUN_DIR] = str(run_dir)
+    return run_dir, os.open(run_dir / "alive", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+async def close_run(run_dir: Path, alive: int) -> None:
+    """In the controller: end the cluster and remove everything."""
+    with contextlib.suppress(OSError):
+        cluster = msgspec.json.decode((run_dir / "cluster.json").read_bytes(), type=Cluster)
+        if cluster.process:
+            await process.end_leftover(cluster.process, signal.SIGQUIT)  # its data is not wanted any more
+    shutil.rmtree(run_dir, ignore_errors=True)
+    os.close(alive)
+
+
+async def shared_cluster() -> Cluster:
+    """The run's cluster, started by whoever comes first; an external one with COORD_TEST_DATABASE_URL."""
+    if external := os.environ.get("COORD_TEST_DATABASE_URL"):
+        return Cluster(
+            admin_url=external, edition=await _edition_with_extension(external), note="COORD_TEST_DATABASE_URL"
+        )
+    run_dir = Path(os.environ[RUN_DIR])
+    with locked(run_dir / "cluster.lock", what="it starts the tests' database"):
+        path = run_dir / "cluster.json"
+        if path.exists():
+            return msgspec.json.decode(path.read_bytes(), type=Cluster)
+        cluster = await _start(run_dir)
+        path.write_bytes(msgspec.json.encode(cluster))
+        return cluster
+
+
+async def create_database(
+    cluster: Cluster, name: str, template: str = "template0", *, extend: bool = False
+) -> Database:
+    """A new database, a clone of `template`; `extend`: with TimescaleDB in it where the cluster has it."""
+    admin = await asyncpg.connect(cluster.admin_url)
+    try:
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    finally:
+        await admin.close()
+    database = Database(name=name, url=cluster.url(name), edition=cluster.edition)
+    if extend and cluster.edition != "plain":
+        conn = await asyncpg.connect(database.url)
+        try:
+            await conn.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        finally:
+            await conn.close()
+    return database
+
+
+async def drop_database(cluster: Cluster, name: str) -> None:
+    """Drop it, whoever is still connected."""
+    admin = await asyncpg.connect(cluster.admin_url)
+    try:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await admin.close()
+
+
+async def template(cluster: Cluster, purpose: str, prepare: Callable[[Database], Awaitable[None]] | None) -> str:
+    """The run's template database for `purpose`, made by `prepare` the first time."""
+    run_dir = Path(os.environ[RUN_DIR])
+    name = f"coord_template_{purpose}_{run_dir.name.rpartition('-')[2]}"
+    with locked(run_dir / f"{name}.lock", what="it prepares a template database"):
+        made = run_dir / f"{name}.made"
+        if not made.exists():
+            await drop_database(cluster, name)
+            database = await create_database(cluster, name, extend=True)
+            if prepare:
+                await prepare(database)
+            await _close_to_connections(cluster, name)
+            made.touch()
+    return name
+
+
+@contextlib.asynccontextmanager
+async def clone(cluster: Cluster, of: str) -> AsyncIterator[Database]:
+    """A clone of a template for one test, dropped afterwards."""
+    name = f"t_{secrets.token_hex(6)}"
+    database = await create_database(cluster, name, of)
+    try:
+        yield database
+    finally:
+        await drop_database(cluster, name)
+
+
+async def _start(run_dir: Path) -> Cluster:
+    account = places.database_account()
+    config = DevStackConfig.from_env(os.environ)
+    cache = places.cache_dir(account, asked=config.cache_dir)
+    provided = await asyncio.to_thread(install.provide, config.source, cache, account, print)
+    required = os.environ.get("COORD_TEST_REQUIRE_TIMESCALEDB") == "1"
+    assert provided.timescaledb or not required, f"these tests must run on TimescaleDB: {provided.note}"
+    # Thrown away after the run: nothing to keep through a crash of the machine.
+    options = PostgresOptions(fsync=False, shared_buffers="128MB")
+    server = PostgresServer(run_dir / "postgres", provided, account, options)
+    await server.start(die_with_parent=False)  # this worker may end before the others
+    assert server.pid
+    guard: list[str | Path] = [
+        "/bin/sh",
+        "-c",
+        _GUARD,
+        "sh",
+        run_dir / "alive",
+        server.data / "postmaster.pid",
+        run_dir,
+    ]
+    process.spawn("guard", guard, log=run_dir / "guard.log", cwd=Path("/"), die_with_parent=None)
+    admin_url = server.url("postgres")
+    return Cluster(
+        admin_url=admin_url,
+        edition=await _edition_with_extension(admin_url),
+        note=provided.note,
+        process=process.ProcessRef.of(server.pid),
+    )
+
+
+async def _edition_with_extension(admin_url: str) -> str:
+    """What a database of this cluster is once it has the extension."""
+    admin = await asyncpg.connect(admin_url)
+    try:
+        if not await admin.fetchval("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"):
+            return "plain"
+    finally:
+        await admin.close()
+    cluster = Cluster(admin_url=admin_url, edition="unknown", note="")
+    name = f"t_{secrets.token_hex(6)}"
+    database = await create_database(cluster, name, extend=True)
+    try:
+        return await postgres.edition(database.url)
+    finally:
+        await drop_database(cluster, name)
+
+
+async def _close_to_connections(cluster: Cluster, name: str) -> None:
+    """A database is cloned only while nobody is connected; TimescaleDB's scheduler would be."""
+    admin = await asyncpg.connect(cluster.admin_url)
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+
+        async def alone() -> bool:
+            count = await admin.fetchval(
+                "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid) IS NOT NULL)"
+                " FROM pg_stat_activity WHERE datname = $1",
+                name,
+            )
+            return bool(count == 0)
+
+        await process.wait_until(alone, 10)
+    finally:
+        await admin.close()
