@@ -1,0 +1,47 @@
+"""The ``coord`` command: nouns, then verbs.
+
+Data goes to stdout (``-o table|json|jsonl``), talk to stderr.  Exit codes: 0 done, 1 error,
+2 usage or settings, 3 unhealthy, 4 not found.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from coord.ops.cli import config
+
+app = typer.Typer(
+    name="coord",
+    help="One log for a fleet of agents: NATS JetStream in front, TimescaleDB behind.",
+    epilog="Exit codes: 0 done, 1 error, 2 usage or settings, 3 unhealthy, 4 not found.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.add_typer(config.app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from coord.ops.build import version
+
+        print(f"coord {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """See `app`."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point of ``coord``; exits the process."""
+    app(args=list(argv) if argv is not None else sys.argv[1:], prog_name="coord")

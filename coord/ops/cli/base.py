@@ -1,0 +1,290 @@
+"""What every command shares: the common options, the connections, exit codes, errors in one line.
+
+A command is a function whose first parameter is the `Context`; `command` gives it the common
+options, so that ``-o json`` may stand after the verb, where people type it::
+
+    @command(app, "ls")
+    async def list_streams(ctx: Context) -> None:
+        \"\"\"List the streams.\"\"\"
+        async with ctx.bus() as conn: ...
+
+A coroutine runs under uvloop.  An integer returned is the exit code.  Modules of commands
+import only typer and this module; everything heavy is imported inside a command, which keeps
+``coord --help`` fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from coord.ops.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from coord.bus.connection import Connection
+    from coord.errors import CoordError
+    from coord.ops.settings import Loaded, Settings
+    from coord.store.pool import Pool
+
+T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    """What a process tells the shell."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    """Wrong arguments or wrong configuration."""
+    UNHEALTHY = 3
+    """It works, and what it looked at does not."""
+    NOT_FOUND = 4
+    INTERRUPTED = 130
+
+
+class Context:
+    """One invocation: its common options, and what they lead to."""
+
+    def __init__(
+        self,
+        *,
+        output: Format = Format.TABLE,
+        config: Path | None = None,
+        nats: str | None = None,
+        database: str | None = None,
+        debug: bool = False,
+    ) -> None:
+        self.output = output
+        self.config = config
+        self.nats = nats
+        self.database = database
+        self.debug = debug
+        self.out = Output(output)
+        self.more_options: dict[str, tuple[Any, str]] = {}
+        """Further settings that a command takes as options: key → (value, option)."""
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The settings and their origins."""
+        from coord.ops import settings
+
+        options: dict[str, tuple[Any, str]] = dict(self.more_options)
+        if self.nats is not None:
+            options["nats.urls"] = (self.nats, "--nats")
+        if self.database is not None:
+            options["database.url"] = (self.database, "--database")
+        return settings.load(self.config, options=options)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+        return self.loaded.settings
+
+    @contextlib.asynccontextmanager
+    async def bus(self) -> AsyncIterator[Connection]:
+        """A connection to the broker; `NotConnected` when there is none."""
+        from coord.bus.connection import Connection
+
+        conn = await Connection.open(self.settings.nats, name="coord-cli")
+        try:
+            yield conn
+        finally:
+            await conn.close()
+
+    @contextlib.asynccontextmanager
+    async def pool(self) -> AsyncIterator[Pool]:
+        """A small pool on the database; `DatabaseUnavailable` when it cannot be reached."""
+        import msgspec
+
+        from coord.store.pool import Pool
+
+        config = msgspec.structs.replace(
+            self.settings.database, pool_min=0, pool_max=3, application_name="coord-cli", connect_timeout_s=5.0
+        )
+        pool = await Pool(config).open(wait=True)
+        try:
+            yield pool
+        finally:
+            await pool.close()
+
+    def logs(self) -> None:
+        """Send this process's own log to stderr: warnings, as a person reads them."""
+        from coord.telemetry import logs
+
+        level: Any = "debug" if self.debug else "warning"
+        logs.configure(logs.LogConfig(level=level, format="console", libraries_level="error"))
+
+
+# --- declaring commands --------------------------------------------------------------------
+
+_COMMON = "Common options"
+
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "output": (
+        Annotated[
+            Format, typer.Option("--output", "-o", help="How data is printed on stdout.", rich_help_panel=_COMMON)
+        ],
+        Format.TABLE,
+    ),
+    "config": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--config", "-c", metavar="FILE", help="Settings file (COORD_CONFIG).", rich_help_panel=_COMMON
+            ),
+        ],
+        None,
+    ),
+    "nats": (
+        Annotated[
+            str | None,
+            typer.Option("--nats", metavar="URLS", help="NATS servers (COORD_NATS_URLS).", rich_help_panel=_COMMON),
+        ],
+        None,
+    ),
+    "database": (
+        Annotated[
+            str | None,
+            typer.Option("--database", metavar="URL", help="Database (COORD_DATABASE_URL).", rich_help_panel=_COMMON),
+        ],
+        None,
+    ),
+    "debug": (
+        Annotated[
+            bool, typer.Option("--debug", help="Tracebacks and debug logs (COORD_DEBUG=1).", rich_help_panel=_COMMON)
+        ],
+        False,
+    ),
+}
+
+
+def group(name: str, text: str) -> typer.Typer:
+    """A noun: an app whose commands are its verbs."""
+    return typer.Typer(name=name, help=text, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
+    """Register a function as a command with the common options; see the module."""
+
+    def register(function: Function) -> Function:
+        signature = inspect.signature(function, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+        common = [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for n, (annotation, default) in _OPTIONS.items()
+            if n not in signature.parameters
+        ]
+        names = [p.name for p in common]
+
+        def invoke(**values: Any) -> None:
+            context = Context(**{n: values.pop(n) for n in names})
+            _invoke(function, context, values)
+
+        parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *common]
+        invoke.__name__ = function.__name__
+        invoke.__doc__ = function.__doc__
+        invoke.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        invoke.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name, **options)(invoke)
+        return function
+
+    return register
+
+
+def _invoke(function: Callable[..., Any], context: Context, values: dict[str, Any]) -> None:
+    from coord.errors import CoordError
+    from coord.ops import environment
+
+    debug = context.debug = context.debug or environment.debug()
+    try:
+        result = function(context, **values)
+        if inspect.iscoroutine(result):
+            context.logs()
+            result = run(result)
+    except CoordError as exc:
+        if debug:
+            raise
+        fail(context.out, exc)
+        raise typer.Exit(exit_code(exc)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read us has had enough, as `| head` does; the interpreter must not flush again.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        raise typer.Exit(Exit.OK) from None
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as exc:
+        if debug:
+            raise
+        context.out.say(
+            f"coord: internal error: {type(exc).__name__}: {exc} - run again with --debug and report what it prints"
+        )
+        raise typer.Exit(Exit.ERROR) from None
+    if result:
+        raise typer.Exit(int(result))
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine under uvloop where there is one."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(main)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, or None (asyncio's own) where it is not installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+# --- errors --------------------------------------------------------------------------------
+
+
+def fail(out: Output, error: CoordError) -> None:
+    """Say an error in one line: what, which, and what to do."""
+    details = "".join(f" {k}={_short(v)}" for k, v in error.details.items())
+    out.say(f"coord: {error.message}{details} [{error.code}]{_remedy(error)}")
+
+
+def _remedy(error: CoordError) -> str:
+    return f" - {error.remedy}" if error.remedy else ""
+
+
+def _short(value: Any) -> str:
+    from coord.ops.cli.output import printable
+    from coord.telemetry.logs import redact
+
+    text = printable(str(redact("", value)))
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def exit_code(error: CoordError) -> Exit:
+    """2 for settings, 4 for what does not exist, 3 for what is not there or stopped, 1 otherwise."""
+    from coord import errors
+
+    if isinstance(error, errors.SettingsError | errors.QueryError | errors.WireError):
+        return Exit.USAGE
+    if isinstance(error, errors.ApiNotFound):
+        return Exit.NOT_FOUND
+    absent = (
+        errors.NotConnected,
+        errors.ApiUnavailable,
+        errors.DatabaseUnavailable,
+        errors.ServiceUnavailable,
+        errors.ProjectionStopped,
+    )
+    return Exit.UNHEALTHY if isinstance(error, absent) else Exit.ERROR

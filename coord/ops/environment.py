@@ -1,0 +1,25 @@
+"""The process's environment variables that are no settings.
+
+Apart from `coord.ops.settings`, which reads COORD_ settings, only this module looks: both
+stand in one package, so that "who reads the environment?" has one answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+
+def variables() -> Mapping[str, str]:
+    """The environment as it is now."""
+    return os.environ
+
+
+def debug() -> bool:
+    """Whether COORD_DEBUG asks for tracebacks."""
+    return os.environ.get("COORD_DEBUG", "") not in {"", "0"}
+
+
+def notify_socket() -> str | None:
+    """Where systemd listens for READY=1 (``Type=notify``); None when it did not start this process."""
+    return os.environ.get("NOTIFY_SOCKET")

@@ -1,0 +1,423 @@
+"""Settings: the only reader of the environment and of configuration files.
+
+A setting is ``section.field``; a section is the frozen struct of one component, with its
+defaults, its documentation and its own `validate`.  A value comes from, the last one wins::
+
+    the default in the code
+    the dev stack that runs in ./.coord      (addresses only, and only when nothing else names them)
+    a file          [nats]  urls = ["nats://…"]            coord.toml, see `find_file`
+    the environment COORD_NATS_URLS=nats://a,nats://b      COORD_{SECTION}_{FIELD}
+                    COORD_NATS_PASSWORD_FILE=/run/secret   the value is in that file
+    an option       --nats nats://…
+
+Nothing is ignored: an unknown section, field or COORD_ variable is refused, with the place
+where it stands and what was probably meant.  All problems are reported at once.  Where a
+value came from is kept (`Loaded.origins`) and shown by `coord config show --origin`, without
+secrets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from coord import limits
+from coord.bus.connection import NatsConfig
+from coord.bus.topology import Profile, Topology
+from coord.bus.topology import load as load_topology
+from coord.errors import SettingsError
+from coord.ops import environment
+from coord.ops.devstack.stack import find as find_stack
+from coord.projector.config import ProjectorConfig
+from coord.runtime.assets import streams_dir
+from coord.runtime.http import HttpConfig
+from coord.store.config import AgesConfig, DatabaseConfig
+from coord.telemetry.logs import LogConfig, redact
+
+FILE_NAME: Final = "coord.toml"
+PREFIX: Final = "COORD_"
+
+# Variables that are not settings of a running coord: which file, how to show errors, and what
+# the dev stack and the tests read.  Anything else that begins with COORD_ is refused.
+_OTHER_VARIABLES: Final = frozenset({"COORD_CONFIG", "COORD_DEBUG", "COORD_CACHE_DIR", "COORD_DEV_DATABASE"})
+_OTHER_PREFIXES: Final = ("COORD_TEST_", "COORD_SOAK_", "COORD_HYPOTHESIS_", "COORD_BENCH_", "COORD_DEMO_")
+
+_FILE_BYTES_MAX: Final = 1 * limits.MIB
+_PROBLEMS_NAMED_MAX: Final = 20
+_DEV_FOLDER: Final = Path(".coord")
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the process that runs the services.  Times in seconds."""
+
+    drain_s: float = limits.DRAIN_S
+    """From SIGTERM to the end.  What stops the process (systemd, Kubernetes) must wait longer."""
+    stats_every_s: float = limits.STATS_EVERY_S
+    """How often the gauges of streams, consumers and tables are refreshed; 0: never."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        if self.drain_s <= limits.STOP_S:
+            raise SettingsError(f"service.drain_s must be above {limits.STOP_S:g} s, the part kept for stopping")
+        if self.stats_every_s != 0 and self.stats_every_s < 0.5:
+            raise SettingsError("service.stats_every_s must be 0 (never) or at least 0.5")
+
+
+class StreamsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which of the profiles in streams/ applies."""
+
+    profile: Profile = "production"
+    """`production` (one server), `cluster` (three replicas) or `development` (a short window)."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a coord process can be told, one struct per component."""
+
+    nats: NatsConfig = NatsConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    ages: AgesConfig = AgesConfig()
+    streams: StreamsConfig = StreamsConfig()
+    projector: ProjectorConfig = ProjectorConfig()
+    service: ServiceConfig = ServiceConfig()
+    http: HttpConfig = HttpConfig()
+    log: LogConfig = LogConfig()
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the sections do not fit together; each one alone does already."""
+        writers, pool_max = self.projector.writers, self.database.pool_max
+        if writers + _POOL_RESERVE > pool_max:
+            raise SettingsError(
+                f"projector.writers ({writers}) must leave {_POOL_RESERVE} connections of database.pool_max"
+                f" ({pool_max}) for reading checkpoints: raise pool_max to {writers + _POOL_RESERVE} or lower writers"
+            )
+        if self.projector.retry_max_s >= self.service.drain_s:
+            raise SettingsError(
+                f"projector.retry_max_s ({self.projector.retry_max_s:g}) must be below service.drain_s"
+                f" ({self.service.drain_s:g}): a drain would be over before the next attempt"
+            )
+
+
+_POOL_RESERVE: Final = 2
+"""Connections a projector needs beside its writers: one to read checkpoints, one for the probes."""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a value came from."""
+
+    source: Literal["default", "dev stack", "file", "environment", "option"]
+    where: str = ""
+    """``coord.toml:12``, ``COORD_NATS_URLS``, ``--nats``, the dev stack's folder."""
+
+    def __str__(self) -> str:
+        return (
+            self.where
+            if self.source in {"file", "environment", "option"}
+            else " ".join(filter(None, (self.source, self.where)))
+        )
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One line of `coord config show`."""
+
+    key: str
+    value: Any
+    """Builtin types; secrets are masked."""
+    origin: Origin
+    changed: bool
+    """Whether it differs from the default."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings and where each of them came from."""
+
+    settings: Settings
+    origins: dict[str, Origin]
+    """``section.field`` → origin, for everything that is not a default."""
+    file: Path | None = None
+
+    def origin(self, key: str) -> Origin:
+        """Where the value of ``section.field`` came from."""
+        return self.origins.get(key, Origin("default"))
+
+    def rows(self) -> Iterator[Row]:
+        """Every setting, in the order of the code, masked for showing."""
+        defaults = Settings()
+        for section, field in _keys():
+            value = getattr(getattr(self.settings, section), field)
+            key = f"{section}.{field}"
+            shown = redact(field, msgspec.to_builtins(value))
+            yield Row(key, shown, self.origin(key), value != getattr(getattr(defaults, section), field))
+
+
+# --- loading -------------------------------------------------------------------------------
+
+
+def load(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    dev_folder: Path | None = _DEV_FOLDER,
+) -> Loaded:
+    """Read everything, check everything, once.
+
+    `file`: the file to read (default: `find_file`).  `environ`: default the process's.
+    `options`: ``section.field`` → (value, name of the option), from the command line.
+    `dev_folder`: where a running dev stack is looked for; None: nowhere.
+
+    Raises `SettingsError` naming every problem with its place.
+    """
+    environ = environment.variables() if environ is None else environ
+    file = find_file(environ) if file is None else file
+    reading = _Reading()
+    if file is not None:
+        reading.file(file)
+    reading.environment(environ)
+    for key, (value, option) in (options or {}).items():
+        reading.put(key, value, Origin("option", option), text=isinstance(value, str))
+    if dev_folder is not None:
+        reading.dev_stack(dev_folder)
+    return Loaded(reading.build(), reading.origins, file)
+
+
+def find_file(environ: Mapping[str, str] | None = None) -> Path | None:
+    """COORD_CONFIG, else the first of ./coord.toml, ~/.config/coord/coord.toml, /etc/coord/coord.toml."""
+    environ = environment.variables() if environ is None else environ
+    if named := environ.get("COORD_CONFIG"):
+        return Path(named)
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/") / ".config")
+    for candidate in (Path(FILE_NAME), home / "coord" / FILE_NAME, Path("/etc/coord") / FILE_NAME):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def topology(settings: Settings) -> Topology:
+    """streams/ for the chosen profile, checked against what publishers do."""
+    found = load_topology(streams_dir(), settings.streams.profile)
+    check_windows(found)
+    return found
+
+
+def check_windows(found: Topology) -> None:
+    """Every stream must still recognise a fact when its publisher sends it for the last time."""
+    for spec in found.streams:
+        window_s = spec.config.get("duplicate_window", 0) / 1e9
+        last_send_s = limits.PUBLISH_DEADLINE_S + limits.PUBLISH_ATTEMPT_S
+        if window_s <= last_send_s:
+            raise SettingsError(
+                f"streams/{spec.stream}.toml: duplicate_window ({window_s:g} s) must be above the publish deadline"
+                f" and one attempt ({last_send_s:g} s), or a resend would be stored twice"
+            )
+
+
+def _sections() -> dict[str, type[msgspec.Struct]]:
+    return {f.name: f.type for f in msgspec.structs.fields(Settings)}
+
+
+def _keys() -> Iterator[tuple[str, str]]:
+    for section, struct in _sections().items():
+        for field in msgspec.structs.fields(struct):
+            yield section, field.name
+
+
+class _Reading:
+    """Values and problems as they are found; later sources overwrite earlier ones."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, Any]] = {}
+        self.origins: dict[str, Origin] = {}
+        self.problems: list[str] = []
+        self._types = {
+            f"{s}.{f.name}": f.type for s, struct in _sections().items() for f in msgspec.structs.fields(struct)
+        }
+
+    # --- sources ---
+
+    def file(self, path: Path) -> None:
+        text = _read_text(path)
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as exc:
+            raise SettingsError(f"{path}: {exc}") from None
+        lines = _lines(text)
+        for section, content in document.items():
+            place = f"{path}:{lines.get((section,), 1)}"
+            if section not in _sections():
+                self.problems.append(f"{place}: unknown section [{section}]{_meant(section, _sections())}")
+            elif not isinstance(content, dict):
+                self.problems.append(f"{place}: {section} is a section: write [{section}] and its fields below")
+            else:
+                for field, value in content.items():
+                    where = f"{path}:{lines.get((section, field)) or lines.get((section,), 1)}"
+                    self.put(f"{section}.{field}", value, Origin("file", where), text=False)
+
+    def environment(self, environ: Mapping[str, str]) -> None:
+        names = {_variable(key): key for key in self._types}
+        for variable in sorted(environ):
+            if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES or variable.startswith(_OTHER_PREFIXES):
+                continue
+            origin = Origin("environment", variable)
+            if variable in names:
+                self.put(names[variable], environ[variable], origin, text=True)
+            elif (plain := variable.removesuffix("_FILE")) in names and plain != variable:
+                try:
+                    self.put(names[plain], _read_text(Path(environ[variable])).strip(), origin, text=True)
+                except SettingsError as exc:
+                    self.problems.append(f"{variable}: {exc.message}")
+            else:
+                self.problems.append(f"unknown variable {variable}{_meant(variable, [*names, *_OTHER_VARIABLES])}")
+
+    def dev_stack(self, folder: Path) -> None:
+        """Fill in the addresses of a running dev stack, unless anything else names either of them."""
+        if {"nats.urls", "database.url"} & self.origins.keys():
+            return
+        stack = find_stack(folder)
+        if stack is None:
+            return
+        origin = Origin("dev stack", stack.data_dir)
+        if stack.nats is not None:
+            self.put("nats.urls", [stack.nats.url], origin, text=False)
+        if stack.database is not None:
+            self.put("database.url", stack.database.url, origin, text=False)
+        if "streams.profile" not in self.origins:
+            self.put("streams.profile", "development", origin, text=False)
+
+    # --- values ---
+
+    def put(self, key: str, value: Any, origin: Origin, *, text: bool) -> None:
+        """Note one value; `text`: it is a string that has to be read as the field's type."""
+        kind = self._types.get(key)
+        if kind is None:
+            self.problems.append(f"{origin.where}: unknown setting {key}{_meant_setting(key, self._types)}")
+            return
+        try:
+            converted = msgspec.convert(_from_text(value, kind) if text else value, kind, strict=not text)
+        except (msgspec.ValidationError, ValueError) as exc:
+            reason = str(exc) if not _is_secret(key) else "not what this setting takes"
+            self.problems.append(f"{origin.where}: {key}: {reason}")
+            return
+        section, _, field = key.partition(".")
+        self.values.setdefault(section, {})[field] = converted
+        self.origins[key] = origin
+
+    def build(self) -> Settings:
+        """The settings, validated; raises `SettingsError` with all problems."""
+        sections: dict[str, Any] = {}
+        for section, struct in _sections().items():
+            made = struct(**self.values.get(section, {}))
+            sections[section] = made
+            validate = getattr(made, "validate", None)
+            if validate is not None:
+                self._check(validate)
+        settings = Settings(**sections)
+        if not self.problems:
+            self._check(settings.validate)
+        if self.problems:
+            raise SettingsError(_all(self.problems))
+        return settings
+
+    def _check(self, validate: Any) -> None:
+        try:
+            validate()
+        except SettingsError as exc:
+            self.problems.append(exc.message + self._set_by(exc.message))
+
+    def _set_by(self, message: str) -> str:
+        """Where the settings that a validation message names were set."""
+        places = [str(origin) for key, origin in self.origins.items() if re.search(rf"\b{re.escape(key)}\b", message)]
+        return f" (set by {', '.join(places)})" if places else ""
+
+
+def _all(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    named = problems[:_PROBLEMS_NAMED_MAX]
+    more = len(problems) - len(named)
+    return f"{len(problems)} problems:" + "".join(f"\n  {p}" for p in named) + (f"\n  and {more} more" if more else "")
+
+
+# --- reading values ------------------------------------------------------------------------
+
+
+def _from_text(value: str, kind: Any) -> Any:
+    """A variable's or option's text, as what `msgspec.convert` reads as `kind`."""
+    kinds = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    if value == "" and type(None) in kinds:
+        return None
+    if any(get_origin(k) in {tuple, list} for k in kinds):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if bool in kinds and value.lower() in {"yes", "on", "no", "off"}:
+        return value.lower() in {"yes", "on"}
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        raw = path.open("rb").read(_FILE_BYTES_MAX + 1)
+    except OSError as exc:
+        raise SettingsError(f"cannot read {path}: {exc.strerror}") from None
+    if len(raw) > _FILE_BYTES_MAX:
+        raise SettingsError(f"{path} is larger than {_FILE_BYTES_MAX} bytes")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as exc:
+        raise SettingsError(f"{path} is not UTF-8: {exc.reason} at byte {exc.start}") from None
+
+
+_TABLE: Final = re.compile(r"""\s*\[\s*(?P<name>[A-Za-z0-9_-]+|"[^"]*"|'[^']*')\s*\]""")
+_PAIR: Final = re.compile(r"""\s*(?P<name>[A-Za-z0-9_-]+|"[^"]*"|'[^']*')\s*(?:\.\s*(?P<sub>[A-Za-z0-9_-]+)\s*)?=""")
+
+
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """Where tables and keys stand, since tomllib does not say: (section,) or (section, field) → line.
+
+    Good enough for messages: a line inside a multi-line string may be taken for a key, the
+    first place wins.
+    """
+    found: dict[tuple[str, ...], int] = {}
+    section: str | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _TABLE.match(line):
+            section = match["name"].strip("\"'")
+            found.setdefault((section,), number)
+        elif match := _PAIR.match(line):
+            names = [n.strip("\"'") for n in (match["name"], match["sub"]) if n]
+            path = (section, *names) if section is not None else tuple(names)
+            found.setdefault(path[:2], number)
+            found.setdefault(path[:1], number)
+    return found
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.replace(".", "_").upper()
+
+
+def _is_secret(key: str) -> bool:
+    return bool(redact(key, "x") != "x") or key.endswith((".url", ".urls"))
+
+
+def _meant(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _meant_setting(key: str, known: Mapping[str, Any]) -> str:
+    section, _, field = key.partition(".")
+    # The same field of another section first: what stands in the wrong table.
+    elsewhere = [k for k in known if k.endswith(f".{field}")]
+    if elsewhere:
+        return f"; did you mean {', '.join(elsewhere[:3])}?"
+    here = [k.partition(".")[2] for k in known if k.startswith(f"{section}.")]
+    close = difflib.get_close_matches(field, here, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {section}.{close[0]}?"
+    guess = _meant(key, known)
+    return guess or f"; [{section}] has {', '.join(here)}"
