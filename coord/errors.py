@@ -447,6 +447,21 @@ class ServiceUnavailable(CoordError):
     remedy = "Start one: `coord serve all`."
 
 
+class RemoteError(CoordError):
+    """A service answered with an error that this release does not know; `remote_code` is its code."""
+
+    code = "rpc.remote"
+    remedy = "Look up the remote code in the release notes of the service."
+
+
+class InvalidRequest(CoordError):
+    """A request cannot be read, or lacks what it must have."""
+
+    code = "rpc.invalid"
+    fault = Fault.CALLER
+    remedy = "Compare the request with docs/protocol.md."
+
+
 class DeadlineExceeded(CoordError):
     """The answer did not come in time."""
 

@@ -113,7 +113,22 @@ CURSOR_SAVE_S: Final = 1.0
 
 RPC_TIMEOUT_S: Final = 5.0
 RPC_CONCURRENCY: Final = 64
-"""Requests one service instance works on at a time; more are refused."""
+"""Requests one service instance works on at a time."""
+
+RPC_WAITING: Final = 256
+"""Requests that wait for their turn at one instance; more are refused."""
+
+RPC_REQUEST_BYTES_MAX: Final = 64 * KIB
+"""Body of one request."""
+
+SUBSCRIBER_READS: Final = 8
+"""Log reads in flight per connection, however many subscriptions share it."""
+
+SUBSCRIBER_UNAVAILABLE_S: Final = 15.0
+"""How long a subscription that must read the log asks before it tells its consumer that nobody answers."""
+
+AUDIT_TIMEOUT_S: Final = 1.0
+"""How long an idle audit may hold back live messages that arrive meanwhile."""
 
 # --- projecting (defaults of ProjectorConfig) --------------------------------------------
 
@@ -249,6 +264,9 @@ assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend mu
 assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S
 assert FRAME_MESSAGE_BYTES_MAX <= FRAME_BYTES_MAX
 assert READ_PAGE_BYTES_MAX + READ_PAGE_FACTS_MAX * 256 <= 1 * MIB
+assert READ_PAGE_FACTS_MAX < SUBSCRIBER_BUFFER_MESSAGES
+assert READ_PAGE_BYTES_MAX < SUBSCRIBER_BUFFER_BYTES
+assert AUDIT_TIMEOUT_S < IDLE_AUDIT_S
 assert PULL_EXPIRES_S < PIN_TTL_S, "a pull renews the pin before it lapses"
 assert REPLICA_BEAT_S * 3 <= REPLICA_GONE_S
 assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S
