@@ -1,0 +1,58 @@
+# Everything a person or CI runs.  `make help` lists it.
+# The virtual environment is made from any Python ≥ 3.11 and the locks alone: no caches, no configuration of git or
+# pip, nothing else installed.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ROUNDS ?= 20
+WORKERS ?= 2
+# For the locks: what one machine's settings say must not get into them.
+UV := env -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv --no-config
+LOCK := $(UV) pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --group build \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo dev test lint unit soak bench lock
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.installed ## a fleet reviews a source tree, the answers come out of TimescaleDB (ARGS="--path DIR")
+	@$(BIN)/coord demo $(ARGS)
+
+dev: $(VENV)/.installed ## the same servers and service left running, with a banner (ARGS="--ephemeral …")
+	@$(BIN)/coord dev $(ARGS)
+
+test: lint ## everything: style, types, and all tests with real servers
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.installed-test ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-test ## the unit, property and tidy tests alone
+	$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/property tests/tidy $(ARGS)
+
+soak: $(VENV)/.installed-test ## the fault tests, ROUNDS=20 times as many rounds; appends to soak-ledger.jsonl
+	COORD_SOAK_ROUNDS=$(ROUNDS) COORD_SOAK_LEDGER=soak-ledger.jsonl \
+		$(BIN)/python -m pytest -n $(WORKERS) -m soak --timeout 0 $(ARGS)
+
+bench: $(VENV)/.installed-test ## the spine's speed, on servers of its own (ARGS="-o json")
+	@$(BIN)/coord bench spine $(ARGS)
+
+lock: $(VENV)/.installed ## resolve the dependencies anew (ARGS=--upgrade for newer versions)
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet 'uv>=0.8'
+	$(LOCK) --extra dev-servers $(ARGS) -o requirements.lock
+	$(LOCK) --all-extras -c requirements.lock $(ARGS) -o requirements-test.lock
+
+# --- the virtual environment, made again only when a lock or pyproject.toml changes ---
+
+$(VENV)/.installed: requirements.lock pyproject.toml tools/venv.sh
+	@tools/venv.sh requirements.lock
+	@touch $@
+
+$(VENV)/.installed-test: requirements-test.lock $(VENV)/.installed
+	@tools/venv.sh requirements-test.lock
+	@touch $@
