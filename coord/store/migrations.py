@@ -267,7 +267,7 @@ def _connect(config: DatabaseConfig) -> Iterator[_Conn]:
             ("lock_timeout", f"{limits.MIGRATION_LOCK_TIMEOUT_S * 1000:.0f}"),
             ("statement_timeout", "0"),
             ("client_min_messages", "warning"),
-            ("timezone", "UTC"),
+            ("timezone", "GMT"),
         ):
             conn.execute(composing.SQL("SET {} = {}").format(composing.Identifier(name), composing.Literal(value)))
         yield conn

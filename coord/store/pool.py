@@ -55,7 +55,7 @@ where the server can (community).
 
 _SESSION: Final[Mapping[str, str]] = {
     "search_path": "coord, public",  # time_bucket: the extension's, or the shim in coord
-    "timezone": "UTC",
+    "timezone": "GMT",  # built in; UTC is a file, which a server in a private prefix may lack
     "jit": "off",  # our statements are short; compiling one takes longer than running it
     # The server notices a vanished client (a partition, a pulled cable) within 25 s.
     "tcp_keepalives_idle": "10",

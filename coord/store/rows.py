@@ -145,15 +145,15 @@ def coalesce_agents(rows: list[AgentRow]) -> list[AgentRow]:
     that take their row locks in one order cannot deadlock.
     """
     merged: dict[tuple[str, str], AgentRow] = {}
-    for row in rows:
+    # In the order of the log: a field's value does not say how old it is once it was kept.
+    for row in sorted(rows, key=lambda r: r.position):
         key = (row.tenant, row.agent)
         before = merged.get(key)
         merged[key] = row if before is None else _merge(before, row)
     return [merged[key] for key in sorted(merged)]
 
 
-def _merge(a: AgentRow, b: AgentRow) -> AgentRow:
-    old, new = (a, b) if a.position <= b.position else (b, a)
+def _merge(old: AgentRow, new: AgentRow) -> AgentRow:
     return msgspec.structs.replace(
         new,
         seen_first=min(old.seen_first, new.seen_first),

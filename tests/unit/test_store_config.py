@@ -1,0 +1,58 @@
+"""Settings of the database edge: what is refused, and what is never shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from coord.errors import SettingsError
+from coord.store.config import AgesConfig, DatabaseConfig
+
+
+def test_the_defaults_are_valid() -> None:
+    DatabaseConfig().validate()
+    AgesConfig().validate()
+    AgesConfig(retain_days=None).validate()
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"url": "mysql://h/db"}, "database.url"),
+        ({"url": "h:5432/db"}, "database.url"),
+        ({"url": "postgresql://h:5432"}, "names no database"),
+        ({"url": "postgresql://[h/db"}, "database.url"),
+        ({"pool_min": 6, "pool_max": 5}, "pool_min"),
+        ({"pool_min": -1}, "pool_min"),
+        ({"pool_min": 0, "pool_max": 0}, "pool_max"),
+        ({"connect_timeout_s": 0}, "connect_timeout_s"),
+        ({"acquire_timeout_s": -1.0}, "acquire_timeout_s"),
+        ({"health_after_s": 300.0, "idle_s": 300.0}, "health_after_s"),
+        ({"idle_in_transaction_s": 31.0}, "idle_in_transaction_s"),
+        ({"application_name": "x" * 64}, "application_name"),
+    ],
+)
+def test_what_does_not_fit_is_refused_naming_the_field(fields: dict[str, object], names: str) -> None:
+    config = DatabaseConfig(**fields)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=names):
+        config.validate()
+
+
+@pytest.mark.parametrize("ages", [AgesConfig(hot_days=0), AgesConfig(hot_days=7, retain_days=7)])
+def test_ages_must_follow_each_other(ages: AgesConfig) -> None:
+    with pytest.raises(SettingsError, match="ages"):
+        ages.validate()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada:s3cret@db:5432/coord", "postgresql://ada:***@db:5432/coord"),
+        ("postgresql://ada:s%40:c@db/coord", "postgresql://ada:***@db/coord"),
+        ("postgresql://ada@db/coord", "postgresql://ada@db/coord"),
+        ("postgresql://db:5432/coord", "postgresql://db:5432/coord"),
+        ("postgresql:///coord?host=/run&password=s3cret&x=1", "postgresql:///coord?host=/run&password=***&x=1"),
+        ("postgresql://a:s3cret@h1:1,h2:2/coord", "postgresql://a:***@h1:1,h2:2/coord"),
+    ],
+)
+def test_a_password_is_never_shown(url: str, shown: str) -> None:
+    assert DatabaseConfig(url=url).safe_url == shown
