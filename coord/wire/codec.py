@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -83,28 +84,29 @@ NUMBER_DIGITS_MAX: Final = 1_000
 NUMBER_EXPONENT_MAX: Final = 400
 """Absolute decimal exponent.  A double ends at 308; numeric refuses far beyond."""
 
-_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKET: Final = bytes(b for b in range(256) if b not in b"[]{}")
 _DIGIT_MAP: Final = bytes(ord("0") if b in b"0123456789" else ord(" ") for b in range(256))
 _DIGIT_RUN: Final = b"0" * (NUMBER_DIGITS_MAX + 1)
-_EXPONENT = re.compile(rb"[0-9.][eE][-+]?([0-9]{3,})")
+_EXPONENT = re.compile(rb"[eE][-+]?([0-9]{3,})")
 
 
 def decode_json(body: bytes) -> Any:
     """The value of a JSON body that jsonb will accept; raises `InvalidPayload` or `PayloadTooDeep`."""
-    if body.count(b"[") + body.count(b"{") > limits.NESTING_MAX:
-        _check_json_depth(body)
-    if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
-        raise InvalidPayload("the body contains the character U+0000, which no text column takes")
     try:
         value = _json_decode(body)
     except RecursionError as exc:
         raise PayloadTooDeep(depth_max=limits.NESTING_MAX) from exc
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise InvalidPayload(f"not JSON: {exc}") from exc
+    # Each of these looks is a search for a byte or two; the checks behind them are exact.
+    if b"\\" in body and _has_nul(body):
+        raise _nul()
+    if len(body) > 2 * limits.NESTING_MAX and body.count(b"[") + body.count(b"{") > limits.NESTING_MAX:
+        _check_depth(value)
     # Positive exponents beyond a double were refused by the decoder, except on a zero.
-    if b"e-" in body or b"E-" in body or b"0e" in body or b"0E" in body or len(body) > NUMBER_DIGITS_MAX:
-        _check_numbers(body)
+    if b"e-" in body or b"0e" in body or (b"E" in body and (b"E-" in body or b"0E" in body)):
+        _check_exponents(body)
+    if len(body) > NUMBER_DIGITS_MAX and _DIGIT_RUN in body.translate(_DIGIT_MAP):
+        _check_digits(body)
     return value
 
 
@@ -128,34 +130,69 @@ def json_text(value: Any) -> str:
         text = _json_encode(value)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise InvalidPayload(f"no JSON form: {exc}") from exc
-    if b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b""):
-        raise InvalidPayload("the body contains the character U+0000, which no text column takes")
+    if b"\\" in text and _has_nul(text):
+        raise _nul()
     return text.decode()
+
+
+_PLAIN: Final = frozenset({str, int, bool, type(None), bytes, datetime})
+_KEYS: Final = frozenset({str})
 
 
 def check_tree(value: Any) -> None:
     """Refuse what JSON cannot carry: other keys than strings, NaN, extension types, depth."""
-    level = [value]
+    if type(value) is dict and _KEYS.issuperset(map(type, value)) and _PLAIN.issuperset(map(type, value.values())):
+        return  # the usual flat map
+    level: list[Any] = [[value]]
     for _ in range(limits.NESTING_MAX + 1):
         below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is dict:
-                for key in item:
-                    if type(key) is not str:
-                        raise InvalidPayload("a map key is not a string", key=repr(key)[:64])
-                below.extend(item.values())
-            elif kind is list:
-                below.extend(item)
-            elif kind is float:
-                if not math.isfinite(item):
-                    raise InvalidPayload("NaN and infinities have no JSON form")
-            elif kind is msgspec.msgpack.Ext:
-                raise InvalidPayload("an extension type has no JSON form", code=item.code)
+        for container in level:
+            items = container
+            if type(container) is dict:
+                if not _KEYS.issuperset(map(type, container)):
+                    raise InvalidPayload("a map key is not a string")
+                items = container.values()
+            if not _PLAIN.issuperset(map(type, items)):
+                for item in items:
+                    kind = type(item)
+                    if kind is dict or kind is list:
+                        below.append(item)
+                    elif kind is float:
+                        if not math.isfinite(item):
+                            raise InvalidPayload("NaN and infinities have no JSON form")
+                    elif kind not in _PLAIN:
+                        raise InvalidPayload("an extension type has no JSON form")
         if not below:
             return
         level = below
     raise PayloadTooDeep(depth_max=limits.NESTING_MAX)
+
+
+def _check_depth(value: Any) -> None:
+    """Level by level, containers only; `PayloadTooDeep` beyond the limit."""
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(limits.NESTING_MAX):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) in _CONTAINERS
+        ]
+        if not level:
+            return
+    raise PayloadTooDeep(depth_max=limits.NESTING_MAX)
+
+
+_CONTAINERS: Final = frozenset({dict, list})
+
+
+def _has_nul(text: bytes) -> bool:
+    """Whether valid JSON contains an escaped U+0000 (and not an escaped backslash before u0000)."""
+    return b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b"")
+
+
+def _nul() -> InvalidPayload:
+    return InvalidPayload("the body contains the character U+0000, which no text column takes")
 
 
 def reencode(value: Any) -> tuple[bytes, Content, str]:
@@ -163,6 +200,8 @@ def reencode(value: Any) -> tuple[bytes, Content, str]:
     if value is None:
         return b"", "msgpack", "null"
     text = json_text(value)
+    if len(text) > limits.EVENT_BYTES_MAX:
+        raise PayloadTooLarge(bytes=len(text), bytes_max=limits.EVENT_BYTES_MAX)
     return _msgpack_encode(value), "msgpack", text
 
 
@@ -188,34 +227,16 @@ def _outside_strings(body: bytes) -> bytes:
     return b'"'.join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
 
 
-def _check_json_depth(body: bytes) -> None:
-    """Strip the innermost pairs again and again: as many rounds as the text is deep.
-
-    Every round is one pass at the speed of memory, and most remove most of what is left.
-    Unbalanced texts fall through: the decoder refuses them.
-    """
-    rest = _outside_strings(body).translate(_BRACKETS, _NO_BRACKET)
-    for _ in range(limits.NESTING_MAX):
-        shorter = rest.replace(b"[]", b"")
-        if len(shorter) == len(rest):
-            return
-        rest = shorter
-    if b"[]" in rest:
-        raise PayloadTooDeep(depth_max=limits.NESTING_MAX)
+def _check_exponents(body: bytes) -> None:
+    for found in _EXPONENT.finditer(_outside_strings(body)):
+        digits = found[1].lstrip(b"0")
+        if len(digits) > 3 or int(digits or b"0") > NUMBER_EXPONENT_MAX:
+            raise InvalidPayload("a number's exponent is too large", exponent_max=NUMBER_EXPONENT_MAX)
 
 
-def _check_numbers(body: bytes) -> None:
-    if (
-        len(body) > NUMBER_DIGITS_MAX
-        and _DIGIT_RUN in body.translate(_DIGIT_MAP)
-        and _DIGIT_RUN in _outside_strings(body).translate(_DIGIT_MAP)
-    ):
+def _check_digits(body: bytes) -> None:
+    if _DIGIT_RUN in _outside_strings(body).translate(_DIGIT_MAP):
         raise InvalidPayload("a number has too many digits", digits_max=NUMBER_DIGITS_MAX)
-    if _EXPONENT.search(body):
-        for found in _EXPONENT.finditer(_outside_strings(body)):
-            digits = found[1].lstrip(b"0")
-            if len(digits) > 3 or int(digits or b"0") > NUMBER_EXPONENT_MAX:
-                raise InvalidPayload("a number's exponent is too large", exponent_max=NUMBER_EXPONENT_MAX)
 
 
 # --- encoding ----------------------------------------------------------------------------
@@ -283,7 +304,7 @@ def decode_as(body: bytes, content: Content, text: str, to: Any) -> Any:
             return validate(text)
         if content == "json":
             return msgspec.json.decode(body or b"null", type=to)
-        return msgspec.msgpack.decode(body, type=to)
+        return msgspec.msgpack.decode(body or b"\xc0", type=to)
     except WireError:
         raise
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:

@@ -6,21 +6,20 @@ Everything a reader would refuse is refused here, where the author can still be 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from coord import limits
 from coord.errors import InvalidEnvelope, InvalidFrame, InvalidPayload, PayloadTooLarge
 from coord.wire import authors, codec, frames, headers, subjects
-from coord.wire.decode import EPOCH, valid_traceparent
+from coord.wire.attributes import valid_traceparent
 from coord.wire.facts import REGISTRY
 from coord.wire.records import Encoded, Fact, Sample
 from coord.wire.subjects import FactSubject, SampleSubject
+from coord.wire.times import format_time, to_unix_us
 
 if TYPE_CHECKING:
     from coord.wire.codec import Content
-
-_US = timedelta(microseconds=1)
 
 
 def encode_fact(
@@ -47,7 +46,7 @@ def encode_sample(sample: Sample, *, tenant: str, agent: str, event_id: str, occ
     subject = SampleSubject(tenant, agent, sample.series).checked()
     body = codec.encode(_sample_data(sample))
     fields = _common(subject, event_id, sample.occurred_at or occurred_at, codec.JSON_TYPE)
-    fields[headers.TYPE] = "coord.sample"
+    fields[headers.TYPE] = subjects.SAMPLE_TYPE
     return Encoded(subject.publish, fields, body, fields[headers.MSG_ID])
 
 
@@ -77,8 +76,8 @@ def encode_frame(
     else:
         subject, fields, data = _sample_frame(entries, first, tenant, agent, event_id, occurred_at)
     fields[headers.CONTENT_TYPE] = codec.FRAME_ZSTD_TYPE if compress else codec.FRAME_TYPE
-    base_us = _unix_us(first.occurred_at or occurred_at)
-    packed = [(_unix_us(e.occurred_at or occurred_at) - base_us, d) for e, d in zip(items, data, strict=True)]
+    base_us = to_unix_us(first.occurred_at or occurred_at)
+    packed = [(to_unix_us(e.occurred_at or occurred_at) - base_us, d) for e, d in zip(items, data, strict=True)]
     body = frames.pack(base_us, packed, compress=compress)
     if type(subject) is FactSubject and len(body) > limits.FRAME_MESSAGE_BYTES_MAX:
         raise PayloadTooLarge("the frame is too large", bytes=len(body), bytes_max=limits.FRAME_MESSAGE_BYTES_MAX)
@@ -113,7 +112,7 @@ def _sample_frame(
         if not isinstance(entry, Sample) or entry.series != first.series:
             raise InvalidFrame("all entries of a frame are samples of one series", series=first.series)
     fields = _common(subject, event_id, first.occurred_at or occurred_at, codec.FRAME_TYPE)
-    fields[headers.TYPE] = "coord.sample"
+    fields[headers.TYPE] = subjects.SAMPLE_TYPE
     return subject, fields, [_sample_data(entry) for entry in entries]
 
 
@@ -176,19 +175,3 @@ def _add_fact_headers(fields: dict[str, str], fact: Fact, schema: int) -> None:
         fields[headers.TRACEPARENT] = fact.traceparent
     if schema != 1:
         fields[headers.SCHEMA] = str(schema)
-
-
-def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the microsecond; `InvalidEnvelope` for a naive datetime."""
-    if moment.tzinfo is None:
-        raise InvalidEnvelope("a time needs a zone", time=moment.isoformat())
-    try:
-        return moment.astimezone(UTC).isoformat()[:-6] + "Z"
-    except OverflowError as exc:
-        raise InvalidEnvelope("a time is outside the years 1 to 9999 in UTC", time=moment.isoformat()) from exc
-
-
-def _unix_us(moment: datetime) -> int:
-    if moment.tzinfo is None:
-        raise InvalidEnvelope("a time needs a zone", time=moment.isoformat())
-    return (moment - EPOCH) // _US

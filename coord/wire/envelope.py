@@ -3,9 +3,11 @@
 One import for everybody else; the work is done in `records`, `encode` and `decode`.
 """
 
-from coord.wire.decode import Stored, decode_message, parse_time, valid_traceparent
-from coord.wire.encode import encode_fact, encode_frame, encode_sample, format_time
+from coord.wire.attributes import valid_traceparent
+from coord.wire.decode import Stored, decode_message
+from coord.wire.encode import encode_fact, encode_frame, encode_sample
 from coord.wire.records import Encoded, Fact, Poison, Sample, StoredFact, StoredSample
+from coord.wire.times import format_time, parse_time
 
 __all__ = [
     "Encoded",

@@ -37,10 +37,12 @@ SCHEMA: Final = "Coord-Schema"
 MSG_ID: Final = "Nats-Msg-Id"
 EXPECTED_LAST_SUBJECT_SEQ: Final = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_LAST_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+LIVE_STREAM: Final = "Nats-Stream"
 LIVE_SUBJECT: Final = "Nats-Subject"
 LIVE_SEQUENCE: Final = "Nats-Sequence"
 LIVE_LAST_SEQUENCE: Final = "Nats-Last-Sequence"
 LIVE_TIME: Final = "Nats-Time-Stamp"
+NUM_PENDING: Final = "Nats-Num-Pending"
 
 ENVELOPE: Final = (
     SPECVERSION,
@@ -57,9 +59,12 @@ ENVELOPE: Final = (
     SCHEMA,
 )
 _CANONICAL: Final = {name.lower(): name for name in ENVELOPE}
-_SPELLED: Final = {name: name for name in ENVELOPE}
+_EXACT: Final = frozenset(
+    {*ENVELOPE, MSG_ID, LIVE_STREAM, LIVE_SUBJECT, LIVE_SEQUENCE, LIVE_LAST_SEQUENCE, LIVE_TIME, NUM_PENDING}
+)
 
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
+_USUAL: Final = bytes(b for b in range(0x21, 0x7F) if b not in b'%"')
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _STATUS = re.compile(r"NATS/1\.0(?: +(\d{3})(?: (.*))?)?\s*", re.ASCII)
 # Room for what the server appends to a message's headers (republish, direct get).
@@ -72,6 +77,8 @@ class Headers(msgspec.Struct, frozen=True):
     status: int | None
     description: str
     fields: dict[str, str]
+    usual: bool = False
+    """ASCII, nothing quoted, our own spelling: values can be taken as they are."""
 
 
 def encode(headers: Mapping[str, str]) -> bytes:
@@ -79,17 +86,16 @@ def encode(headers: Mapping[str, str]) -> bytes:
 
     Raises `InvalidEnvelope` for a name or value that would break the block.
     """
-    lines = ["NATS/1.0"]
-    for name, value in headers.items():
-        if not _NAME.fullmatch(name):
-            raise InvalidEnvelope("not a header name", name=name[:128])
-        if not value.isprintable():
-            raise InvalidEnvelope("a header value must be printable; percent-encode it", name=name)
-        lines.append(f"{name}: {value}")
     try:
-        block = "\r\n".join(lines).encode() + b"\r\n\r\n"
+        block = "".join(["NATS/1.0\r\n", *[f"{name}: {value}\r\n" for name, value in headers.items()], "\r\n"]).encode()
     except UnicodeEncodeError as exc:
         raise InvalidEnvelope("a header value is not Unicode text") from exc
+    if not _EXACT.issuperset(headers) or len(block.translate(None, _PRINTABLE)) != 2 * (len(headers) + 2):
+        for name, value in headers.items():
+            if not _NAME.fullmatch(name):
+                raise InvalidEnvelope("not a header name", name=name[:128])
+            if not value.isprintable():
+                raise InvalidEnvelope("a header value must be printable; percent-encode it", name=name)
     if len(block) > limits.HEADERS_BYTES_MAX:
         raise InvalidEnvelope("the headers are too large", bytes=len(block), bytes_max=limits.HEADERS_BYTES_MAX)
     return block
@@ -109,25 +115,35 @@ def parse(raw: bytes) -> Headers:
     description = ""
     if lines[0] != "NATS/1.0":
         status, description = _status_line(lines[0])
+    lines = lines[1:-2]
+    # The usual block: our own spelling, nothing twice, one space a line, nothing quoted and
+    # nothing unprintable.  Whatever is unusual is looked at line by line.
+    if len(raw.translate(None, _USUAL)) == 3 * len(lines) + 4:
+        try:
+            fields = dict([line.split(": ", 1) for line in lines])
+        except ValueError:
+            pass
+        else:
+            if len(fields) == len(lines) and _EXACT.issuperset(fields):
+                return Headers(status, description, fields, status is None)
+    return Headers(status, description, _careful(lines))
+
+
+def _careful(lines: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
-    for line in lines[1:-2]:
+    for line in lines:
         name, colon, value = line.partition(":")
-        known = _SPELLED.get(name)
-        if known is None:
-            if not colon or not _NAME.fullmatch(name):
-                raise InvalidEnvelope("not a header line", line=line[:128])
-            known = _CANONICAL.get(name.lower())
-            if known is None:
-                fields[name] = value.strip()
-                continue
-        if known in fields:
-            raise InvalidEnvelope("a header stands twice", name=known)
-        if not colon:
+        if not colon or not _NAME.fullmatch(name):
             raise InvalidEnvelope("not a header line", line=line[:128])
-        fields[known] = value.strip()
-    if len(raw.translate(None, _PRINTABLE)) != 2 * (len(lines) - 1):
-        _check_characters(fields)
-    return Headers(status, description, fields)
+        known = _CANONICAL.get(name.lower())
+        if known is None:
+            fields[name] = value.strip()
+        elif known in fields:
+            raise InvalidEnvelope("a header stands twice", name=known)
+        else:
+            fields[known] = value.strip()
+    _check_characters(fields)
+    return fields
 
 
 def _status_line(line: str) -> tuple[int | None, str]:

@@ -7,8 +7,6 @@ that a subscriber gets exactly what it would have got live.
 Structs here only grow, with defaults: readers of other releases and languages decode them.
 """
 
-
-
 from __future__ import annotations
 
 from datetime import datetime

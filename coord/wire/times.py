@@ -1,0 +1,74 @@
+"""Times on the wire: RFC 3339 text in headers, Unix microseconds in frames.
+
+Everywhere else a time is an aware datetime in UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from coord.errors import InvalidEnvelope
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_US: Final = timedelta(microseconds=1)
+# Below 2^32 s, doubles lie closer than a microsecond, so the cheaper conversion is exact.
+_US_EXACT: Final = 2**32 * 1_000_000
+
+_fromtimestamp = datetime.fromtimestamp
+
+
+def from_unix_us(unix_us: int) -> datetime:
+    """The UTC time of a Unix time in microseconds; OverflowError outside the years 1 to 9999."""
+    if 0 <= unix_us < _US_EXACT:
+        return _fromtimestamp(unix_us / 1e6, UTC)
+    return EPOCH + timedelta(0, 0, unix_us)
+
+
+def to_unix_us(moment: datetime) -> int:
+    """Unix microseconds of an aware time; `InvalidEnvelope` for a naive one."""
+    if moment.tzinfo is None:
+        raise InvalidEnvelope("a time needs a zone", time=moment.isoformat())
+    return (moment - EPOCH) // _US
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the microsecond; `InvalidEnvelope` for a naive time."""
+    if moment.tzinfo is None:
+        raise InvalidEnvelope("a time needs a zone", time=moment.isoformat())
+    try:
+        return moment.astimezone(UTC).isoformat()[:-6] + "Z"
+    except OverflowError as exc:
+        raise InvalidEnvelope("a time is outside the years 1 to 9999 in UTC", time=moment.isoformat()) from exc
+
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:)(\d\d)(\.\d{1,32})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 timestamp as an aware UTC datetime, truncated to microseconds.
+
+    A leap second becomes the last microsecond before it.  Raises `InvalidEnvelope` for
+    anything else, a time without offset and a year outside 1 to 9999 among it.
+    """
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise InvalidEnvelope("not an RFC 3339 timestamp with an offset", time=text[:64])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        # What RFC 3339 allows and Python does not: lower case and the leap second.
+        day, minutes, seconds, fraction, offset = found.groups()
+        if seconds == "60":
+            seconds, fraction = "59", ".999999"
+        try:
+            moment = datetime.fromisoformat(f"{day}T{minutes}{seconds}{fraction or ''}{offset.upper()}")
+        except ValueError as exc:
+            raise InvalidEnvelope("a time that does not exist", time=text[:64]) from exc
+    if moment.tzinfo is UTC:
+        return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as exc:
+        raise InvalidEnvelope("a time outside the years 1 to 9999 in UTC", time=text[:64]) from exc
