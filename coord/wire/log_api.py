@@ -143,8 +143,9 @@ class LogInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The window's first sequence; one more than `last_seq` when it holds nothing."""
     last_seq: int
     first_stored_at: datetime | None
-    last_stored_at: datetime | None
     """None when it holds nothing."""
+    last_stored_at: datetime | None
+    """None when it never held anything."""
     created: str
     """When the stream was created: another value is another log."""
 

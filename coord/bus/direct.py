@@ -1,0 +1,183 @@
+"""Reading messages out of a stream without a consumer: batched direct get, and last by subject.
+
+Any replica may answer a direct get, also one that lags: what it returns is right and
+without holes as far as it goes, but that it returned nothing more proves nothing.  Whoever
+has to vouch for an end asks the leader (`next_on_leader`, and the stream's info).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection, Subscription
+from coord.bus.patched import Message
+from coord.wire import republished
+
+
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
+    """One message of a stream."""
+
+    subject: str
+    seq: int
+    stored_at: datetime
+    headers: bytes | None
+    """The sender's header block; None when there was none."""
+    body: bytes
+
+
+class Batch(msgspec.Struct):
+    """The answer to one batched get."""
+
+    messages: list[StoredMessage]
+    pending: int = 0
+    """How many more match, as far as the replica that answered knows."""
+
+
+class _Collector:
+    __slots__ = ("batch", "done")
+
+    def __init__(self) -> None:
+        self.batch = Batch([])
+        self.done: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+
+    def receive(self, message: Message) -> None:
+        if self.done.done():
+            return
+        status = _status(message)
+        try:
+            if status is None:
+                self.batch.messages.append(_stored(message))
+            elif status == 204:  # the end of the batch
+                self.batch.pending = int(message.headers.get("Nats-Num-Pending", 0))
+                self.done.set_result(self.batch)
+            elif status == 404:  # nothing matches
+                self.done.set_result(self.batch)
+            elif status == 503:  # no responders
+                self.done.set_exception(errors.ApiUnavailable("direct get is not answered"))
+            else:
+                description = message.headers.get("Description", "")
+                self.done.set_exception(errors.BusError(f"direct get refused: {description}", status=status))
+        except errors.WireError as exc:
+            self.done.set_exception(errors.BusError(f"a direct get cannot be read: {exc.message}"))
+
+
+class DirectReader:
+    """Batched direct gets of one connection.  `close` it before the connection."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._prefix = conn.new_inbox() + "."
+        self._tokens = itertools.count()
+        self._collectors: dict[str, _Collector] = {}
+        self._subscription: Subscription | None = None
+        self._lock = asyncio.Lock()
+        self._unregister = conn.on_disconnected(self._disconnected)
+
+    async def close(self) -> None:
+        """Stop listening.  Twice is legal."""
+        self._unregister()
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+
+    async def batch(
+        self,
+        stream: str,
+        filter_subject: str,
+        *,
+        from_seq: int | None = None,
+        from_time: datetime | None = None,
+        messages_max: int,
+        bytes_max: int = limits.READ_PAGE_BYTES_MAX,
+        timeout_s: float = limits.API_TIMEOUT_S,
+    ) -> Batch:
+        """The messages that match from a sequence or time on, in order; always at least one if there is any.
+
+        Raises `ApiUnavailable`, `DeadlineExceeded`, `NotConnected`, or `BusError` for a refusal.
+        """
+        query: dict[str, Any] = {"batch": messages_max, "max_bytes": bytes_max, "next_by_subj": filter_subject}
+        if from_time is not None:
+            query["start_time"] = from_time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        else:
+            query["seq"] = max(1, from_seq or 1)
+        await self._listen()
+        token = str(next(self._tokens))
+        collector = self._collectors[token] = _Collector()
+        try:
+            self._conn.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=self._prefix + token)
+            async with asyncio.timeout(timeout_s):
+                return await collector.done
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded(f"no end of a direct get within {timeout_s:g} s", stream=stream) from exc
+        finally:
+            del self._collectors[token]
+
+    async def _listen(self) -> None:
+        async with self._lock:
+            if self._subscription is None:
+                self._subscription = await self._conn.subscribe(self._prefix + "*", self._receive)
+
+    def _receive(self, message: Message) -> None:
+        collector = self._collectors.get(message.subject[len(self._prefix) :])
+        if collector is not None:
+            collector.receive(message)
+
+    def _disconnected(self) -> None:
+        # The rest of a batch that was under way never comes.
+        for collector in self._collectors.values():
+            if not collector.done.done():
+                collector.done.set_exception(errors.NotConnected())
+
+
+async def next_on_leader(conn: Connection, stream: str, filter_subject: str, from_seq: int) -> StoredMessage | None:
+    """The first message at or above `from_seq` that matches, as the stream's leader knows it."""
+    request = {"seq": max(1, from_seq), "next_by_subj": filter_subject}
+    try:
+        answer = await conn.api(f"STREAM.MSG.GET.{stream}", request)
+    except errors.ApiNotFound as exc:
+        if exc.details.get("server_code") == 10037:  # no message found
+            return None
+        raise
+    message = answer["message"]
+    return StoredMessage(
+        str(message["subject"]),
+        int(message["seq"]),
+        datetime.fromisoformat(message["time"]).astimezone(UTC),
+        b64decode(message["hdrs"]) if message.get("hdrs") else None,
+        b64decode(message.get("data") or ""),
+    )
+
+
+async def last_by_subject(
+    conn: Connection, stream: str, subject: str, *, timeout_s: float = limits.API_TIMEOUT_S
+) -> StoredMessage | None:
+    """The newest message of one subject; the subject stands in the request's own, so permissions apply to it."""
+    try:
+        message = await conn.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout_s=timeout_s)
+    except errors.ServiceUnavailable as exc:
+        raise errors.ApiUnavailable("direct get is not answered", stream=stream) from exc
+    status = _status(message)
+    if status == 404:
+        return None
+    if status is not None:
+        raise errors.BusError(f"direct get refused: {message.headers.get('Description', '')}", stream=stream)
+    try:
+        return _stored(message)
+    except errors.WireError as exc:
+        raise errors.BusError(f"a direct get cannot be read: {exc.message}", stream=stream) from exc
+
+
+def _status(message: Message) -> int | None:
+    """The broker's status; a stored message whose sender wrote a status line of its own has none."""
+    return None if b"Nats-Stream: " in (message.raw_headers or b"") else message.status
+
+
+def _stored(message: Message) -> StoredMessage:
+    part = republished.split(message.raw_headers)
+    return StoredMessage(part.subject, part.seq, part.stored_at, part.headers, message.data)

@@ -1,0 +1,1 @@
+"""Answers to questions about the log and, later, the tables: what agents may ask without a database."""

@@ -1,0 +1,237 @@
+"""Pages of the log, and how their end is vouched for.
+
+A page is read by batched direct get, which any replica may answer.  That makes it fast and
+lets it lag, so the end of a page is believed in this order only::
+
+    1. the batch           what matches from the start on, without holes as far as it goes
+    2. the leader's info   first_seq: nothing was trimmed before the batch was read;
+                           last_seq: the end that will be vouched for
+    3. the leader's next   where the batch ran dry: the leader finds nothing more either,
+                           hence nothing at or below last_seq is missing
+
+Infos are shared: requests that arrive while one is under way wait together for the next
+one, so a thousand idle audits cost a handful of them.
+
+A filter with an event needs two subjects (with and without detail tokens, see
+`coord.wire.subjects.log_filters`); both are read and merged up to the lower of their ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus import direct
+from coord.bus.connection import Connection
+from coord.bus.direct import Batch, DirectReader, StoredMessage
+from coord.core.subscription import Position
+from coord.wire import subjects
+from coord.wire.decode import decode_message
+from coord.wire.log_api import LogInfo
+from coord.wire.records import StoredFact
+
+_YIELD_EVERY = 100
+_POISON_COST = 10
+"""A message that is no fact may have been a frame of 8 MB: it counts like this many entries."""
+_BEFORE_EVERYTHING = datetime(1, 1, 2, tzinfo=UTC)
+_TIME_TRIES = 20
+_TIME_TRY_S = 0.05
+
+
+class LogPage(msgspec.Struct):
+    """Decoded messages of the log, in order."""
+
+    facts: list[StoredFact]
+    next: Position
+    info: LogInfo
+    poison: list[Position] = msgspec.field(default_factory=list)
+    """Messages and frame entries that are no valid facts."""
+
+
+class LogReader:
+    """Reads EVENTS over one connection.  `close` it before the connection."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._direct = DirectReader(conn)
+        self._info = SharedInfo(conn)
+
+    async def close(self) -> None:
+        """Stop what is under way.  Twice is legal."""
+        await self._info.close()
+        await self._direct.close()
+
+    async def info(self) -> LogInfo:
+        """What the log holds, asked of the leader after this call began."""
+        return await self._info.get()
+
+    async def read(
+        self,
+        filters: tuple[str, ...],
+        start: Position | datetime | Literal["new", "first"],
+        *,
+        messages_max: int = limits.READ_PAGE_FACTS_MAX,
+        bytes_max: int = limits.READ_PAGE_BYTES_MAX,
+    ) -> LogPage:
+        """The facts that match any of the disjoint `filters` from `start` on.
+
+        At most `messages_max` messages, `bytes_max` bytes of them, and hardly more entries
+        of frames than `messages_max`; the page says where to go on.
+
+        Raises `LogTrimmed` when the start has left the window, `LogReplaced` when it is
+        beyond the log's end, and `BusError`s.
+        """
+        before = await self._info.get()
+        position = await self._position(start, before)
+        _check(position, before)
+        if position.seq > before.last_seq:
+            return LogPage([], position, before)
+        batches = await asyncio.gather(*(self._batch(f, position.seq, messages_max, bytes_max) for f in filters))
+        info = await self._info.get()
+        _check(position, info)
+        messages: list[StoredMessage] = []
+        bound = info.last_seq
+        for filter_subject, batch in zip(filters, batches, strict=True):
+            bound = min(bound, await self._bound(filter_subject, batch, position.seq, info.last_seq))
+            messages += batch.messages
+        messages = sorted((m for m in messages if m.seq <= bound), key=lambda m: m.seq)
+        return await _page(messages, position, bound, info, messages_max)
+
+    async def _batch(self, filter_subject: str, seq: int, messages_max: int, bytes_max: int) -> Batch:
+        return await self._direct.batch(
+            subjects.EVENTS, filter_subject, from_seq=seq, messages_max=messages_max, bytes_max=bytes_max
+        )
+
+    async def _bound(self, filter_subject: str, batch: Batch, from_seq: int, last_seq: int) -> int:
+        """Everything that matches at or below this is in `batch`, which may gain one message here."""
+        reached = batch.messages[-1].seq if batch.messages else from_seq - 1
+        if batch.pending:
+            return reached
+        if reached >= last_seq:
+            return last_seq
+        found = await direct.next_on_leader(self._conn, subjects.EVENTS, filter_subject, reached + 1)
+        if found is None or found.seq > last_seq:
+            return last_seq
+        # The replica that answered the batch lags: go on from what the leader has.
+        batch.messages.append(found)
+        return found.seq
+
+    async def _position(self, start: Position | datetime | Literal["new", "first"], info: LogInfo) -> Position:
+        if isinstance(start, Position):
+            return start
+        if start == "first":
+            return Position(info.first_seq)
+        if start == "new":
+            return Position(info.last_seq + 1)
+        assert isinstance(start, datetime)
+        return await self._position_at(start, info)
+
+    async def _position_at(self, time: datetime, info: LogInfo) -> Position:
+        """The first sequence stored at or after `time`."""
+        time = max(time, _BEFORE_EVERYTHING)
+        for _ in range(_TIME_TRIES):
+            if info.last_stored_at is None or time > info.last_stored_at + timedelta(microseconds=1):
+                return Position(info.last_seq + 1)
+            if info.first_seq > info.last_seq:
+                raise errors.LogTrimmed("nothing is left since then", wanted=time.isoformat(), first_seq=info.first_seq)
+            batch = await self._direct.batch(subjects.EVENTS, subjects.LOG_ALL, from_time=time, messages_max=1)
+            info = await self._info.get()
+            if batch.messages:
+                first = batch.messages[0]
+                if first.seq <= info.first_seq and info.first_seq > 1 and time < first.stored_at:
+                    raise errors.LogTrimmed(
+                        "the window begins after this time",
+                        wanted=time.isoformat(),
+                        first_seq=info.first_seq,
+                        first_stored_at=first.stored_at.isoformat(),
+                    )
+                return Position(first.seq)
+            # The leader has messages that late, this replica does not have them yet.
+            await asyncio.sleep(_TIME_TRY_S)
+        raise errors.ApiUnavailable("no replica has caught up with the leader", stream=subjects.EVENTS)
+
+
+class SharedInfo:
+    """The leader's view of EVENTS; whoever asks gets one that was asked for after that."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._running: asyncio.Task[LogInfo] | None = None
+        self._following: asyncio.Task[LogInfo] | None = None
+
+    async def get(self) -> LogInfo:
+        """Raises `ApiUnavailable`, `ApiNotFound`, `DeadlineExceeded`, `NotConnected`."""
+        if self._following is None:
+            self._following = asyncio.create_task(self._follow(self._running), name="log-info")
+        # Shielded: one caller that leaves must not take the answer from the others.
+        return await asyncio.shield(self._following)
+
+    async def _follow(self, running: asyncio.Task[LogInfo] | None) -> LogInfo:
+        if running is not None:
+            await asyncio.wait({running})
+        # From here on a caller needs a newer answer than this one.
+        self._running, self._following = self._following, None
+        return log_info(await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}"))
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        tasks = [task for task in (self._running, self._following) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def log_info(answer: dict[str, Any]) -> LogInfo:
+    """From the answer to STREAM.INFO."""
+    state = answer["state"]
+    first, last, count = int(state["first_seq"]), int(state["last_seq"]), int(state["messages"])
+    return LogInfo(
+        # A stream that never held anything says 0.
+        first_seq=first if count else last + 1,
+        last_seq=last,
+        first_stored_at=_time(state["first_ts"]) if count else None,
+        last_stored_at=_time(state["last_ts"]) if last else None,
+        created=str(answer["created"]),
+    )
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _check(position: Position, info: LogInfo) -> None:
+    if position.seq < info.first_seq:
+        raise errors.LogTrimmed(wanted=position.seq, first_seq=info.first_seq)
+    if position.seq > info.last_seq + 1:
+        raise errors.LogReplaced(
+            wanted=position.seq, first_seq=info.first_seq, last_seq=info.last_seq, created=info.created
+        )
+
+
+async def _page(messages: list[StoredMessage], position: Position, bound: int, info: LogInfo, work_max: int) -> LogPage:
+    """Decode, but no more than one answer can use: a small frame may hold a thousand entries and 8 MB."""
+    page = LogPage([], position, info)
+    work = 0
+    for number, message in enumerate(messages):
+        if work >= work_max:
+            page.next = max(Position(messages[number - 1].seq + 1), position)
+            return page
+        poison = len(page.poison)
+        entries = decode_message(message.subject, message.headers, message.body, message.seq, message.stored_at)
+        for entry in entries:
+            at = Position(entry.seq, entry.index)
+            if at < position:
+                continue
+            if isinstance(entry, StoredFact):
+                page.facts.append(entry)
+            else:
+                page.poison.append(at)
+        before, work = work, work + len(entries) + _POISON_COST * (len(page.poison) - poison)
+        if work // _YIELD_EVERY != before // _YIELD_EVERY:
+            await asyncio.sleep(0)  # other requests are waiting
+    page.next = max(Position(bound + 1), position)
+    return page
