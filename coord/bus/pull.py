@@ -118,6 +118,7 @@ class PinnedReader:
         while not pinned.done():
             self._raise_if_broken()
             wake.clear()
+            self._wake.clear()
             self._ask(1, with_bytes=False)
             await _first(pinned, wake, self._wake, timeout_s=SILENCE_S)
         self._pin = pinned.result()

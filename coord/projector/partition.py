@@ -141,9 +141,9 @@ class PartitionProjector:
 
     async def _session(self) -> None:
         # Judged before being pinned too: a stopped partition must not wait for a message.
-        await self._read_checkpoint()
+        self.checkpoint = await self._read_checkpoint()
         self._set("standby")
-        if not await self._until_leaving(self._reader.wait_pinned()):
+        if not await self._until_pinned():
             await self._reader.stop()
             return
         checkpoint = await self._read_checkpoint()
@@ -325,20 +325,25 @@ class PartitionProjector:
 
     # --- waiting -------------------------------------------------------------------------
 
-    async def _until_leaving(self, work: object) -> bool:
-        """Await `work` unless told to leave first; whether it finished."""
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    async def _until_pinned(self) -> bool:
+        """Wait for the pin, following the end of the log meanwhile; False when told to leave."""
+        pinned = asyncio.ensure_future(self._reader.wait_pinned())
         leave = asyncio.ensure_future(self._leave.wait())
         try:
-            await asyncio.wait({task, leave}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                return False
-            task.result()
-            return True
+            while True:
+                await asyncio.wait(
+                    {pinned, leave}, timeout=self._config.idle_checkpoint_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if pinned.done():
+                    pinned.result()
+                    return True
+                if leave.done():
+                    return False
+                await self._follow_end()
         finally:
-            for future in (task, leave):
+            for future in (pinned, leave):
                 future.cancel()
-            await asyncio.gather(task, leave, return_exceptions=True)
+            await asyncio.gather(pinned, leave, return_exceptions=True)
 
     async def _retry(self, exc: errors.CoordError) -> None:
         self._metrics.projection_rollbacks.labels(stream=self.stream, reason=exc.code).inc()
