@@ -80,7 +80,7 @@ def reachable(folder: Path, account: Account | None) -> bool:
         return os.access(folder, os.X_OK)
     try:
         done = subprocess.run(
-            ["/bin/sh", "-c", 'cd "$1"', "sh", os.fspath(folder)],
+            ["/bin/sh", "-c", 'cd "$1"', "sh", os.fspath(folder.resolve())],
             cwd="/",
             user=account.uid,
             group=account.gid,
