@@ -17,7 +17,6 @@ import pytest
 
 from coord.errors import EnvironmentProblem
 from coord.ops.devstack import DevStack, DevStackConfig, PostgresOptions, find, nats, places, process
-from coord.ops.devstack.postgres import PostgresServer
 from tests.support.servers import run_sync
 
 FAST = PostgresOptions(fsync=False, shared_buffers="32MB", max_connections=20)
@@ -260,19 +259,9 @@ async def test_an_unreachable_folder_puts_the_database_elsewhere_and_says_so(tmp
 
 async def test_a_programs_failure_is_one_line_with_its_words(tmp_path):
     with pytest.raises(EnvironmentProblem, match=r"Trying: sh ended with exit code 3: it broke") as caught:
-        process.run(
-            ["sh", "-c", "echo it; echo broke >&2; echo it broke >&2; exit 3"][:2] + ["echo it broke >&2; exit 3"],
-            what="Trying",
-        )
+        process.run(["sh", "-c", "echo it >&2; echo broke >&2; exit 3"], what="Trying")
     assert "\n" not in str(caught.value)
     with pytest.raises(EnvironmentProblem, match="cannot run"):
         process.run([tmp_path / "missing"], what="Trying")
     with pytest.raises(EnvironmentProblem, match="took longer"):
         process.run(["sleep", "30"], what="Trying", timeout_s=0.05)
-
-
-def test_a_server_object_can_be_made_without_being_started(tmp_path):
-    from coord.ops.devstack.install import Install
-
-    plain = Install(source="plain", bin_dir=tmp_path, major=18, timescaledb=False, note="")
-    assert PostgresServer(tmp_path, plain, None).pid is None
