@@ -101,7 +101,7 @@ async def test_a_bare_publish_and_a_full_envelope_become_rows(conn, db, projecto
     )  # fmt: skip
 
     async def both() -> list[asyncpg.Record]:
-        rows = await db.fetch("SELECT * FROM coord.event ORDER BY seq")
+        rows: list[asyncpg.Record] = await db.fetch("SELECT * FROM coord.event ORDER BY seq")
         return rows if len(rows) == 2 else []
 
     bare, full = await eventually(both)
@@ -154,7 +154,8 @@ async def test_poison_is_parked_in_the_table_and_the_dlq_and_its_siblings_are_ro
     await conn.request(subject, b'{"good": 2}')
 
     async def parked() -> list[asyncpg.Record]:
-        return await db.fetch("SELECT * FROM coord.dead_letter")
+        rows: list[asyncpg.Record] = await db.fetch("SELECT * FROM coord.dead_letter")
+        return rows
 
     (letter,) = await eventually(parked)
     assert letter["code"] == "wire.payload"
