@@ -82,7 +82,9 @@ class Batcher(Generic[BatchT]):
     def joins(self, group: str, label: Any, size: int) -> BatchT | None:
         """The open batch that takes an entry of `size` bytes, or None: seal what is open and start one."""
         batch = self.open.get(group)
-        if batch is None or batch.size + size > self.policy.size_max or batch.label != label:
+        if batch is None or batch.size + size > self.policy.size_max:
+            return None
+        if batch.label is not label and batch.label != label:  # mostly it is the same object
             return None
         return batch
 

@@ -168,14 +168,14 @@ class Outbox(Generic[ItemT]):
         entry: Any,
         size: int,
         now: float,
-        make: Callable[[], ItemT],
+        make: Callable[[int, str, Any, float], ItemT],
         *,
         linger_s: float | None = None,
         reserved: bool = False,
     ) -> ItemT | None:
         """Offer an entry to its group's batch; returns the batch it is in, None when the queue is full.
 
-        `make` opens a batch: an item with this lane, home, group and label, count and size 0.
+        `make(lane, group, label, now)` opens a batch: an item with this lane and home, count and size 0.
         """
         lane = self.lanes[lane_number]
         if not reserved and not lane.queue.take(1, size):
@@ -184,10 +184,53 @@ class Outbox(Generic[ItemT]):
         assert batcher is not None, "this lane sends single messages"
         batch = batcher.joins(group, label, size)
         if batch is None:
-            batch = self._open(lane, group, make(), now, linger_s)
+            batch = self._open(lane, make(lane_number, group, label, now), now, linger_s)
         if batcher.add(batch, entry, size):
             self._seal(lane, batch)
         return batch
+
+    def add_many(
+        self,
+        lane_number: int,
+        group: str,
+        label: Any,
+        entries: Sequence[Any],
+        start: int,
+        size_each: int,
+        now: float,
+        make: Callable[[int, str, Any, float], ItemT],
+    ) -> int:
+        """`add` for a run of entries of one size: takes some from `start` on, returns how many; 0: the queue is full.
+
+        At most as many as fill one batch, so that the driver can send it before the next.
+        """
+        lane = self.lanes[lane_number]
+        batcher = lane.batcher
+        assert batcher is not None, "this lane sends single messages"
+        batch = batcher.joins(group, label, size_each)
+        filled, size = (batch.count, batch.size) if batch is not None else (0, 0)
+        count = min(
+            len(entries) - start,
+            lane.queue.count_max,
+            batcher.policy.entries_max - filled,
+            max(1, (batcher.policy.size_max - size) // size_each),
+        )
+        if not lane.queue.take(count, count * size_each):
+            return 0
+        if batch is None:
+            batch = self._open(lane, make(lane_number, group, label, now), now, None)
+        batch.entries.extend(entries[start : start + count])
+        batch.size += count * size_each
+        batch.count += count
+        if batch.count >= batcher.policy.entries_max:
+            self._seal(lane, batch)
+        return count
+
+    def hasten(self, item: ItemT) -> None:
+        """Somebody waits for this one: if it is still open, seal it, so that `take` gives it at once."""
+        lane = self.lanes[item.lane]
+        if lane.batcher is not None and lane.batcher.open.get(item.group) is item:
+            self._seal(lane, item)
 
     def reserve(self, lane_number: int, count: int, size: int) -> bool:
         """Take room in a queue on behalf of somebody who waited for it."""
@@ -371,8 +414,8 @@ class Outbox(Generic[ItemT]):
         target.ready.extend(moved)
         target.waiting[group] = target.waiting.get(group, 0) + len(moved)
 
-    def _open(self, lane: Lane[ItemT], group: str, batch: ItemT, now: float, linger_s: float | None) -> ItemT:
-        batcher = lane.batcher
+    def _open(self, lane: Lane[ItemT], batch: ItemT, now: float, linger_s: float | None) -> ItemT:
+        batcher, group = lane.batcher, batch.group
         assert batcher is not None
         closed = batcher.pop(group)
         if closed is not None:

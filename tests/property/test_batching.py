@@ -8,7 +8,6 @@ can think of, and compares what the outbox did with plain lists.
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,6 +37,10 @@ class Parcel(msgspec.Struct, eq=False):
     count: int = 0
     size: int = 0
     ordinal: int = 0
+
+
+def make(lane: int, group: str, label: Any, now: float) -> Parcel:
+    return Parcel(lane, lane, group, label, now + DEADLINE_S)
 
 
 def policies() -> list[LanePolicy]:
@@ -87,9 +90,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(key=KEYS, label=LABELS, size=SIZES, linger_s=st.sampled_from([None, 0.01]))
     def emit_status(self, key: str, label: str, size: int, linger_s: float | None) -> None:
         entry = self._new_entry(STATUS, key, size)
-        batch = self.outbox.add(
-            STATUS, key, label, entry, size, self.now, lambda: self._batch(STATUS, key, label), linger_s=linger_s
-        )
+        batch = self.outbox.add(STATUS, key, label, entry, size, self.now, make, linger_s=linger_s)
         if batch is None:
             self._refused(entry)
             assert self.outbox.lanes[STATUS].queue.count, "an empty queue refuses nothing"
@@ -98,9 +99,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def emit_sample(self, series: str, size: int) -> None:
         entry = self._new_entry(METRICS, series, size)
         while True:
-            batch = self.outbox.add(
-                METRICS, series, series, entry, size, self.now, lambda: self._batch(METRICS, series, series)
-            )
+            batch = self.outbox.add(METRICS, series, series, entry, size, self.now, make)
             if batch is not None:
                 return
             waiting = [e for p in self.outbox.lanes[METRICS].ready for e in p.entries]
@@ -221,9 +220,6 @@ class OutboxMachine(RuleBasedStateMachine):
     def _refused(self, entry: int) -> None:
         del self.accepted[entry]
 
-    def _batch(self, lane: int, group: str, label: str) -> Parcel:
-        return Parcel(lane, lane, group, label, self.now + DEADLINE_S)
-
     def _submit(self, lane: int, key: str, size: int) -> None:
         entry = self._new_entry(lane, key, size)
         item = Parcel(lane, lane, key, None, self.now + DEADLINE_S, [entry], 1, size)
@@ -267,9 +263,6 @@ def test_nobody_waits_longer_than_the_linger_while_there_is_room(emits: list[tup
     now = 10.0
     added: dict[int, float] = {}
 
-    def batch_of(key: str) -> Parcel:
-        return Parcel(STATUS, STATUS, key, "a", now + 5)
-
     def drive(until: float) -> None:
         """What the driver's timer does."""
         while (due := outbox.next_due()) is not None and due <= until:
@@ -281,7 +274,7 @@ def test_nobody_waits_longer_than_the_linger_while_there_is_room(emits: list[tup
         drive(now + pause)
         now += pause
         added[entry] = now
-        batch = outbox.add(STATUS, key, "a", entry, 1, now, partial(batch_of, key))
+        batch = outbox.add(STATUS, key, "a", entry, 1, now, make)
         assert batch is not None
         while (item := outbox.take(now)) is not None:
             for sent in item.entries:
@@ -295,7 +288,7 @@ def test_an_idle_lane_sends_at_once_and_a_trickle_is_one_message_per_linger() ->
     sends = []
     for step in range(100):  # one sample every 50 ms for 5 s
         now = 10.0 + step * 0.05
-        outbox.add(METRICS, "cpu", "cpu", step, 1, now, partial(Parcel, METRICS, METRICS, "cpu", "cpu", now + 50))
+        outbox.add(METRICS, "cpu", "cpu", step, 1, now, make)
         while (item := outbox.take(now)) is not None:
             sends.append((now, item.count))
             outbox.settle(item)

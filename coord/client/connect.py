@@ -1,0 +1,271 @@
+"""`coord.connect`: one object to speak and listen as one agent.
+
+::
+
+    async with coord.connect("nats://127.0.0.1:4222", tenant="acme", agent="scout") as c:
+        await c.emit(coord.Fact(kind="file", id="f1", event="scanned", data={"lines": 120}))
+        await c.sample("cpu", 0.4)
+
+Leaving the block drains: everything emitted is acknowledged, or `FlushFailed` names what is
+not.  `coord.client.publisher` says how facts travel, `coord.client.subscriber` how they come.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import AsyncIterable, Coroutine, Generator, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import msgspec
+
+from coord import limits
+from coord.bus.connection import Connection, NatsConfig
+from coord.client.config import ClientConfig, PublisherConfig
+from coord.client.publisher import Publisher, PublisherStats
+from coord.errors import InvalidToken, SettingsError
+from coord.wire import subjects
+
+if TYPE_CHECKING:
+    from coord.bus.publish import PubAck
+    from coord.client.receipt import Receipt
+    from coord.client.subscriber import Subscription
+    from coord.telemetry.metrics import Metrics
+    from coord.wire.envelope import Fact, Sample
+
+
+def connect(
+    to: str | NatsConfig | ClientConfig | None = None,
+    /,
+    *,
+    tenant: str | None = None,
+    agent: str | None = None,
+    publisher: PublisherConfig | None = None,
+    connection: Connection | None = None,
+    wait: bool = False,
+    metrics: Metrics | None = None,
+) -> Connecting:
+    """Connect as one agent: use it with ``async with``, or await it and `close` what it gives.
+
+    `to`: the broker's URL (several with commas between), a `NatsConfig`, or a whole
+    `ClientConfig`; default ``nats://127.0.0.1:4222``.  `tenant`: default ``default``.
+    `agent`: who speaks; default ``{host}-{pid}``, which is a new agent for every process:
+    give a stable name to whatever is more than a trial.  `connection`: use this one and
+    leave it open; it stays the caller's.  `wait`: keep trying for as long as there is no
+    broker, instead of raising after `connect_timeout_s`.
+
+    Raises `NotConnected`, `SettingsError`, and `InvalidToken` for a name that is none;
+    names that begin with ``_`` are deciders' and refused.
+    """
+    config = _config(to, tenant, agent, publisher)
+    if connection is not None and to is not None and not isinstance(to, ClientConfig):
+        raise SettingsError("connect: give a broker or an open connection, not both")
+    return Connecting(config, connection, wait=wait, metrics=metrics)
+
+
+class Connecting:
+    """What `connect` returns: enter it, or await it."""
+
+    __slots__ = ("_config", "_connection", "_coord", "_metrics", "_wait")
+
+    def __init__(
+        self, config: ClientConfig, connection: Connection | None, *, wait: bool, metrics: Metrics | None
+    ) -> None:
+        self._config = config
+        self._connection = connection
+        self._wait = wait
+        self._metrics = metrics
+        self._coord: Coord | None = None
+
+    async def _open(self) -> Coord:
+        config = self._config
+        agent = agent_name(config.agent)
+        conn = self._connection
+        if conn is None:
+            conn = await Connection.open(config.nats, name=f"coord-{config.tenant}-{agent}", wait=self._wait)
+        try:
+            publisher = await Publisher.open(
+                conn, tenant=config.tenant, agent=agent, config=config.publisher, metrics=self._metrics
+            )
+        except BaseException:
+            if self._connection is None:
+                await conn.close()
+            raise
+        return Coord(conn, publisher, owns_connection=self._connection is None)
+
+    def __await__(self) -> Generator[Any, None, Coord]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Coord:
+        self._coord = await self._open()
+        return self._coord
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        coord, self._coord = self._coord, None
+        if coord is not None:
+            await coord.close(report=kind is None)
+
+
+class Coord:
+    """A connected agent.  Not thread-safe; any number of tasks of one event loop may use it."""
+
+    def __init__(self, connection: Connection, publisher: Publisher, *, owns_connection: bool) -> None:
+        self.connection = connection
+        """The broker's connection, for what this class has no method for."""
+        self._publisher = publisher
+        self._owns_connection = owns_connection
+        self._subscriptions: set[Subscription] = set()
+
+    @property
+    def tenant(self) -> str:
+        """Whose facts these are."""
+        return self._publisher.tenant
+
+    @property
+    def agent(self) -> str:
+        """Who speaks."""
+        return self._publisher.agent
+
+    @property
+    def stats(self) -> PublisherStats:
+        """What was accepted, acknowledged, shed and so on."""
+        return self._publisher.stats
+
+    # --- speaking ------------------------------------------------------------------------
+
+    @overload
+    def emit(self, item: Fact | Sample, /) -> Coroutine[Any, Any, Receipt]: ...
+
+    @overload
+    def emit(
+        self,
+        item: object,
+        /,
+        *,
+        id: str,
+        key: str | None = None,
+        detail: tuple[str, ...] = (),
+        event_id: str | None = None,
+        occurred_at: datetime | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Coroutine[Any, Any, Receipt]: ...
+
+    def emit(self, item: Any, /, **about: Any) -> Coroutine[Any, Any, Receipt]:
+        """State a fact or a sample; returns when it is queued or sent, long before it is stored.
+
+        `item`: a `Fact`, a `Sample`, or an object of a type registered with ``@fact``, with
+        ``id=`` and what else a fact has.  How soon it is sent, and what happens when too
+        much is queued, is its class of service's: see `coord.client.publisher`.  Await the
+        receipt for the `PubAck`, or `flush` for all; errors nobody awaited are named there.
+
+        Raises the `WireError` a reader would refuse it with, `Overloaded` when there was no
+        room in time, `BusClosed`.  Cancelled or raising, it has accepted nothing.
+        """
+        return self._publisher.emit(item, **about)
+
+    @overload
+    def publish(self, item: Fact | Sample, /) -> Coroutine[Any, Any, PubAck]: ...
+
+    @overload
+    def publish(
+        self,
+        item: object,
+        /,
+        *,
+        id: str,
+        key: str | None = None,
+        detail: tuple[str, ...] = (),
+        event_id: str | None = None,
+        occurred_at: datetime | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Coroutine[Any, Any, PubAck]: ...
+
+    def publish(self, item: Any, /, **about: Any) -> Coroutine[Any, Any, PubAck]:
+        """`emit`, at once whatever the class, and wait until it is stored: returns (stream, seq).
+
+        Raises what `emit` raises and what the broker answered: `StreamFull`, `NoPermission`,
+        `MessageTooLarge`, `IdCollision`, `NoStream`, `PublishTimeout`, …
+        """
+        return self._publisher.publish(item, **about)
+
+    def emit_many(self, items: Iterable[Any] | AsyncIterable[Any]) -> Coroutine[Any, Any, int]:
+        """`emit` each fact or sample, in order; returns how many.  Cheapest for runs of plain samples.
+
+        When one is refused its error is raised and those before it stay accepted.
+        """
+        return self._publisher.emit_many(items)
+
+    def sample(self, series: str, value: float, /, **fields: Any) -> Coroutine[Any, Any, Receipt]:
+        """One value of a series (``cpu``, ``llm.tokens``); `fields` are labels and whatever goes with it.
+
+        For a time of its own emit a `Sample`.
+        """
+        return self._publisher.sample(series, value, fields or None)
+
+    def flush(self, timeout_s: float | None = None) -> Coroutine[Any, Any, None]:
+        """Return when everything emitted before is durably acknowledged; `FlushFailed` names what is not.
+
+        Bounded by the publish deadline (30 s); `timeout_s` bounds it further with
+        `DeadlineExceeded`, after which what is unsettled is still on its way.
+        """
+        return self._publisher.flush(timeout_s)
+
+    # --- the end -------------------------------------------------------------------------
+
+    async def close(self, *, drain_s: float | None = None, report: bool = True) -> None:
+        """Close subscriptions, wait up to `drain_s` (default: the config's 20 s) for acks, disconnect.
+
+        Raises `FlushFailed` for what is not stored; `report=False` logs it.  Twice is legal.
+        However it ends, nothing is left waiting.
+        """
+        try:
+            for subscription in list(self._subscriptions):
+                await subscription.close()
+            await self._publisher.close(drain_s=drain_s, report=report)
+        finally:
+            if self._owns_connection:
+                await self.connection.drain()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self.close(report=kind is None)
+
+
+def agent_name(agent: str | None) -> str:
+    """The name to speak under; `InvalidToken` for one that is no token or a decider's."""
+    if agent is None:
+        host = re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().lower()).lstrip("_-") or "agent"
+        pid = f"-{os.getpid()}"
+        return host[: limits.TOKEN_BYTES_MAX - len(pid)] + pid
+    subjects.check_token(agent, "agent")
+    if subjects.is_decider(agent):
+        raise InvalidToken("names that begin with '_' are deciders'", token=agent, what="agent")
+    return agent
+
+
+def _config(
+    to: str | NatsConfig | ClientConfig | None, tenant: str | None, agent: str | None, publisher: PublisherConfig | None
+) -> ClientConfig:
+    if isinstance(to, ClientConfig):
+        config = to
+    elif isinstance(to, NatsConfig):
+        config = ClientConfig(nats=to)
+    elif to is not None:
+        urls = tuple(url.strip() for url in to.split(",") if url.strip())
+        config = ClientConfig(nats=NatsConfig(urls=urls))
+    else:
+        config = ClientConfig()
+    given = {"tenant": tenant, "agent": agent, "publisher": publisher}
+    config = msgspec.structs.replace(config, **{name: value for name, value in given.items() if value is not None})
+    config.validate()
+    subjects.check_token(config.tenant, "tenant")
+    agent_name(config.agent)
+    return config

@@ -1,0 +1,363 @@
+"""From facts and samples to bytes, fast: what `coord.wire.encode` does, prepared per kind.
+
+`coord.wire.envelope.encode_fact` is the reference: it checks everything for every message
+(10 µs).  An agent states the same few kinds of facts again and again, so most of its checks
+need doing once per kind, and most of the header block is the same.  `Encoder` lets the
+reference make both once per (kind, event) or series, with placeholders, and does per message
+only what can differ (2 µs).  The bytes are the reference's, by a test; whatever is unusual
+goes through the reference itself.
+
+The one check that is not made: that a `msgspec.Raw` deep inside small data is JSON.  Who
+writes raw JSON vouches for it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+import uuid_utils
+
+from coord import limits
+from coord.client import context
+from coord.client.config import SERVICE_CLASSES, PublisherConfig
+from coord.errors import InvalidPayload
+from coord.wire import authors, codec, frames, headers
+from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, format_time
+from coord.wire.facts import REGISTRY
+from coord.wire.subjects import SampleSubject
+
+_SHAPES_MAX: Final = 4_096
+"""Kinds and series remembered; an agent has a few dozen."""
+
+NUMBER_BYTES: Final = 20
+"""A number with its time in a frame: at most 9 bytes each, and an array of two."""
+
+_ENTRY_BYTES: Final = 11
+"""What a frame adds to an entry's own bytes, at most."""
+
+_INT_LEAST: Final = -(1 << 63)
+_INT_MOST: Final = (1 << 64) - 1
+"""MessagePack's integers; a larger sample is sent as a double."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_US: Final = timedelta(microseconds=1)
+
+_token = re.compile(rf"[a-z0-9_-]{{1,{limits.TOKEN_BYTES_MAX}}}").fullmatch
+# Values that stand in a header as they are: see `headers.quote`.
+_plain_id = re.compile(rf"[\x21\x23\x24\x26-\x7e]{{1,{limits.EVENT_ID_BYTES_MAX}}}").fullmatch
+_plain_value = re.compile(rf"[\x21\x23\x24\x26-\x7e]{{1,{limits.HEADER_VALUE_BYTES_MAX}}}").fullmatch
+_plain_trace = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
+_json_encode = msgspec.json.Encoder().encode
+_json_decode = msgspec.json.Decoder().decode
+_msgpack_encode = msgspec.msgpack.Encoder().encode
+
+# What a prepared header block is made with, to be found again in it.
+_PLACE_ID: Final = "00000000-c00d-7000-8000-c00dc00dc00d"
+_PLACE_TIME: Final = datetime(1987, 6, 5, 4, 3, 2, 1, tzinfo=UTC)
+
+
+def now_us() -> int:
+    """Unix time in microseconds."""
+    return time.time_ns() // 1000
+
+
+def new_event_id() -> str:
+    """A fresh UUIDv7; in order within this process."""
+    return str(uuid_utils.uuid7())
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What is the same for all facts of one (kind, event) of this agent."""
+
+    lane: int
+    linger_s: float | None
+    """Of the frames it may travel in; None: single messages only."""
+    schema_max: int | None
+    each: bool
+    """The rule looks at the entity: every fact is checked, not only the first."""
+    head: str
+    """The header block of a single fact, open at its end: places for id, time, id."""
+    frame_head: str
+    """The same of a frame; empty where frames are not allowed."""
+
+
+class Label(msgspec.Struct, frozen=True):
+    """What all entries of a frame share."""
+
+    subject: str
+    head: str
+    extra: str = ""
+
+
+class Message(msgspec.Struct, gc=False):
+    """One message, encoded."""
+
+    subject: str
+    headers: bytes
+    body: bytes
+    event_id: str
+
+
+class Encoder:
+    """Encodes for one tenant and agent.  Not thread-safe."""
+
+    def __init__(self, tenant: str, agent: str, config: PublisherConfig) -> None:
+        self.tenant = tenant
+        self.agent = agent
+        self._config = config
+        self._shapes: dict[tuple[str, str], Shape] = {}
+        self._series: dict[str, Label] = {}
+        self._second = -1
+        self._second_text = ""
+
+    # --- facts ---------------------------------------------------------------------------
+
+    def shape(self, fact: Fact) -> Shape:
+        """How facts like this one are treated; raises the `WireError` that forbids them."""
+        shape = self._shapes.get((fact.kind, fact.event))
+        if shape is None:
+            shape = self._make_shape(fact)
+            if len(self._shapes) >= _SHAPES_MAX:
+                self._shapes.clear()
+            self._shapes[fact.kind, fact.event] = shape
+        return shape
+
+    def caused(self, fact: Fact) -> Fact:
+        """The fact with what it inherits from the one being handled, where it does not say itself."""
+        cause = context.current()
+        if cause is None:
+            return fact
+        return msgspec.structs.replace(
+            fact,
+            correlation_id=fact.correlation_id or cause.correlation_id,
+            causation_id=fact.causation_id or cause.causation_id,
+            traceparent=fact.traceparent or cause.traceparent,
+        )
+
+    def single(self, fact: Fact, shape: Shape) -> Message:
+        """A fact as a message of its own; raises the `WireError` a reader would dead-letter it with."""
+        extra = self._extra(fact)
+        event_id = fact.event_id or new_event_id()
+        if extra is None or not _plain_id(event_id):
+            return self._by_reference(fact, event_id)
+        subject = self._subject(fact, shape)
+        moment = self._time_text(now_us()) if fact.occurred_at is None else format_time(fact.occurred_at)
+        block = f"{shape.head % (event_id, moment, event_id)}{extra}\r\n".encode()
+        return Message(subject, block, self._body(fact.data), event_id)
+
+    def entry(self, fact: Fact, shape: Shape) -> tuple[Label, tuple[int, Any], int] | None:
+        """A fact as an entry of a frame: label, entry, bytes.  None: it has to travel alone."""
+        extra = self._extra(fact)
+        if fact.event_id is not None or shape.linger_s is None or extra is None:
+            return None
+        label = Label(self._subject(fact, shape), shape.frame_head, extra)
+        at_us = now_us() if fact.occurred_at is None else _unix_us(fact.occurred_at)
+        if fact.data is None:
+            return label, (at_us, None), NUMBER_BYTES
+        # By way of JSON: a fact reads the same whether it travelled alone or in a frame.
+        packed = _msgpack_encode(_json_decode(_checked_json(fact.data)))
+        return label, (at_us, msgspec.Raw(packed)), len(packed) + _ENTRY_BYTES
+
+    def _make_shape(self, fact: Fact) -> Shape:
+        subject = fact.subject(self.tenant, self.agent).checked()
+        rule = authors.check(subject, schema=1)
+        model = msgspec.structs.replace(
+            fact, data=None, event_id=None, occurred_at=None, correlation_id=None, causation_id=None,
+            traceparent=None, type=None, schema=1,
+        )  # fmt: skip
+        made: dict[str, Any] = {
+            "tenant": self.tenant, "agent": self.agent, "event_id": _PLACE_ID, "occurred_at": _PLACE_TIME
+        }  # fmt: skip
+        head = _open_block(encode_fact(model, **made, content=self._config.content).headers)
+        frame_head = _open_block(encode_frame([model], **made).headers) if rule.frames else ""
+        lane = SERVICE_CLASSES.index(REGISTRY.service_class(fact.kind, fact.event))
+        linger_ms = self._config.progress_linger_ms if fact.event == "progress" else self._config.status_linger_ms
+        return Shape(
+            lane=min(lane, 1),  # the third lane is samples' alone: it sheds
+            linger_s=linger_ms / 1000 if rule.frames and lane == 1 else None,
+            schema_max=rule.schema,
+            each=fact.kind == "agent" or rule.author is authors.Author.SELF,
+            head=head,
+            frame_head=frame_head,
+        )
+
+    def _subject(self, fact: Fact, shape: Shape) -> str:
+        subject = fact.subject(self.tenant, self.agent)
+        # kind and event were checked when the shape was made.
+        if not (_token(subject.id) and _token(subject.key)) or fact.detail:
+            subject.checked()
+        if shape.each:
+            authors.check(subject)
+        return subject.publish
+
+    def _extra(self, fact: Fact) -> str | None:
+        """The header lines that not every fact has; None where the reference has to be asked."""
+        if fact.type is not None:
+            return None
+        extra = ""
+        if fact.correlation_id is not None:
+            if not _plain_value(fact.correlation_id):
+                return None
+            extra = f"{headers.CORRELATION}: {fact.correlation_id}\r\n"
+        if fact.causation_id is not None:
+            if not _plain_value(fact.causation_id):
+                return None
+            extra += f"{headers.CAUSATION}: {fact.causation_id}\r\n"
+        if fact.traceparent is not None:
+            if not _plain_trace(fact.traceparent):
+                return None
+            extra += f"{headers.TRACEPARENT}: {fact.traceparent}\r\n"
+        if fact.schema != 1 or REGISTRY.of_payload(fact.data) is not None:
+            return self._schema(fact, extra)
+        return extra
+
+    def _schema(self, fact: Fact, extra: str) -> str | None:
+        entry = REGISTRY.of_payload(fact.data)
+        known = entry is not None and (entry.kind, entry.event) == (fact.kind, fact.event)
+        schema = entry.schema if entry is not None and known else fact.schema
+        limit = self.shape(fact).schema_max
+        if not 1 <= schema <= limits.SCHEMA_VERSION_MAX or (limit is not None and schema > limit):
+            return None
+        return extra if schema == 1 else f"{extra}{headers.SCHEMA}: {schema}\r\n"
+
+    def _body(self, data: Any) -> bytes:
+        if data is None:
+            return b""
+        return _checked_json(data) if self._config.content == "json" else codec.encode(data, "msgpack")
+
+    def _by_reference(self, fact: Fact, event_id: str) -> Message:
+        encoded = encode_fact(
+            fact, tenant=self.tenant, agent=self.agent, event_id=event_id,
+            occurred_at=datetime.now(UTC), content=self._config.content,
+        )  # fmt: skip
+        return Message(encoded.subject, encoded.header_block(), encoded.body, event_id)
+
+    # --- samples and frames --------------------------------------------------------------
+
+    def series(self, series: str) -> Label:
+        """What frames of a series share; raises `InvalidToken`, `InvalidSubject`."""
+        label = self._series.get(series)
+        if label is None:
+            subject = SampleSubject(self.tenant, self.agent, series).checked()
+            made = encode_frame(
+                [Sample(series=series, value=0)], tenant=self.tenant, agent=self.agent,
+                event_id=_PLACE_ID, occurred_at=_PLACE_TIME,
+            )  # fmt: skip
+            label = Label(subject.publish, _open_block(made.headers))
+            if len(self._series) >= _SHAPES_MAX:
+                self._series.clear()
+            self._series[series] = label
+        return label
+
+    def frame(self, label: Label, entries: list[tuple[int, Any]]) -> Message:
+        """A frame of these entries; raises `PayloadTooLarge`."""
+        event_id = new_event_id()
+        base_us = entries[0][0]
+        body = frames.pack(base_us, [(at_us - base_us, data) for at_us, data in entries])
+        block = f"{label.head % (event_id, self._time_text(base_us), event_id)}{label.extra}\r\n".encode()
+        return Message(label.subject, block, body, event_id)
+
+    def _time_text(self, at_us: int) -> str:
+        """`format_time`, remembering the current second."""
+        second, fraction = divmod(at_us, 1_000_000)
+        if second != self._second:
+            self._second_text = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+            self._second = second
+        return f"{self._second_text}.{fraction:06d}Z" if fraction else f"{self._second_text}Z"
+
+
+def sample_entry(
+    value: float, data: dict[str, Any] | None, occurred_at: datetime | None
+) -> tuple[tuple[int, Any], int]:
+    """A sample as an entry of a frame, and its bytes; raises `InvalidPayload`."""
+    if type(value) is float:
+        if value - value != 0.0:  # NaN and infinities
+            codec.check_value(value)
+    elif type(value) is not int or not _INT_LEAST <= value <= _INT_MOST:
+        value = _as_double(value)
+    at_us = now_us() if occurred_at is None else _unix_us(occurred_at)
+    if not data:
+        return (at_us, value), NUMBER_BYTES
+    if "value" in data:
+        raise InvalidPayload("a sample's other fields cannot be named 'value'")
+    for key, field in data.items():
+        if type(key) is not str or type(field) not in _FLAT or (type(field) is str and "\0" in field) or "\0" in key:
+            data = _json_decode(_checked_json(data))
+            break
+        if type(field) is float and field - field != 0.0:
+            codec.check_tree(data)
+    try:
+        packed = _msgpack_encode({"value": value, **data})
+    except (OverflowError, ValueError) as exc:  # an integer of more than 64 bits, a lone surrogate
+        raise InvalidPayload(f"cannot be sent: {exc}") from exc
+    return (at_us, msgspec.Raw(packed)), len(packed) + _ENTRY_BYTES
+
+
+def are_plain(values: list[Any]) -> bool:
+    """Whether all are finite doubles or small integers, which need no further look."""
+    if not _NUMBERS.issuperset(map(type, values)):
+        return False
+    try:
+        total = math.fsum(values)
+    except (OverflowError, ValueError):  # a huge integer; inf - inf
+        return False
+    # NaN and infinities survive a sum; anything else this large is looked at one by one.
+    return -1e18 < total < 1e18 and min(values) >= _INT_LEAST and max(values) <= _INT_MOST
+
+
+_NUMBERS: Final = frozenset({int, float})
+_FLAT: Final = frozenset({str, int, float, bool, type(None)})
+
+
+def _as_double(value: Any) -> float:
+    """Numbers of other types (numpy's, Decimal, huge integers) are sent as doubles."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise InvalidPayload("the value of a sample is a number", found=type(value).__name__)
+    try:
+        value = float(value)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise InvalidPayload("the value of a sample is a finite double") from exc
+    codec.check_value(value)
+    return float(value)
+
+
+def _checked_json(data: Any) -> bytes:
+    """`codec.encode`, skipping the checks that this body cannot fail.
+
+    The encoder writes valid JSON; what it cannot see is depth, NUL characters, and NaN,
+    which it writes as null.  Large bodies take the thorough way: they can pay for it.
+    """
+    try:
+        body = _json_encode(data)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
+        return codec.encode(data)  # a pydantic model, or the right error
+    if (
+        len(body) >= codec.NUMBER_DIGITS_MAX
+        or b"null" in body
+        or b"\\u0000" in body
+        or body.count(b"[") + body.count(b"{") > limits.NESTING_MAX
+        or type(data) is msgspec.Raw
+    ):
+        return codec.encode(data)
+    return body
+
+
+def _open_block(fields: dict[str, str]) -> str:
+    """A header block, without its last empty line, with %s for id, time, id."""
+    text = headers.encode(fields).decode()[:-2].replace("%", "%%")
+    text = text.replace(_PLACE_ID, "%s").replace(format_time(_PLACE_TIME), "%s")
+    assert text.index(headers.ID) < text.index(headers.TIME) < text.index(headers.MSG_ID), "the places have this order"
+    assert text.count("%s") == 3, "id, time, id"
+    return text
+
+
+def _unix_us(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        format_time(moment)  # says what is wrong with it
+    return (moment - _EPOCH) // _US

@@ -1,0 +1,688 @@
+"""The publisher: facts and samples in, acknowledged messages out, bounded everywhere.
+
+The decisions are `coord.core.outbox`'s, the bytes `coord.client.encoding`'s, sending and
+acks `coord.bus.publish`'s.  This module drives them: it accepts, waits for room, sends what
+may be sent, and tells whoever asked.
+
+====================  ================  ==========================  ===========================
+class                 travels as        is sent                     when its queue is full
+====================  ================  ==========================  ===========================
+critical              single messages   at once, pipelined          `emit` waits, then raises
+                                                                    `Overloaded`
+status, progress      single when idle, at once when idle, else     `emit` waits; what is queued
+                      else frames       after 100 or 10 ms          leaves or expires
+metrics               frames            at once when idle, else     the oldest frame is shed and
+                                        at 100 samples or 1 s       counted; `emit` never waits
+====================  ================  ==========================  ===========================
+
+Order.  Facts of one key are first sent in the order they were emitted, whatever their class;
+samples of one series likewise.  Facts of different keys, and facts and samples, are not
+ordered among each other.  What a resend can do to the order: `coord.bus.publish`.
+
+Nothing waits for ever: a queued fact expires at its deadline (`PublishTimeout`), a caller
+waiting for room is refused (`Overloaded`), and closing settles everything (`BusClosed`).
+
+Not thread-safe: one event loop, any number of its tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterable, Iterable
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final, Self
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection
+from coord.bus.publish import AckPipeline, PubAck, Publication
+from coord.client import encoding
+from coord.client.config import CRITICAL, METRICS, SERVICE_CLASSES, PublisherConfig
+from coord.client.encoding import Encoder, Label, Message, Shape
+from coord.client.metering import Meter
+from coord.client.receipt import Receipt
+from coord.core.outbox import Barrier, Outbox
+from coord.core.window import Admission
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+from coord.wire.envelope import Fact, Sample
+
+_log = logs.get("publish")
+
+_BURST: Final = 64
+"""Messages `emit` hands over before it lets the event loop write them and read acks."""
+
+_CHUNK: Final = 1_000
+"""Items `emit_many` takes from its iterable at a time; it yields to the event loop in between."""
+
+_TICK_S: Final = 0.5
+"""How often queues are looked through for what has expired, and metrics are brought up to date."""
+
+
+class PublisherStats(msgspec.Struct, frozen=True):
+    """Counts since the publisher began; facts and samples unless said otherwise."""
+
+    accepted: int
+    acked: int
+    failed: int
+    """Ended in an error that is not `Shed`."""
+    shed: int
+    queued: int
+    """Accepted and not sent, now."""
+    inflight_messages: int
+    """Messages sent and not acknowledged, now."""
+    resends: int
+    """Messages sent again."""
+
+
+class _Named:
+    """A bounded list of receipts, and how many more there were."""
+
+    __slots__ = ("dropped", "receipts")
+
+    def __init__(self) -> None:
+        self.receipts: list[Receipt] = []
+        self.dropped = 0
+
+    def add(self, receipt: Receipt) -> None:
+        if len(self.receipts) < limits.FLUSH_FAILURES_NAMED_MAX:
+            self.receipts.append(receipt)
+        else:
+            self.dropped += 1
+
+    def merge(self, other: _Named) -> None:
+        for receipt in other.receipts:
+            self.add(receipt)
+        self.dropped += other.dropped
+
+
+class _Failures:
+    """What ended without being stored: errors, and apart from them what policy shed."""
+
+    __slots__ = ("failed", "shed")
+
+    def __init__(self) -> None:
+        self.failed = _Named()
+        self.shed = _Named()
+
+    def add(self, receipt: Receipt) -> None:
+        (self.shed if isinstance(receipt.error, errors.Shed) else self.failed).add(receipt)
+
+    def merge(self, other: _Failures) -> None:
+        self.failed.merge(other.failed)
+        self.shed.merge(other.shed)
+
+    def forget_awaited(self) -> None:
+        """Whoever awaited a receipt has been told."""
+        for named in (self.failed, self.shed):
+            named.receipts = [receipt for receipt in named.receipts if not receipt.awaited]
+
+    def error(self) -> errors.FlushFailed | None:
+        """The error that names them; None when there are none."""
+        receipts = self.failed.receipts + self.shed.receipts
+        dropped = self.failed.dropped + self.shed.dropped
+        if not receipts and not dropped:
+            return None
+        return errors.FlushFailed([(r.subject, r.error) for r in receipts if r.error is not None], dropped)
+
+
+class _Flush:
+    """One `flush` that waits: its barrier, and what failed under it."""
+
+    __slots__ = ("barrier", "done", "failures")
+
+    def __init__(self, barrier: Barrier, failures: _Failures, done: asyncio.Future[None]) -> None:
+        self.barrier = barrier
+        self.failures = failures
+        self.done = done
+
+
+class _Waiter:
+    """A caller that waits for room in a queue; once `granted`, the room is accounted as taken."""
+
+    __slots__ = ("count", "granted", "size")
+
+    def __init__(self, count: int, size: int, granted: asyncio.Future[None]) -> None:
+        self.count = count
+        self.size = size
+        self.granted = granted
+
+
+class Publisher:
+    """See the module.  Make one with ``await Publisher.open(conn, tenant=…, agent=…)``."""
+
+    def __init__(
+        self,
+        conn: Connection,
+        pipeline: AckPipeline,
+        *,
+        tenant: str,
+        agent: str,
+        config: PublisherConfig,
+        metrics: Metrics | None,
+    ) -> None:
+        self.tenant = tenant
+        self.agent = agent
+        self.config = config
+        self._conn = conn
+        self._pipeline = pipeline
+        pipeline.on_settled = self._settled
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._encoder = Encoder(tenant, agent, config)
+        self._outbox: Outbox[Receipt] = Outbox(config.lanes(conn.max_payload))
+        self._outbox.held = not conn.is_connected
+        self._meter = Meter(metrics)
+        self._metrics_lane = self._outbox.lanes[METRICS]
+        self._deadline_s = config.retry.deadline_s
+        self._waiting: tuple[deque[_Waiter], ...] = tuple(deque() for _ in SERVICE_CLASSES)
+        self._flushes: list[_Flush] = []
+        self._unreported = _Failures()
+        self._burst = 0
+        self._pumping = False
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._ticker: asyncio.TimerHandle | None = None
+        # After the pipeline's own listeners: it repeats what was in flight before anything new is sent.
+        self._unregister = [conn.on_reconnected(self._reconnected), conn.on_disconnected(self._disconnected)]
+
+    @classmethod
+    async def open(
+        cls,
+        conn: Connection,
+        *,
+        tenant: str,
+        agent: str,
+        config: PublisherConfig | None = None,
+        metrics: Metrics | None = None,
+    ) -> Self:
+        """A publisher on a connection that stays the caller's; `metrics`: default the process's.
+
+        Raises `SettingsError` for an impossible config, `BusClosed`.
+        """
+        config = config or PublisherConfig()
+        config.validate()
+        pipeline = await AckPipeline.open(conn, config.retry, inflight_max=config.inflight_messages)
+        return cls(conn, pipeline, tenant=tenant, agent=agent, config=config, metrics=metrics)
+
+    @property
+    def stats(self) -> PublisherStats:
+        """What was counted so far."""
+        meter = self._meter
+        return PublisherStats(
+            accepted=meter.accepted,
+            acked=meter.acked,
+            failed=meter.failed,
+            shed=meter.shed,
+            queued=sum(lane.queue.count for lane in self._outbox.lanes),
+            inflight_messages=self._pipeline.inflight,
+            resends=self._pipeline.resends,
+        )
+
+    # --- accepting -----------------------------------------------------------------------
+
+    async def emit(self, item: Any, /, **about: Any) -> Receipt:
+        """Accept a fact or a sample; returns as soon as it is queued or sent, with its receipt.
+
+        `item`: a `Fact`, a `Sample`, or an object of a type registered with ``@fact``; for
+        the latter `about` says ``id=`` and what else `Fact` has (``key=``, ``detail=`` …).
+
+        Raises the `WireError` a reader would refuse it with, `Overloaded` when there was no
+        room in time, `BusClosed`.  Cancelled or raising, it has accepted nothing.
+        """
+        if self._burst >= _BURST:
+            await self._breathe()
+        if self._closed:
+            raise errors.BusClosed
+        if type(item) is Sample and not about:
+            return self._offer_sample(item.series, item.value, item.data, item.occurred_at)
+        return await self._offer_fact(_as_fact(item, about), at_once=False)
+
+    async def publish(self, item: Any, /, **about: Any) -> PubAck:
+        """`emit`, at once whatever the class, and wait until the broker has stored it.
+
+        Raises what `emit` raises and what awaiting the receipt raises.
+        """
+        if self._closed:
+            raise errors.BusClosed
+        if type(item) is Sample and not about:
+            receipt = self._offer_sample(item.series, item.value, item.data, item.occurred_at)
+            self._outbox.hasten(receipt)
+            self._pump()
+        else:
+            receipt = await self._offer_fact(_as_fact(item, about), at_once=True)
+        return await receipt
+
+    async def sample(
+        self, series: str, value: float, data: dict[str, Any] | None = None, occurred_at: datetime | None = None
+    ) -> Receipt:
+        """`emit` a sample without making one."""
+        if self._burst >= _BURST:
+            await self._breathe()
+        if self._closed:
+            raise errors.BusClosed
+        return self._offer_sample(series, value, data, occurred_at)
+
+    async def emit_many(self, items: Iterable[Any] | AsyncIterable[Any]) -> int:
+        """`emit` each item (facts, samples, or both), in order; returns how many were accepted.
+
+        Plain samples cost a fraction of what `emit` takes.  Those without `occurred_at` get
+        the time at which their run of up to a thousand is accepted.  When an item is refused,
+        its error is raised and those before it stay accepted.
+        """
+        if isinstance(items, AsyncIterable):
+            accepted = 0
+            async for item in items:
+                await self.emit(item)
+                accepted += 1
+            return accepted
+        accepted = 0
+        iterator = iter(items)
+        while chunk := list(islice(iterator, _CHUNK)):
+            await self._breathe()
+            if self._closed:
+                raise errors.BusClosed
+            if not self._offer_plain_samples(chunk):
+                for item in chunk:
+                    await self.emit(item)
+            accepted += len(chunk)
+        return accepted
+
+    async def _breathe(self) -> None:
+        """Let the event loop write what was handed over and read acks; before anything is accepted."""
+        self._burst = 0
+        await asyncio.sleep(0)
+
+    def _offer_sample(self, series: str, value: Any, data: dict[str, Any] | None, at: datetime | None) -> Receipt:
+        label = self._encoder.series(series)
+        entry, size = encoding.sample_entry(value, data, at)
+        now = self._now()
+        add = self._outbox.add
+        receipt = add(METRICS, series, label, entry, size, now, self._new_frame)
+        while receipt is None:
+            self._shed_oldest()
+            receipt = add(METRICS, series, label, entry, size, now, self._new_frame)
+        self._meter.accepted += 1
+        if receipt.count == 1 or self._metrics_lane.ready:  # a frame was opened, or filled
+            self._pump()
+        return receipt
+
+    def _offer_plain_samples(self, items: list[Any]) -> bool:
+        """Accept a run of samples of one series without labels or times; False: it is not one."""
+        first = items[0]
+        if type(first) is not Sample:
+            return False
+        series = first.series
+        values = [
+            item.value
+            for item in items
+            if type(item) is Sample and item.series == series and item.data is None and item.occurred_at is None
+        ]
+        if len(values) != len(items) or not encoding.are_plain(values):
+            return False
+        label = self._encoder.series(series)
+        at_us = encoding.now_us()
+        now = self._now()
+        entries = [(at_us, value) for value in values]
+        start = 0
+        while start < len(entries):
+            taken = self._outbox.add_many(
+                METRICS, series, label, entries, start, encoding.NUMBER_BYTES, now, self._new_frame
+            )
+            if not taken:
+                self._shed_oldest()
+            start += taken
+            if self._metrics_lane.ready:
+                self._pump()
+        self._meter.accepted += len(entries)
+        self._pump()
+        return True
+
+    async def _offer_fact(self, fact: Fact, *, at_once: bool) -> Receipt:
+        encoder = self._encoder
+        shape = encoder.shape(fact)
+        fact = encoder.caused(fact)
+        if (
+            shape.linger_s is not None
+            and not at_once
+            and not self._outbox.idle(shape.lane, self._now(), shape.linger_s)
+        ):
+            framed = encoder.entry(fact, shape)
+            if framed is not None:
+                return await self._add_to_frame(fact, shape, *framed)
+        return await self._submit(fact, shape, encoder.single(fact, shape))
+
+    async def _submit(self, fact: Fact, shape: Shape, message: Message) -> Receipt:
+        """Accept a message of its own; waits for room."""
+        now = self._now()
+        receipt = Receipt(
+            deadline_at=now + self._deadline_s,
+            subject=message.subject,
+            headers=message.headers,
+            body=message.body,
+            lane=shape.lane,
+            home=shape.lane,
+            group=fact.id if fact.key is None else fact.key,
+            count=1,
+            size=len(message.headers) + len(message.body),
+            event_id=message.event_id,
+        )
+        admission = self._outbox.submit(receipt, now)
+        if admission is Admission.SEND:
+            self._burst += 1
+            self._meter.accepted += 1
+            self._pipeline.submit(receipt, now)
+            if self._ticker is None:
+                self._keep_ticking()
+            return receipt
+        if admission is not Admission.QUEUED:
+            await self._room(shape.lane, 1, receipt.size)
+            now = self._now()
+            receipt.deadline_at = now + self._deadline_s
+            self._outbox.submit(receipt, now, reserved=True)
+        self._burst += 1
+        self._meter.accepted += 1
+        self._pump()
+        return receipt
+
+    async def _add_to_frame(self, fact: Fact, shape: Shape, label: Label, entry: tuple[int, Any], size: int) -> Receipt:
+        """Accept a fact that travels in a frame; waits for room."""
+        group = fact.id if fact.key is None else fact.key
+        add = self._outbox.add
+        receipt = add(shape.lane, group, label, entry, size, self._now(), self._new_frame, linger_s=shape.linger_s)
+        if receipt is None:
+            await self._room(shape.lane, 1, size)
+            receipt = add(
+                shape.lane, group, label, entry, size, self._now(), self._new_frame,
+                linger_s=shape.linger_s, reserved=True,
+            )  # fmt: skip
+            assert receipt is not None, "room was reserved"
+        self._meter.accepted += 1
+        self._pump()
+        return receipt
+
+    def _new_frame(self, lane: int, group: str, label: Label, now: float) -> Receipt:
+        return Receipt(
+            deadline_at=now + self._deadline_s, subject=label.subject, lane=lane, home=lane, group=group, label=label
+        )
+
+    def _shed_oldest(self) -> None:
+        receipt = self._outbox.shed(METRICS)
+        assert receipt is not None, "a queue that is full has something to shed"
+        self._drop(receipt, errors.Shed(subject=receipt.subject, samples=receipt.count))
+
+    # --- waiting for room ----------------------------------------------------------------
+
+    async def _room(self, lane: int, count: int, size: int) -> None:
+        """Wait, first come first served; on return the room is reserved.  `Overloaded`, `BusClosed`."""
+        waiter = _Waiter(count, size, self._loop.create_future())
+        waiting = self._waiting[lane]
+        waiting.append(waiter)
+        wait_s = self.config.overload_wait_s if lane == CRITICAL else self._deadline_s
+        try:
+            async with asyncio.timeout(wait_s):
+                await waiter.granted
+        except BaseException as exc:
+            if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
+                # Granted in the same moment as it was given up: the room goes to the next.
+                self._outbox.unreserve(lane, count, size)
+                self._pump()
+            else:
+                with contextlib.suppress(ValueError):
+                    waiting.remove(waiter)
+            if isinstance(exc, TimeoutError):
+                raise errors.Overloaded(
+                    f"the queue of {SERVICE_CLASSES[lane]} facts stayed full for {wait_s:g} s",
+                    retry_after_s=self._outbox.retry_after_s(lane), queued=self._outbox.lanes[lane].queue.count,
+                ) from exc  # fmt: skip
+            raise
+        if self._closed:
+            self._outbox.unreserve(lane, count, size)
+            raise errors.BusClosed
+
+    def _grant(self) -> None:
+        """Hand free room to those who wait for it."""
+        for lane, waiting in enumerate(self._waiting):
+            while waiting:
+                waiter = waiting[0]
+                if not waiter.granted.done():  # else: cancelled, and not yet out of the queue
+                    if not self._outbox.reserve(lane, waiter.count, waiter.size):
+                        break
+                    waiter.granted.set_result(None)
+                waiting.popleft()
+
+    # --- sending -------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Send all that may be sent now; hand the room to waiters; look again when a linger is over."""
+        if self._pumping:
+            return  # something was settled while sending: the loop below goes on
+        self._pumping = True
+        try:
+            now = self._now()
+            while (receipt := self._outbox.take(now)) is not None:
+                self._send(receipt, now)
+        finally:
+            self._pumping = False
+        if any(self._waiting):
+            self._grant()
+        due = self._outbox.next_due()
+        if due is not None and (self._timer is None or due < self._timer_at):
+            self._wake_at(due)
+        if self._ticker is None and self._outbox.unsettled:
+            self._keep_ticking()
+
+    def _send(self, receipt: Receipt, now: float) -> None:
+        if receipt.label is not None:
+            try:
+                message = self._encoder.frame(receipt.label, receipt.entries)
+            except errors.WireError as exc:
+                self._pipeline_refused(receipt, exc)
+                return
+            receipt.headers = message.headers
+            receipt.body = message.body
+            receipt.event_id = message.event_id
+            receipt.entries = []
+            self._burst += 1
+        self._pipeline.submit(receipt, now)
+
+    def _pipeline_refused(self, receipt: Receipt, error: errors.CoordError) -> None:
+        receipt.settle(None, error)
+        self._settled(receipt)
+
+    def _wake_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._woken)
+
+    def _woken(self) -> None:
+        self._timer = None
+        self._pump()
+
+    # --- settling ------------------------------------------------------------------------
+
+    def _settled(self, publication: Publication) -> None:
+        """A message in flight is done; called by the pipeline."""
+        assert isinstance(publication, Receipt)
+        more = self._outbox.settle(publication)
+        if publication.error is None:
+            assert publication.ack is not None
+            self._meter.count_ack(publication, publication.ack, self._now())
+        else:
+            self._failed(publication, publication.error)
+        if self._flushes:
+            self._release_flushes()
+        if more:
+            self._pump()
+
+    def _drop(self, receipt: Receipt, error: errors.CoordError) -> None:
+        """Something that was never sent is done: shed, expired, or the publisher closes."""
+        receipt.settle(None, error)
+        receipt.entries = []
+        self._failed(receipt, error)
+        if self._flushes:
+            self._release_flushes()
+
+    def _failed(self, receipt: Receipt, error: errors.CoordError) -> None:
+        """Count a failure and see to it that somebody is told: awaiter, running flushes, or the next one."""
+        self._meter.count_error(receipt, error)
+        told = receipt.awaited
+        for flush in self._flushes:
+            if receipt.ordinal <= flush.barrier.upto:
+                flush.failures.add(receipt)
+                told = True
+        if not told:
+            self._unreported.add(receipt)
+
+    # --- flushing ------------------------------------------------------------------------
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        """A barrier: when it returns, everything accepted before it is durably acknowledged.
+
+        Otherwise it raises `FlushFailed`, naming (subject, error) of what is not, samples
+        that were shed included; and of what failed since the last flush without anybody
+        awaiting its receipt, each once.  Bounded by the publish deadline; `timeout_s` bounds
+        it further: `DeadlineExceeded`, and what is unsettled stays on its way.
+        """
+        error = (await self._settle_all(timeout_s)).error()
+        if error is not None:
+            raise error
+
+    async def _settle_all(self, timeout_s: float | None) -> _Failures:
+        failures, self._unreported = self._unreported, _Failures()
+        failures.forget_awaited()
+        barrier = self._outbox.barrier()
+        flush = _Flush(barrier, failures, self._loop.create_future())
+        self._flushes.append(flush)
+        try:
+            self._pump()
+            if barrier.remaining:
+                async with asyncio.timeout(timeout_s):
+                    await flush.done
+        except BaseException as exc:
+            self._outbox.drop_barrier(barrier)
+            self._unreported.merge(failures)  # nobody was told: the next flush names them
+            if isinstance(exc, TimeoutError):
+                raise errors.DeadlineExceeded(
+                    "not everything is acknowledged yet", unsettled_messages=barrier.remaining
+                ) from exc
+            raise
+        finally:
+            self._flushes.remove(flush)
+        return failures
+
+    def _release_flushes(self) -> None:
+        for flush in self._flushes:
+            if not flush.barrier.remaining and not flush.done.done():
+                flush.done.set_result(None)
+
+    # --- time ----------------------------------------------------------------------------
+
+    def _keep_ticking(self) -> None:
+        self._ticker = self._loop.call_later(_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """Twice a second while anything is unsettled: expire, measure, report."""
+        self._ticker = None
+        now = self._now()
+        self._expire(now)
+        self._outbox.observe(now)
+        self._pump()
+        self._meter.sync(self._outbox, self._pipeline)
+        if self._outbox.unsettled and self._ticker is None:
+            self._keep_ticking()
+
+    def _expire(self, now: float) -> None:
+        for receipt in self._outbox.expire(now):
+            self._drop(
+                receipt,
+                errors.PublishTimeout(
+                    "never sent: the broker took nothing before the deadline",
+                    subject=receipt.subject, attempts=0, connected=not self._outbox.held,
+                ),
+            )  # fmt: skip
+
+    # --- the connection ------------------------------------------------------------------
+
+    def _disconnected(self) -> None:
+        self._outbox.held = True
+        if self._conn.is_closed:
+            self._abandon()
+
+    def _reconnected(self) -> None:
+        self._outbox.held = False
+        self._pump()
+
+    # --- the end -------------------------------------------------------------------------
+
+    def _abandon(self) -> None:
+        """Nothing can be sent any more: fail what is queued and whoever waits."""
+        self._closed = True
+        self._outbox.held = True
+        for receipt in self._outbox.drain():
+            self._drop(receipt, errors.BusClosed())
+        for waiting in self._waiting:
+            for waiter in waiting:
+                if not waiter.granted.done():
+                    waiter.granted.set_exception(errors.BusClosed())
+            waiting.clear()
+
+    async def close(self, *, drain_s: float | None = None, report: bool = True) -> None:
+        """Accept nothing more, wait up to `drain_s` for acks, then fail the rest with `BusClosed`.
+
+        `drain_s`: default the config's; 0: give up at once.  Raises `FlushFailed` as `flush`
+        does, but not for what policy shed; `report=False` logs it instead (another error is
+        on its way already).  Twice is legal.  However it ends, everything is settled.
+        """
+        if self._closed and self._pipeline.is_closed and not self._unregister:
+            return
+        self._closed = True
+        drain_s = self.config.drain_s if drain_s is None else drain_s
+        failures = _Failures()
+        try:
+            if drain_s > 0 and self._outbox.unsettled:
+                with contextlib.suppress(errors.DeadlineExceeded):
+                    failures = await self._settle_all(drain_s)
+        finally:
+            self._abandon()
+            await self._pipeline.close()
+            self._stop()
+        failures.merge(self._unreported)
+        self._unreported = _Failures()
+        failures.forget_awaited()
+        failures.shed = _Named()
+        error = failures.error()
+        if error is None:
+            return
+        if report:
+            raise error
+        _log.error("publish.unstored_at_close", error=error)
+
+    def _stop(self) -> None:
+        for unregister in self._unregister:
+            unregister()
+        self._unregister.clear()
+        for handle in (self._timer, self._ticker):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._ticker = None
+        self._meter.sync(self._outbox, self._pipeline)
+
+
+def _as_fact(item: Any, about: dict[str, Any]) -> Fact:
+    """The fact that `emit` was given in one of its forms."""
+    if type(item) is Fact and not about:
+        return item
+    if isinstance(item, (Fact, Sample)):
+        if about or isinstance(item, Sample):
+            raise TypeError(f"a {type(item).__name__} says everything itself; {', '.join(about)} belongs into it")
+        return item
+    if "id" not in about:
+        raise TypeError(f"emit({type(item).__name__}(…)) needs id=, the entity it is about")
+    return Fact.of(item, **about)
