@@ -43,6 +43,8 @@ LIVE_SEQUENCE: Final = "Nats-Sequence"
 LIVE_LAST_SEQUENCE: Final = "Nats-Last-Sequence"
 LIVE_TIME: Final = "Nats-Time-Stamp"
 NUM_PENDING: Final = "Nats-Num-Pending"
+PIN_ID: Final = "Nats-Pin-Id"
+"""Appended by the server to every delivery of a pinned consumer."""
 
 ENVELOPE: Final = (
     SPECVERSION,
@@ -60,7 +62,7 @@ ENVELOPE: Final = (
 )
 _CANONICAL: Final = {name.lower(): name for name in ENVELOPE}
 _EXACT: Final = frozenset(
-    {*ENVELOPE, MSG_ID, LIVE_STREAM, LIVE_SUBJECT, LIVE_SEQUENCE, LIVE_LAST_SEQUENCE, LIVE_TIME, NUM_PENDING}
+    {*ENVELOPE, MSG_ID, LIVE_STREAM, LIVE_SUBJECT, LIVE_SEQUENCE, LIVE_LAST_SEQUENCE, LIVE_TIME, NUM_PENDING, PIN_ID}
 )
 
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
