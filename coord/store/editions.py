@@ -119,7 +119,7 @@ def _create_extension(conn: psycopg.Connection[Any], facts: Mapping[str, Any]) -
         # Trying all the same would make the server hang up.
         return "TimescaleDB is installed but not loaded: set shared_preload_libraries = 'timescaledb' and restart"
     try:
-        conn.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        conn.execute("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public")
     except psycopg.errors.InsufficientPrivilege:
         return "TimescaleDB may not be created by this user: CREATE EXTENSION timescaledb as a superuser, then migrate"
     return None

@@ -267,6 +267,8 @@ def _connect(config: DatabaseConfig) -> Iterator[_Conn]:
             ("lock_timeout", f"{limits.MIGRATION_LOCK_TIMEOUT_S * 1000:.0f}"),
             ("statement_timeout", "0"),
             ("client_min_messages", "warning"),
+            # Not the default "$user", public: for a user called coord that is schema coord.
+            ("search_path", "public"),
             ("timezone", "GMT"),
         ):
             conn.execute(composing.SQL("SET {} = {}").format(composing.Identifier(name), composing.Literal(value)))
