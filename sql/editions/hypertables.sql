@@ -14,6 +14,11 @@
 --
 -- migrate_data: a database that began as `plain` and was given the extension later keeps its rows.
 
+-- What `plain` had instead.
+DROP FUNCTION IF EXISTS coord.time_bucket(interval, timestamptz);
+DROP INDEX IF EXISTS coord.event_time_brin;
+DROP INDEX IF EXISTS coord.metric_sample_time_brin;
+
 DO $$
 DECLARE
   relation text;
@@ -33,7 +38,3 @@ BEGIN
   END LOOP;
 END
 $$;
-
--- What `plain` had instead.
-DROP FUNCTION IF EXISTS coord.time_bucket(interval, timestamptz);
-DROP INDEX IF EXISTS coord.event_time_brin, coord.metric_sample_time_brin;
