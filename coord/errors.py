@@ -430,6 +430,14 @@ class DurableInUse(CoordError):
     remedy = "Give each running subscription a durable name of its own."
 
 
+class CursorUnreadable(CoordError):
+    """The saved position of a durable subscription cannot be read."""
+
+    code = "subscribe.cursor_unreadable"
+    fault = Fault.OPERATOR
+    remedy = "Choose another durable name, or delete the message from stream CURSORS."
+
+
 class QueryError(CoordError):
     """A query was refused."""
 

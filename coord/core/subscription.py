@@ -386,8 +386,8 @@ class SubscriptionMachine(Generic[L, T]):
         if read.audit and self._joined:
             self._join(now)
 
-    def trimmed(self, read: Read, error: errors.LogTrimmed) -> None:
-        """The reader refused `read`: its start has left the window."""
+    def refused(self, read: Read, error: errors.CoordError) -> None:
+        """The reader refused `read`, and would again: its start has left the window, for instance."""
         self._reading = None
         if read.generation < self._ignore_below:
             return

@@ -200,7 +200,7 @@ class World:
         (read, answer, _deaf), self.answer = self.answer, None
         resolved = self.machine.resolved
         if isinstance(answer, errors.LogTrimmed):
-            self.machine.trimmed(read, answer)
+            self.machine.refused(read, answer)
         else:
             self.machine.page(read, answer, self.now)
         if not resolved and self.machine.resolved and self.expected is None:
