@@ -403,6 +403,14 @@ class LogGap(ProjectionStopped):
     remedy = "Accept the loss with `coord projection new-epoch`, after finding out why the window passed the projector."
 
 
+class NotStopped(CoordError):
+    """This partition is not stopped: there is nothing to decide."""
+
+    code = "projection.not_stopped"
+    fault = Fault.OPERATOR
+    remedy = "None: `coord projection status` shows which partitions are stopped."
+
+
 # --- subscriptions and queries -----------------------------------------------------------
 
 

@@ -208,9 +208,11 @@ def redact(name: str, value: Any) -> Any:
 
 
 def _hide_user(match: re.Match[str]) -> str:
-    # A user name is worth knowing; a lone one is a token in NATS's URLs.
+    # A user name is worth knowing; but in NATS's URLs a lone one is a token.
     scheme, user, password = match.groups()
-    return f"{scheme}{user}:{_HIDDEN}@" if password is not None else f"{scheme}{_HIDDEN}@"
+    if password is not None:
+        return f"{scheme}{user}:{_HIDDEN}@"
+    return f"{scheme}{user}@" if scheme.lower().startswith("postgres") else f"{scheme}{_HIDDEN}@"
 
 
 # --- the chain ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli import config
+from coord.ops.cli import config, db, dlq, logs, projection, status, stream
 
 app = typer.Typer(
     name="coord",
@@ -22,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-app.add_typer(config.app)
+status.add_to(app)
+for noun in (stream, db, dlq, projection, logs, config):
+    app.add_typer(noun.app)
 
 
 def _version(wanted: bool) -> None:

@@ -21,6 +21,14 @@ import msgspec
 Record = Mapping[str, Any]
 
 _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_DURATIONS: Final = (
+    (1e-3, 1e6, "µs"),
+    (1, 1e3, "ms"),
+    (120, 1, "s"),
+    (7_200, 1 / 60, "min"),
+    (172_800, 1 / 3_600, "h"),
+    (math.inf, 1 / 86_400, "d"),
+)
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 # A name from the log may hold anything: it must not move the cursor of whoever reads it.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -209,14 +217,16 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``3.2 ms``, ``4.1 s``, ``12 min``, ``5.0 h``, ``3.0 d``."""
+    """Seconds as ``210 µs``, ``3.2 ms``, ``4.1 s``, ``12 min``, ``5 h``, ``3 d``."""
     if math.isnan(seconds) or math.isinf(seconds):
         return "-"
-    for limit, factor, unit in ((1, 1e3, "ms"), (120, 1, "s"), (7_200, 1 / 60, "min"), (172_800, 1 / 3_600, "h")):
+    if seconds == 0:
+        return "0 s"
+    for limit, factor, unit in _DURATIONS:
         if abs(seconds) < limit:
-            amount = seconds * factor
-            return f"{amount:.0f} {unit}" if amount == 0 or abs(amount) >= 100 else f"{amount:.3g} {unit}"
-    return f"{seconds / 86_400:.1f} d"
+            break
+    amount = seconds * factor
+    return f"{amount:,.0f} {unit}" if abs(amount) >= 100 else f"{amount:.3g} {unit}"
 
 
 def moment(value: datetime) -> str:

@@ -1,0 +1,66 @@
+"""``coord dlq``: what could not be believed, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from coord.ops.cli.base import Context, Exit, command, group
+
+app = group("dlq", "Dead letters: messages parked with the reason.")
+
+
+@command(app, "ls")
+async def ls(
+    ctx: Context,
+    stream: Annotated[str, typer.Option("--stream", help="Only of EVENTS or TELEMETRY.")] = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Only of this fleet.")] = "",
+    code: Annotated[str, typer.Option("--code", help="Only with this error code, such as wire.author.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 50,
+) -> None:
+    """List dead letters, newest first."""
+    from coord.store import queries
+
+    async with ctx.pool() as pool, pool.acquire() as conn:
+        rows = await queries.run(conn, "dead_letters", stream=stream.upper(), tenant=tenant, code=code, limit=limit)
+    columns = ["dead_at", "stream", "seq", "idx", "code", "reason", "tenant", "agent", "body_bytes"]
+    ctx.out.rows([dict(row) for row in rows], columns, empty="There are no dead letters.")
+    if rows and ctx.out.is_table:
+        ctx.out.say(f"One of them whole: coord dlq show {rows[0]['seq']} --stream {rows[0]['stream']}")
+
+
+@command(app, "show")
+async def show(
+    ctx: Context,
+    seq: Annotated[int, typer.Argument(help="Its sequence in the stream.")],
+    stream: Annotated[str, typer.Option("--stream", help="EVENTS or TELEMETRY.")] = "EVENTS",
+    epoch: Annotated[str, typer.Option("--epoch", help="Incarnation of the stream; default: any.")] = "",
+    idx: Annotated[str, typer.Option("--idx", help="Entry of its frame; default: all.")] = "",
+) -> int:
+    """Show a dead letter whole: reason, subject, headers and body."""
+    from coord.store import queries
+
+    async with ctx.pool() as pool, pool.acquire() as conn:
+        rows = await queries.run(conn, "dead_letter", stream=stream.upper(), seq=seq, epoch=epoch, idx=idx)
+    if not rows:
+        ctx.out.say(f"There is no dead letter {stream.upper()} {seq}.")
+        return Exit.NOT_FOUND
+    for number, row in enumerate(rows):
+        if number and ctx.out.is_table:
+            ctx.out.text()
+        ctx.out.record(_letter(dict(row)))
+    return Exit.OK
+
+
+def _letter(row: dict[str, Any]) -> dict[str, Any]:
+    """The record for showing: the body as text where it is text, otherwise escaped."""
+    body: bytes = row.pop("body")
+    escaped: str = row.pop("text")
+    try:
+        row["body"] = body.decode()
+    except UnicodeDecodeError:
+        row["body"] = escaped
+    if len(body) < row["body_bytes"]:
+        row["body_cut"] = True
+    return row
