@@ -9,7 +9,7 @@ import secrets
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.support.servers"]
+pytest_plugins = ["tests.support.servers", "tests.support.ledger"]
 
 # A run on a busy two-core machine is not flaky because one example took long.
 settings.register_profile("coord", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
