@@ -202,6 +202,29 @@ async def test_asking_for_docker_without_docker_names_the_fix(monkeypatch):
         await docker.DockerPostgres("x").start()
 
 
+async def test_a_container_is_started_killed_and_removed_by_its_name(tmp_path, monkeypatch):
+    calls = tmp_path / "calls"
+    script = tmp_path / "docker"
+    script.write_text(f'#!/bin/sh\necho "$1 $*" >> {calls}\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    async def answers(_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(docker.DockerPostgres, "_answers", answers)
+    server = docker.DockerPostgres("7f")
+    await server.start()
+    assert server.url().startswith(f"postgresql://coord@127.0.0.1:{server.port}/")
+    await server.kill()
+    await server.start()
+    await server.stop()
+    await server.stop()
+    lines = calls.read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["rm", "run", "kill", "start", "stop", "rm"]
+    assert all("coord-dev-7f" in line for line in lines)
+
+
 def test_the_environment_fills_what_the_caller_left_out():
     config = DevStackConfig.from_env({"COORD_DEV_DATABASE": "plain", "COORD_CACHE_DIR": "/c"}, source="private")
     assert (config.source, config.cache_dir) == ("private", Path("/c"))
