@@ -25,6 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = seed
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse test ids that hold an object's address: xdist's workers would collect different tests."""
+    if unstable := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"give ids= without addresses to {unstable[0]}")
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"coord seed: COORD_TEST_SEED={os.environ['COORD_TEST_SEED']}"
 
