@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from coord import limits
+from coord import errors, limits
 from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.rows import (
@@ -94,7 +94,12 @@ async def _copy(conn: Connection, table: str, columns: Sequence[str], rows: Sequ
     with translated(f"copy {table}"):
         if len(rows) >= DIRECT_COMPRESS_ROWS_MIN and conn.is_in_transaction():
             await _compress_directly(conn)
-        await conn.copy_records_to_table(table, schema_name="coord", columns=columns, records=rows)
+        try:
+            await conn.copy_records_to_table(table, schema_name="coord", columns=columns, records=rows)
+        except (TypeError, AttributeError) as exc:
+            # A value of the wrong type is no sender's fault: what builds the rows is broken.
+            # Not refused, or the projector would park every fact there is.
+            raise errors.StoreError(f"copy {table}: a row is not what its columns say: {exc}") from exc
 
 
 async def _compress_directly(conn: Connection) -> None:

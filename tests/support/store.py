@@ -28,7 +28,7 @@ T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 def event(seq: int = 1, **fields: object) -> EventRow:
     """One row of coord.event; whatever is not given is ordinary."""
-    at = fields.pop("at", T0 + timedelta(milliseconds=seq))
+    at = fields.pop("at", None) or T0 + timedelta(milliseconds=seq)
     row = {
         "stored_at": at,
         "epoch": 1,
@@ -56,7 +56,7 @@ def event(seq: int = 1, **fields: object) -> EventRow:
 
 def sample(seq: int = 1, **fields: object) -> SampleRow:
     """One row of coord.metric_sample."""
-    at = fields.pop("at", T0 + timedelta(milliseconds=seq))
+    at = fields.pop("at", None) or T0 + timedelta(milliseconds=seq)
     row = {
         "stored_at": at,
         "epoch": 1,
