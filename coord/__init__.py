@@ -1,0 +1,86 @@
+"""coord: the event-sourced service between the agents of a fleet.
+
+::
+
+    import coord
+
+    async with coord.connect(agent="scout") as c:
+        await c.emit(coord.Fact(kind="file", id="f1", event="scanned", data={"lines": 120}))
+
+Everything a user needs is here; it is imported on first use, so that ``import coord`` costs
+nothing.  Inside coord nothing imports this package root.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coord import errors
+    from coord.bus.connection import NatsConfig
+    from coord.bus.publish import PubAck
+    from coord.client.config import ClientConfig, PublisherConfig
+    from coord.client.connect import Coord, connect
+    from coord.client.context import handling
+    from coord.client.receipt import Receipt
+    from coord.core.retry import RetryPolicy
+    from coord.errors import CoordError, FlushFailed, Overloaded
+    from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
+    from coord.wire.facts import fact
+
+__all__ = [
+    "ClientConfig",
+    "Coord",
+    "CoordError",
+    "Fact",
+    "FlushFailed",
+    "NatsConfig",
+    "Overloaded",
+    "PubAck",
+    "PublisherConfig",
+    "Receipt",
+    "RetryPolicy",
+    "Sample",
+    "StoredFact",
+    "StoredSample",
+    "connect",
+    "errors",
+    "fact",
+    "handling",
+]
+
+_HOME = {
+    "ClientConfig": "coord.client.config",
+    "Coord": "coord.client.connect",
+    "CoordError": "coord.errors",
+    "Fact": "coord.wire.envelope",
+    "FlushFailed": "coord.errors",
+    "NatsConfig": "coord.bus.connection",
+    "Overloaded": "coord.errors",
+    "PubAck": "coord.bus.publish",
+    "PublisherConfig": "coord.client.config",
+    "Receipt": "coord.client.receipt",
+    "RetryPolicy": "coord.core.retry",
+    "Sample": "coord.wire.envelope",
+    "StoredFact": "coord.wire.envelope",
+    "StoredSample": "coord.wire.envelope",
+    "connect": "coord.client.connect",
+    "fact": "coord.wire.facts",
+    "handling": "coord.client.context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("coord.errors")
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'coord' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
