@@ -151,18 +151,18 @@ class Encoder:
         block = f"{shape.head % (event_id, moment, event_id)}{extra}\r\n".encode()
         return Message(subject, block, self._body(fact.data), event_id)
 
-    def entry(self, fact: Fact, shape: Shape) -> tuple[Label, tuple[int, Any], int] | None:
-        """A fact as an entry of a frame: label, entry, bytes.  None: it has to travel alone."""
+    def entry(self, fact: Fact, shape: Shape) -> tuple[Label, int, Any, int] | None:
+        """A fact as an entry of a frame: label, Unix µs, data, bytes.  None: it has to travel alone."""
         extra = self._extra(fact)
         if fact.event_id is not None or shape.linger_s is None or extra is None:
             return None
         label = Label(self._subject(fact, shape), shape.frame_head, extra)
         at_us = now_us() if fact.occurred_at is None else _unix_us(fact.occurred_at)
         if fact.data is None:
-            return label, (at_us, None), NUMBER_BYTES
+            return label, at_us, None, NUMBER_BYTES
         # By way of JSON: a fact reads the same whether it travelled alone or in a frame.
         packed = _msgpack_encode(_json_decode(_checked_json(fact.data)))
-        return label, (at_us, msgspec.Raw(packed)), len(packed) + _ENTRY_BYTES
+        return label, at_us, msgspec.Raw(packed), len(packed) + _ENTRY_BYTES
 
     def _make_shape(self, fact: Fact) -> Shape:
         subject = fact.subject(self.tenant, self.agent).checked()
@@ -255,11 +255,10 @@ class Encoder:
             self._series[series] = label
         return label
 
-    def frame(self, label: Label, entries: list[tuple[int, Any]]) -> Message:
-        """A frame of these entries; raises `PayloadTooLarge`."""
+    def frame(self, label: Label, base_us: int, entries: list[tuple[int, Any]]) -> Message:
+        """A frame of these entries (µs since `base_us`, data); raises `PayloadTooLarge`."""
         event_id = new_event_id()
-        base_us = entries[0][0]
-        body = frames.pack(base_us, [(at_us - base_us, data) for at_us, data in entries])
+        body = frames.pack(base_us, entries)
         block = f"{label.head % (event_id, self._time_text(base_us), event_id)}{label.extra}\r\n".encode()
         return Message(label.subject, block, body, event_id)
 
@@ -272,9 +271,7 @@ class Encoder:
         return f"{self._second_text}.{fraction:06d}Z" if fraction else f"{self._second_text}Z"
 
 
-def sample_entry(
-    value: float, data: dict[str, Any] | None, occurred_at: datetime | None
-) -> tuple[tuple[int, Any], int]:
+def sample_entry(value: float, data: dict[str, Any] | None, occurred_at: datetime | None) -> tuple[int, Any, int]:
     """A sample as an entry of a frame, and its bytes; raises `InvalidPayload`."""
     if type(value) is float:
         if value - value != 0.0:  # NaN and infinities
@@ -283,7 +280,7 @@ def sample_entry(
         value = _as_double(value)
     at_us = now_us() if occurred_at is None else _unix_us(occurred_at)
     if not data:
-        return (at_us, value), NUMBER_BYTES
+        return at_us, value, NUMBER_BYTES
     if "value" in data:
         raise InvalidPayload("a sample's other fields cannot be named 'value'")
     for key, field in data.items():
@@ -296,22 +293,18 @@ def sample_entry(
         packed = _msgpack_encode({"value": value, **data})
     except (OverflowError, ValueError) as exc:  # an integer of more than 64 bits, a lone surrogate
         raise InvalidPayload(f"cannot be sent: {exc}") from exc
-    return (at_us, msgspec.Raw(packed)), len(packed) + _ENTRY_BYTES
+    return at_us, msgspec.Raw(packed), len(packed) + _ENTRY_BYTES
 
 
 def are_plain(values: list[Any]) -> bool:
-    """Whether all are finite doubles or small integers, which need no further look."""
-    if not _NUMBERS.issuperset(map(type, values)):
-        return False
-    try:
-        total = math.fsum(values)
-    except (OverflowError, ValueError):  # a huge integer; inf - inf
-        return False
-    # NaN and infinities survive a sum; anything else this large is looked at one by one.
-    return -1e18 < total < 1e18 and min(values) >= _INT_LEAST and max(values) <= _INT_MOST
+    """Whether all are finite doubles, or all small integers: then none needs a further look."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return bool(min(values) >= _INT_LEAST and max(values) <= _INT_MOST)
+    # NaN and infinities survive a sum; a sum that overflows is looked at one by one.
+    return kinds == {float} and math.isfinite(sum(values))
 
 
-_NUMBERS: Final = frozenset({int, float})
 _FLAT: Final = frozenset({str, int, float, bool, type(None)})
 
 

@@ -32,7 +32,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Final, Self
 
 import msgspec
@@ -180,6 +180,7 @@ class Publisher:
         self._metrics_lane = self._outbox.lanes[METRICS]
         self._deadline_s = config.retry.deadline_s
         self._waiting: tuple[deque[_Waiter], ...] = tuple(deque() for _ in SERVICE_CLASSES)
+        self._moved: list[asyncio.Future[None] | None] = [None] * len(SERVICE_CLASSES)
         self._flushes: list[_Flush] = []
         self._unreported = _Failures()
         self._burst = 0
@@ -272,23 +273,29 @@ class Publisher:
         """`emit` each item (facts, samples, or both), in order; returns how many were accepted.
 
         Plain samples cost a fraction of what `emit` takes.  Those without `occurred_at` get
-        the time at which their run of up to a thousand is accepted.  When an item is refused,
-        its error is raised and those before it stay accepted.
+        the time at which their run of up to a thousand is accepted.  Unlike `emit` it waits
+        when samples come faster than the broker takes them, instead of shedding: whoever
+        hands over many at once can wait.  When an item is refused, its error is raised and
+        those before it stay accepted.  Raises `Overloaded` when nothing moved for as long as
+        the publish deadline.
         """
+        accepted = 0
         if isinstance(items, AsyncIterable):
-            accepted = 0
             async for item in items:
+                await self._way_clear(METRICS)
                 await self.emit(item)
                 accepted += 1
             return accepted
-        accepted = 0
         iterator = iter(items)
         while chunk := list(islice(iterator, _CHUNK)):
-            await self._breathe()
+            if self._burst >= _BURST:
+                await self._breathe()
+            await self._way_clear(METRICS)
             if self._closed:
                 raise errors.BusClosed
             if not self._offer_plain_samples(chunk):
                 for item in chunk:
+                    await self._way_clear(METRICS)
                     await self.emit(item)
             accepted += len(chunk)
         return accepted
@@ -300,13 +307,14 @@ class Publisher:
 
     def _offer_sample(self, series: str, value: Any, data: dict[str, Any] | None, at: datetime | None) -> Receipt:
         label = self._encoder.series(series)
-        entry, size = encoding.sample_entry(value, data, at)
+        at_us, entry, size = encoding.sample_entry(value, data, at)
         now = self._now()
-        add = self._outbox.add
-        receipt = add(METRICS, series, label, entry, size, now, self._new_frame)
+        place = self._outbox.place
+        receipt = place(METRICS, series, label, size, now, self._new_frame)
         while receipt is None:
             self._shed_oldest()
-            receipt = add(METRICS, series, label, entry, size, now, self._new_frame)
+            receipt = place(METRICS, series, label, size, now, self._new_frame)
+        _append(receipt, at_us, entry)
         self._meter.accepted += 1
         if receipt.count == 1 or self._metrics_lane.ready:  # a frame was opened, or filled
             self._pump()
@@ -314,10 +322,7 @@ class Publisher:
 
     def _offer_plain_samples(self, items: list[Any]) -> bool:
         """Accept a run of samples of one series without labels or times; False: it is not one."""
-        first = items[0]
-        if type(first) is not Sample:
-            return False
-        series = first.series
+        series = getattr(items[0], "series", None)
         values = [
             item.value
             for item in items
@@ -325,21 +330,23 @@ class Publisher:
         ]
         if len(values) != len(items) or not encoding.are_plain(values):
             return False
+        assert isinstance(series, str)
         label = self._encoder.series(series)
         at_us = encoding.now_us()
-        now = self._now()
-        entries = [(at_us, value) for value in values]
         start = 0
-        while start < len(entries):
-            taken = self._outbox.add_many(
-                METRICS, series, label, entries, start, encoding.NUMBER_BYTES, now, self._new_frame
+        while start < len(values):
+            placed = self._outbox.place_many(
+                METRICS, series, label, len(values) - start, encoding.NUMBER_BYTES, self._now(), self._new_frame
             )
-            if not taken:
+            if placed is None:  # others have filled the queue
                 self._shed_oldest()
-            start += taken
-            if self._metrics_lane.ready:
-                self._pump()
-        self._meter.accepted += len(entries)
+                continue
+            receipt, count = placed
+            if not receipt.entries:
+                receipt.base_us = at_us
+            receipt.entries += zip(repeat(at_us - receipt.base_us), values[start : start + count])
+            start += count
+        self._meter.accepted += len(values)
         self._pump()
         return True
 
@@ -390,18 +397,18 @@ class Publisher:
         self._pump()
         return receipt
 
-    async def _add_to_frame(self, fact: Fact, shape: Shape, label: Label, entry: tuple[int, Any], size: int) -> Receipt:
+    async def _add_to_frame(self, fact: Fact, shape: Shape, label: Label, at_us: int, entry: Any, size: int) -> Receipt:
         """Accept a fact that travels in a frame; waits for room."""
         group = fact.id if fact.key is None else fact.key
-        add = self._outbox.add
-        receipt = add(shape.lane, group, label, entry, size, self._now(), self._new_frame, linger_s=shape.linger_s)
+        place = self._outbox.place
+        receipt = place(shape.lane, group, label, size, self._now(), self._new_frame, linger_s=shape.linger_s)
         if receipt is None:
             await self._room(shape.lane, 1, size)
-            receipt = add(
-                shape.lane, group, label, entry, size, self._now(), self._new_frame,
-                linger_s=shape.linger_s, reserved=True,
-            )  # fmt: skip
+            receipt = place(
+                shape.lane, group, label, size, self._now(), self._new_frame, linger_s=shape.linger_s, reserved=True
+            )
             assert receipt is not None, "room was reserved"
+        _append(receipt, at_us, entry)
         self._meter.accepted += 1
         self._pump()
         return receipt
@@ -456,6 +463,29 @@ class Publisher:
                     waiter.granted.set_result(None)
                 waiting.popleft()
 
+    async def _way_clear(self, lane: int) -> None:
+        """Wait until a lane's in-flight window has room; for those who would rather wait than have samples shed."""
+        state = self._outbox.lanes[lane]
+        while (state.inflight.paused or self._outbox.held) and not self._closed:
+            moved = self._moved[lane]
+            if moved is None:
+                moved = self._moved[lane] = self._loop.create_future()
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await asyncio.shield(moved)
+            except TimeoutError as exc:
+                raise errors.Overloaded(
+                    f"the broker took no {SERVICE_CLASSES[lane]} for {self._deadline_s:g} s",
+                    retry_after_s=self._outbox.retry_after_s(lane), connected=not self._outbox.held,
+                ) from exc  # fmt: skip
+
+    def _tell_moved(self) -> None:
+        """Wake whoever waits in `_way_clear`."""
+        for lane, moved in enumerate(self._moved):
+            if moved is not None and not (self._outbox.lanes[lane].inflight.paused or self._outbox.held):
+                moved.set_result(None)
+                self._moved[lane] = None
+
     # --- sending -------------------------------------------------------------------------
 
     def _pump(self) -> None:
@@ -471,6 +501,8 @@ class Publisher:
             self._pumping = False
         if any(self._waiting):
             self._grant()
+        if any(self._moved):
+            self._tell_moved()
         due = self._outbox.next_due()
         if due is not None and (self._timer is None or due < self._timer_at):
             self._wake_at(due)
@@ -480,7 +512,7 @@ class Publisher:
     def _send(self, receipt: Receipt, now: float) -> None:
         if receipt.label is not None:
             try:
-                message = self._encoder.frame(receipt.label, receipt.entries)
+                message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
             except errors.WireError as exc:
                 self._pipeline_refused(receipt, exc)
                 return
@@ -632,6 +664,10 @@ class Publisher:
                 if not waiter.granted.done():
                     waiter.granted.set_exception(errors.BusClosed())
             waiting.clear()
+        for lane, moved in enumerate(self._moved):
+            if moved is not None:
+                moved.set_result(None)
+                self._moved[lane] = None
 
     async def close(self, *, drain_s: float | None = None, report: bool = True) -> None:
         """Accept nothing more, wait up to `drain_s` for acks, then fail the rest with `BusClosed`.
@@ -673,6 +709,15 @@ class Publisher:
                 handle.cancel()
         self._timer = self._ticker = None
         self._meter.sync(self._outbox, self._pipeline)
+
+
+def _append(receipt: Receipt, at_us: int, entry: Any) -> None:
+    """Add an entry to a frame that is being filled; times are kept relative to the first."""
+    if receipt.entries:
+        receipt.entries.append((at_us - receipt.base_us, entry))
+    else:
+        receipt.base_us = at_us
+        receipt.entries.append((0, entry))
 
 
 def _as_fact(item: Any, about: dict[str, Any]) -> Fact:

@@ -26,7 +26,8 @@ class Receipt(Publication, eq=False):
     label: Any = None
     """A frame's subject and envelope; None for a single message."""
     entries: list[Any] = []  # noqa: RUF012 - msgspec copies it for every receipt
-    """A frame's entries, (Unix µs, data)."""
+    """A frame's entries: (µs since `base_us`, data)."""
+    base_us: int = 0
     count: int = 0
     """Facts or samples it stands for."""
     size: int = 0

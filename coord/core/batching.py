@@ -55,7 +55,6 @@ class Batch(Protocol):
 
     group: str
     label: Any
-    entries: list[Any]
     count: int
     size: int
     ordinal: int
@@ -88,11 +87,15 @@ class Batcher(Generic[BatchT]):
             return None
         return batch
 
-    def add(self, batch: BatchT, entry: Any, size: int) -> bool:
-        """Add an entry that `joins` allowed; True when the batch is full: pop and send it."""
-        batch.entries.append(entry)
+    def room(self, batch: BatchT | None, size_each: int) -> int:
+        """How many entries of one size go into this batch (None: a new one) before it is full; at least one."""
+        filled, size = (batch.count, batch.size) if batch is not None else (0, 0)
+        return max(1, min(self.policy.entries_max - filled, (self.policy.size_max - size) // size_each))
+
+    def grow(self, batch: BatchT, count: int, size: int) -> bool:
+        """Account entries that `joins` and `room` allowed; True when the batch is full: pop and send it."""
         batch.size += size
-        batch.count += 1
+        batch.count += count
         return batch.count >= self.policy.entries_max
 
     def start(self, batch: BatchT, now: float, linger_s: float | None = None) -> BatchT | None:

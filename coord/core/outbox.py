@@ -9,7 +9,7 @@ fact finds its own window, and a flood of critical facts starves no status.
 
 ::
 
-    submit / add ──▶ queue (ready items, open batches) ──take──▶ in flight ──settle──▶ done
+    submit / place ─▶ queue (ready items, open batches) ──take──▶ in flight ──settle──▶ done
          │                     │  expire, shed, drain                                    ▲
          ▼                     └─────────────────────────────────────────────────────────┘
     WAIT or SHED: not accepted
@@ -42,7 +42,6 @@ class Item(Protocol):
 
     group: str
     label: Any
-    entries: list[Any]
     count: int
     """Facts or samples in it."""
     size: int
@@ -160,12 +159,11 @@ class Outbox(Generic[ItemT]):
         self._enqueue(lane, item)
         return Admission.QUEUED
 
-    def add(
+    def place(
         self,
         lane_number: int,
         group: str,
         label: Any,
-        entry: Any,
         size: int,
         now: float,
         make: Callable[[int, str, Any, float], ItemT],
@@ -173,9 +171,11 @@ class Outbox(Generic[ItemT]):
         linger_s: float | None = None,
         reserved: bool = False,
     ) -> ItemT | None:
-        """Offer an entry to its group's batch; returns the batch it is in, None when the queue is full.
+        """Account an entry of `size` bytes in its group's batch and return that batch; None: the queue is full.
 
-        `make(lane, group, label, now)` opens a batch: an item with this lane and home, count and size 0.
+        The caller appends the entry before it calls anything else here: the batch may be
+        full, and the next `take` gives it away.  `make(lane, group, label, now)` opens a
+        batch: an item with this lane and home, count and size 0.
         """
         lane = self.lanes[lane_number]
         if not reserved and not lane.queue.take(1, size):
@@ -185,46 +185,33 @@ class Outbox(Generic[ItemT]):
         batch = batcher.joins(group, label, size)
         if batch is None:
             batch = self._open(lane, make(lane_number, group, label, now), now, linger_s)
-        if batcher.add(batch, entry, size):
+        if batcher.grow(batch, 1, size):
             self._seal(lane, batch)
         return batch
 
-    def add_many(
+    def place_many(
         self,
         lane_number: int,
         group: str,
         label: Any,
-        entries: Sequence[Any],
-        start: int,
+        wanted: int,
         size_each: int,
         now: float,
         make: Callable[[int, str, Any, float], ItemT],
-    ) -> int:
-        """`add` for a run of entries of one size: takes some from `start` on, returns how many; 0: the queue is full.
-
-        At most as many as fill one batch, so that the driver can send it before the next.
-        """
+    ) -> tuple[ItemT, int] | None:
+        """`place` for up to `wanted` entries of one size, as many as one batch takes: (batch, how many)."""
         lane = self.lanes[lane_number]
         batcher = lane.batcher
         assert batcher is not None, "this lane sends single messages"
         batch = batcher.joins(group, label, size_each)
-        filled, size = (batch.count, batch.size) if batch is not None else (0, 0)
-        count = min(
-            len(entries) - start,
-            lane.queue.count_max,
-            batcher.policy.entries_max - filled,
-            max(1, (batcher.policy.size_max - size) // size_each),
-        )
+        count = min(wanted, batcher.room(batch, size_each), lane.queue.count_max)
         if not lane.queue.take(count, count * size_each):
-            return 0
+            return None
         if batch is None:
             batch = self._open(lane, make(lane_number, group, label, now), now, None)
-        batch.entries.extend(entries[start : start + count])
-        batch.size += count * size_each
-        batch.count += count
-        if batch.count >= batcher.policy.entries_max:
+        if batcher.grow(batch, count, count * size_each):
             self._seal(lane, batch)
-        return count
+        return batch, count
 
     def hasten(self, item: ItemT) -> None:
         """Somebody waits for this one: if it is still open, seal it, so that `take` gives it at once."""
@@ -260,10 +247,10 @@ class Outbox(Generic[ItemT]):
         if self.held:
             return None
         for lane in self.lanes:
-            if lane.inflight.paused:
+            if not lane.ready and not self._seal_due(lane, now):
                 continue
-            item = lane.ready[0] if lane.ready else self._next_due(lane, now)
-            if item is None or not lane.inflight.take(1, item.size):
+            item = lane.ready[0]
+            if not lane.inflight.take(1, item.size):
                 continue
             lane.ready.popleft()
             self._leave_queue(item)
@@ -276,8 +263,14 @@ class Outbox(Generic[ItemT]):
         """When `take` has something because a linger is over; None: not because of time."""
         if self.held:
             return None
-        times = [lane.batcher.next_due() for lane in self.lanes if lane.batcher and not lane.inflight.paused]
-        return min((t for t in times if t is not None), default=None)
+        earliest: float | None = None
+        for lane in self.lanes:
+            if lane.batcher is None or not lane.batcher.open or lane.inflight.paused:
+                continue
+            due = lane.batcher.next_due()
+            if due is not None and (earliest is None or due < earliest):
+                earliest = due
+        return earliest
 
     # --- settling ------------------------------------------------------------------------
 
@@ -453,16 +446,17 @@ class Outbox(Generic[ItemT]):
             ahead.ready.append(batch)
             ahead.waiting[batch.group] += 1
 
-    def _next_due(self, lane: Lane[ItemT], now: float) -> ItemT | None:
-        """Seal the batches that are due and return the first that stays in this lane."""
-        if lane.batcher is None:
-            return None
-        while not lane.ready:
-            batch = lane.batcher.peek_due(now)
+    def _seal_due(self, lane: Lane[ItemT], now: float) -> bool:
+        """Seal a batch whose linger is over; whether the lane has something ready then."""
+        batcher = lane.batcher
+        if batcher is None or not batcher.open or lane.inflight.paused:
+            return False
+        while not lane.ready:  # a batch that has to queue up in another lane leaves this one empty
+            batch = batcher.peek_due(now)
             if batch is None:
-                return None
+                return False
             self._seal(lane, batch)
-        return lane.ready[0]
+        return True
 
     def _leave_queue(self, item: ItemT) -> None:
         """Account that an item is no longer queued."""

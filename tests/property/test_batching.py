@@ -90,17 +90,20 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(key=KEYS, label=LABELS, size=SIZES, linger_s=st.sampled_from([None, 0.01]))
     def emit_status(self, key: str, label: str, size: int, linger_s: float | None) -> None:
         entry = self._new_entry(STATUS, key, size)
-        batch = self.outbox.add(STATUS, key, label, entry, size, self.now, make, linger_s=linger_s)
+        batch = self.outbox.place(STATUS, key, label, size, self.now, make, linger_s=linger_s)
         if batch is None:
             self._refused(entry)
             assert self.outbox.lanes[STATUS].queue.count, "an empty queue refuses nothing"
+        else:
+            batch.entries.append(entry)
 
     @rule(series=st.sampled_from(["cpu", "mem", "net"]), size=SIZES)
     def emit_sample(self, series: str, size: int) -> None:
         entry = self._new_entry(METRICS, series, size)
         while True:
-            batch = self.outbox.add(METRICS, series, series, entry, size, self.now, make)
+            batch = self.outbox.place(METRICS, series, series, size, self.now, make)
             if batch is not None:
+                batch.entries.append(entry)
                 return
             waiting = [e for p in self.outbox.lanes[METRICS].ready for e in p.entries]
             waiting += [e for p in self.outbox.lanes[METRICS].open_batches() for e in p.entries]
@@ -109,6 +112,16 @@ class OutboxMachine(RuleBasedStateMachine):
             assert set(shed.entries) <= set(waiting)
             assert shed.entries[0] in (waiting[0], min(waiting)), "the oldest goes first"
             self.done.update(shed.entries)
+
+    @rule(series=st.sampled_from(["cpu", "mem"]), size=SIZES, wanted=st.integers(1, 12))
+    def emit_samples(self, series: str, size: int, wanted: int) -> None:
+        placed = self.outbox.place_many(METRICS, series, series, wanted, size, self.now, make)
+        if placed is None:
+            assert self.outbox.lanes[METRICS].queue.count, "an empty queue refuses nothing"
+            return
+        batch, count = placed
+        assert 1 <= count <= wanted
+        batch.entries += [self._new_entry(METRICS, series, size) for _ in range(count)]
 
     @rule()
     def take_all(self) -> None:
@@ -274,8 +287,9 @@ def test_nobody_waits_longer_than_the_linger_while_there_is_room(emits: list[tup
         drive(now + pause)
         now += pause
         added[entry] = now
-        batch = outbox.add(STATUS, key, "a", entry, 1, now, make)
+        batch = outbox.place(STATUS, key, "a", 1, now, make)
         assert batch is not None
+        batch.entries.append(entry)
         while (item := outbox.take(now)) is not None:
             for sent in item.entries:
                 del added[sent]
@@ -288,7 +302,9 @@ def test_an_idle_lane_sends_at_once_and_a_trickle_is_one_message_per_linger() ->
     sends = []
     for step in range(100):  # one sample every 50 ms for 5 s
         now = 10.0 + step * 0.05
-        outbox.add(METRICS, "cpu", "cpu", step, 1, now, make)
+        batch = outbox.place(METRICS, "cpu", "cpu", 1, now, make)
+        assert batch is not None
+        batch.entries.append(step)
         while (item := outbox.take(now)) is not None:
             sends.append((now, item.count))
             outbox.settle(item)
