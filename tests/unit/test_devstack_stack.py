@@ -236,6 +236,18 @@ async def test_the_plain_edition_works_where_only_the_wheel_is(folder):
     assert any("plain PostgreSQL" in line for line in said)
 
 
+async def test_data_made_by_the_fallback_stays_with_it(folder, postgres):
+    if postgres.edition == "plain":
+        pytest.skip("there is nothing but the fallback here")
+    async with DevStack(config(folder, nats=False, source="plain")) as stack:
+        await fetch(stack.database_url, "CREATE TABLE x ()")
+    said: list[str] = []
+    async with DevStack(config(folder, nats=False), say=said.append) as stack:
+        assert stack.edition == "plain"
+        assert await fetch(stack.database_url, "SELECT count(*) FROM x") == 0
+    assert any("remove it for TimescaleDB" in line for line in said)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the database as somebody else")
 async def test_an_unreachable_folder_puts_the_database_elsewhere_and_says_so(tmp_path, monkeypatch):
     private = tmp_path / "private"

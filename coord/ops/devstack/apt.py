@@ -72,6 +72,10 @@ def apt_conf(folder: Path, architecture: str, inherited: str, *, sandbox_user: s
         "APT::Architecture": architecture,
         "APT::Sandbox::User": sandbox_user,
         "Acquire::Languages": "none",
+        # A mirror that is away is known in seconds: there is another edition to fall back to.
+        "Acquire::Retries": "1",
+        "Acquire::http::Timeout": "15",
+        "Acquire::https::Timeout": "15",
     }
     return "\n".join([*kept, *(f'{key} "{value}";' for key, value in ours.items())]) + "\n"
 
@@ -143,8 +147,13 @@ class Apt:
         (self.folder / "sources.list").write_text(sources_list(self._mirror, self._suite, keyring))
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         self._env = {"APT_CONFIG": str(self.folder / "apt.conf"), "PATH": path, "LC_ALL": "C", "HOME": str(self.folder)}
-        # Without Error-Mode a mirror that does not answer is a warning and exit code 0.
-        self._run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update", timeout_s=limits.DEV_DOWNLOAD_S)
+        try:
+            # Without Error-Mode a mirror that does not answer is a warning and exit code 0.
+            self._run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update", timeout_s=limits.DEV_DOWNLOAD_S)
+        except EnvironmentProblem as exc:
+            raise EnvironmentProblem(
+                f"the Debian mirror of this machine's sources gave no index of {self._suite}: check the way to it"
+            ) from exc
 
     def closure(self, roots: Sequence[str], *, leave_out: re.Pattern[str]) -> list[str]:
         """`roots` and the libraries they need."""

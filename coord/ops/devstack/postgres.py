@@ -240,9 +240,8 @@ class PostgresServer:
         # `home` stays ours: as root, nothing is ever written into a folder that another account can change.
         places.make_folder(self.home, self._account)
         self._private(self.home / "run")
-        version = self.data / "PG_VERSION"
-        if version.is_file():
-            found = int(version.read_text().strip())
+        found = data_major(self.home)
+        if found is not None:
             if found != self.install.major:
                 raise EnvironmentProblem(
                     f"The data in {self.home} is PostgreSQL {found}'s and PostgreSQL {self.install.major} is here: "
@@ -281,6 +280,12 @@ class PostgresServer:
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
             places.own(folder, self._account)
+
+
+def data_major(home: Path) -> int | None:
+    """The PostgreSQL whose data lies in `home`; None when there is none yet."""
+    version = home / "data" / "PG_VERSION"
+    return int(version.read_text().strip()) if version.is_file() else None
 
 
 async def edition(url: str) -> str:

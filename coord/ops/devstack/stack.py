@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
 
+    from coord.ops.devstack.install import Install
+    from coord.ops.devstack.process import Account
+
 _log = logging.getLogger("coord.devstack")
 
 _PROVISION_S = limits.DEV_LOCK_S + limits.DEV_START_S
@@ -366,15 +369,28 @@ class DevStack:
     async def _provided(self, options: PostgresOptions) -> PostgresServer:
         account = await asyncio.to_thread(places.database_account)
         cache = await asyncio.to_thread(places.cache_dir, account, asked=self.config.cache_dir)
-        provided = await asyncio.to_thread(install.provide, self.config.source, cache, account, self._say)
+        home = await asyncio.to_thread(places.database_home, self.data_dir, account, self._stack_id())
+        provided = await asyncio.to_thread(self._install, home, cache, account)
         if provided.source == "plain":
             self._say(f"The database is {provided.note}.")
-        home = await asyncio.to_thread(places.database_home, self.data_dir, account, self._stack_id())
         if home.parent != self.data_dir:
             assert account
             self._elsewhere = home.parent
             self._say(f"The database's files are in {home}: account {account.name} cannot reach {self.data_dir}.")
         return PostgresServer(home, provided, account, options)
+
+    def _install(self, home: Path, cache: Path, account: Account | None) -> Install:
+        """The PostgreSQL to run; blocks.  Data made by the fallback stays with the fallback."""
+        provided = install.provide(self.config.source, cache, account, self._say)
+        existing = postgres.data_major(home)
+        if self.config.source != "auto" or existing in {None, provided.major}:
+            return provided
+        with contextlib.suppress(EnvironmentProblem):
+            plain = install.provide("plain", cache, account, self._say)
+            if plain.major == existing:
+                why = f"as the data in {home} was made; remove it for {provided.note}"
+                return msgspec.structs.replace(plain, note=f"{plain.note}, {why}")
+        return provided
 
     def _stack_id(self) -> str:
         """A name for this folder's stack, made once: what lies outside the folder is named by it."""
