@@ -100,11 +100,12 @@ async def call(
     try:
         fields = wire_headers.parse(message.raw_headers).fields if message.raw_headers else {}
         answered = _content_of(fields)
-        if ERROR in fields:
-            raise rebuild(_decode(message.data, answered, dict[str, Any]))
-        return _decode(message.data, answered, to)
+        if ERROR not in fields:
+            return _decode(message.data, answered, to)
+        record = _decode(message.data, answered, dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, errors.WireError) as exc:
         raise errors.CoordError("the answer cannot be read", subject=subject, error=str(exc)[:256]) from exc
+    raise rebuild(record)
 
 
 def rebuild(record: dict[str, Any]) -> errors.CoordError:

@@ -1,0 +1,247 @@
+"""Requests and answers: errors keep their type, work is bounded, answers go to inboxes only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from coord import errors, limits
+from coord.bus import rpc
+from coord.bus.connection import Connection, NatsConfig
+from coord.telemetry.metrics import Metrics
+from coord.wire import headers as wire_headers
+from tests.support.waiting import until
+
+
+class Echo(msgspec.Struct):
+    text: str
+    times: int = 1
+
+
+@pytest.fixture
+async def conn(nats_server) -> AsyncIterator[Connection]:
+    async with await Connection.open(NatsConfig(urls=(nats_server.url,)), name="test") as conn:
+        yield conn
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest) -> str:
+    return f"test.rpc.{abs(hash(request.node.nodeid))}"
+
+
+async def serve(conn: Connection, subject: str, handler: rpc.Handler, **options: Any) -> rpc.Endpoint:
+    return await rpc.serve(
+        conn, subject, handler, service="test", method="m", registry=Metrics(CollectorRegistry()), **options
+    )
+
+
+async def echo(request: rpc.Request) -> dict[str, Any]:
+    wanted = request.decode(Echo)
+    return {"text": wanted.text * wanted.times, "content": request.content}
+
+
+@pytest.mark.parametrize("content", ["json", "msgpack"])
+async def test_both_contents_are_answered_in_kind(conn: Connection, subject: str, content: rpc.Content) -> None:
+    endpoint = await serve(conn, subject, echo)
+    answer = await rpc.call(conn, subject, {"text": "ä", "times": 2}, dict[str, Any], content=content)
+    assert answer == {"text": "ää", "content": content}
+    await endpoint.close()
+
+
+async def test_an_error_arrives_as_the_class_that_was_raised(conn: Connection, subject: str) -> None:
+    raised: list[errors.CoordError] = [
+        errors.LogTrimmed(wanted=5, first_seq=9),
+        errors.Overloaded("full", retry_after_s=2.5, depth=7),
+        errors.NoPermission("nein: ä\r\nX: y", subject="x"),
+    ]
+
+    async def refuse(request: rpc.Request) -> None:
+        raise raised[request.decode(dict[str, int])["n"]]
+
+    endpoint = await serve(conn, subject, refuse)
+    for n, error in enumerate(raised):
+        for content in ("json", "msgpack"):
+            with pytest.raises(type(error)) as got:
+                await rpc.call(conn, subject, {"n": n}, dict[str, Any], content=content)
+            assert type(got.value) is type(error)
+            assert (got.value.message, got.value.details) == (error.message, error.details)
+    with pytest.raises(errors.Overloaded) as overloaded:
+        await rpc.call(conn, subject, {"n": 1}, dict[str, Any])
+    assert overloaded.value.retry_after_s == 2.5
+    await endpoint.close()
+
+
+def test_every_error_of_the_tree_survives_the_way() -> None:
+    for code, kind in rpc._by_code().items():
+        error = rpc.rebuild({"code": code, "message": "m", "details": {"a": 1}})
+        assert type(error) is kind
+        assert error.code == code
+        assert error.details["a"] == 1
+        str(error)
+    unknown = rpc.rebuild({"code": "from.the.future", "message": "m"})
+    assert isinstance(unknown, errors.RemoteError)
+    assert unknown.details["remote_code"] == "from.the.future"
+    rpc.rebuild({"code": None, "details": "no map"})
+
+
+async def test_a_defect_is_an_error_for_its_caller_only(conn: Connection, subject: str) -> None:
+    async def broken(request: rpc.Request) -> Any:
+        if request.decode(dict[str, int])["n"]:
+            return object()
+        raise ZeroDivisionError
+
+    endpoint = await serve(conn, subject, broken)
+    for n in (0, 1):
+        with pytest.raises(errors.CoordError) as got:
+            await rpc.call(conn, subject, {"n": n}, dict[str, Any])
+        assert got.value.code == "coord.error"
+        assert "ZeroDivision" not in str(got.value)
+    assert endpoint.active == 0
+    await endpoint.close()
+
+
+async def test_work_is_bounded_then_waits_then_is_refused(conn: Connection, subject: str) -> None:
+    running = most = 0
+    go = asyncio.Event()
+
+    async def slow(_: rpc.Request) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await go.wait()
+        running -= 1
+        return 1
+
+    endpoint = await serve(conn, subject, slow, concurrency=3, waiting=4)
+    calls = [asyncio.create_task(rpc.call(conn, subject, {}, int)) for _ in range(10)]
+    done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    await until(lambda: sum(call.done() for call in calls) == 3)
+    assert {type(call.exception()) for call in calls if call.done()} == {errors.Overloaded}
+    assert endpoint.active == 7
+    assert done
+    go.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert results.count(1) == 7
+    assert most == 3
+    await endpoint.close()
+
+
+async def test_nobody_works_for_a_caller_who_has_left(conn: Connection, subject: str) -> None:
+    cancelled = asyncio.Event()
+
+    async def forever(_: rpc.Request) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    endpoint = await serve(conn, subject, forever)
+    with pytest.raises(errors.DeadlineExceeded):
+        await rpc.call(conn, subject, {}, dict[str, Any], timeout_s=0.1)
+    async with asyncio.timeout(5):
+        await cancelled.wait()
+    await until(lambda: endpoint.active == 0)
+    await endpoint.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "coord.ev.acme.victim.k.task.t.completed",
+        "$JS.API.STREAM.PURGE.EVENTS",
+        "_INBOX",
+        "_INBOXER>.x",
+        "_INBOX.*",
+        "inbox.a",
+        "",
+    ],
+)
+async def test_only_inboxes_are_answered(conn: Connection, subject: str, reply: str) -> None:
+    """A reply subject is not checked against the asker's permissions: the responder would lend its own."""
+    worked = False
+
+    async def work(_: rpc.Request) -> int:
+        nonlocal worked
+        worked = True
+        return 1
+
+    endpoint = await serve(conn, subject, work)
+    conn.publish(subject, b"{}", reply=reply)
+    await until(lambda: endpoint.refused_replies == 1)
+    await conn.flush()
+    assert not worked
+    await endpoint.close()
+
+
+@pytest.mark.parametrize("reply", ["_INBOX.abc.1", "_INBOX_a1.abc", "_INBOX_a-1.x"])
+async def test_private_inboxes_are_answered(conn: Connection, subject: str, reply: str) -> None:
+    got = asyncio.Event()
+    await conn.subscribe(reply, lambda _: got.set())
+    endpoint = await serve(conn, subject, echo)
+    conn.publish(subject, b'{"text":"x"}', reply=reply)
+    async with asyncio.timeout(5):
+        await got.wait()
+    await endpoint.close()
+
+
+def test_imported_services_answer_inboxes_of_their_own_form() -> None:
+    assert rpc._INBOX.fullmatch("_R_.abc.def")  # what the server makes of an inbox of another account
+    assert not rpc._INBOX.fullmatch("$JS.ACK.EVENTS.x.1.1.1.1.0")
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Content-Type": "text/xml"}, "rpc.invalid"),
+        ({"Coord-Deadline-Ms": "soon"}, "rpc.invalid"),
+        ({"Coord-Deadline-Ms": "²"}, "rpc.invalid"),
+        ({"Content-Type": "application/msgpack"}, "rpc.invalid"),
+        (b"NATS/1.0\r\nno colon\r\n\r\n", "wire.envelope"),
+        (b"NATS/1.0\r\n\xff\xfe: x\r\n\r\n", "wire.envelope"),
+    ],
+)
+async def test_unreadable_headers_are_answered_with_an_error(
+    conn: Connection, subject: str, headers: dict[str, str] | bytes, code: str
+) -> None:
+    endpoint = await serve(conn, subject, echo)
+    block = headers if isinstance(headers, bytes) else wire_headers.encode(headers)
+    message = await conn.request(subject, b'{"text":"x"}', headers=block)
+    decode = msgspec.msgpack.decode if "msgpack" in message.headers["content-type"] else msgspec.json.decode
+    assert decode(message.data)["code"] == code
+    assert message.headers["Nats-Service-Error"]
+    await endpoint.close()
+
+
+async def test_a_request_and_an_answer_that_are_too_large(conn: Connection, subject: str) -> None:
+    endpoint = await serve(conn, subject, echo)
+    with pytest.raises(errors.InvalidRequest):
+        await rpc.call(conn, subject, {"text": "x" * limits.RPC_REQUEST_BYTES_MAX}, dict[str, Any])
+    with pytest.raises(errors.PayloadTooLarge):
+        await rpc.call(conn, subject, {"text": "x" * 1000, "times": 9_000}, dict[str, Any])
+    await endpoint.close()
+
+
+async def test_drain_answers_what_was_accepted(conn: Connection, subject: str) -> None:
+    go = asyncio.Event()
+
+    async def slow(_: rpc.Request) -> str:
+        await go.wait()
+        return "done"
+
+    endpoint = await serve(conn, subject, slow)
+    call = asyncio.create_task(rpc.call(conn, subject, {}, str))
+    await until(lambda: endpoint.active == 1)
+    draining = asyncio.create_task(endpoint.drain())
+    await until(lambda: endpoint._subscription is not None and endpoint._subscription._sid is None)
+    with pytest.raises(errors.ServiceUnavailable):
+        await rpc.call(conn, subject, {}, str)
+    go.set()
+    assert await call == "done"
+    await draining
+    await endpoint.close()
+    await endpoint.close()
