@@ -84,6 +84,9 @@ def classify(exc: BaseException, op: str = "") -> errors.CoordError:
         return errors.DatabaseNotReady(_text(exc), **details)
     if isinstance(exc, OSError | EOFError | psycopg.OperationalError):
         return errors.DatabaseUnavailable(_text(exc), **details)
+    if isinstance(exc, asyncpg.InternalClientError):
+        # What asyncpg says when the server's farewell reached it between two statements.
+        return errors.DatabaseUnavailable(f"the connection is of no use any more: {_text(exc)}", **details)
     if isinstance(exc, asyncpg.InterfaceError) and "closed" in str(exc):
         return errors.DatabaseUnavailable(_text(exc), **details)
     return errors.StoreError(f"{type(exc).__name__}: {_text(exc)}", **details)

@@ -73,6 +73,7 @@ def test_by_sqlstate(sqlstate: str, kind: type[errors.StoreError], driver: str) 
         (asyncio.IncompleteReadError(b"", 1), errors.DatabaseUnavailable),
         (asyncpg.ConnectionDoesNotExistError("connection was closed"), errors.DatabaseUnavailable),
         (asyncpg.InterfaceError("connection is closed"), errors.DatabaseUnavailable),
+        (asyncpg.InternalClientError("cannot switch to state 15"), errors.DatabaseUnavailable),
         (psycopg.OperationalError("the connection is lost"), errors.DatabaseUnavailable),
         (ssl.SSLCertVerificationError("hostname mismatch"), errors.DatabaseNotReady),
         (asyncpg.InterfaceError("another operation is in progress"), errors.StoreError),
