@@ -237,6 +237,9 @@ HTTP_CONNECTIONS_MAX: Final = 64
 
 HTTP_KEEP_ALIVE_S: Final = 5.0
 
+RETENTION_EVERY_S: Final = 600.0
+"""How often old rows are removed, where coord has to do it; jittered by half."""
+
 STATS_EVERY_S: Final = 5.0
 """How often `coord serve` asks the broker and the database for the gauges of /metrics."""
 

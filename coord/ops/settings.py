@@ -21,10 +21,10 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 import msgspec
 
@@ -32,14 +32,18 @@ from coord import limits
 from coord.bus.connection import NatsConfig
 from coord.bus.topology import Profile, Topology
 from coord.bus.topology import load as load_topology
-from coord.errors import SettingsError
+from coord.client.config import ClientConfig, PublisherConfig
+from coord.client.subscriber import SubscriberConfig
+from coord.errors import InvalidToken, SettingsError
 from coord.ops import environment
 from coord.ops.devstack.stack import find as find_stack
 from coord.projector.config import ProjectorConfig
+from coord.query.service import QueryConfig
 from coord.runtime.assets import streams_dir
 from coord.runtime.http import HttpConfig
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.telemetry.logs import LogConfig, redact
+from coord.wire import subjects
 
 FILE_NAME: Final = "coord.toml"
 PREFIX: Final = "COORD_"
@@ -77,6 +81,23 @@ class StreamsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`production` (one server), `cluster` (three replicas) or `development` (a short window)."""
 
 
+class IdentityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who this process speaks as, when it publishes or subscribes (`coord event`)."""
+
+    tenant: str = ClientConfig().tenant
+    agent: str = "cli"
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when either is no name."""
+        for field, name in (("tenant", self.tenant), ("agent", self.agent)):
+            try:
+                subjects.check_token(name, field)
+            except InvalidToken as exc:
+                raise SettingsError(f"identity.{field}: {exc.message}") from exc
+        if subjects.is_decider(self.agent):
+            raise SettingsError(f"identity.agent: {self.agent!r} begins with '_', as only deciders' names do")
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a coord process can be told, one struct per component."""
 
@@ -85,6 +106,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ages: AgesConfig = AgesConfig()
     streams: StreamsConfig = StreamsConfig()
     projector: ProjectorConfig = ProjectorConfig()
+    query: QueryConfig = QueryConfig()
+    identity: IdentityConfig = IdentityConfig()
+    publisher: PublisherConfig = PublisherConfig()
+    subscriber: SubscriberConfig = SubscriberConfig()
     service: ServiceConfig = ServiceConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
@@ -102,6 +127,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"projector.retry_max_s ({self.projector.retry_max_s:g}) must be below service.drain_s"
                 f" ({self.service.drain_s:g}): a drain would be over before the next attempt"
             )
+
+    @property
+    def client(self) -> ClientConfig:
+        """What `coord.connect` needs to speak as `identity`."""
+        return ClientConfig(
+            nats=self.nats, tenant=self.identity.tenant, agent=self.identity.agent, publisher=self.publisher
+        )
 
 
 _POOL_RESERVE: Final = 2
@@ -149,11 +181,10 @@ class Loaded(msgspec.Struct, frozen=True):
     def rows(self) -> Iterator[Row]:
         """Every setting, in the order of the code, masked for showing."""
         defaults = Settings()
-        for section, field in _keys():
-            value = getattr(getattr(self.settings, section), field)
-            key = f"{section}.{field}"
-            shown = redact(field, msgspec.to_builtins(value))
-            yield Row(key, shown, self.origin(key), value != getattr(getattr(defaults, section), field))
+        for key in _types():
+            value = _at(self.settings, key)
+            shown = redact(key.rpartition(".")[2], msgspec.to_builtins(value))
+            yield Row(key, shown, self.origin(key), value != _at(defaults, key))
 
 
 # --- loading -------------------------------------------------------------------------------
@@ -202,46 +233,70 @@ def find_file(environ: Mapping[str, str] | None = None) -> Path | None:
 def topology(settings: Settings) -> Topology:
     """streams/ for the chosen profile, checked against what publishers do."""
     found = load_topology(streams_dir(), settings.streams.profile)
-    check_windows(found)
+    check_windows(found, settings.publisher)
     return found
 
 
-def check_windows(found: Topology) -> None:
+def check_windows(found: Topology, publisher: PublisherConfig) -> None:
     """Every stream must still recognise a fact when its publisher sends it for the last time."""
+    last_send_s = publisher.retry.deadline_s + publisher.retry.attempt_max_s
     for spec in found.streams:
         window_s = spec.config.get("duplicate_window", 0) / 1e9
-        last_send_s = limits.PUBLISH_DEADLINE_S + limits.PUBLISH_ATTEMPT_S
         if window_s <= last_send_s:
             raise SettingsError(
-                f"streams/{spec.stream}.toml: duplicate_window ({window_s:g} s) must be above the publish deadline"
-                f" and one attempt ({last_send_s:g} s), or a resend would be stored twice"
+                f"streams/{spec.stream}.toml: duplicate_window ({window_s:g} s) must be above"
+                f" publisher.retry.deadline_s and attempt_max_s together ({last_send_s:g} s),"
+                " or a resend would be stored twice"
             )
+
+
+def side_pool(database: DatabaseConfig, purpose: str) -> DatabaseConfig:
+    """`database` for work beside the main one: one connection, only while it is used."""
+    name = f"{database.application_name}-{purpose}".encode()[:63].decode(errors="ignore")
+    return msgspec.structs.replace(database, pool_min=0, pool_max=1, application_name=name)
 
 
 def _sections() -> dict[str, type[msgspec.Struct]]:
     return {f.name: f.type for f in msgspec.structs.fields(Settings)}
 
 
-def _keys() -> Iterator[tuple[str, str]]:
-    for section, struct in _sections().items():
+def _types() -> dict[str, Any]:
+    """Every setting's dotted key and type, in the order of the code."""
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, struct: type[msgspec.Struct]) -> None:
         for field in msgspec.structs.fields(struct):
-            yield section, field.name
+            key = f"{prefix}.{field.name}"
+            if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+                walk(key, field.type)
+            else:
+                found[key] = field.type
+
+    for section, struct in _sections().items():
+        walk(section, struct)
+    return found
+
+
+def _at(settings: Settings, key: str) -> Any:
+    value: Any = settings
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 class _Reading:
     """Values and problems as they are found; later sources overwrite earlier ones."""
 
     def __init__(self) -> None:
-        self.values: dict[str, dict[str, Any]] = {}
+        self.values: dict[str, Any] = {}
         self.origins: dict[str, Origin] = {}
         self.problems: list[str] = []
-        self._types = {
-            f"{s}.{f.name}": f.type for s, struct in _sections().items() for f in msgspec.structs.fields(struct)
-        }
+        self._types = _types()
 
     # --- sources ---
 
     def file(self, path: Path) -> None:
+        """A TOML file."""
         text = _read_text(path)
         try:
             document = tomllib.loads(text)
@@ -255,11 +310,21 @@ class _Reading:
             elif not isinstance(content, dict):
                 self.problems.append(f"{place}: {section} is a section: write [{section}] and its fields below")
             else:
-                for field, value in content.items():
-                    where = f"{path}:{lines.get((section, field)) or lines.get((section,), 1)}"
-                    self.put(f"{section}.{field}", value, Origin("file", where), text=False)
+                self._table(path, lines, (section,), content)
+
+    def _table(self, file: Path, lines: _Lines, at: tuple[str, ...], content: dict[str, Any]) -> None:
+        for name, value in content.items():
+            path = (*at, name)
+            key = ".".join(path)
+            nested = isinstance(value, dict) and any(k.startswith(f"{key}.") for k in self._types)
+            if nested:
+                self._table(file, lines, path, value)
+                continue
+            line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), 1)
+            self.put(key, value, Origin("file", f"{file}:{line}"), text=False)
 
     def environment(self, environ: Mapping[str, str]) -> None:
+        """COORD_ variables."""
         names = {_variable(key): key for key in self._types}
         for variable in sorted(environ):
             if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES or variable.startswith(_OTHER_PREFIXES):
@@ -304,35 +369,46 @@ class _Reading:
             reason = str(exc) if not _is_secret(key) else "not what this setting takes"
             self.problems.append(f"{origin.where}: {key}: {reason}")
             return
-        section, _, field = key.partition(".")
-        self.values.setdefault(section, {})[field] = converted
+        self.values[key] = converted
         self.origins[key] = origin
 
     def build(self) -> Settings:
         """The settings, validated; raises `SettingsError` with all problems."""
-        sections: dict[str, Any] = {}
-        for section, struct in _sections().items():
-            made = struct(**self.values.get(section, {}))
-            sections[section] = made
-            validate = getattr(made, "validate", None)
-            if validate is not None:
-                self._check(validate)
+        sections = {section: self._make(section, struct) for section, struct in _sections().items()}
+        for section, made in sections.items():
+            if hasattr(made, "validate"):
+                self._check(made.validate, section)
         settings = Settings(**sections)
         if not self.problems:
-            self._check(settings.validate)
+            self._check(settings.validate, None)
         if self.problems:
             raise SettingsError(_all(self.problems))
         return settings
 
-    def _check(self, validate: Any) -> None:
+    def _make(self, prefix: str, struct: type[msgspec.Struct]) -> Any:
+        fields: dict[str, Any] = {}
+        for field in msgspec.structs.fields(struct):
+            key = f"{prefix}.{field.name}"
+            if key in self.values:
+                fields[field.name] = self.values[key]
+            elif key not in self._types:
+                fields[field.name] = self._make(key, field.type)
+        return struct(**fields)
+
+    def _check(self, validate: Callable[[], None], section: str | None) -> None:
         try:
             validate()
         except SettingsError as exc:
-            self.problems.append(exc.message + self._set_by(exc.message))
+            self.problems.append(exc.message + self._set_by(exc.message, section))
 
-    def _set_by(self, message: str) -> str:
+    def _set_by(self, message: str, section: str | None) -> str:
         """Where the settings that a validation message names were set."""
-        places = [str(origin) for key, origin in self.origins.items() if re.search(rf"\b{re.escape(key)}\b", message)]
+        places = []
+        for key, origin in self.origins.items():
+            # A component names its fields, settings.validate whole keys.
+            name = key.rpartition(".")[2] if section is not None and key.startswith(f"{section}.") else key
+            if re.search(rf"\b{re.escape(name)}\b", message):
+                places.append(str(origin))
         return f" (set by {', '.join(places)})" if places else ""
 
 
@@ -372,28 +448,36 @@ def _read_text(path: Path) -> str:
         raise SettingsError(f"{path} is not UTF-8: {exc.reason} at byte {exc.start}") from None
 
 
-_TABLE: Final = re.compile(r"""\s*\[\s*(?P<name>[A-Za-z0-9_-]+|"[^"]*"|'[^']*')\s*\]""")
-_PAIR: Final = re.compile(r"""\s*(?P<name>[A-Za-z0-9_-]+|"[^"]*"|'[^']*')\s*(?:\.\s*(?P<sub>[A-Za-z0-9_-]+)\s*)?=""")
+_Lines: TypeAlias = dict[tuple[str, ...], int]
+
+_NAME: Final = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+_PATH: Final = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
+_TABLE: Final = re.compile(rf"\s*\[\s*({_PATH})\s*\]")
+_PAIR: Final = re.compile(rf"\s*({_PATH})\s*=")
 
 
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """Where tables and keys stand, since tomllib does not say: (section,) or (section, field) → line.
+def _lines(text: str) -> _Lines:
+    """Where tables and keys stand, since tomllib does not say: path → line.
 
-    Good enough for messages: a line inside a multi-line string may be taken for a key, the
+    Good enough for messages: a line inside a multi-line string may be taken for a key; the
     first place wins.
     """
-    found: dict[tuple[str, ...], int] = {}
-    section: str | None = None
+    found: _Lines = {}
+    table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if match := _TABLE.match(line):
-            section = match["name"].strip("\"'")
-            found.setdefault((section,), number)
+            table = path = _split(match[1])
         elif match := _PAIR.match(line):
-            names = [n.strip("\"'") for n in (match["name"], match["sub"]) if n]
-            path = (section, *names) if section is not None else tuple(names)
-            found.setdefault(path[:2], number)
-            found.setdefault(path[:1], number)
+            path = (*table, *_split(match[1]))
+        else:
+            continue
+        for length in range(1, len(path) + 1):
+            found.setdefault(path[:length], number)
     return found
+
+
+def _split(path: str) -> tuple[str, ...]:
+    return tuple(name.strip("\"'") for name in re.findall(_NAME, path))
 
 
 def _variable(key: str) -> str:
@@ -410,14 +494,13 @@ def _meant(name: str, known: Any) -> str:
 
 
 def _meant_setting(key: str, known: Mapping[str, Any]) -> str:
-    section, _, field = key.partition(".")
-    # The same field of another section first: what stands in the wrong table.
-    elsewhere = [k for k in known if k.endswith(f".{field}")]
-    if elsewhere:
-        return f"; did you mean {', '.join(elsewhere[:3])}?"
-    here = [k.partition(".")[2] for k in known if k.startswith(f"{section}.")]
-    close = difflib.get_close_matches(field, here, n=1, cutoff=0.5)
-    if close:
+    section, _, field = key.rpartition(".")
+    here = [k.removeprefix(f"{section}.") for k in known if k.startswith(f"{section}.")]
+    # A slip of the finger; the same field of another section; anything near.
+    if close := difflib.get_close_matches(field, here, n=1, cutoff=0.8):
         return f"; did you mean {section}.{close[0]}?"
-    guess = _meant(key, known)
-    return guess or f"; [{section}] has {', '.join(here)}"
+    if elsewhere := [k for k in known if k.endswith(f".{field}")]:
+        return f"; did you mean {', '.join(elsewhere[:3])}?"
+    if close := difflib.get_close_matches(field, here, n=1, cutoff=0.5):
+        return f"; did you mean {section}.{close[0]}?"
+    return _meant(key, known) or (f"; [{section}] has {', '.join(here)}" if here else "")

@@ -20,6 +20,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
+from coord.ops.settings import side_pool
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.store import editions
@@ -516,14 +517,12 @@ class StatsService(Service):
         self.snapshot: Snapshot | None = None
         """The last one."""
         self._nats = nats
-        self._database = msgspec.structs.replace(
-            database, pool_min=0, pool_max=1, application_name=f"{database.application_name}-stats"[:63]
-        )
+        self._database = database
         self._every_s = every_s
 
     async def run(self) -> None:
         """Ask, show, sleep.  What is away is counted and asked again."""
-        pool = await Pool(self._database, metrics=Metrics(_nowhere())).open(wait=False)
+        pool = await Pool(side_pool(self._database, "stats"), metrics=Metrics(_nowhere())).open(wait=False)
         conn: Connection | None = None
         try:
             while not self.draining.is_set():

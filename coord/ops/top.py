@@ -112,7 +112,7 @@ def consumer_rows(snapshot: Snapshot, measured: Rates | None = None) -> list[dic
                 "pending": c.pending,
                 "ack_pending": c.ack_pending,
                 "redelivered": c.redelivered,
-                "owned": f"{c.pinned}/{c.members}",
+                "pinned": f"{c.pinned}/{c.members}",
             }
         )
     return rows

@@ -139,16 +139,17 @@ class Logger(structlog.BoundLoggerBase):
 
     def enabled(self, level: str) -> bool:
         """Whether a record of this level would be written; for fields that are dear to compute."""
-        if _process is None:
+        if not _sinks:
             return bool(self._logger.isEnabledFor(_LEVELS[level]))
-        return _LEVELS[level] >= _process.level
+        return any(_LEVELS[level] >= sink.level for sink in _sinks)
 
 
-class _Process:
-    """Where a configured process writes."""
+class _Sink:
+    """One place where a configured process writes."""
 
     def __init__(self, config: LogConfig, service: str, stream: TextIO) -> None:
         self.level = _LEVELS[config.level]
+        self.libraries_level = _LEVELS[config.libraries_level]
         self.service = service
         self.stream = stream
         self.render = _render_json if config.format == "json" else _Console(colours=stream.isatty())
@@ -160,30 +161,34 @@ class _Process:
             self.stream.flush()
 
 
-_process: _Process | None = None
+_sinks: list[_Sink] = []
 
 
 def configure(config: LogConfig, *, service: str = "coord", stream: TextIO | None = None) -> None:
-    """Make this process write its logs; once, at start (again replaces the first).
+    """Make this process write its logs; once, at start (again replaces what was).
 
     `service` stands in every record; `stream` defaults to stderr.
     """
-    global _process
     config.validate()
-    _process = _Process(config, service, stream if stream is not None else sys.stderr)
+    unconfigure()
+    _sinks.append(_Sink(config, service, stream if stream is not None else sys.stderr))
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, _FromLibraries):
-            root.removeHandler(handler)
     root.addHandler(_FromLibraries())
     root.setLevel(_LEVELS[config.libraries_level])
     logging.captureWarnings(capture=True)
 
 
+def also(config: LogConfig, *, stream: TextIO | None = None) -> None:
+    """Write to another place as well, after `configure`: a file, and a terminal."""
+    assert _sinks, "configure first"
+    config.validate()
+    _sinks.append(_Sink(config, _sinks[0].service, stream if stream is not None else sys.stderr))
+    logging.getLogger().setLevel(min(sink.libraries_level for sink in _sinks))
+
+
 def unconfigure() -> None:
-    """Back to library mode; for tests."""
-    global _process
-    _process = None
+    """Back to library mode."""
+    _sinks.clear()
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, _FromLibraries):
@@ -221,8 +226,8 @@ def _hide_user(match: re.Match[str]) -> str:
 def _stamp(_logger: Any, level: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     record["ts"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     record["level"] = level
-    if _process is not None:
-        record["service"] = _process.service
+    if _sinks:
+        record["service"] = _sinks[0].service
     return record
 
 
@@ -260,9 +265,10 @@ def _clean(_logger: Any, _level: str, record: MutableMapping[str, Any]) -> Mutab
 
 def _deliver(logger: logging.Logger, level: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The end of the chain: write it here, or hand it to the standard library."""
-    if _process is not None:
-        _process.write(record)
-    else:
+    for sink in _sinks:
+        if _LEVELS[level] >= sink.level:
+            sink.write(record)
+    if not _sinks:
         fields = "".join(
             f" {k}={v!r}" for k, v in record.items() if k not in {"ts", "level", "event", "area", "exception"}
         )
@@ -312,7 +318,7 @@ class _FromLibraries(logging.Handler):
     """Records of the standard library's loggers, in our schema."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _process is None:
+        if not _sinks:
             return
         fields: MutableMapping[str, Any] = {"event": record.getMessage(), "area": record.name}
         if record.exc_info:
@@ -320,4 +326,6 @@ class _FromLibraries(logging.Handler):
         level = record.levelname.lower()
         for step in (merge_contextvars, _stamp, _explain, _clean):
             fields = step(None, level if level in _LEVELS else "info", fields)
-        _process.write(fields)
+        for sink in _sinks:
+            if record.levelno >= sink.libraries_level:
+                sink.write(fields)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli import config, db, dlq, logs, projection, status, stream
+from coord.ops.cli import config, db, dev, dlq, event, logs, projection, serve, status, stream
 
 app = typer.Typer(
     name="coord",
@@ -22,8 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+app.add_typer(dev.app)
+serve.add_to(app)
 status.add_to(app)
-for noun in (stream, db, dlq, projection, logs, config):
+for noun in (event, stream, db, dlq, projection, logs, config):
     app.add_typer(noun.app)
 
 

@@ -177,28 +177,45 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
     """Register a function as a command with the common options; see the module."""
 
     def register(function: Function) -> Function:
-        signature = inspect.signature(function, eval_str=True)
-        own = list(signature.parameters.values())[1:]
-        common = [
-            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for n, (annotation, default) in _OPTIONS.items()
-            if n not in signature.parameters
-        ]
-        names = [p.name for p in common]
-
-        def invoke(**values: Any) -> None:
-            context = Context(**{n: values.pop(n) for n in names})
-            _invoke(function, context, values)
-
-        parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *common]
-        invoke.__name__ = function.__name__
-        invoke.__doc__ = function.__doc__
-        invoke.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        invoke.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(name, **options)(invoke)
+        app.command(name, **options)(_with_common_options(function))
         return function
 
     return register
+
+
+def callback(app: typer.Typer, **options: Any) -> Callable[[Function], Function]:
+    """Register a function as what a noun does when no verb follows."""
+
+    def register(function: Function) -> Function:
+        invoke = _with_common_options(function, noun=True)
+        app.callback(invoke_without_command=True, **options)(invoke)
+        return function
+
+    return register
+
+
+def _with_common_options(function: Callable[..., Any], *, noun: bool = False) -> Callable[..., None]:
+    """`function` as typer wants it: a signature with its own and the common options."""
+    signature = inspect.signature(function, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for n, (annotation, default) in _OPTIONS.items()
+    ]
+    if noun:
+        parameters.insert(0, inspect.Parameter("_verb", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
+
+    def invoke(**values: Any) -> None:
+        verb: typer.Context | None = values.pop("_verb", None)
+        context = Context(**{name: values.pop(name) for name in _OPTIONS})
+        if verb is None or verb.invoked_subcommand is None:
+            _invoke(function, context, values)
+
+    invoke.__name__ = function.__name__
+    invoke.__doc__ = function.__doc__
+    invoke.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    invoke.__annotations__ = {p.name: p.annotation for p in parameters}
+    return invoke
 
 
 def _invoke(function: Callable[..., Any], context: Context, values: dict[str, Any]) -> None:

@@ -222,9 +222,7 @@ def duration(seconds: float) -> str:
         return "-"
     if seconds == 0:
         return "0 s"
-    for limit, factor, unit in _DURATIONS:
-        if abs(seconds) < limit:
-            break
+    factor, unit = next((factor, unit) for below, factor, unit in _DURATIONS if abs(seconds) < below)
     amount = seconds * factor
     return f"{amount:,.0f} {unit}" if abs(amount) >= 100 else f"{amount:.3g} {unit}"
 

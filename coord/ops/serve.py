@@ -1,0 +1,208 @@
+"""The composition root of a coord process: which services it runs, and on what.
+
+::
+
+    all = projector ─┐
+          query ─────┼─ beside every one of them: http (probes, metrics), loop_lag, stats
+          retention ─┘
+
+Each service has its own connections: one that is slow or wedged keeps nobody from the
+others'.  The services start side by side and without their broker or database; readiness
+says what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from coord import errors, limits
+from coord.bus import topology
+from coord.bus.connection import Connection, NatsConfig
+from coord.ops import build
+from coord.ops import settings as ops_settings
+from coord.ops.stats import StatsService
+from coord.projector.service import ProjectorService
+from coord.query.service import QueryService
+from coord.runtime.http import HttpService
+from coord.runtime.lag import LoopLag
+from coord.runtime.service import Service, ServiceGroup
+from coord.store import maintenance, migrations
+from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.pool import Pool
+from coord.telemetry import logs, metrics
+
+if TYPE_CHECKING:
+    from coord.ops.settings import Settings
+    from coord.runtime.clock import Clock
+
+_log = logs.get("serve")
+
+
+class What(StrEnum):
+    """What a process serves."""
+
+    ALL = "all"
+    PROJECTOR = "projector"
+    QUERY = "query"
+
+
+def services(settings: Settings, what: What = What.ALL, *, registry: metrics.Metrics | None = None) -> ServiceGroup:
+    """The services of one process, as one.  Nothing runs before it is started."""
+    registry = registry or metrics.default()
+    registry.set_build(build.version())
+    members: list[Service] = [LoopLag(registry=registry)]
+    if settings.http.enabled:
+        members.append(HttpService(settings.http, lambda: group.health(), registry=registry))  # noqa: PLW0108 - made below
+    if what in {What.ALL, What.PROJECTOR}:
+        members.append(ProjectorService(settings.nats, settings.database, settings.projector, registry=registry))
+        members.append(Retention(settings.database, settings.ages, registry=registry))
+    if what in {What.ALL, What.QUERY}:
+        members.append(
+            OnConnection(
+                "query",
+                settings.nats,
+                lambda conn: QueryService(conn, settings.query, registry=registry),
+                registry=registry,
+            )
+        )
+    if settings.service.stats_every_s:
+        members.append(
+            StatsService(settings.nats, settings.database, settings.service.stats_every_s, registry=registry)
+        )
+    group = ServiceGroup(f"coord-{what}", members, registry=registry)
+    return group
+
+
+async def prepare(settings: Settings) -> tuple[list[topology.Change], migrations.Report]:
+    """Apply streams/ and sql/, waiting for the broker and the database to be there.
+
+    What is wrong and will not pass by itself (a destructive change, an edited migration) is raised.
+    """
+    wanted = ops_settings.topology(settings)
+    conn = await Connection.open(settings.nats, name="coord-prepare", wait=True)
+    try:
+        changes = await _until_there(lambda: topology.apply(conn, wanted))
+    finally:
+        await conn.close()
+    report = await _until_there(lambda: asyncio.to_thread(migrations.migrate, settings.database, settings.ages))
+    for note in report.notes:
+        _log.warning("prepare.note", note=note)
+    _log.info(
+        "prepare.done",
+        streams_changed=len(changes),
+        migrations_applied=list(report.applied),
+        edition=report.edition.name,
+        lacks=list(report.edition.lacks),
+    )
+    return changes, report
+
+
+async def _until_there(attempt: Callable[[], Any]) -> Any:
+    while True:
+        try:
+            return await attempt()
+        except errors.CoordError as exc:
+            if not exc.retryable:
+                raise
+            _log.warning("prepare.waiting", error=exc)
+        await asyncio.sleep(limits.SUPERVISE_MAX_S / 5)
+
+
+class OnConnection(Service):
+    """A service that wants an open connection, with one of its own; waits for the broker."""
+
+    fatal = (Exception,)
+
+    def __init__(
+        self,
+        name: str,
+        nats: NatsConfig,
+        make: Callable[[Connection], Service],
+        *,
+        registry: metrics.Metrics | None = None,
+    ) -> None:
+        """`make` builds the service once its connection stands."""
+        super().__init__(f"{name}-host", registry=registry)
+        self._nats = nats
+        self._make = make
+        self._conn: Connection | None = None
+        self._inner: Service | None = None
+
+    async def setup(self) -> None:
+        """Connect, then start the inner service."""
+        self._conn = await Connection.open(self._nats, name=self.name, wait=True)
+        self._inner = self._make(self._conn)
+        await self._inner.start()
+        self.spawn("inner", self._inner.wait)
+
+    async def on_drain(self) -> None:
+        """Drain the inner service; the connection stays until `teardown`."""
+        if self._inner is not None:
+            await self._inner.drain()
+
+    async def teardown(self) -> None:
+        """Stop the inner service, then close its connection."""
+        if self._inner is not None:
+            await self._inner.stop()
+        if self._conn is not None:
+            await self._conn.drain()
+
+    def is_ready(self) -> bool:
+        """Whether the inner service is."""
+        return self._inner is not None and self._inner.ready
+
+    def details(self) -> dict[str, Any]:
+        """The inner service's record."""
+        return {"service": self._inner.health()} if self._inner is not None else {}
+
+
+class Retention(Service):
+    """Drops what is older than `ages.retain_days`, where the server has no policy for it.
+
+    Every replica runs it; the steps are small and repeating them is harmless.
+    """
+
+    def __init__(
+        self,
+        database: DatabaseConfig,
+        ages: AgesConfig,
+        *,
+        clock: Clock | None = None,
+        registry: metrics.Metrics | None = None,
+    ) -> None:
+        super().__init__("retention", clock=clock, registry=registry)
+        self._database = database
+        self._ages = ages
+        self.removed = 0
+        """Chunks and rows since the start."""
+
+    async def run(self) -> None:
+        """Sleep, remove, sleep; a database that is away is met again an interval later."""
+        if self._ages.retain_days is None:
+            return
+        retain = timedelta(days=self._ages.retain_days)
+        rng = random.Random()
+        while not self.draining.is_set():
+            # Jittered, so that replicas started together do not work at the same moment.
+            await self.clock.sleep(limits.RETENTION_EVERY_S * (0.5 + rng.random()))
+            try:
+                await self._remove(retain)
+            except errors.StoreError as exc:
+                _log.warning("retention.failed", error=exc)
+
+    async def _remove(self, retain: timedelta) -> None:
+        pool = Pool(ops_settings.side_pool(self._database, "retention"), metrics=self.metrics)
+        async with await pool.open(wait=True):
+            for done in await maintenance.maintain(pool, retain):
+                self.removed += done.removed
+                if done.removed:
+                    _log.info("retention.removed", relation=done.relation, unit=done.unit, removed=done.removed)
+
+    def details(self) -> dict[str, Any]:
+        """What was removed."""
+        return {"removed": self.removed}
