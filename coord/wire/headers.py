@@ -139,11 +139,11 @@ def _careful(lines: list[str]) -> dict[str, str]:
             raise InvalidEnvelope("not a header line", line=line[:128])
         known = _CANONICAL.get(name.lower())
         if known is None:
-            fields[name] = value.strip()
+            fields[name] = value.strip(" \t")
         elif known in fields:
             raise InvalidEnvelope("a header stands twice", name=known)
         else:
-            fields[known] = value.strip()
+            fields[known] = value.strip(" \t")
     _check_characters(fields)
     return fields
 

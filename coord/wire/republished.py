@@ -33,7 +33,7 @@ class Republished(msgspec.Struct, frozen=True, gc=False):
     seq: int
     stored_at: datetime
     subject_last_seq: int
-    """The sequence before it on the same subject; 0 when there was none."""
+    """The sequence before it on the same subject; 0 when there was none, or in a single direct get."""
     num_pending: int
     """Direct get: how many more match.  0 for a republished message."""
     headers: bytes | None
@@ -53,7 +53,7 @@ def split(raw: bytes | None) -> Republished:
             fields["Nats-Subject"],
             int(fields["Nats-Sequence"]),
             datetime.fromisoformat(fields["Nats-Time-Stamp"]).astimezone(UTC),
-            int(fields["Nats-Last-Sequence"]),
+            int(fields.get("Nats-Last-Sequence", 0)),
             int(fields.get("Nats-Num-Pending", 0)),
             None if sender == _BARE else sender + b"\r\n" if sender.endswith(b"\r\n") else sender,
         )

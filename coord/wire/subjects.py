@@ -205,13 +205,14 @@ AnySubject: TypeAlias = FactSubject | SampleSubject
 
 def parse_published(subject: str) -> AnySubject:
     """Parse a ``coord.ev.`` or ``coord.tel.`` subject; `InvalidSubject` or `InvalidToken` otherwise."""
-    tokens = _tokens(subject)
     if subject.startswith(_EV):
+        tokens = _tokens(subject)
         if not 8 <= len(tokens) <= 8 + limits.DETAIL_TOKENS_MAX:
             raise _wrong_length(subject, "coord.ev.{tenant}.{agent}.{key}.{kind}.{id}.{event}[.{detail}]")
         tenant, agent, key, kind, id_, event = tokens[2:8]
         return FactSubject(tenant, agent, key, kind, id_, event, tuple(tokens[8:]))
     if subject.startswith(_TEL):
+        tokens = _tokens(subject)
         if not 5 <= len(tokens) <= 4 + limits.SERIES_TOKENS_MAX:
             raise _wrong_length(subject, "coord.tel.{tenant}.{agent}.{series}")
         return SampleSubject(tokens[2], tokens[3], ".".join(tokens[4:]))
