@@ -35,6 +35,12 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"coord seed: COORD_TEST_SEED={os.environ['COORD_TEST_SEED']}"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """Repeat the seed where somebody looks after a failure."""
+    if exitstatus:
+        terminalreporter.write_line(f"to repeat: COORD_TEST_SEED={os.environ['COORD_TEST_SEED']}")
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """This test's own seed: stable for one COORD_TEST_SEED, whatever else runs beside it."""
