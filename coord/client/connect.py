@@ -10,6 +10,8 @@ Leaving the block drains: everything emitted is acknowledged, or `FlushFailed` n
 not.  `coord.client.publisher` says how facts travel, `coord.client.subscriber` how they come.
 """
 
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
 from __future__ import annotations
 
 import os
@@ -18,6 +20,7 @@ import socket
 from collections.abc import AsyncIterable, Coroutine, Generator, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, overload
+from weakref import WeakSet
 
 import msgspec
 
@@ -31,7 +34,7 @@ from coord.wire import subjects
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
     from coord.client.receipt import Receipt
-    from coord.client.subscriber import Subscription
+    from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
     from coord.telemetry.metrics import Metrics
     from coord.wire.envelope import Fact, Sample
 
@@ -93,7 +96,7 @@ class Connecting:
             if self._connection is None:
                 await conn.close()
             raise
-        return Coord(conn, publisher, owns_connection=self._connection is None)
+        return Coord(conn, publisher, owns_connection=self._connection is None, metrics=self._metrics)
 
     def __await__(self) -> Generator[Any, None, Coord]:
         return self._open().__await__()
@@ -111,12 +114,15 @@ class Connecting:
 class Coord:
     """A connected agent.  Not thread-safe; any number of tasks of one event loop may use it."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, *, owns_connection: bool) -> None:
+    def __init__(
+        self, connection: Connection, publisher: Publisher, *, owns_connection: bool, metrics: Metrics | None = None
+    ) -> None:
         self.connection = connection
         """The broker's connection, for what this class has no method for."""
         self._publisher = publisher
         self._owns_connection = owns_connection
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._metrics = metrics
 
     @property
     def tenant(self) -> str:
@@ -215,6 +221,39 @@ class Coord:
         `DeadlineExceeded`, after which what is unsettled is still on its way.
         """
         return self._publisher.flush(timeout_s)
+
+    # --- listening -----------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        *,
+        key: str | None = None,
+        kind: str | None = None,
+        id: str | None = None,
+        event: str | None = None,
+        agent: str | None = None,
+        start: StartAt = "new",
+        durable: str | None = None,
+        batch_max: int = 100,
+        config: SubscriberConfig | None = None,
+    ) -> Subscription:
+        """Facts of this tenant that match, live and from the log: ``async for fact in c.subscribe(…)``.
+
+        `key`, `kind`, `id`, `event` and `agent` (the author) select; None matches all.
+        `start`: ``new``, ``first``, a stream sequence or an aware time; with `durable`, a
+        name under which the position is kept, only the first time.  What is emitted while
+        handling a fact carries its correlation and names it as the cause.
+
+        See `coord.client.subscriber` for what is guaranteed and what is raised.
+        """
+        from coord.client.subscriber import subscribe  # an agent that only speaks need not load it
+
+        subscription = subscribe(
+            self.connection, tenant=self.tenant, as_agent=self.agent, key=key, kind=kind, id=id, event=event,
+            agent=agent, start=start, durable=durable, batch_max=batch_max, config=config, registry=self._metrics,
+        )  # fmt: skip
+        self._subscriptions.add(subscription)
+        return subscription
 
     # --- the end -------------------------------------------------------------------------
 

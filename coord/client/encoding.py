@@ -161,7 +161,10 @@ class Encoder:
         if fact.data is None:
             return label, at_us, None, NUMBER_BYTES
         # By way of JSON: a fact reads the same whether it travelled alone or in a frame.
-        packed = _msgpack_encode(_json_decode(_checked_json(fact.data)))
+        try:
+            packed = _msgpack_encode(_json_decode(_checked_json(fact.data)))
+        except OverflowError:  # an integer that JSON can hold and MessagePack cannot
+            return None
         return label, at_us, msgspec.Raw(packed), len(packed) + _ENTRY_BYTES
 
     def _make_shape(self, fact: Fact) -> Shape:
