@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 RUN_DIR = "COORD_TEST_RUN_DIR"
-_GUARD = 'cat "$1" >/dev/null; [ -f "$2" ] && kill -QUIT "$(head -n 1 "$2")"; rm -rf "$3"'
+_GUARD = 'cat "$1" >/dev/null; [ -f "$2" ] && kill -QUIT "$(head -n 1 "$2")"; rm -rf "$3" "$4"'
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +38,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     admin_url: str
     edition: str
     note: str
+    home: str | None = None
     process: process.ProcessRef | None = None
 
     def url(self, database: str) -> str:
@@ -68,6 +69,8 @@ async def close_run(run_dir: Path, alive: int) -> None:
         cluster = msgspec.json.decode((run_dir / "cluster.json").read_bytes(), type=Cluster)
         if cluster.process:
             await process.end_leftover(cluster.process, signal.SIGQUIT)  # its data is not wanted any more
+        if cluster.home:
+            shutil.rmtree(cluster.home, ignore_errors=True)
     shutil.rmtree(run_dir, ignore_errors=True)
     os.close(alive)
 
@@ -152,7 +155,8 @@ async def _start(run_dir: Path) -> Cluster:
     assert provided.timescaledb or not required, f"these tests must run on TimescaleDB: {provided.note}"
     # Thrown away after the run: nothing to keep through a crash of the machine.
     options = PostgresOptions(fsync=False, shared_buffers="128MB")
-    server = PostgresServer(run_dir / "postgres", provided, account, options)
+    home = places.database_home(run_dir, account, run_dir.name)  # elsewhere when TMPDIR is private to us
+    server = PostgresServer(home, provided, account, options)
     await server.start(die_with_parent=False)  # this worker may end before the others
     assert server.pid
     guard: list[str | Path] = [
@@ -170,6 +174,7 @@ async def _start(run_dir: Path) -> Cluster:
         admin_url=admin_url,
         edition=await _edition_with_extension(admin_url),
         note=provided.note,
+        home=str(home),
         process=process.ProcessRef.of(server.pid),
     )
 
