@@ -228,7 +228,7 @@ def _entry(entry: Any, base_us: int) -> tuple[datetime, Any]:
     try:
         return from_unix_us(base_us + delta_us), data
     except OverflowError as exc:
-        raise InvalidFrame("an entry's time is outside the years 1 to 9999", delta_us=delta_us) from exc
+        raise InvalidFrame("an entry's time is outside the calendar", delta_us=delta_us) from exc
 
 
 def _bad_entry(

@@ -12,6 +12,11 @@ from typing import Final
 from coord.errors import InvalidEnvelope
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+TIME_MIN: Final = datetime(1, 1, 2, tzinfo=UTC)
+TIME_MAX: Final = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
+"""A day inside the calendar at both ends: such a time exists in every zone, and database
+drivers do not take it for an infinity."""
 _US: Final = timedelta(microseconds=1)
 # Below 2^32 s, doubles lie closer than a microsecond, so the cheaper conversion is exact.
 _US_EXACT: Final = 2**32 * 1_000_000
@@ -20,16 +25,21 @@ _fromtimestamp = datetime.fromtimestamp
 
 
 def from_unix_us(unix_us: int) -> datetime:
-    """The UTC time of a Unix time in microseconds; OverflowError outside the years 1 to 9999."""
+    """The UTC time of a Unix time in microseconds; OverflowError outside TIME_MIN to TIME_MAX."""
     if 0 <= unix_us < _US_EXACT:
         return _fromtimestamp(unix_us / 1e6, UTC)
-    return EPOCH + timedelta(0, 0, unix_us)
+    moment = EPOCH + timedelta(0, 0, unix_us)
+    if not TIME_MIN <= moment <= TIME_MAX:
+        raise OverflowError("outside the calendar")
+    return moment
 
 
 def to_unix_us(moment: datetime) -> int:
-    """Unix microseconds of an aware time; `InvalidEnvelope` for a naive one."""
+    """Unix microseconds of an aware time; `InvalidEnvelope` for a naive one or one outside TIME_MIN to TIME_MAX."""
     if moment.tzinfo is None:
         raise InvalidEnvelope("a time needs a zone", time=moment.isoformat())
+    if not TIME_MIN <= moment <= TIME_MAX:
+        raise InvalidEnvelope("a time outside the calendar", time=moment.isoformat())
     return (moment - EPOCH) // _US
 
 
@@ -38,9 +48,12 @@ def format_time(moment: datetime) -> str:
     if moment.tzinfo is None:
         raise InvalidEnvelope("a time needs a zone", time=moment.isoformat())
     try:
-        return moment.astimezone(UTC).isoformat()[:-6] + "Z"
+        utc = moment.astimezone(UTC)
     except OverflowError as exc:
-        raise InvalidEnvelope("a time is outside the years 1 to 9999 in UTC", time=moment.isoformat()) from exc
+        raise InvalidEnvelope("a time outside the calendar", time=moment.isoformat()) from exc
+    if not TIME_MIN <= utc <= TIME_MAX:
+        raise InvalidEnvelope("a time outside the calendar", time=moment.isoformat())
+    return utc.isoformat()[:-6] + "Z"
 
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:)(\d\d)(\.\d{1,32})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -50,7 +63,7 @@ def parse_time(text: str) -> datetime:
     """An RFC 3339 timestamp as an aware UTC datetime, truncated to microseconds.
 
     A leap second becomes the last microsecond before it.  Raises `InvalidEnvelope` for
-    anything else, a time without offset and a year outside 1 to 9999 among it.
+    anything else, a time without offset or outside TIME_MIN to TIME_MAX among it.
     """
     found = _TIME.fullmatch(text)
     if found is None:
@@ -66,9 +79,11 @@ def parse_time(text: str) -> datetime:
             moment = datetime.fromisoformat(f"{day}T{minutes}{seconds}{fraction or ''}{offset.upper()}")
         except ValueError as exc:
             raise InvalidEnvelope("a time that does not exist", time=text[:64]) from exc
-    if moment.tzinfo is UTC:
-        return moment
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as exc:
-        raise InvalidEnvelope("a time outside the years 1 to 9999 in UTC", time=text[:64]) from exc
+    if moment.tzinfo is not UTC:
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError as exc:
+            raise InvalidEnvelope("a time outside the calendar", time=text[:64]) from exc
+    if not TIME_MIN <= moment <= TIME_MAX:
+        raise InvalidEnvelope("a time outside the calendar", time=text[:64])
+    return moment
