@@ -3,85 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
-import psycopg
 import pytest
 
 from coord.ops.devstack.postgres import PostgresServer
-from coord.runtime.assets import sql_dir
-from coord.store import editions, migrations, scripts
+from coord.store import migrations
 from coord.store.config import AgesConfig, DatabaseConfig, EditionName
+from tests.support.catalogue import catalogue, from_schema
 from tests.support.cluster import Database
-
-# Everything of schema coord that a statement of ours can have made, as text.
-CATALOGUE = {
-    "relations": """
-        SELECT c.relname, c.relkind::text, c.reloptions, c.relacl::text, obj_description(c.oid)
-        FROM pg_class AS c WHERE c.relnamespace = 'coord'::regnamespace""",
-    "columns": """
-        SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-          pg_get_expr(d.adbin, d.adrelid), a.attcollation::regcollation::text, col_description(c.oid, a.attnum)
-        FROM pg_attribute AS a
-        JOIN pg_class AS c ON c.oid = a.attrelid
-        LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-        WHERE c.relnamespace = 'coord'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped""",
-    "indexes": """
-        SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), obj_description(indexrelid, 'pg_class')
-        FROM pg_index JOIN pg_class AS c ON c.oid = indrelid WHERE c.relnamespace = 'coord'::regnamespace""",
-    "constraints": """
-        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
-        FROM pg_constraint WHERE connamespace = 'coord'::regnamespace""",
-    "triggers": """
-        SELECT tgrelid::regclass::text, pg_get_triggerdef(t.oid)
-        FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid WHERE c.relnamespace = 'coord'::regnamespace""",
-    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'coord'",
-    "functions": """
-        SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text, obj_description(p.oid)
-        FROM pg_proc AS p WHERE p.pronamespace = 'coord'::regnamespace""",
-    "schema": """
-        SELECT nspname, nspacl::text, obj_description(oid) FROM pg_namespace WHERE nspname = 'coord'""",
-    "role": """
-        SELECT rolcanlogin, rolsuper, s.setconfig
-        FROM pg_roles AS r LEFT JOIN pg_db_role_setting AS s ON s.setrole = r.oid
-          AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
-        WHERE rolname = 'coord_reader'""",
-}
-TIMESCALEDB = {
-    "dimensions": """
-        SELECT hypertable_name, column_name, time_interval
-        FROM timescaledb_information.dimensions WHERE hypertable_schema = 'coord'""",
-}
-COMMUNITY = {
-    "columnstore": """
-        SELECT hypertable::text, segmentby, orderby FROM timescaledb_information.hypertable_compression_settings""",
-    "jobs": """
-        SELECT hypertable_name, proc_name, config - 'hypertable_id', schedule_interval
-        FROM timescaledb_information.jobs WHERE hypertable_schema = 'coord'""",
-}
-
-
-def catalogue(url: str, edition: EditionName) -> dict[str, list[tuple[Any, ...]]]:
-    queries = dict(CATALOGUE)
-    if edition != "plain":
-        queries |= TIMESCALEDB
-    if edition == "community":
-        queries |= COMMUNITY
-    with psycopg.connect(url) as conn:
-        return {name: sorted(conn.execute(sql.encode()).fetchall(), key=repr) for name, sql in queries.items()}
-
-
-def from_schema(config: DatabaseConfig) -> None:
-    """What schema.sql makes, and after it what is applied on every migrate."""
-    with psycopg.connect(config.url, autocommit=True) as conn:
-        edition, _ = editions.prepare(conn, config.edition)
-        conn.execute((sql_dir() / "schema.sql").read_bytes())
-        conn.execute(
-            "SELECT set_config('coord.hot', '168 hours', false), set_config('coord.retain', '720 hours', false)"
-        )
-        for path in migrations.repeatable(sql_dir(), edition):
-            conn.execute(scripts.script(path).encode())
 
 
 async def compare(one: DatabaseConfig, other: DatabaseConfig) -> None:
@@ -92,9 +21,6 @@ async def compare(one: DatabaseConfig, other: DatabaseConfig) -> None:
     assert migrated["relations"], "nothing to compare"
     for what, rows in declared.items():
         assert migrated[what] == rows, what
-
-
-NewDatabase = Callable[[str], Awaitable[Database]]
 
 
 async def test_migrated_equals_schema(database: Database, another_database: Database) -> None:

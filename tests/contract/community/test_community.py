@@ -1,0 +1,264 @@
+"""The Community edition for real: TimescaleDB under its own licence, in WebAssembly.
+
+Policies, compression, retention and direct-compress COPY exist nowhere else on a machine
+without Docker.  Right or wrong is told here; speed is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from coord.store import migrations, queries
+from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.rows import EVENT_COLUMNS
+from tests.support import node
+from tests.support.catalogue import catalogue, from_schema
+
+HERE = Path(__file__).parent
+ROWS = 20_000
+COLUMNS = ", ".join(EVENT_COLUMNS)
+
+
+def rows_of(age: str) -> str:
+    """A query for ROWS facts that are `age` old, give or take six hours: all in one chunk."""
+    return f"""
+      SELECT t AS stored_at, 1 AS epoch, i AS seq, 0 AS idx, (i % 16)::smallint AS partition,
+        'acme' AS tenant, 'analyst-' || i % 40 AS agent, 'file-' || i / 4 AS key,
+        'file' AS kind, 'file-' || i / 4 AS id,
+        CASE i % 4 WHEN 0 THEN 'listed' ELSE 'analysed' END AS event, '' AS detail,
+        '01992345-' || lpad(to_hex(i), 4, '0') || substr(gen_random_uuid()::text, 14) AS event_id,
+        'coord.file.analysed' AS type, 1 AS schema, t AS occurred_at,
+        'run-01992345-7abc-7def-8123-0123456789ab' AS correlation_id,
+        NULL::text AS causation_id, NULL::text AS traceparent,
+        jsonb_build_object('path', 'lib/python3/file-' || i || '.py', 'lines', i % 1000, 'functions',
+          jsonb_build_array(jsonb_build_object('name', 'f', 'complexity', i % 50, 'lines', i % 90))) AS data
+      FROM (
+        SELECT i, time_bucket('6 hours', now() - interval '{age}') + i * interval '10 ms' AS t
+        FROM generate_series(1, {ROWS}) AS i
+      ) AS x"""
+
+
+@contextlib.contextmanager
+def community_server() -> Iterator[str]:
+    """The URL of a fresh server; it ends with the block."""
+    found = node.required()
+    folder = found.install(HERE)
+    process = subprocess.Popen(
+        [found.node, "server.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    guard = threading.Timer(60, process.kill)
+    guard.start()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("ready "), f"it did not start: {line}{process.stdout.read()}"
+        yield f"postgresql://postgres:postgres@127.0.0.1:{line.split()[1]}/postgres?sslmode=disable"
+    finally:
+        guard.cancel()
+        process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def config() -> Iterator[DatabaseConfig]:
+    with community_server() as url:
+        made = DatabaseConfig(url=url, edition="community")
+        report = migrations.migrate(made)
+        assert report.edition.name == "community"
+        assert report.notes == ()
+        yield made
+
+
+@pytest.fixture
+def conn(config: DatabaseConfig) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(
+        config.url, autocommit=True, prepare_threshold=None, cursor_factory=psycopg.ClientCursor
+    ) as conn:
+        conn.execute("SET search_path = coord, public")
+        conn.execute("TRUNCATE event, metric_sample")
+        yield conn
+
+
+def insert(conn: psycopg.Connection[Any], age: str) -> None:
+    """ROWS facts that are `age` old."""
+    conn.execute(f"INSERT INTO event ({COLUMNS}) {rows_of(age)}".encode())
+
+
+def one(conn: psycopg.Connection[Any], sql: str, *values: object) -> Any:
+    row = conn.execute(sql.encode(), values or None).fetchone()
+    assert row is not None
+    return row[0] if len(row) == 1 else row
+
+
+def jobs(conn: psycopg.Connection[Any]) -> dict[tuple[str, str], tuple[int, str]]:
+    """(table, job) → (id, age)."""
+    rows = conn.execute(
+        "SELECT hypertable_name, proc_name, job_id, coalesce(config ->> 'compress_after', config ->> 'drop_after')"
+        " FROM timescaledb_information.jobs WHERE hypertable_schema = 'coord'"
+    )
+    return {(table, job): (number, age) for table, job, number, age in rows}
+
+
+def run_job(conn: psycopg.Connection[Any], job: str) -> None:
+    number, _ = jobs(conn)["event", job]
+    conn.execute(f"CALL run_job({number})".encode())
+
+
+def chunks(conn: psycopg.Connection[Any]) -> list[bool]:
+    """Of each chunk of event, oldest first, whether it is compressed."""
+    rows = conn.execute(
+        "SELECT is_compressed FROM timescaledb_information.chunks WHERE hypertable_name = 'event' ORDER BY range_start"
+    )
+    return [r[0] for r in rows]
+
+
+def digest(conn: psycopg.Connection[Any]) -> Any:
+    return one(conn, "SELECT count(*), md5(string_agg(e::text, '|' ORDER BY stored_at, seq)) FROM v_event AS e")
+
+
+def test_policies_say_the_ages_of_the_settings(config: DatabaseConfig, conn: psycopg.Connection[Any]) -> None:
+    conn.close()  # the server takes one connection at a time
+
+    def migrated(hot: float, retain: float | None) -> dict[tuple[str, str], tuple[int, str]]:
+        migrations.migrate(config, AgesConfig(hot_days=hot, retain_days=retain))
+        with psycopg.connect(config.url, autocommit=True) as again:
+            return jobs(again)
+
+    first = migrated(7, 30)
+    assert {key: age for key, (_, age) in first.items()} == {
+        (table, job): age
+        for table in ("event", "metric_sample")
+        for job, age in (("policy_compression", "168:00:00"), ("policy_retention", "720:00:00"))
+    }
+    assert migrated(7, 30) == first, "the same settings leave the jobs and their statistics alone"
+    longer = migrated(7, 60)
+    assert {key: age for key, (_, age) in longer.items() if key[1] == "policy_retention"} == {
+        ("event", "policy_retention"): "1440:00:00",
+        ("metric_sample", "policy_retention"): "1440:00:00",
+    }
+    assert {k: v for k, v in longer.items() if k[1] == "policy_compression"} == {
+        k: v for k, v in first.items() if k[1] == "policy_compression"
+    }
+    assert {job for _, job in migrated(2, None)} == {"policy_compression"}
+    migrated(7, 30)
+
+
+def test_what_is_warm_is_compressed_and_answers_as_before(conn: psycopg.Connection[Any]) -> None:
+    insert(conn, "10 days")
+    insert(conn, "1 hour")
+    before = digest(conn)
+    size = one(conn, "SELECT hypertable_size('coord.event')")
+    run_job(conn, "policy_compression")
+    compressed = chunks(conn)
+    assert compressed[0] is True
+    assert compressed[-1] is False, "what is hot stays in the row store"
+    assert digest(conn) == before
+    stats = conn.execute(
+        "SELECT before_compression_total_bytes, after_compression_total_bytes"
+        " FROM hypertable_columnstore_stats('coord.event')"
+    ).fetchone()
+    assert stats is not None
+    ratio = stats[0] / stats[1]
+    print(f"{stats[0] / ROWS:.0f} → {stats[1] / ROWS:.0f} bytes a row, {ratio:.1f}×")
+    assert ratio > 7
+    assert one(conn, "SELECT hypertable_size('coord.event')") < size
+    # One key is found through the sparse index, not by unpacking every batch.
+    plan = "\n".join(
+        r[0] for r in conn.execute("EXPLAIN SELECT * FROM v_event WHERE tenant = 'acme' AND key = 'file-77'").fetchall()
+    )
+    assert "bloom1_contains" in plan, plan
+
+
+@pytest.mark.parametrize("name", [n for n in queries.all_queries() if n != "latency_committed"])
+def test_every_question_works_on_compressed_facts(conn: psycopg.Connection[Any], name: str) -> None:
+    conn.execute(f"INSERT INTO event ({COLUMNS}) SELECT * FROM ({rows_of('10 days')}) AS x LIMIT 300".encode())
+    query = queries.get(name)
+    values = query.bind({"seq": 1} if name == "dead_letter" else {})
+    rows = [conn.execute(query.for_psycopg.encode(), values).fetchall()]
+    conn.execute("SELECT compress_chunk(c) FROM show_chunks('coord.event') AS c")
+    assert all(chunks(conn))
+    rows.append(conn.execute(query.for_psycopg.encode(), values).fetchall())
+    assert rows[0] == rows[1]
+
+
+def test_what_is_old_is_dropped(conn: psycopg.Connection[Any]) -> None:
+    insert(conn, "40 days")
+    insert(conn, "10 days")
+    assert len(chunks(conn)) == 2
+    run_job(conn, "policy_compression")
+    run_job(conn, "policy_retention")
+    assert len(chunks(conn)) == 1
+    assert one(conn, "SELECT count(*), max(stored_at) > now() - interval '11 days' FROM v_event") == (ROWS, True)
+
+
+def test_maintenance_has_nothing_to_do(conn: psycopg.Connection[Any]) -> None:
+    insert(conn, "40 days")
+    assert conn.execute("SELECT * FROM coord.maintain(interval '1 day')").fetchall() == [
+        ("event", "chunks", 0, False),
+        ("metric_sample", "chunks", 0, False),
+    ]
+    assert one(conn, "SELECT count(*) FROM event") == ROWS
+
+
+def test_copy_writes_compressed_batches_where_the_session_wants_it(conn: psycopg.Connection[Any]) -> None:
+    """As the projector's large batches do; from a file of the server, since COPY over this wire breaks it."""
+    assert one(conn, queries.statement("can_compress_copy")) is False
+    conn.execute("SET coord.direct_compress = 'on'")
+    assert one(conn, queries.statement("can_compress_copy")) is True
+    conn.execute("DROP TABLE IF EXISTS public.source")
+    conn.execute(f"CREATE TABLE public.source AS {rows_of('1 hour')}".encode())
+    conn.execute("COPY public.source TO '/tmp/facts.csv' (FORMAT csv)")
+    conn.execute("BEGIN")
+    conn.execute("SET LOCAL timescaledb.enable_direct_compress_copy = on")
+    conn.execute(f"COPY coord.event ({COLUMNS}) FROM '/tmp/facts.csv' (FORMAT csv)".encode())
+    conn.execute("COMMIT")
+    assert chunks(conn) == [True], "the rows went into the columnstore at once"
+    assert one(conn, "SELECT count(*) FROM ONLY coord.event") == 0
+    differing = f"(SELECT {COLUMNS} FROM public.source EXCEPT SELECT {COLUMNS} FROM coord.event)"
+    assert one(conn, f"SELECT count(*) FROM {differing} AS d") == 0
+    assert one(conn, "SELECT count(*), count(DISTINCT projected_at) FROM coord.event") == (ROWS, 1)
+    # What comes after it, in small batches, joins it in the row store; the policy tidies up.
+    conn.execute(f"INSERT INTO coord.event ({COLUMNS}) SELECT * FROM public.source LIMIT 10".encode())
+    assert one(conn, "SELECT count(*) FROM coord.v_event") == ROWS + 10
+    conn.execute("DROP TABLE public.source")
+
+
+def test_migrating_over_compressed_chunks_changes_nothing(
+    config: DatabaseConfig, conn: psycopg.Connection[Any]
+) -> None:
+    insert(conn, "10 days")
+    run_job(conn, "policy_compression")
+    before = digest(conn)
+    conn.close()
+    catalogued = catalogue(config.url, "community")
+    assert migrations.migrate(config).applied == ()
+    assert catalogue(config.url, "community") == catalogued
+    with psycopg.connect(config.url) as again:
+        again.execute("SET search_path = coord, public")
+        assert digest(again) == before
+
+
+def test_migrated_equals_schema(config: DatabaseConfig) -> None:
+    migrations.migrate(config, AgesConfig(hot_days=7, retain_days=30))
+    migrated = catalogue(config.url, "community")
+    with community_server() as url:
+        declared_config = DatabaseConfig(url=url, edition="community")
+        from_schema(declared_config)
+        declared = catalogue(url, "community")
+    for what, rows in declared.items():
+        assert migrated[what] == rows, what
+    assert len(declared["jobs"]) == 4
