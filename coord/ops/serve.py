@@ -25,7 +25,7 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops import build
 from coord.ops import settings as ops_settings
-from coord.ops.stats import StatsService
+from coord.ops.gauges import StatsService
 from coord.projector.service import ProjectorService
 from coord.query.service import QueryService
 from coord.runtime.http import HttpService

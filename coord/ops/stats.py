@@ -1,11 +1,8 @@
-"""What the broker and the database hold, in one `Snapshot`; and what is wrong with it.
+"""What the broker and the database hold, in one `Snapshot`.
 
 `coord status`, `coord top`, `coord doctor` and the gauges of ``/metrics`` all ask here, so
 that they cannot tell different stories.  A collection never raises because something is
-away: what could not be asked is None, and `judge` says so.
-
-`judge` is pure: a snapshot in, problems out.  An *error* means that facts are not flowing or
-will soon be lost; a *warning* that somebody should look.  Each names what to do.
+away: what could not be asked is None, and a `Problem` among the `failures` says why.
 """
 
 from __future__ import annotations
@@ -19,33 +16,17 @@ from typing import Any, Final, Literal
 import msgspec
 
 from coord import errors, limits
-from coord.bus.connection import Connection, NatsConfig
-from coord.ops.settings import side_pool
-from coord.runtime.clock import Clock
-from coord.runtime.service import Service
+from coord.bus.connection import Connection
 from coord.store import editions
-from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
 from coord.telemetry import logs
-from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 
 _log = logs.get("stats")
 
 PROJECTED: Final = (subjects.EVENTS, subjects.TELEMETRY)
-
-FILL_WARNING: Final = 0.8
-FILL_ERROR: Final = 0.95
-"""Parts of a stream's limits; from DESIGN §3, alarm at 80 %."""
-
-LAG_WARNING_S: Final = 30.0
-LAG_ERROR_S: Final = 300.0
-"""Age of the newest projected message while more are waiting."""
-
-SILENT_S: Final = 4 * limits.CHECKPOINT_IDLE_S
-"""A checkpoint nobody confirmed for so long, while messages wait, has no projector."""
 
 _LISTEN_S: Final = 1.5 * limits.REPLICA_BEAT_S
 _GROUPED: Final = re.compile(r"(?P<group>.+)-\d+")
@@ -189,8 +170,8 @@ async def collect(
     Either may be the error that kept it from being reached.  `listen`: also listen for
     projectors, which takes `_LISTEN_S`.
     """
-    broker, database = await asyncio.gather(_ask_broker(conn, listen=listen), _ask_database(pool))
-    merged = {**broker, **database, "failures": (*broker.get("failures", ()), *database.get("failures", ()))}
+    log, tables = await asyncio.gather(_ask_broker(conn, listen=listen), _ask_database(pool))
+    merged = {**log, **tables, "failures": (*log.get("failures", ()), *tables.get("failures", ()))}
     return Snapshot(at=now or datetime.now(UTC), **merged)
 
 
@@ -200,10 +181,10 @@ async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> 
             raise conn
         heard = asyncio.ensure_future(_instances(conn)) if listen else None
         try:
-            broker = await _broker(conn)
+            about = await broker(conn)
             found = await streams(conn)
             return {
-                "broker": broker,
+                "broker": about,
                 "streams": tuple(found),
                 "consumers": tuple([c for s in found for c in await consumers(conn, s.name)]),
                 "instances": await heard if heard is not None else None,
@@ -251,7 +232,8 @@ def _failure(what: str, exc: errors.CoordError) -> Problem:
     return Problem(severity="error", what=what, message=f"{exc.message} [{exc.code}]", remedy=exc.remedy)
 
 
-async def _broker(conn: Connection) -> BrokerStats:
+async def broker(conn: Connection) -> BrokerStats:
+    """The server this connection is with, and how far away it is."""
     started = time.perf_counter()  # finer than the loop's clock
     await conn.flush()
     rtt_s = time.perf_counter() - started
@@ -362,212 +344,3 @@ def _moment(text: str | None) -> datetime | None:
     if not text or text.startswith("0001-"):
         return None
     return datetime.fromisoformat(text)
-
-
-# --- judging (pure) ------------------------------------------------------------------------
-
-
-def judge(snapshot: Snapshot) -> list[Problem]:
-    """What is wrong, errors first."""
-    problems = list(snapshot.failures)
-    if snapshot.broker is not None:
-        problems += _judge_streams(snapshot)
-        problems += _judge_consumers(snapshot)
-    if snapshot.database is not None:
-        problems += _judge_database(snapshot)
-    if snapshot.broker is not None and snapshot.database is not None and snapshot.database.migrated:
-        problems += _judge_projection(snapshot)
-    return sorted(problems, key=lambda p: p.severity != "error")
-
-
-def healthy(problems: list[Problem]) -> bool:
-    """Whether none of them is an error."""
-    return all(p.severity != "error" for p in problems)
-
-
-def _judge_streams(snapshot: Snapshot) -> list[Problem]:
-    problems = [
-        _error(f"stream {name}", "it does not exist", "Run `coord stream apply`.")
-        for name in subjects.STREAMS
-        if snapshot.stream(name) is None
-    ]
-    for stream in snapshot.streams:
-        if stream.replicas > 1 and stream.leader is None:
-            problems.append(
-                _error(f"stream {stream.name}", "it has no leader", "Wait for an election, or bring its servers back.")
-            )
-        if stream.discard != "new" or stream.fill < FILL_WARNING:
-            continue  # a stream that drops its oldest is full as a matter of course
-        make = _error if stream.fill >= FILL_ERROR else _warning
-        problems.append(
-            make(
-                f"stream {stream.name}",
-                f"it is {stream.fill:.0%} full; when it is full, publishers are refused",
-                "Lower max_age or raise max_msgs and max_bytes in streams/, then `coord stream apply`.",
-            )
-        )
-    return problems
-
-
-def _judge_consumers(snapshot: Snapshot) -> list[Problem]:
-    problems = []
-    for name in PROJECTED:
-        group = snapshot.consumer(name, "projector")
-        if snapshot.stream(name) is not None and (group is None or group.members < limits.PARTITIONS):
-            have = group.members if group else 0
-            problems.append(
-                _error(
-                    f"stream {name}",
-                    f"it has {have} of {limits.PARTITIONS} projector consumers",
-                    "Run `coord stream apply`.",
-                )
-            )
-    if snapshot.instances == ():
-        waiting = sum(c.pending for c in snapshot.consumers if c.name == "projector")
-        make = _error if waiting else _warning
-        problems.append(make("projector", f"none is running; {waiting} messages wait", "Start one: `coord serve all`."))
-    return problems
-
-
-def _judge_database(snapshot: Snapshot) -> list[Problem]:
-    database = snapshot.database
-    assert database is not None
-    if not database.migrated:
-        return [_error("database", "coord's tables are not there", "Run `coord db migrate`.")]
-    problems = []
-    if database.connections >= 0.9 * database.connections_max:
-        problems.append(
-            _warning(
-                "database",
-                f"{database.connections} of {database.connections_max} connections are used",
-                "Lower database.pool_max, or raise max_connections.",
-            )
-        )
-    letters = sum(d.letters for d in snapshot.dead_letters)
-    if letters:
-        worst = snapshot.dead_letters[0]
-        problems.append(
-            _warning(
-                "dead letters",
-                f"{letters} parked, most of them {worst.code} ({worst.letters} of {worst.stream})",
-                "Look at them: `coord dlq ls`.",
-            )
-        )
-    return problems
-
-
-def _judge_projection(snapshot: Snapshot) -> list[Problem]:
-    problems = []
-    for projection in snapshot.projection:
-        what = f"projection {projection.stream}"
-        lag_s, silent_s = projection.lag_seconds or 0.0, projection.silent_seconds or 0.0
-        if projection.pending and silent_s > SILENT_S:
-            problems.append(
-                _error(
-                    what,
-                    f"{projection.pending} messages wait and a checkpoint has not moved for {silent_s:.0f} s",
-                    "See which and why: `coord projection status`.",
-                )
-            )
-        elif lag_s > LAG_WARNING_S:
-            make = _error if lag_s > LAG_ERROR_S else _warning
-            problems.append(
-                make(
-                    what,
-                    f"it is {lag_s:.0f} s behind, {projection.pending} messages wait",
-                    "Look at `coord top`: add a projector, or find out what slows the database.",
-                )
-            )
-        stream = snapshot.stream(projection.stream)
-        if stream is not None and stream.discard == "new" and 0 < projection.seq_min < stream.first_seq - 1:
-            problems.append(
-                _error(
-                    what,
-                    f"the log begins at {stream.first_seq}, a checkpoint is at {projection.seq_min}: facts may be lost",
-                    "See `coord projection status`; go on with `coord projection new-epoch`.",
-                )
-            )
-    return problems
-
-
-def _error(what: str, message: str, remedy: str) -> Problem:
-    return Problem(severity="error", what=what, message=message, remedy=remedy)
-
-
-def _warning(what: str, message: str, remedy: str) -> Problem:
-    return Problem(severity="warning", what=what, message=message, remedy=remedy)
-
-
-# --- gauges --------------------------------------------------------------------------------
-
-
-class StatsService(Service):
-    """Refreshes the gauges of streams, consumers and tables while a process serves."""
-
-    def __init__(
-        self,
-        nats: NatsConfig,
-        database: DatabaseConfig,
-        every_s: float,
-        *,
-        registry: Metrics | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        super().__init__("stats", registry=registry, clock=clock)
-        self.snapshot: Snapshot | None = None
-        """The last one."""
-        self._nats = nats
-        self._database = database
-        self._every_s = every_s
-
-    async def run(self) -> None:
-        """Ask, show, sleep.  What is away is counted and asked again."""
-        pool = await Pool(side_pool(self._database, "stats"), metrics=Metrics(_nowhere())).open(wait=False)
-        conn: Connection | None = None
-        try:
-            while not self.draining.is_set():
-                if conn is None:
-                    conn = await Connection.open(self._nats, name="coord-stats", wait=True)
-                self.snapshot = await collect(conn, pool, listen=False, now=self.clock.now())
-                self._show(self.snapshot)
-                await self.clock.sleep(self._every_s)
-        finally:
-            await pool.close()
-            if conn is not None:
-                await conn.close()
-
-    def is_ready(self) -> bool:
-        """Always: whether the others are well is not this service's to say."""
-        return True
-
-    def _show(self, snapshot: Snapshot) -> None:
-        m = self.metrics
-        for problem in snapshot.failures:
-            m.stats_errors.labels(source=problem.what).inc()
-            _log.debug("stats.unavailable", source=problem.what, error=problem.message)
-        for s in snapshot.streams:
-            self._set(m.stream_messages, s.messages, s.name)
-            self._set(m.stream_bytes, s.bytes, s.name)
-            self._set(m.stream_limit_messages, s.limit_messages, s.name)
-            self._set(m.stream_limit_bytes, s.limit_bytes, s.name)
-        for c in snapshot.consumers:
-            self._set(m.consumer_pending_messages, c.pending, c.stream, c.name)
-            self._set(m.consumer_ack_pending_messages, c.ack_pending, c.stream, c.name)
-        for p in snapshot.projection:
-            if p.lag_seconds is not None:
-                self._set(m.consumer_lag_seconds, p.lag_seconds, p.stream, "projector")
-        if snapshot.database is not None and snapshot.database.migrated:
-            for stream in PROJECTED:
-                letters = sum(d.letters for d in snapshot.dead_letters if d.stream == stream)
-                self._set(m.dead_letters, letters, stream)
-
-    @staticmethod
-    def _set(gauge: Any, value: float, *labels: str) -> None:
-        gauge.labels(*labels).set(value)
-
-
-def _nowhere() -> Any:
-    """A registry nobody shows: this service's own pool is not what operators watch."""
-    from prometheus_client import CollectorRegistry
-
-    return CollectorRegistry()

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli import config, db, dev, dlq, event, logs, projection, serve, status, stream
+from coord.ops.cli import config, db, dev, dlq, doctor, event, logs, projection, serve, status, stream
 
 app = typer.Typer(
     name="coord",
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(dev.app)
 serve.add_to(app)
 status.add_to(app)
+doctor.add_to(app)
 for noun in (event, stream, db, dlq, projection, logs, config):
     app.add_typer(noun.app)
 

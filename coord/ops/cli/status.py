@@ -29,11 +29,12 @@ def add_to(app: typer.Typer) -> None:
 async def status(ctx: Context) -> int:
     """Say whether facts flow: broker, streams, projection, database; exits with 3 when they do not."""
     from coord.ops import stats
+    from coord.ops.judge import healthy, judge
 
     async with _both(ctx) as (conn, pool):
         snapshot = await stats.collect(conn, pool)
-    problems = stats.judge(snapshot)
-    well = stats.healthy(problems)
+    problems = judge(snapshot)
+    well = healthy(problems)
     if ctx.out.is_table:
         _show(ctx, snapshot)
         _show_problems(ctx, problems)
@@ -55,6 +56,7 @@ async def top(
     With `-o jsonl` it prints one record an interval; with `--once` it exits with 3 when unhealthy.
     """
     from coord.ops import stats
+    from coord.ops.judge import healthy, judge
     from coord.ops.top import rates
 
     async with _both(ctx) as (conn, pool):
@@ -65,7 +67,7 @@ async def top(
         while True:
             await asyncio.sleep(interval)
             after = await stats.collect(conn, pool)
-            problems = stats.judge(after)
+            problems = judge(after)
             measured = rates(before, after)
             if ctx.output is Format.TABLE:
                 _show(ctx, after, measured)
@@ -74,7 +76,7 @@ async def top(
                 record = _record(after, measured, problems)
                 ctx.out.record(record) if once else ctx.out.line(record)
             if once:
-                return Exit.OK if stats.healthy(problems) else Exit.UNHEALTHY
+                return Exit.OK if healthy(problems) else Exit.UNHEALTHY
             before = after
 
 
@@ -103,25 +105,26 @@ async def _live(conn: Any, pool: Any, before: Snapshot, interval: float) -> None
     from rich.live import Live
 
     from coord.ops import environment, stats
+    from coord.ops.judge import judge
     from coord.ops.top import picture, rates
 
     console = Console(no_color=bool(environment.variables().get("NO_COLOR")))
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
-        live.update(picture(before, None, stats.judge(before)), refresh=True)
+        live.update(picture(before, None, judge(before)), refresh=True)
         while True:
             await asyncio.sleep(interval)
             after = await stats.collect(conn, pool)
-            live.update(picture(after, rates(before, after), stats.judge(after)), refresh=True)
+            live.update(picture(after, rates(before, after), judge(after)), refresh=True)
             before = after
 
 
 def _record(snapshot: Snapshot, measured: Rates, problems: list[Problem]) -> dict[str, Any]:
     import msgspec
 
-    from coord.ops import stats
+    from coord.ops.judge import healthy
 
     return {
-        "healthy": stats.healthy(problems),
+        "healthy": healthy(problems),
         "rates": msgspec.to_builtins(measured),
         "problems": msgspec.to_builtins(problems),
         **msgspec.structs.asdict(snapshot),

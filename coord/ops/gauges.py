@@ -1,0 +1,85 @@
+"""The gauges of ``/metrics`` that nobody counts on the way: streams, consumers, tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from coord.bus.connection import Connection, NatsConfig
+from coord.ops.settings import side_pool
+from coord.ops.stats import PROJECTED, Snapshot, collect
+from coord.runtime.clock import Clock
+from coord.runtime.service import Service
+from coord.store.config import DatabaseConfig
+from coord.store.pool import Pool
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+
+_log = logs.get("stats")
+
+
+class StatsService(Service):
+    """Refreshes the gauges of streams, consumers and tables while a process serves."""
+
+    def __init__(
+        self,
+        nats: NatsConfig,
+        database: DatabaseConfig,
+        every_s: float,
+        *,
+        registry: Metrics | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__("stats", registry=registry, clock=clock)
+        self.snapshot: Snapshot | None = None
+        """The last one."""
+        self._nats = nats
+        self._database = database
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        """Ask, show, sleep.  What is away is counted and asked again."""
+        # Its own pool is not what operators watch: counted in a registry nobody shows.
+        pool = await Pool(side_pool(self._database, "stats"), metrics=Metrics(CollectorRegistry())).open(wait=False)
+        conn: Connection | None = None
+        try:
+            while not self.draining.is_set():
+                if conn is None:
+                    conn = await Connection.open(self._nats, name="coord-stats", wait=True)
+                self.snapshot = await collect(conn, pool, listen=False, now=self.clock.now())
+                self._show(self.snapshot)
+                await self.clock.sleep(self._every_s)
+        finally:
+            await pool.close()
+            if conn is not None:
+                await conn.close()
+
+    def is_ready(self) -> bool:
+        """Always: whether the others are well is not this service's to say."""
+        return True
+
+    def _show(self, snapshot: Snapshot) -> None:
+        m = self.metrics
+        for problem in snapshot.failures:
+            m.stats_errors.labels(source=problem.what).inc()
+            _log.debug("stats.unavailable", source=problem.what, error=problem.message)
+        for s in snapshot.streams:
+            self._set(m.stream_messages, s.messages, s.name)
+            self._set(m.stream_bytes, s.bytes, s.name)
+            self._set(m.stream_limit_messages, s.limit_messages, s.name)
+            self._set(m.stream_limit_bytes, s.limit_bytes, s.name)
+        for c in snapshot.consumers:
+            self._set(m.consumer_pending_messages, c.pending, c.stream, c.name)
+            self._set(m.consumer_ack_pending_messages, c.ack_pending, c.stream, c.name)
+        for p in snapshot.projection:
+            if p.lag_seconds is not None:
+                self._set(m.consumer_lag_seconds, p.lag_seconds, p.stream, "projector")
+        if snapshot.database is not None and snapshot.database.migrated:
+            for stream in PROJECTED:
+                letters = sum(d.letters for d in snapshot.dead_letters if d.stream == stream)
+                self._set(m.dead_letters, letters, stream)
+
+    @staticmethod
+    def _set(gauge: Any, value: float, *labels: str) -> None:
+        gauge.labels(*labels).set(value)

@@ -1,0 +1,158 @@
+"""What is wrong with a `Snapshot`.  Pure: a snapshot in, problems out.
+
+An *error* means that facts are not flowing or will soon be lost; a *warning* that somebody
+should look.  Each says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from coord import limits
+from coord.ops.stats import PROJECTED, Problem, Snapshot
+from coord.wire import subjects
+
+FILL_WARNING: Final = 0.8
+FILL_ERROR: Final = 0.95
+"""Parts of a stream's limits: a full log refuses everybody."""
+
+LAG_WARNING_S: Final = 30.0
+LAG_ERROR_S: Final = 300.0
+"""Age of the newest projected message while more are waiting."""
+
+SILENT_S: Final = 4 * limits.CHECKPOINT_IDLE_S
+"""A checkpoint nobody confirmed for so long, while messages wait, has no projector."""
+
+
+def judge(snapshot: Snapshot) -> list[Problem]:
+    """What is wrong, errors first."""
+    problems = list(snapshot.failures)
+    if snapshot.broker is not None:
+        problems += _judge_streams(snapshot)
+        problems += _judge_consumers(snapshot)
+    if snapshot.database is not None:
+        problems += _judge_database(snapshot)
+    if snapshot.broker is not None and snapshot.database is not None and snapshot.database.migrated:
+        problems += _judge_projection(snapshot)
+    return sorted(problems, key=lambda p: p.severity != "error")
+
+
+def healthy(problems: list[Problem]) -> bool:
+    """Whether none of them is an error."""
+    return all(p.severity != "error" for p in problems)
+
+
+def _judge_streams(snapshot: Snapshot) -> list[Problem]:
+    problems = [
+        _error(f"stream {name}", "it does not exist", "Run `coord stream apply`.")
+        for name in subjects.STREAMS
+        if snapshot.stream(name) is None
+    ]
+    for stream in snapshot.streams:
+        if stream.replicas > 1 and stream.leader is None:
+            problems.append(
+                _error(f"stream {stream.name}", "it has no leader", "Wait for an election, or bring its servers back.")
+            )
+        if stream.discard != "new" or stream.fill < FILL_WARNING:
+            continue  # a stream that drops its oldest is full as a matter of course
+        make = _error if stream.fill >= FILL_ERROR else _warning
+        problems.append(
+            make(
+                f"stream {stream.name}",
+                f"it is {stream.fill:.0%} full; when it is full, publishers are refused",
+                "Lower max_age or raise max_msgs and max_bytes in streams/, then `coord stream apply`.",
+            )
+        )
+    return problems
+
+
+def _judge_consumers(snapshot: Snapshot) -> list[Problem]:
+    problems = []
+    for name in PROJECTED:
+        group = snapshot.consumer(name, "projector")
+        if snapshot.stream(name) is not None and (group is None or group.members < limits.PARTITIONS):
+            have = group.members if group else 0
+            problems.append(
+                _error(
+                    f"stream {name}",
+                    f"it has {have} of {limits.PARTITIONS} projector consumers",
+                    "Run `coord stream apply`.",
+                )
+            )
+    if snapshot.instances == ():
+        waiting = sum(c.pending for c in snapshot.consumers if c.name == "projector")
+        make = _error if waiting else _warning
+        problems.append(make("projector", f"none is running; {waiting} messages wait", "Start one: `coord serve all`."))
+    return problems
+
+
+def _judge_database(snapshot: Snapshot) -> list[Problem]:
+    database = snapshot.database
+    assert database is not None
+    if not database.migrated:
+        return [_error("database", "coord's tables are not there", "Run `coord db migrate`.")]
+    problems = []
+    if database.connections >= 0.9 * database.connections_max:
+        problems.append(
+            _warning(
+                "database",
+                f"{database.connections} of {database.connections_max} connections are used",
+                "Lower database.pool_max, or raise max_connections.",
+            )
+        )
+    letters = sum(d.letters for d in snapshot.dead_letters)
+    if letters:
+        worst = snapshot.dead_letters[0]
+        problems.append(
+            _warning(
+                "dead letters",
+                f"{letters} parked, most of them {worst.code} ({worst.letters} of {worst.stream})",
+                "Look at them: `coord dlq ls`.",
+            )
+        )
+    return problems
+
+
+def _judge_projection(snapshot: Snapshot) -> list[Problem]:
+    problems = []
+    for projection in snapshot.projection:
+        what = f"projection {projection.stream}"
+        lag_s, silent_s = projection.lag_seconds or 0.0, projection.silent_seconds or 0.0
+        # The checkpoint's own count is as old as the checkpoint; the broker's is of now.
+        consumer = snapshot.consumer(projection.stream, "projector")
+        waiting = max(projection.pending, consumer.pending if consumer is not None else 0)
+        if waiting and silent_s > SILENT_S:
+            problems.append(
+                _error(
+                    what,
+                    f"{waiting} messages wait and a checkpoint has not moved for {silent_s:.0f} s",
+                    "See which and why: `coord projection status`.",
+                )
+            )
+        elif lag_s > LAG_WARNING_S:
+            make = _error if lag_s > LAG_ERROR_S else _warning
+            problems.append(
+                make(
+                    what,
+                    f"it is {lag_s:.0f} s behind, {waiting} messages wait",
+                    "Look at `coord top`: add a projector, or find out what slows the database.",
+                )
+            )
+        stream = snapshot.stream(projection.stream)
+        if stream is not None and stream.discard == "new" and 0 < projection.seq_min < stream.first_seq - 1:
+            problems.append(
+                _error(
+                    what,
+                    f"the log begins at {stream.first_seq}, a checkpoint is at {projection.seq_min}: facts may be lost",
+                    "See `coord projection status`; go on with `coord projection new-epoch`.",
+                )
+            )
+    return problems
+
+
+def _error(what: str, message: str, remedy: str) -> Problem:
+    return Problem(severity="error", what=what, message=message, remedy=remedy)
+
+
+def _warning(what: str, message: str, remedy: str) -> Problem:
+    return Problem(severity="warning", what=what, message=message, remedy=remedy)
