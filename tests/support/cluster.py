@@ -38,7 +38,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     admin_url: str
     edition: str
     note: str
-    home: str | None = None
+    folder: str | None = None
     process: process.ProcessRef | None = None
 
     def url(self, database: str) -> str:
@@ -69,8 +69,8 @@ async def close_run(run_dir: Path, alive: int) -> None:
         cluster = msgspec.json.decode((run_dir / "cluster.json").read_bytes(), type=Cluster)
         if cluster.process:
             await process.end_leftover(cluster.process, signal.SIGQUIT)  # its data is not wanted any more
-        if cluster.home:
-            shutil.rmtree(cluster.home, ignore_errors=True)
+        if cluster.folder:
+            shutil.rmtree(cluster.folder, ignore_errors=True)
     shutil.rmtree(run_dir, ignore_errors=True)
     os.close(alive)
 
@@ -174,7 +174,7 @@ async def _start(run_dir: Path) -> Cluster:
         admin_url=admin_url,
         edition=await _edition_with_extension(admin_url),
         note=provided.note,
-        home=str(home),
+        folder=str(home.parent),
         process=process.ProcessRef.of(server.pid),
     )
 

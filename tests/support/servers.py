@@ -6,6 +6,7 @@
 * `database`: a database of this test's own, with TimescaleDB where the cluster has it.
 * `bare_database`: one without it, whatever the cluster has.
 * `migrated_database`: the first with coord's schema in it.
+* `reachable_dir`: a temporary folder for a stack with data of its own.
 * `dev_stack`: a nats-server and a cluster of this test's own, to be killed at will.
 
 COORD_TEST_DATABASE_URL names an external cluster (its user may create databases) for all but the
@@ -16,6 +17,8 @@ fails rather than run on plain PostgreSQL.
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -27,12 +30,11 @@ from tests.support import cluster as clusters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-    from pathlib import Path
 
     from tests.support.cluster import Cluster, Database
 
 T = TypeVar("T")
-_RUN = pytest.StashKey[tuple["Path", int]]()
+_RUN = pytest.StashKey[tuple[Path, int]]()
 
 
 def run_sync(work: Coroutine[None, None, T]) -> T:
@@ -107,6 +109,14 @@ async def migrated_database(postgres: Cluster) -> AsyncIterator[Database]:
     migrated = await clusters.template(postgres, "migrated", _migrate)
     async with clusters.clone(postgres, migrated) as made:
         yield made
+
+
+@pytest.fixture
+def reachable_dir() -> Iterator[Path]:
+    """A temporary folder that the database's account can walk to; pytest's own are private."""
+    with tempfile.TemporaryDirectory(prefix="coord-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 @pytest.fixture

@@ -37,11 +37,8 @@ OWNER_SCRIPT = textwrap.dedent("""
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A stack's folder that the database's account can walk to, unlike pytest's own."""
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o711)
-    return tmp_path / "stack"
+def folder(reachable_dir):
+    return reachable_dir / "stack"
 
 
 def config(folder: Path, **fields: object) -> DevStackConfig:
@@ -225,7 +222,10 @@ async def test_a_cluster_that_was_cut_off_while_being_made_is_made_again(folder)
     (folder / "postgres" / "data.part" / "PG_VERSION").write_text("17\n")
     folder.chmod(0o711)
     async with DevStack(config(folder, nats=False)) as stack:
+        assert stack.state.database
+        assert stack.state.database.home == str(folder / "postgres")
         assert await fetch(stack.database_url, "SELECT 1") == 1
+    assert not (folder / "postgres" / "data.part").exists()
 
 
 async def test_the_plain_edition_works_where_only_the_wheel_is(folder):
@@ -249,24 +249,19 @@ async def test_data_made_by_the_fallback_stays_with_it(folder, postgres):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the database as somebody else")
-async def test_an_unreachable_folder_puts_the_database_elsewhere_and_says_so(tmp_path, monkeypatch):
-    private = tmp_path / "private"
+async def test_an_unreachable_folder_puts_the_database_elsewhere_and_says_so(reachable_dir, monkeypatch):
+    private, elsewhere = reachable_dir / "private", reachable_dir / "elsewhere"
     private.mkdir(mode=0o700)
-    elsewhere = Path("/tmp") / f"coord-elsewhere-{os.getpid()}"
     monkeypatch.setattr(places, "SYSTEM_DATA", elsewhere)
     said: list[str] = []
-    try:
-        async with DevStack(config(private / "stack", nats=False), say=said.append) as stack:
-            home = stack.state.database and stack.state.database.home
-            assert home
-            assert Path(home).is_relative_to(elsewhere)
-            assert any(home in line for line in said)
-            first = home
-        async with DevStack(config(private / "stack", nats=False)) as stack:
-            assert stack.state.database
-            assert stack.state.database.home == first
-    finally:
-        subprocess.run(["rm", "-rf", str(elsewhere)], check=True)
+    async with DevStack(config(private / "stack", nats=False), say=said.append) as stack:
+        home = stack.state.database and stack.state.database.home
+        assert home
+        assert Path(home).is_relative_to(elsewhere)
+        assert any(home in line for line in said)
+    async with DevStack(config(private / "stack", nats=False)) as stack:
+        assert stack.state.database
+        assert stack.state.database.home == home
 
 
 async def test_a_programs_failure_is_one_line_with_its_words(tmp_path):
