@@ -50,7 +50,9 @@ def test_the_subject_rule_itself():
     bad = parse("coord.x", "def f(p):\n    'coord.ev.x in a docstring'\n    return f'coord.log.{p}'")
     assert subjects_spelled(bad, {"ev", "log"}) == ["coord.x:3 spells 'coord.log.'"]
     assert subjects_spelled(parse("coord.x", "A = 'coord.' + b"), {"ev"})
-    assert not subjects_spelled(parse("coord.x", "CODE = 'coord.overloaded'\nM = 'coord.ops.demo'"), {"ev", "log"})
+    assert not subjects_spelled(
+        parse("coord.x", "CODE = 'coord.overloaded'\nM = 'coord.ops.demo'\nF = 'coord.log'"), {"ev", "log"}
+    )
 
 
 def test_no_file_is_too_long():
