@@ -143,7 +143,7 @@ def picture(snapshot: Snapshot, measured: Rates | None, problems: list[Problem])
 
     parts: list[RenderableType] = [Text(_headline(snapshot, measured), style="bold"), Text()]
     for rows in (
-        stream_rows(snapshot, measured),
+        _brief_stream_rows(snapshot, measured),
         consumer_rows(snapshot, measured),
         projection_rows(snapshot),
         [
@@ -158,6 +158,17 @@ def picture(snapshot: Snapshot, measured: Rates | None, problems: list[Problem])
         for p in problems
     ]
     return Group(*parts)
+
+
+def _brief_stream_rows(snapshot: Snapshot, measured: Rates | None) -> list[dict[str, Any]]:
+    """What fits into eighty columns."""
+    rows = []
+    for row, stream in zip(stream_rows(snapshot, measured), snapshot.streams, strict=True):
+        age_s = (snapshot.at - stream.last_at).total_seconds() if stream.last_at else None
+        last = f"{duration(max(age_s, 0.0))} ago" if age_s is not None else None
+        kept = {k: v for k, v in row.items() if k in {"stream", "msgs/s", "messages", "bytes", "full", "subjects"}}
+        rows.append({**kept, "last": last})
+    return rows
 
 
 def _headline(snapshot: Snapshot, measured: Rates | None) -> str:

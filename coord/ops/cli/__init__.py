@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli import config, db, dev, dlq, doctor, event, logs, projection, serve, status, stream
+from coord.ops.cli import config, db, demo, dev, dlq, doctor, event, logs, projection, serve, status, stream
 
 app = typer.Typer(
     name="coord",
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+demo.add_to(app)
 app.add_typer(dev.app)
 serve.add_to(app)
 status.add_to(app)
