@@ -32,7 +32,7 @@ def subject_roots(module: Module) -> set[str]:
 
 def subjects_spelled(module: Module, roots: set[str]) -> list[str]:
     """Its literals that begin as a subject does.  Error codes, loggers and module names begin otherwise."""
-    subject = re.compile(rf"coord\.(?:{'|'.join(sorted(roots))})(?:\.|$)")
+    subject = re.compile(rf"coord\.(?:{'|'.join(sorted(roots))})\.")
     found = [f"{module.name}:{line} spells {text!r}" for line, text in sources.strings(module) if subject.match(text)]
     bare = [f"{module.name}:{line} spells {text!r}" for line, text in sources.strings(module) if text == "coord."]
     return found + bare
