@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nats.aio.client import Client
+from nats.aio.client import PING_PROTO, Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from coord.errors import InvalidEnvelope
@@ -104,6 +104,31 @@ class PatchedClient(Client):
         super().__init__()
         self._direct: dict[int, Callback] = {}
         self._on_callback_error = on_callback_error
+
+    # --- connecting ----------------------------------------------------------------------
+
+    async def _process_connect_init(self) -> None:
+        """Close the socket when the server hangs up during the handshake.
+
+        nats-py goes on to the next attempt and leaves it half open, until the collector finds it.
+        """
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+            raise
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        """Send PING behind everything written before, so that its PONG means what `flush` promises.
+
+        nats-py writes it straight to the transport, past what waits for the flusher: a
+        `flush` right after `subscribe` then returned before the server knew the subscription.
+        """
+        self._pongs.append(future if future is not None else asyncio.get_running_loop().create_future())
+        self._pending.append(PING_PROTO)
+        self._pending_data_size += len(PING_PROTO)
+        await self._flush_pending()
 
     # --- receiving -----------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ _YIELD_EVERY: Final = 256
 """Facts handed out before others get a turn of the event loop."""
 _WITHOUT_READER_S: Final = 0.5
 """How long a subscription to new facts waits for the query service before it goes live without."""
+_READ_AGAIN_MOST_S: Final = 1.0
 _DISCONNECTED_S: Final = 0.05
 _CLOSE_SAVE_S: Final = 2.0
 _IDLE_SAVE_S: Final = 60.0
@@ -537,6 +538,9 @@ class Subscription:
                 attempt += 1
                 silent_since = silent_since or _now()
                 silent_since = self._no_answer(exc, silent_since)
+                if silent_since is None:
+                    attempt = 0
+                    continue
                 await asyncio.sleep(self._wait_s(exc, attempt))
                 continue
             else:
@@ -547,13 +551,14 @@ class Subscription:
                 self.ready.set()
             self._fresh.set()
 
-    def _no_answer(self, exc: errors.CoordError, since: float) -> float:
+    def _no_answer(self, exc: errors.CoordError, since: float) -> float | None:
         """Go live without the log where that is possible, or tell the consumer; returns since when to count."""
         silent_s = _now() - since
         if silent_s >= _WITHOUT_READER_S and self._machine.join_without_reader(_now()):
             _log.warning("subscriber.no_reader", subject=self._read_subject, error=exc)
             self.ready.set()
             self._fresh.set()
+            return None
         if silent_s < self._config.unavailable_s:
             return since
         self._notice = errors.ServiceUnavailable(
@@ -567,7 +572,7 @@ class Subscription:
 
     @staticmethod
     def _wait_s(exc: errors.CoordError, attempt: int) -> float:
-        wait_s = backoff_s(attempt, _rng, first_s=0.1, most_s=2.0)
+        wait_s = backoff_s(attempt, _rng, first_s=0.1, most_s=_READ_AGAIN_MOST_S)
         return max(wait_s, exc.retry_after_s * _rng.uniform(0.5, 1.5)) if isinstance(exc, errors.Overloaded) else wait_s
 
     async def _until_work(self) -> None:

@@ -1,0 +1,725 @@
+"""Subscribing against a real server: live, from the past, after gaps, and what hostile messages do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+from collections.abc import AsyncIterator, Awaitable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.contextvars import get_contextvars
+
+from coord import errors
+from coord.bus.connection import Connection, NatsConfig
+from coord.client import context
+from coord.client.subscriber import StartAt, SubscriberConfig, Subscription, close_all, subscribe
+from coord.core.subscription import Position
+from coord.telemetry.metrics import Metrics
+from coord.wire import headers as wire_headers
+from coord.wire import subjects
+from coord.wire.codec import FRAME_TYPE
+from coord.wire.envelope import StoredFact
+from tests.support.log import Log, apply_streams, open_log, query_service
+from tests.support.network import Line
+from tests.support.waiting import until
+
+QUICK = SubscriberConfig(audit_s=0.2, save_s=0.02, unavailable_s=0.6)
+
+
+@pytest.fixture
+async def log(nats_server) -> AsyncIterator[Log]:
+    async with open_log(nats_server.url) as log, query_service(nats_server.url):
+        yield log
+        await close_all(log.conn)
+
+
+def follow(
+    log: Log, *, conn: Connection | None = None, config: SubscriberConfig = QUICK, **options: Any
+) -> Subscription:
+    return subscribe(
+        conn or log.conn,
+        tenant=log.tenant,
+        as_agent="me",
+        config=config,
+        registry=Metrics(CollectorRegistry()),
+        **options,
+    )
+
+
+async def take(subscription: Subscription, count: int, timeout_s: float = 20.0) -> list[StoredFact]:
+    facts: list[StoredFact] = []
+    async with asyncio.timeout(timeout_s):
+        while len(facts) < count:
+            facts.append(await anext(subscription))
+    return facts
+
+
+async def nothing_more(subscription: Subscription) -> bool:
+    """Whether nothing waits: asked after everything expected was taken."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await anext(subscription)
+            return False
+    return True
+
+
+# --- live ----------------------------------------------------------------------------------
+
+
+async def test_new_facts_arrive_live_and_only_those_that_match(log: Log) -> None:
+    await log.state("before")
+    async with follow(log, kind="file", event="scanned") as subscription:
+        assert subscription.live
+        await log.state("other kind", kind="dir")
+        await log.state("other event", event="skipped")
+        first = await log.state({"n": 1})
+        second = await log.state({"n": 2}, event="scanned.deep", id="f2", agent="a7")
+        one, two = await take(subscription, 2)
+        assert (one.seq, one.data) == (first, {"n": 1})
+        assert (two.seq, two.data, two.detail, two.agent, two.id) == (second, {"n": 2}, ("deep",), "a7", "f2")
+        assert await nothing_more(subscription)
+        assert subscription.stats.pages == 1  # the one that fixed the start
+
+
+@pytest.mark.parametrize("field", ["key", "kind", "id", "agent", "event"])
+async def test_every_filter_selects(log: Log, field: str) -> None:
+    where: dict[str, Any] = {"key": "k1", "kind": "file", "id": "i1", "agent": "a1", "event": "scanned"}
+    async with follow(log, **{field: where[field]}) as subscription:
+        await log.state("other", **(where | {field: "different"}))
+        await log.state("wanted", **where)
+        (fact,) = await take(subscription, 1)
+        assert fact.data == "wanted"
+
+
+async def test_frames_are_unpacked_and_poison_is_counted(log: Log) -> None:
+    async with follow(log) as subscription:
+        body = msgspec.msgpack.encode([1, 1_700_000_000_000_000, [[0, 1], [5, 2], "bad entry", [10, 3]]])
+        seq = await log.state(
+            subject=log.subject("agent", "status", "a1"), body=body, headers={wire_headers.CONTENT_TYPE: FRAME_TYPE}
+        )
+        await log.state(body=b"{broken")
+        await log.state("last")
+        facts = await take(subscription, 4)
+        assert [(f.seq, f.index, f.data) for f in facts] == [
+            (seq, 0, 1),
+            (seq, 1, 2),
+            (seq, 3, 3),
+            (seq + 2, 0, "last"),
+        ]
+        assert subscription.stats.poison == 2
+
+
+async def test_batches_hold_what_is_there_up_to_the_bound(log: Log) -> None:
+    async with follow(log, batch_max=4) as subscription:
+        for n in range(10):
+            await log.state(n)
+        await until(lambda: subscription._machine.waiting == 10)
+        batches = subscription.batches()
+        sizes = [len(await anext(batches)) for _ in range(3)]
+        assert sizes == [4, 4, 2]
+        waiting = asyncio.ensure_future(anext(batches))
+        seq = await log.state("one")
+        assert [f.seq for f in await waiting] == [seq]
+        assert subscription.position == Position(seq)
+        subscription.finish()
+        assert subscription.position == Position(seq + 1)
+
+
+async def test_a_loop_ends_when_the_subscription_is_closed(log: Log) -> None:
+    subscription = follow(log)
+    got: list[Any] = []
+
+    async def consume() -> None:
+        got.extend([fact.data async for fact in subscription])
+
+    task = asyncio.create_task(consume())
+    await subscription.wait_ready(5)
+    await log.state(1)
+    await until(lambda: subscription.stats.taken == 1)
+    await subscription.close()
+    await asyncio.wait_for(task, 5)
+    assert got == [1]
+    await subscription.close()
+    assert log.conn._subscriptions == {s for s in log.conn._subscriptions if "coord.live" not in s.subject}
+
+
+async def test_one_consumer_at_a_time(log: Log) -> None:
+    async with follow(log) as subscription:
+        first = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one consumer"):
+            await anext(subscription)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await log.state("still usable")
+        assert (await take(subscription, 1))[0].data == "still usable"
+
+
+async def test_what_is_emitted_while_handling_a_fact_knows_its_cause(log: Log) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with follow(log) as subscription:
+        await log.state(1, headers={"ce-id": "e1", "Coord-Correlation": "c1", "traceparent": trace})
+        await log.state(2, headers={"ce-id": "e2"})
+        causes = []
+        async for fact in subscription:
+            causes.append((context.current(), get_contextvars()))
+            if fact.data == 2:
+                break
+        (one, logged), (two, _) = causes
+        assert one == context.Cause("c1", "e1", trace)
+        assert two == context.Cause("e2", "e2", None)
+        assert logged["correlation_id"] == "c1"
+        assert logged["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert context.current() is None
+    assert "correlation_id" not in get_contextvars()
+
+
+# --- where to begin --------------------------------------------------------------------------
+
+
+async def test_starting_in_the_past_then_going_on_live(log: Log) -> None:
+    seqs = [await log.state(n) for n in range(30)]
+    config = SubscriberConfig(page_facts=7)
+    async with follow(log, start=seqs[10], config=config) as subscription:
+        facts = await take(subscription, 20)
+        assert [f.seq for f in facts] == seqs[10:]
+        await until(lambda: subscription.live)
+        seq = await log.state("live")
+        assert (await take(subscription, 1))[0].seq == seq
+    stored_at = facts[5].stored_at
+    async with follow(log, start=stored_at) as subscription:
+        assert (await take(subscription, 16))[0].seq == facts[5].seq
+    async with follow(log, start="first", id="f1") as subscription:
+        assert [f.seq for f in await take(subscription, 31)] == [*seqs, seq]
+
+
+async def test_joining_while_others_publish_misses_and_repeats_nothing(log: Log, rng: random.Random) -> None:
+    """The seam between the log and the live feed, under load, for many starts."""
+    first = await log.state({"n": -1})
+    publishing = asyncio.create_task(publish_slowly(log, 6_000))
+    starts: list[StartAt] = [*(first + rng.randrange(1, 2_000) for _ in range(6)), "new", "new"]
+    subscriptions = []
+    for start in starts:
+        if isinstance(start, int):
+            await until(functools.partial(stored, log, start))
+        subscription = follow(log, start=start, config=SubscriberConfig(page_facts=rng.randrange(20, 500)))
+        await subscription.wait_ready(10)
+        subscriptions.append(subscription)
+    assert not publishing.done(), "they were to join while facts are published"
+    await publishing
+    await log.state({"n": 6_000})
+    for subscription in subscriptions:
+        numbers = [(await anext(subscription)).data["n"]]
+        while numbers[-1] != 6_000:
+            numbers.append((await anext(subscription)).data["n"])
+        assert numbers == list(range(numbers[0], 6_001))
+        await subscription.close()
+
+
+async def stored(log: Log, seq: int) -> bool:
+    return bool((await log.conn.api("STREAM.INFO.EVENTS"))["state"]["last_seq"] >= seq)
+
+
+async def publish_slowly(log: Log, count: int) -> None:
+    for first in range(0, count, 20):
+        await log.flood(20, first=first)
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("start", [0, -5, "yesterday", datetime(2026, 1, 1), True, 1.5])
+async def test_a_senseless_start_is_refused(log: Log, start: Any) -> None:
+    with pytest.raises(errors.QueryError):
+        follow(log, start=start)
+
+
+async def test_names_must_be_tokens(log: Log) -> None:
+    wrong: tuple[dict[str, Any], ...] = (
+        {"kind": "*"},
+        {"event": "a.b"},
+        {"key": ">"},
+        {"durable": "my cursor"},
+        {"agent": "UP"},
+    )
+    for options in wrong:
+        with pytest.raises(errors.InvalidToken):
+            follow(log, **options)
+
+
+# --- slow consumers, lost messages -----------------------------------------------------------
+
+
+async def test_a_slow_consumer_catches_up_from_the_log(log: Log) -> None:
+    config = SubscriberConfig(buffer_messages=200, page_facts=50)
+    async with follow(log, config=config) as subscription:
+        await log.flood(5_000)
+        await until(lambda: not subscription.live)
+        assert subscription._machine.waiting + subscription._machine.held <= 200
+        facts = await take(subscription, 5_000)
+        assert [f.data["n"] for f in facts] == list(range(5_000))
+        assert subscription.stats.overflows > 0
+        await until(lambda: subscription.live)
+        await log.state({"n": "live again"})
+        assert (await take(subscription, 1))[0].data == {"n": "live again"}
+
+
+async def test_the_buffer_is_bounded_in_bytes(log: Log) -> None:
+    config = SubscriberConfig(buffer_bytes=100_000, page_facts=50)
+    async with follow(log, config=config) as subscription:
+        await log.flood(500, size=2_000)
+        await until(lambda: not subscription.live)
+        assert subscription._machine._ready_bytes + subscription._machine._held_bytes <= 100_000
+        facts = await take(subscription, 500)
+        assert [f.data["n"] for f in facts] == list(range(500))
+
+
+async def test_an_idle_audit_finds_what_the_live_feed_lost(log: Log) -> None:
+    async with follow(log) as subscription:
+        await log.state(0)
+        await take(subscription, 1)
+        hear, subscription._bus[0]._conn.client._direct[subscription._bus[0]._sid] = (  # type: ignore[index]
+            subscription._on_live,
+            lambda _: None,  # the broker's messages are lost
+        )
+        for n in range(1, 4):
+            await log.state(n)
+        assert [f.data for f in await take(subscription, 3)] == [1, 2, 3]
+        assert subscription.stats.audits_found == 1
+        subscription._bus[0]._conn.client._direct[subscription._bus[0]._sid] = hear  # type: ignore[index]
+        await log.state(4)
+        assert (await take(subscription, 1))[0].data == 4
+
+
+async def test_an_idle_position_moves_with_the_log(log: Log) -> None:
+    """A filter that matches nothing for a day must not find itself outside the window."""
+    async with follow(log, kind="rare") as subscription:
+        seq = await log.state("another kind")
+        await until(lambda: subscription.position == Position(seq + 1))
+        assert await nothing_more(subscription)
+
+
+async def test_cancelling_loses_nothing(log: Log, rng: random.Random) -> None:
+    async with follow(log) as subscription:
+        publishing = asyncio.create_task(log.flood(2_000))
+        got: list[int] = []
+        cancelled = 0
+        while len(got) < 2_000:
+            try:
+                async with asyncio.timeout(rng.choice([0, 0.0001, 0.001, 0.05])):
+                    got.append((await anext(subscription)).data["n"])
+            except TimeoutError:
+                cancelled += 1
+        assert got == list(range(2_000))
+        assert cancelled
+        await publishing
+
+
+async def test_a_fast_loop_leaves_others_their_turn(log: Log) -> None:
+    async with follow(log) as subscription:
+        await log.flood(3_000)
+        await until(lambda: subscription._machine.waiting == 3_000)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        await take(subscription, 3_000)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert turns >= 10
+
+
+# --- durable ---------------------------------------------------------------------------------
+
+
+async def test_a_durable_subscription_goes_on_where_its_consumer_stopped(log: Log) -> None:
+    async with follow(log, durable="work") as subscription:
+        seqs = [await log.state(n) for n in range(6)]
+        facts = await take(subscription, 3)  # the third is being handled, not finished
+    assert [f.seq for f in facts] == seqs[:3]
+    async with follow(log, durable="work", start="first") as subscription:
+        assert [f.seq for f in await take(subscription, 4)] == seqs[2:]
+        subscription.finish()
+    await log.state("while away")
+    async with follow(log, durable="work") as subscription:
+        assert [f.data for f in await take(subscription, 1)] == ["while away"]
+    async with follow(log, durable="other", start=seqs[5]) as subscription:
+        assert [f.seq for f in await take(subscription, 1)] == seqs[5:6]
+
+
+async def test_a_crash_in_the_middle_of_a_frame_neither_loses_nor_doubles_its_rest(log: Log) -> None:
+    body = msgspec.msgpack.encode([1, 1_700_000_000_000_000, [[n, n] for n in range(10)]])
+    subscription = follow(log, durable="framed")
+    await subscription.wait_ready(5)
+    await log.state(
+        subject=log.subject("agent", "status", "a1"), body=body, headers={wire_headers.CONTENT_TYPE: FRAME_TYPE}
+    )
+    await log.state("after")
+    got = [f.data for f in await take(subscription, 4)]
+    await until(lambda: subscription._saved is not None and subscription._saved.index == 3)
+    crash(subscription)
+    async with follow(log, durable="framed") as again:
+        got += [f.data for f in await take(again, 8)]
+    assert got == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9, "after"]  # 3 was being handled
+
+
+def crash(subscription: Subscription) -> None:
+    """The process is gone: nothing of it runs any more, nothing is saved."""
+    for task in subscription._tasks:
+        task.cancel()
+    for unregister in subscription._unregister:
+        unregister()
+    subscription._opened = False
+
+
+async def test_saving_is_rare_and_never_ahead_of_the_consumer(log: Log) -> None:
+    config = SubscriberConfig(save_s=0.1)
+    subject = subjects.cursor(log.tenant, "me", "rare")
+    saves: list[tuple[float, int]] = []
+    loop = asyncio.get_running_loop()
+    await log.conn.subscribe(subject, lambda m: saves.append((loop.time(), msgspec.json.decode(m.data)["seq"])))
+    async with follow(log, durable="rare", config=config) as subscription:
+        seqs = [await log.state(n) for n in range(400)]
+        finished = 0
+        async for fact in subscription:
+            assert all(seq <= (seqs[0] if not finished else finished + 1) for _, seq in saves)
+            finished = fact.seq
+            await asyncio.sleep(0.001)
+            if fact.seq == seqs[-1]:
+                break
+        duration = loop.time() - saves[0][0]
+        assert len(saves) <= duration / 0.1 + 2
+    await until(lambda: saves[-1][1] == seqs[-1])
+
+
+async def test_a_name_that_is_taken_over_says_so(log: Log) -> None:
+    old = follow(log, durable="shared")
+    await old.wait_ready(5)
+    await log.state(1)
+    await take(old, 1)
+    old.finish()
+    await until(lambda: old._saved == old.position)
+    async with follow(log, durable="shared") as new:
+        await log.state(2)
+        await take(old, 1)
+        with pytest.raises(errors.DurableInUse):
+            await take(old, 1, 5)
+        assert (await take(new, 1))[0].data == 2
+    await old.close()
+
+
+async def test_a_lost_ack_of_a_save_is_not_taken_for_somebody_else(log: Log) -> None:
+    async with follow(log, durable="acks") as subscription:
+        await log.state(1)
+        await take(subscription, 1)
+        subscription.finish()
+        await subscription.save()
+        cursor = subscription._cursor
+        assert cursor is not None
+        cursor._last_seq -= 1  # as if the last ack had not arrived
+        await log.state(2)
+        await take(subscription, 1)
+        subscription.finish()
+        await subscription.save()
+        assert subscription._saved == subscription.position
+
+
+async def test_an_unreadable_cursor_is_an_error_not_a_fresh_start(log: Log) -> None:
+    await log.conn.request(subjects.cursor(log.tenant, "me", "broken"), b"{")
+    with pytest.raises(errors.CursorUnreadable):
+        await follow(log, durable="broken").wait_ready(5)
+
+
+# --- the log's window, another log -----------------------------------------------------------
+
+
+async def test_a_trimmed_position_is_an_error_and_seek_the_way_on(start_nats) -> None:
+    server = await start_nats()
+    async with open_log(server.url) as log, query_service(server.url):
+        for n in range(10):
+            await log.state(n)
+        await log.conn.api("STREAM.PURGE.EVENTS", {"seq": 7})
+        async with follow(log, start=3) as subscription:
+            with pytest.raises(errors.LogTrimmed):
+                await take(subscription, 1)
+            with pytest.raises(errors.LogTrimmed) as trimmed:  # as often as it is asked
+                await take(subscription, 1)
+            assert (trimmed.value.details["wanted"], trimmed.value.details["first_seq"]) == (3, 7)
+            subscription.seek(trimmed.value.details["first_seq"])
+            assert [f.data for f in await take(subscription, 4)] == [6, 7, 8, 9]
+            await log.state("live")
+            assert (await take(subscription, 1))[0].data == "live"
+        with pytest.raises(errors.LogTrimmed):
+            await take(follow(log, start=datetime.now(UTC) - timedelta(days=2)), 1)
+        await close_all(log.conn)
+
+
+async def test_a_slow_consumer_that_the_window_overtakes_is_told(start_nats) -> None:
+    server = await start_nats()
+    async with open_log(server.url) as log, query_service(server.url):
+        config = SubscriberConfig(buffer_messages=20, page_facts=10)
+        async with follow(log, config=config) as subscription:
+            await log.flood(500)
+            await log.conn.api("STREAM.PURGE.EVENTS", {"seq": 401})
+            got: list[int] = []
+            with pytest.raises(errors.LogTrimmed) as trimmed:
+                while True:
+                    got.append((await take(subscription, 1))[0].data["n"])
+            assert got == list(range(len(got)))
+            assert trimmed.value.details["wanted"] == len(got) + 1
+            assert trimmed.value.details["first_seq"] == 401
+
+
+@pytest.mark.parametrize("how", ["live", "resumed"])
+async def test_a_log_made_anew_is_noticed(start_nats, how: str) -> None:
+    server = await start_nats()
+    async with open_log(server.url) as log, query_service(server.url):
+        subscription = follow(log, durable="d")
+        await subscription.wait_ready(5)
+        for n in range(5):
+            await log.state(n)
+        await take(subscription, 5)
+        subscription.finish()
+        if how == "resumed":
+            await subscription.close()
+        config = (await log.conn.api("STREAM.INFO.EVENTS"))["config"]
+        await log.conn.api("STREAM.DELETE.EVENTS")
+        await log.conn.api("STREAM.CREATE.EVENTS", config)
+        for n in range(7):  # more than there were: the sequence alone does not show it
+            await log.state(("new log", n))
+        if how == "resumed":
+            subscription = follow(log, durable="d")
+        with pytest.raises(errors.LogReplaced):
+            await take(subscription, 20, 5)
+        subscription.seek("first")
+        assert [f.data for f in await take(subscription, 7)] == [["new log", n] for n in range(7)]
+        await subscription.close()
+
+
+# --- no query service ------------------------------------------------------------------------
+
+
+async def test_live_works_without_a_query_service(nats_server) -> None:
+    async with open_log(nats_server.url) as log, follow(log) as subscription:
+        assert subscription.live
+        seq = await log.state("live")
+        assert (await take(subscription, 1))[0].seq == seq
+
+
+async def test_a_gap_without_a_query_service_is_said_and_mended_once_there_is_one(start_nats) -> None:
+    server = await start_nats()
+    async with open_log(server.url) as log, Line(server.port) as line, connected(line) as conn:
+        subscription = follow(log, conn=conn)
+        await subscription.wait_ready(5)
+        await log.state(0)
+        await take(subscription, 1)
+        await cut(line, conn, log.state(1))
+        with pytest.raises(errors.ServiceUnavailable):
+            await take(subscription, 1, 5)
+        with pytest.raises(errors.ServiceUnavailable):  # again, not once for all
+            await take(subscription, 1, 5)
+        await log.state(2)
+        async with query_service(server.url):
+            assert [f.data for f in await take(subscription, 2)] == [1, 2]
+            await until(lambda: subscription.live)
+        await subscription.close()
+
+
+async def test_a_gap_before_any_position_was_known_is_an_error(start_nats) -> None:
+    server = await start_nats()
+    async with open_log(server.url) as log, Line(server.port) as line, connected(line) as conn:
+        subscription = follow(log, conn=conn)
+        await subscription.wait_ready(5)
+        await cut(line, conn, log.state("nobody can know of this"))
+        with pytest.raises(errors.ServiceUnavailable, match="before this subscription knew"):
+            await take(subscription, 1, 5)
+        await subscription.close()
+
+
+async def test_starting_in_the_past_without_a_query_service_is_an_error(nats_server) -> None:
+    async with open_log(nats_server.url) as log:
+        subscription = follow(log, start="first")
+        with pytest.raises(errors.ServiceUnavailable):
+            await take(subscription, 1, 5)
+        await subscription.close()
+
+
+@contextlib.asynccontextmanager
+async def connected(line: Line) -> AsyncIterator[Connection]:
+    config = NatsConfig(urls=(line.url,), reconnect_wait_s=0.01)
+    async with await Connection.open(config, name="agent") as conn:
+        yield conn
+
+
+async def cut(line: Line, conn: Connection, meanwhile: Awaitable[Any]) -> None:
+    """Break the connection, let something happen, and wait until it is back."""
+    epoch = conn.epoch
+    line.cut()
+    await until(lambda: not conn.is_connected)
+    await meanwhile
+    line.mend()
+    await until(lambda: conn.epoch > epoch)
+
+
+# --- reconnects and crashes --------------------------------------------------------------------
+
+
+async def test_after_a_reconnect_nothing_is_missing(start_nats, rng: random.Random) -> None:
+    server = await start_nats()
+    async with (
+        open_log(server.url) as log,
+        query_service(server.url),
+        Line(server.port) as line,
+        connected(line) as conn,
+    ):
+        subscription = follow(log, conn=conn)
+        await subscription.wait_ready(5)
+        publishing = asyncio.create_task(publish_slowly(log, 4_000))
+        got: list[int] = []
+        cuts = sorted(rng.sample(range(3_000), 3))
+        while len(got) < 4_000:
+            got.append((await take(subscription, 1))[0].data["n"])
+            if cuts and got[-1] >= cuts[0]:
+                cuts.pop(0)
+                await cut(line, conn, asyncio.sleep(0.05))
+        await publishing
+        assert got == list(range(4_000))
+        assert conn.epoch >= 4
+        await subscription.close()
+
+
+async def test_a_killed_broker_costs_nothing_but_time(start_nats) -> None:
+    """kill -9 of the server while facts are acknowledged one by one: each is seen once, in order."""
+    server = await start_nats()
+    async with open_log(server.url) as log, query_service(server.url):
+        subscription = follow(log, durable="survivor")
+        await subscription.wait_ready(5)
+        acked: list[int] = []
+        stop = asyncio.Event()
+
+        async def publish() -> None:
+            n = 0
+            while not stop.is_set():
+                try:
+                    await log.state(n, headers={"Nats-Msg-Id": f"{log.tenant}.{n}"})
+                except (errors.CoordError, AssertionError):
+                    await asyncio.sleep(0.01)
+                    continue  # the same again: the id makes it once
+                acked.append(n)
+                n += 1
+
+        publishing = asyncio.create_task(publish())
+        got: list[int] = []
+        for _ in range(2):
+            got += [f.data for f in await take(subscription, 50)]
+            server.kill()
+            await server.start()
+        got += [f.data for f in await take(subscription, 50)]
+        stop.set()
+        await publishing
+        got += [f.data for f in await take(subscription, len(acked) - len(got))]
+        assert got == acked
+        await subscription.close()
+
+
+async def test_a_closed_connection_ends_the_loop_with_an_error(nats_server) -> None:
+    async with open_log(nats_server.url) as log, query_service(nats_server.url):
+        conn = await Connection.open(NatsConfig(urls=(nats_server.url,)), name="agent")
+        subscription = follow(log, conn=conn)
+        await subscription.wait_ready(5)
+        waiting = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0)
+        await conn.close()
+        with pytest.raises(errors.BusClosed):
+            await asyncio.wait_for(waiting, 5)
+        await subscription.close()
+
+
+# --- hostile messages and permissions ----------------------------------------------------------
+
+
+async def test_forged_broker_headers_and_half_a_header_block(log: Log) -> None:
+    """Whatever an agent writes into its headers, sequence and subject are the broker's."""
+    async with follow(log) as subscription:
+        good: list[int] = []
+        forged = (
+            b"NATS/1.0\r\nNats-Sequence: 999999999\r\nNats-Stream: EVENTS\r\n"
+            b"Nats-Subject: coord.log.0.other.k.file.i.a.scanned\r\nNats-Last-Sequence: 999999998\r\n\r\n"
+        )
+        good.append(await log.state("forged", headers=forged))
+        for block in (
+            b"NATS/1.0\r\nce-id: no end",
+            b"NATS/1.0\r\nce-id: x\r\n",
+            b"NATS/1.0\r\n\xff\xfe: \x00\r\n\r\n",
+            b"NATS/1.0\r\nno colon\r\n\r\n",
+            b"NATS/1.0\r\nce-id: x\r\n\r\nce-type: behind the end\r\n\r\n",
+        ):
+            await log.state("hostile", headers=block)
+        good.append(await log.state("status line", headers=b"NATS/1.0 503 No Responders\r\n\r\n"))
+        good.append(await log.state("end of batch", headers=b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 9\r\n\r\n"))
+        good.append(await log.state("last"))
+        live: list[int] = []
+        while not live or live[-1] != good[-1]:
+            live += [f.seq for f in await take(subscription, 1)]
+    async with follow(log, start=good[0]) as subscription:
+        read: list[int] = []
+        while not read or read[-1] != good[-1]:
+            read += [f.seq for f in await take(subscription, 1)]
+    assert live == read
+    assert set(live) <= set(range(good[0], good[-1] + 1))
+    assert live[0] == good[0]
+
+
+async def test_messages_that_the_stream_did_not_send_are_ignored(log: Log) -> None:
+    async with follow(log, key="k") as subscription:
+        subject = subjects.FactSubject(log.tenant, "a1", "k", "file", "f", "scanned")
+        other = subjects.FactSubject(log.tenant, "a1", "k", "file", "other", "scanned")
+        tail = b"Nats-Sequence: 99999999\r\nNats-Time-Stamp: 2026-01-01T00:00:00Z\r\nNats-Last-Sequence: 0\r\n\r\n"
+        for headers in (
+            None,
+            b"NATS/1.0\r\n\r\n",
+            b"NATS/1.0\r\nNats-Stream: OTHER\r\nNats-Subject: " + subject.stored.encode() + b"\r\n" + tail,
+            b"NATS/1.0\r\nNats-Stream: EVENTS\r\nNats-Subject: " + other.stored.encode() + b"\r\n" + tail,
+            b"NATS/1.0\r\nNats-Stream: EVENTS\r\nNats-Sequence: x\r\n\r\n",
+        ):
+            log.conn.publish(subject.live, b'"forged"', headers=headers)
+        await log.state("true", subject=subject.publish)
+        assert (await take(subscription, 1))[0].data == "true"
+        assert subscription.foreign == 5
+
+
+async def test_a_missing_permission_is_an_error_not_silence(start_nats) -> None:
+    server = await start_nats(
+        extra="""
+        authorization { users: [
+          {user: all, password: p}
+          {user: deaf, password: p, permissions: { publish: ["coord.rpc.>"], subscribe: ["_INBOX_deaf.>"] }}
+        ] }"""
+    )
+    every = NatsConfig(urls=(server.url,), user="all", password="p")
+    deaf = NatsConfig(urls=(server.url,), user="deaf", password="p", inbox_prefix="_INBOX_deaf")
+    async with await Connection.open(every, name="all") as conn, await Connection.open(deaf, name="deaf") as agent:
+        await apply_streams(conn)
+        subscription = follow(Log(conn, "acme"), conn=agent)
+        with pytest.raises(errors.NoPermission):
+            await take(subscription, 1, 5)
+        await subscription.close()
+
+
+async def test_many_subscriptions_share_a_connection(log: Log) -> None:
+    subscriptions = [follow(log, id=f"f{n}") for n in range(300)]
+    await asyncio.gather(*(s.wait_ready(20) for s in subscriptions))
+    for n in range(300):
+        log.conn.publish(log.subject(id=f"f{n}"), str(n).encode())
+    facts = await asyncio.gather(*(take(s, 1) for s in subscriptions))
+    assert [fact.data for (fact,) in facts] == list(range(300))
+    await close_all(log.conn)
