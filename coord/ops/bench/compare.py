@@ -1,0 +1,74 @@
+"""Two reports side by side: which figure changed, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coord.errors import SettingsError
+
+_SAME_BELOW = 0.05
+"""Relative change below which a figure counts as the same: two runs of one commit differ by as much."""
+
+_CIRCUMSTANCES = ("format", "machine", "python", "versions", "edition", "settings")
+_PASSING = frozenset({"load_1m_before", "load_1m_after"})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report that `coord bench spine -o json` wrote; `SettingsError` when it is none."""
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except OSError as exc:
+        raise SettingsError(f"cannot read {path}: {exc.strerror}") from exc
+    except msgspec.DecodeError as exc:
+        raise SettingsError(f"{path} is not JSON: {exc}") from exc
+    if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
+        raise SettingsError(f"{path} is not a report of `coord bench`: it has no figures")
+    return found
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each figure that either has: both values, their ratio, the change, the verdict."""
+    a, b = flat(before["figures"]), flat(after["figures"])
+    return [_row(name, a.get(name), b.get(name)) for name in [*a, *(n for n in b if n not in a)]]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What else differs: figures are comparable as far as these are the same."""
+    a, b = ({name: report.get(name) for name in _CIRCUMSTANCES} for report in (before, after))
+    return [
+        f"{name}: {x} → {y}"
+        for (name, x), y in ((item, flat(b).get(item[0])) for item in flat(a).items())
+        if x != y and name.rpartition(".")[2] not in _PASSING
+    ]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def lower_is_better(figure: str) -> bool:
+    """Whether a figure is a cost: milliseconds and microseconds are."""
+    return figure.partition(".")[0].endswith("_ms") or figure.endswith("_us")
+
+
+def _row(name: str, a: float | None, b: float | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"figure": name, "a": a, "b": b, "ratio": None, "change": None, "verdict": "only in one"}
+    if a is None or b is None:
+        return row
+    if not a:
+        return row | {"verdict": "same" if a == b else "not comparable"}
+    change = b / a - 1
+    better = (change < 0) == lower_is_better(name)
+    verdict = "same" if abs(change) < _SAME_BELOW else "better" if better else "worse"
+    return row | {"ratio": round(b / a, 3), "change": f"{change:+.1%}", "verdict": verdict}

@@ -1,0 +1,212 @@
+"""Figures of projecting: draining a backlog against COPY of the same rows.
+
+frame_ratio        rows/s of a projector that drains frames of 100 samples into
+                   `metric_sample` ÷ `bare_copy` of the very rows it wrote
+frame_event_ratio  the same with frames of 100 facts `task.progress`, into `event`
+single_ratio       the same with single facts, into `event`
+
+coord's side is a projector in a process of its own, with its defaults, that starts on a full
+backlog of all 16 partitions.  Its clock runs from its first pinned partition to its last
+commit: pinning and resetting the other 15 is inside, connecting and agreeing on who owns what
+(a fixed 0.6 s) is not.  The bare side runs here, on one connection with the projector's
+session settings, in transactions of 10,000 rows, into the same tables with their indexes and
+chunks, emptied before each round of either side; its rows are ready and in the order of the
+log, the order that is quickest to index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import asyncpg
+import msgspec
+
+from coord import limits
+from coord.bus import topology
+from coord.bus.connection import Connection, NatsConfig
+from coord.ops.bench import workload
+from coord.ops.bench.bare import BareLoop, bare_copy
+from coord.ops.bench.measure import BenchError, Clock, Figures, Run, Side, alternate, quiet_heap, rates, ratios, settle
+from coord.ops.bench.workers import Job, Worker
+from coord.runtime import assets
+from coord.store.config import DatabaseConfig
+from coord.store.pool import PROJECTOR_SETTINGS, Pool
+from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS
+from coord.wire import subjects
+from coord.wire.envelope import Encoded
+
+_AGENTS_PER_PARTITION: Final = 4
+
+_DRAIN_S: Final = 180.0
+
+_EMPTY: Final = "TRUNCATE coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint"
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Rows of each backlog."""
+
+    framed: int
+    singles: int
+
+
+class _Backlog(msgspec.Struct, frozen=True):
+    """One kind of messages, and where they end up."""
+
+    name: str
+    stream: str
+    table: str
+    columns: tuple[str, ...]
+    messages: list[Encoded]
+    rows: int
+
+
+async def projecting(
+    nats_url: str,
+    nats_pid: int,
+    database: DatabaseConfig,
+    postgres_pid: int | None,
+    counts: Counts,
+    rounds: int,
+    say: Callable[[str], None],
+) -> tuple[Figures, dict[str, list[Run]]]:
+    """All figures of projecting, and the rounds behind them."""
+    found: dict[str, list[Run]] = {}
+    async with (
+        await Connection.open(NatsConfig(urls=(nats_url,)), name="bench") as conn,
+        Pool(msgspec.structs.replace(database, pool_min=1), settings=PROJECTOR_SETTINGS) as pool,
+    ):
+        for backlog in _backlogs(counts):
+            say(f"  {backlog.name}: {backlog.rows:,} rows in {len(backlog.messages):,} messages")
+            bench = _Bench(nats_url, nats_pid, conn, pool, postgres_pid, backlog)
+            await bench.fill()
+            drained, copied = f"drain_{backlog.name}", f"copy_{backlog.name}"
+            sides: dict[str, Side] = {drained: bench.drain, copied: bench.copy}
+            found |= await alternate(rounds, sides, say)
+            await bench.clear()
+    return {
+        "frame_ratio": ratios(found["drain_samples"], found["copy_samples"]),
+        "frame_rows_per_s": rates(found["drain_samples"]),
+        "frame_event_ratio": ratios(found["drain_progress"], found["copy_progress"]),
+        "frame_event_rows_per_s": rates(found["drain_progress"]),
+        "single_ratio": ratios(found["drain_singles"], found["copy_singles"]),
+        "single_rows_per_s": rates(found["drain_singles"]),
+    }, found
+
+
+def _backlogs(counts: Counts) -> Sequence[_Backlog]:
+    agents = workload.agents_of_all_partitions(_AGENTS_PER_PARTITION)
+    frames = max(limits.PARTITIONS, counts.framed // workload.FRAME)
+    singles = max(limits.PARTITIONS, counts.singles)
+    rows = frames * workload.FRAME
+    return (
+        _Backlog(
+            "samples", subjects.TELEMETRY, "metric_sample", SAMPLE_COLUMNS,
+            workload.sample_frames(frames, workload.numbers(), agents), rows,
+        ),
+        _Backlog("progress", subjects.EVENTS, "event", EVENT_COLUMNS, workload.progress_frames(frames, agents), rows),
+        _Backlog(
+            "singles", subjects.EVENTS, "event", EVENT_COLUMNS,
+            workload.encoded_facts(singles, workload.bodies(), agents), singles,
+        ),
+    )  # fmt: skip
+
+
+class _Bench:
+    """One backlog and its two sides."""
+
+    def __init__(
+        self,
+        nats_url: str,
+        nats_pid: int,
+        conn: Connection,
+        pool: Pool,
+        postgres_pid: int | None,
+        backlog: _Backlog,
+    ) -> None:
+        self._nats_url = nats_url
+        self._nats_pid = nats_pid
+        self._conn = conn
+        self._pool = pool
+        self._postgres_pid = postgres_pid
+        self._backlog = backlog
+        self._ends: dict[int, int] = {}
+
+    async def fill(self) -> None:
+        """Put the backlog into its stream, and note where each partition of it ends."""
+        async with BareLoop(self._nats_url) as bare:
+            await bare.publish(self._backlog.messages)
+        for p in range(limits.PARTITIONS):
+            last = {"last_by_subj": subjects.partition_filter(self._backlog.stream, p)}
+            found = await self._conn.api(f"STREAM.MSG.GET.{self._backlog.stream}", last)
+            self._ends[p] = int(found["message"]["seq"])
+
+    async def clear(self) -> None:
+        """Take the backlog out again: the next one must not find it."""
+        await self._conn.api(f"STREAM.PURGE.{self._backlog.stream}", timeout_s=60)
+
+    async def drain(self) -> Run:
+        """The projector's side."""
+        await self._empty()
+        await self._new_consumers()
+        job = Job(
+            role="drain",
+            nats_url=self._nats_url,
+            database_url=self._pool.config.url,
+            stream=self._backlog.stream,
+            ends=self._ends,
+        )
+        clock = Clock(server=self._nats_pid, database=self._postgres_pid)
+        async with Worker(job) as worker:
+            found = await worker.result(_DRAIN_S)
+            clock.settle()
+        await self._check()
+        clock.seconds, clock.client_cpu_s = found["seconds"], found["cpu_s"]
+        return clock.run(
+            self._backlog.rows,
+            transactions=found["transactions"],
+            rss_mib=found["rss_bytes"] / 2**20,
+        )
+
+    async def copy(self) -> Run:
+        """The bare side; called after `drain`, whose rows it writes again."""
+        backlog = self._backlog
+        async with self._pool.acquire() as conn:
+            rows = await _rows(conn, backlog.table, backlog.columns)
+        await self._empty()
+        async with self._pool.acquire() as conn:
+            with quiet_heap():
+                clock = Clock(database=self._postgres_pid)
+                await bare_copy(conn, backlog.table, backlog.columns, rows)
+                clock.stop()
+        await self._check()
+        return clock.run(len(rows))
+
+    async def _empty(self) -> None:
+        async with self._pool.acquire() as conn:
+            await conn.execute(_EMPTY)
+            # What the side before left to write must not be written during this one.
+            await conn.execute("CHECKPOINT")
+        await settle()
+
+    async def _new_consumers(self) -> None:
+        """Consumers that have seen nothing: without a delivery nobody would be pinned."""
+        wanted = topology.load(assets.streams_dir(), "production")
+        mine = [s for s in wanted.specs if s.stream == self._backlog.stream and s.consumer is not None]
+        await asyncio.gather(*(self._conn.api(f"CONSUMER.DELETE.{s.stream}.{s.consumer}") for s in mine))
+        await topology.apply(self._conn, wanted)
+
+    async def _check(self) -> None:
+        async with self._pool.acquire() as conn:
+            rows = await conn.fetchval(f"SELECT count(*) FROM coord.{self._backlog.table}")  # noqa: S608 - ours
+            dead = await conn.fetchval("SELECT count(*) FROM coord.dead_letter")
+        if rows != self._backlog.rows or dead:
+            raise BenchError("not what was published", rows=rows, dead_letters=dead, published=self._backlog.rows)
+
+
+async def _rows(
+    conn: asyncpg.Connection[asyncpg.Record], table: str, columns: Sequence[str]
+) -> list[tuple[object, ...]]:
+    found = await conn.fetch(f"SELECT {', '.join(columns)} FROM coord.{table} ORDER BY seq, idx")  # noqa: S608 - ours
+    return [tuple(row) for row in found]

@@ -1,0 +1,194 @@
+"""``python -m coord.ops.bench.worker JOB``: one process of the bench; see `coord.ops.bench.workers`.
+
+drain        a projector that starts on a backlog; says how long it took from its first pinned
+             partition to its last commit, then ends
+service      projector and query service, until standard input ends
+subscribers  as many agents as wanted, each with a connection of its own, subscribed to what
+             is said under its own key; says when each fact was due and how late it came
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from coord.bus.connection import Connection, NatsConfig
+from coord.client.subscriber import Subscription, subscribe
+from coord.errors import CoordError
+from coord.ops.bench import workload
+from coord.ops.bench.measure import BenchError, rss_bytes
+from coord.ops.bench.workers import Job
+from coord.projector.config import ProjectorConfig
+from coord.projector.service import ProjectorService
+from coord.query.service import QueryService
+from coord.runtime.service import ServiceGroup
+from coord.store.config import DatabaseConfig
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+
+_POLL_S: Final = 0.002
+"""How often the drain looks whether it is done: a few microseconds each, and the error of its end."""
+
+_DRAIN_S: Final = 120.0
+_CONNECT_AT_A_TIME: Final = 32
+
+
+async def drain(job: Job, _parent_gone: asyncio.Event) -> None:
+    """Project the backlog; the clock runs from the first pinned partition to the last commit."""
+    metrics = Metrics(CollectorRegistry())
+    service = _projector(job, metrics, streams=(job.stream,))
+    _say({"ready": True})
+    await service.start()
+    try:
+        mine = [p for p in service.partitions if p.partition in job.ends]
+        async with asyncio.timeout(_DRAIN_S):
+            await _until(lambda: any(p.state == "pinned" for p in mine))
+            began, cpu = time.perf_counter(), time.process_time()
+            await _until(lambda: all(p.checkpoint and p.checkpoint.seq >= job.ends[p.partition] for p in mine))
+            seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    except TimeoutError:
+        raise BenchError(f"the backlog was not projected within {_DRAIN_S:g} s", health=service.health()) from None
+    finally:
+        await service.drain()
+        await service.stop()
+    flushes = metrics.registry.get_sample_value("coord_db_flush_rows_count", {"stream": job.stream}) or 0.0
+    _say({"seconds": seconds, "cpu_s": cpu_s, "rss_bytes": rss_bytes(os.getpid()), "transactions": flushes})
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+async def serve(job: Job, parent_gone: asyncio.Event) -> None:
+    """Run projector and query service until the parent has enough."""
+    metrics = Metrics(CollectorRegistry())
+    async with await Connection.open(NatsConfig(urls=(job.nats_url,)), name="bench-query") as conn:
+        group = ServiceGroup("bench", [_projector(job, metrics), QueryService(conn, registry=metrics)])
+        async with group:
+            await group.wait_ready(30)
+            _say({"ready": True})
+            await parent_gone.wait()
+
+
+async def listen(job: Job, parent_gone: asyncio.Event) -> None:
+    """Be `job.subscribers` agents; once `job.expected` facts have come, say how late each was."""
+    metrics = Metrics(CollectorRegistry())
+    heard: list[tuple[float, float]] = []
+    complete = asyncio.Event()
+    async with _connections(job) as connections:
+        subscriptions = [
+            subscribe(conn, tenant=workload.TENANT, as_agent=f"listener-{i}", key=f"k{i}", registry=metrics)
+            for i, conn in enumerate(connections)
+        ]
+        for start in range(0, len(subscriptions), _CONNECT_AT_A_TIME):
+            await asyncio.gather(*(s.wait_ready(30) for s in subscriptions[start : start + _CONNECT_AT_A_TIME]))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_receive(s, heard, job.expected, complete)) for s in subscriptions]
+            _say({"ready": True})
+            ended = {asyncio.ensure_future(complete.wait()), asyncio.ensure_future(parent_gone.wait())}
+            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+            for task in [*tasks, *ended]:
+                task.cancel()
+        for subscription in subscriptions:
+            await subscription.close()
+    _say({"heard": heard})
+
+
+async def _receive(
+    facts: Subscription, heard: list[tuple[float, float]], expected: int, complete: asyncio.Event
+) -> None:
+    """Note when each fact was due (Unix time) and the milliseconds until it was here."""
+    async for fact in facts:
+        due = fact.occurred_at.timestamp()
+        heard.append((due, (time.time() - due) * 1000))
+        if len(heard) == expected:
+            complete.set()
+
+
+@asynccontextmanager
+async def _connections(job: Job) -> AsyncIterator[list[Connection]]:
+    config = NatsConfig(urls=(job.nats_url,))
+    made: list[Connection] = []
+    try:
+        for start in range(0, job.subscribers, _CONNECT_AT_A_TIME):
+            names = range(start, min(start + _CONNECT_AT_A_TIME, job.subscribers))
+            made += await asyncio.gather(*(Connection.open(config, name=f"listener-{i}") for i in names))
+        yield made
+    finally:
+        await asyncio.gather(*(conn.close() for conn in made))
+
+
+def _projector(job: Job, metrics: Metrics, **fields: Any) -> ProjectorService:
+    return ProjectorService(
+        NatsConfig(urls=(job.nats_url,)),
+        DatabaseConfig(url=job.database_url),
+        ProjectorConfig(**fields),
+        registry=metrics,
+    )
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+async def _main(job: Job) -> None:
+    roles = {"drain": drain, "service": serve, "subscribers": listen}
+    parent_gone = asyncio.Event()
+    watch = asyncio.create_task(_until_parent_is_gone(parent_gone))
+    work = asyncio.create_task(roles[job.role](job, parent_gone))
+    gone = asyncio.create_task(parent_gone.wait())
+    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        # The service ends by itself; whoever else is still at work works for nobody.
+        if job.role != "service":
+            work.cancel()
+        await asyncio.wait({work})
+    watch.cancel()
+    gone.cancel()
+    if not work.cancelled():
+        work.result()
+
+
+async def _until_parent_is_gone(parent_gone: asyncio.Event) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    parent_gone.set()
+
+
+def main(argument: str) -> int:
+    """Do the job; a failure is the last line."""
+    logs.configure(logs.LogConfig(level="warning", format="console", libraries_level="error"))
+    job = msgspec.json.decode(argument, type=Job)
+    profile = cProfile.Profile() if job.profile else None
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            if profile:
+                profile.enable()
+            runner.run(_main(job))
+    except CoordError as exc:
+        _say({"error": f"{exc} [{exc.code}]"})
+        return 1
+    finally:
+        if profile and job.profile:
+            profile.disable()
+            profile.dump_stats(job.profile)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

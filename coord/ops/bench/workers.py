@@ -1,0 +1,103 @@
+"""Processes of the bench: what is measured apart from the one that measures.
+
+A worker is ``python -m coord.ops.bench.worker JOB`` with the job as JSON.  It writes one JSON
+object a line: first ``{"ready": true}``, at the end its result.  It ends when its standard
+input does, so none is left behind by a bench that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal, Self
+
+import msgspec
+
+from coord.ops.bench.measure import BenchError
+
+_START_S: Final = 60.0
+_STOP_S: Final = 20.0
+_LINE_BYTES_MAX: Final = 64 * 2**20
+"""A result may hold every latency there was."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is to do."""
+
+    role: Literal["drain", "service", "subscribers"]
+    nats_url: str
+    database_url: str = ""
+    stream: str = ""
+    """drain: which backlog."""
+    ends: dict[int, int] = {}
+    """drain: partition → stream sequence of its last message."""
+    subscribers: int = 0
+    expected: int = 0
+    """subscribers: how many facts they will receive, all together."""
+    profile: str | None = None
+    """Write cProfile's data of the worker into this file."""
+
+
+class Worker(AbstractAsyncContextManager["Worker"]):
+    """A running worker; leaving the block ends it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start it and wait until it is ready."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "coord.ops.bench.worker", msgspec.json.encode(self.job).decode(),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
+        )  # fmt: skip
+        try:
+            await self._line(_START_S)
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def result(self, timeout_s: float) -> dict[str, Any]:
+        """What it found out; `BenchError` when that takes longer or it dies."""
+        return await self._line(timeout_s)
+
+    async def _line(self, timeout_s: float) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise BenchError(f"the {self.job.role} worker said nothing for {timeout_s:g} s") from None
+        if not line:
+            raise BenchError(f"the {self.job.role} worker ended early", exit_code=await self._process.wait())
+        found: dict[str, Any] = msgspec.json.decode(line)
+        if "error" in found:
+            raise BenchError(f"the {self.job.role} worker failed: {found['error']}")
+        return found
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

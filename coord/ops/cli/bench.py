@@ -1,0 +1,85 @@
+"""``coord bench``: what the spine reaches on this machine, against the same work by hand."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coord.ops.cli.base import Context, command, group
+
+app = group("bench", "Measure: ratios to bare nats-py and asyncpg, latencies, CPU per fact.")
+
+
+class Part(StrEnum):
+    """What to measure."""
+
+    PUBLISH = "publish"
+    PROJECT = "project"
+    LATENCY = "latency"
+
+
+@command(app, "spine")
+async def spine(
+    ctx: Context,
+    part: Annotated[
+        list[Part] | None,
+        typer.Option("--part", help="Only this; repeat for more. latency: to a SELECT, to subscribers."),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each side; a figure is their median.")] = 3,
+    scale: Annotated[float, typer.Option("--scale", min=0.0001, help="Multiplies every count and duration.")] = 1.0,
+    subscribers: Annotated[int, typer.Option("--subscribers", min=1, help="Connected, each by itself.")] = 200,
+    sync_interval: Annotated[
+        str | None, typer.Option("--sync-interval", help="nats-server's, such as always; default: its own.")
+    ] = None,
+) -> None:
+    """Publish, project, ask and subscribe on servers of its own, in less than two minutes.
+
+    Free ports, temporary files; nothing is left. One report on stdout: keep it with -o json.
+    docs/benchmarks.md says what each figure is.
+    """
+    import msgspec
+
+    from coord.ops import environment
+    from coord.ops.bench.compare import flat
+    from coord.ops.bench.spine import PARTS, SpineConfig
+    from coord.ops.bench.spine import spine as run
+    from coord.ops.devstack.stack import DevStackConfig
+
+    if ctx.nats is not None or ctx.database is not None:
+        raise typer.BadParameter("the bench empties tables and streams: it uses servers of its own only")
+    config = SpineConfig(
+        parts=tuple(p.value for p in part) if part else PARTS,
+        rounds=rounds,
+        subscribers=subscribers,
+        sync_interval=sync_interval,
+        database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
+    ).scaled(scale)
+    report = await run(config, ctx.out.say)
+    if not ctx.out.is_table:
+        ctx.out.record(report)
+        return
+    values, each = flat(report["figures"]), flat(report["by_round"])
+    ctx.out.rows(
+        [
+            {"figure": name, "median": values[name], "each_round": msgspec.json.encode(each[name]).decode()}
+            for name in values
+        ]
+    )
+
+
+@command(app, "compare")
+def compare(
+    ctx: Context,
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="A report of `coord bench spine -o json`.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="Another.")],
+) -> None:
+    """Show how the figures of B differ from those of A, and what else does."""
+    from coord.ops.bench import compare as reports
+
+    a, b = reports.read(before), reports.read(after)
+    ctx.out.rows(reports.compare(a, b), empty="No figures.")
+    for line in reports.differences(a, b):
+        ctx.out.say(f"Not the same in both: {line}")
