@@ -280,12 +280,12 @@ class AckPipeline:
     def _on_answer(self, message: Message) -> None:
         token = message.subject[self._prefix_chars :]
         # "12" answers the first send of message 12, "12-1" its first resend.
-        number, _, resend = token.partition("-")
+        number, dash, resend = token.partition("-")
         try:
             publication = self._pending.get(int(number))
         except ValueError:
             return  # not an answer to us
-        if publication is None:
+        if publication is None or (dash and not resend.isdecimal()):
             return  # settled: an answer to another send of the same message
         data = message.data
         # A refusal also says "seq":0: look for the error first.
@@ -297,7 +297,7 @@ class AckPipeline:
         except msgspec.MsgspecError:
             self._not_an_ack(publication, message)
             return
-        if ack.duplicate and not resend:
+        if ack.duplicate and not dash:
             self._compare(publication, ack)
             return
         del self._pending[publication.token]

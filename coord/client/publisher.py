@@ -59,6 +59,9 @@ _BURST: Final = 64
 _CHUNK: Final = 1_000
 """Items `emit_many` takes from its iterable at a time; it yields to the event loop in between."""
 
+_FAILURES_KEPT_MAX: Final = 10_000
+"""Failed receipts kept until somebody awaits them or flushes; more are only counted."""
+
 _TICK_S: Final = 0.5
 """How often queues are looked through for what has expired, and metrics are brought up to date."""
 
@@ -89,7 +92,7 @@ class _Named:
         self.dropped = 0
 
     def add(self, receipt: Receipt) -> None:
-        if len(self.receipts) < limits.FLUSH_FAILURES_NAMED_MAX:
+        if len(self.receipts) < _FAILURES_KEPT_MAX:
             self.receipts.append(receipt)
         else:
             self.dropped += 1
@@ -124,10 +127,11 @@ class _Failures:
     def error(self) -> errors.FlushFailed | None:
         """The error that names them; None when there are none."""
         receipts = self.failed.receipts + self.shed.receipts
-        dropped = self.failed.dropped + self.shed.dropped
-        if not receipts and not dropped:
+        count = len(receipts) + self.failed.dropped + self.shed.dropped
+        if not count:
             return None
-        return errors.FlushFailed([(r.subject, r.error) for r in receipts if r.error is not None], dropped)
+        named = [(r.subject, r.error) for r in receipts[: limits.FLUSH_FAILURES_NAMED_MAX] if r.error is not None]
+        return errors.FlushFailed(named, count - len(named))
 
 
 class _Flush:

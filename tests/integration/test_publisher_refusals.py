@@ -1,0 +1,387 @@
+"""What the broker refuses reaches whoever asked, as a typed error with the server's code, and never hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from coord import errors
+from coord.bus.connection import Connection, NatsConfig
+from coord.bus.patched import Message
+from coord.bus.publish import AckPipeline
+from coord.core.retry import RetryPolicy
+from coord.wire import headers as wire_headers
+from coord.wire import subjects
+from coord.wire.envelope import Fact, Sample
+from tests.support.publishing import Observer, client, count, observer, quick
+from tests.support.waiting import until
+
+PERMISSIONS = """
+accounts {
+  COORD {
+    jetstream: enabled
+    users: [
+      {user: boss, password: boss}
+      {user: a1, password: a1, permissions: {
+        publish: ["coord.ev.acme.a1.>", "coord.tel.acme.a1.>", "$JS.API.DIRECT.GET.EVENTS.coord.log.*.acme.*.*.*.a1.>"]
+        subscribe: ["_INBOX_a1.>"] }}
+      {user: blind, password: blind, permissions: { publish: ["coord.ev.acme.blind.>"], subscribe: ["_INBOX_blind.>"] }}
+      {user: deaf, password: deaf, permissions: { publish: ["coord.ev.>"], subscribe: ["_INBOX_other.>"] }}
+    ]
+  }
+}
+"""
+
+
+def user(server: Any, name: str) -> NatsConfig:
+    return NatsConfig(urls=(server.url,), user=name, password=name, inbox_prefix=f"_INBOX_{name}")
+
+
+def scanned(id: str = "f1", data: Any = None, **fields: Any) -> Fact:  # noqa: A002
+    return Fact(kind="file", id=id, event="scanned", data=data, **fields)
+
+
+@pytest.fixture
+async def seen(nats_server) -> AsyncIterator[Observer]:
+    async with observer(nats_server.url) as seen:
+        await seen.make_streams()
+        yield seen
+
+
+@pytest.fixture
+async def guarded(start_nats) -> Any:
+    """A server with users and permissions, its streams made."""
+    server = await start_nats(extra=PERMISSIONS)
+    config = NatsConfig(urls=(server.url,), user="boss", password="boss")
+    async with await Connection.open(config, name="boss") as conn:
+        await Observer(conn, None).make_streams()  # type: ignore[arg-type]
+    return server
+
+
+# --- stream full -------------------------------------------------------------------------
+
+
+async def test_a_full_stream_makes_wait_and_then_refuses_with_the_servers_code(start_nats) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams(max_msgs=10)
+        async with client(server.url, publisher=quick(refused_wait_s=0.3)) as c:
+            for n in range(10):
+                await c.publish(scanned(f"f{n}"))
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(errors.StreamFull) as refused:
+                await c.publish(scanned("one-too-many"))
+            assert 0.1 < asyncio.get_running_loop().time() - started < 2
+            assert refused.value.details["server_code"] == 10077
+            assert refused.value.retryable
+            assert len(await seen.facts(c)) == 10
+            assert c.stats.failed == 1
+            assert c.stats.resends >= 1
+
+
+async def test_a_stream_that_gets_room_in_time_takes_what_waited(start_nats) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams(max_msgs=10)
+        async with client(server.url, publisher=quick(refused_wait_s=5.0)) as c:
+            receipts = [await c.emit(scanned(f"f{n}")) for n in range(15)]
+            await until(lambda: c.stats.acked == 10 and c.stats.resends)
+            await seen.conn.api("STREAM.PURGE.EVENTS")
+            acks = await asyncio.gather(*receipts)
+            assert len({ack.seq for ack in acks}) == 15
+            assert sorted(f.id for f in await seen.facts(c)) == sorted(f"f{n}" for n in range(10, 15))
+
+
+async def test_flush_names_what_a_full_stream_refused_once(start_nats) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams(max_msgs=10)
+        async with client(server.url, publisher=quick(refused_wait_s=0.0)) as c:
+            for n in range(13):
+                await c.emit(scanned(f"f{n}"))
+            with pytest.raises(errors.FlushFailed) as failed:
+                await c.flush()
+            assert [(s.rsplit(".", 2)[-2], e.code) for s, e in failed.value.failures] == [
+                (f"f{n}", "bus.stream_full") for n in (10, 11, 12)
+            ]
+            await c.flush()
+            assert count(c, "coord_publish_errors_total", stream="EVENTS", reason="bus.stream_full") in {0, 3}
+        assert count(c, "coord_publish_errors_total", stream="EVENTS", reason="bus.stream_full") == 3
+
+
+# --- permissions -------------------------------------------------------------------------
+
+
+async def test_speaking_as_another_agent_is_refused_at_once_and_harms_nothing_else(guarded) -> None:
+    async with (
+        client("", to=user(guarded, "a1"), tenant="acme", agent="a1") as own,
+        client("", to=user(guarded, "a1"), tenant="acme", agent="a2") as other,
+        asyncio.timeout(5),
+    ):
+        receipts = [await other.emit(scanned(f"f{n}")) for n in range(300)]
+        for receipt in receipts:
+            with pytest.raises(errors.NoPermission):
+                await receipt
+        with pytest.raises(errors.NoPermission, match="refuses this subject"):
+            await other.publish(Sample(series="cpu", value=1))
+        assert (await own.publish(scanned())).stream == "EVENTS"
+        await other.flush()  # whoever awaited has been told
+
+
+async def test_an_agent_that_may_not_hear_its_acks_is_told_why(guarded) -> None:
+    async with client("", to=user(guarded, "deaf"), tenant="acme", agent="deaf") as c, asyncio.timeout(3):
+        with pytest.raises(errors.NoPermission, match="inbox_prefix"):
+            await c.publish(scanned())
+        with pytest.raises(errors.NoPermission, match="inbox_prefix"):
+            await c.publish(scanned())
+
+
+# --- size --------------------------------------------------------------------------------
+
+
+async def test_what_exceeds_max_payload_with_its_headers_is_not_sent_and_the_connection_lives(start_nats) -> None:
+    server = await start_nats(max_payload=100_000)
+    async with observer(server.url) as seen:
+        await seen.make_streams()
+        async with client(server.url) as c:
+            epoch = c.connection.epoch
+            with pytest.raises(errors.MessageTooLarge) as refused:
+                await c.publish(scanned(data="x" * 99_900))  # fits without headers
+            assert not refused.value.retryable
+            await c.publish(scanned(data="x" * 99_000))
+            await c.emit(scanned(data="x" * 200_000))
+            with pytest.raises(errors.FlushFailed) as failed:
+                await c.flush()
+            assert [e.code for _, e in failed.value.failures] == ["bus.too_large"]
+            assert c.connection.epoch == epoch
+            assert c.connection.is_connected
+
+
+async def test_frames_stay_below_a_small_max_payload(start_nats) -> None:
+    server = await start_nats(max_payload=20_000)
+    async with observer(server.url) as seen:
+        await seen.make_streams()
+        async with client(server.url) as c:
+            for n in range(300):
+                await c.sample("cpu", n, note="x" * 200)
+            await c.flush()
+            assert [s.value for s in await seen.samples(c)] == list(range(300))
+
+
+async def test_what_the_stream_finds_too_large_has_its_code(start_nats) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams(max_msg_size=10_000)
+        async with client(server.url) as c:
+            with pytest.raises(errors.MessageTooLarge) as refused:
+                await c.publish(scanned(data="x" * 20_000))
+            assert refused.value.details["server_code"] == 10054
+
+
+async def test_what_no_reader_would_take_is_refused_before_it_is_accepted(nats_server, seen) -> None:
+    async with client(nats_server.url) as c:
+        with pytest.raises(errors.PayloadTooLarge):
+            await c.emit(scanned(data="x" * 1_100_000))
+        assert c.stats.accepted == 0
+
+
+# --- collisions --------------------------------------------------------------------------
+
+
+async def test_an_id_used_for_another_fact_is_a_collision_the_same_fact_again_is_not(nats_server, seen) -> None:
+    async with client(nats_server.url) as c:
+        first = await c.publish(scanned(data=1, event_id="e1"))
+        again = await c.publish(scanned(data=1, event_id="e1"))
+        assert (again.seq, again.duplicate) == (first.seq, True)
+        for other in (scanned(data=2, event_id="e1"), scanned("f2", data=1, event_id="e1")):
+            with pytest.raises(errors.IdCollision) as collided:
+                await c.publish(other)
+            assert collided.value.details["seq"] == first.seq
+            assert collided.value.details["stored_subject"].endswith(".f1.a1.scanned")
+        # No longer the last of its subject: found by its sequence.
+        await c.publish(scanned(data=3))
+        assert (await c.publish(scanned(data=1, event_id="e1"))).seq == first.seq
+        with pytest.raises(errors.IdCollision):
+            await c.publish(scanned(data=2, event_id="e1"))
+        assert len(await seen.facts(c)) == 2
+
+
+async def test_an_agent_with_permission_for_its_own_subjects_can_compare_the_last(guarded) -> None:
+    async with client("", to=user(guarded, "a1"), tenant="acme", agent="a1") as c, asyncio.timeout(4):
+        await c.publish(scanned(data=1, event_id="e1"))
+        assert (await c.publish(scanned(data=1, event_id="e1"))).duplicate
+        with pytest.raises(errors.IdCollision) as collided:
+            await c.publish(scanned(data=2, event_id="e1"))
+        assert "compared" not in collided.value.details
+        await c.publish(scanned(data=3))
+        with pytest.raises(errors.IdCollision) as unread:  # by sequence it may not read
+            await c.publish(scanned(data=1, event_id="e1"))
+        assert unread.value.details["compared"] is False
+
+
+async def test_a_duplicate_that_may_not_be_read_is_a_collision_and_says_that_it_was_not_compared(guarded) -> None:
+    async with client("", to=user(guarded, "blind"), tenant="acme", agent="blind") as c, asyncio.timeout(4):
+        await c.publish(scanned(data=1, event_id="e1"))
+        with pytest.raises(errors.IdCollision, match="may not be read back") as unread:
+            await c.publish(scanned(data=1, event_id="e1"))
+        assert unread.value.details["compared"] is False
+
+
+async def test_ids_are_unique_per_agent_only(nats_server, seen) -> None:
+    tenant = f"t{secrets.token_hex(4)}"
+    async with client(nats_server.url, tenant=tenant) as c, client(nats_server.url, tenant=tenant, agent="a2") as d:
+        first, second = await c.publish(scanned(event_id="e1")), await d.publish(scanned(event_id="e1"))
+        assert not second.duplicate
+        assert second.seq > first.seq
+
+
+# --- no stream ---------------------------------------------------------------------------
+
+
+async def test_without_a_stream_publishing_tries_until_the_deadline_and_says_so(start_nats) -> None:
+    server = await start_nats()
+    async with client(server.url, publisher=quick(deadline_s=0.8)) as c, asyncio.timeout(4):
+        with pytest.raises(errors.NoStream) as refused:
+            await c.publish(scanned())
+        assert refused.value.retryable
+        assert c.stats.resends >= 2
+
+
+async def test_a_stream_that_comes_in_time_takes_what_waited_for_it(start_nats) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen, client(server.url, publisher=quick(deadline_s=20)) as c:
+        receipts = [await c.emit(scanned(f"f{n}")) for n in range(50)]
+        await until(lambda: c.stats.resends)
+        await seen.make_streams()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*receipts)
+        assert len(await seen.facts(c)) == 50
+
+
+# --- the pipeline itself -----------------------------------------------------------------
+
+
+@pytest.fixture
+async def pipeline(nats_server, seen) -> AsyncIterator[AckPipeline]:
+    policy = RetryPolicy(attempt_s=0.2, attempt_max_s=0.2, deadline_s=1.0, refused_wait_s=0.2, backoff_s=0.02)
+    async with (
+        await Connection.open(NatsConfig(urls=(nats_server.url,)), name="pipeline") as conn,
+        await AckPipeline.open(conn, policy, inflight_max=50) as pipeline,
+    ):
+        yield pipeline
+
+
+async def test_optimistic_concurrency_refuses_with_a_type_of_its_own(pipeline, seen) -> None:
+    tenant, entity = f"t{secrets.token_hex(4)}", "t1"
+    subject = subjects.FactSubject(tenant, "a1", entity, "task", entity, "claimed", ("1",))
+    expect = {
+        wire_headers.EXPECTED_LAST_SUBJECT_SEQ: "0",
+        wire_headers.EXPECTED_LAST_SUBJECT: subjects.event_filter(tenant, entity, "task", entity, "claimed", ("1",)),
+    }
+    winner = await pipeline.send(subject.publish, b"1", expect, msg_id="m1" + tenant)
+    with pytest.raises(errors.WrongLastSequence) as lost:
+        await pipeline.send(subject.publish, b"2", expect, msg_id="m2" + tenant)
+    assert lost.value.details["server_code"] == 10071
+    assert [m.seq for m in await seen.messages("EVENTS", subject.stored)] == [winner.seq]
+
+
+async def answering(conn: Connection, subject: str, *answers: bytes | None) -> list[str]:
+    """Answer publishes to a subject that no stream has, one by one (None: not at all); the replies' subjects."""
+    replies: list[str] = []
+
+    def answer(message: Message) -> None:
+        replies.append(message.reply)
+        body = answers[min(len(replies), len(answers)) - 1]
+        if body is not None:
+            conn.publish(message.reply, body)
+
+    await conn.subscribe(subject, answer)
+    await conn.flush()
+    return replies
+
+
+async def test_a_lost_ack_is_asked_for_again_with_the_same_message(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    replies = await answering(seen.conn, subject, None, b'{"stream":"S","seq":7,"duplicate":true}')
+    ack = await pipeline.send(subject, b"x", msg_id="m")
+    assert (ack.stream, ack.seq, ack.duplicate) == ("S", 7, True)
+    assert len(replies) == len(set(replies)) == 2, "answers to a resend can be told apart"
+    assert pipeline.collisions_checked == 0, "a duplicate on a resend is what is expected"
+
+
+async def test_a_late_answer_to_the_first_send_is_still_the_first_sends(pipeline, seen) -> None:
+    """`duplicate` to the first send means a collision even when a resend is already out."""
+    subject = f"test.{secrets.token_hex(4)}"
+    replies = await answering(seen.conn, subject, None)
+    publication = pipeline.send(subject, b"x", msg_id="m")
+    await until(lambda: len(replies) >= 2)
+    seen.conn.publish(replies[0], b'{"stream":"NOSUCH","seq":7,"duplicate":true}')
+    with pytest.raises(errors.IdCollision):
+        await publication
+    seen.conn.publish(replies[1], b'{"stream":"S","seq":7}')  # too late: nobody is harmed
+    await seen.conn.flush()
+    assert pipeline.inflight == 0
+
+
+async def test_silence_ends_at_the_deadline_with_the_number_of_attempts(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    replies = await answering(seen.conn, subject, None)
+    with pytest.raises(errors.PublishTimeout) as timeout:
+        await pipeline.send(subject, b"x", msg_id="m")
+    assert timeout.value.details["attempts"] == len(replies) >= 3
+    assert timeout.value.details["last_refusal"] is None
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"hello", b"[]", b'{"stream":1}', b'{"error":1}', b'{"error":{"err_code":"x"}}', b'"error"']
+)
+async def test_an_answer_that_is_no_ack_is_an_error_and_not_a_hang(pipeline, seen, answer: bytes) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    await answering(seen.conn, subject, answer)
+    with pytest.raises(errors.PublishRefused):
+        await pipeline.send(subject, b"x", msg_id="m")
+    assert pipeline._conn.callback_errors == 0
+
+
+async def test_unknown_refusals_keep_the_servers_code(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    await answering(seen.conn, subject, b'{"error":{"code":400,"err_code":10999,"description":"new rule"},"seq":0}')
+    with pytest.raises(errors.PublishRefused, match="new rule") as refused:
+        await pipeline.send(subject, b"x", msg_id="m")
+    assert refused.value.details["server_code"] == 10999
+
+
+async def test_a_broker_that_is_electing_is_waited_for(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    electing = b'{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}'
+    await answering(seen.conn, subject, electing, electing, b'{"stream":"error","seq":3,"domain":"hub"}')
+    ack = await pipeline.send(subject, b"x", msg_id="m")
+    assert (ack.stream, ack.seq, ack.domain) == ("error", 3, "hub")
+
+
+async def test_noise_on_the_inbox_is_ignored(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    replies = await answering(seen.conn, subject, None)
+    publication = pipeline.send(subject, b"x", msg_id="m")
+    await until(lambda: replies)
+    prefix = replies[0].rpartition(".")[0]
+    for token in ("x", "999999", "1-x-y", "-", "\u00e9", "1e9"):
+        seen.conn.publish(f"{prefix}.{token}", b'{"stream":"S","seq":1}')
+    seen.conn.publish(replies[0], b'{"stream":"S","seq":2}')
+    assert (await publication).seq == 2
+    assert pipeline._conn.callback_errors == 0
+
+
+async def test_what_is_in_flight_is_bounded(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    await answering(seen.conn, subject, None)
+    publications = [pipeline.send(subject, b"x") for _ in range(50)]
+    with pytest.raises(errors.Overloaded):
+        pipeline.send(subject, b"x")
+    results = await asyncio.gather(*publications, return_exceptions=True)
+    assert {type(r) for r in results} == {errors.PublishTimeout}
+    assert pipeline.inflight == 0
