@@ -437,7 +437,8 @@ def _from_text(value: str, kind: Any) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        raw = path.open("rb").read(_FILE_BYTES_MAX + 1)
+        with path.open("rb") as stream:
+            raw = stream.read(_FILE_BYTES_MAX + 1)
     except OSError as exc:
         raise SettingsError(f"cannot read {path}: {exc.strerror}") from None
     if len(raw) > _FILE_BYTES_MAX:

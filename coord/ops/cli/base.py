@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from coord.ops.cli.output import Format, Output
+from coord.ops.cli.output import Format, Output, printable
 
 if TYPE_CHECKING:
     from coord.bus.connection import Connection
@@ -274,15 +274,13 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def fail(out: Output, error: CoordError) -> None:
     """Say an error in one line: what, which, and what to do."""
     details = "".join(f" {k}={_short(v)}" for k, v in error.details.items())
-    out.say(f"coord: {error.message}{details} [{error.code}]{_remedy(error)}")
-
-
-def _remedy(error: CoordError) -> str:
-    return f" - {error.remedy}" if error.remedy else ""
+    # Several problems of the settings are several lines.
+    message = "\n".join(map(printable, error.message.splitlines()))
+    remedy = f" - {error.remedy}" if error.remedy else ""
+    out.say(f"coord: {message}{details} [{error.code}]{remedy}")
 
 
 def _short(value: Any) -> str:
-    from coord.ops.cli.output import printable
     from coord.telemetry.logs import redact
 
     text = printable(str(redact("", value)))

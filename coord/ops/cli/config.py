@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,10 +34,13 @@ def show(
     elif ctx.output is Format.TABLE:
         ctx.out.rows([{"key": r.key, "value": r.value} for r in rows], empty="Everything is a default.")
     else:
-        nested: dict[str, dict[str, object]] = {}
+        nested: dict[str, Any] = {}
         for row in rows:
-            name, _, field = row.key.partition(".")
-            nested.setdefault(name, {})[field] = row.value
+            *tables, field = row.key.split(".")
+            place = nested
+            for table in tables:
+                place = place.setdefault(table, {})
+            place[field] = row.value
         ctx.out.record(nested)
 
 

@@ -208,11 +208,10 @@ def size(count: float) -> str:
     """Bytes in binary units: ``1.5 MiB``."""
     if count < 0:
         return "unlimited"
-    amount, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the unit reached
-        if amount < 1024:
-            break
-        amount /= 1024
+    amount, units = float(count), iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while amount >= 1024 and (larger := next(units, None)) is not None:
+        amount, unit = amount / 1024, larger
     return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
 
 
