@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,77 +100,78 @@ def file_id(path: str) -> str:
 # --- the agents ----------------------------------------------------------------------------
 
 
-async def scout(c: coord.Coord, job: Job) -> None:
+class Speaker:
+    """A connected agent that keeps count of what it says."""
+
+    def __init__(self, c: coord.Coord) -> None:
+        self.c = c
+        self.facts = self.samples = 0
+
+    async def state(
+        self, kind: str, event: str, data: object = None, *, id: str, key: str | None = None, now: bool = False
+    ) -> None:
+        """State one fact; `now`: wait until it is stored."""
+        fact = coord.Fact(kind=kind, id=id, key=key, event=event, data=data)
+        await (self.c.publish(fact) if now else self.c.emit(fact))
+        self.facts += 1
+
+    async def sample(self, series: str, value: float) -> None:
+        """One value of telemetry."""
+        await self.c.sample(series, value)
+        self.samples += 1
+
+
+async def scout(me: Speaker, job: Job) -> None:
     """List the tree, and hand file after file to whichever analyst has the least to read."""
-    await _wait_for(c, job.analysts)
+    await _wait_for(me.c, job.analysts)
     root = Path(job.root)
     load = dict.fromkeys(job.analysts, 0)
     for path in source_files(root):
         name, size = str(path.relative_to(root)), path.stat().st_size
         work = file_id(name)
-        analyst = min(load, key=lambda a: (load[a], a))
-        load[analyst] += size + 2_000
-        await c.emit(coord.Fact(kind="file", id=work, event="listed", data=Listed(name, size)))
-        await c.emit(
-            coord.Fact(kind="handoff", id=work, key=work, event="offered", data=Offer(analyst, "review", name))
-        )
-    for analyst in job.analysts:
-        await c.emit(coord.Fact(kind="handoff", id=f"end-{analyst}", event="offered", data=Offer(analyst, FINISHED)))
-    await c.emit(coord.Fact(kind="handoff", id="end-reporter", event="offered", data=Offer(REPORTER, FINISHED)))
+        chosen = min(load, key=lambda a: (load[a], a))
+        load[chosen] += size + 2_000
+        await me.state("file", "listed", Listed(name, size), id=work)
+        await me.state("handoff", "offered", Offer(chosen, "review", name), id=work)
+    for name in job.analysts:
+        await me.state("handoff", "offered", Offer(name, FINISHED), id=f"end-{name}")
+    await me.state("handoff", "offered", Offer(REPORTER, FINISHED), id=f"end-{REPORTER}")
 
 
-async def analyst(c: coord.Coord, job: Job) -> None:
+async def analyst(me: Speaker, job: Job) -> None:
     """Review what is handed over, until told that there is no more."""
-    me, root, done = c.agent, Path(job.root), 0
-    await c.publish(coord.Fact(kind="agent", id=me, event="registered", data={"capabilities": ["review"]}))
+    name, root, done = me.c.agent, Path(job.root), 0
+    await me.state("agent", "registered", {"capabilities": ["review"]}, id=name, now=True)
     # From the beginning of the log: it does not matter who starts first.
-    async with c.subscribe(kind="handoff", event="offered", start=1) as offers:
+    async with me.c.subscribe(kind="handoff", event="offered", start=1) as offers:
         async for fact in offers:
             offer = fact.decode(Offer)
-            if offer.to != me:
+            if offer.to != name:
                 continue
             if offer.reason == FINISHED or offer.path is None:
                 break
-            await c.emit(coord.Fact(kind="handoff", id=fact.id, key=fact.key, event="accepted"))
+            await me.state("handoff", "accepted", id=fact.id, key=fact.key)
             started = time.perf_counter()
             findings = await asyncio.to_thread(_review, root, offer.path)
             took_ms = (time.perf_counter() - started) * 1e3
             done += 1
-            await c.emit(coord.Fact(kind="file", id=fact.key, event="analysed", data=findings))
-            await c.emit(
-                coord.Fact(
-                    kind="handoff",
-                    id=f"{fact.id}-findings",
-                    key=fact.key,
-                    event="offered",
-                    data=Offer(REPORTER, "findings", offer.path),
-                )
-            )
-            await c.sample("review_ms", took_ms)
-            await c.sample("file_bytes", float(findings.bytes))
-            await c.emit(coord.Fact(kind="agent", id=me, event="status", data={"state": "reviewing", "done": done}))
-    await c.publish(coord.Fact(kind="agent", id=me, event="left", data={"done": done}))
+            await me.state("file", "analysed", findings, id=fact.key)
+            found = Offer(REPORTER, "findings", offer.path)
+            await me.state("handoff", "offered", found, id=f"{fact.id}-findings", key=fact.key)
+            await me.sample("review_ms", took_ms)
+            await me.sample("file_bytes", float(findings.bytes))
+            await me.state("agent", "status", {"state": "reviewing", "done": done}, id=name)
+    await me.state("agent", "left", {"done": done}, id=name, now=True)
 
 
-async def reporter(c: coord.Coord, job: Job) -> None:
+async def reporter(me: Speaker, job: Job) -> None:
     """Sum up, once every file that was listed has been analysed."""
-    expected: int | None = None
+    expected = len(source_files(Path(job.root)))
     summary = _Sum()
-    async with (
-        c.subscribe(kind="file", event="analysed", start=1) as analysed,
-        c.subscribe(kind="handoff", id="end-reporter", event="offered", start=1) as ends,
-    ):
-        async for _ in ends:  # the scout has listed everything
-            break
-        async with c.subscribe(kind="file", event="listed", start=1) as listed:
-            expected = len(source_files(Path(job.root)))
-            seen = 0
-            while seen < expected:
-                await anext(listed)
-                seen += 1
+    async with me.c.subscribe(kind="file", event="analysed", start=1) as analysed:
         while summary.files < expected:
             summary.add((await anext(analysed)).decode(Findings))
-    await c.publish(coord.Fact(kind="report", id="tree", event="summed", data=summary.result()))
+    await me.state("report", "summed", summary.result(), id="tree", now=True)
 
 
 async def _wait_for(c: coord.Coord, names: Iterable[str]) -> None:
@@ -206,7 +208,14 @@ class _Sum:
 
 
 def _review(root: Path, name: str) -> Findings:
-    return review(name, (root / name).read_bytes())
+    source = (root / name).read_bytes()
+    # CPython counts the depth of an AST once per interpreter: two threads that build one at the
+    # same time make each other fail ("AST constructor recursion depth mismatch").
+    with _parsing:
+        return review(name, source)
+
+
+_parsing = threading.Lock()
 
 
 # --- one process of the fleet --------------------------------------------------------------
@@ -216,10 +225,10 @@ _ROLES = {SCOUT: scout, REPORTER: reporter}
 
 async def _agent(name: str, job: Job) -> Tally:
     async with coord.connect(job.url, tenant=job.tenant, agent=name) as c:
-        await _ROLES.get(name, analyst)(c, job)
+        me = Speaker(c)
+        await _ROLES.get(name, analyst)(me, job)
         await c.flush()
-        counts = c.counts
-        return Tally(facts=counts.facts, samples=counts.samples, shed=counts.shed)
+        return Tally(facts=me.facts, samples=me.samples - c.stats.shed, shed=c.stats.shed)
 
 
 async def run(job: Job) -> Tally:

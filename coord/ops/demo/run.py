@@ -37,6 +37,9 @@ AGENTS_MIN: Final = 3
 _CAUGHT_UP_S: Final = 60.0
 """How long the tables may take to have what was published: far more than they need."""
 
+_FLEET_S: Final = 600.0
+"""How long the fleet may work: two minutes is much for the standard library on two cores."""
+
 _PROCESSES: Final = max(2, min(4, (os.cpu_count() or 2)))
 
 
@@ -104,11 +107,20 @@ async def _review(stack: DevStack, tenant: str, root: Path, files: int, agents: 
         fleet.Job(url=stack.nats_url, tenant=tenant, root=str(root), agents=tuple(names), analysts=analysts)
         for names in hosted
     ]
-    async with asyncio.TaskGroup() as group:
-        progress = group.create_task(_show_progress(stack.nats_url, tenant, files, out))
-        runs = [group.create_task(_process(job)) for job in jobs]
-        tallies = [await run for run in runs]
-        progress.cancel()
+    runs = [asyncio.create_task(_process(job)) for job in jobs]
+    progress = asyncio.create_task(_show_progress(stack.nats_url, tenant, files, out))
+    try:
+        # The first that fails ends the others: half a fleet would wait for the other half.
+        async with asyncio.timeout(_FLEET_S):
+            tallies = await asyncio.gather(*runs)
+    except TimeoutError as exc:
+        raise errors.DeadlineExceeded(f"the fleet was not done within {_FLEET_S:g} s; see `coord dlq ls`") from exc
+    finally:
+        for task in (*runs, progress):
+            task.cancel()
+        ended = await asyncio.gather(*runs, progress, return_exceptions=True)
+    if isinstance(ended[-1], Exception):
+        raise ended[-1]
     return fleet.Tally(
         facts=sum(t.facts for t in tallies), samples=sum(t.samples for t in tallies), shed=sum(t.shed for t in tallies)
     )
@@ -134,19 +146,22 @@ async def _process(job: fleet.Job) -> fleet.Tally:
 
 async def _show_progress(url: str, tenant: str, files: int, out: Output) -> None:
     """A bar that follows the log, as any subscriber can; one line when nobody looks at a terminal."""
-    async with coord.connect(url, tenant=tenant, agent="audience") as c:
-        async with c.subscribe(kind="file", event="analysed", start=1) as analysed:
-            began, done = time.monotonic(), 0
-            async for _ in analysed:
-                done += 1
-                if out.stderr.isatty():
-                    filled = 40 * done // files
-                    out.stderr.write(f"\r  [{'█' * filled}{'·' * (40 - filled)}] {done}/{files} files")
-                    out.stderr.flush()
-                if done == files:
-                    break
-            end = "\r" + " " * 70 + "\r" if out.stderr.isatty() else ""
-            out.say(f"{end}{done} files reviewed in {time.monotonic() - began:.1f} s")
+    terminal = out.stderr.isatty()
+    async with (
+        coord.connect(url, tenant=tenant, agent="audience") as c,
+        c.subscribe(kind="file", event="analysed", start=1) as analysed,
+    ):
+        began, done = time.monotonic(), 0
+        async for _ in analysed:
+            done += 1
+            if terminal:
+                filled = 40 * done // files
+                out.stderr.write(f"\r  [{'█' * filled}{'·' * (40 - filled)}] {done}/{files} files")
+                out.stderr.flush()
+            if done == files:
+                break
+        end = "\r" + " " * 70 + "\r" if terminal else ""
+        out.say(f"{end}{done} files reviewed in {time.monotonic() - began:.1f} s")
 
 
 # --- the answers ---------------------------------------------------------------------------
