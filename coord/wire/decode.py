@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from coord import limits
 from coord.errors import (
     InvalidFrame,
     InvalidPayload,
     PayloadTooLarge,
+    Unauthorised,
     WireError,
 )
 from coord.wire import attributes, authors, codec, frames, subjects
@@ -78,7 +79,9 @@ def _fact(
     if media == "msgpack":
         converted = codec.json_text(codec.decode_msgpack(body)) if body else "null"
     elif body:
-        codec.decode_json(body)
+        value = codec.decode_json(body)
+        if attrs is attributes.BARE and type(value) is dict:
+            _check_not_an_answer(value)
     return StoredFact(
         subject.tenant,
         subject.agent,
@@ -102,6 +105,21 @@ def _fact(
         "json" if converted is None else "msgpack",
         converted,
     )
+
+
+_PUBACK: Final = frozenset({"stream", "seq", "domain", "duplicate", "val", "batch", "count", "error"})
+
+
+def _check_not_an_answer(value: dict[str, Any]) -> None:
+    """Refuse what the server itself answers, stored because a publish named a fact's subject as its reply.
+
+    The server does not check the reply subject against the publisher's permissions, so
+    its answer would be somebody else's fact.
+    """
+    if ("stream" in value and "seq" in value and _PUBACK.issuperset(value)) or (
+        "type" in value and str(value["type"]).startswith("io.nats.")
+    ):
+        raise Unauthorised("this is an answer of the server, sent to a forged reply subject")
 
 
 def _fact_entries(

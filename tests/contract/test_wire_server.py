@@ -196,6 +196,29 @@ async def test_whatever_the_server_stores_is_judged_alike_by_every_reader(conn):
             assert from_live == from_stream
 
 
+async def test_a_puback_sent_to_a_forged_reply_subject_is_nobodys_fact(conn):
+    """The server does not check reply subjects: its answer to a1 is stored as a fact of a2."""
+    mine = FactSubject("acme", "a1", "n1", "note", "n1", "taken")
+    forged = FactSubject("acme", "a2", "t1", "task", "t1", "completed")
+    stale = headers.encode({headers.EXPECTED_LAST_SUBJECT_SEQ: "77"})
+    with_id = headers.encode({headers.MSG_ID: "once"})
+    for block in (None, with_id, with_id, stale):  # stored, stored, a duplicate, refused
+        conn.publish(mine.publish, b"{}", reply=forged.publish, headers=block)
+    await conn.flush()
+    ack = await publish(conn, mine.publish, b"{}")
+    answers = []
+    for seq in range(1, ack["seq"]):
+        message = await stored(conn, "EVENTS", seq)
+        (row,) = decode_stored(message)
+        if message["subject"] == forged.stored:
+            answers.append(base64.b64decode(message["data"]))
+            assert isinstance(row, Poison), answers[-1]
+            assert row.error.code == "wire.author"
+        else:
+            assert isinstance(row, StoredFact)
+    assert len(answers) == 4, answers
+
+
 async def test_subjects_the_server_takes_and_the_protocol_does_not(conn):
     """A wildcard subscription catches any token; the decoder refuses what is none."""
     for published in (

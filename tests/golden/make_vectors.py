@@ -233,6 +233,7 @@ INVALID: list[tuple[str, str, tuple[Any, ...] | str, Any, bytes]] = [
     ("wire.author", "an agent's fact by a decider", ("acme", "_x", "t1", "task", "t1", "completed"), None, b"{}"),
     ("wire.author", "an application's fact by a decider", ("acme", "_x", "n1", "note", "n1", "taken"), None, b"{}"),
     ("wire.author", "no such event of a reserved kind", ("acme", "a1", "t1", "task", "t1", "exploded"), None, b"{}"),
+    ("wire.author", "a PubAck, stored through a forged reply subject", NOTE, None, b'{"stream":"EVENTS","seq":3}'),
     ("wire.key", "an agent's fact under another key", ("acme", "a1", "k9", "agent", "a1", "status"), None, b"{}"),
     ("wire.schema_unknown", "a newer schema of a reserved kind", STATUS, {"Coord-Schema": "2"}, b"{}"),
     ("wire.frame_not_allowed", "a frame of terminal facts", NOTE, {"ce-datacontenttype": FRAME}, pack([1, 0, []])),

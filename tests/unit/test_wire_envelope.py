@@ -180,6 +180,28 @@ def test_poison_names_what_can_be_named():
     assert (row.tenant, row.agent) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("body", "believed"),
+    [
+        (b'{"stream":"EVENTS","seq":3}', False),
+        (b'{"stream":"EVENTS","domain":"hub","seq":3,"duplicate":true}', False),
+        (b'{"error":{"code":400,"err_code":10071},"stream":"EVENTS","seq":0}', False),
+        (b'{"type":"io.nats.jetstream.api.v1.stream_info_response"}', False),
+        (b'{"type":"io.nats.micro.v1.ping_response","name":"x"}', False),
+        (b'{"stream":"EVENTS","seq":3,"text":"mine"}', True),
+        (b'{"stream":"EVENTS"}', True),
+        (b'{"type":7}', True),
+        (b'["stream","seq"]', True),
+    ],
+)
+def test_an_answer_of_the_server_is_no_bare_fact(body, believed):
+    subject = subjects.FactSubject("acme", "a1", "n1", "note", "n1", "taken").stored
+    (row,) = decode_message(subject, None, body, 1, NOW)
+    assert isinstance(row, StoredFact if believed else Poison)
+    # Whoever means it says so with a header; the server's answers to a publish have none.
+    assert isinstance(decode_message(subject, b"NATS/1.0\r\nce-id: 1\r\n\r\n", body, 1, NOW)[0], StoredFact)
+
+
 def test_too_large_a_body():
     subject = subjects.FactSubject("acme", "a1", "n1", "note", "n1", "taken").stored
     fits = b'"' + b"x" * (limits.EVENT_BYTES_MAX - 2) + b'"'
