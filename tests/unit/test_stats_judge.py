@@ -1,0 +1,225 @@
+"""What `coord status` calls wrong, what it calls healthy, and the rates of `coord top`."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from coord.ops import doctor, judge, top
+from coord.ops.cli.output import Format, Output
+from coord.ops.judge import LAG_ERROR_S, LAG_WARNING_S, SILENT_S
+from coord.ops.stats import (
+    BrokerStats,
+    ConsumerStats,
+    DatabaseStats,
+    DeadLetterStats,
+    Problem,
+    ProjectionStats,
+    Snapshot,
+    StreamStats,
+)
+from coord.wire import subjects
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def stream(name: str, **fields: Any) -> StreamStats:
+    given: dict[str, Any] = {
+        "messages": 10, "bytes": 1_000, "limit_messages": 1_000, "limit_bytes": -1, "fill": 0.01,
+        "discard": "old" if name == "TELEMETRY" else "new", "subjects": 3, "consumers": 16, "first_seq": 1,
+        "last_seq": 10, "first_at": NOW, "last_at": NOW, "replicas": 1, "leader": "n1",
+    }  # fmt: skip
+    return StreamStats(name=name, **(given | fields))
+
+
+def consumer(name: str, **fields: Any) -> ConsumerStats:
+    given: dict[str, Any] = {
+        "name": "projector", "members": 16, "pending": 0, "ack_pending": 0, "redelivered": 0, "waiting": 1,
+        "pinned": 16, "delivered": 10,
+    }  # fmt: skip
+    return ConsumerStats(stream=name, **(given | fields))
+
+
+def projection(name: str, **fields: Any) -> ProjectionStats:
+    given: dict[str, Any] = {
+        "partitions": 16, "pending": 0, "lag_seconds": 0.0, "silent_seconds": 1.0, "epoch": 1, "seq_min": 1,
+        "seq_max": 10,
+    }  # fmt: skip
+    return ProjectionStats(stream=name, **(given | fields))
+
+
+DATABASE = DatabaseStats(
+    url="postgresql://h/coord", edition="apache", lacks=(), postgres="17", timescaledb="2.19", bytes=1 << 20,
+    connections=10, connections_max=100, migrated=True,
+)  # fmt: skip
+WELL = Snapshot(
+    at=NOW,
+    broker=BrokerStats(url="nats://h:4222", server="n1", version="2.15.1", rtt_s=0.001, max_payload_bytes=1 << 20),
+    streams=tuple(stream(name) for name in subjects.STREAMS),
+    consumers=(consumer("EVENTS"), consumer("TELEMETRY")),
+    instances=("host-1",),
+    database=DATABASE,
+    projection=(projection("EVENTS"), projection("TELEMETRY")),
+)
+
+
+def with_stream(name: str, **fields: Any) -> Snapshot:
+    streams = tuple(msgspec.structs.replace(s, **fields) if s.name == name else s for s in WELL.streams)
+    return msgspec.structs.replace(WELL, streams=streams)
+
+
+def changed(**fields: Any) -> Snapshot:
+    return msgspec.structs.replace(WELL, **fields)
+
+
+def test_a_system_that_is_well_has_no_problems() -> None:
+    assert judge.judge(WELL) == []
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "severity", "what", "said"),
+    [
+        (changed(streams=WELL.streams[1:]), "error", "stream EVENTS", "does not exist"),
+        (with_stream("EVENTS", fill=0.8), "warning", "stream EVENTS", "80% full"),
+        (with_stream("EVENTS", fill=0.96), "error", "stream EVENTS", "96% full"),
+        (with_stream("EVENTS", replicas=3, leader=None), "error", "stream EVENTS", "no leader"),
+        (changed(consumers=WELL.consumers[1:]), "error", "stream EVENTS", "0 of 16 projector consumers"),
+        (
+            changed(consumers=(consumer("EVENTS", members=15), consumer("TELEMETRY"))),
+            "error", "stream EVENTS", "15 of 16",
+        ),
+        (changed(instances=()), "warning", "projector", "none is running; 0 messages wait"),
+        (
+            changed(instances=(), consumers=(consumer("EVENTS", pending=7), consumer("TELEMETRY"))),
+            "error", "projector", "none is running; 7 messages wait",
+        ),
+        (
+            changed(database=msgspec.structs.replace(DATABASE, migrated=False), projection=()),
+            "error", "database", "tables are not there",
+        ),
+        (
+            changed(database=msgspec.structs.replace(DATABASE, connections=95)),
+            "warning", "database", "95 of 100 connections",
+        ),
+        (
+            changed(dead_letters=(DeadLetterStats(stream="EVENTS", code="wire.author", letters=3, last_at=NOW),)),
+            "warning", "dead letters", "3 parked, most of them wire.author",
+        ),
+        (
+            changed(projection=(projection("EVENTS", pending=5, silent_seconds=SILENT_S + 1),)),
+            "error", "projection EVENTS", "5 messages wait and a checkpoint has not moved",
+        ),
+        (
+            changed(
+                projection=(projection("EVENTS", silent_seconds=SILENT_S + 1),),
+                consumers=(consumer("EVENTS", pending=9), consumer("TELEMETRY")),
+            ),
+            "error", "projection EVENTS", "9 messages wait",
+        ),
+        (
+            changed(projection=(projection("EVENTS", pending=5, lag_seconds=LAG_WARNING_S + 1),)),
+            "warning", "projection EVENTS", "31 s behind",
+        ),
+        (
+            changed(projection=(projection("EVENTS", pending=5, lag_seconds=LAG_ERROR_S + 1),)),
+            "error", "projection EVENTS", "301 s behind",
+        ),
+        (with_stream("EVENTS", first_seq=50, last_seq=60), "error", "projection EVENTS", "facts may be lost"),
+        (
+            changed(broker=None, failures=(Problem(severity="error", what="broker", message="gone", remedy="x"),)),
+            "error", "broker", "gone",
+        ),
+    ],
+)  # fmt: skip
+def test_each_problem_is_named_with_what_to_do(snapshot: Snapshot, severity: str, what: str, said: str) -> None:
+    problems = judge.judge(snapshot)
+    assert [(p.severity, p.what) for p in problems] == [(severity, what)]
+    assert said in problems[0].message
+    assert problems[0].remedy
+    assert judge.healthy(problems) is (severity == "warning")
+
+
+def test_what_is_no_problem() -> None:
+    assert judge.judge(with_stream("TELEMETRY", fill=1.0)) == []  # drops its oldest, as it should
+    assert judge.judge(with_stream("TELEMETRY", first_seq=500, last_seq=600)) == []
+    assert judge.judge(changed(instances=None)) == []  # nobody listened
+    quiet = projection("EVENTS", silent_seconds=10 * SILENT_S)
+    assert judge.judge(changed(projection=(quiet,))) == []  # nothing waits
+
+
+def test_errors_come_first() -> None:
+    both = msgspec.structs.replace(with_stream("EVENTS", fill=0.97), instances=())
+    assert [p.severity for p in judge.judge(both)] == ["error", "warning"]
+
+
+# --- rates ---------------------------------------------------------------------------------
+
+
+def later(seconds: float, **fields: Any) -> Snapshot:
+    return msgspec.structs.replace(with_stream("EVENTS", **fields), at=NOW + timedelta(seconds=seconds))
+
+
+def test_rates_are_differences_over_time() -> None:
+    after = msgspec.structs.replace(
+        later(2, last_seq=110, bytes=3_000, subjects=13),
+        consumers=(consumer("EVENTS", delivered=70), consumer("TELEMETRY", delivered=3)),
+    )
+    found = top.rates(WELL, after)
+    events = found.of("EVENTS")
+    assert events is not None
+    assert (events.stored_per_s, events.projected_per_s, events.bytes_per_s, events.subjects_per_s) == (50, 30, 1000, 5)
+    telemetry = found.of("TELEMETRY")
+    assert telemetry is not None
+    assert telemetry.projected_per_s is None  # reset: it counts again from the start
+
+
+def test_a_stream_made_anew_has_no_rate() -> None:
+    assert top.rates(WELL, later(1, last_seq=2)).of("EVENTS") is None
+
+
+def test_the_picture_and_the_rows_hold_what_matters() -> None:
+    from rich.console import Console
+
+    full = msgspec.structs.replace(
+        later(1, last_seq=110),
+        dead_letters=(DeadLetterStats(stream="EVENTS", code="wire.author", letters=3, last_at=NOW),),
+        agents={"alive": 4},
+    )
+    text = io.StringIO()
+    Console(file=text, width=80).print(top.picture(full, top.rates(WELL, full), judge.judge(full)))
+    shown = text.getvalue()
+    for part in ("100 facts messages/s", "4 agents", "EVENTS/projector ×16", "wire.author", "warning: dead letters"):
+        assert part in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    table = io.StringIO()
+    Output(Format.TABLE, stdout=table, colour=False).rows(top.stream_rows(full, top.rates(WELL, full)))
+    assert "MSGS/S" in table.getvalue()
+
+
+# --- permissions ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "subject", "allowed"),
+    [
+        (None, "a.b", True),
+        ({}, "a.b", True),
+        ({"allow": ["a.>"]}, "a.b.c", True),
+        ({"allow": ["a.>"]}, "a", False),
+        ({"allow": ["a.*"]}, "a.b", True),
+        ({"allow": ["a.*"]}, "a.b.c", False),
+        ({"allow": ["a.b"]}, "a.b", True),
+        ({"allow": ["a.b"]}, "a", False),
+        ({"allow": ["a.>"], "deny": ["a.b"]}, "a.b", False),
+        ({"deny": ["x.>"]}, "a.b", True),
+        ({"allow": ["a.b queue"]}, "a.b", True),
+    ],
+)
+def test_permissions_are_read_as_the_server_means_them(
+    rules: dict[str, Any] | None, subject: str, allowed: bool
+) -> None:
+    assert doctor.may(rules, subject) is allowed
