@@ -184,6 +184,8 @@ class Publisher:
         self._metrics_lane = self._outbox.lanes[METRICS]
         self._deadline_s = config.retry.deadline_s
         self._waiting: tuple[deque[_Waiter], ...] = tuple(deque() for _ in SERVICE_CLASSES)
+        # What `emit_many` accepts in one go must fit beside what others have queued, or it would be shed.
+        self._chunk = max(1, min(_CHUNK, config.queue_entries // 4, config.queue_bytes // encoding.NUMBER_BYTES // 4))
         self._moved: list[asyncio.Future[None] | None] = [None] * len(SERVICE_CLASSES)
         self._flushes: list[_Flush] = []
         self._unreported = _Failures()
@@ -291,7 +293,7 @@ class Publisher:
                 accepted += 1
             return accepted
         iterator = iter(items)
-        while chunk := list(islice(iterator, _CHUNK)):
+        while chunk := list(islice(iterator, self._chunk)):
             if self._burst >= _BURST:
                 await self._breathe()
             await self._way_clear(METRICS)
