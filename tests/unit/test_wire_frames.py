@@ -189,9 +189,6 @@ def lying(size: int) -> bytes:
         zstandard.compress(frames.pack(0, []))[:-1],
         zstandard.compress(frames.pack(0, [])) * 2,
         b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd",  # a skippable frame
-        zstandard.ZstdCompressor(
-            compression_params=zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
-        ).compress(bytes(100)),
     ],
     ids=lambda b: f"{len(b)} bytes {b[:12].hex()}",
 )
@@ -238,3 +235,17 @@ def test_what_does_not_fit_together():
     big = Fact(kind="agent", id="a1", event="status", data="x" * 600_000)
     with pytest.raises(PayloadTooLarge):
         encode_frame([big, big], **common)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("window_log", "read"), [(23, True), (24, False), (27, False)])
+def test_the_zstd_window_is_bounded(window_log, read):
+    """A window is memory that the reader sets aside, whatever the frame holds."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=window_log, write_content_size=False)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    body = compressor.compress(frames.pack(0, [(0, 1.0)])) + compressor.flush()
+    assert zstandard.get_frame_parameters(body).window_size == 1 << window_log
+    if read:
+        assert frames.unpack(body, compressed=True) == (0, [[0, 1.0]])
+    else:
+        with pytest.raises(InvalidFrame):
+            frames.unpack(body, compressed=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 
 from coord import limits
@@ -102,6 +103,23 @@ def test_raw_utf8_is_read_and_never_written():
     raw = headers.encode({"ce-type": "schön"})
     assert attributes.read(raw, "acme", "a1").type == "schön"
     assert headers.quote("schön") == "sch%C3%B6n"
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("ce-id", 128), ("ce-type", 1024), ("Coord-Correlation", 1024), ("Coord-Causation", 1024)],
+)
+def test_lengths_are_those_of_the_decoded_value_in_bytes(name, fits):
+    for text in ("x", "ä"):
+        longest = text * (fits // len(text.encode()))
+        for value in (longest, longest + text):
+            for written in (headers.quote(value), value):
+                raw = headers.encode({name: written})
+                if value is longest:
+                    assert longest in msgspec.structs.astuple(attributes.read(raw, "acme", "a1"))
+                else:
+                    with pytest.raises(InvalidEnvelope):
+                        attributes.read(raw, "acme", "a1")
 
 
 def usual(**changes: str) -> dict[str, str]:
