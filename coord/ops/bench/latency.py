@@ -39,9 +39,6 @@ from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire.envelope import Fact
 
-_WARM_UP_S: Final = 2.0
-"""Published at the same rate and not counted: chunks are made, partitions pinned, plans cached."""
-
 _MARKERS_PER_S: Final = 20
 _ASK_EVERY_S: Final = 0.001
 _PATIENCE_S: Final = 30.0
@@ -83,13 +80,21 @@ async def latency(
     database: DatabaseConfig,
     visible: Load,
     heard: Load,
+    warm_up_s: float,
     subscribers: int,
     say: Callable[[str], None],
 ) -> dict[str, Figures]:
-    """The figures of latency, each window's percentiles."""
+    """The figures of latency, each window's percentiles.
+
+    What is published in the first `warm_up_s` is not counted: chunks are made, partitions
+    pinned, plans cached.
+    """
     service = Job(role="service", nats_url=nats_url, database_url=database.url)
     async with Worker(service), _author(nats_url) as coord:
         say(f"  {visible.facts_per_s:,.0f} facts/s for {visible.windows} × {visible.seconds:g} s → SELECT")
+        data = workload.bodies()
+        warm_up = Load(facts_per_s=visible.facts_per_s, seconds=warm_up_s)
+        await _publish(coord, warm_up, lambda i, due: _fact(i, due, data))
         select = await _until_visible(coord, database, visible)
         _say_windows(select, say)
         say(f"  {heard.facts_per_s:,.0f} facts/s for {heard.windows} × {heard.seconds:g} s → {subscribers} subscribers")
@@ -137,8 +142,6 @@ async def _until_visible(coord: Coord, database: DatabaseConfig, load: Load) -> 
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.url)
     try:
         watcher = _Watcher(conn)
-        warm_up = Load(facts_per_s=load.facts_per_s, seconds=_WARM_UP_S)
-        await _publish(coord, warm_up, lambda i, due: _fact(i, due, data))
 
         def make(i: int, due: datetime) -> Fact:
             if i % every:

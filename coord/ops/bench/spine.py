@@ -59,6 +59,8 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     subscribe_facts_per_s: float = 500
     subscribe_s: float = 4
     """The same."""
+    warm_up_s: float = 2
+    """Before the first window of a latency, at the same rate: not counted."""
     sync_interval: str | None = None
     """nats-server's: "always" syncs before every acknowledgement; None is its default, two minutes."""
     parts: tuple[Part, ...] = PARTS
@@ -71,7 +73,7 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in ("rounds", "singles", "samples", "backlog_framed", "backlog_singles", "subscribers"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"bench: {name} is at least 1")
-        for name in ("latency_facts_per_s", "latency_s", "subscribe_facts_per_s", "subscribe_s"):
+        for name in ("latency_facts_per_s", "latency_s", "subscribe_facts_per_s", "subscribe_s", "warm_up_s"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"bench: {name} is positive")
         if not self.parts or set(self.parts) - set(PARTS):
@@ -81,7 +83,7 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """With `share` of every count and duration; rates and subscribers stay."""
         counts = ("singles", "samples", "backlog_framed", "backlog_singles")
         fields: dict[str, Any] = {name: max(1, int(getattr(self, name) * share)) for name in counts}
-        fields |= {name: getattr(self, name) * share for name in ("latency_s", "subscribe_s")}
+        fields |= {name: getattr(self, name) * share for name in ("latency_s", "subscribe_s", "warm_up_s")}
         return msgspec.structs.replace(self, **fields)
 
 
@@ -139,7 +141,7 @@ async def _run(
             Load(facts_per_s=config.latency_facts_per_s, seconds=config.latency_s, windows=config.rounds),
             Load(facts_per_s=config.subscribe_facts_per_s, seconds=config.subscribe_s, windows=config.rounds),
         )
-        figures |= await latency(nats.url, database, *loads, config.subscribers, say)
+        figures |= await latency(nats.url, database, *loads, config.warm_up_s, config.subscribers, say)
     elif part == "publish":
         counts = publishing.Counts(singles=config.singles, samples=config.samples)
         figures[part], found = await publishing.publishing(nats.url, nats.pid, counts, config.rounds, say)

@@ -48,10 +48,10 @@ async def drain(job: Job, _parent_gone: asyncio.Event) -> None:
     metrics = Metrics(CollectorRegistry())
     service = _projector(job, metrics, streams=(job.stream,))
     _say({"ready": True})
-    await service.start()
     try:
-        mine = [p for p in service.partitions if p.partition in job.ends]
         async with asyncio.timeout(_DRAIN_S):
+            await service.start()
+            mine = [p for p in service.partitions if p.partition in job.ends]
             await _until(lambda: any(p.state == "pinned" for p in mine))
             began, cpu = time.perf_counter(), time.process_time()
             await _until(lambda: all(p.checkpoint and p.checkpoint.seq >= job.ends[p.partition] for p in mine))

@@ -1,0 +1,218 @@
+"""The arithmetic of the bench: rounds, percentiles, windows, CPU time; comparing and printing reports."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from coord.errors import SettingsError
+from coord.ops.bench import compare, measure, report, workload
+from coord.ops.bench.latency import Load
+from coord.ops.bench.measure import BenchError, Clock, Run, percentile, percentiles, ratios
+from coord.ops.bench.spine import SpineConfig
+from coord.wire import subjects
+
+REPORT: dict[str, Any] = {
+    "bench": "spine",
+    "format": 1,
+    "started_at": "2026-01-01T00:00:00+00:00",
+    "took_s": 1.0,
+    "machine": {
+        "cores": 2, "cpu": "X", "memory_gib": 8.0, "system": "S", "kernel": "6", "load_1m_before": 0.1,
+        "load_1m_after": 1,
+    },
+    "python": "CPython 3.11",
+    "versions": {"coord": "0.1.0", "timescaledb": None},
+    "commit": "abc",
+    "edition": "apache",
+    "settings": {"rounds": 2, "parts": ["publish"], "sync_interval": None, "singles": 40_000, "fsync": True},
+    "figures": {"publish": {"single_ratio": 0.8, "frame_facts_per_s": 400_000.0}, "latency_ms": {"p50": 10.0}},
+    "by_round": {"publish": {"single_ratio": [0.7, 0.9]}, "latency_ms": {"p50": [9.0, 11.0]}},
+    "rounds": {"emit": [{"count": 10, "seconds": 1.0, "per_s": 10.0, "client_cpu_us": 20.5}]},
+}  # fmt: skip
+
+
+# --- rounds --------------------------------------------------------------------------------
+
+
+async def test_sides_take_turns() -> None:
+    turns: list[str] = []
+
+    def side(name: str, seconds: float):
+        async def run() -> Run:
+            turns.append(name)
+            return Run(count=10, seconds=seconds)
+
+        return run
+
+    found = await measure.alternate(3, {"a": side("a", 1.0), "b": side("b", 2.0)}, lambda _: None)
+    assert turns == ["a", "b"] * 3
+    assert ratios(found["a"], found["b"]) == [2.0, 2.0, 2.0]
+
+
+def test_a_run_says_what_each_fact_cost() -> None:
+    run = Run(count=1_000, seconds=0.5, client_cpu_s=0.02, server_cpu_s=0.01, more={"resends": 0})
+    assert run.record() == {
+        "count": 1_000, "seconds": 0.5, "per_s": 2_000.0, "client_cpu_us": 20.0, "server_cpu_us": 10.0, "resends": 0,
+    }  # fmt: skip
+    assert measure.cpu_us([run]) == [pytest.approx(30.0)]
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (0.999, 100), (1.0, 100), (0.001, 1)])
+def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> None:
+    assert percentile(range(1, 101), share) == value
+
+
+def test_each_window_has_its_own_percentiles() -> None:
+    found = percentiles([[3.0, 1.0, 2.0], [10.0]])
+    assert found["p50"] == [2.0, 10.0]
+    assert found["max"] == [3.0, 10.0]
+
+
+def test_an_empty_window_is_no_figure() -> None:
+    with pytest.raises(BenchError):
+        percentiles([[1.0], []])
+
+
+def test_a_fact_belongs_to_the_window_it_was_due_in() -> None:
+    load = Load(facts_per_s=100, seconds=0.5, windows=3)
+    assert (load.window, load.count) == (50, 150)
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    found = load.split(began, ((began + timedelta(seconds=i / 100), float(i)) for i in range(load.count)))
+    assert [(w[0], w[-1], len(w)) for w in found] == [(0.0, 49.0, 50), (50.0, 99.0, 50), (100.0, 149.0, 50)]
+
+
+def test_cpu_time_of_a_process_grows_with_its_work() -> None:
+    before, began = measure.cpu_s(os.getpid()), time.process_time()
+    while time.process_time() - began < 0.1:
+        pass
+    assert 0.05 <= measure.cpu_s(os.getpid()) - before < 5
+
+
+def test_a_clock_reads_its_own_process_exactly() -> None:
+    clock = Clock(server=os.getpid())
+    began = time.process_time()
+    while time.process_time() - began < 0.05:
+        pass
+    clock.stop()
+    run = clock.run(1)
+    assert 0.05 <= run.client_cpu_s <= run.seconds + 0.01
+    assert run.server_cpu_s >= 0.03
+
+
+def test_no_figure_of_a_process_that_is_gone() -> None:
+    with pytest.raises(BenchError):
+        measure.cpu_s(2**22 + 1)  # above the kernel's largest
+
+
+# --- the workload --------------------------------------------------------------------------
+
+
+def test_agents_cover_all_partitions_evenly() -> None:
+    agents = workload.agents_of_all_partitions(2)
+    assert sorted(map(subjects.partition, agents)) == sorted(list(range(16)) * 2)
+    assert sorted(map(subjects.partition, agents[:16])) == list(range(16))
+
+
+def test_the_workload_is_the_same_in_every_run() -> None:
+    assert workload.bodies() == workload.bodies()
+    assert workload.numbers() == workload.numbers()
+
+
+def test_messages_under_new_ids_are_otherwise_the_same() -> None:
+    first = workload.sample_frames(3, workload.numbers(), ["a1"])
+    second = workload.with_new_ids(first)
+    for a, b in zip(first, second, strict=True):
+        assert (a.subject, a.body, list(a.headers)) == (b.subject, b.body, list(b.headers))
+        assert a.msg_id != b.msg_id
+        assert b.headers["Nats-Msg-Id"] == b.msg_id == f"bench.a1.{b.headers['ce-id']}"
+
+
+# --- settings ------------------------------------------------------------------------------
+
+
+def test_scaling_keeps_rates_and_at_least_one_of_each() -> None:
+    tiny = SpineConfig().scaled(1e-9)
+    tiny.validate()
+    assert (tiny.singles, tiny.backlog_framed) == (1, 1)
+    assert tiny.latency_facts_per_s == 2_000
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"latency_s": 0}, {"parts": ()}, {"parts": ("nothing",)}])
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        msgspec.structs.replace(SpineConfig(), **wrong).validate()
+
+
+# --- comparing -----------------------------------------------------------------------------
+
+
+def test_comparing_knows_which_way_is_better() -> None:
+    after = copy.deepcopy(REPORT)
+    after["figures"] = {"publish": {"single_ratio": 0.6, "new": 1.0}, "latency_ms": {"p50": 5.0}}
+    rows = {row["figure"]: row for row in compare.compare(REPORT, after)}
+    assert rows["publish.single_ratio"]["verdict"] == "worse"
+    assert rows["publish.single_ratio"]["change"] == "-25.0%"
+    assert rows["latency_ms.p50"] | {"ratio": 0.5} == rows["latency_ms.p50"]
+    assert rows["latency_ms.p50"]["verdict"] == "better"
+    assert rows["publish.frame_facts_per_s"]["verdict"] == rows["publish.new"]["verdict"] == "only in one"
+
+
+def test_a_small_change_is_none() -> None:
+    after = copy.deepcopy(REPORT)
+    after["figures"]["latency_ms"]["p50"] = 10.3
+    assert {row["verdict"] for row in compare.compare(REPORT, after)} == {"same"}
+
+
+def test_what_else_differs_is_said_but_not_how_busy_it_was() -> None:
+    after = copy.deepcopy(REPORT)
+    after["machine"] |= {"cores": 8, "load_1m_before": 3.0}
+    after["commit"] = "def"
+    assert compare.differences(REPORT, after) == ["machine.cores: 2 → 8"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"figures": 1}', "not json"])
+def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(SettingsError):
+        compare.read(path)
+    with pytest.raises(SettingsError):
+        compare.read(tmp_path / "absent.json")
+
+
+# --- the document --------------------------------------------------------------------------
+
+
+def test_the_document_gets_the_figures_and_keeps_the_rest(tmp_path: Path) -> None:
+    document, found = tmp_path / "benchmarks.md", tmp_path / "spine.json"
+    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    found.write_bytes(msgspec.json.encode(REPORT))
+    for _ in range(2):  # again: the markers are still there
+        assert report.main([str(found), str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "| `publish.single_ratio` | 0.80 | 0.70 · 0.90 |" in text
+    assert "| `publish.frame_facts_per_s` | 400,000 |" in text
+    assert "| `emit` | 10 | 10 | 20.5 |  |  |" in text
+
+
+def test_a_document_without_markers_is_refused() -> None:
+    with pytest.raises(SettingsError):
+        report.rewrite("nothing here", REPORT)
+    with pytest.raises(SettingsError):
+        report.rewrite(f"only {report.BEGIN}", REPORT)
+
+
+def test_the_page_of_the_project_has_the_markers() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+    assert report.rewrite(page.read_text(encoding="utf-8"), REPORT)
