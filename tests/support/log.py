@@ -10,16 +10,20 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
+from coord.projector.service import ProjectorService
 from coord.query.service import QueryConfig, QueryService
 from coord.runtime import assets
+from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import headers as wire_headers
 from coord.wire.subjects import FactSubject
+from tests.support.waiting import until
 
 
 class Log:
@@ -85,3 +89,31 @@ async def query_service(url: str, config: QueryConfig | None = None) -> AsyncIte
         QueryService(conn, config, registry=Metrics(CollectorRegistry())) as service,
     ):
         yield service
+
+
+@contextlib.asynccontextmanager
+async def projector(url: str, database_url: str) -> AsyncIterator[ProjectorService]:
+    """The consumers, and a projector on a migrated database."""
+    async with await Connection.open(NatsConfig(urls=(url,)), name="apply") as conn:
+        await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
+    database = DatabaseConfig(url=database_url, pool_min=1, pool_max=6)
+    service = ProjectorService(NatsConfig(urls=(url,)), database, registry=Metrics(CollectorRegistry()))
+    async with service:
+        await service.wait_ready(20)
+        yield service
+
+
+async def rows(database_url: str, query: str, *arguments: Any, count: int, timeout_s: float = 20) -> list[Any]:
+    """What `query` returns once it returns `count` rows."""
+    database = await asyncpg.connect(database_url)
+    try:
+
+        async def enough() -> list[Any] | None:
+            found: list[Any] = await database.fetch(query, *arguments)
+            return found if len(found) >= count else None
+
+        found: list[Any] = await until(enough, timeout_s)
+    finally:
+        await database.close()
+    assert len(found) == count
+    return found

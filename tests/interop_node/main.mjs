@@ -1,0 +1,170 @@
+// What tests/integration/test_interop_node.py runs: node main.mjs COMMAND URL TENANT [ARGUMENTS].
+// Answers are JSON lines on stdout.
+
+import { readFileSync } from "node:fs";
+import { isDeepStrictEqual } from "node:util";
+import { encode } from "@msgpack/msgpack";
+import { jetstream } from "@nats-io/jetstream";
+import { connect } from "@nats-io/transport-node";
+import * as coord from "./coord.mjs";
+
+const say = (value) => console.log(JSON.stringify(value));
+const TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+const commands = {
+  async publish(nc, tenant) {
+    const js = jetstream(nc);
+    const agent = "node-1";
+    const at = (kind, id, event, key = id, detail = []) => coord.published({ tenant, agent, key, kind, id, event, detail });
+    const envelope = (id, more) => ({ headers: coord.cloudEvent({ tenant, agent, id, ...more }) });
+    const acked = {};
+
+    // Bare JSON, unacknowledged: the shortest fact there is.
+    nc.publish(at("agent", agent, "status"), '{"load":0.2}');
+    await nc.flush();
+
+    // Bare JSON, acknowledged: JetStream's publish, or any request.
+    acked.bare = await js.publish(at("file", "a-js", "scanned"), JSON.stringify({ lines: 3, text: "ä€😀" }));
+    acked.request = (await nc.request(at("file", "b-js", "scanned"), "{}")).json();
+
+    // CloudEvents headers: JSON, then MessagePack.
+    acked.json = await js.publish(
+      at("task", "t1", "submitted", "wf-7", ["summarize", "critical"]),
+      JSON.stringify({ title: "Grüße" }),
+      envelope("id with ä space", {
+        type: "com.example.submitted",
+        time: "2026-01-02T03:04:05.678901+02:00",
+        contentType: "application/json",
+        correlation: "conversation 1",
+        causation: "cause-1",
+        traceparent: TRACE,
+        schema: 1,
+      }),
+    );
+    acked.msgpack = await js.publish(
+      at("note", "n1", "taken"),
+      encode({ n: 1.5, bytes: new Uint8Array([0, 255]), list: [1, null, true], at: new Date(1767323045678) }),
+      envelope("m-1", { contentType: "application/msgpack" }),
+    );
+
+    // A frame: many status facts in one message.
+    const base = Date.parse("2026-01-02T03:04:05.000Z");
+    const entries = [0, 1, 2, 3].map((n) => [new Date(base + n * 250), { load: n / 4 }]);
+    acked.frame = await js.publish(
+      at("agent", agent, "status"),
+      coord.frame(encode, entries),
+      envelope("f-1", { contentType: coord.FRAME, traceparent: TRACE }),
+    );
+
+    // The same id again is the same fact.
+    const once = () => js.publish(at("note", "n2", "taken"), '"once"', envelope("once-1"));
+    acked.first = await once();
+    acked.again = await once();
+
+    // Claiming: first come, first served.
+    const claim = async (worker) => {
+      const fact = { tenant, agent: worker, key: "wf-7", kind: "task", id: "t1", event: "claimed", detail: ["1"] };
+      const filter = coord.stored({ ...fact, agent: "any" }).replace(".any.", ".*.");
+      const headers = coord.cloudEvent({ tenant, agent: worker, id: `claim-${worker}` });
+      headers.set("Nats-Expected-Last-Subject-Sequence", "0");
+      headers.set("Nats-Expected-Last-Subject-Sequence-Subject", filter);
+      return (await nc.request(coord.published(fact), "{}", { headers, timeout: 5000 })).json();
+    };
+    acked.claim = await claim("node-1");
+    acked.refused = await claim("node-2");
+
+    nc.publish(`coord.tel.${tenant}.${agent}.cpu`, "0.75");
+    await nc.flush();
+    say(acked);
+  },
+
+  // Prints every fact until `count` facts have come; breaks its own connection after each `breakEvery`.
+  async subscribe(nc, tenant, filter, start, count, breakEvery) {
+    const follower = new coord.Follower(nc, tenant, JSON.parse(filter), JSON.parse(start));
+    await follower.ready();
+    say({ ready: true });
+    let seen = 0;
+    for await (const fact of follower) {
+      say({ fact });
+      seen += 1;
+      if (seen >= Number(count)) break;
+      if (Number(breakEvery) && seen % Number(breakEvery) === 0) nc.reconnect();
+    }
+    say({ stats: follower.stats });
+    follower.close();
+  },
+
+  async read(nc, tenant, request) {
+    try {
+      say({ page: await coord.call(nc, `coord.rpc.${tenant}.log.read`, JSON.parse(request)) });
+    } catch (error) {
+      say({ error: { code: error.code, message: error.message, details: error.details } });
+    }
+  },
+};
+
+/** tests/golden/v1 against this implementation; prints what it checked and what differs. */
+function vectors(directory) {
+  const load = (name) => JSON.parse(readFileSync(`${directory}/${name}.json`, "utf8"));
+  const checked = {};
+  const differs = [];
+  const check = (what, wanted, got) => {
+    checked[what] = (checked[what] ?? 0) + 1;
+    if (!isDeepStrictEqual(wanted, got)) differs.push({ what, wanted, got });
+  };
+  const attempt = (work) => {
+    try {
+      return work();
+    } catch (error) {
+      return { thrown: String(error) };
+    }
+  };
+  const throws = (work) => attempt(work)?.thrown !== undefined;
+
+  const subjects = load("subjects");
+  for (const { token, fnv1a_32, partition } of subjects.partitions) {
+    check("fnv1a_32", fnv1a_32, coord.fnv1a32(token));
+    check("partition", partition, coord.partition(token));
+  }
+  for (const fact of subjects.facts) {
+    check("publish", fact.publish, attempt(() => coord.published(fact)));
+    check("stored", fact.stored, attempt(() => coord.stored(fact)));
+    check("live", fact.live, attempt(() => coord.stored(fact, "coord.live")));
+  }
+  for (const token of subjects.invalid_tokens) {
+    const fact = { ...subjects.facts[0], event: token };
+    check("invalid token", true, throws(() => coord.published(fact)));
+  }
+  const ids = load("ids");
+  for (const { unix_ms, random_80bits_hex, id } of ids.uuid7) check("uuid7", id, coord.uuid7(unix_ms, random_80bits_hex));
+  for (const { id, ...fields } of ids.derived) check("derived", id, coord.derivedId(fields));
+  const headers = load("headers");
+  for (const { text, encoded } of headers.percent_encoding) {
+    check("quote", encoded, coord.quote(text));
+    if (!/[\t\n]/.test(text)) check("unquote", text, attempt(() => coord.unquote(encoded)));
+  }
+  for (const { text, encoded } of headers.decoded_only) check("unquote", text, attempt(() => coord.unquote(encoded)));
+  for (const value of headers.invalid) check("invalid value", true, throws(() => coord.unquote(value)));
+  for (const message of load("messages")) {
+    const facts = message.rows.filter((row) => row.fact).map((row) => row.fact);
+    if (facts.length === 0) continue; // telemetry: not what a subscriber reads
+    const block = message.headers && Buffer.from(message.headers, "base64");
+    const body = Buffer.from(message.body, "base64");
+    const read = () =>
+      coord.decodeFacts(message.stored, coord.senderHeaders(block), body, message.seq, message.stored_at);
+    check(`message: ${message.name}`, facts.map(sorted), attempt(() => read().map(sorted)));
+  }
+  say({ checked, differs });
+}
+
+const sorted = (fact) => Object.fromEntries(Object.entries(fact).sort(([a], [b]) => (a < b ? -1 : 1)));
+
+const [command, ...rest] = process.argv.slice(2);
+if (command === "vectors") {
+  vectors(rest[0]);
+} else {
+  const [url, tenant, ...given] = rest;
+  const nc = await connect({ servers: url, name: "node-1", reconnectTimeWait: 20, maxReconnectAttempts: -1 });
+  await commands[command](nc, tenant, ...given);
+  await nc.drain();
+}
