@@ -15,7 +15,7 @@ from coord.core.subscription import Position
 from coord.query.reader import LogReader
 from coord.wire import subjects
 from coord.wire.envelope import StoredFact
-from tests.support import node
+from tests.support import interop
 from tests.support.log import Log, open_log, projector, query_service, rows
 
 pytestmark = pytest.mark.node
@@ -49,7 +49,7 @@ async def test_what_a_node_client_publishes_is_facts_and_rows(start_nats, migrat
     async with (
         open_log(server.url) as log,
         projector(server.url, migrated_database.url),
-        node.script("publish", server.url, log.tenant) as script,
+        interop.script("publish", server.url, log.tenant) as script,
     ):
         acked = await script.line()
         await script.end()
@@ -106,7 +106,7 @@ def check_facts(tenant: str, acked: dict[str, Any], facts: list[StoredFact], by_
 
 
 async def test_node_agrees_with_every_golden_vector(request: pytest.FixtureRequest) -> None:
-    async with node.script("vectors", str(request.config.rootpath / "tests" / "golden" / "v1")) as script:
+    async with interop.script("vectors", str(request.config.rootpath / "tests" / "golden" / "v1")) as script:
         said = await script.line()
         await script.end()
     differs = [d for d in said["differs"] if "this Node has no zstd" not in str(d["got"])]
@@ -122,7 +122,7 @@ async def test_a_node_subscriber_misses_and_repeats_nothing_through_reconnects(l
     seqs = [await log.state({"n": n}) for n in range(first)]
     arguments = ("subscribe", log.conn.config.urls[0], log.tenant, '{"kind":"file","event":"scanned"}')
     start = json.dumps({"from_seq": seqs[0]})
-    async with node.script(*arguments, start, str(total), "75") as script:
+    async with interop.script(*arguments, start, str(total), "75") as script:
         assert await script.line() == {"ready": True}
 
         async def publish() -> None:
@@ -143,14 +143,14 @@ async def test_a_node_subscriber_misses_and_repeats_nothing_through_reconnects(l
 
 
 async def test_a_fact_is_the_same_live_and_from_the_log_in_node(log: Log) -> None:
-    async with node.script(
+    async with interop.script(
         "subscribe", log.conn.config.urls[0], log.tenant, "{}", '{"from":"new"}', "2", "0"
     ) as script:
         await script.line()
         seq = await log.state({"x": [1, None]}, headers={"ce-id": "a%20b", "traceparent": TRACE, "Coord-Schema": "2"})
         await log.state({"y": 2}, event="scanned.deep")
         live = [(await script.line())["fact"] for _ in range(2)]
-    async with node.script(
+    async with interop.script(
         "subscribe", log.conn.config.urls[0], log.tenant, "{}", json.dumps({"from_seq": seq}), "2", "0"
     ) as script:
         await script.line()
@@ -164,14 +164,14 @@ async def test_a_fact_is_the_same_live_and_from_the_log_in_node(log: Log) -> Non
 
 
 async def test_node_sees_errors_with_their_code(log: Log) -> None:
-    async with node.script("read", log.conn.config.urls[0], log.tenant, '{"from_seq":999999999}') as script:
+    async with interop.script("read", log.conn.config.urls[0], log.tenant, '{"from_seq":999999999}') as script:
         error = (await script.line())["error"]
     assert error["code"] == "subscribe.replaced"
     assert error["details"]["wanted"] == 999999999
 
 
 def test_the_lock_names_no_registry() -> None:
-    lock = (node.FOLDER / "package-lock.json").read_text()
+    lock = (interop.FOLDER / "package-lock.json").read_text()
     assert not re.search(r"https?://", lock)
     assert "resolved" not in lock
     packages = json.loads(lock)["packages"]
