@@ -27,7 +27,8 @@ import msgspec
 from coord import limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.config import ClientConfig, PublisherConfig
-from coord.client.publisher import Publisher, PublisherStats
+from coord.client.metering import PublisherStats
+from coord.client.publisher import Publisher
 from coord.errors import InvalidToken, SettingsError
 from coord.wire import subjects
 

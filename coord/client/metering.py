@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from coord.client.config import METRICS, SERVICE_CLASSES
 from coord.client.receipt import Receipt
 from coord.core.outbox import Outbox
@@ -21,6 +23,22 @@ if TYPE_CHECKING:
 
 _OBSERVED_MAX: Final = 4_096
 """Durations kept until the next update; more are brought over at once."""
+
+
+class PublisherStats(msgspec.Struct, frozen=True):
+    """Counts since the publisher began; facts and samples unless said otherwise."""
+
+    accepted: int
+    acked: int
+    failed: int
+    """Ended in an error that is not `Shed`."""
+    shed: int
+    queued: int
+    """Accepted and not sent, now."""
+    inflight_messages: int
+    """Messages sent and not acknowledged, now."""
+    resends: int
+    """Messages sent again."""
 
 
 class Meter:

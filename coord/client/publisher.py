@@ -29,22 +29,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
 from itertools import islice, repeat
 from typing import Any, Final, Self
 
-import msgspec
-
-from coord import errors, limits
+from coord import errors
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, PubAck, Publication
 from coord.client import encoding
-from coord.client.config import CRITICAL, METRICS, SERVICE_CLASSES, PublisherConfig
+from coord.client.config import CRITICAL, METRICS, PublisherConfig
 from coord.client.encoding import Encoder, Label, Message, Shape
-from coord.client.metering import Meter
+from coord.client.failures import Failures, Named
+from coord.client.metering import Meter, PublisherStats
 from coord.client.receipt import Receipt
+from coord.client.room import Room
 from coord.core.outbox import Barrier, Outbox
 from coord.core.window import Admission
 from coord.telemetry import logs
@@ -59,79 +58,8 @@ _BURST: Final = 64
 _CHUNK: Final = 1_000
 """Items `emit_many` takes from its iterable at a time; it yields to the event loop in between."""
 
-_FAILURES_KEPT_MAX: Final = 10_000
-"""Failed receipts kept until somebody awaits them or flushes; more are only counted."""
-
 _TICK_S: Final = 0.5
 """How often queues are looked through for what has expired, and metrics are brought up to date."""
-
-
-class PublisherStats(msgspec.Struct, frozen=True):
-    """Counts since the publisher began; facts and samples unless said otherwise."""
-
-    accepted: int
-    acked: int
-    failed: int
-    """Ended in an error that is not `Shed`."""
-    shed: int
-    queued: int
-    """Accepted and not sent, now."""
-    inflight_messages: int
-    """Messages sent and not acknowledged, now."""
-    resends: int
-    """Messages sent again."""
-
-
-class _Named:
-    """A bounded list of receipts, and how many more there were."""
-
-    __slots__ = ("dropped", "receipts")
-
-    def __init__(self) -> None:
-        self.receipts: list[Receipt] = []
-        self.dropped = 0
-
-    def add(self, receipt: Receipt) -> None:
-        if len(self.receipts) < _FAILURES_KEPT_MAX:
-            self.receipts.append(receipt)
-        else:
-            self.dropped += 1
-
-    def merge(self, other: _Named) -> None:
-        for receipt in other.receipts:
-            self.add(receipt)
-        self.dropped += other.dropped
-
-
-class _Failures:
-    """What ended without being stored: errors, and apart from them what policy shed."""
-
-    __slots__ = ("failed", "shed")
-
-    def __init__(self) -> None:
-        self.failed = _Named()
-        self.shed = _Named()
-
-    def add(self, receipt: Receipt) -> None:
-        (self.shed if isinstance(receipt.error, errors.Shed) else self.failed).add(receipt)
-
-    def merge(self, other: _Failures) -> None:
-        self.failed.merge(other.failed)
-        self.shed.merge(other.shed)
-
-    def forget_awaited(self) -> None:
-        """Whoever awaited a receipt has been told."""
-        for named in (self.failed, self.shed):
-            named.receipts = [receipt for receipt in named.receipts if not receipt.awaited]
-
-    def error(self) -> errors.FlushFailed | None:
-        """The error that names them; None when there are none."""
-        receipts = self.failed.receipts + self.shed.receipts
-        count = len(receipts) + self.failed.dropped + self.shed.dropped
-        if not count:
-            return None
-        named = [(r.subject, r.error) for r in receipts[: limits.FLUSH_FAILURES_NAMED_MAX] if r.error is not None]
-        return errors.FlushFailed(named, count - len(named))
 
 
 class _Flush:
@@ -139,21 +67,10 @@ class _Flush:
 
     __slots__ = ("barrier", "done", "failures")
 
-    def __init__(self, barrier: Barrier, failures: _Failures, done: asyncio.Future[None]) -> None:
+    def __init__(self, barrier: Barrier, failures: Failures, done: asyncio.Future[None]) -> None:
         self.barrier = barrier
         self.failures = failures
         self.done = done
-
-
-class _Waiter:
-    """A caller that waits for room in a queue; once `granted`, the room is accounted as taken."""
-
-    __slots__ = ("count", "granted", "size")
-
-    def __init__(self, count: int, size: int, granted: asyncio.Future[None]) -> None:
-        self.count = count
-        self.size = size
-        self.granted = granted
 
 
 class Publisher:
@@ -183,12 +100,17 @@ class Publisher:
         self._meter = Meter(metrics)
         self._metrics_lane = self._outbox.lanes[METRICS]
         self._deadline_s = config.retry.deadline_s
-        self._waiting: tuple[deque[_Waiter], ...] = tuple(deque() for _ in SERVICE_CLASSES)
+        self._room = Room(
+            self._outbox,
+            # Status waits until what is queued leaves or expires; only critical callers are told earlier.
+            wait_s={CRITICAL: config.overload_wait_s},
+            wait_at_most_s=config.retry.deadline_s,
+            freed=self._pump,
+        )
         # What `emit_many` accepts in one go must fit beside what others have queued, or it would be shed.
         self._chunk = max(1, min(_CHUNK, config.queue_entries // 4, config.queue_bytes // encoding.NUMBER_BYTES // 4))
-        self._moved: list[asyncio.Future[None] | None] = [None] * len(SERVICE_CLASSES)
         self._flushes: list[_Flush] = []
-        self._unreported = _Failures()
+        self._unreported = Failures()
         self._burst = 0
         self._pumping = False
         self._closed = False
@@ -288,7 +210,7 @@ class Publisher:
         accepted = 0
         if isinstance(items, AsyncIterable):
             async for item in items:
-                await self._way_clear(METRICS)
+                await self._room.way_clear(METRICS)
                 await self.emit(item)
                 accepted += 1
             return accepted
@@ -296,12 +218,12 @@ class Publisher:
         while chunk := list(islice(iterator, self._chunk)):
             if self._burst >= _BURST:
                 await self._breathe()
-            await self._way_clear(METRICS)
+            await self._room.way_clear(METRICS)
             if self._closed:
                 raise errors.BusClosed
             if not self._offer_plain_samples(chunk):
                 for item in chunk:
-                    await self._way_clear(METRICS)
+                    await self._room.way_clear(METRICS)
                     await self.emit(item)
             accepted += len(chunk)
         return accepted
@@ -394,7 +316,7 @@ class Publisher:
                 self._keep_ticking()
             return receipt
         if admission is not Admission.QUEUED:
-            await self._room(shape.lane, 1, receipt.size)
+            await self._room.wait(shape.lane, 1, receipt.size)
             now = self._now()
             receipt.deadline_at = now + self._deadline_s
             self._outbox.submit(receipt, now, reserved=True)
@@ -409,7 +331,7 @@ class Publisher:
         place = self._outbox.place
         receipt = place(shape.lane, group, label, size, self._now(), self._new_frame, linger_s=shape.linger_s)
         if receipt is None:
-            await self._room(shape.lane, 1, size)
+            await self._room.wait(shape.lane, 1, size)
             receipt = place(
                 shape.lane, group, label, size, self._now(), self._new_frame, linger_s=shape.linger_s, reserved=True
             )
@@ -429,69 +351,6 @@ class Publisher:
         assert receipt is not None, "a queue that is full has something to shed"
         self._drop(receipt, errors.Shed(subject=receipt.subject, samples=receipt.count))
 
-    # --- waiting for room ----------------------------------------------------------------
-
-    async def _room(self, lane: int, count: int, size: int) -> None:
-        """Wait, first come first served; on return the room is reserved.  `Overloaded`, `BusClosed`."""
-        waiter = _Waiter(count, size, self._loop.create_future())
-        waiting = self._waiting[lane]
-        waiting.append(waiter)
-        wait_s = self.config.overload_wait_s if lane == CRITICAL else self._deadline_s
-        try:
-            async with asyncio.timeout(wait_s):
-                await waiter.granted
-        except BaseException as exc:
-            if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
-                # Granted in the same moment as it was given up: the room goes to the next.
-                self._outbox.unreserve(lane, count, size)
-                self._pump()
-            else:
-                with contextlib.suppress(ValueError):
-                    waiting.remove(waiter)
-            if isinstance(exc, TimeoutError):
-                raise errors.Overloaded(
-                    f"the queue of {SERVICE_CLASSES[lane]} facts stayed full for {wait_s:g} s",
-                    retry_after_s=self._outbox.retry_after_s(lane), queued=self._outbox.lanes[lane].queue.count,
-                ) from exc  # fmt: skip
-            raise
-        if self._closed:
-            self._outbox.unreserve(lane, count, size)
-            raise errors.BusClosed
-
-    def _grant(self) -> None:
-        """Hand free room to those who wait for it."""
-        for lane, waiting in enumerate(self._waiting):
-            while waiting:
-                waiter = waiting[0]
-                if not waiter.granted.done():  # else: cancelled, and not yet out of the queue
-                    if not self._outbox.reserve(lane, waiter.count, waiter.size):
-                        break
-                    waiter.granted.set_result(None)
-                waiting.popleft()
-
-    async def _way_clear(self, lane: int) -> None:
-        """Wait until a lane's in-flight window has room; for those who would rather wait than have samples shed."""
-        state = self._outbox.lanes[lane]
-        while (state.inflight.paused or self._outbox.held) and not self._closed:
-            moved = self._moved[lane]
-            if moved is None:
-                moved = self._moved[lane] = self._loop.create_future()
-            try:
-                async with asyncio.timeout(self._deadline_s):
-                    await asyncio.shield(moved)
-            except TimeoutError as exc:
-                raise errors.Overloaded(
-                    f"the broker took no {SERVICE_CLASSES[lane]} for {self._deadline_s:g} s",
-                    retry_after_s=self._outbox.retry_after_s(lane), connected=not self._outbox.held,
-                ) from exc  # fmt: skip
-
-    def _tell_moved(self) -> None:
-        """Wake whoever waits in `_way_clear`."""
-        for lane, moved in enumerate(self._moved):
-            if moved is not None and not (self._outbox.lanes[lane].inflight.paused or self._outbox.held):
-                moved.set_result(None)
-                self._moved[lane] = None
-
     # --- sending -------------------------------------------------------------------------
 
     def _pump(self) -> None:
@@ -505,10 +364,7 @@ class Publisher:
                 self._send(receipt, now)
         finally:
             self._pumping = False
-        if any(self._waiting):
-            self._grant()
-        if any(self._moved):
-            self._tell_moved()
+        self._room.hand_out()
         due = self._outbox.next_due()
         if due is not None and (self._timer is None or due < self._timer_at):
             self._wake_at(due)
@@ -592,8 +448,8 @@ class Publisher:
         if error is not None:
             raise error
 
-    async def _settle_all(self, timeout_s: float | None) -> _Failures:
-        failures, self._unreported = self._unreported, _Failures()
+    async def _settle_all(self, timeout_s: float | None) -> Failures:
+        failures, self._unreported = self._unreported, Failures()
         failures.forget_awaited()
         barrier = self._outbox.barrier()
         flush = _Flush(barrier, failures, self._loop.create_future())
@@ -665,15 +521,7 @@ class Publisher:
         self._outbox.held = True
         for receipt in self._outbox.drain():
             self._drop(receipt, errors.BusClosed())
-        for waiting in self._waiting:
-            for waiter in waiting:
-                if not waiter.granted.done():
-                    waiter.granted.set_exception(errors.BusClosed())
-            waiting.clear()
-        for lane, moved in enumerate(self._moved):
-            if moved is not None:
-                moved.set_result(None)
-                self._moved[lane] = None
+        self._room.close()
 
     async def close(self, *, drain_s: float | None = None, report: bool = True) -> None:
         """Accept nothing more, wait up to `drain_s` for acks, then fail the rest with `BusClosed`.
@@ -686,7 +534,7 @@ class Publisher:
             return
         self._closed = True
         drain_s = self.config.drain_s if drain_s is None else drain_s
-        failures = _Failures()
+        failures = Failures()
         try:
             if drain_s > 0 and self._outbox.unsettled:
                 with contextlib.suppress(errors.DeadlineExceeded):
@@ -696,9 +544,9 @@ class Publisher:
             await self._pipeline.close()
             self._stop()
         failures.merge(self._unreported)
-        self._unreported = _Failures()
+        self._unreported = Failures()
         failures.forget_awaited()
-        failures.shed = _Named()
+        failures.shed = Named()
         error = failures.error()
         if error is None:
             return
