@@ -66,12 +66,16 @@ class Room:
             raise errors.BusClosed
 
     async def way_clear(self, lane: int) -> None:
-        """Return once a lane's in-flight window has room: for those who would rather wait than queue.
+        """Return once a lane is not crowded: for those who would rather wait than have samples shed.
 
         Returns at once when closed; raises `Overloaded` when nothing moves for as long as
         anything is tried.
         """
-        while self._blocked(lane) and not self._closed:
+        while self._outbox.crowded(lane) and not self._closed:
+            self._outbox.end_lingers(lane)
+            self._freed()  # sends what it can
+            if not self._outbox.crowded(lane):
+                return
             moved = self._moved[lane]
             if moved is None:
                 moved = self._moved[lane] = asyncio.get_running_loop().create_future()
@@ -93,7 +97,7 @@ class Room:
                     waiter.granted.set_result(None)
                 waiting.popleft()
         for lane, moved in enumerate(self._moved):
-            if moved is not None and not self._blocked(lane):
+            if moved is not None and not self._outbox.crowded(lane):
                 moved.set_result(None)
                 self._moved[lane] = None
 
@@ -109,9 +113,6 @@ class Room:
             if moved is not None:
                 moved.set_result(None)
                 self._moved[lane] = None
-
-    def _blocked(self, lane: int) -> bool:
-        return self._outbox.held or self._outbox.lanes[lane].inflight.paused
 
     def _overloaded(self, lane: int, why: str) -> errors.Overloaded:
         state = self._outbox.lanes[lane]

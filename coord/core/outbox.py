@@ -219,6 +219,18 @@ class Outbox(Generic[ItemT]):
         if lane.batcher is not None and lane.batcher.open.get(item.group) is item:
             self._seal(lane, item)
 
+    def crowded(self, lane_number: int) -> bool:
+        """Whether whoever can wait should: nothing may be sent now, or half of the queue is taken."""
+        lane = self.lanes[lane_number]
+        queue = lane.queue
+        return self.held or lane.inflight.paused or 2 * queue.count > queue.count_max or 2 * queue.size > queue.size_max
+
+    def end_lingers(self, lane_number: int) -> None:
+        """Seal a lane's open batches: somebody waits for their room."""
+        lane = self.lanes[lane_number]
+        if lane.batcher is not None:
+            self._ready(lane, lane.batcher.pop_all())
+
     def reserve(self, lane_number: int, count: int, size: int) -> bool:
         """Take room in a queue on behalf of somebody who waited for it."""
         return self.lanes[lane_number].queue.take(count, size)
@@ -324,8 +336,7 @@ class Outbox(Generic[ItemT]):
     def barrier(self) -> Barrier:
         """Seal all open batches and cover everything accepted so far; see the module."""
         for lane in self.lanes:
-            if lane.batcher is not None:
-                self._ready(lane, lane.batcher.pop_all())
+            self.end_lingers(lane.number)
         barrier = Barrier(self._ordinal, self.unsettled)
         if barrier.remaining:
             self.barriers.append(barrier)

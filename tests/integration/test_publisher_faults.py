@@ -321,6 +321,7 @@ async def test_emit_many_waits_where_emit_would_shed(proxy, seen) -> None:
         await until(lambda: c.stats.inflight_messages == 2)
         await asyncio.sleep(0.05)
         assert not task.done()
+        assert c.stats.queued <= 5000
         proxy.resume()
         assert await task == 53_000
         await c.flush()
@@ -328,6 +329,18 @@ async def test_emit_many_waits_where_emit_would_shed(proxy, seen) -> None:
         samples = await seen.samples(c)
         assert [s.value for s in samples if s.series == "cpu"] == list(range(50_000))
         assert [s.value for s in samples if s.series == "mem"] == list(range(3000))
+
+
+@pytest.mark.parametrize("queue", [{"queue_entries": 20}, {"queue_bytes": 400}, {"queue_entries": 1}])
+async def test_emit_many_sheds_nothing_however_small_the_queue(proxy, seen, queue: dict[str, int]) -> None:
+    config = quick(deadline_s=20, attempt_s=10, inflight_messages=4, metrics_linger_ms=5000, **queue)
+    async with client(proxy.url, publisher=config) as c:
+        series = ["cpu", "mem", "net"]
+        await c.emit_many([Sample(series=series[n // 50 % 3], value=n) for n in range(3000)])
+        await c.emit_many([Sample(series=series[n % 3], value=n, data={"x": 1}) for n in range(3000)])
+        await c.flush()
+        assert c.stats.shed == 0
+        assert len(await seen.samples(c)) == 6000
 
 
 async def test_emit_many_says_when_nothing_moves(proxy, seen) -> None:
