@@ -31,7 +31,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
@@ -40,18 +40,18 @@ import msgspec
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from coord import errors, limits
-from coord.bus import rpc
 from coord.bus.connection import Connection
 from coord.bus.connection import Subscription as BusSubscription
 from coord.bus.patched import Message
 from coord.client import context
 from coord.client.cursors import Cursor
+from coord.client.log_source import LogSource
 from coord.core.retry import backoff_s
-from coord.core.subscription import Bounds, Entry, Page, Position, Read, Reason, Start, Stats, SubscriptionMachine
+from coord.core.subscription import Bounds, Position, Reason, Start, Stats, SubscriptionMachine
 from coord.telemetry import logs, metrics, tracing
-from coord.wire import log_api, republished, subjects
+from coord.wire import republished, subjects
 from coord.wire.decode import decode_message
-from coord.wire.log_api import Filter, PackedFact, ReadRequest
+from coord.wire.log_api import Filter
 from coord.wire.records import StoredFact
 
 if TYPE_CHECKING:
@@ -112,7 +112,6 @@ class _Live(NamedTuple):
 
 _rng = random.Random()
 _by_connection: WeakKeyDictionary[Connection, WeakSet[Subscription]] = WeakKeyDictionary()
-_reads: WeakKeyDictionary[Connection, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 def subscribe(
@@ -200,11 +199,9 @@ class Subscription:
         self._conn = conn
         self._config = config
         self._batch_max = batch_max
-        self._tenant = tenant
         self._live_filters = filter.live(tenant)
-        self._read_subject = subjects.rpc(tenant, "log", "read")
+        self._log = LogSource(conn, tenant, filter, config.page_facts)
         self._cursor = cursor
-        self._start = start
         self._metrics = registry
         self._machine = self._new_machine(start, None)
         self._bus: list[BusSubscription] = []
@@ -220,7 +217,7 @@ class Subscription:
         self._dirty = asyncio.Event()
         self._saved: Position | None = None
         self._saved_at = 0.0
-        self._taken_at_save = 0
+        self._saving = asyncio.Lock()
         self._consuming = False
         self._since_yield = 0
         self._bound: tuple[Token[context.Cause | None], Mapping[str, Token[Any]]] | None = None
@@ -307,9 +304,8 @@ class Subscription:
             if not conn.is_connected:
                 self._machine.disconnected()
             self._opened = True
-            self._tasks = [asyncio.create_task(self._pump(), name="subscription-pump")]
-            if self._cursor is not None:
-                self._tasks.append(asyncio.create_task(self._save_loop(self._cursor), name="subscription-cursor"))
+            loops = [self._pump()] if self._cursor is None else [self._pump(), self._save_loop(self._cursor)]
+            self._tasks = [asyncio.create_task(self._guard(loop), name="subscription") for loop in loops]
 
     async def _resume(self, cursor: Cursor) -> None:
         deadline = _now() + self._config.unavailable_s
@@ -347,6 +343,15 @@ class Subscription:
                     await self.save()
         self._fresh.set()
         _by_connection.get(self._conn, WeakSet()).discard(self)
+
+    async def _guard(self, loop: Coroutine[Any, Any, None]) -> None:
+        """A defect ends the subscription with an error instead of leaving its consumer waiting."""
+        try:
+            await loop
+        except Exception as exc:  # noqa: BLE001 - the consumer gets it
+            error = errors.CoordError(f"the subscription failed: {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+            self._fail(error)
 
     def _fail(self, error: errors.CoordError) -> None:
         if self._fatal is None:
@@ -497,7 +502,7 @@ class Subscription:
 
     def _denied(self, subject: str) -> None:
         # The broker's text is lower-cased; so are our tokens.
-        if subject in self._live_filters or subject == self._read_subject:
+        if subject in self._live_filters or subject == self._log.subject:
             self._fail(errors.NoPermission("the broker does not let this user subscribe", subject=subject))
 
     def _count_catch_up(self, reason: Reason) -> None:
@@ -517,7 +522,7 @@ class Subscription:
                 await self._until_work()
                 continue
             try:
-                page = await self._read(read)
+                page = await self._log.page(read)
             except errors.NotConnected:
                 self._machine.read_failed(read, _now())
                 self._fresh.set()
@@ -555,7 +560,7 @@ class Subscription:
         """Go live without the log where that is possible, or tell the consumer; returns since when to count."""
         silent_s = _now() - since
         if silent_s >= _WITHOUT_READER_S and self._machine.join_without_reader(_now()):
-            _log.warning("subscriber.no_reader", subject=self._read_subject, error=exc)
+            _log.warning("subscriber.no_reader", subject=self._log.subject, error=exc)
             self.ready.set()
             self._fresh.set()
             return None
@@ -563,7 +568,7 @@ class Subscription:
             return since
         self._notice = errors.ServiceUnavailable(
             f"the log could not be read for {silent_s:.0f} s; iterate again to go on trying",
-            subject=self._read_subject,
+            subject=self._log.subject,
             last_error=exc.code,
         )
         self._notice.__cause__ = exc
@@ -581,34 +586,6 @@ class Subscription:
             async with asyncio.timeout_at(self._machine.audit_at):
                 await self._work.wait()
 
-    async def _read(self, read: Read) -> Page[StoredFact]:
-        timeout_s = limits.AUDIT_TIMEOUT_S if read.audit else limits.RPC_TIMEOUT_S
-        slots = _reads.setdefault(self._conn, asyncio.Semaphore(limits.SUBSCRIBER_READS))
-        try:
-            async with asyncio.timeout(timeout_s), slots:
-                answer = await rpc.call(
-                    self._conn, self._read_subject, self._request(read), log_api.Page, timeout_s=timeout_s
-                )
-        except TimeoutError as exc:
-            raise errors.DeadlineExceeded("the log was not read in time", subject=self._read_subject) from exc
-        entries = [_entry(raw) for raw in answer.facts]
-        return Page(
-            entries,
-            Position(answer.next_seq, answer.next_index),
-            answer.first_seq,
-            answer.last_seq,
-            answer.created,
-        )
-
-    def _request(self, read: Read) -> ReadRequest:
-        start = read.start
-        count = self._config.page_facts
-        if isinstance(start, Position):
-            return ReadRequest(filter=self.filter, from_seq=start.seq, from_index=start.index, max=count)
-        if isinstance(start, datetime):
-            return ReadRequest(filter=self.filter, from_time=start, max=count)
-        return ReadRequest(filter=self.filter, from_=start, max=count)
-
     # --- durable positions ---------------------------------------------------------------
 
     async def save(self) -> None:
@@ -616,16 +593,19 @@ class Subscription:
 
         Raises `DurableInUse`, `ApiUnavailable`, `NotConnected`.
         """
-        done = self._machine.done
-        if self._cursor is None or done is None or done == self._saved:
-            return
-        await self._cursor.save(done, self._machine.created or "")
-        self._saved = done
-        self._saved_at = _now()
+        async with self._saving:  # an older position must not overtake a newer one
+            done = self._machine.done
+            if self._cursor is None or done is None or done == self._saved:
+                return
+            await self._cursor.save(done, self._machine.created or "")
+            self._saved = done
+            self._saved_at = _now()
 
     def _note_idle_move(self) -> None:
         # An idle position moves with the log's end, or it would leave the window some day.
-        if self._cursor is not None and self._machine.done != self._saved and _now() - self._saved_at > _IDLE_SAVE_S:
+        if self._cursor is None or self._machine.done == self._saved:
+            return
+        if self._saved is None or _now() - self._saved_at > _IDLE_SAVE_S:
             self._dirty.set()
 
     async def _save_loop(self, cursor: Cursor) -> None:
@@ -664,11 +644,3 @@ def _now() -> float:
 def _expand(live: _Live) -> list[StoredFact | None]:
     entries = decode_message(live.subject, live.headers, live.body, live.seq, live.stored_at)
     return [entry if isinstance(entry, StoredFact) else None for entry in entries]
-
-
-_decode_fact = msgspec.msgpack.Decoder(PackedFact).decode
-
-
-def _entry(raw: msgspec.Raw) -> Entry[StoredFact]:
-    fact = _decode_fact(raw).unpack()
-    return Entry(fact.seq, fact.index, len(raw), fact)
