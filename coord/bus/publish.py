@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Final, Self
 
@@ -93,7 +94,7 @@ class Publication(Sending, eq=False):
     body: bytes = b""
     token: int = 0
     sent_at: float = 0.0
-    """When it was first sent (event loop time); 0 while it was not."""
+    """When it was first sent (monotonic seconds); 0 while it was not."""
     ack: PubAck | None = None
     error: errors.CoordError | None = None
     awaited: bool = False
@@ -164,6 +165,7 @@ class AckPipeline:
         self._inflight_max = inflight_max
         self._rng = rng or random.Random()
         self._loop = asyncio.get_running_loop()
+        self._now = time.monotonic  # not the loop's time, which uvloop keeps in whole milliseconds
         self._inbox = conn.new_inbox()
         self._prefix = self._inbox + "."
         self._prefix_chars = len(self._prefix)
@@ -229,7 +231,7 @@ class AckPipeline:
             if msg_id is not None:
                 fields[wire_headers.MSG_ID] = msg_id
             headers = wire_headers.encode(fields) if fields else None
-        now = self._loop.time()
+        now = self._now()
         deadline_at = now + (self.policy.deadline_s if deadline_s is None else deadline_s)
         publication = Publication(deadline_at=deadline_at, subject=subject, headers=headers, body=body)
         self.submit(publication, now)
@@ -332,7 +334,7 @@ class AckPipeline:
         self._finish(publication, None, error)
 
     def _try_later(self, publication: Publication, error: errors.PublishRefused, *, until_deadline: bool) -> None:
-        now = self._loop.time()
+        now = self._now()
         self._warn(error, now)
         if retry.refused(publication, error, now, self.policy, self._rng, until_deadline=until_deadline):
             self._look_again_at(publication.next_at)
@@ -370,11 +372,11 @@ class AckPipeline:
                 return
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_at(at, self._sweep)
+        self._timer = self._loop.call_later(max(0.0, at - self._now()), self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = self._now()
         swept = retry.sweep(self._pending.values(), now)
         self._expire(swept.expired)
         next_at = swept.next_at
@@ -416,7 +418,7 @@ class AckPipeline:
     def _reconnected(self) -> None:
         self._up = True
         self._acks_denied = False
-        now = self._loop.time()
+        now = self._now()
         self._expire([p for p in self._pending.values() if p.deadline_at <= now])
         self._resend(list(self._pending.values()), now)
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
 from itertools import islice, repeat
@@ -93,7 +94,7 @@ class Publisher:
         self._pipeline = pipeline
         pipeline.on_settled = self._settled
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self._now = time.monotonic  # not the loop's time, which uvloop keeps in whole milliseconds
         self._encoder = Encoder(tenant, agent, config)
         self._outbox: Outbox[Receipt] = Outbox(config.lanes(conn.max_payload))
         self._outbox.held = not conn.is_connected
@@ -210,23 +211,29 @@ class Publisher:
         accepted = 0
         if isinstance(items, AsyncIterable):
             async for item in items:
-                await self._room.way_clear(METRICS)
-                await self.emit(item)
+                await self._emit_patiently(item)
                 accepted += 1
             return accepted
         iterator = iter(items)
         while chunk := list(islice(iterator, self._chunk)):
-            if self._burst >= _BURST:
-                await self._breathe()
-            await self._room.way_clear(METRICS)
-            if self._closed:
-                raise errors.BusClosed
-            if not self._offer_plain_samples(chunk):
+            values = _plain_values(chunk)
+            if values is None:
                 for item in chunk:
-                    await self._room.way_clear(METRICS)
-                    await self.emit(item)
+                    await self._emit_patiently(item)
+            else:
+                if self._burst >= _BURST:
+                    await self._breathe()
+                await self._room.way_clear(METRICS)
+                if self._closed:
+                    raise errors.BusClosed
+                self._offer_values(chunk[0].series, values)
             accepted += len(chunk)
         return accepted
+
+    async def _emit_patiently(self, item: Any) -> None:
+        if isinstance(item, Sample):
+            await self._room.way_clear(METRICS)
+        await self.emit(item)
 
     async def _breathe(self) -> None:
         """Let the event loop write what was handed over and read acks; before anything is accepted."""
@@ -248,23 +255,15 @@ class Publisher:
             self._pump()
         return receipt
 
-    def _offer_plain_samples(self, items: list[Any]) -> bool:
-        """Accept a run of samples of one series without labels or times; False: it is not one."""
-        series = getattr(items[0], "series", None)
-        values = [
-            item.value
-            for item in items
-            if type(item) is Sample and item.series == series and item.data is None and item.occurred_at is None
-        ]
-        if len(values) != len(items) or not encoding.are_plain(values):
-            return False
-        assert isinstance(series, str)
+    def _offer_values(self, series: str, values: list[Any]) -> None:
+        """Accept plain samples of one series, with the time of now."""
         label = self._encoder.series(series)
         at_us = encoding.now_us()
+        now = self._now()
         start = 0
         while start < len(values):
             placed = self._outbox.place_many(
-                METRICS, series, label, len(values) - start, encoding.NUMBER_BYTES, self._now(), self._new_frame
+                METRICS, series, label, len(values) - start, encoding.NUMBER_BYTES, now, self._new_frame
             )
             if placed is None:  # others have filled the queue
                 self._shed_oldest()
@@ -276,7 +275,6 @@ class Publisher:
             start += count
         self._meter.accepted += len(values)
         self._pump()
-        return True
 
     async def _offer_fact(self, fact: Fact, *, at_once: bool) -> Receipt:
         encoder = self._encoder
@@ -393,7 +391,7 @@ class Publisher:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_at(at, self._woken)
+        self._timer = self._loop.call_later(max(0.0, at - self._now()), self._woken)
 
     def _woken(self) -> None:
         self._timer = None
@@ -563,6 +561,17 @@ class Publisher:
                 handle.cancel()
         self._timer = self._ticker = None
         self._meter.sync(self._outbox, self._pipeline)
+
+
+def _plain_values(items: list[Any]) -> list[Any] | None:
+    """The values of a run of samples of one series without labels or times; None: it is not one."""
+    series = getattr(items[0], "series", None)
+    values = [
+        item.value
+        for item in items
+        if type(item) is Sample and item.series == series and item.data is None and item.occurred_at is None
+    ]
+    return values if len(values) == len(items) and encoding.are_plain(values) else None
 
 
 def _append(receipt: Receipt, at_us: int, entry: Any) -> None:

@@ -84,7 +84,9 @@ class SubscriberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     page_facts: int = limits.READ_PAGE_FACTS_MAX
     """Facts asked for at a time when reading the log."""
     audit_s: float = limits.IDLE_AUDIT_S
-    """An idle subscription asks the log whether it missed something every 1 to 1.5 times this."""
+    """An idle subscription asks the log whether it missed something after 1 to 1.5 times this,"""
+    audit_max_s: float = limits.IDLE_AUDIT_MAX_S
+    """then after twice that, and so on up to this, until something comes."""
     save_s: float = limits.CURSOR_SAVE_S
     """A durable subscription saves its position at most this often."""
     unavailable_s: float = limits.SUBSCRIBER_UNAVAILABLE_S
@@ -98,6 +100,8 @@ class SubscriberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise errors.SettingsError("subscriber: buffers must be positive")
         if min(self.audit_s, self.save_s, self.unavailable_s) <= 0:
             raise errors.SettingsError("subscriber: times must be positive")
+        if self.audit_max_s < self.audit_s:
+            raise errors.SettingsError("subscriber.audit_max_s is at least audit_s")
 
 
 class _Live(NamedTuple):
@@ -232,6 +236,7 @@ class Subscription:
                 bytes_max=self._config.buffer_bytes,
                 resume_below=min(self._config.page_facts, self._config.buffer_messages) // 2,
                 audit_s=self._config.audit_s,
+                audit_max_s=self._config.audit_max_s,
             ),
             created=created,
             on_catch_up=self._count_catch_up,

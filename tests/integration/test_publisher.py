@@ -252,6 +252,7 @@ async def test_a_critical_fact_passes_while_metrics_are_stuck(start_nats) -> Non
                 for n in range(20):
                     await c.publish(scanned(f"f{n}"))
                     await c.publish(progress(data=n))
+                assert await c.emit_many([scanned(f"g{n}") for n in range(100)]) == 100
             assert c.stats.shed > 0
             with pytest.raises(errors.FlushFailed) as failed:
                 await c.flush()
