@@ -108,6 +108,9 @@ READ_PAGE_BYTES_MAX: Final = 768 * KIB
 IDLE_AUDIT_S: Final = 5.0
 """How often at most an idle subscription asks whether it missed something (jittered)."""
 
+IDLE_AUDIT_MAX_S: Final = 30.0
+"""How rarely at least: the interval doubles while nothing comes, so that ten thousand idle agents cost little."""
+
 CURSOR_SAVE_S: Final = 1.0
 """How often at most a durable subscription saves its position."""
 
@@ -269,7 +272,7 @@ assert FRAME_MESSAGE_BYTES_MAX <= FRAME_BYTES_MAX
 assert READ_PAGE_BYTES_MAX + READ_PAGE_FACTS_MAX * 256 <= 1 * MIB
 assert READ_PAGE_FACTS_MAX < SUBSCRIBER_BUFFER_MESSAGES
 assert READ_PAGE_BYTES_MAX < SUBSCRIBER_BUFFER_BYTES
-assert AUDIT_TIMEOUT_S < IDLE_AUDIT_S
+assert AUDIT_TIMEOUT_S < IDLE_AUDIT_S <= IDLE_AUDIT_MAX_S
 assert PULL_EXPIRES_S < PIN_TTL_S, "a pull renews the pin before it lapses"
 assert REPLICA_BEAT_S * 3 <= REPLICA_GONE_S
 assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S

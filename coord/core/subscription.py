@@ -72,7 +72,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     resume_below: int = limits.READ_PAGE_FACTS_MAX // 2
     """The next page is asked for when fewer entries than this wait for the consumer."""
     audit_s: float = limits.IDLE_AUDIT_S
-    """An idle live subscription audits itself after 1 to 1.5 times this."""
+    """An idle live subscription audits itself after 1 to 1.5 times this,"""
+    audit_max_s: float = limits.IDLE_AUDIT_MAX_S
+    """then after twice that, and so on up to this, until something comes."""
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -166,6 +168,7 @@ class SubscriptionMachine(Generic[L, T]):
         self._generation = 0
         self._ignore_below = 0
         self._audit_at = 0.0
+        self._quiet_audits = 0
         self._candidate: Position | None = None
         self._ready: deque[_Waiting[L, T]] = deque()
         self._ready_bytes = 0
@@ -250,6 +253,7 @@ class SubscriptionMachine(Generic[L, T]):
         self._ready_bytes += size
         self._begin(Position(seq))
         self._tail = end
+        self._quiet_audits = 0
         self._audit_at = self._next_audit(now)
 
     def _hold(self, seq: int, subject_last_seq: int, size: int, raw: L) -> None:
@@ -332,6 +336,7 @@ class SubscriptionMachine(Generic[L, T]):
         if read.audit and page.entries:
             self.stats.audits_found += 1
             self._on_catch_up("audit")
+        self._quiet_audits = self._quiet_audits + 1 if read.audit and not page.entries else 0
         self._append(page)
         self._joined = False
         if page.complete and read.generation == self._generation:
@@ -405,7 +410,8 @@ class SubscriptionMachine(Generic[L, T]):
         return True
 
     def _next_audit(self, now: float) -> float:
-        return now + self.bounds.audit_s * (1.0 + 0.5 * self._jitter())
+        wait_s = min(self.bounds.audit_s * 2.0 ** min(self._quiet_audits, 30), self.bounds.audit_max_s)
+        return now + max(wait_s, self.bounds.audit_s) * (1.0 + 0.5 * self._jitter())
 
     # --- the consumer --------------------------------------------------------------------
 
