@@ -350,7 +350,7 @@ export class Follower {
     let page;
     try {
       const request = { filter: this.#filter, ...this.#start };
-      page = await call(this.#nc, `coord.rpc.${this.#tenant}.log.read`, request);
+      page = await call(this.#nc, `coord.rpc.${this.#tenant}.log.read`, request, wasLive ? 1000 : 5000);
     } catch (error) {
       if (["subscribe.trimmed", "subscribe.replaced"].includes(error.code)) throw error;
       if (wasLive && generation === this.#generation) this.#join(); // only an audit: the next one will do
@@ -408,8 +408,8 @@ export class Follower {
 }
 
 /** One request to the service (section 10); an error answer is thrown with its `code`. */
-export async function call(nc, subject, request) {
-  const message = await nc.request(subject, JSON.stringify(request), { timeout: 5000 });
+export async function call(nc, subject, request, timeout = 5000) {
+  const message = await nc.request(subject, JSON.stringify(request), { timeout });
   const answer = message.json();
   if (message.headers?.has("Nats-Service-Error-Code")) {
     throw Object.assign(new Error(answer.message), { code: answer.code, details: answer.details });
