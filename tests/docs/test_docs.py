@@ -1,0 +1,438 @@
+"""The documentation is true: its examples run on real servers, and what it names exists.
+
+A code block is judged by its language: `python` is a whole program and is run, `sql` is run on the
+migrated database, `toml` is a settings file and is loaded, `sh` is taken line by line (`_Shell`).
+`text` is output.  A block without a language, or a command that nobody here knows, fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import nats
+import pytest
+import typer
+from prometheus_client import CollectorRegistry
+
+from coord import errors
+from coord.bus import topology
+from coord.bus.connection import Connection, NatsConfig
+from coord.ops import serve, settings
+from coord.ops.cli import app
+from coord.ops.settings import ServiceConfig, Settings, StreamsConfig
+from coord.runtime import assets
+from coord.runtime.http import HttpConfig
+from coord.store.config import DatabaseConfig
+from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
+from tests.support.cli import cli
+from tests.support.pages import Block, Page, command_lines, names_in, page, pages, words
+from tests.support.sources import ROOT
+from tests.support.waiting import until
+
+USUAL_NATS = "nats://127.0.0.1:4222"
+EXECUTED = ["README.md", "docs/quickstart.md", *(n for n in pages() if n.startswith("docs/howto/"))]
+
+# Not run here: they stay, start servers, or are about something this stack does not have.
+ONLY_PARSED = {("serve",), ("dev",), ("dev", "env"), ("demo",), ("bench", "spine"), ("logs", "filter"),
+               ("projection", "new-epoch"), ("dlq", "show")}  # fmt: skip
+# A person's or the system's business; what they are given is checked elsewhere, or is nothing of ours.
+FOREIGN = {"apt", ".", "python", "sudo", "systemctl", "journalctl", "curl", "docker", "nats-server", "install", "useradd"}
+
+
+# --- the executed examples -----------------------------------------------------------------
+
+
+class Stack(msgspec.Struct, frozen=True):
+    """A running coord for one page."""
+
+    nats: str
+    database: str
+
+
+@pytest.fixture
+async def stack(start_nats: Any, migrated_database: Any, monkeypatch: Any, tmp_path: Path) -> AsyncIterator[Stack]:
+    server = await start_nats()
+    where = Stack(server.url, migrated_database.url)
+    async with await Connection.open(NatsConfig(urls=(where.nats,)), name="docs") as conn:
+        await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
+    config = Settings(
+        nats=NatsConfig(urls=(where.nats,)),
+        database=DatabaseConfig(url=where.database, pool_min=1, pool_max=8),
+        streams=StreamsConfig(profile="development"),
+        http=HttpConfig(enabled=False),
+        service=ServiceConfig(stats_every_s=0),
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COORD_NATS_URLS", where.nats)
+    monkeypatch.setenv("COORD_DATABASE_URL", where.database)
+    monkeypatch.setenv("COORD_STREAMS_PROFILE", "development")
+    async with serve.services(config, registry=Metrics(CollectorRegistry())) as group:
+        await group.wait_ready(30)
+        yield where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXECUTED)
+async def test_examples_run(name: str, stack: Stack, tmp_path: Path) -> None:
+    shell = _Shell(stack)
+    for block in pages()[name].blocks():
+        print(f"{name}:{block.line}: {block.language}")
+        if block.language == "python":
+            await _run_python(block, stack, tmp_path)
+        elif block.language == "sh":
+            for line in command_lines(block.text):
+                await shell.run(line)
+        elif block.language == "sql":
+            await _run_sql(stack.database, block.text)
+        elif block.language == "toml":
+            _load_settings(block, tmp_path)
+        else:
+            assert block.language == "text", f"{name}:{block.line}: a block of {block.language or 'no language'}"
+    await _all_projected(stack)
+
+
+async def _run_python(block: Block, stack: Stack, folder: Path) -> None:
+    program = folder / f"example_{block.line}.py"
+    assert USUAL_NATS in block.text
+    program.write_text(block.text.replace(USUAL_NATS, stack.nats), encoding="utf-8")
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "dev", "-W", "error", program, cwd=folder, env=environ,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(40):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, said.decode()
+    assert said, "an example says what it did"
+
+
+async def _run_sql(url: str, text: str) -> None:
+    conn = await asyncpg.connect(url)
+    try:
+        for statement in filter(str.strip, text.split(";\n")):
+            assert re.match(r"\s*(--.*\n\s*)*(SELECT|WITH)\b", statement), statement
+            await conn.fetch(statement)
+    finally:
+        await conn.close()
+
+
+def _load_settings(block: Block, folder: Path) -> None:
+    path = folder / f"settings_{block.line}.toml"
+    # What a file names (TLS, credentials) is not read before it is needed, so it need not be here.
+    path.write_text(block.text, encoding="utf-8")
+    loaded = settings.load(path, environ={}, dev_folder=None)
+    assert loaded.origins, "a settings file that sets something"
+    settings.topology(loaded.settings)
+
+
+async def _all_projected(stack: Stack) -> None:
+    """Every fact the page stated is a row; none was a dead letter."""
+    conn = await asyncpg.connect(stack.database)
+    nc = await nats.connect(stack.nats)
+    try:
+        info = await nc.jetstream().stream_info(subjects.EVENTS)
+        stated = info.state.messages
+
+        async def rows() -> bool:
+            return bool(await conn.fetchval("SELECT count(DISTINCT (epoch, seq)) FROM coord.event") == stated)
+
+        await until(rows, 20)
+        letters = await conn.fetch("SELECT subject, reason FROM coord.dead_letter")
+        assert [tuple(letter) for letter in letters] == []
+    finally:
+        await nc.close()
+        await conn.close()
+
+
+class _Shell:
+    """Runs the lines of `sh` blocks, or as much of each as can be run here."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    async def run(self, line: str) -> None:
+        print(f"    $ {line}")
+        if inner := re.fullmatch(r'eval "\$\((coord .*)\)"', line):
+            parse(words(inner[1])[1:])
+            return
+        program, *args = words(line)
+        if program == "coord":
+            await self._coord(args)
+        elif program == "nats":
+            await self._nats(args)
+        elif program == "make":
+            assert f"\n{args[0]}:" in (ROOT / "Makefile").read_text(encoding="utf-8"), line
+        elif program == "psql":
+            assert args[0] == "$COORD_DATABASE_URL"
+            assert args[1] == "-c"
+            await _run_sql(self._stack.database, args[2])
+        else:
+            assert program in FOREIGN, f"nobody here knows {program!r}: {line}"
+
+    async def _coord(self, args: list[str]) -> None:
+        path, _ = parse(args)
+        if path in ONLY_PARSED:
+            return
+        # A person sees what was stated a moment ago; a test has to wait for it.
+        if path[0] in {"db", "event", "top", "status", "doctor"}:
+            await _all_projected(self._stack)
+        result = await cli(*args)
+        assert result.code == 0, (args, result)
+        if path != ("dlq", "ls"):
+            assert result.out, (args, result)
+
+    async def _nats(self, args: list[str]) -> None:
+        """What the nats command would do: the same subject, headers and body, through a plain client."""
+        verb, subject, fields, body = _nats_command(args)
+        nc = await nats.connect(self._stack.nats)
+        try:
+            if verb == "sub":
+                await nc.subscribe(subject)
+                await nc.flush()
+            elif verb == "pub":
+                await nc.publish(subject, body, headers=fields or None)
+                await nc.flush()
+            else:
+                answer = await nc.request(subject, body, headers=fields or None, timeout=5)
+                reply = msgspec.json.decode(answer.data)
+                assert "error" not in reply, reply
+                assert "Nats-Service-Error-Code" not in (answer.headers or {}), reply
+        finally:
+            await nc.close()
+
+
+def _nats_command(args: list[str]) -> tuple[str, str, dict[str, str], bytes]:
+    fields: dict[str, str] = {}
+    plain: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if word == "-H":
+            name, _, value = rest.pop(0).partition(":")
+            fields[name] = value
+        elif word == "--server":
+            rest.pop(0)
+        else:
+            assert not word.startswith("-"), f"the emulation does not know {word}"
+            plain.append(word)
+    verb, subject, *body = plain
+    assert verb in {"pub", "req", "sub"}
+    assert len(body) == (0 if verb == "sub" else 1)
+    return verb, subject, fields, "".join(body).encode()
+
+
+# --- the command line ----------------------------------------------------------------------
+
+ROOT_COMMAND = typer.main.get_command(app)
+
+
+def parse(args: list[str]) -> tuple[tuple[str, ...], Any]:
+    """The command's path and its parsed context; fails for a command, option or value that does not exist."""
+    command: Any = ROOT_COMMAND
+    path: tuple[str, ...] = ()
+    context: Any = None
+    rest = list(args)
+    while True:
+        name = path[-1] if path else "coord"
+        verbs = getattr(command, "commands", {})
+        if not verbs or not rest or rest[0].startswith("-"):
+            return path, command.make_context(name, list(rest), parent=context)
+        if rest[0] not in verbs:
+            raise LookupError(f"no such command: coord {' '.join((*path, rest[0]))}")
+        context = command.context_class(command, info_name=name, parent=context)
+        word = rest.pop(0)
+        command = verbs[word]
+        path = (*path, word)
+
+
+def test_the_parser_itself() -> None:
+    assert parse(["event", "tail", "--tenant", "acme"])[0] == ("event", "tail")
+    assert parse(["dev", "--ephemeral"])[0] == ("dev",)
+    for wrong in (["event", "tail", "--nonsense"], ["event", "nonsense"], ["db", "query", "--param"]):
+        with pytest.raises(Exception, match=r"(?i)no such|requires an argument|unexpected|missing"):
+            parse(wrong)
+
+
+@pytest.mark.parametrize("name", pages())
+def test_commands_exist(name: str) -> None:
+    for span in pages()[name].spans():
+        if re.match(r"coord [a-z]", span):
+            _check_command(span)
+    for block in pages()[name].blocks():
+        if block.language == "sh":
+            for line in command_lines(block.text):
+                if line.startswith("coord "):
+                    parse(words(line)[1:])
+
+
+def _check_command(text: str) -> None:
+    """Its nouns, verbs and options exist; values may be left out in prose."""
+    command: Any = ROOT_COMMAND
+    for word in text.split()[1:]:
+        inner = getattr(command, "commands", {})
+        if inner and not word.startswith("-"):
+            alternatives = word.split("|")
+            assert all(alternative in inner for alternative in alternatives), f"`{text}`: there is no {word!r}"
+            command = inner[alternatives[0]]
+        elif word.startswith("-"):
+            options = {opt for parameter in command.params for opt in (*parameter.opts, *parameter.secondary_opts)}
+            assert word in options | {"--help", "--version"}, f"`{text}`: {command.name} has no {word}"
+
+
+# --- what the pages name -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", pages())
+def test_links_lead_somewhere(name: str) -> None:
+    here = pages()[name]
+    wrong = []
+    for link in here.links():
+        if re.match(r"[a-z]+:", link.target):
+            assert link.target.startswith("https://"), link
+            continue
+        file, _, anchor = link.target.partition("#")
+        target = (here.path.parent / file).resolve() if file else here.path
+        if not target.exists() or not target.is_relative_to(ROOT):
+            wrong.append(f"{link.target}: no such file")
+        elif anchor and target.suffix == ".md" and anchor not in page(target).anchors():
+            wrong.append(f"{link.target}: no such heading")
+        elif (named := re.fullmatch(r"`([A-Za-z_][\w.]*)`", link.text)) and target.suffix == ".py":
+            if named[1] not in names_in(target):
+                wrong.append(f"{link.target} defines no {named[1]}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", pages())
+def test_paths_exist(name: str) -> None:
+    parts = "coord|deploy|docs|sql|streams|tests|tools"
+    wrong = [
+        span
+        for span in pages()[name].spans()
+        if re.fullmatch(rf"(?:\.\./)*(?:{parts})/[\w./*-]*", span)
+        and not any(ROOT.glob(re.sub(r"^(\.\./)+", "", span).rstrip("/")))
+    ]
+    assert wrong == []
+
+
+METRICS = {
+    sample.name for family in Metrics(CollectorRegistry()).registry.collect() for sample in family.samples
+} | {family.name for family in Metrics(CollectorRegistry()).registry.collect()}  # fmt: skip
+METRICS |= {f"{name}_total" for name in METRICS}
+OTHER_NAMES = {"coord_reader"}
+
+
+@pytest.mark.parametrize("name", pages())
+def test_metrics_exist(name: str) -> None:
+    named = set(re.findall(r"\bcoord_[a-z_]+\b", pages()[name].text))
+    assert named - METRICS - OTHER_NAMES == set()
+
+
+def _subclasses(error: type[errors.CoordError]) -> set[type[errors.CoordError]]:
+    return {error}.union(*(_subclasses(inner) for inner in error.__subclasses__()))
+
+
+CODES = {error.code for error in _subclasses(errors.CoordError)}
+SETTINGS = set(settings._types())
+_NO_SETTINGS = {"log"}
+"""Sections whose names are also something else's: the query service answers `log.read`."""
+
+
+@pytest.mark.parametrize("name", pages())
+def test_error_codes_and_settings_exist(name: str) -> None:
+    areas = {code.partition(".")[0] for code in CODES}
+    sections = {key.partition(".")[0] for key in SETTINGS} - _NO_SETTINGS
+    wrong = []
+    for span in pages()[name].spans():
+        if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) or span.endswith((".conf", ".toml", ".md", ".sql", ".yaml")):
+            continue
+        area = span.partition(".")[0]
+        if area in areas | sections and span not in CODES | SETTINGS and not _is_table(span):
+            wrong.append(span)
+    assert wrong == []
+
+
+def _is_table(span: str) -> bool:
+    """`coord.event`: a relation of the schema, not an error; `coord.bus`: a module."""
+    schema = (ROOT / "sql/schema.sql").read_text(encoding="utf-8")
+    views = {path.stem for path in (ROOT / "sql/views").glob("*.sql")}
+    head, _, rest = span.partition(".")
+    if head != "coord":
+        return False
+    return (
+        f"CREATE TABLE {span} " in schema
+        or rest in views
+        or rest in {"connect", "fact", "handling", "maintain"}
+        or (ROOT / "coord" / rest.replace(".", "/")).exists()
+        or (ROOT / "coord" / f"{rest.replace('.', '/')}.py").exists()
+        or rest.partition(".")[0] in subjects_roots()
+    )
+
+
+def subjects_roots() -> set[str]:
+    return {"ev", "log", "live", "tel", "tlog", "rpc", "cursor", "notice", "timer", "due", "dlq", "beat"}
+
+
+@pytest.mark.parametrize("name", pages())
+def test_relations_exist(name: str) -> None:
+    schema = (ROOT / "sql/schema.sql").read_text(encoding="utf-8")
+    views = {path.stem for path in (ROOT / "sql/views").glob("*.sql")}
+    for found in re.findall(r"\b(?:FROM|JOIN) coord\.(\w+)", pages()[name].text):
+        assert found in views or f"CREATE TABLE coord.{found} " in schema, found
+
+
+# --- the README ----------------------------------------------------------------------------
+
+
+def test_readme_is_as_long_as_a_readme() -> None:
+    assert 150 <= len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
+
+
+def test_the_twelve_line_agent_has_twelve_lines() -> None:
+    program = next(b.text for b in page(ROOT / "README.md").blocks() if b.language == "python")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 12
+
+
+def test_the_readmes_demo_prints_what_the_demo_prints() -> None:
+    """Its headings are the demo's, its columns are those of the queries."""
+    said = next(b.text for b in page(ROOT / "README.md").blocks() if b.language == "text" and "reviewed" in b.text)
+    source = (ROOT / "coord/ops/demo/run.py").read_text(encoding="utf-8")
+    headings = [line for line in said.splitlines() if re.fullmatch(r"[A-Z][a-z]+( [a-z]+)*", line)]
+    assert len(headings) == 5
+    assert [h for h in headings if f'"{h}"' not in source] == []
+    queries = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "sql/queries").glob("*.sql"))
+    for line in said.splitlines():
+        if line.strip() and line == line.upper() and re.search("[A-Z]", line):
+            for column in re.split(r"\s{2,}", line.strip()):
+                assert column.lower().replace(" ", "_") in queries, column
+
+
+def test_the_glossary_is_in_order() -> None:
+    terms = re.findall(r"^\*\*([^*]+)\*\*", pages()["docs/glossary.md"].text, re.MULTILINE)
+    assert len(terms) == len(set(terms)) > 40
+
+
+def test_decisions_are_numbered_once_and_dated() -> None:
+    found: dict[str, Page] = {p.path.name[:4]: p for n, p in pages().items() if re.match(r"docs/adr/\d{4}-", n)}
+    assert len(found) == len([n for n in pages() if re.match(r"docs/adr/\d{4}-", n)])
+    for number, decision in found.items():
+        assert decision.text.startswith(f"# {number}: "), decision.name
+        assert re.search(r"^\| 1 \| \d{4}-\d\d-\d\d \| ", decision.text, re.MULTILINE), decision.name
+        headings = re.findall(r"^## (.+)$", decision.text, re.MULTILINE)
+        assert headings[:1] == ["Context"], decision.name
+        assert "Decision" in headings, decision.name
+        assert "Consequences" in headings, decision.name
