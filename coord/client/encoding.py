@@ -29,7 +29,7 @@ from coord.errors import InvalidPayload
 from coord.wire import authors, codec, frames, headers
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, format_time
 from coord.wire.facts import REGISTRY
-from coord.wire.subjects import SampleSubject
+from coord.wire.subjects import FactSubject, SampleSubject
 
 _SHAPES_MAX: Final = 4_096
 """Kinds and series remembered; an agent has a few dozen."""
@@ -81,6 +81,8 @@ class Shape(msgspec.Struct, frozen=True):
     schema_max: int | None
     each: bool
     """The rule looks at the entity: every fact is checked, not only the first."""
+    subject: str
+    """Where such a fact without details is published: places for key and entity."""
     head: str
     """The header block of a single fact, open at its end: places for id, time, id."""
     frame_head: str
@@ -102,6 +104,17 @@ class Message(msgspec.Struct, gc=False):
     headers: bytes
     body: bytes
     event_id: str
+
+
+class FramedFact(msgspec.Struct, gc=False):
+    """A fact as an entry of a frame."""
+
+    label: Label
+    at_us: int
+    """Unix microseconds."""
+    data: Any
+    size: int
+    """Bytes, at most."""
 
 
 class Encoder:
@@ -151,21 +164,21 @@ class Encoder:
         block = f"{shape.head % (event_id, moment, event_id)}{extra}\r\n".encode()
         return Message(subject, block, self._body(fact.data), event_id)
 
-    def entry(self, fact: Fact, shape: Shape) -> tuple[Label, int, Any, int] | None:
-        """A fact as an entry of a frame: label, Unix µs, data, bytes.  None: it has to travel alone."""
+    def entry(self, fact: Fact, shape: Shape) -> FramedFact | None:
+        """A fact as an entry of a frame; None: it has to travel alone."""
         extra = self._extra(fact)
         if fact.event_id is not None or shape.linger_s is None or extra is None:
             return None
         label = Label(self._subject(fact, shape), shape.frame_head, extra)
         at_us = now_us() if fact.occurred_at is None else _unix_us(fact.occurred_at)
         if fact.data is None:
-            return label, at_us, None, NUMBER_BYTES
+            return FramedFact(label, at_us, None, NUMBER_BYTES)
         # By way of JSON: a fact reads the same whether it travelled alone or in a frame.
         try:
             packed = _msgpack_encode(_json_decode(_checked_json(fact.data)))
         except OverflowError:  # an integer that JSON can hold and MessagePack cannot
             return None
-        return label, at_us, msgspec.Raw(packed), len(packed) + _ENTRY_BYTES
+        return FramedFact(label, at_us, msgspec.Raw(packed), len(packed) + _ENTRY_BYTES)
 
     def _make_shape(self, fact: Fact) -> Shape:
         subject = fact.subject(self.tenant, self.agent).checked()
@@ -186,18 +199,19 @@ class Encoder:
             linger_s=linger_ms / 1000 if rule.frames and lane == 1 else None,
             schema_max=rule.schema,
             each=fact.kind == "agent" or rule.author is authors.Author.SELF,
+            subject=_open_subject(self.tenant, self.agent, fact),
             head=head,
             frame_head=frame_head,
         )
 
     def _subject(self, fact: Fact, shape: Shape) -> str:
-        subject = fact.subject(self.tenant, self.agent)
-        # kind and event were checked when the shape was made.
-        if not (_token(subject.id) and _token(subject.key)) or fact.detail:
-            subject.checked()
-        if shape.each:
+        key = fact.id if fact.key is None else fact.key
+        if shape.each or fact.detail or not (_token(fact.id) and _token(key)):
+            subject = fact.subject(self.tenant, self.agent).checked()
             authors.check(subject)
-        return subject.publish
+            return subject.publish
+        # kind, event and their author were checked when the shape was made.
+        return shape.subject % (key, fact.id)
 
     def _extra(self, fact: Fact) -> str | None:
         """The header lines that not every fact has; None where the reference has to be asked."""
@@ -351,6 +365,11 @@ def _open_block(fields: dict[str, str]) -> str:
     assert text.index(headers.ID) < text.index(headers.TIME) < text.index(headers.MSG_ID), "the places have this order"
     assert text.count("%s") == 3, "id, time, id"
     return text
+
+
+def _open_subject(tenant: str, agent: str, fact: Fact) -> str:
+    """The subject of facts of this kind, with %s for key and entity; '%' is in no token."""
+    return FactSubject(tenant, agent, "%s", fact.kind, "%s", fact.event).publish
 
 
 def _unix_us(moment: datetime) -> int:

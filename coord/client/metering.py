@@ -51,9 +51,9 @@ class Meter:
         self.acked = 0
         self.failed = 0
         self.shed = 0
-        self._acked_by_stream: dict[str, int] = {}
         self._errors: dict[tuple[str, str], int] = {}
-        self._durations: dict[str, list[float]] = {}
+        # Per stream: entries acknowledged, and how long their messages took.
+        self._acks: dict[str, tuple[list[int], list[float]]] = {}
         self._frame_entries: list[float] = []
         self._shed_told = 0
         self._resends_told = 0
@@ -62,14 +62,16 @@ class Meter:
 
     def count_ack(self, receipt: Receipt, ack: PubAck, now: float) -> None:
         """A message was acknowledged."""
-        stream = ack.stream
         self.acked += receipt.count
-        self._acked_by_stream[stream] = self._acked_by_stream.get(stream, 0) + receipt.count
-        durations = self._durations.setdefault(stream, [])
+        found = self._acks.get(ack.stream)
+        if found is None:
+            found = self._acks[ack.stream] = ([], [])
+        counts, durations = found
+        counts.append(receipt.count)
         durations.append(now - receipt.sent_at)
         if receipt.label is not None:
             self._frame_entries.append(receipt.count)
-        if len(durations) >= _OBSERVED_MAX:
+        if len(counts) >= _OBSERVED_MAX:
             self._observe()
 
     def count_error(self, receipt: Receipt, error: CoordError) -> None:
@@ -84,9 +86,6 @@ class Meter:
     def sync(self, outbox: Outbox[Receipt], pipeline: AckPipeline) -> None:
         """Bring the metrics up to date."""
         m = self._metrics
-        for stream, count in self._acked_by_stream.items():
-            m.events_published.labels(stream=stream).inc(count)
-        self._acked_by_stream.clear()
         for (stream, reason), count in self._errors.items():
             m.publish_errors.labels(stream=stream, reason=reason).inc(count)
         self._errors.clear()
@@ -105,9 +104,11 @@ class Meter:
             self._queued_told[lane.number] = lane.queue.count
 
     def _observe(self) -> None:
-        for stream, durations in self._durations.items():
-            if durations:
+        for stream, (counts, durations) in self._acks.items():
+            if counts:
+                self._metrics.events_published.labels(stream=stream).inc(sum(counts))
                 telemetry.observe_many(self._metrics.publish_duration_seconds.labels(stream=stream), durations)
+                counts.clear()
                 durations.clear()
         if self._frame_entries:
             telemetry.observe_many(self._metrics.publish_batch_messages, self._frame_entries)

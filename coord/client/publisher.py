@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Coroutine, Iterable
 from datetime import datetime
 from itertools import islice, repeat
 from typing import Any, Final, Self
@@ -38,9 +38,9 @@ from typing import Any, Final, Self
 from coord import errors
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, PubAck, Publication
-from coord.client import encoding
+from coord.client import context, encoding
 from coord.client.config import CRITICAL, METRICS, PublisherConfig
-from coord.client.encoding import Encoder, Label, Message, Shape
+from coord.client.encoding import Encoder, FramedFact, Label, Shape
 from coord.client.failures import Failures, Named
 from coord.client.metering import Meter, PublisherStats
 from coord.client.receipt import Receipt
@@ -171,7 +171,8 @@ class Publisher:
             raise errors.BusClosed
         if type(item) is Sample and not about:
             return self._offer_sample(item.series, item.value, item.data, item.occurred_at)
-        return await self._offer_fact(_as_fact(item, about), at_once=False)
+        offered = self._offer_fact(_as_fact(item, about), at_once=False)
+        return offered if isinstance(offered, Receipt) else await offered
 
     async def publish(self, item: Any, /, **about: Any) -> PubAck:
         """`emit`, at once whatever the class, and wait until the broker has stored it.
@@ -185,7 +186,8 @@ class Publisher:
             self._outbox.hasten(receipt)
             self._pump()
         else:
-            receipt = await self._offer_fact(_as_fact(item, about), at_once=True)
+            offered = self._offer_fact(_as_fact(item, about), at_once=True)
+            receipt = offered if isinstance(offered, Receipt) else await offered
         return await receipt
 
     async def sample(
@@ -276,31 +278,28 @@ class Publisher:
         self._meter.accepted += len(values)
         self._pump()
 
-    async def _offer_fact(self, fact: Fact, *, at_once: bool) -> Receipt:
+    def _offer_fact(self, fact: Fact, *, at_once: bool) -> Receipt | Coroutine[Any, Any, Receipt]:
+        """Accept a fact: its receipt, or, where it has to wait for room, a coroutine that gives it."""
         encoder = self._encoder
         shape = encoder.shape(fact)
-        fact = encoder.caused(fact)
-        if (
-            shape.linger_s is not None
-            and not at_once
-            and not self._outbox.idle(shape.lane, self._now(), shape.linger_s)
-        ):
+        if context.current() is not None:
+            fact = encoder.caused(fact)
+        now = self._now()
+        group = fact.id if fact.key is None else fact.key
+        if shape.linger_s is not None and not at_once and not self._outbox.idle(shape.lane, now, shape.linger_s):
             framed = encoder.entry(fact, shape)
             if framed is not None:
-                return await self._add_to_frame(fact, shape, *framed)
-        return await self._submit(fact, shape, encoder.single(fact, shape))
-
-    async def _submit(self, fact: Fact, shape: Shape, message: Message) -> Receipt:
-        """Accept a message of its own; waits for room."""
-        now = self._now()
+                return self._add_to_frame(group, shape, framed, now)
+        message = encoder.single(fact, shape)
+        lane = shape.lane
         receipt = Receipt(
             deadline_at=now + self._deadline_s,
             subject=message.subject,
             headers=message.headers,
             body=message.body,
-            lane=shape.lane,
-            home=shape.lane,
-            group=fact.id if fact.key is None else fact.key,
+            lane=lane,
+            home=lane,
+            group=group,
             count=1,
             size=len(message.headers) + len(message.body),
             event_id=message.event_id,
@@ -313,28 +312,45 @@ class Publisher:
             if self._ticker is None:
                 self._keep_ticking()
             return receipt
-        if admission is not Admission.QUEUED:
-            await self._room.wait(shape.lane, 1, receipt.size)
-            now = self._now()
-            receipt.deadline_at = now + self._deadline_s
-            self._outbox.submit(receipt, now, reserved=True)
+        if admission is Admission.QUEUED:
+            return self._queued(receipt)
+        return self._submit_later(receipt)
+
+    def _queued(self, receipt: Receipt) -> Receipt:
         self._burst += 1
         self._meter.accepted += 1
         self._pump()
         return receipt
 
-    async def _add_to_frame(self, fact: Fact, shape: Shape, label: Label, at_us: int, entry: Any, size: int) -> Receipt:
-        """Accept a fact that travels in a frame; waits for room."""
-        group = fact.id if fact.key is None else fact.key
-        place = self._outbox.place
-        receipt = place(shape.lane, group, label, size, self._now(), self._new_frame, linger_s=shape.linger_s)
+    async def _submit_later(self, receipt: Receipt) -> Receipt:
+        await self._room.wait(receipt.lane, 1, receipt.size)
+        now = self._now()
+        receipt.deadline_at = now + self._deadline_s
+        self._outbox.submit(receipt, now, reserved=True)
+        return self._queued(receipt)
+
+    def _add_to_frame(
+        self, group: str, shape: Shape, framed: FramedFact, now: float
+    ) -> Receipt | Coroutine[Any, Any, Receipt]:
+        """Accept a fact that travels in a frame."""
+        receipt = self._outbox.place(
+            shape.lane, group, framed.label, framed.size, now, self._new_frame, linger_s=shape.linger_s
+        )
         if receipt is None:
-            await self._room.wait(shape.lane, 1, size)
-            receipt = place(
-                shape.lane, group, label, size, self._now(), self._new_frame, linger_s=shape.linger_s, reserved=True
-            )
-            assert receipt is not None, "room was reserved"
-        _append(receipt, at_us, entry)
+            return self._add_to_frame_later(group, shape, framed)
+        return self._added(receipt, framed)
+
+    async def _add_to_frame_later(self, group: str, shape: Shape, framed: FramedFact) -> Receipt:
+        await self._room.wait(shape.lane, 1, framed.size)
+        receipt = self._outbox.place(
+            shape.lane, group, framed.label, framed.size, self._now(), self._new_frame,
+            linger_s=shape.linger_s, reserved=True,
+        )  # fmt: skip
+        assert receipt is not None, "room was reserved"
+        return self._added(receipt, framed)
+
+    def _added(self, receipt: Receipt, framed: FramedFact) -> Receipt:
+        _append(receipt, framed.at_us, framed.data)
         self._meter.accepted += 1
         self._pump()
         return receipt

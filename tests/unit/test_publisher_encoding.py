@@ -342,8 +342,7 @@ def test_a_status_fact_reads_the_same_alone_and_in_a_frame() -> None:
     shape = fast.shape(fact)
     framed = fast.entry(fact, shape)
     assert framed is not None
-    label, at_us, entry, _ = framed
-    frame = fast.frame(label, at_us, [(0, entry)])
+    frame = fast.frame(framed.label, framed.at_us, [(0, framed.data)])
     single = fast.single(fact, shape)
     stored = parse_published(single.subject).stored
     (alone,) = decode_message(stored, single.headers, single.body, 1, NOW)
