@@ -31,6 +31,8 @@ from coord import errors, limits
 from coord.bus import errors_map
 from coord.bus.patched import Callback, Message, PatchedClient
 from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+from coord.telemetry.metrics import default as default_metrics
 
 _log = logs.get("bus")
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
@@ -99,9 +101,15 @@ class Subscription:
 class Connection:
     """See the module.  Make one with `await Connection.open(config, name=…)`."""
 
-    def __init__(self, config: NatsConfig, name: str) -> None:
+    def __init__(self, config: NatsConfig, name: str, *, role: str = "client", registry: Metrics | None = None) -> None:
         self.config = config
         self.name = name
+        metrics = registry or default_metrics()
+        self._m_connected = metrics.bus_connected.labels(connection=role)
+        self._m_reconnects = metrics.bus_reconnects.labels(connection=role)
+        self._m_denied = metrics.bus_permission_denied.labels(connection=role)
+        self._m_callback_errors = metrics.bus_callback_errors.labels(connection=role)
+        self._counted = False
         self.client = self._new_client()
         self.epoch = 0
         """How often a connection was established; changes with every reconnect."""
@@ -121,10 +129,22 @@ class Connection:
     # --- life ----------------------------------------------------------------------------
 
     @classmethod
-    async def open(cls, config: NatsConfig, *, name: str, wait: bool = False) -> Self:
-        """Connect.  `wait=False` raises `NotConnected` after connect_timeout_s; True tries for ever."""
+    async def open(
+        cls,
+        config: NatsConfig,
+        *,
+        name: str,
+        role: str = "client",
+        wait: bool = False,
+        registry: Metrics | None = None,
+    ) -> Self:
+        """Connect.  `wait=False` raises `NotConnected` after connect_timeout_s; True tries for ever.
+
+        `name` is what the broker shows of this connection; `role` (projector, query, client …)
+        is its label in the metrics.
+        """
         config.validate()
-        conn = cls(config, name)
+        conn = cls(config, name, role=role, registry=registry)
         try:
             if wait:
                 await conn._connect()
@@ -233,6 +253,7 @@ class Connection:
             # AttributeError: nats-py closing a client that never connected
             await self.client.close()
         self._up.set()  # whoever waits learns that it is closed
+        self._count_connected(now=False)
         self._notify(self._disconnected_listeners)
 
     async def __aenter__(self) -> Self:
@@ -267,9 +288,16 @@ class Connection:
     def _established(self) -> None:
         self.epoch += 1
         self._up.set()
+        self._count_connected(now=True)
         if self.epoch > 1:
+            self._m_reconnects.inc()
             _log.info("bus.reconnected", connection=self.name, epoch=self.epoch)
             self._notify(self._connected_listeners)
+
+    def _count_connected(self, *, now: bool) -> None:
+        if now != self._counted:
+            self._counted = now
+            self._m_connected.inc(1 if now else -1)
 
     async def _reconnected(self) -> None:
         self._established()
@@ -288,6 +316,7 @@ class Connection:
         if match is None:
             _log.debug("bus.client_error", connection=self.name, error=f"{type(exc).__name__}: {exc}")
             return
+        self._m_denied.inc()
         _log.warning("bus.permission_denied", connection=self.name, what=match[1], subject=match[2])
         for listener in list(self._denied_listeners):
             listener(match[2])
@@ -318,6 +347,7 @@ class Connection:
 
     def _callback_failed(self, exc: BaseException) -> None:
         self.callback_errors += 1
+        self._m_callback_errors.inc()
         _log.error("bus.callback_failed", connection=self.name, exc_info=exc)
 
     # --- messages ------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class StatsService(Service):
         try:
             while not self.draining.is_set():
                 if conn is None:
-                    conn = await Connection.open(self._nats, name="coord-stats", wait=True)
+                    conn = await Connection.open(self._nats, name="coord-stats", role="stats", wait=True)
                 self.snapshot = await collect(conn, pool, listen=False, now=self.clock.now())
                 self._show(self.snapshot)
                 await self.clock.sleep(self._every_s)

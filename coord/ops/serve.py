@@ -135,7 +135,7 @@ class OnConnection(Service):
 
     async def setup(self) -> None:
         """Connect, then start the inner service."""
-        self._conn = await Connection.open(self._nats, name=self.name, wait=True)
+        self._conn = await Connection.open(self._nats, name=self.name, role=self.name, wait=True)
         self._inner = self._make(self._conn)
         await self._inner.start()
         self.spawn("inner", self._inner.wait)

@@ -26,7 +26,7 @@ from typing import Literal
 
 import msgspec
 
-from coord import errors
+from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
 from coord.core.checkpoint import Checkpoint, StreamState, judge
@@ -47,6 +47,13 @@ State = Literal["unassigned", "standby", "pinned", "retrying", "stopped"]
 
 _TAKE = 256
 """Messages decoded before other coroutines get a turn: about 2 ms."""
+
+_UNPIN_S = 1.0
+"""How long the broker may take to answer that a pin was given back."""
+
+_ROUSE_S = 0.5
+"""How often a standby looks whether it is kept waiting for nothing, until a dead owner's pin has lapsed;
+later it looks as often as it follows the end of the log."""
 
 
 class PartitionProjector:
@@ -89,12 +96,15 @@ class PartitionProjector:
         self.closed = asyncio.Event()
         """Set when `run` has ended: nothing is under way and the pin is given back."""
         self._failures = 0
+        self._duplicates_seen = 0
         self._rng = random.Random()
         self._idle_since = 0.0
         self._rows_per_message = 100.0  # a guess that keeps a first batch of frames small
         consumer = f"{stream}.projector"
         self._m_consumed = metrics.events_consumed.labels(consumer=consumer)
         self._m_redelivered = metrics.messages_redelivered.labels(consumer=consumer)
+        self._m_duplicates = metrics.duplicates_dropped.labels(stage="projector")
+        self._m_acked = metrics.messages_settled.labels(consumer=consumer, result="ack")
         self._m_flush = metrics.db_flush_duration_seconds.labels(stream=stream)
         self._m_rows = metrics.db_flush_rows.labels(stream=stream)
         self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
@@ -153,11 +163,10 @@ class PartitionProjector:
         self._metrics.projection_takeovers.labels(stream=self.stream).inc()
         try:
             await self._project(checkpoint)
-        except BaseException:
-            await self._reader.stop()
-            raise
-        with contextlib.suppress(errors.CoordError):
-            await self._reader.unpin()
+        finally:
+            # Also after a failure: our own next session would have to wait for the pin to lapse.
+            with contextlib.suppress(errors.CoordError):
+                await self._reader.unpin(timeout_s=_UNPIN_S)
 
     async def _project(self, checkpoint: Checkpoint) -> None:
         """Receive and commit until told to leave; returns with nothing left uncommitted."""
@@ -203,9 +212,17 @@ class PartitionProjector:
             self._m_consumed.inc(len(deliveries))
             self._idle_since = loop.time()
             await asyncio.sleep(0)
+            self._count_duplicates()
         elif commit is None and loop.time() - self._idle_since >= self._config.idle_checkpoint_s:
             self._idle_since = loop.time()
             await self._follow_end()
+
+    def _count_duplicates(self) -> None:
+        new = self._reader.duplicates - self._duplicates_seen
+        if new:
+            self._duplicates_seen += new
+            self._m_redelivered.inc(new)
+            self._m_duplicates.inc(new)
 
     def _new_batch(self) -> Batch:
         assert self.checkpoint is not None
@@ -227,6 +244,7 @@ class PartitionProjector:
         metrics = self._metrics
         self._m_flush.observe(took_s)
         self._m_rows.observe(len(batch))
+        self._m_acked.inc(batch.messages)
         now = time.time()
         assert batch.first is not None
         assert batch.last is not None
@@ -327,19 +345,26 @@ class PartitionProjector:
 
     async def _until_pinned(self) -> bool:
         """Wait for the pin, following the end of the log meanwhile; False when told to leave."""
+        assert self.checkpoint is not None
+        loop = asyncio.get_running_loop()
+        began_at = followed_at = loop.time()
+        wait_s = _ROUSE_S / 10  # usually a message waits and brings the pin at once
         pinned = asyncio.ensure_future(self._reader.wait_pinned())
         leave = asyncio.ensure_future(self._leave.wait())
         try:
             while True:
-                await asyncio.wait(
-                    {pinned, leave}, timeout=self._config.idle_checkpoint_s, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait({pinned, leave}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 if pinned.done():
                     pinned.result()
                     return True
                 if leave.done():
                     return False
-                await self._follow_end()
+                if loop.time() - followed_at >= self._config.idle_checkpoint_s:
+                    followed_at = loop.time()
+                    await self._follow_end()
+                await self._reader.rouse(self.checkpoint.seq)
+                recent = loop.time() - began_at < limits.PIN_TTL_S + 1
+                wait_s = min(_ROUSE_S, self._config.idle_checkpoint_s) if recent else self._config.idle_checkpoint_s
         finally:
             for future in (pinned, leave):
                 future.cancel()

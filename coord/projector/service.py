@@ -53,7 +53,9 @@ class ProjectorService(Service):
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
         self._pool = await Pool(self._database, settings=PROJECTOR_SETTINGS, metrics=self.metrics).open(wait=False)
-        self._conn = conn = await Connection.open(self._nats, name=f"projector-{self.instance}", wait=True)
+        self._conn = conn = await Connection.open(
+            self._nats, name=f"projector-{self.instance}", role="projector", wait=True, registry=self.metrics
+        )
         writer = Writer(self._pool, DeadLetterQueue(conn, self.metrics), self.config.writers)
         for stream in self.config.streams:
             for p in range(limits.PARTITIONS):
@@ -62,11 +64,25 @@ class ProjectorService(Service):
                 self.spawn(f"{stream}.{p}", partition.run)
         self._replicas = Replicas(conn, self.instance, len(self.partitions), self._assign)
         self.spawn("replicas", self._replicas.run)
+        self.spawn("watermark", self._show_watermarks)
 
     def _assign(self, mine: frozenset[int]) -> None:
         for slot, partition in enumerate(self.partitions):
             partition.assign(mine=slot in mine)
         self.changed()
+
+    async def _show_watermarks(self) -> None:
+        """Broker time up to which everything this replica owns is committed, per stream."""
+        while True:
+            for stream in self.config.streams:
+                times = [
+                    p.checkpoint.stored_at.timestamp()
+                    for p in self.partitions
+                    if p.stream == stream and p.state == "pinned" and p.checkpoint and p.checkpoint.stored_at
+                ]
+                if times:
+                    self.metrics.projection_watermark.labels(projection=stream).set(min(times))
+            await self.clock.sleep(1.0)
 
     async def on_drain(self) -> None:
         """Finish the commits under way, then let other replicas take over."""

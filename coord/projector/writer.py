@@ -1,6 +1,6 @@
 """One transaction: rows, entities, dead letters and the checkpoint, or nothing.
 
-The order inside matters and stands in `_write`: rows first, the guarded checkpoint last.
+The order inside matters and stands in `_transaction`: rows first, the guarded checkpoint last.
 When the guard matches no row, somebody else committed this partition: everything rolls back.
 
 A row that the database refuses because of its content must not stop its partition.  The
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from coord import errors
 from coord.core.checkpoint import Checkpoint
@@ -20,13 +20,14 @@ from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.rows import Batch, stored_time
 from coord.store import checkpoints, copy
 from coord.store.pool import Connection, Pool
-from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS
+from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, AgentRow, EventRow, SampleRow
 
-Row = TypeVar("Row")
-Copy = Callable[[Connection, Sequence[Row]], Awaitable[Any]]
+Place = tuple[int, int]
+"""(stream sequence, index in frame)."""
 
-_EVENT_SEQ, _EVENT_IDX = EVENT_COLUMNS.index("seq"), EVENT_COLUMNS.index("idx")
-_SAMPLE_SEQ, _SAMPLE_IDX = SAMPLE_COLUMNS.index("seq"), SAMPLE_COLUMNS.index("idx")
+Write = Callable[[Connection, Sequence[Any]], Awaitable[None]]
+
+assert EVENT_COLUMNS[2:4] == SAMPLE_COLUMNS[2:4] == ("seq", "idx"), "see _place_of_row"
 
 
 class Writer:
@@ -49,67 +50,68 @@ class Writer:
         """
         async with self._turn:
             try:
-                return await self._transaction(batch, checkpoint, isolate=False)
+                return await self._transaction(batch, checkpoint)
             except errors.DatabaseRefused:
-                return await self._transaction(batch, checkpoint, isolate=True)
+                await self._park_refused(batch)
+                return await self._transaction(batch, checkpoint)
 
     async def advance(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
         """Move an idle partition's checkpoint without rows."""
         async with self._turn, self._pool.acquire() as conn:
             await checkpoints.advance(conn, checkpoint, moved, pending=0)
 
-    async def _transaction(self, batch: Batch, checkpoint: Checkpoint, *, isolate: bool) -> Checkpoint:
+    async def _transaction(self, batch: Batch, checkpoint: Checkpoint) -> Checkpoint:
         last = batch.last
         assert last is not None, "an empty batch is never committed"
         moved = checkpoints.moved(checkpoint, seq=last.seq, stored_at=stored_time(last.stored_ns))
+        # Before the transaction: a silent broker must not keep one open.
+        await self._dlq.publish(batch.letters)
         async with self._pool.transaction() as conn:
-            if isolate:
-                await self._isolate(conn, batch)
-            await self._write(conn, batch)
+            await copy.events(conn, batch.events)
+            await copy.samples(conn, batch.samples)
+            await copy.upsert_agents(conn, batch.agents())
+            await copy.dead_letters(conn, [letter.row for letter in batch.letters])
             await checkpoints.advance(conn, checkpoint, moved, pending=last.pending)
         return moved
 
-    async def _write(self, conn: Connection, batch: Batch) -> None:
-        if batch.events:
-            await copy.events(conn, batch.events)
-        if batch.samples:
-            await copy.samples(conn, batch.samples)
-        await copy.upsert_agents(conn, batch.agents())
-        if batch.letters:
-            await self._dlq.publish(batch.letters)
-            await copy.dead_letters(conn, [letter.row for letter in batch.letters])
-
-    async def _isolate(self, conn: Connection, batch: Batch) -> None:
-        """Find the refused rows and turn them into dead letters; the tables are left as they were."""
-        refused: dict[tuple[int, int], errors.DatabaseRefused] = {}
-        await _find_refused(conn, batch.events, copy.events, refused, _EVENT_SEQ, _EVENT_IDX)
-        await _find_refused(conn, batch.samples, copy.samples, refused, _SAMPLE_SEQ, _SAMPLE_IDX)
+    async def _park_refused(self, batch: Batch) -> None:
+        """Find the rows whose content the database refuses and turn them into dead letters."""
+        refused: dict[tuple[int, int], errors.CoordError] = {}
+        async with self._pool.transaction() as conn:
+            for rows, write, place in (
+                (batch.events, copy.events, _place_of_row),
+                (batch.samples, copy.samples, _place_of_row),
+                (batch.agents(), copy.upsert_agents, _place_of_agent),
+            ):
+                refused |= await _refused(conn, rows, write, place)
         batch.park(refused)
 
 
-async def _find_refused(
-    conn: Connection,
-    rows: Sequence[Any],
-    write: Copy[Any],
-    refused: dict[tuple[int, int], errors.DatabaseRefused],
-    seq_at: int,
-    idx_at: int,
-) -> None:
+async def _refused(
+    conn: Connection, rows: Sequence[Any], write: Write, place: Callable[[Any], Place]
+) -> dict[Place, errors.CoordError]:
+    """Which of `rows` are refused, by halving; nothing is written."""
     if not rows:
-        return
+        return {}
     try:
         async with conn.transaction():  # a savepoint
             await write(conn, rows)
-            raise _Undo  # found good: the real write comes later, as a whole
+            raise _Undo
     except _Undo:
-        return
+        return {}
     except errors.DatabaseRefused as exc:
         if len(rows) == 1:
-            refused[rows[0][seq_at], rows[0][idx_at]] = exc
-            return
+            return {place(rows[0]): exc}
     middle = len(rows) // 2
-    await _find_refused(conn, rows[:middle], write, refused, seq_at, idx_at)
-    await _find_refused(conn, rows[middle:], write, refused, seq_at, idx_at)
+    return await _refused(conn, rows[:middle], write, place) | await _refused(conn, rows[middle:], write, place)
+
+
+def _place_of_row(row: EventRow | SampleRow) -> Place:
+    return row[2], row[3]
+
+
+def _place_of_agent(row: AgentRow) -> Place:
+    return row.seq, row.idx
 
 
 class _Undo(Exception):

@@ -108,7 +108,14 @@ class Speaker:
         self.facts = self.samples = 0
 
     async def state(
-        self, kind: str, event: str, data: object = None, *, id: str, key: str | None = None, now: bool = False
+        self,
+        kind: str,
+        event: str,
+        data: object = None,
+        *,
+        id: str,  # noqa: A002 - what the entity's id is called, everywhere
+        key: str | None = None,
+        now: bool = False,
     ) -> None:
         """State one fact; `now`: wait until it is stored."""
         fact = coord.Fact(kind=kind, id=id, key=key, event=event, data=data)
