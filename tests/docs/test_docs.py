@@ -45,7 +45,19 @@ EXECUTED = ["README.md", "docs/quickstart.md", *(n for n in pages() if n.startsw
 ONLY_PARSED = {("serve",), ("dev",), ("dev", "env"), ("demo",), ("bench", "spine"), ("logs", "filter"),
                ("projection", "new-epoch"), ("dlq", "show")}  # fmt: skip
 # A person's or the system's business; what they are given is checked elsewhere, or is nothing of ours.
-FOREIGN = {"apt", ".", "python", "sudo", "systemctl", "journalctl", "curl", "docker", "nats-server", "install", "useradd"}
+FOREIGN = {
+    "apt",
+    ".",
+    "python",
+    "sudo",
+    "systemctl",
+    "journalctl",
+    "curl",
+    "docker",
+    "nats-server",
+    "install",
+    "useradd",
+}
 
 
 # --- the executed examples -----------------------------------------------------------------
@@ -311,8 +323,9 @@ def test_links_lead_somewhere(name: str) -> None:
             wrong.append(f"{link.target}: no such file")
         elif anchor and target.suffix == ".md" and anchor not in page(target).anchors():
             wrong.append(f"{link.target}: no such heading")
-        elif (named := re.fullmatch(r"`([A-Za-z_][\w.]*)`", link.text)) and target.suffix == ".py":
-            if named[1] not in names_in(target):
+        elif target.suffix == ".py":
+            named = re.fullmatch(r"`([A-Za-z_][\w.]*)`", link.text)
+            if named and named[1] not in names_in(target):
                 wrong.append(f"{link.target} defines no {named[1]}")
     assert wrong == []
 
