@@ -47,12 +47,12 @@ import msgspec
 from coord import errors, limits
 from coord.bus import errors_map
 from coord.bus.connection import Connection, Subscription
+from coord.bus.duplicates import DuplicateJudge
 from coord.bus.patched import Message
 from coord.core import retry
 from coord.core.retry import RetryPolicy, Sending
 from coord.telemetry import logs
 from coord.wire import headers as wire_headers
-from coord.wire import subjects
 
 _log = logs.get("publish")
 
@@ -61,9 +61,6 @@ _NOT_NOW: Final = frozenset({10007, 10008, 10009, 10039, 10076, 10118})
 
 _STALLED_BYTES: Final = 1 * limits.MIB
 """With this much unwritten, a copy of what is already waiting to be written helps nobody."""
-
-_READ_BACK_S: Final = 2.0
-"""How long the comparison after an unexpected duplicate may take."""
 
 _SWEEP_LEAST_S: Final = 0.01
 _SWEEP_MOST_S: Final = 0.5
@@ -159,8 +156,6 @@ class AckPipeline:
         """Told of every publication, synchronously, right after it was settled."""
         self.resends = 0
         """Messages sent again, ever."""
-        self.collisions_checked = 0
-        """Unexpected duplicates read back, ever."""
         self._conn = conn
         self._inflight_max = inflight_max
         self._rng = rng or random.Random()
@@ -179,7 +174,7 @@ class AckPipeline:
         self._denied: set[str] = set()
         self._acks_denied = False
         self._comparing: dict[asyncio.Task[None], Publication] = {}
-        self._read_backs: dict[str, asyncio.Task[Any]] = {}
+        self._duplicates = DuplicateJudge(conn, self._rng)
         self._warned_at: dict[str, float] = {}
         self._unregister = [
             conn.on_reconnected(self._reconnected),
@@ -418,6 +413,7 @@ class AckPipeline:
     def _reconnected(self) -> None:
         self._up = True
         self._acks_denied = False
+        self._duplicates.reconnected()
         now = self._now()
         self._expire([p for p in self._pending.values() if p.deadline_at <= now])
         self._resend(list(self._pending.values()), now)
@@ -428,9 +424,7 @@ class AckPipeline:
             _log.error("publish.acks_denied", connection=self._conn.name, subject=self._prefix + "*")
             self._fail_all(self._acks_denied_error)
             return
-        read_back = self._read_backs.get(subject)
-        if read_back is not None:
-            read_back.cancel()
+        if self._duplicates.denied(subject):
             return
         if not self._denied:
             # Refusals come in bursts, one per message: look through what is pending once per burst.
@@ -455,8 +449,7 @@ class AckPipeline:
     def _compare(self, publication: Publication, ack: PubAck) -> None:
         """A first send met its own id in the log: read back what is stored there."""
         del self._pending[publication.token]
-        self.collisions_checked += 1
-        task = self._loop.create_task(self._judge_duplicate(publication, ack), name="publish-compare")
+        task = self._loop.create_task(self._judge(publication, ack), name="publish-compare")
         self._comparing[task] = publication  # owned: `close` ends it; bounded: it is still in its window
         task.add_done_callback(self._compared)
 
@@ -471,47 +464,11 @@ class AckPipeline:
         error.__cause__ = failed
         self._settle(publication, None, errors.BusClosed() if self._closed else error)
 
-    async def _judge_duplicate(self, publication: Publication, ack: PubAck) -> None:
-        stored = await self._read_stored(publication.subject, ack)
-        if stored is None:
-            error = errors.IdCollision(
-                "a fact is stored under this event id and may not be read back to compare",
-                subject=publication.subject, stream=ack.stream, seq=ack.seq, compared=False,
-            )  # fmt: skip
-        elif _same(stored, publication):
-            self._settle(publication, ack, None)
-            return
-        else:
-            error = errors.IdCollision(
-                subject=publication.subject, stream=ack.stream, seq=ack.seq,
-                stored_subject=stored.headers.get("Nats-Subject", ""),
-            )  # fmt: skip
-        self._settle(publication, None, error)
-
-    async def _read_stored(self, subject: str, ack: PubAck) -> Message | None:
-        """The stored message of `ack`: the last on its subject if that is it, else by sequence."""
-        get = f"$JS.API.DIRECT.GET.{ack.stream}"
-        last = await self._read_back(f"{get}.{_stored_subject(subject)}", b"")
-        if last is not None and last.headers.get("Nats-Sequence") == str(ack.seq):
-            return last
-        return await self._read_back(get, b'{"seq":%d}' % ack.seq)
-
-    async def _read_back(self, subject: str, body: bytes) -> Message | None:
-        """One direct get; None when it is not permitted, not answered or finds nothing."""
-        request = self._loop.create_task(self._conn.request(subject, body, timeout_s=_READ_BACK_S))
-        self._read_backs[subject.lower()] = request
-        try:
-            message = await request
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # a task is running here
-                request.cancel()
-                raise
-            return None  # permission denied: see `_permission_denied`
-        except errors.CoordError:
-            return None
-        finally:
-            self._read_backs.pop(subject.lower(), None)
-        return message if message.status is None else None
+    async def _judge(self, publication: Publication, ack: PubAck) -> None:
+        error = await self._duplicates.judge(
+            publication.subject, publication.headers, publication.body, ack, publication.deadline_at
+        )
+        self._settle(publication, ack if error is None else None, error)
 
     # --- the end -------------------------------------------------------------------------
 
@@ -538,25 +495,3 @@ class AckPipeline:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-def _stored_subject(subject: str) -> str:
-    """Where the stream keeps what is published to `subject`."""
-    try:
-        return subjects.parse_published(subject).stored
-    except errors.WireError:
-        return subject  # not a fact: stored as it is
-
-
-def _same(stored: Message, publication: Publication) -> bool:
-    """Whether the stored message is this one: same subject, same id, same body."""
-    try:
-        ours = wire_headers.parse(publication.headers or b"").fields.get(wire_headers.MSG_ID)
-    except errors.WireError:
-        return False
-    theirs = stored.headers
-    return (
-        stored.data == publication.body
-        and theirs.get(wire_headers.MSG_ID) == ours
-        and theirs.get("Nats-Subject") == _stored_subject(publication.subject)
-    )

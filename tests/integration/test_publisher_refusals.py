@@ -13,10 +13,12 @@ from coord import errors
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message
 from coord.bus.publish import AckPipeline
+from coord.client.connect import Coord
 from coord.core.retry import RetryPolicy
 from coord.wire import headers as wire_headers
 from coord.wire import subjects
 from coord.wire.envelope import Fact, Sample
+from tests.support.proxy import Proxy
 from tests.support.publishing import Observer, client, count, observer, quick
 from tests.support.waiting import until
 
@@ -231,6 +233,66 @@ async def test_a_duplicate_that_may_not_be_read_is_a_collision_and_says_that_it_
         assert unread.value.details["compared"] is False
 
 
+async def test_many_duplicates_at_once_are_all_compared(nats_server, seen) -> None:
+    async with client(nats_server.url) as c:
+        first = [await c.emit(scanned("f1", data=n, event_id=f"e{n}")) for n in range(300)]
+        stored = await asyncio.gather(*first)
+        again = [await c.emit(scanned("f1", data=n if n % 3 else -1, event_id=f"e{n}")) for n in range(300)]
+        results = await asyncio.gather(*again, return_exceptions=True)
+        for n, result in enumerate(results):
+            if n % 3:
+                assert result.seq == stored[n].seq  # type: ignore[union-attr]
+            else:
+                assert isinstance(result, errors.IdCollision)
+        assert not c._publisher._pipeline._duplicates._asking
+
+
+async def test_many_duplicates_that_may_not_be_read_do_not_wait_for_each_other(guarded) -> None:
+    async with client("", to=user(guarded, "blind"), tenant="acme", agent="blind") as c, asyncio.timeout(4):
+        await asyncio.gather(*[await c.emit(scanned(data=n, event_id=f"e{n}")) for n in range(50)])
+        again = [await c.emit(scanned(data=n, event_id=f"e{n}")) for n in range(50)]
+        results = await asyncio.gather(*again, return_exceptions=True)
+        assert {type(r) for r in results} == {errors.IdCollision}
+
+
+def hold_requests(c: Coord) -> asyncio.Event:
+    """Let the client's requests wait for an event, so that something can happen meanwhile."""
+    go, request = asyncio.Event(), c.connection.request
+
+    async def held(*args: Any, **options: Any) -> Message:
+        await go.wait()
+        return await request(*args, **options)
+
+    c.connection.request = held  # type: ignore[method-assign]
+    return go
+
+
+async def test_a_comparison_that_is_cut_off_is_made_again_after_the_reconnect(nats_server, seen) -> None:
+    async with Proxy("127.0.0.1", nats_server.port) as proxy, client(proxy.url, publisher=quick(deadline_s=20)) as c:
+        for n in range(20):
+            await c.publish(scanned(f"f{n}", data=n, event_id=f"e{n}"))
+        go = hold_requests(c)
+        again = [await c.emit(scanned(f"f{n}", data=n, event_id=f"e{n}")) for n in range(20)]
+        await until(lambda: c._publisher._pipeline._duplicates.asked == 20)
+        proxy.cut()
+        await until(lambda: not c.connection.is_connected)
+        go.set()
+        async with asyncio.timeout(10):
+            assert all(ack.duplicate for ack in await asyncio.gather(*again))
+
+
+async def test_closing_while_comparing_ends_it(nats_server, seen) -> None:
+    async with client(nats_server.url, publisher=quick(deadline_s=20, drain_s=0)) as c:
+        await c.publish(scanned(event_id="e1"))
+        hold_requests(c)
+        again = await c.emit(scanned(event_id="e1"))
+        await until(lambda: c._publisher._pipeline._duplicates.asked)
+        with pytest.raises(errors.FlushFailed):
+            await c.close()
+        with pytest.raises(errors.BusClosed):
+            await again
+
+
 async def test_ids_are_unique_per_agent_only(nats_server, seen) -> None:
     tenant = f"t{secrets.token_hex(4)}"
     async with client(nats_server.url, tenant=tenant) as c, client(nats_server.url, tenant=tenant, agent="a2") as d:
@@ -310,7 +372,7 @@ async def test_a_lost_ack_is_asked_for_again_with_the_same_message(pipeline, see
     ack = await pipeline.send(subject, b"x", msg_id="m")
     assert (ack.stream, ack.seq, ack.duplicate) == ("S", 7, True)
     assert len(replies) == len(set(replies)) == 2, "answers to a resend can be told apart"
-    assert pipeline.collisions_checked == 0, "a duplicate on a resend is what is expected"
+    assert pipeline._duplicates.asked == 0, "a duplicate on a resend is what is expected"
 
 
 async def test_a_late_answer_to_the_first_send_is_still_the_first_sends(pipeline, seen) -> None:
