@@ -214,8 +214,9 @@ MAINTAIN_STEPS_MAX: Final = 10_000
 HOT_DAYS: Final = 7.0
 """Age at which rows are compressed (community)."""
 
-RETAIN_DAYS: Final = 30.0
-"""Age at which rows leave the database."""
+RETAIN_DAYS: Final = 365.0
+"""Rows are dropped from the database then: the end of the last age (DESIGN: cold, one year).
+Nothing is dropped earlier while there is no archive that has it too."""
 
 # --- services ----------------------------------------------------------------------------
 
