@@ -13,8 +13,8 @@ The life of a reader::
 
 ``start`` uses a fresh inbox, so that deliveries from before the reset cannot be mistaken for
 later ones; from there on `coord.core.delivery` judges every delivery by its consumer
-sequence.  A reader that is not pinned never resets (a standby's reset would redeliver to
-the pinned one).
+sequence.  A reader that is not pinned never resets while somebody is (a standby's reset
+would redeliver to the pinned one); when nobody is, ``rouse`` may have to.
 
 Bounds: at most two requests outstanding, each for half of `messages_max` and half of
 `bytes_max`, and none while more than half is waiting to be received.  A single message
@@ -123,6 +123,22 @@ class PinnedReader:
             await _first(pinned, wake, self._wake, timeout_s=SILENCE_S)
         self._pin = pinned.result()
 
+    async def rouse(self, position: int) -> bool:
+        """Make the server deliver to whoever waits for the pin, when it would not by itself; whether it had to.
+
+        A pin comes with a delivery, and what a dead owner had received is delivered again only
+        after ack_wait: without new messages nobody would be pinned until then.  So a consumer
+        that nobody is pinned to, and that is past `position` (the checkpoint), is reset to
+        there.  Two standbys doing so at once, or one just after another was pinned, cost that
+        one a `DeliveryGap`, nothing else.  May be called while `wait_pinned` waits.
+        """
+        info = await self._conn.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        pinned = any(g.get("pinned_client_id") for g in info.get("priority_groups") or ())
+        if pinned or info["delivered"]["stream_seq"] <= position:
+            return False
+        await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": position + 1})
+        return True
+
     # --- reading -------------------------------------------------------------------------
 
     async def start(self, seq: int) -> None:
@@ -190,11 +206,16 @@ class PinnedReader:
         if self._conn.is_connected:
             self._conn.publish(delivery.reply, b"+ACK")
 
-    async def unpin(self) -> None:
-        """Give the pin back at once, so that another replica need not wait for it to lapse."""
-        if self._pin is not None and self._conn.is_connected:
-            await self._conn.api(f"CONSUMER.UNPIN.{self._stream}.{self._consumer}", {"group": self._group})
+    async def unpin(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:
+        """Stop, and give the pin back at once, so that nobody need wait for it to lapse.
+
+        Not when it was lost: it is another's then.  Raises what `Connection.api` raises.
+        """
+        owned = self._pin is not None and not isinstance(self._broken, errors.PinLost)
         await self.stop()
+        if owned and self._conn.is_connected:
+            request = f"CONSUMER.UNPIN.{self._stream}.{self._consumer}"
+            await self._conn.api(request, {"group": self._group}, timeout_s=timeout_s)
 
     async def stop(self) -> None:
         """End the session and forget what has arrived.  Twice is legal."""

@@ -97,6 +97,31 @@ async def test_the_second_reader_waits_and_takes_over_when_the_pin_is_given_back
     await other.close()
 
 
+async def test_what_a_dead_owner_had_received_comes_to_a_standby_that_rouses_the_consumer(
+    conn, stream, nats_server
+) -> None:
+    """Nothing new arrives, and its unacknowledged deliveries would only come again after ack_wait."""
+    seqs = await fill(conn, stream, 5)
+    dying = await Connection.open(NatsConfig(urls=(nats_server.url,)), name="dying")
+    first, second = PinnedReader(dying, stream, "c"), PinnedReader(conn, stream, "c")
+    await first.wait_pinned()
+    await first.start(1)
+    assert await read(first, 5) == seqs
+    waiting = asyncio.create_task(second.wait_pinned())
+    assert not await second.rouse(0), "somebody is pinned"
+    await dying.close()
+    async with asyncio.timeout(5):
+        while not await second.rouse(seqs[1]):
+            assert not waiting.done()
+            await asyncio.sleep(0.05)
+        await waiting
+    await second.start(seqs[1] + 1)
+    assert await read(second, 3) == seqs[2:]
+    await second.unpin()
+    assert not await second.rouse(seqs[-1]), "nothing to give"
+    await second.close()
+
+
 async def test_a_pin_taken_away_is_noticed(conn, stream) -> None:
     await fill(conn, stream, 2)
     reader = PinnedReader(conn, stream, "c")
