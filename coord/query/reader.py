@@ -167,6 +167,8 @@ class SharedInfo:
         """Raises `ApiUnavailable`, `ApiNotFound`, `DeadlineExceeded`, `NotConnected`."""
         if self._following is None:
             self._following = asyncio.create_task(self._follow(self._running), name="log-info")
+            # Every caller may have left by the time it fails.
+            self._following.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Shielded: one caller that leaves must not take the answer from the others.
         return await asyncio.shield(self._following)
 
