@@ -53,7 +53,7 @@ from coord.wire.envelope import Fact, Sample
 
 _log = logs.get("publish")
 
-_BURST: Final = 64
+_BURST: Final = 128
 """Messages `emit` hands over before it lets the event loop write them and read acks."""
 
 _CHUNK: Final = 1_000
