@@ -302,10 +302,19 @@ class PartitionProjector:
         Otherwise the checkpoint of a quiet partition would fall out of the window and look
         like a gap.  The end is read first, then the leader is asked whether the partition has
         anything up to there.
+
+        A checkpoint that is at the end is confirmed instead: a crash of the database may have
+        lost it with its rows (synchronous_commit=off), and no later fact may ever tell us.
         """
         assert self.checkpoint is not None
         stream, checkpoint = await self._stream_state(with_time=True), self.checkpoint
-        if stream.last_seq <= checkpoint.seq or not self._reader.is_empty:
+        if not self._reader.is_empty:
+            return
+        if stream.last_seq <= checkpoint.seq:
+            problem = judge(checkpoint, msgspec.structs.replace(stream, at_checkpoint=None))
+            if isinstance(problem, errors.StreamReplaced):
+                raise problem
+            await self._writer.advance(checkpoint, checkpoint)
             return
         filter_subject = subjects.partition_filter(self.stream, self.partition)
         try:

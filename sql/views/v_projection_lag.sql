@@ -26,6 +26,6 @@ COMMENT ON COLUMN coord.v_projection_lag.pending IS 'Messages of the partition s
 COMMENT ON COLUMN coord.v_projection_lag.lag_seconds IS
   'Age of the newest projected message while more are waiting, 0 when none are (database''s clock against the broker''s); null when unknown.';
 COMMENT ON COLUMN coord.v_projection_lag.silent_seconds IS
-  'Seconds since a projector wrote this row. The log''s end is followed every 15 s: much more means that nobody projects, or that the stream is quiet as a whole.';
+  'Seconds since a projector wrote or confirmed this row, which it does every 5 s: much more means that nobody projects.';
 COMMENT ON COLUMN coord.v_projection_lag.stored_at IS 'Broker''s time of the message at seq; null when unknown.';
 COMMENT ON COLUMN coord.v_projection_lag.updated_at IS 'Database''s clock: when the row was written.';
