@@ -32,6 +32,8 @@ NATS_HTTP_PORT: Final = 8222
 DATABASE_PORT: Final = 5432
 """The usual ports; another free one is taken, and said, when they are not free."""
 
+_URL_FILE: Final = "http.url"
+
 
 class DevConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What `coord dev` starts, and where."""
@@ -53,16 +55,16 @@ async def run(
     `file`: settings beside the stack's addresses.  Raises `EnvironmentProblem` in one line that
     names the fix when the machine lacks something.
     """
+    if not config.ephemeral and (found := find(config.path)) is not None:
+        banner(out, found, http_url=_known_http_url(config.path), found=True)
+        return signals.EXIT_OK
     with signals.interrupts() as received:
         stack = DevStack(_stack_config(config), say=out.say)
         async with contextlib.AsyncExitStack() as exits:
-            if found := None if config.ephemeral else find(config.path):
-                banner(out, found, http_url=None, found=True)
-                return signals.EXIT_OK
             out.say("Starting nats-server and the database; Ctrl-C ends them.")
             exits.push_async_callback(stack.stop)
             await stack.start()
-            if stack.attached:
+            if stack.attached:  # another was faster
                 banner(out, stack.state, http_url=None, found=True)
                 return signals.EXIT_OK
             loaded = _settings(config, stack, file, out)
@@ -71,10 +73,13 @@ async def run(
             group = serve.services(loaded.settings)
 
             def ready() -> None:
-                banner(out, stack.state, http_url=_http_url(group), found=False)
+                url = _http_url(group)
+                (stack.data_dir / _URL_FILE).write_text(url or "", encoding="utf-8")
+                banner(out, stack.state, http_url=url, found=False)
                 if on_ready is not None:
                     on_ready()
 
+            exits.callback((stack.data_dir / _URL_FILE).unlink, missing_ok=True)
             code = await signals.run(group, drain_s=loaded.settings.service.drain_s, received=received, on_ready=ready)
             out.say("Drained. Ending the servers.")
         if not config.ephemeral:
@@ -176,6 +181,14 @@ async def _logging(loaded: Loaded, folder: Path) -> AsyncIterator[None]:
             yield
         finally:
             logs.unconfigure()
+
+
+def _known_http_url(folder: Path) -> str | None:
+    """Where the running stack's metrics are, if it has said so."""
+    try:
+        return (folder / _URL_FILE).read_text(encoding="utf-8") or None
+    except OSError:
+        return None
 
 
 def _http_url(group: Any) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from coord import limits
-from coord.ops.stats import PROJECTED, Problem, Snapshot
+from coord.ops.stats import PROJECTED, Problem, ProjectionStats, Snapshot, StreamStats
 from coord.wire import subjects
 
 FILL_WARNING: Final = 0.8
@@ -139,15 +139,23 @@ def _judge_projection(snapshot: Snapshot) -> list[Problem]:
                 )
             )
         stream = snapshot.stream(projection.stream)
-        if stream is not None and stream.discard == "new" and 0 < projection.seq_min < stream.first_seq - 1:
-            problems.append(
-                _error(
-                    what,
-                    f"the log begins at {stream.first_seq}, a checkpoint is at {projection.seq_min}: facts may be lost",
-                    "See `coord projection status`; go on with `coord projection new-epoch`.",
-                )
-            )
+        if stream is not None:
+            problems += _judge_checkpoints(what, projection, stream)
     return problems
+
+
+def _judge_checkpoints(what: str, projection: ProjectionStats, stream: StreamStats) -> list[Problem]:
+    """Whether the stream is still the one of the checkpoints; `coord projection status` looks closer."""
+    if not projection.stream_created_min == stream.created_at == projection.stream_created_max:
+        wrong = "the stream was created anew; partitions wait for a decision"
+    elif projection.seq_max > stream.last_seq:
+        wrong = f"the stream ends at {stream.last_seq}, below a checkpoint at {projection.seq_max}"
+    elif stream.discard == "new" and 0 < projection.seq_min < stream.first_seq - 1:
+        wrong = f"the log begins at {stream.first_seq}, a checkpoint is at {projection.seq_min}: facts may be lost"
+    else:
+        return []
+    remedy = "See `coord projection status`; go on with `coord projection new-epoch`."
+    return [_error(what, wrong, remedy)]
 
 
 def _error(what: str, message: str, remedy: str) -> Problem:

@@ -62,6 +62,8 @@ class StreamStats(msgspec.Struct, frozen=True, kw_only=True):
     last_at: datetime | None
     replicas: int
     leader: str | None
+    created_at: datetime | None
+    """Its identity: a stream made anew is another one."""
 
 
 class ConsumerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +96,9 @@ class ProjectionStats(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     seq_min: int
     seq_max: int
+    stream_created_min: datetime
+    stream_created_max: datetime
+    """Which stream the checkpoints were taken from."""
 
 
 class DeadLetterStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -283,6 +288,7 @@ def stream(info: dict[str, Any]) -> StreamStats:
         last_at=_moment(state.get("last_ts")),
         replicas=config.get("num_replicas", 1),
         leader=(info.get("cluster") or {}).get("leader"),
+        created_at=_moment(info.get("created")),
     )
 
 

@@ -36,6 +36,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Self
@@ -47,6 +48,8 @@ from coord.runtime.clock import Clock, SystemClock
 from coord.telemetry import logs, metrics
 
 _log = logs.get("runtime")
+
+_CANCEL_AGAIN_S = 1.0
 
 LoopBody = Callable[[], Awaitable[None]]
 
@@ -105,6 +108,7 @@ class Service:
         self._loops: dict[str, Loop] = {}
         self._group: asyncio.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
         self._stop_lock = asyncio.Lock()
@@ -144,7 +148,7 @@ class Service:
         loop = Loop(name, body, restart=restart)
         self._loops[name] = loop
         if self._group is not None and not self._stopping.is_set():
-            self._group.create_task(self._supervise(loop), name=f"{self.name}.{name}")
+            self._launch(self._group, loop)
         return loop
 
     def changed(self) -> None:
@@ -248,11 +252,8 @@ class Service:
             failed = self._state is State.FAILED
             if not failed:
                 self._enter(State.STOPPING)
-            if self._owner is not None:
-                self._owner.cancel()
-                _, stuck = await asyncio.wait({self._owner}, timeout=limits.STOP_S)
-                if stuck:
-                    _log.error("service.stuck", name=self.name, loops=self._unfinished())
+            if self._owner is not None and not await self._cancel_loops(self._owner):
+                _log.error("service.stuck", name=self.name, loops=self._unfinished())
             await self._tear_down()
             if not failed:
                 self._enter(State.STOPPED)
@@ -283,10 +284,19 @@ class Service:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
-            task.cancel()
-            await asyncio.wait({task, stop})
+            await cancel(task)
         if not task.cancelled():
             task.result()
+
+    async def _cancel_loops(self, owner: asyncio.Task[None]) -> bool:
+        """End the loops; whether they ended within STOP_S."""
+        owner.cancel()
+        deadline = time.monotonic() + limits.STOP_S
+        while not owner.done() and time.monotonic() < deadline:
+            await asyncio.wait({owner}, timeout=min(_CANCEL_AGAIN_S, limits.STOP_S))
+            for task in self._tasks:
+                task.cancel()  # see `cancel`
+        return owner.done()
 
     async def _abandon_start(self) -> None:
         await self._tear_down()
@@ -300,7 +310,7 @@ class Service:
                 self._group = group
                 self._loops.setdefault("run", Loop("run", self.run, restart=True))
                 for loop in list(self._loops.values()):
-                    group.create_task(self._supervise(loop), name=f"{self.name}.{loop.name}")
+                    self._launch(group, loop)
                 await asyncio.get_running_loop().create_future()  # until `stop` cancels
         except BaseExceptionGroup as exc:
             self.failure = _first(exc)
@@ -310,6 +320,11 @@ class Service:
             self._ended.set()
         finally:
             self._group = None
+
+    def _launch(self, group: asyncio.TaskGroup, loop: Loop) -> None:
+        task = group.create_task(self._supervise(loop), name=f"{self.name}.{loop.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _supervise(self, loop: Loop) -> None:
         rng = random.Random()
@@ -409,6 +424,18 @@ class ServiceGroup(Service):
         if self.failure is not None:
             out["failure"] = _describe(self.failure)
         return out | {"services": [member.health() for member in self.members]}
+
+
+async def cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel `task` until it has ended; never raises what it raised.
+
+    Once is not always enough: Python's own `asyncio.wait_for` before 3.12 swallows a
+    cancellation that meets the end of what it waits for, nats-py connects through it, and a
+    connection that is tried for ever would then go on for ever.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -16,13 +16,11 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from coord import limits
+from coord.runtime.service import Service, cancel
 from coord.telemetry import logs
-
-if TYPE_CHECKING:
-    from coord.runtime.service import Service
 
 _log = logs.get("runtime")
 
@@ -94,9 +92,8 @@ async def run(
             drained = await _drain(service, received, max(0.0, drain_s - limits.STOP_S))
             await service.stop()
         finally:
-            asked.cancel()
-            life.cancel()
-            await asyncio.gather(asked, life, return_exceptions=True)
+            await cancel(asked)
+            await cancel(life)
             await service.stop()
         _log.info("process.ended", drained=drained)
         return EXIT_OK if drained and service.failure is None else EXIT_ERROR

@@ -376,3 +376,45 @@ async def test_a_member_that_fails_to_drain_does_not_keep_the_others_from_it() -
     await group.drain()
     assert "good.drain" in good.log
     await group.stop()
+
+
+# --- cancellations that get lost -----------------------------------------------------------
+
+
+async def swallow(times: int) -> None:
+    """Like Python 3.11's wait_for at the wrong moment: a cancellation or more is lost."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            times -= 1
+            if times < 0:
+                raise
+
+
+async def test_a_setup_that_loses_a_cancellation_is_cancelled_again() -> None:
+    class Lossy(Probe):
+        async def setup(self) -> None:
+            self.log.append("setup")
+            await swallow(1)
+
+    service = Lossy()
+    starting = asyncio.create_task(service.start())
+    await until(lambda: service.log)
+    await asyncio.wait_for(service.stop(), 10)
+    await starting
+    assert service.state is State.STOPPED
+
+
+async def test_a_loop_that_loses_a_cancellation_is_cancelled_again() -> None:
+    class Lossy(Probe):
+        async def run(self) -> None:
+            self.running.set()
+            await swallow(1)
+
+    service = Lossy()
+    await service.start()
+    await service.running.wait()
+    await asyncio.wait_for(service.stop(), limits.STOP_S)
+    assert service._owner is not None
+    assert service._owner.done()

@@ -32,6 +32,7 @@ def stream(name: str, **fields: Any) -> StreamStats:
         "messages": 10, "bytes": 1_000, "limit_messages": 1_000, "limit_bytes": -1, "fill": 0.01,
         "discard": "old" if name == "TELEMETRY" else "new", "subjects": 3, "consumers": 16, "first_seq": 1,
         "last_seq": 10, "first_at": NOW, "last_at": NOW, "replicas": 1, "leader": "n1",
+        "created_at": NOW,
     }  # fmt: skip
     return StreamStats(name=name, **(given | fields))
 
@@ -47,7 +48,7 @@ def consumer(name: str, **fields: Any) -> ConsumerStats:
 def projection(name: str, **fields: Any) -> ProjectionStats:
     given: dict[str, Any] = {
         "partitions": 16, "pending": 0, "lag_seconds": 0.0, "silent_seconds": 1.0, "epoch": 1, "seq_min": 1,
-        "seq_max": 10,
+        "seq_max": 10, "stream_created_min": NOW, "stream_created_max": NOW,
     }  # fmt: skip
     return ProjectionStats(stream=name, **(given | fields))
 
@@ -128,6 +129,11 @@ def test_a_system_that_is_well_has_no_problems() -> None:
             changed(projection=(projection("EVENTS", pending=5, lag_seconds=LAG_ERROR_S + 1),)),
             "error", "projection EVENTS", "301 s behind",
         ),
+        (
+            with_stream("EVENTS", created_at=NOW + timedelta(seconds=1)),
+            "error", "projection EVENTS", "created anew",
+        ),
+        (with_stream("EVENTS", last_seq=9), "error", "projection EVENTS", "ends at 9, below a checkpoint at 10"),
         (with_stream("EVENTS", first_seq=50, last_seq=60), "error", "projection EVENTS", "facts may be lost"),
         (
             changed(broker=None, failures=(Problem(severity="error", what="broker", message="gone", remedy="x"),)),

@@ -45,12 +45,22 @@ async def serve(
 
 async def run(settings: Settings, what: What, *, apply: bool) -> int:
     """Prepare if asked, run the services until a signal, drain; returns the exit code."""
-    from coord.ops import environment, serve
+    from coord.ops import build, environment, serve
     from coord.ops import settings as ops_settings
     from coord.runtime import signals
+    from coord.telemetry import logs
 
     ops_settings.topology(settings)  # refuse contradictions before anything runs
     with signals.interrupts() as received:
+        # Said first: what is waited for may be a long time coming.
+        logs.get("serve").info(
+            "process.starting",
+            what=str(what),
+            version=build.version(),
+            nats=list(settings.nats.urls),
+            database=settings.database.url,
+            profile=settings.streams.profile,
+        )
         if apply and not await _prepared(settings, received.first):
             return signals.EXIT_OK
         return await signals.run(
@@ -64,16 +74,15 @@ async def run(settings: Settings, what: What, *, apply: bool) -> int:
 async def _prepared(settings: Settings, asked_to_end: asyncio.Event) -> bool:
     """Apply streams and migrations; False when a signal came first."""
     from coord.ops import serve
+    from coord.runtime.service import cancel
 
     preparing = asyncio.ensure_future(serve.prepare(settings))
     ending = asyncio.ensure_future(asked_to_end.wait())
     try:
         await asyncio.wait({preparing, ending}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        ending.cancel()
-        if not preparing.done():
-            preparing.cancel()
-        await asyncio.wait({preparing, ending})
+        await cancel(ending)
+        await cancel(preparing)
     if preparing.cancelled():
         return False
     preparing.result()

@@ -1,13 +1,16 @@
 -- How far the tables are behind the log, one row a stream.
 SELECT
-  l.stream,
+  c.stream,
   count(*)::integer AS partitions,
-  sum(l.pending)::bigint AS pending,
+  sum(c.pending)::bigint AS pending,
   max(l.lag_seconds) AS lag_seconds,
   max(l.silent_seconds) AS silent_seconds,
-  max(l.epoch) AS epoch,
-  min(l.seq) AS seq_min,
-  max(l.seq) AS seq_max
-FROM coord.v_projection_lag AS l
-GROUP BY l.stream
-ORDER BY l.stream
+  max(c.epoch) AS epoch,
+  min(c.seq) AS seq_min,
+  max(c.seq) AS seq_max,
+  min(c.stream_created) AS stream_created_min,
+  max(c.stream_created) AS stream_created_max
+FROM coord.checkpoint AS c
+INNER JOIN coord.v_projection_lag AS l ON l.stream = c.stream AND l.partition = c.partition
+GROUP BY c.stream
+ORDER BY c.stream
