@@ -298,9 +298,11 @@ class PinnedReader:
             self._break(errors.DeliveryGap(consumer=self._consumer, consumer_seq=consumer_seq))
 
     def _on_status(self, status: int, message: Message) -> None:
-        if status == 100:
-            return
         description = message.headers.get("Description", "").lower()
+        if status == 100 or description == "batch completed":
+            # The latter follows the last message of a request with max_bytes, which has been
+            # counted: ending another request for it would let the server send without bound.
+            return
         if status == 409 and "maxbytes" in description.replace(" ", ""):
             self._alone = True
         elif status not in (404, 408, 409) or "deleted" in description:
