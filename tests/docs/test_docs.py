@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import AsyncIterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ import pytest
 import typer
 from prometheus_client import CollectorRegistry
 
-from coord import errors
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops import serve, settings
@@ -36,7 +33,7 @@ from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from tests.support.cli import cli
-from tests.support.pages import Block, Page, command_lines, names_in, page, pages, words
+from tests.support.pages import Block, Page, command_lines, page, pages, words
 from tests.support.sources import ROOT
 from tests.support.waiting import until
 
@@ -290,144 +287,6 @@ def test_the_parser_itself() -> None:
     for wrong in (["event", "tail", "--nonsense"], ["event", "nonsense"], ["db", "query", "--param"]):
         with pytest.raises(Exception, match=r"(?i)no such|requires an argument|unexpected|missing"):
             parse(wrong)
-
-
-@pytest.mark.parametrize("name", pages())
-def test_commands_exist(name: str) -> None:
-    for span in pages()[name].spans():
-        if re.match(r"coord [a-z]", span):
-            _check_command(span)
-    for block in pages()[name].blocks():
-        if block.language == "sh":
-            for line in command_lines(block.text):
-                if line.startswith("coord "):
-                    parse(words(line)[1:])
-
-
-def _check_command(text: str) -> None:
-    """Its nouns, verbs and options exist; values may be left out in prose."""
-    command: Any = ROOT_COMMAND
-    for word in text.split()[1:]:
-        inner = getattr(command, "commands", {})
-        if inner and not word.startswith("-"):
-            alternatives = word.split("|")
-            assert all(alternative in inner for alternative in alternatives), f"`{text}`: there is no {word!r}"
-            command = inner[alternatives[0]]
-        elif word.startswith("-"):
-            options = {opt for parameter in command.params for opt in (*parameter.opts, *parameter.secondary_opts)}
-            assert word in options | {"--help", "--version"}, f"`{text}`: {command.name} has no {word}"
-
-
-# --- what the pages name -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", pages())
-def test_links_lead_somewhere(name: str) -> None:
-    here = pages()[name]
-    wrong = []
-    for link in here.links():
-        if re.match(r"[a-z]+:", link.target):
-            assert link.target.startswith("https://"), link
-            continue
-        file, _, anchor = link.target.partition("#")
-        target = (here.path.parent / file).resolve() if file else here.path
-        if not target.exists() or not target.is_relative_to(ROOT):
-            wrong.append(f"{link.target}: no such file")
-        elif anchor and target.suffix == ".md" and anchor not in page(target).anchors():
-            wrong.append(f"{link.target}: no such heading")
-        elif target.suffix == ".py":
-            named = re.fullmatch(r"`([A-Za-z_][\w.]*)`", link.text)
-            if named and named[1] not in names_in(target):
-                wrong.append(f"{link.target} defines no {named[1]}")
-    assert wrong == []
-
-
-@pytest.mark.parametrize("name", pages())
-def test_paths_exist(name: str) -> None:
-    parts = "coord|deploy|docs|sql|streams|tests|tools"
-    wrong = [
-        span
-        for span in pages()[name].spans()
-        if re.fullmatch(rf"(?:\.\./)*(?:{parts})/[\w./*-]*[a-z*/]", span)
-        and not any(ROOT.glob(re.sub(r"^(\.\./)+", "", span).rstrip("/")))
-    ]
-    assert wrong == []
-
-
-METRICS = {
-    sample.name for family in Metrics(CollectorRegistry()).registry.collect() for sample in family.samples
-} | {family.name for family in Metrics(CollectorRegistry()).registry.collect()}  # fmt: skip
-METRICS |= {f"{name}_total" for name in METRICS}
-OTHER_NAMES = {"coord_reader"}
-
-
-@pytest.mark.parametrize("name", pages())
-def test_metrics_exist(name: str) -> None:
-    named = set(re.findall(r"\bcoord_[a-z_]+\b", pages()[name].text))
-    assert named - METRICS - OTHER_NAMES == set()
-
-
-def _subclasses(error: type[errors.CoordError]) -> set[type[errors.CoordError]]:
-    return {error}.union(*(_subclasses(inner) for inner in error.__subclasses__()))
-
-
-CODES = {error.code for error in _subclasses(errors.CoordError)}
-SETTINGS = set(settings._types())
-_NO_SETTINGS = {"log"}
-"""Sections whose names are also something else's: the query service answers `log.read`."""
-
-
-@pytest.mark.parametrize("name", pages())
-def test_error_codes_and_settings_exist(name: str) -> None:
-    areas = {code.partition(".")[0] for code in CODES}
-    sections = {key.partition(".")[0] for key in SETTINGS} - _NO_SETTINGS
-    wrong = []
-    for span in pages()[name].spans():
-        if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) or span.endswith((".conf", ".toml", ".md", ".sql", ".yaml")):
-            continue
-        area = span.partition(".")[0]
-        if area in areas | sections and span not in CODES | SETTINGS and not _means_something(span):
-            wrong.append(span)
-    assert wrong == []
-
-
-def _means_something(span: str) -> bool:
-    """`coord.event` is a relation, `coord.bus.rpc` Python, `coord.live` a subject, `coord.hot` a setting in SQL."""
-    head, _, rest = span.partition(".")
-    if head != "coord":
-        return False
-    if rest in relations() or rest.partition(".")[0] in SUBJECT_ROOTS:
-        return True
-    if any(re.search(rf"\b{re.escape(span)}\b", path.read_text(encoding="utf-8")) for path in sql_files()):
-        return True
-    try:
-        pkgutil.resolve_name(span)
-    except (ImportError, AttributeError):
-        return False
-    return True
-
-
-SUBJECT_ROOTS = {"ev", "log", "live", "tel", "tlog", "rpc", "cursor", "notice", "timer", "due", "dlq", "beat"}
-
-
-@cache
-def sql_files() -> list[Path]:
-    return [*(ROOT / "sql").rglob("*.sql"), *(ROOT / "coord/store").glob("*.py")]
-
-
-@cache
-def relations() -> frozenset[str]:
-    """Tables and views of schema coord."""
-    tables = re.findall(
-        r"^CREATE TABLE coord\.(\w+)", (ROOT / "sql/schema.sql").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    return frozenset(tables) | {path.stem for path in (ROOT / "sql/views").glob("*.sql")}
-
-
-@pytest.mark.parametrize("name", pages())
-def test_relations_exist(name: str) -> None:
-    named = set(re.findall(r"\b(?:FROM|JOIN) coord\.(\w+)", pages()[name].text))
-    assert named - relations() == set()
 
 
 # --- the README ----------------------------------------------------------------------------
