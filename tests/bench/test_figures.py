@@ -196,7 +196,7 @@ def test_the_document_gets_the_figures_and_keeps_the_rest(tmp_path: Path) -> Non
     document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     found.write_bytes(msgspec.json.encode(REPORT))
     for _ in range(2):  # again: the markers are still there
-        assert report.main([str(found), str(document)]) == 0
+        assert report.write(found, document) == document
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -206,7 +206,9 @@ def test_the_document_gets_the_figures_and_keeps_the_rest(tmp_path: Path) -> Non
     assert "| `emit` | 10 | 10 | 20.5 |  |  |" in text
 
 
-def test_a_document_without_markers_is_refused() -> None:
+def test_a_document_without_markers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError):
+        report.write(tmp_path / "spine.json", tmp_path / "absent.md")
     with pytest.raises(SettingsError):
         report.rewrite("nothing here", REPORT)
     with pytest.raises(SettingsError):

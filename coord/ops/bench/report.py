@@ -1,9 +1,11 @@
-"""Write a report into docs/benchmarks.md: ``python -m coord.ops.bench.report FILE [DOCUMENT]``.
+"""Write a report into docs/benchmarks.md: ``coord bench report FILE``.
+
+Also ``python -m coord.ops.bench.report FILE [DOCUMENT]``.
 
 Replaces what stands between the two markers and leaves the rest of the page, which people
 write.  So the page's figures are always those of one run::
 
-    coord bench spine -o json > spine.json && python -m coord.ops.bench.report spine.json
+    coord bench spine -o json > spine.json && coord bench report spine.json
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from coord.errors import CoordError, SettingsError
 from coord.ops.bench.compare import flat, read
 from coord.runtime import assets
 
-BEGIN: Final = "<!-- bench:spine:begin (written by python -m coord.ops.bench.report; do not edit) -->"
+BEGIN: Final = "<!-- bench:spine:begin (written by `coord bench report`: do not edit) -->"
 END: Final = "<!-- bench:spine:end -->"
 
 _CPU: Final = {"client": "Python", "server": "nats-server", "database": "PostgreSQL"}
@@ -95,24 +97,27 @@ def _plain(value: Any) -> str:
     return "default" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Rewrite the document; the exit code."""
-    if len(arguments) not in {1, 2}:
-        print("usage: python -m coord.ops.bench.report FILE [DOCUMENT]", file=sys.stderr)
-        return 2
+def write(found: Path, document: Path | None = None) -> Path:
+    """Put the report in file `found` into `document` (default: the checkout's page); returns which.
+
+    Raises `SettingsError` when there is no such document or no such report.
+    """
     root = assets.checkout_dir()
-    if len(arguments) == 1 and root is None:
-        print("Name the document: this is not a checkout.", file=sys.stderr)
-        return 2
-    document = Path(arguments[1]) if len(arguments) == 2 else Path(root or ".") / "docs" / "benchmarks.md"
+    if document is None and root is None:
+        raise SettingsError("this is not a checkout: name the document")
+    page = document or Path(root or ".") / "docs" / "benchmarks.md"
     try:
-        document.write_text(rewrite(document.read_text(encoding="utf-8"), read(Path(arguments[0]))), encoding="utf-8")
-    except CoordError as exc:
-        print(f"coord: {exc}", file=sys.stderr)
-        return 2
-    print(f"Wrote {document}.", file=sys.stderr)
-    return 0
+        text = page.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise SettingsError(f"cannot read {page}: {exc.strerror}") from exc
+    page.write_text(rewrite(text, read(found)), encoding="utf-8")
+    return page
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if len(sys.argv) not in {2, 3}:
+        sys.exit("usage: python -m coord.ops.bench.report FILE [DOCUMENT]")
+    try:
+        print(f"Wrote {write(*map(Path, sys.argv[1:]))}.", file=sys.stderr)
+    except CoordError as error:
+        sys.exit(f"coord: {error}")

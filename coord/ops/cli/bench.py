@@ -83,3 +83,17 @@ def compare(
     ctx.out.rows(reports.compare(a, b), empty="No figures.")
     for line in reports.differences(a, b):
         ctx.out.say(f"Not the same in both: {line}")
+
+
+@command(app, "report")
+def report(
+    ctx: Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="A report of `coord bench spine -o json`.")],
+    document: Annotated[
+        Path | None, typer.Option("--document", metavar="FILE.md", help="Default: the checkout's docs/benchmarks.md.")
+    ] = None,
+) -> None:
+    """Write the figures into the page of benchmarks, between its markers."""
+    from coord.ops.bench.report import write
+
+    ctx.out.say(f"Wrote {write(file, document)}.")
