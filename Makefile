@@ -5,6 +5,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ROUNDS ?= 20
+# What runs on uvloop and in asyncio's debug mode too, not only on the plain loop.
+LOOPS := tests/contract/test_patched_client.py tests/contract/test_pinned_pull.py tests/integration/test_projector.py \
+	tests/integration/test_publisher.py tests/integration/test_subscriber.py tests/integration/test_rpc.py
 WORKERS ?= 2
 # For the locks: what one machine's settings say must not get into them.
 UV := env -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv --no-config
@@ -24,7 +27,9 @@ demo: $(VENV)/.installed ## a fleet reviews a source tree, the answers come out 
 dev: $(VENV)/.installed ## the same servers and service left running, with a banner (ARGS="--ephemeral …")
 	@$(BIN)/coord dev $(ARGS)
 
-test: lint ## everything: style, types, and all tests with real servers
+test: lint ## everything: style, types, and all tests with real servers; what waits and reconnects on three loops
+	COORD_TEST_LOOP=uvloop $(BIN)/python -m pytest -q -n $(WORKERS) $(LOOPS)
+	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(LOOPS)
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.installed-test ## style and types

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import secrets
+from collections.abc import Callable, Mapping
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.support.servers", "tests.support.ledger"]
@@ -39,6 +42,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     """Repeat the seed where somebody looks after a failure."""
     if exitstatus:
         terminalreporter.write_line(f"to repeat: COORD_TEST_SEED={os.environ['COORD_TEST_SEED']}")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """asyncio's own loop, or with COORD_TEST_LOOP=uvloop the one that coord's processes run on."""
+    if os.environ.get("COORD_TEST_LOOP") == "uvloop":
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import itertools
 import re
 import secrets
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -36,6 +37,8 @@ from coord.telemetry.metrics import default as default_metrics
 
 _log = logs.get("bus")
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
+
+_DENIED_LOG_EVERY_S = 1.0
 
 Unregister = Callable[[], None]
 
@@ -110,6 +113,7 @@ class Connection:
         self._m_denied = metrics.bus_permission_denied.labels(connection=role)
         self._m_callback_errors = metrics.bus_callback_errors.labels(connection=role)
         self._counted = False
+        self._denied_log_at = 0.0
         self.client = self._new_client()
         self.epoch = 0
         """How often a connection was established; changes with every reconnect."""
@@ -317,7 +321,11 @@ class Connection:
             _log.debug("bus.client_error", connection=self.name, error=f"{type(exc).__name__}: {exc}")
             return
         self._m_denied.inc()
-        _log.warning("bus.permission_denied", connection=self.name, what=match[1], subject=match[2])
+        now = time.monotonic()
+        # Each refusal is counted and told to listeners; a misconfigured agent must not flood the log.
+        if now >= self._denied_log_at:
+            self._denied_log_at = now + _DENIED_LOG_EVERY_S
+            _log.warning("bus.permission_denied", connection=self.name, what=match[1], subject=match[2])
         for listener in list(self._denied_listeners):
             listener(match[2])
 
