@@ -19,7 +19,7 @@ import pytest
 from coord.store import migrations, queries
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.rows import EVENT_COLUMNS
-from tests.support import npm
+from tests.support import node
 from tests.support.catalogue import catalogue, from_schema
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def rows_of(age: str) -> str:
 @contextlib.contextmanager
 def community_server() -> Iterator[str]:
     """The URL of a fresh server; it ends with the block."""
-    found = npm.required()
+    found = node.required()
     folder = found.install(HERE)
     process = subprocess.Popen(
         [found.node, "server.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -245,7 +245,7 @@ def test_migrating_over_compressed_chunks_changes_nothing(
     before = digest(conn)
     conn.close()
     catalogued = catalogue(config.url, "community")
-    assert migrations.migrate(config).applied == ()
+    assert migrations.migrate(config, AgesConfig(hot_days=7, retain_days=30)).applied == ()
     assert catalogue(config.url, "community") == catalogued
     with psycopg.connect(config.url) as again:
         again.execute("SET search_path = coord, public")
