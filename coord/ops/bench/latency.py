@@ -149,11 +149,13 @@ async def _until_visible(coord: Coord, database: DatabaseConfig, load: Load) -> 
             watcher.ask(f"marker-{i}", due)
             return Fact(kind="file", id=f"marker-{i}", event="analysed", data=data[i % len(data)], occurred_at=due)
 
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watcher.run())
+        watching = asyncio.create_task(watcher.run())
+        try:
             began = await _publish(coord, load, make)
             await watcher.idle()
+        finally:
             watching.cancel()
+            await asyncio.wait({watching})  # the connection is free only then
         committed = await _committed(conn, began, load.count)
     finally:
         await conn.close()

@@ -95,13 +95,16 @@ async def listen(job: Job, parent_gone: asyncio.Event) -> None:
         ]
         for start in range(0, len(subscriptions), _CONNECT_AT_A_TIME):
             await asyncio.gather(*(s.wait_ready(30) for s in subscriptions[start : start + _CONNECT_AT_A_TIME]))
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_receive(s, heard, job.expected, complete)) for s in subscriptions]
-            _say({"ready": True})
-            ended = {asyncio.ensure_future(complete.wait()), asyncio.ensure_future(parent_gone.wait())}
-            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            for task in [*tasks, *ended]:
-                task.cancel()
+        tasks = [asyncio.create_task(_receive(s, heard, job.expected, complete)) for s in subscriptions]
+        _say({"ready": True})
+        over = [asyncio.create_task(complete.wait()), asyncio.create_task(parent_gone.wait())]
+        # Nobody stops receiving by itself: the first receiver that ends has failed.
+        done, _ = await asyncio.wait([*tasks, *over], return_when=asyncio.FIRST_COMPLETED)
+        for task in [*tasks, *over]:
+            task.cancel()
+        await asyncio.wait([*tasks, *over])
+        for task in done:
+            task.result()
         for subscription in subscriptions:
             await subscription.close()
     _say({"heard": heard})
