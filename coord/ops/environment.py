@@ -23,3 +23,9 @@ def debug() -> bool:
 def notify_socket() -> str | None:
     """Where systemd listens for READY=1 (``Type=notify``); None when it did not start this process."""
     return os.environ.get("NOTIFY_SOCKET")
+
+
+def watchdog_s() -> float | None:
+    """Within which time systemd wants a sign of life (``WatchdogSec=``); None when it does not."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) > 0 else None

@@ -12,6 +12,7 @@ import re
 import time
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -27,6 +28,8 @@ from coord.wire import subjects
 _log = logs.get("stats")
 
 PROJECTED: Final = (subjects.EVENTS, subjects.TELEMETRY)
+
+_editions: WeakKeyDictionary[Pool, editions.Edition] = WeakKeyDictionary()
 
 _LISTEN_S: Final = 1.5 * limits.REPLICA_BEAT_S
 _GROUPED: Final = re.compile(r"(?P<group>.+)-\d+")
@@ -207,7 +210,9 @@ async def _ask_database(pool: Pool | errors.CoordError) -> dict[str, Any]:
         if isinstance(pool, errors.CoordError):
             raise pool
         async with pool.acquire() as conn:
-            edition = await editions.detect_async(conn)
+            edition = _editions.get(pool)
+            if edition is None:  # asked once: the server looks through its folder of extensions
+                edition = _editions[pool] = await editions.detect_async(conn)
             with translated("stats"):
                 row = dict((await conn.fetch(statement("stats_database")))[0])
                 database = DatabaseStats(

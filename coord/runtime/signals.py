@@ -70,12 +70,14 @@ async def run(
     received: Interrupts | None = None,
     on_ready: Callable[[], None] | None = None,
     notify_socket: str | None = None,
+    watchdog_s: float | None = None,
 ) -> int:
     """Start `service`, run it until a signal or its failure, end it; returns an exit code.
 
     `drain_s`: from the signal to the end, in seconds.  `received`: for a caller that has
     installed `interrupts` already.  `on_ready`: called once, when it is ready first.
-    `notify_socket`: systemd's (NOTIFY_SOCKET).  Raises what kept `service` from starting, or
+    `notify_socket`: systemd's (NOTIFY_SOCKET), told when ready, when stopping and, at half of
+    `watchdog_s`, that the event loop lives.  Raises what kept `service` from starting, or
     what ended it.
     """
     with contextlib.ExitStack() as stack:
@@ -83,6 +85,7 @@ async def run(
             received = stack.enter_context(interrupts())
         asked = asyncio.ensure_future(received.first.wait())
         life = asyncio.ensure_future(_live(service, on_ready, notify_socket))
+        watchdog = asyncio.ensure_future(_watchdog(notify_socket, watchdog_s))
         try:
             await asyncio.wait({asked, life}, return_when=asyncio.FIRST_COMPLETED)
             if not received.first.is_set():
@@ -92,8 +95,8 @@ async def run(
             drained = await _drain(service, received, max(0.0, drain_s - limits.STOP_S))
             await service.stop()
         finally:
-            await cancel(asked)
-            await cancel(life)
+            for task in (asked, life, watchdog):
+                await cancel(task)
             await service.stop()
         _log.info("process.ended", drained=drained)
         return EXIT_OK if drained and service.failure is None else EXIT_ERROR
@@ -107,6 +110,13 @@ async def _live(service: Service, on_ready: Callable[[], None] | None, notify_so
         if on_ready is not None:
             on_ready()
     await service.wait()
+
+
+async def _watchdog(notify_socket: str | None, watchdog_s: float | None) -> None:
+    """A wedged event loop says nothing, and systemd starts the process again."""
+    while notify_socket is not None and watchdog_s is not None:
+        notify(notify_socket, "WATCHDOG=1")
+        await asyncio.sleep(watchdog_s / 2)
 
 
 async def _ended_by_itself(service: Service, life: asyncio.Future[None]) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,15 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.ops import projection, serve
 from coord.ops.settings import ServiceConfig, Settings, StreamsConfig
 from coord.runtime import assets
+from coord.runtime.clock import ManualClock
 from coord.runtime.http import HttpConfig
 from coord.runtime.service import ServiceGroup
-from coord.store.config import DatabaseConfig
+from coord.store import copy
+from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.pool import Pool
 from coord.telemetry.metrics import Metrics
 from tests.support.cli import Result, cli, running_cli
+from tests.support.store import event
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -308,6 +313,31 @@ async def test_the_gauges_show_what_the_servers_hold(services: ServiceGroup, run
     assert gauge("coord_stream_limit_messages", stream="EVENTS") == 1_000_000
     assert gauge("coord_dead_letters", stream="EVENTS") == 0
     assert gauge("coord_service_up", service="projector") == 1
+
+
+async def test_what_is_too_old_is_removed_at_intervals(migrated_database: Any) -> None:
+    config = DatabaseConfig(url=migrated_database.url, pool_min=0)
+    old, new = datetime.now(UTC) - timedelta(days=40), datetime.now(UTC)
+    async with await Pool(config).open() as pool, pool.transaction() as conn:
+        await copy.events(conn, [event(1, at=old), event(2, at=new)])
+
+    async def left() -> int:
+        conn = await asyncpg.connect(migrated_database.url)
+        try:
+            count: int = await conn.fetchval("SELECT count(*) FROM coord.event")
+        finally:
+            await conn.close()
+        return count
+
+    clock = ManualClock()
+    ages = AgesConfig(retain_days=30)
+    async with serve.Retention(config, ages, clock=clock, registry=Metrics(CollectorRegistry())) as retention:
+        await clock.until_asleep()
+        assert await left() == 2
+        clock.advance_to_next()
+        await until(lambda: retention.removed)
+        await clock.until_asleep()  # for the next time
+    assert await left() == 1
 
 
 # --- a stream that is not the same any more ------------------------------------------------

@@ -20,7 +20,7 @@ from coord.ops.cli.base import Context, Exit, command, group
 from coord.ops.cli.output import Format, Output
 from tests.support.cli import Result, run_cli
 
-NOUNS = ("event", "stream", "db", "dlq", "projection", "logs", "config", "dev")
+NOUNS = ("event", "stream", "db", "dlq", "projection", "logs", "config", "dev", "bench")
 VERBS = ("serve", "status", "top", "doctor", "demo")
 
 
@@ -113,7 +113,8 @@ def test_wrong_settings_exit_with_2_in_one_line(tmp_path: Path) -> None:
     assert "coord.toml:2: unknown setting nats.url; did you mean nats.urls?" in result.err
 
 
-def test_no_server_is_unhealthy_in_one_line() -> None:
+def test_no_server_is_unhealthy_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COORD_NATS_CONNECT_TIMEOUT_S", "0.3")
     result = run_cli("stream", "ls", "--nats", "nats://u:hunter2@127.0.0.1:1")
     assert result.code == Exit.UNHEALTHY
     assert result.out == ""

@@ -174,6 +174,18 @@ def test_the_console_is_one_line_for_a_person() -> None:
     assert "\x1b" not in line
 
 
+def test_a_process_may_write_to_two_places(sink: Sink) -> None:
+    terminal = io.StringIO()
+    logs.also(LogConfig(level="warning", format="console", libraries_level="error"), stream=terminal)
+    log = logs.get("bus")
+    log.info("bus.quiet")
+    log.warning("bus.loud")
+    logging.getLogger("nats").warning("a library")
+    assert [r["event"] for r in sink.records()] == ["bus.quiet", "bus.loud", "a library"]
+    assert "bus.loud" in terminal.getvalue()
+    assert terminal.getvalue().count("\n") == 1
+
+
 def test_libraries_may_not_be_chattier_than_coord() -> None:
     with pytest.raises(errors.SettingsError):
         LogConfig(level="error", libraries_level="info").validate()

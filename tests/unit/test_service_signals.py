@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coord import errors
+from coord.ops import environment
 from coord.runtime import signals
 from tests.support.waiting import until
 from tests.unit.test_service import Probe
@@ -105,3 +106,27 @@ async def test_systemd_is_told_ready_and_stopping(tmp_path: Path) -> None:
         received.send(signal.SIGTERM)
         assert await asyncio.wait_for(loop.sock_recv(sock, 100), 5) == b"STOPPING=1"
         await running
+
+
+async def test_systemds_watchdog_is_fed_while_the_loop_lives(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(address)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        service = Probe()
+        received = signals.Interrupts()
+        running = asyncio.create_task(signals.run(service, received=received, notify_socket=address, watchdog_s=0.02))
+        fed = 0
+        while fed < 3:
+            fed += await asyncio.wait_for(loop.sock_recv(sock, 100), 5) == b"WATCHDOG=1"
+        received.send(signal.SIGTERM)
+        assert await running == signals.EXIT_OK
+
+
+def test_what_systemd_says_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    assert environment.watchdog_s() == 30
+    for nothing in ("", "0", "soon"):
+        monkeypatch.setenv("WATCHDOG_USEC", nothing)
+        assert environment.watchdog_s() is None

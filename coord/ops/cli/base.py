@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from coord.ops.settings import Loaded, Settings
     from coord.store.pool import Pool
 
+_PATIENCE_S = 2.0
+
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -92,10 +94,15 @@ class Context:
 
     @contextlib.asynccontextmanager
     async def bus(self) -> AsyncIterator[Connection]:
-        """A connection to the broker; `NotConnected` when there is none."""
+        """A connection to the broker; `NotConnected` when there is none within two seconds."""
+        import msgspec
+
         from coord.bus.connection import Connection
 
-        conn = await Connection.open(self.settings.nats, name="coord-cli")
+        nats = self.settings.nats
+        # A person waits: a server that is not there is said sooner than a service would give up.
+        nats = msgspec.structs.replace(nats, connect_timeout_s=min(nats.connect_timeout_s, _PATIENCE_S))
+        conn = await Connection.open(nats, name="coord-cli")
         try:
             yield conn
         finally:
@@ -108,9 +115,7 @@ class Context:
 
         from coord.store.pool import Pool
 
-        config = msgspec.structs.replace(
-            self.settings.database, pool_min=0, pool_max=3, application_name="coord-cli", connect_timeout_s=5.0
-        )
+        config = msgspec.structs.replace(self.settings.database, pool_min=0, pool_max=3, application_name="coord-cli")
         pool = await Pool(config).open(wait=True)
         try:
             yield pool

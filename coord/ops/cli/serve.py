@@ -68,6 +68,7 @@ async def run(settings: Settings, what: What, *, apply: bool) -> int:
             drain_s=settings.service.drain_s,
             received=received,
             notify_socket=environment.notify_socket(),
+            watchdog_s=environment.watchdog_s(),
         )
 
 
