@@ -62,6 +62,8 @@ class Cursor:
         self._subject = subjects.cursor(tenant, agent, name)
         self._holder = holder
         self._last_seq = 0
+        self.subjects = {self._subject, f"$js.api.direct.get.{subjects.CURSORS.lower()}.{self._subject}"}
+        """What this needs permission to publish to, in the broker's lower-cased spelling."""
 
     async def open(self) -> CursorRecord | None:
         """Take over the saved position; None when nothing was saved under this name.

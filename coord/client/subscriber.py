@@ -31,7 +31,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
@@ -44,7 +44,7 @@ from coord.bus.connection import Connection
 from coord.bus.connection import Subscription as BusSubscription
 from coord.bus.patched import Message
 from coord.client import context
-from coord.client.cursors import Cursor
+from coord.client.cursors import Cursor, CursorRecord
 from coord.client.log_source import LogSource
 from coord.core.retry import backoff_s
 from coord.core.subscription import Bounds, Position, Reason, Start, Stats, SubscriptionMachine
@@ -272,6 +272,8 @@ class Subscription:
                 while not self.ready.is_set():
                     if self._fatal is not None:
                         raise self._fatal
+                    if self._closed:
+                        raise errors.BusClosed("this subscription was closed")
                     if self._machine.failure is not None or self._notice is not None:
                         return  # the consumer learns it
                     self._fresh.clear()
@@ -294,36 +296,58 @@ class Subscription:
         async with self._opening:
             if self._opened or self._closed:
                 return
-            conn = self._conn
-            await conn.wait_connected(self._config.unavailable_s)
-            if self._cursor is not None:
-                await self._resume(self._cursor)
-            self._unregister = [
-                conn.on_disconnected(self._disconnected),
-                conn.on_reconnected(self._reconnected),
-                conn.on_permission_denied(self._denied),
-            ]
-            # Before the first read: what is stored after the reader measured the end comes live.
-            for live_filter in self._live_filters:
-                self._bus.append(await conn.subscribe(live_filter, self._on_live))
-            if not conn.is_connected:
-                self._machine.disconnected()
-            self._opened = True
-            loops = [self._pump()] if self._cursor is None else [self._pump(), self._save_loop(self._cursor)]
-            self._tasks = [asyncio.create_task(self._guard(loop), name="subscription") for loop in loops]
+            try:
+                await self._acquire()
+                self._opened = True
+            finally:
+                if not self._opened or self._closed:  # cancelled, refused, or closed meanwhile
+                    await self._release()
+
+    async def _acquire(self) -> None:
+        conn = self._conn
+        await conn.wait_connected(self._config.unavailable_s)
+        self._unregister = [
+            conn.on_disconnected(self._disconnected),
+            conn.on_reconnected(self._reconnected),
+            conn.on_permission_denied(self._denied),
+        ]
+        if self._cursor is not None:
+            await self._resume(self._cursor)
+        # Before the first read: what is stored after the reader measured the end comes live.
+        for live_filter in self._live_filters:
+            self._bus.append(await conn.subscribe(live_filter, self._on_live))
+        if not conn.is_connected:
+            self._machine.disconnected()
+        loops = [self._pump] if self._cursor is None else [self._pump, self._save_loop]
+        self._tasks = [asyncio.create_task(self._guard(loop), name="subscription") for loop in loops]
+
+    async def _release(self) -> None:
+        for unregister in self._unregister:
+            unregister()
+        self._unregister = []
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._bus:
+            await self._bus.pop().unsubscribe()
 
     async def _resume(self, cursor: Cursor) -> None:
+        """Go on where the name's last holder stopped; asks for a while, as a leader may be being elected."""
         deadline = _now() + self._config.unavailable_s
-        for attempt in range(1, 1_000):
+        attempt = 0
+        record: CursorRecord | None = None
+        while True:
             try:
                 record = await cursor.open()
                 break
             except errors.CoordError as exc:
+                if self._fatal is not None:
+                    raise self._fatal from exc
                 if not exc.retryable or _now() >= deadline:
                     raise
-            await asyncio.sleep(backoff_s(attempt, _rng, first_s=0.1, most_s=2.0))
-        else:
-            raise AssertionError("unreachable")
+            attempt += 1
+            await asyncio.sleep(backoff_s(attempt, _rng, first_s=0.1, most_s=_READ_AGAIN_MOST_S))
         if record is not None:
             self._saved = record.position
             self._saved_at = _now()
@@ -335,13 +359,7 @@ class Subscription:
             return
         self._closed = True
         self._unbind()
-        for unregister in self._unregister:
-            unregister()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for bus in self._bus:
-            await bus.unsubscribe()
+        await self._release()
         if self._opened and self._fatal is None:
             with contextlib.suppress(errors.CoordError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_SAVE_S):
@@ -349,10 +367,10 @@ class Subscription:
         self._fresh.set()
         _by_connection.get(self._conn, WeakSet()).discard(self)
 
-    async def _guard(self, loop: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
         """A defect ends the subscription with an error instead of leaving its consumer waiting."""
         try:
-            await loop
+            await loop()
         except Exception as exc:  # noqa: BLE001 - the consumer gets it
             error = errors.CoordError(f"the subscription failed: {type(exc).__name__}: {exc}")
             error.__cause__ = exc
@@ -506,8 +524,11 @@ class Subscription:
         self._work.set()
 
     def _denied(self, subject: str) -> None:
-        # The broker's text is lower-cased; so are our tokens.
-        if subject in self._live_filters or subject == self._log.subject:
+        # The broker's text arrives lower-cased; so are our tokens.
+        ours = {*self._live_filters, self._log.subject}
+        if self._cursor is not None:
+            ours |= self._cursor.subjects
+        if subject in ours:
             self._fail(errors.NoPermission("the broker does not let this user subscribe", subject=subject))
 
     def _count_catch_up(self, reason: Reason) -> None:
@@ -613,7 +634,7 @@ class Subscription:
         if self._saved is None or _now() - self._saved_at > _IDLE_SAVE_S:
             self._dirty.set()
 
-    async def _save_loop(self, cursor: Cursor) -> None:
+    async def _save_loop(self) -> None:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
@@ -624,7 +645,7 @@ class Subscription:
                 return
             except errors.CoordError as exc:
                 if not exc.retryable:
-                    _log.warning("subscriber.position_not_saved", durable=cursor.name, error=exc)
+                    _log.warning("subscriber.position_not_saved", error=exc)
                 self._dirty.set()
             await asyncio.sleep(self._config.save_s)
 

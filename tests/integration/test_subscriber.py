@@ -112,6 +112,27 @@ async def test_a_loop_ends_when_the_subscription_is_closed(log: Log) -> None:
     assert log.conn._subscriptions == {s for s in log.conn._subscriptions if "coord.live" not in s.subject}
 
 
+async def test_closing_and_cancelling_while_it_opens_leaves_nothing_behind(log: Log, rng: random.Random) -> None:
+    before = set(log.conn._subscriptions)
+    for n in range(60):
+        subscription = follow(log, durable=f"x{n}" if n % 2 else None)
+        opening = asyncio.ensure_future(subscription.wait_ready())
+        await asyncio.sleep(rng.choice([0, 0, 0.0005, 0.001, 0.002]))
+        if n % 3:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            if n % 3 == 1:  # once more, to the end
+                await subscription.wait_ready(5)
+                await log.state(n)
+                assert (await take(subscription, 1))[0].data == n
+        await subscription.close()
+        async with asyncio.timeout(5):
+            await asyncio.gather(opening, return_exceptions=True)
+        assert {s for s in log.conn._subscriptions if "coord.live" in s.subject} <= before
+        assert not subscription._tasks
+        assert not subscription._bus
+
+
 async def test_one_consumer_at_a_time(log: Log) -> None:
     async with follow(log) as subscription:
         first = asyncio.ensure_future(anext(subscription))

@@ -292,6 +292,25 @@ async def test_a_missing_permission_is_an_error_not_silence(start_nats) -> None:
         await subscription.close()
 
 
+async def test_a_missing_permission_for_the_cursor_is_an_error(start_nats) -> None:
+    server = await start_nats(
+        extra="""
+        authorization { users: [
+          {user: all, password: p}
+          {user: a1, password: p, permissions: {
+            publish: ["coord.rpc.>"], subscribe: ["_INBOX_a1.>", "coord.live.>"] }}
+        ] }"""
+    )
+    every = NatsConfig(urls=(server.url,), user="all", password="p")
+    a1 = NatsConfig(urls=(server.url,), user="a1", password="p", inbox_prefix="_INBOX_a1")
+    async with await Connection.open(every, name="all") as conn, await Connection.open(a1, name="a1") as agent:
+        await apply_streams(conn)
+        subscription = follow(Log(conn, "acme"), conn=agent, durable="d")
+        with pytest.raises(errors.NoPermission):
+            await subscription.wait_ready(10)
+        await subscription.close()
+
+
 async def test_many_subscriptions_share_a_connection(log: Log) -> None:
     subscriptions = [follow(log, id=f"f{n}") for n in range(300)]
     await asyncio.gather(*(s.wait_ready(20) for s in subscriptions))
