@@ -10,6 +10,7 @@ Pure: the edge asks the stream and the database, this module judges.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -40,6 +41,16 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int
     at_checkpoint: datetime | None = None
     """The broker's time of the message at the checkpoint's sequence; None when it aged out."""
+
+
+def witness(checkpoint: Checkpoint, known: Iterable[Checkpoint]) -> Checkpoint:
+    """The furthest checkpoint of the same stream and epoch: the first to show that the stream lost its tail.
+
+    A partition that was behind the loss sees nothing wrong at its own checkpoint.  Going on, it
+    would give sequences of lost messages to new ones, and an identity (epoch, seq, index) would
+    stand for two facts.  So a stream that is replaced for one partition is for all of its epoch.
+    """
+    return max((c for c in known if c.epoch == checkpoint.epoch), key=lambda c: c.seq, default=checkpoint)
 
 
 def judge(checkpoint: Checkpoint, stream: StreamState) -> ProjectionStopped | None:

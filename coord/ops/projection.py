@@ -22,7 +22,7 @@ import msgspec
 
 from coord import errors
 from coord.bus.connection import Connection
-from coord.core.checkpoint import Checkpoint, StreamState, judge
+from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.store import checkpoints, queries
 from coord.store.pool import Pool
 
@@ -93,7 +93,7 @@ async def status(conn: Connection, pool: Pool, streams: Sequence[str]) -> list[P
             found.append(
                 PartitionStatus(
                     checkpoint=mark,
-                    problem=judge(mark, await _with_time_at(conn, state, mark)),
+                    problem=await _judge(conn, state, mark, marks),
                     pending=lag["pending"],
                     lag_seconds=lag["lag_seconds"],
                     silent_seconds=lag["silent_seconds"],
@@ -178,6 +178,17 @@ async def _state(conn: Connection, stream: str) -> StreamState:
     info = await conn.api(f"STREAM.INFO.{stream}")
     state = info["state"]
     return StreamState(created=_moment(info["created"]), first_seq=state["first_seq"], last_seq=state["last_seq"])
+
+
+async def _judge(
+    conn: Connection, state: StreamState, mark: Checkpoint, marks: Sequence[Checkpoint]
+) -> errors.ProjectionStopped | None:
+    """As the projector judges: a tail that one partition misses stops the whole stream."""
+    furthest = witness(mark, marks)
+    problem = judge(furthest, await _with_time_at(conn, state, furthest))
+    if isinstance(problem, errors.StreamReplaced) or furthest is mark:
+        return problem
+    return judge(mark, await _with_time_at(conn, state, mark))
 
 
 async def _with_time_at(conn: Connection, state: StreamState, mark: Checkpoint) -> StreamState:

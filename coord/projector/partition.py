@@ -29,7 +29,7 @@ import msgspec
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
-from coord.core.checkpoint import Checkpoint, StreamState, judge
+from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.core.retry import backoff_s
 from coord.projector.config import ProjectorConfig
 from coord.projector.notices import Notices
@@ -268,11 +268,17 @@ class PartitionProjector:
     # --- checkpoints ---------------------------------------------------------------------
 
     async def _read_checkpoint(self) -> Checkpoint:
-        """The checkpoint from the database, created if there is none, judged against the stream."""
-        stream = await self._stream_state()
+        """The checkpoint from the database, created if there is none, judged against the stream.
+
+        The database is asked first: what was committed until then is in the stream that is
+        looked at afterwards, or the stream has lost it.
+        """
         async with self._pool.acquire() as conn:
-            checkpoint = await checkpoints.read(conn, self.stream, self.partition)
-            if checkpoint is None:
+            known = await checkpoints.read_all(conn, self.stream)
+        stream = await self._stream_state()
+        checkpoint = next((c for c in known if c.partition == self.partition), None)
+        if checkpoint is None:
+            async with self._pool.acquire() as conn:
                 checkpoint = await checkpoints.create(
                     conn,
                     stream=self.stream,
@@ -280,6 +286,12 @@ class PartitionProjector:
                     stream_created=stream.created,
                     seq=max(stream.first_seq - 1, 0),
                 )
+            stream = await self._stream_state()  # it may be another replica's, and have moved on
+        furthest = witness(checkpoint, known)
+        if furthest.seq > checkpoint.seq:
+            problem = judge(furthest, await self._with_time_at(stream, furthest))
+            if isinstance(problem, errors.StreamReplaced):
+                raise problem
         problem = judge(checkpoint, await self._with_time_at(stream, checkpoint))
         if isinstance(problem, errors.LogGap) and self.stream == "TELEMETRY":
             return await self._accept_gap(checkpoint, stream, problem)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
-from coord.core.checkpoint import Checkpoint, StreamState, judge
+from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.errors import LogGap, ProjectionStopped, StreamReplaced
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,3 +49,14 @@ def test_a_fresh_checkpoint_accepts_an_empty_and_a_young_stream() -> None:
     fresh = Checkpoint(stream="EVENTS", partition=0, stream_created=T0, epoch=1, seq=0, stored_at=None)
     assert judge(fresh, state(0, 0, at=None)) is None
     assert judge(fresh, state(1, 9, at=None)) is None
+
+
+def test_the_furthest_checkpoint_of_the_epoch_tells_of_a_lost_tail() -> None:
+    behind = msgspec.structs.replace(CHECKPOINT, partition=4, seq=50)
+    newer = msgspec.structs.replace(CHECKPOINT, partition=5, epoch=2, seq=900)
+    assert witness(behind, [behind, CHECKPOINT, newer]) == CHECKPOINT
+    assert witness(newer, [behind, CHECKPOINT, newer]) == newer
+    assert witness(behind, []) == behind
+    lost = state(1, 80, at=None)
+    assert judge(behind, lost) is None
+    assert isinstance(judge(witness(behind, [CHECKPOINT]), lost), StreamReplaced)
