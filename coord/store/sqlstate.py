@@ -46,6 +46,7 @@ CLASSES: Final[dict[str, type[errors.StoreError]]] = {
     "57": errors.DatabaseUnavailable,  # operator intervention: shutdown, statement timeout
     "58": errors.DatabaseUnavailable,  # system error: input/output
     "F0": errors.DatabaseNotReady,  # configuration file error
+    "P0": errors.DatabaseRefused,  # RAISE EXCEPTION: a trigger, which coord has none of, does not want this row
     "XX": errors.DatabaseUnavailable,  # internal error, corruption: not the row's fault
 }
 """SQLSTATE or a prefix of it → what it is to coord."""

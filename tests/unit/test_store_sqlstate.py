@@ -23,6 +23,7 @@ from coord.store.sqlstate import classify, translated
         ("23514", errors.DatabaseRefused),
         ("54001", errors.DatabaseRefused),  # JSON nested too deep
         ("54000", errors.DatabaseRefused),
+        ("P0001", errors.DatabaseRefused),  # RAISE EXCEPTION in somebody's trigger
         ("08006", errors.DatabaseUnavailable),
         ("08P01", errors.DatabaseUnavailable),
         ("25006", errors.DatabaseUnavailable),
@@ -48,7 +49,6 @@ from coord.store.sqlstate import classify, translated
         ("0A000", errors.DatabaseNotReady),
         ("25P02", errors.StoreError),
         ("42601", errors.StoreError),
-        ("P0001", errors.StoreError),
         ("TS001", errors.StoreError),
     ],
 )
