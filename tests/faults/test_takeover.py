@@ -1,0 +1,98 @@
+"""Replicas share the partitions; one dies, or is frozen and comes back too late."""
+
+from __future__ import annotations
+
+import random
+import time
+from datetime import UTC, datetime
+
+import asyncpg
+
+from coord import limits
+from tests.conftest import soak_rounds
+from tests.support.crash import ProjectorProcess
+from tests.support.waiting import until
+from tests.support.workload import Watcher, Workload, connect, verify
+
+ALL = 2 * limits.PARTITIONS
+
+_FIRST_ROWS = """
+SELECT 'EVENTS' AS stream, partition, min(projected_at) AS at FROM coord.event
+WHERE tenant = $1 AND projected_at > $2 GROUP BY partition
+UNION ALL
+SELECT 'TELEMETRY', partition, min(stored_at) FROM coord.metric_sample WHERE false GROUP BY partition
+"""
+
+
+async def first_rows(db: asyncpg.Connection, tenant: str, since: datetime) -> dict[tuple[str, int], float]:
+    """Seconds from `since` until the first row of each partition of EVENTS was written after it."""
+    rows = await db.fetch(_FIRST_ROWS, tenant, since)
+    return {(r["stream"], r["partition"]): (r["at"] - since).total_seconds() for r in rows}
+
+
+async def share(first: ProjectorProcess, second: ProjectorProcess, busy: int) -> None:
+    """Wait until each holds its half of the `busy` partitions that have anything to deliver."""
+    await until(
+        lambda: len(first.owned) + len(second.owned) == busy and min(len(first.owned), len(second.owned)) > busy // 4,
+        30,
+    )
+
+
+async def test_a_dead_replicas_partitions_are_projected_within_five_seconds(
+    nats, migrated_database, process, rng: random.Random, record_property
+) -> None:
+    url = migrated_database.url
+    took: list[float] = []
+    async with Workload(nats.url, rng, lines=120, per_s=800) as load, Watcher(url, load.tenant):
+        survivor = await process(url, idle_checkpoint_s=5.0, retry_max_s=5.0)
+        db = await connect(url)
+        for _ in range(soak_rounds(2)):
+            victim = await process(url, idle_checkpoint_s=5.0, retry_max_s=5.0)
+            busy = {(e.stream, e.partition) for e in load.acked}
+            await share(survivor, victim, len(busy))
+            await load.more(rng.randrange(50, 300))
+            orphans = {slot for slot in victim.owned if slot[0] == "EVENTS"}
+            assert orphans
+            at = datetime.now(UTC)
+            victim.kill()
+            await victim.ended()
+
+            async def all_back(
+                orphans: set[tuple[str, int]] = orphans, at: datetime = at
+            ) -> dict[tuple[str, int], float]:
+                back = await first_rows(db, load.tenant, at)
+                return {slot: back[slot] for slot in orphans} if orphans <= back.keys() else {}
+
+            back = await until(all_back, 30, every_s=0.1)
+            took.append(max(back.values()))
+            print(f"{len(orphans)} partitions of EVENTS taken over within {max(back.values()):.2f} s")
+        await load.stop()
+        await verify(url, load)
+        await db.close()
+    record_property("takeover_s", [round(t, 2) for t in took])
+    assert max(took) <= limits.TAKEOVER_S, took
+
+
+async def test_a_frozen_owner_that_wakes_up_too_late_doubles_nothing(
+    nats, migrated_database, process, rng: random.Random
+) -> None:
+    """Its pin lapsed, others committed; what it had in hand must not count."""
+    url = migrated_database.url
+    async with Workload(nats.url, rng, per_s=800) as load, Watcher(url, load.tenant):
+        first = await process(url)
+        second = await process(url)
+        for frozen, other in [(first, second), (second, first)] * soak_rounds(1):
+            await until(lambda: first.owned and second.owned, 30)
+            await load.more(100)
+            theirs = set(frozen.owned)
+            frozen.pause()
+            frozen_at = time.monotonic()
+            await until(lambda t=theirs, o=other: t <= o.owned, 30)  # type: ignore[misc]
+            took_s = time.monotonic() - frozen_at
+            print(f"{len(theirs)} partitions of a frozen owner pinned elsewhere after {took_s:.2f} s")
+            await load.more(300)
+            frozen.resume()
+            await until(lambda f=frozen: len(f.owned) > 4, 30)  # type: ignore[misc]
+        await load.stop()
+        rows = await verify(url, load)
+    print(f"{len(rows)} rows, {load.acks} messages")

@@ -1,0 +1,285 @@
+"""A projector in a process of its own, to be killed, stopped and continued at will.
+
+``ProjectorProcess`` is the test's half.  The other half is this module run as a program: a
+plain `ProjectorService` that says on stdout when it is ready and which partitions it holds, and
+that can be told to kill itself with SIGKILL at a chosen *crash point*:
+
+    copied      rows are copied, the checkpoint is not moved        ┐
+    advanced    both are written, COMMIT is not sent                │ one transaction
+    committing  COMMIT is sent, its answer is not read              ┘
+    committed   committed, not acknowledged to the broker
+    acked       acknowledged, no notice sent
+
+The points are wrapped around coord's functions here; coord itself knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args
+
+import msgspec
+
+from coord.projector.config import ProjectorConfig
+
+Point = Literal["copied", "advanced", "committing", "committed", "acked"]
+POINTS: tuple[Point, ...] = get_args(Point)
+
+
+class Crash(msgspec.Struct, frozen=True):
+    """Die when `point` is passed for the `nth` time."""
+
+    point: Point
+    nth: int = 1
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What the program gets as its argument, in JSON."""
+
+    nats_url: str
+    database_url: str
+    config: ProjectorConfig
+    crash: Crash | None = None
+    pool_max: int = 8
+    ping_interval_s: float = 2.0
+
+
+class ProjectorProcess:
+    """The test's half."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.crashed_at: str | None = None
+        """The crash point it died at."""
+        self.owned: set[tuple[str, int]] = set()
+        """(stream, partition) it holds the pin of."""
+        self._heard = asyncio.Condition()
+        self._ready = False
+        self._ended = False
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            word, *rest = line.decode().split()
+            if word == "ready":
+                self._ready = True
+            elif word == "pinned":
+                self.owned.add((rest[0], int(rest[1])))
+            elif word == "lost":
+                self.owned.discard((rest[0], int(rest[1])))
+            elif word == "crash":
+                self.crashed_at = rest[0]
+            async with self._heard:
+                self._heard.notify_all()
+        self._ended = True
+        async with self._heard:
+            self._heard.notify_all()
+
+    async def _until(self, condition: Any, timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s), self._heard:
+            await self._heard.wait_for(lambda: condition() or self._ended)
+
+    async def ready(self, timeout_s: float = 20) -> None:
+        """Return once it is connected and follows every partition; fail if it ended before."""
+        await self._until(lambda: self._ready, timeout_s)
+        assert self._ready, "the projector ended before it was ready"
+
+    async def owns(self, count: int, timeout_s: float = 20) -> None:
+        """Return once it holds exactly `count` partitions."""
+        try:
+            await self._until(lambda: len(self.owned) == count, timeout_s)
+        except TimeoutError:
+            raise AssertionError(f"it holds {len(self.owned)} partitions, not {count}") from None
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def terminate(self) -> None:
+        """SIGTERM: drain."""
+        self._process.terminate()
+
+    def pause(self) -> None:
+        """SIGSTOP: it exists, keeps its connections, and does nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
+    async def ended(self, timeout_s: float = 30) -> int:
+        """Wait for its end; the exit code (-9: killed)."""
+        async with asyncio.timeout(timeout_s):
+            code = await self._process.wait()
+            await self._reader
+        return code
+
+    async def close(self) -> None:
+        """End it for certain."""
+        if self._process.returncode is None:
+            self.kill()
+        await self.ended()
+
+
+@contextlib.asynccontextmanager
+async def projector_process(job: Job, log: Path) -> AsyncIterator[ProjectorProcess]:
+    """Start one; it is killed at the end if it still runs.  Its own words go to `log`."""
+    root = Path(__file__).parents[2]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
+    with log.open("ab") as err:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.support.crash",
+            msgspec.json.encode(job).decode(),
+            cwd=root,
+            env=environ,
+            stdin=asyncio.subprocess.PIPE,  # its end tells the program that we are gone
+            stdout=asyncio.subprocess.PIPE,
+            stderr=err,
+        )
+    running = ProjectorProcess(process)
+    try:
+        yield running
+    finally:
+        await running.close()
+
+
+# --- the program -------------------------------------------------------------------------
+
+
+def _say(*words: object) -> None:
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def _die(point: Point) -> NoReturn:
+    _say("crash", point)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def _arm(crash: Crash) -> None:
+    """Wrap the function that passes `crash.point`."""
+    from asyncpg.transaction import Transaction
+
+    from coord.bus.pull import PinnedReader
+    from coord.store import checkpoints, copy
+
+    passed = 0
+
+    def here() -> bool:
+        nonlocal passed
+        passed += 1
+        return passed == crash.nth
+
+    copy_events, advance = copy.events, checkpoints.advance
+    commit, ack = Transaction.commit, PinnedReader.ack
+
+    async def copied(*args: Any) -> None:
+        await copy_events(*args)
+        if here():
+            _die("copied")
+
+    async def advanced(*args: Any, **kwargs: Any) -> None:
+        await advance(*args, **kwargs)
+        if here():
+            _die("advanced")
+
+    def nested(transaction: Any) -> bool:
+        return bool(transaction._nested)
+
+    async def committing(self: Transaction) -> None:
+        task = asyncio.ensure_future(commit(self))
+        if not nested(self) and here():
+            for _ in range(10):  # until the transport has written it
+                await asyncio.sleep(0)
+            _die("committing")
+        await task
+
+    def committed(self: PinnedReader, delivery: Any) -> None:
+        if here():
+            _die("committed")
+        ack(self, delivery)
+
+    def acked(self: PinnedReader, delivery: Any) -> None:
+        ack(self, delivery)
+        if here():
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._conn.flush())
+            task.add_done_callback(lambda _: _die("acked"))
+
+    if crash.point == "copied":
+        copy.events = copied  # type: ignore[assignment]
+    elif crash.point == "advanced":
+        checkpoints.advance = advanced
+    elif crash.point == "committing":
+        Transaction.commit = committing  # type: ignore[method-assign]
+    elif crash.point == "committed":
+        PinnedReader.ack = committed  # type: ignore[method-assign]
+    else:
+        PinnedReader.ack = acked  # type: ignore[method-assign]
+
+
+def _tell_partitions() -> None:
+    from coord.projector.partition import PartitionProjector
+
+    set_state = PartitionProjector._set
+
+    def told(self: PartitionProjector, state: Any) -> None:
+        before = self.state
+        set_state(self, state)
+        if "pinned" in {before, state} and before != state:
+            _say("pinned" if state == "pinned" else "lost", self.stream, self.partition)
+
+    PartitionProjector._set = told  # type: ignore[method-assign]
+
+
+async def _main(job: Job) -> None:
+    from coord.bus.connection import NatsConfig
+    from coord.projector.service import ProjectorService
+    from coord.store.config import DatabaseConfig
+
+    loop = asyncio.get_running_loop()
+    end = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, end.set)
+    loop.add_reader(0, lambda: os._exit(3))  # our parent is gone
+    service = ProjectorService(
+        NatsConfig(urls=(job.nats_url,), ping_interval_s=job.ping_interval_s),
+        DatabaseConfig(url=job.database_url, pool_min=1, pool_max=job.pool_max),
+        job.config,
+    )
+    async with service:
+        await service.wait_ready(60)
+        _say("ready")
+        await end.wait()
+        await service.drain()
+
+
+def main() -> None:
+    """Run a projector until SIGTERM, or until its crash point."""
+    import uvloop
+
+    from coord.telemetry import logs
+
+    logs.configure(logs.LogConfig(), service="projector")
+    job = msgspec.json.decode(sys.argv[1], type=Job)
+    _tell_partitions()
+    if job.crash is not None:
+        _arm(job.crash)
+    uvloop.run(_main(job))
+
+
+if __name__ == "__main__":
+    main()
