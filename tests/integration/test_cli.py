@@ -513,6 +513,17 @@ async def test_dev_starts_everything_is_found_and_leaves_nothing_running(reachab
     assert log[-1]["drained"] is True
 
 
+async def test_dev_with_a_database_of_ones_own(database: Any, tmp_path: Path, run_here: Run) -> None:
+    options = ("--path", tmp_path / "stack", "--nats-port", "0", "--http-port", "0", "--database", database.url)
+    async with running_cli("dev", *options, cwd=tmp_path) as process:
+        await process.says("coord status", 60)
+        assert await process.says(database.url)
+        assert (await run_here("db", "status", "--database", database.url)).code == 0  # it was migrated
+        process.send(signal.SIGTERM)
+        assert await process.ends() == 0
+    assert not (tmp_path / "stack" / "postgres").exists()
+
+
 @pytest.fixture
 def run_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """A command in an empty folder, with nothing configured."""

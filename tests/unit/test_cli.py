@@ -96,6 +96,8 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
         ("logs", "filter", "--level", "loud"),
         ("config", "show", "nonsense"),
         ("status", "-c", "missing.toml"),
+        ("dev", "--nats", "nats://h"),
+        ("demo", "--nats", "nats://h"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_nothing_on_stdout(args: tuple[str, ...]) -> None:

@@ -28,6 +28,8 @@ async def demo(
 
     Starts nats-server and a database, ends both; the data stays in --data.
     """
+    if ctx.nats is not None:
+        raise typer.BadParameter("the demo starts a nats-server of its own: leave out --nats")
     from coord.ops import environment
     from coord.ops.demo.run import DemoConfig
     from coord.ops.demo.run import demo as run

@@ -32,6 +32,8 @@ async def dev(
     No Docker, nothing installed system-wide, loopback only. A second start finds the first.
     --database URL uses a database of yours instead of starting one.
     """
+    if ctx.nats is not None:
+        raise typer.BadParameter("coord dev starts a nats-server of its own: leave out --nats")
     from coord.ops import dev as ops_dev
 
     config = ops_dev.DevConfig(
