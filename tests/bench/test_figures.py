@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,7 @@ import msgspec
 import pytest
 
 from coord.errors import SettingsError
-from coord.ops.bench import compare, measure, report, workload
+from coord.ops.bench import compare, machine, measure, report, workload
 from coord.ops.bench.latency import Load
 from coord.ops.bench.measure import BenchError, Clock, Run, percentile, percentiles, ratios
 from coord.ops.bench.spine import SpineConfig
@@ -26,7 +28,7 @@ REPORT: dict[str, Any] = {
     "took_s": 1.0,
     "machine": {
         "cores": 2, "cpu": "X", "memory_gib": 8.0, "system": "S", "kernel": "6", "load_1m_before": 0.1,
-        "load_1m_after": 1,
+        "cores_used_elsewhere": 0.25,
     },
     "python": "CPython 3.11",
     "versions": {"coord": "0.1.0", "timescaledb": None},
@@ -112,6 +114,24 @@ def test_no_figure_of_a_process_that_is_gone() -> None:
         measure.cpu_s(2**22 + 1)  # above the kernel's largest
 
 
+async def test_what_the_bench_uses_itself_is_not_used_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was waited for is the bench's own; whatever else the cores did is somebody else's."""
+    monkeypatch.setattr(machine, "_busy_s", iter([100.0, 100.9]).__next__)
+    elsewhere, began = machine.Elsewhere(), time.perf_counter()
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    await (await asyncio.create_subprocess_exec(sys.executable, "-c", burn)).wait()
+    cores, seconds = elsewhere.cores(), time.perf_counter() - began
+    # 0.9 s were busy, 0.5 and a little (the interpreter's start) ours.
+    assert 0.1 <= cores * seconds <= 0.41
+
+
+def test_busy_time_grows_with_work() -> None:
+    before, began = machine._busy_s(), time.process_time()
+    while time.process_time() - began < 0.1:
+        pass
+    assert machine._busy_s() - before >= 0.05
+
+
 # --- the workload --------------------------------------------------------------------------
 
 
@@ -173,7 +193,7 @@ def test_a_small_change_is_none() -> None:
 
 def test_what_else_differs_is_said_but_not_how_busy_it_was() -> None:
     after = copy.deepcopy(REPORT)
-    after["machine"] |= {"cores": 8, "load_1m_before": 3.0}
+    after["machine"] |= {"cores": 8, "load_1m_before": 3.0, "cores_used_elsewhere": 1.0}
     after["commit"] = "def"
     assert compare.differences(REPORT, after) == ["machine.cores: 2 → 8"]
 

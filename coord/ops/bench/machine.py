@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,24 @@ def load_1m() -> float:
     return round(os.getloadavg()[0], 2)
 
 
+class Elsewhere:
+    """How busy the machine was with other things since this object was made: what disturbs every figure.
+
+    Ask once all the bench's own processes have ended and were waited for: only then are they
+    known to be ours.
+    """
+
+    def __init__(self) -> None:
+        self._busy_s = _busy_s()
+        self._own_s = _own_s()
+        self._began = time.perf_counter()
+
+    def cores(self) -> float:
+        """Cores that others used on average, time stolen by the hypervisor included."""
+        others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
+        return round(max(0.0, others_s) / (time.perf_counter() - self._began), 2)
+
+
 def python() -> str:
     """Implementation and version."""
     return f"{platform.python_implementation()} {platform.python_version()}"
@@ -53,6 +73,25 @@ def commit() -> str | None:
         return None
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "coord", "sql", "streams")
     return head + ("+" if changed else "")
+
+
+def _busy_s() -> float:
+    """CPU seconds that all cores together were not idle."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, _first_line("/proc/stat").split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """CPU seconds of this process and of all that it, or theirs, waited for."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def _first_line(path: str) -> str:
+    with Path(path).open(encoding="ascii") as file:
+        return file.readline()
 
 
 def _git(root: Path, *arguments: str) -> str | None:

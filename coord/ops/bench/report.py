@@ -45,11 +45,11 @@ def render(report: Mapping[str, Any]) -> str:
 def _circumstances(report: Mapping[str, Any]) -> str:
     machine, settings = report["machine"], report["settings"]
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
-    load = f"{machine['load_1m_before']} before, {machine['load_1m_after']} after (the bench's own included)"
+    others = f"{machine['cores_used_elsewhere']} cores on average; load {machine['load_1m_before']} before the run"
     rows = {
         "machine": f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']:g} GiB",
         "system": f"{machine['system']}, kernel {machine['kernel']}",
-        "load (1 min)": load,
+        "used by others meanwhile": others,
         "versions": f"{report['python']}, {versions}",
         "edition": report["edition"],
         "commit": f"`{report['commit']}`" if report["commit"] else "not a checkout",

@@ -95,34 +95,34 @@ async def spine(config: SpineConfig, say: Callable[[str], None]) -> dict[str, An
     """
     config.validate()
     began, started_at = time.perf_counter(), datetime.now(UTC)
-    load_before = machine.load_1m()
+    load_before, elsewhere = machine.load_1m(), machine.Elsewhere()
+    figures: dict[str, Figures] = {}
+    runs: dict[str, list[Run]] = {}
+    versions: dict[str, str | None] = {}
     say("Starting the database …")
     async with DevStack(config.database, say=say) as stack:
-        database = DatabaseConfig(url=stack.database_url)
+        edition, database = stack.edition, DatabaseConfig(url=stack.database_url)
         await asyncio.to_thread(migrations.migrate, database)
-        figures: dict[str, Figures] = {}
-        runs: dict[str, list[Run]] = {}
-        versions: dict[str, str | None] = {}
         for part in config.parts:
             say(part)
             async with _nats(config) as nats:
                 versions = await _versions(nats, database)
                 await _run(part, config, nats, database, stack.postgres_pid, say, figures, runs)
-        return {
-            "bench": "spine",
-            "format": FORMAT,
-            "started_at": started_at.isoformat(timespec="seconds"),
-            "took_s": round(time.perf_counter() - began, 1),
-            "machine": machine.machine() | {"load_1m_before": load_before, "load_1m_after": machine.load_1m()},
-            "python": machine.python(),
-            "versions": versions,
-            "commit": machine.commit(),
-            "edition": stack.edition,
-            "settings": _settings(config),
-            "figures": _each(figures, statistics.median),
-            "by_round": _each(figures, list),
-            "rounds": {name: [run.record() for run in of] for name, of in runs.items()},
-        }
+    return {
+        "bench": "spine",
+        "format": FORMAT,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "took_s": round(time.perf_counter() - began, 1),
+        "machine": machine.machine() | {"load_1m_before": load_before, "cores_used_elsewhere": elsewhere.cores()},
+        "python": machine.python(),
+        "versions": versions,
+        "commit": machine.commit(),
+        "edition": edition,
+        "settings": _settings(config),
+        "figures": _each(figures, statistics.median),
+        "by_round": _each(figures, list),
+        "rounds": {name: [run.record() for run in of] for name, of in runs.items()},
+    }
 
 
 async def _run(
