@@ -425,7 +425,10 @@ class Watcher:
 
     async def _watch(self) -> None:
         while True:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            # InternalClientError: the server's farewell arrived between two statements.
+            with contextlib.suppress(
+                OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError
+            ):
                 db = await asyncpg.connect(self._url, timeout=2)
                 try:
                     while True:
