@@ -1,4 +1,4 @@
-"""nats-py's client with the three things changed that coord cannot live with.
+"""nats-py's client with the four things changed that coord cannot live with.
 
 Why a subclass of a pinned version instead of a client of our own: connecting, TLS,
 authentication and reconnecting are well kept in nats-py.  What is replaced is the path of
@@ -11,6 +11,8 @@ a message from the parser to whoever waits for it (measured on nats-py 2.16):
    subscription's callback runs synchronously, straight from the parser.
 3. Publishing checks and re-encodes headers on every call.  Here a header block is encoded
    once by its owner.
+4. The parser takes a form feed in a subject for the end of the subject and gives the
+   connection up, again and again.  Here it reads as the server writes: `coord.bus.parser`.
 
 ``tests/contract/test_patched_client.py`` guards every private name used here.
 """
@@ -24,6 +26,7 @@ from typing import Any
 from nats.aio.client import PING_PROTO, Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from coord.bus.parser import StrictParser
 from coord.errors import InvalidEnvelope
 from coord.wire import headers as wire_headers
 
@@ -102,6 +105,7 @@ class PatchedClient(Client):
 
     def __init__(self, on_callback_error: Callable[[BaseException], None]) -> None:
         super().__init__()
+        self._ps = StrictParser(self)
         self._direct: dict[int, Callback] = {}
         self._on_callback_error = on_callback_error
 

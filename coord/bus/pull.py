@@ -36,6 +36,8 @@ from coord.core.delivery import DeliveryOrder, Verdict
 
 _encode = msgspec.json.encode
 
+_PIN = b"Nats-Pin-Id: "
+
 SILENCE_S = 3 * limits.PULL_EXPIRES_S
 """No delivery and no expiry for so long: the request or its answer is lost."""
 
@@ -51,6 +53,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """Messages of this consumer behind this one when it was sent."""
     subject: str
     raw_headers: bytes | None
+    """As its author sent them: without the line that the server adds to a pinned delivery."""
     data: bytes
     reply: str
     """Where to acknowledge (this one and, with AckAll, all before it)."""
@@ -105,10 +108,10 @@ class PinnedReader:
 
         def on_message(message: Message) -> None:
             status = message.status
-            if status is None:
+            if _is_delivery(message):
                 if not pinned.done():
                     pinned.set_result(_pin_id(message.raw_headers or b""))
-            elif status not in (100, 408) and not pinned.done():
+            elif status is not None and status not in (100, 408) and not pinned.done():
                 pinned.set_exception(_status_error(status, message, self._consumer))
             else:
                 wake.set()  # the request expired: ask again
@@ -128,15 +131,19 @@ class PinnedReader:
 
         A pin comes with a delivery, and what a dead owner had received is delivered again only
         after ack_wait: without new messages nobody would be pinned until then.  So a consumer
-        that nobody is pinned to, and that is past `position` (the checkpoint), is reset to
-        there.  Two standbys doing so at once, or one just after another was pinned, cost that
-        one a `DeliveryGap`, nothing else.  May be called while `wait_pinned` waits.
+        that nobody is pinned to, and that is past `position` (the checkpoint), is reset.  Two
+        standbys doing so at once, or one just after another was pinned, cost that one a
+        `DeliveryGap`, nothing else.  May be called while `wait_pinned` waits.
+
+        It is reset to the stream's beginning, not to `position`: whoever is pinned meanwhile may
+        have read an older checkpoint (the database may have lost the last ones in a crash), and
+        would take a first delivery behind its own for the next in line.
         """
         info = await self._conn.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
         pinned = any(g.get("pinned_client_id") for g in info.get("priority_groups") or ())
         if pinned or info["delivered"]["stream_seq"] <= position:
             return False
-        await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": position + 1})
+        await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": 1})
         return True
 
     # --- reading -------------------------------------------------------------------------
@@ -196,6 +203,11 @@ class PinnedReader:
         self._refill()
         return taken
 
+    def put_back(self, deliveries: list[Delivery]) -> None:
+        """Return the last of what was taken, before anything else is awaited: they come first next time."""
+        self._buffer.extendleft(reversed(deliveries))
+        self._buffered_bytes += sum(_size(d) for d in deliveries)
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be received."""
@@ -248,6 +260,9 @@ class PinnedReader:
             and len(self._buffer) <= self._batch
             and self._buffered_bytes <= self._batch_bytes
         ):
+            if not self._outstanding:
+                # Nothing was asked for while the buffer was full: that was our silence, not the server's.
+                self._heard_at = asyncio.get_running_loop().time()
             try:
                 self._ask(1 if self._alone else self._batch, with_bytes=not self._alone)
             except errors.BusError as exc:
@@ -264,9 +279,9 @@ class PinnedReader:
 
     def _on_message(self, message: Message) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        status = message.status
-        if status is not None:
-            self._on_status(status, message)
+        if not _is_delivery(message):
+            if (status := message.status) is not None:
+                self._on_status(status, message)
             return
         tokens = message.reply.split(".")
         # $JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<ns>.<pending>, two more in
@@ -284,7 +299,7 @@ class PinnedReader:
                 int(tokens[base + 5]),
                 int(tokens[base + 6]),
                 message.subject,
-                message.raw_headers,
+                as_published(message.raw_headers),
                 message.data,
                 message.reply,
             )
@@ -339,6 +354,14 @@ class PinnedReader:
             await inbox.unsubscribe()
 
 
+def _is_delivery(message: Message) -> bool:
+    """Whether a stream's message came, not word of the request.
+
+    Its headers do not tell: an author may write a status line, and the server delivers it.
+    """
+    return message.reply.startswith("$JS.ACK.")
+
+
 def _size(delivery: Delivery) -> int:
     return len(delivery.data) + (len(delivery.raw_headers) if delivery.raw_headers else 0) + 128
 
@@ -359,8 +382,26 @@ def _pin_id(raw_headers: bytes) -> str:
     Taken from the raw bytes: the server appends its header to whatever the author sent, so
     the last one is the server's even when the block is malformed or forged.
     """
-    _, found, rest = raw_headers.rpartition(b"Nats-Pin-Id: ")
+    _, found, rest = raw_headers.rpartition(_PIN)
     return rest.partition(b"\r\n")[0].decode("ascii", "replace") if found else ""
+
+
+def as_published(raw_headers: bytes | None) -> bytes | None:
+    """The header block of a pinned delivery as it was published; None where it had none.
+
+    The server cuts off a block's last two bytes, whatever they are, and puts its own line and
+    a proper end behind.  That would mend a block that was truncated, and give headers to a
+    message that had none: readers judge those differently.  A block that did not end as it
+    should comes back without an end.
+    """
+    if raw_headers is None:
+        return None
+    head, found, _ = raw_headers.rpartition(_PIN)
+    if not found:
+        return raw_headers
+    if head == b"NATS/1.0\r\n":
+        return None
+    return head + b"\r\n" if head.endswith(b"\r\n") else head
 
 
 def _status_error(status: int, message: Message, consumer: str) -> errors.CoordError:

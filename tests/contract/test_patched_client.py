@@ -58,6 +58,27 @@ async def test_publish_arrives_with_headers_and_in_order(conn) -> None:
     assert got[0].status is None
 
 
+async def test_white_space_in_a_subject_does_not_end_the_connection(conn, nats_server) -> None:
+    """The server takes any byte but blanks, tabs and line ends."""
+    odd = [bytes([b]) for b in range(1, 256) if b not in b" \t\r\n.*>"]
+
+    def send_raw() -> None:
+        with socket.create_connection(("127.0.0.1", nats_server.port)) as raw:
+            raw.recv(4096)
+            raw.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n')
+            for byte in odd:
+                raw.sendall(b"PUB odd.a%bb reply%b.x 2\r\nhi\r\n" % (byte, byte))
+                raw.sendall(b"HPUB odd.a%bb 12 14\r\nNATS/1.0\r\n\r\nhi\r\n" % byte)
+            raw.sendall(b"PING\r\n")
+            raw.recv(4096)
+
+    epoch = conn.epoch
+    got = await receive(conn, "odd.>", 2 * len(odd), lambda: asyncio.to_thread(send_raw))
+    assert [m.subject for m in got[::2]] == [(b"odd.a%bb" % b).decode("utf-8", "backslashreplace") for b in odd]
+    assert {m.data for m in got} == {b"hi"}
+    assert conn.epoch == epoch
+
+
 async def test_hostile_bytes_do_not_end_the_read_loop(conn, nats_server) -> None:
     """A subject and headers that are not UTF-8, sent by a raw socket."""
 
