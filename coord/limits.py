@@ -142,7 +142,13 @@ PULL_BYTES: Final = 2 * MIB
 """The same in bytes, for large bodies and frames; a single larger message still passes."""
 
 PROJECT_BATCH_ROWS: Final = 10_000
-"""Rows of one transaction; COPY gains little beyond."""
+"""Rows of one transaction; COPY gains little beyond.  A frame is never cut, so a batch may have one more of them."""
+
+PROJECT_BATCH_BYTES: Final = 16 * MIB
+"""Bytes in one batch, as decoded: rows alone bound nothing, a compressed frame of 2 KB may decode to 8 MiB."""
+
+PROJECT_TURN_ROWS: Final = 1_000
+"""Rows decoded before other coroutines get a turn: about 3 ms."""
 
 PROJECT_WRITERS: Final = 4
 """Transactions of one projector at a time."""

@@ -38,6 +38,7 @@ class Batch:
 
     __slots__ = (
         "_about_agents",
+        "bytes",
         "epoch",
         "events",
         "first",
@@ -63,6 +64,8 @@ class Batch:
         self.first: Delivery | None = None
         self.last: Delivery | None = None
         self.messages = 0
+        self.bytes = 0
+        """About what its bodies and headers hold, as decoded."""
 
     def __len__(self) -> int:
         return len(self.events) + len(self.samples) + len(self.letters)
@@ -71,6 +74,10 @@ class Batch:
     def is_empty(self) -> bool:
         """Whether it holds no message (a message may yield no row: an empty frame)."""
         return self.last is None
+
+    def is_full(self, rows_max: int) -> bool:
+        """Whether it should take no further message."""
+        return len(self) >= rows_max or self.bytes >= limits.PROJECT_BATCH_BYTES
 
     def add(self, delivery: Delivery) -> None:
         """Decode one delivery and add what it holds."""
@@ -111,6 +118,7 @@ class Batch:
             fact.json_text,
         )
         self.events.append(row)
+        self.bytes += len(row[19] or "")
         if fact.kind == "agent":
             self._about_agents.append(row)
         self._tag(fact.tenant, f"{fact.kind}:{fact.id}", f"key:{fact.key}", f"kind:{fact.kind}")
@@ -135,6 +143,7 @@ class Batch:
                 sample.json_text,
             )
         )
+        self.bytes += len(sample.json_text or "")
         self._tag(sample.tenant, f"series:{sample.agent}.{sample.series}")
 
     def _add_poison(self, poison: Poison, delivery: Delivery, stored_at: datetime) -> None:
@@ -143,7 +152,10 @@ class Batch:
         )
         headers = delivery.raw_headers
         if headers:
+            # A message may consist of headers alone, and every entry of a frame would repeat them.
+            headers = headers[: limits.HEADERS_BYTES_MAX]
             row = msgspec.structs.replace(row, headers=headers.decode("utf-8", "backslashreplace"))
+        self.bytes += len(poison.body) + len(headers or b"")
         self.letters.append(Letter(row, poison.body, headers))
 
     def park(self, refused: Mapping[tuple[int, int], CoordError]) -> None:

@@ -112,14 +112,15 @@ async def _compress_directly(conn: Connection) -> None:
 
 
 def _pieces(rows: Sequence[DeadLetterRow]) -> Iterator[list[DeadLetterRow]]:
-    """`rows` in pieces of bounded bytes."""
+    """`rows` in pieces of bounded bytes, headers and reasons included: they are as long as a sender likes."""
     piece: list[DeadLetterRow] = []
     size = 0
     for row in rows:
-        if piece and size + len(row.body) > limits.DEAD_LETTER_STATEMENT_BYTES_MAX:
+        row_bytes = min(len(row.body), limits.DEAD_LETTER_BODY_BYTES_MAX) + len(row.headers or "") + len(row.reason)
+        if piece and size + row_bytes > limits.DEAD_LETTER_STATEMENT_BYTES_MAX:
             yield piece
             piece, size = [], 0
         piece.append(row)
-        size += len(row.body)
+        size += row_bytes
     if piece:
         yield piece
