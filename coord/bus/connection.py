@@ -327,7 +327,10 @@ class Connection:
             self._denied_log_at = now + _DENIED_LOG_EVERY_S
             _log.warning("bus.permission_denied", connection=self.name, what=match[1], subject=match[2])
         for listener in list(self._denied_listeners):
-            listener(match[2])
+            try:
+                listener(match[2])
+            except Exception as defect:  # noqa: BLE001 - raised from here it would end nats-py's read loop
+                self._callback_failed(defect)
 
     async def _client_closed(self) -> None:
         """nats-py gave up: come back with a new client."""
@@ -346,7 +349,7 @@ class Connection:
                 self.client = self._new_client()
                 try:
                     await self._connect()
-                except (nats_errors.Error, OSError, TimeoutError) as exc:
+                except Exception as exc:  # noqa: BLE001 - whatever it is: nobody else would ever try again
                     _log.warning("bus.reopen_failed", connection=self.name, error=f"{type(exc).__name__}: {exc}")
                     continue
                 return
@@ -446,14 +449,17 @@ class Connection:
         """One JetStream API request, such as ``api("STREAM.INFO.EVENTS")``.
 
         Returns the decoded answer.  Raises `ApiNotFound`, `ApiUnavailable` (retryable), or
-        `BusError` with the server's code.
+        `BusError`: with the server's code, or because the answer is none of JetStream's.
         """
         body = msgspec.json.encode(payload) if payload is not None else b""
         try:
             message = await self.request("$JS.API." + request, body, timeout_s=timeout_s)
         except errors.ServiceUnavailable as exc:
             raise errors.ApiUnavailable(request=request) from exc
-        answer: dict[str, Any] = msgspec.json.decode(message.data)
+        try:
+            answer = msgspec.json.decode(message.data, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            raise errors.BusError("something that is not JetStream answered", request=request) from exc
         error = answer.get("error")
         if error:
             raise errors_map.api_error(error, request)

@@ -141,7 +141,9 @@ class PinnedReader:
         """
         info = await self._conn.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
         pinned = any(g.get("pinned_client_id") for g in info.get("priority_groups") or ())
-        if pinned or info["delivered"]["stream_seq"] <= position:
+        # Acks that were lost may have filled the window, of what is committed too: nothing is sent then.
+        stalled = info["num_ack_pending"] >= info["config"]["max_ack_pending"] > 0
+        if pinned or not (stalled or info["delivered"]["stream_seq"] > position):
             return False
         await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": 1})
         return True

@@ -7,6 +7,8 @@ nats-server 2.15.1; `tests/contract/test_pinned_pull.py` guards it).  Hence:
 
 * the next consumer sequence, a newer stream sequence → ACCEPT
 * the next consumer sequence, a stream sequence seen before → DUPLICATE (a redelivery)
+* the same for a session's first delivery → GAP: it begins below where we asked the server to
+  begin, so somebody else has reset the consumer since
 * any other consumer sequence → GAP: something was delivered and never arrived
 
 After a GAP nothing may be believed until the consumer was reset to checkpoint + 1.
@@ -46,6 +48,7 @@ class DeliveryOrder:
             return Verdict.GAP
         self._consumer_seq = consumer_seq
         if stream_seq <= self.position:
-            return Verdict.DUPLICATE
+            self._broken = consumer_seq == 1
+            return Verdict.GAP if self._broken else Verdict.DUPLICATE
         self.position = stream_seq
         return Verdict.ACCEPT

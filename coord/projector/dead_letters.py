@@ -70,7 +70,10 @@ class DeadLetterQueue:
                 self._mute_since = asyncio.get_running_loop().time()
             if not self._is_mute():
                 raise failures[0]
-            for letter in letters[start:]:
+            for letter, outcome in zip(some, outcomes, strict=True):
+                if outcome is not None:
+                    self._refused(letter, "no answer")
+            for letter in letters[start + _AT_A_TIME :]:
                 self._refused(letter, "no answer")
             return
 

@@ -57,3 +57,10 @@ def test_accepted_is_always_a_prefix_of_what_was_sent(lost: set[int], again: lis
     assert accepted == stream[: len(accepted)]
     if not lost:
         assert accepted == stream
+
+
+def test_a_session_that_begins_below_its_start_was_reset_by_somebody_else() -> None:
+    order = DeliveryOrder(10)
+    assert order.judge(1, 10) is Verdict.GAP
+    assert order.judge(2, 11) is Verdict.GAP
+    assert order.position == 10
