@@ -60,6 +60,7 @@ class Counts(msgspec.Struct, frozen=True):
 
     singles: int
     samples: int
+    samples_many: int
 
 
 async def publishing(
@@ -165,7 +166,7 @@ class _Bench:
 
     async def emit_many(self) -> Run:
         """Samples as an iterable."""
-        count = max(1, self._counts.samples // self._share)
+        count = max(1, self._counts.samples_many // self._share)
         with quiet_heap():
             clock = self._clock()
             await self._coord.emit_many(workload.samples(count, self._values))
@@ -191,7 +192,7 @@ class _Bench:
 
     async def bare_frames(self) -> Run:
         """Ready frames."""
-        frames = max(1, self._counts.samples // workload.FRAME // self._share)
+        frames = max(1, self._counts.samples_many // workload.FRAME // self._share)
         if not self._frames:
             self._frames = workload.sample_frames(_FRAMES, self._values, [AGENT])
         messages = list(itertools.islice(itertools.cycle(self._frames), frames))

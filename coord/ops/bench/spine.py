@@ -47,7 +47,9 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     singles: int = 40_000
     """Single facts a round publishes."""
     samples: int = 500_000
-    """Samples a round publishes in frames."""
+    """Samples a round publishes one by one, in frames that the publisher makes."""
+    samples_many: int = 1_500_000
+    """Samples a round publishes with `emit_many`, and in ready frames."""
     backlog_framed: int = 400_000
     """Rows of each backlog of frames."""
     backlog_singles: int = 60_000
@@ -70,7 +72,15 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def validate(self) -> None:
         """Raise `SettingsError` when a count is not positive or a part unknown."""
-        for name in ("rounds", "singles", "samples", "backlog_framed", "backlog_singles", "subscribers"):
+        for name in (
+            "rounds",
+            "singles",
+            "samples",
+            "samples_many",
+            "backlog_framed",
+            "backlog_singles",
+            "subscribers",
+        ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"bench: {name} is at least 1")
         for name in ("latency_facts_per_s", "latency_s", "subscribe_facts_per_s", "subscribe_s", "warm_up_s"):
@@ -81,7 +91,7 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def scaled(self, share: float) -> SpineConfig:
         """With `share` of every count and duration; rates and subscribers stay."""
-        counts = ("singles", "samples", "backlog_framed", "backlog_singles")
+        counts = ("singles", "samples", "samples_many", "backlog_framed", "backlog_singles")
         fields: dict[str, Any] = {name: max(1, int(getattr(self, name) * share)) for name in counts}
         fields |= {name: getattr(self, name) * share for name in ("latency_s", "subscribe_s", "warm_up_s")}
         return msgspec.structs.replace(self, **fields)
@@ -143,7 +153,7 @@ async def _run(
         )
         figures |= await latency(nats.url, database, *loads, config.warm_up_s, config.subscribers, say)
     elif part == "publish":
-        counts = publishing.Counts(singles=config.singles, samples=config.samples)
+        counts = publishing.Counts(singles=config.singles, samples=config.samples, samples_many=config.samples_many)
         figures[part], found = await publishing.publishing(nats.url, nats.pid, counts, config.rounds, say)
         runs |= found
     else:
