@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -228,7 +229,7 @@ async def test_headers_arrive_as_they_were_published(conn, stream, sent: bytes |
     await conn.flush()
     await reader.wait_pinned()
     await reader.start(1)
-    got = []
+    got: list[Any] = []
     async with asyncio.timeout(10):
         while len(got) < 2:
             got += await reader.receive(10, 1.0)

@@ -65,7 +65,7 @@ async def test_a_rouse_from_a_checkpoint_that_the_database_lost_skips_nothing(co
     waiting = asyncio.create_task(second.wait_pinned())
     api = conn.api
 
-    async def late(request: str, payload: object = None, **more: object) -> dict[str, object]:
+    async def late(request: str, payload: object = None, **more: Any) -> dict[str, object]:
         answer = await api(request, payload, **more)
         if request == "CONSUMER.RESET.S.c" and payload == {"seq": 5}:
             await resets.get_nowait()()
@@ -80,20 +80,20 @@ async def test_a_rouse_from_a_checkpoint_that_the_database_lost_skips_nothing(co
             await asyncio.sleep(0.02)
         sent = []
 
-        async def record(request: str, payload: object = None, **more: object) -> dict[str, object]:
+        async def record(request: str, payload: object = None, **more: Any) -> dict[str, object]:
             if ".RESET." in request:
                 sent.append((request, payload))
                 return {}
             return await api(request, payload, **more)
 
-        conn.api = record  # type: ignore[method-assign,assignment]
+        conn.api = record  # type: ignore[method-assign]
         assert await first.rouse(9)
         await api("CONSUMER.RESET.S.c", {"seq": 1})  # somebody rouses the consumer for real
         await waiting
         resets.put_nowait(lambda: api(*sent[0]))
-        conn.api = late  # type: ignore[method-assign,assignment]
+        conn.api = late  # type: ignore[method-assign]
         await second.start(5)
-        got = []
+        got: list[Any] = []
         try:
             while not got:
                 got = await second.receive(100, 1.0)

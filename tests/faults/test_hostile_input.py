@@ -4,6 +4,8 @@ What is acknowledged between is in the tables exactly once, the partition moves 
 projector's memory stays bounded.  Nothing here goes through coord's encoder: bytes on a socket.
 """
 
+# ruff: noqa: E501 - hostile input is data, a case a line
+
 from __future__ import annotations
 
 import json
@@ -359,6 +361,7 @@ async def test_an_agents_clock_is_sixty_years_off(
         assert {r["occurred_at"] for r in rows} == {said}
         assert all(abs(r["stored_at"] - began) < timedelta(minutes=5) for r in rows)
     agent = await db.fetchrow("SELECT * FROM coord.agent WHERE tenant = 'acme'")
+    assert agent is not None
     assert abs(agent["last_seen"] - began) < timedelta(minutes=5)
     if migrated_database.edition != "plain":
         chunks = await db.fetch("SELECT range_start, range_end FROM timescaledb_information.chunks")

@@ -15,6 +15,7 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message
 from coord.bus.pull import PinnedReader
+from coord.core import checkpoint
 from coord.projector import dead_letters, partition
 from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
@@ -70,7 +71,7 @@ async def test_a_dead_letter_queue_that_is_none_blocks_no_partition(
 ) -> None:
     """Without the stream, somebody's listener on coord.dlq.> takes what is published there."""
     monkeypatch.setattr(dead_letters, "_MUTE_S", 0.3)
-    monkeypatch.setattr(dead_letters.limits, "RPC_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("coord.limits.RPC_TIMEOUT_S", 0.2)
     await conn.api("STREAM.DELETE.DLQ")
 
     def listen(message: Message) -> None:
@@ -105,7 +106,7 @@ async def test_lost_acknowledgements_do_not_stall_a_partition(
 
 
 async def test_a_defect_ends_a_session_and_nothing_else(conn, db, service, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = partition.judge
+    judge = checkpoint.judge
     failures = [KeyError("state"), ValueError("time"), AssertionError()]
 
     def failing(*args: Any) -> errors.ProjectionStopped | None:
