@@ -25,6 +25,9 @@ from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, AgentRow, EventRow, 
 Place = tuple[int, int]
 """(stream sequence, index in frame)."""
 
+_SEARCH_ROWS = 500
+"""Rows searched in one transaction: were all refused, 10,000 would take longer than one may."""
+
 Write = Callable[[Connection, Sequence[Any]], Awaitable[None]]
 
 assert EVENT_COLUMNS[2:4] == SAMPLE_COLUMNS[2:4] == ("seq", "idx"), "see _place_of_row"
@@ -76,14 +79,15 @@ class Writer:
 
     async def _park_refused(self, batch: Batch) -> None:
         """Find the rows whose content the database refuses and turn them into dead letters."""
-        refused: dict[tuple[int, int], errors.CoordError] = {}
-        async with self._pool.transaction() as conn:
-            for rows, write, place in (
-                (batch.events, copy.events, _place_of_row),
-                (batch.samples, copy.samples, _place_of_row),
-                (batch.agents(), copy.upsert_agents, _place_of_agent),
-            ):
-                refused |= await _refused(conn, rows, write, place)
+        refused: dict[Place, errors.CoordError] = {}
+        for rows, write, place in (
+            (batch.events, copy.events, _place_of_row),
+            (batch.samples, copy.samples, _place_of_row),
+            (batch.agents(), copy.upsert_agents, _place_of_agent),
+        ):
+            for start in range(0, len(rows), _SEARCH_ROWS):
+                async with self._pool.transaction() as conn:
+                    refused |= await _refused(conn, rows[start : start + _SEARCH_ROWS], write, place)
         batch.park(refused)
 
 

@@ -1,0 +1,49 @@
+"""A database that refuses all of a batch holds nobody up for good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import asyncpg
+
+from coord.bus.pull import Delivery
+from coord.projector.rows import Batch, Letter
+from coord.projector.writer import Writer
+from coord.store import checkpoints
+from coord.store.config import DatabaseConfig
+from coord.store.pool import PROJECTOR_SETTINGS, Pool
+from coord.wire import subjects
+
+ROWS = 2_000
+
+
+class NoQueue:
+    async def publish(self, letters: Sequence[Letter]) -> None:
+        """The stream is not what is tested."""
+
+
+async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transaction(migrated_database) -> None:
+    """A search by halving takes two savepoints a row: no transaction's deadline may depend on the batch."""
+    db = await asyncpg.connect(migrated_database.url)
+    await db.execute("ALTER TABLE coord.event ADD CONSTRAINT no_bad CHECK (kind <> 'bad')")
+    pool = Pool(DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=2), settings=PROJECTOR_SETTINGS)
+    await pool.open()
+    async with pool.acquire() as conn:
+        checkpoint = await checkpoints.create(
+            conn, stream="EVENTS", partition=0, stream_created=datetime(2026, 1, 1, tzinfo=UTC), seq=0
+        )
+    batch = Batch("EVENTS", 0, checkpoint.epoch)
+    stored = f"coord.log.{subjects.partition('k')}.t.k.bad.k.a.done"
+    for seq in range(1, ROWS + 1):
+        batch.add(Delivery(seq, time.time_ns(), 0, stored, None, b"{}", ""))
+    assert len(batch.events) == ROWS
+    before = pool.stats.acquired_total
+    moved = await Writer(pool, NoQueue(), 1).commit(batch, checkpoint)  # type: ignore[arg-type]
+    assert moved.seq == ROWS
+    assert pool.stats.acquired_total - before > 2 + ROWS // 1_000
+    assert await db.fetchval("SELECT count(*) FROM coord.dead_letter") == ROWS
+    assert await db.fetchval("SELECT count(*) FROM coord.event") == 0
+    await pool.close()
+    await db.close()
