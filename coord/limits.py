@@ -124,6 +124,9 @@ RPC_WAITING: Final = 256
 RPC_REQUEST_BYTES_MAX: Final = 64 * KIB
 """Body of one request."""
 
+SUBSCRIBER_RECENT: Final = 65_536
+"""Sequences of live messages that a subscription to a replicated log remembers between two audits."""
+
 SUBSCRIBER_READS: Final = 8
 """Log reads in flight per connection, however many subscriptions share it."""
 
@@ -172,6 +175,12 @@ RETRY_MAX_S: Final = 5.0
 
 CHECKPOINT_IDLE_S: Final = 5.0
 """How often an idle partition's checkpoint follows the log's end."""
+
+STRAYS_EVERY_S: Final = 5.0
+"""How often the projector looks for messages that no partition has."""
+
+STRAYS_PER_SWEEP: Final = 1_000
+"""How many it parks at a time; each is asked for by itself."""
 
 DEAD_LETTER_BODY_BYTES_MAX: Final = 64 * KIB
 """How much of a poison body is kept in the table; the DLQ message has as much as fits."""

@@ -12,6 +12,7 @@ import re
 import secrets
 import socket
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from coord import errors, limits
@@ -20,6 +21,7 @@ from coord.projector.config import ProjectorConfig
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.partition import PartitionProjector
 from coord.projector.replicas import Replicas
+from coord.projector.strays import Strays
 from coord.projector.writer import Writer
 from coord.runtime.service import Service
 from coord.store.config import DatabaseConfig
@@ -49,6 +51,7 @@ class ProjectorService(Service):
         self._conn: Connection | None = None
         self._pool: Pool | None = None
         self._replicas: Replicas | None = None
+        self._mine: frozenset[int] = frozenset()
 
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
@@ -56,20 +59,28 @@ class ProjectorService(Service):
         self._conn = conn = await Connection.open(
             self._nats, name=f"projector-{self.instance}", role="projector", wait=True, registry=self.metrics
         )
-        writer = Writer(self._pool, DeadLetterQueue(conn, self.metrics), self.config.writers)
+        dlq = DeadLetterQueue(conn, self.metrics)
+        writer = Writer(self._pool, dlq, self.config.writers)
         for stream in self.config.streams:
+            first = len(self.partitions)
             for p in range(limits.PARTITIONS):
                 partition = PartitionProjector(stream, p, conn, self._pool, writer, self.config, self.metrics)
                 self.partitions.append(partition)
                 self.spawn(f"{stream}.{p}", partition.run)
+            strays = Strays(stream, conn, self._pool, dlq, self.metrics, partial(self._owns, first))
+            self.spawn(f"{stream}.strays", strays.run)
         self._replicas = Replicas(conn, self.instance, len(self.partitions), self._assign)
         self.spawn("replicas", self._replicas.run)
         self.spawn("watermark", self._show_watermarks)
 
     def _assign(self, mine: frozenset[int]) -> None:
+        self._mine = mine
         for slot, partition in enumerate(self.partitions):
             partition.assign(mine=slot in mine)
         self.changed()
+
+    def _owns(self, slot: int) -> bool:
+        return slot in self._mine
 
     async def _show_watermarks(self) -> None:
         """Broker time up to which everything this replica owns is committed, per stream."""

@@ -377,6 +377,15 @@ def partition_filter(stream: str, p: int) -> str:
     raise InvalidSubject("only EVENTS and TELEMETRY are partitioned", stream=stream)
 
 
+def stray_filter(stream: str) -> str:
+    """What a partitioned stream holds outside its partitions: subjects that the server did not transform."""
+    if stream == EVENTS:
+        return f"{_EV}>"
+    if stream == TELEMETRY:
+        return f"{_TEL}>"
+    raise InvalidSubject("only EVENTS and TELEMETRY are partitioned", stream=stream)
+
+
 def _filter_tail(
     tenant: str, key: str | None, kind: str | None, id_: str | None, agent: str | None, event: str | None
 ) -> str:

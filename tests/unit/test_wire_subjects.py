@@ -132,6 +132,13 @@ def test_partition_filters():
         subjects.notice("acme", 16)
 
 
+def test_stray_filters_select_what_was_published_and_not_transformed():
+    assert subjects.stray_filter("EVENTS") == "coord.ev.>"
+    assert subjects.stray_filter("TELEMETRY") == "coord.tel.>"
+    with pytest.raises(InvalidSubject):
+        subjects.stray_filter("DLQ")
+
+
 @pytest.mark.parametrize(
     ("subject", "owner"),
     [
