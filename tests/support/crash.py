@@ -271,10 +271,12 @@ def main() -> None:
     """Run a projector until SIGTERM, or until its crash point."""
     import uvloop
 
+    from coord import limits
     from coord.telemetry import logs
 
     logs.configure(logs.LogConfig(), service="projector")
     job = msgspec.json.decode(sys.argv[1], type=Job)
+    limits.STRAYS_EVERY_S = 0.5  # type: ignore[misc]
     _tell_partitions()
     if job.crash is not None:
         _arm(job.crash)

@@ -1,0 +1,155 @@
+"""Who watches the watchmen: the workload's verification finds the bugs it is there to find.
+
+Each test plants one, in the projector as it runs here, and demands that `verify` raises.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from coord.bus.pull import PinnedReader
+from coord.store import checkpoints, copy
+from tests.faults.test_two_owners import add_rival_consumers, side
+from tests.support.workload import (
+    Entry,
+    GuaranteeBroken,
+    Kind,
+    Row,
+    Watcher,
+    Workload,
+    compare,
+    connect,
+    verify,
+)
+
+
+async def found(url: str, load: Workload, timeout_s: float = 4) -> set[Kind]:
+    """What kinds of findings `verify` has; it must have some."""
+    with pytest.raises(GuaranteeBroken) as broken:
+        await verify(url, load, timeout_s=timeout_s)
+    print(str(broken.value)[:300])
+    return broken.value.kinds
+
+
+async def test_a_batch_swallowed_though_its_checkpoint_advances(
+    nats, migrated_database, projector, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_events, calls = copy.events, 0
+
+    async def now_and_then(conn: Any, rows: Any) -> None:
+        nonlocal calls
+        calls += bool(rows)
+        if not rows or calls % 10:
+            await copy_events(conn, rows)
+
+    monkeypatch.setattr(copy, "events", now_and_then)
+    url = migrated_database.url
+    await projector(url)
+    async with Workload(nats.url, rng) as load:
+        watcher = Watcher(url, load.tenant)
+        with pytest.raises(GuaranteeBroken, match="hole"):
+            async with watcher:
+                await load.until(500)
+                await load.stop()
+                assert "lost" in await found(url, load)
+
+
+async def test_a_checkpoint_that_moves_without_its_guard(
+    nats, conn, migrated_database, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unguarded(db: Any, checkpoint: Any, moved: Any, *, pending: int) -> None:
+        await db.execute(
+            "UPDATE coord.checkpoint SET seq = $3, stored_at = $4, pending = $5 WHERE stream = $1 AND partition = $2",
+            checkpoint.stream, checkpoint.partition, moved.seq, moved.stored_at, pending,
+        )  # fmt: skip
+
+    monkeypatch.setattr(checkpoints, "advance", unguarded)
+    await add_rival_consumers(conn)
+    url = migrated_database.url
+    async with (
+        side("one", nats.url, url, rival=False),
+        side("two", nats.url, url, rival=True),
+        Workload(nats.url, rng) as load,
+    ):
+        await load.until(500)
+        await load.stop()
+        assert "doubled" in await found(url, load)
+
+
+async def test_a_position_taken_from_the_consumer_and_not_from_the_checkpoint(
+    nats, migrated_database, projector, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was delivered counts as done: what a session had in hand when it ended is skipped by the next."""
+    start = PinnedReader.start
+
+    async def trusting(self: PinnedReader, seq: int) -> None:
+        info = await self._conn.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        await start(self, max(seq, info["delivered"]["stream_seq"] + (seq > 1)))
+
+    monkeypatch.setattr(PinnedReader, "start", trusting)
+    url = migrated_database.url
+    await projector(url)
+    db = await connect(url)
+    async with Workload(nats.url, rng, per_s=2500) as load:
+        for _ in range(4):
+            await load.more(250)
+            await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'coord'"
+                             " AND datname = current_database()")  # fmt: skip
+        await load.more(100)
+        await load.stop()
+        assert "lost" in await found(url, load)
+    await db.close()
+
+
+# --- the comparison itself, without servers ----------------------------------------------------
+
+ENTRIES = [Entry("EVENTS", "a", "k", n, 0, f"e{n}", 1, 10 * n) for n in range(1, 6)]
+ROWS = [Row("EVENTS", 1, e.seq, 0, e.partition, e.agent, e.key, e.event_id, e.n) for e in ENTRIES]
+
+
+def changed(at: int, **fields: Any) -> list[Row]:
+    import msgspec
+
+    return [msgspec.structs.replace(r, **fields) if i == at else r for i, r in enumerate(ROWS)]
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    assert compare(ROWS, ENTRIES) == []
+    assert compare(ROWS, ENTRIES[:3], ENTRIES[3:]) == []  # unsure: may be there
+    assert compare(ROWS[:3], ENTRIES[:3], ENTRIES[3:]) == []  # or not
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        (ROWS[:4], {"lost"}),
+        (ROWS[1:], {"lost"}),
+        ([*ROWS, ROWS[2]], {"doubled"}),
+        ([*ROWS, changed(2, seq=31)[2]], {"doubled", "stray"}),
+        (changed(2, epoch=2), {"lost", "stray", "disordered"}),
+        (changed(2, seq=45), {"lost", "stray", "disordered"}),
+        (changed(2, event_id="e9"), {"wrong"}),
+        (changed(2, n=9), {"wrong", "disordered"}),
+        (changed(2, key="other"), {"wrong"}),
+        (changed(2, partition=99), {"wrong"}),
+        ([*ROWS, Row("EVENTS", 1, 99, 0, ROWS[0].partition, "a", "k", "e99", 99)], {"stray"}),
+    ],
+    ids=[
+        "last",
+        "first",
+        "twice",
+        "under two sequences",
+        "epoch",
+        "order",
+        "id",
+        "number",
+        "key",
+        "partition",
+        "stray",
+    ],
+)
+def test_each_kind_of_damage_is_found(rows: list[Row], kinds: set[Kind]) -> None:
+    assert kinds <= {f.kind for f in compare(rows, ENTRIES)}
