@@ -52,7 +52,7 @@ class LogSource:
         except (msgspec.DecodeError, errors.WireError) as exc:
             raise errors.RemoteError("a fact of the answer cannot be read", subject=self.subject) from exc
         following = Position(answer.next_seq, answer.next_index)
-        return Page(entries, following, answer.first_seq, answer.last_seq, answer.created)
+        return Page(entries, following, answer.first_seq, answer.last_seq, answer.created, answer.leader)
 
     def _request(self, read: Read) -> ReadRequest:
         start, count = read.start, self._page_facts

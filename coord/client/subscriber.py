@@ -13,14 +13,15 @@ bounded buffer is full, and now and then when it is idle.  `coord.core.subscript
 this module listens, asks, saves positions and hands out.
 
 What the consumer can rely on: facts come in log order, each once, poison skipped (it is
-dead-lettered by the projector).  If a part of the log is gone, `LogTrimmed` says which;
-`seek` is the way on.  If no query service answers when the log has to be read,
-`ServiceUnavailable` is raised after a while; iterating again goes on asking.  Errors come
-after everything that was received before them.
+dead-lettered by the projector).  Of a replicated log, what a dying leader kept from the live
+feed comes late (`stats.late`): behind later facts, and never not at all.  If a part of the
+log is gone, `LogTrimmed` says which; `seek` is the way on.  If no query service answers when
+the log has to be read, `ServiceUnavailable` is raised after a while; iterating again goes on
+asking.  Errors come after everything that was received before them.
 
 A fact counts as finished when the consumer asks for the next one; only finished positions
 are saved under `durable`, so a crash repeats at most what was being handled and what was
-finished within the last second.
+finished within the last second (of a replicated log: since the last audit).
 """
 
 # ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
@@ -363,7 +364,7 @@ class Subscription:
         if self._opened and self._fatal is None:
             with contextlib.suppress(errors.CoordError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_SAVE_S):
-                    await self.save()
+                    await self._save_last()
         self._fresh.set()
         _by_connection.get(self._conn, WeakSet()).discard(self)
 
@@ -626,6 +627,14 @@ class Subscription:
             await self._cursor.save(done, self._machine.created or "")
             self._saved = done
             self._saved_at = _now()
+
+    async def _save_last(self) -> None:
+        if self._cursor is None:
+            return
+        read = self._machine.last_look(_now())
+        if read is not None:
+            self._machine.page(read, await self._log.page(read), _now())
+        await self.save()
 
     def _note_idle_move(self) -> None:
         # An idle position moves with the log's end, or it would leave the window some day.

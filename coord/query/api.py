@@ -94,5 +94,6 @@ def _fit(page: LogPage, encode: Callable[[StoredFact], bytes], facts_max: int, b
         first_seq=page.info.first_seq,
         last_seq=page.info.last_seq,
         created=page.info.created,
+        leader=page.info.leader,
         skipped=sum(at < following for at in page.poison),
     )

@@ -189,7 +189,8 @@ class SharedInfo:
 
 def log_info(answer: dict[str, Any]) -> LogInfo:
     """From the answer to STREAM.INFO."""
-    state = answer["state"]
+    state, cluster = answer["state"], answer.get("cluster") or {}
+    replicated = int(answer["config"].get("num_replicas") or 1) > 1
     first, last, count = int(state["first_seq"]), int(state["last_seq"]), int(state["messages"])
     return LogInfo(
         # A stream that never held anything says 0.
@@ -198,6 +199,7 @@ def log_info(answer: dict[str, Any]) -> LogInfo:
         first_stored_at=_time(state["first_ts"]) if count else None,
         last_stored_at=_time(state["last_ts"]) if last else None,
         created=str(answer["created"]),
+        leader=f"{cluster.get('leader', '')} {cluster.get('leader_since', '')}".strip() if replicated else "",
     )
 
 

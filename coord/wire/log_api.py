@@ -148,6 +148,9 @@ class LogInfo(msgspec.Struct, frozen=True, kw_only=True):
     """None when it never held anything."""
     created: str
     """When the stream was created: another value is another log."""
+    leader: str = ""
+    """Who leads a stream with replicas, and since when: when it changes, the live feed may have lost
+    something.  Empty without replicas."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +168,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     first_seq: int
     last_seq: int
     created: str
+    leader: str = ""
     skipped: int = 0
     """Messages and frame entries that are no valid facts; they are dead letters."""
 
