@@ -51,6 +51,9 @@ _TAKE = 256
 _UNPIN_S = 1.0
 """How long the broker may take to answer that a pin was given back."""
 
+_WINDOW_EVERY_S = 1.0
+"""How often a busy partition looks whether the log's window passes it."""
+
 _ROUSE_S = 0.5
 """How often a standby looks whether it is kept waiting for nothing, until a dead owner's pin has lapsed;
 later it looks as often as it follows the end of the log."""
@@ -101,6 +104,12 @@ class PartitionProjector:
         self._idle_since = 0.0
         self._overdue = 0
         """A sequence that waited for us when we last looked, and had not been delivered."""
+        self._window_from = 0
+        """The window had not passed this checkpoint when we last looked,"""
+        self._window_at = 0.0
+        """which was then (the loop's clock);"""
+        self._window_messages = 0
+        """so many messages were committed since."""
         consumer = f"{stream}.projector"
         self._m_consumed = metrics.events_consumed.labels(consumer=consumer)
         self._m_redelivered = metrics.messages_redelivered.labels(consumer=consumer)
@@ -176,8 +185,9 @@ class PartitionProjector:
         """Receive and commit until told to leave; returns with nothing left uncommitted."""
         self.checkpoint = checkpoint
         loop = asyncio.get_running_loop()
-        self._idle_since = loop.time()
+        self._idle_since = self._window_at = loop.time()
         self._overdue = 0
+        self._window_from, self._window_messages = checkpoint.seq, 0
         pending = self._new_batch()
         commit: asyncio.Task[Checkpoint] | None = None
         try:
@@ -252,6 +262,10 @@ class PartitionProjector:
         self._notices.send(batch, checkpoint.seq, moved.seq)
         self.pending = batch.last.pending
         self._count(batch, loop.time() - started)
+        self._window_messages += batch.messages
+        if loop.time() - self._window_at >= _WINDOW_EVERY_S:
+            with contextlib.suppress(errors.CoordError):  # committed; the next one looks again
+                await self._look_at_window(moved)
         return moved
 
     def _count(self, batch: Batch, took_s: float) -> None:
@@ -313,6 +327,23 @@ class PartitionProjector:
             raise problem
         return checkpoint
 
+    async def _look_at_window(self, checkpoint: Checkpoint) -> None:
+        """Say what passed a running session: a consumer skips what its stream has dropped, without a word.
+
+        Nothing has if the window still begins at or before the place where we were when we last
+        looked.  Otherwise we are about as slow as the window is long.  The session goes on: to
+        stop now would lose more.
+        """
+        stream = await self._stream_state()
+        lost_max = stream.first_seq - self._window_from - 1
+        if stream.first_seq > checkpoint.seq:
+            lost_max -= self._window_messages
+        if lost_max > 0:
+            self._metrics.projection_shed.labels(stream=self.stream).inc(lost_max)
+            _log.error("projector.shed", stream=self.stream, partition=self.partition, sequences_max=lost_max)
+        self._window_from, self._window_messages = checkpoint.seq, 0
+        self._window_at = asyncio.get_running_loop().time()
+
     async def _accept_gap(self, checkpoint: Checkpoint, stream: StreamState, gap: errors.LogGap) -> Checkpoint:
         """TELEMETRY sheds by policy: count what passed by and go on behind it."""
         moved = checkpoints.moved(checkpoint, seq=stream.first_seq - 1, stored_at=None)
@@ -358,6 +389,7 @@ class PartitionProjector:
         await self._writer.advance(checkpoint, moved)
         self.checkpoint = moved
         self.pending = 0
+        self._window_from, self._window_messages = moved.seq, 0
 
     def _expect(self, seq: int) -> None:
         """Begin a new session when `seq` was on its way last time too, and nothing has come since.

@@ -131,7 +131,7 @@ class Metrics:
         )
         self.projection_shed = counter(
             "coord_projection_shed_messages_total",
-            "Messages the stream discarded before they were projected (TELEMETRY only)", "stream",
+            "Upper bound of messages the stream dropped before they were projected", "stream",
         )  # fmt: skip
         self.projection_watermark = gauge(
             "coord_projection_watermark_timestamp_seconds",

@@ -127,9 +127,11 @@ class Line:
         )
 
 
-def make_lines(rng: random.Random, count: int) -> list[Line]:
-    """A mix: half single notes, the rest progress in frames, agents about themselves, and samples."""
-    kinds = ("note", "job", "note", "agent", "note", "sample")
+MIX = ("note", "job", "note", "agent", "note", "sample")
+"""Half single notes, the rest progress in frames, agents about themselves, and samples."""
+
+
+def make_lines(rng: random.Random, count: int, kinds: tuple[str, ...] = MIX) -> list[Line]:
     lines = []
     for i in range(count):
         kind = kinds[i % len(kinds)]
@@ -143,11 +145,18 @@ class Workload:
     """``async with Workload(url, rng) as load``: publishes until `stop`, and knows what was acknowledged."""
 
     def __init__(
-        self, url: str, rng: random.Random, *, lines: int = 36, per_s: float = 1500, tenant: str | None = None
+        self,
+        url: str,
+        rng: random.Random,
+        *,
+        lines: int = 36,
+        per_s: float = 1500,
+        tenant: str | None = None,
+        kinds: tuple[str, ...] = MIX,
     ) -> None:
         self.url = url
         self.tenant = tenant or f"t{secrets.token_hex(4)}"
-        self.lines = make_lines(rng, lines)
+        self.lines = make_lines(rng, lines, kinds)
         self.epochs = {subjects.EVENTS: 1, subjects.TELEMETRY: 1}
         """As the operator numbers them: changed when a stream was made anew."""
         self.acked: list[Entry] = []
