@@ -270,6 +270,12 @@ export class Follower {
   #failure;
   #wake = () => {};
   #heard = Date.now();
+  // A replicated log: what was taken since the position that was last verified under this leader.
+  #leader = "";
+  #verified = null;
+  #recent = new Set();
+  #known = new Set();
+  #knownBelow = 0;
   stats = { pages: 0, gaps: 0, repeats: 0 };
 
   constructor(nc, tenant, filter = {}, start = { from: "new" }) {
@@ -326,7 +332,7 @@ export class Follower {
 
   // 4. Live.
   #follow(live) {
-    this.#heard = Date.now();
+    if (!this.#leader) this.#heard = Date.now(); // a replicated log is audited though it is busy
     if (live.seq < this.#seq) return void (this.stats.repeats += 1);
     if (live.before >= this.#seq || this.#ready.length >= HELD_MAX) {
       this.#gap();
@@ -335,6 +341,7 @@ export class Follower {
     }
     this.#seq = live.seq + 1;
     this.#start = { from_seq: this.#seq };
+    if (this.#leader) this.#recent.add(live.seq);
     try {
       this.#ready.push(...live.facts());
     } catch {
@@ -347,9 +354,10 @@ export class Follower {
     const generation = this.#generation;
     const wasLive = this.#live;
     this.#live = false; // what arrives meanwhile is held
+    const start = this.#start;
     let page;
     try {
-      const request = { filter: this.#filter, ...this.#start };
+      const request = { filter: this.#filter, ...start };
       page = await call(this.#nc, `coord.rpc.${this.#tenant}.log.read`, request, wasLive ? 1000 : 5000);
     } catch (error) {
       if (["subscribe.trimmed", "subscribe.replaced"].includes(error.code)) throw error;
@@ -361,9 +369,23 @@ export class Follower {
     // 7. What lies between is gone, or it is another log.
     this.#created ??= page.created;
     if (page.created !== this.#created) throw new Error("the log was replaced");
-    this.#ready.push(...page.facts);
+    this.#ready.push(...page.facts.filter((f) => !this.#known.has(f.seq) && !this.#known.has(`${f.seq}/${f.index}`)));
     this.#seq = page.next_seq;
     this.#start = { from_seq: page.next_seq, from_index: page.next_index };
+    if (page.next_seq >= this.#knownBelow) this.#known = new Set();
+    const changed = this.#leader !== "" && page.leader !== this.#leader && start !== this.#verified;
+    this.#leader = page.leader;
+    if (changed) {
+      // The old leader may have died between storing and republishing: read again what was taken live.
+      this.#known = new Set([...this.#recent, ...page.facts.map((f) => `${f.seq}/${f.index}`)]);
+      this.#knownBelow = page.next_seq + (page.next_index ? 1 : 0);
+      this.#recent.clear();
+      this.#start = this.#verified;
+      this.#seq = this.#verified.from_seq;
+      return this.#gap();
+    }
+    this.#verified = this.#start;
+    this.#recent.clear();
     if (page.next_seq > page.last_seq && generation === this.#generation) this.#join();
   }
 

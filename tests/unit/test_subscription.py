@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from coord import errors
@@ -227,6 +228,88 @@ def test_a_position_that_is_gone_is_an_error_until_seek(answer: Page[str], expec
     assert read is not None
     m.page(read, page((9, 0), then=10, last=9, first=4, created="another"), 0)
     assert drain(m) == ["9/0"]
+
+
+def by(leader: str, answer: Page[str]) -> Page[str]:
+    return msgspec.structs.replace(answer, leader=leader)
+
+
+def replicated() -> Machine:
+    m, _ = machine()
+    read = m.want(0)
+    assert read is not None
+    m.page(read, by("n1", page(then=1, last=0)), 0)
+    return m
+
+
+def test_a_busy_subscription_to_a_replicated_log_is_audited() -> None:
+    m = replicated()
+    for seq in range(1, 50):
+        hear(m, seq, now=seq / 10)
+    assert m.audit_at == 5
+    assert m.done == Position(1)  # nothing is verified yet
+    assert len(drain(m)) == 49
+    read = m.want(5)
+    assert read is not None
+    m.page(read, by("n1", page(then=50, last=49)), 5)
+    assert m.done == Position(50)
+
+
+def test_what_a_dead_leader_did_not_republish_comes_late_and_once() -> None:
+    m = replicated()
+    for seq in (1, 2, 5):
+        hear(m, seq)
+    assert drain(m) == ["1/0", "2/0", "5/0"]
+    read = m.want(5)
+    assert read is not None
+    hear(m, 7)
+    m.page(read, by("n2", page((6, 0), then=7, last=6)), 5)
+    read = m.want(5)
+    assert read is not None
+    assert read.start == Position(1)
+    hear(m, 8)
+    m.page(read, by("n2", page((1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), then=8, last=7)), 5)
+    assert m.live
+    assert m.done == Position(1)
+    assert drain(m) == ["6/0", "3/0", "4/0", "7/0", "8/0"]
+    assert m.stats.late == 2
+    read = m.want(20)
+    assert read is not None
+    m.page(read, by("n2", page(then=9, last=8)), 20)
+    m.finish()
+    assert m.done == Position(9)
+
+
+def test_a_new_leader_after_everything_was_verified_costs_nothing() -> None:
+    m = replicated()
+    read = m.want(5)
+    assert read is not None
+    m.page(read, by("n2", page(then=4, last=3)), 5)
+    assert m.live
+    assert m.done == Position(4)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    m, _ = machine(recent_max=3)
+    read = m.want(0)
+    assert read is not None
+    m.page(read, by("n1", page(then=1, last=0)), 0)
+    for seq in range(1, 9):
+        hear(m, seq)
+        drain(m)
+    assert m.done == Position(6)  # below that, nothing can be compared any more
+
+
+def test_closing_verifies_what_was_live() -> None:
+    m = replicated()
+    hear(m, 1)
+    drain(m)
+    assert m.want(0) is None
+    read = m.last_look(0)
+    assert read is not None
+    m.page(read, by("n1", page(then=2, last=1)), 0)
+    assert m.done == Position(2)
+    assert m.last_look(0) is None
 
 
 def test_what_was_received_comes_before_the_error() -> None:
