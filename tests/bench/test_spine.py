@@ -142,3 +142,17 @@ async def test_a_worker_ends_with_whoever_started_it(conn: Connection) -> None:
         path = Path(f"/proc/{worker.pid}")
         assert path.exists()
     await until(lambda: not path.exists())
+
+
+@pytest.mark.slow
+async def test_the_quick_bench_says_what_a_row_costs() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coord.ops.bench", "project", "singles", "--rows", "200", "--rounds", "1", "-o", "json",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, talk = await process.communicate()
+    assert process.returncode == 0, talk.decode()
+    report = json.loads(output)
+    assert list(report["rounds"]) == ["drain_singles"]
+    assert report["rounds"]["drain_singles"][0]["count"] == 200
+    assert report["rounds"]["drain_singles"][0]["client_cpu_us"] > 0

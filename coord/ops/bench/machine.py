@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import time
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,29 @@ class Elsewhere:
         """Cores that others used on average, time stolen by the hypervisor included."""
         others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
         return round(max(0.0, others_s) / (time.perf_counter() - self._began), 2)
+
+
+class Circumstances:
+    """Under what a bench ran, from its making to its `report`."""
+
+    def __init__(self) -> None:
+        self._started_at = datetime.now(UTC)
+        self._began = time.perf_counter()
+        self._load_before = load_1m()
+        self._elsewhere = Elsewhere()
+
+    def report(self, bench: str, form: int, **more: Any) -> dict[str, Any]:
+        """The head of a report of `bench` in format `form`; `more`: what was measured."""
+        return {
+            "bench": bench,
+            "format": form,
+            "started_at": self._started_at.isoformat(timespec="seconds"),
+            "took_s": round(time.perf_counter() - self._began, 1),
+            "machine": machine()
+            | {"load_1m_before": self._load_before, "cores_used_elsewhere": self._elsewhere.cores()},
+            "python": python(),
+            "commit": commit(),
+        } | more
 
 
 def python() -> str:

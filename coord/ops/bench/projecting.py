@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal, TypeAlias, get_args
 
 import asyncpg
 import msgspec
@@ -45,6 +45,13 @@ _DRAIN_S: Final = 180.0
 _EMPTY: Final = "TRUNCATE coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint"
 
 
+Kind: TypeAlias = Literal["samples", "progress", "singles"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+"""The backlogs: frames of samples, frames of facts, single facts."""
+
+_FIGURES: Final[dict[Kind, str]] = {"samples": "frame", "progress": "frame_event", "singles": "single"}
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Rows of each backlog."""
 
@@ -55,7 +62,7 @@ class Counts(msgspec.Struct, frozen=True):
 class _Backlog(msgspec.Struct, frozen=True):
     """One kind of messages, and where they end up."""
 
-    name: str
+    name: Kind
     stream: str
     table: str
     columns: tuple[str, ...]
@@ -71,47 +78,53 @@ async def projecting(
     counts: Counts,
     rounds: int,
     say: Callable[[str], None],
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    bare: bool = True,
+    profile: str | None = None,
 ) -> tuple[Figures, dict[str, list[Run]]]:
-    """All figures of projecting, and the rounds behind them."""
+    """All figures of projecting, and the rounds behind them.
+
+    `kinds`: of which backlogs.  `bare`: with COPY by hand beside each, and the ratios.
+    `profile`: a file for cProfile's data of the last projector; makes every figure wrong.
+    """
     found: dict[str, list[Run]] = {}
+    figures: Figures = {}
     async with (
         await Connection.open(NatsConfig(urls=(nats_url,)), name="bench") as conn,
         Pool(msgspec.structs.replace(database, pool_min=1), settings=PROJECTOR_SETTINGS) as pool,
     ):
-        for backlog in _backlogs(counts):
+        for backlog in _backlogs(counts, kinds):
             say(f"  {backlog.name}: {backlog.rows:,} rows in {len(backlog.messages):,} messages")
-            bench = _Bench(nats_url, nats_pid, conn, pool, postgres_pid, backlog)
+            bench = _Bench(nats_url, nats_pid, conn, pool, postgres_pid, backlog, profile)
             await bench.fill()
             drained, copied = f"drain_{backlog.name}", f"copy_{backlog.name}"
-            sides: dict[str, Side] = {drained: bench.drain, copied: bench.copy}
+            sides: dict[str, Side] = {drained: bench.drain}
+            if bare:
+                sides[copied] = bench.copy
             found |= await alternate(rounds, sides, say)
+            figure = _FIGURES[backlog.name]
+            if bare:
+                figures[f"{figure}_ratio"] = ratios(found[drained], found[copied])
+            figures[f"{figure}_rows_per_s"] = rates(found[drained])
             await bench.clear()
-    return {
-        "frame_ratio": ratios(found["drain_samples"], found["copy_samples"]),
-        "frame_rows_per_s": rates(found["drain_samples"]),
-        "frame_event_ratio": ratios(found["drain_progress"], found["copy_progress"]),
-        "frame_event_rows_per_s": rates(found["drain_progress"]),
-        "single_ratio": ratios(found["drain_singles"], found["copy_singles"]),
-        "single_rows_per_s": rates(found["drain_singles"]),
-    }, found
+    return figures, found
 
 
-def _backlogs(counts: Counts) -> Sequence[_Backlog]:
+def _backlogs(counts: Counts, kinds: Sequence[Kind]) -> Iterator[_Backlog]:
     agents = workload.agents_of_all_partitions(_AGENTS_PER_PARTITION)
     frames = max(limits.PARTITIONS, counts.framed // workload.FRAME)
     singles = max(limits.PARTITIONS, counts.singles)
     rows = frames * workload.FRAME
-    return (
-        _Backlog(
-            "samples", subjects.TELEMETRY, "metric_sample", SAMPLE_COLUMNS,
-            workload.sample_frames(frames, workload.numbers(), agents), rows,
-        ),
-        _Backlog("progress", subjects.EVENTS, "event", EVENT_COLUMNS, workload.progress_frames(frames, agents), rows),
-        _Backlog(
-            "singles", subjects.EVENTS, "event", EVENT_COLUMNS,
-            workload.encoded_facts(singles, workload.bodies(), agents), singles,
-        ),
-    )  # fmt: skip
+    if "samples" in kinds:
+        messages = workload.sample_frames(frames, workload.numbers(), agents)
+        yield _Backlog("samples", subjects.TELEMETRY, "metric_sample", SAMPLE_COLUMNS, messages, rows)
+    if "progress" in kinds:
+        messages = workload.progress_frames(frames, agents)
+        yield _Backlog("progress", subjects.EVENTS, "event", EVENT_COLUMNS, messages, rows)
+    if "singles" in kinds:
+        messages = workload.encoded_facts(singles, workload.bodies(), agents)
+        yield _Backlog("singles", subjects.EVENTS, "event", EVENT_COLUMNS, messages, singles)
 
 
 class _Bench:
@@ -125,6 +138,7 @@ class _Bench:
         pool: Pool,
         postgres_pid: int | None,
         backlog: _Backlog,
+        profile: str | None,
     ) -> None:
         self._nats_url = nats_url
         self._nats_pid = nats_pid
@@ -132,6 +146,7 @@ class _Bench:
         self._pool = pool
         self._postgres_pid = postgres_pid
         self._backlog = backlog
+        self._profile = profile
         self._ends: dict[int, int] = {}
 
     async def fill(self) -> None:
@@ -158,6 +173,7 @@ class _Bench:
             database_url=self._pool.config.url,
             stream=self._backlog.stream,
             ends=self._ends,
+            profile=self._profile,
         )
         clock = Clock(server=self._nats_pid, database=self._postgres_pid)
         async with Worker(job) as worker:

@@ -7,30 +7,19 @@ the bench is left when it ends.
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-import tempfile
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-import asyncpg
 import msgspec
 
-from coord.bus import topology
-from coord.bus.connection import Connection, NatsConfig
 from coord.errors import SettingsError
-from coord.ops.bench import machine, projecting, publishing
+from coord.ops.bench import machine, projecting, publishing, servers
 from coord.ops.bench.latency import Load, latency
 from coord.ops.bench.measure import Figures, Run
-from coord.ops.devstack.nats import NatsOptions, NatsServer
-from coord.ops.devstack.stack import DevStack, DevStackConfig
-from coord.runtime import assets
-from coord.store import migrations
-from coord.store.config import DatabaseConfig
+from coord.ops.bench.servers import Database
+from coord.ops.devstack.nats import NatsServer
+from coord.ops.devstack.stack import DevStackConfig
 
 FORMAT: Final = 1
 """Of the report; a figure that changes its meaning raises it."""
@@ -104,43 +93,33 @@ async def spine(config: SpineConfig, say: Callable[[str], None]) -> dict[str, An
     was lost, doubled or refused on the way.
     """
     config.validate()
-    began, started_at = time.perf_counter(), datetime.now(UTC)
-    load_before, elsewhere = machine.load_1m(), machine.Elsewhere()
+    circumstances = machine.Circumstances()
     figures: dict[str, Figures] = {}
     runs: dict[str, list[Run]] = {}
     versions: dict[str, str | None] = {}
-    say("Starting the database …")
-    async with DevStack(config.database, say=say) as stack:
-        edition, database = stack.edition, DatabaseConfig(url=stack.database_url)
-        await asyncio.to_thread(migrations.migrate, database)
+    async with servers.database(config.database, say) as database:
         for part in config.parts:
             say(part)
-            async with _nats(config) as nats:
-                versions = await _versions(nats, database)
-                await _run(part, config, nats, database, stack.postgres_pid, say, figures, runs)
-    return {
-        "bench": "spine",
-        "format": FORMAT,
-        "started_at": started_at.isoformat(timespec="seconds"),
-        "took_s": round(time.perf_counter() - began, 1),
-        "machine": machine.machine() | {"load_1m_before": load_before, "cores_used_elsewhere": elsewhere.cores()},
-        "python": machine.python(),
-        "versions": versions,
-        "commit": machine.commit(),
-        "edition": edition,
-        "settings": _settings(config),
-        "figures": _each(figures, statistics.median),
-        "by_round": _each(figures, list),
-        "rounds": {name: [run.record() for run in of] for name, of in runs.items()},
-    }
+            async with servers.broker(config.sync_interval) as nats:
+                versions = await servers.versions(nats, database.config)
+                await _run(part, config, nats, database, say, figures, runs)
+    return circumstances.report(
+        "spine",
+        FORMAT,
+        versions=versions,
+        edition=database.edition,
+        settings=_settings(config),
+        figures=_each(figures, statistics.median),
+        by_round=_each(figures, list),
+        rounds={name: [run.record() for run in of] for name, of in runs.items()},
+    )
 
 
 async def _run(
     part: Part,
     config: SpineConfig,
     nats: NatsServer,
-    database: DatabaseConfig,
-    postgres_pid: int | None,
+    database: Database,
     say: Callable[[str], None],
     figures: dict[str, Figures],
     runs: dict[str, list[Run]],
@@ -151,7 +130,7 @@ async def _run(
             Load(facts_per_s=config.latency_facts_per_s, seconds=config.latency_s, windows=config.rounds),
             Load(facts_per_s=config.subscribe_facts_per_s, seconds=config.subscribe_s, windows=config.rounds),
         )
-        figures |= await latency(nats.url, database, *loads, config.warm_up_s, config.subscribers, say)
+        figures |= await latency(nats.url, database.config, *loads, config.warm_up_s, config.subscribers, say)
     elif part == "publish":
         counts = publishing.Counts(singles=config.singles, samples=config.samples, samples_many=config.samples_many)
         figures[part], found = await publishing.publishing(nats.url, nats.pid, counts, config.rounds, say)
@@ -159,7 +138,7 @@ async def _run(
     else:
         rows = projecting.Counts(framed=config.backlog_framed, singles=config.backlog_singles)
         figures[part], found = await projecting.projecting(
-            nats.url, nats.pid, database, postgres_pid, rows, config.rounds, say
+            nats.url, nats.pid, database.config, database.pid, rows, config.rounds, say
         )
         runs |= found
 
@@ -172,37 +151,15 @@ def _each(figures: dict[str, Figures], of: Callable[[list[float]], Any]) -> dict
     }
 
 
-@asynccontextmanager
-async def _nats(config: SpineConfig) -> AsyncIterator[NatsServer]:
-    """A fresh broker with coord's streams and consumers."""
-    with tempfile.TemporaryDirectory(prefix="coord-bench-", ignore_cleanup_errors=True) as folder:
-        server = NatsServer(Path(folder), NatsOptions(sync_interval=config.sync_interval))
-        await server.start()
-        try:
-            async with await Connection.open(NatsConfig(urls=(server.url,)), name="bench-setup") as conn:
-                await topology.apply(conn, topology.load(assets.streams_dir(), "production"))
-            yield server
-        finally:
-            await server.stop()
-
-
-async def _versions(nats: NatsServer, database: DatabaseConfig) -> dict[str, str | None]:
-    async with await Connection.open(NatsConfig(urls=(nats.url,)), name="bench-setup") as conn:
-        found = conn.client.connected_server_version
-        broker = f"{found.major}.{found.minor}.{found.patch}"
-    db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.url)
-    try:
-        postgres = str(await db.fetchval("SHOW server_version")).partition(" ")[0]
-        extension = await db.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
-    finally:
-        await db.close()
-    return machine.versions(nats_server=broker, postgres=postgres, timescaledb=extension)
-
-
 def _settings(config: SpineConfig) -> dict[str, Any]:
     found = msgspec.structs.asdict(config)
     del found["database"]
-    return found | {"streams_profile": "production", "synchronous_commit": "off", "fsync": True, "event_loop": "uvloop"}
+    return found | {
+        "streams_profile": servers.PROFILE,
+        "synchronous_commit": "off",
+        "fsync": True,
+        "event_loop": "uvloop",
+    }
 
 
 def _rounded(value: float) -> float:

@@ -1,0 +1,73 @@
+"""Servers of the bench: temporary, on free ports of loopback, gone when the block ends."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from coord.bus import topology
+from coord.bus.connection import Connection, NatsConfig
+from coord.ops.bench import machine
+from coord.ops.devstack.nats import NatsOptions, NatsServer
+from coord.ops.devstack.stack import DevStack, DevStackConfig
+from coord.runtime import assets
+from coord.store import migrations
+from coord.store.config import DatabaseConfig
+
+PROFILE = "production"
+"""Of streams/: what is measured is what is deployed."""
+
+
+class Database(msgspec.Struct, frozen=True, kw_only=True):
+    """A database with coord's schema."""
+
+    config: DatabaseConfig
+    edition: str
+    pid: int | None
+    """Its postmaster's."""
+    data_dir: Path
+    """The stack's folder: how much disk it takes can be counted there."""
+
+
+@asynccontextmanager
+async def database(config: DevStackConfig, say: Callable[[str], None]) -> AsyncIterator[Database]:
+    """A fresh database, migrated.  Raises `EnvironmentProblem` when there is no server to be had."""
+    say("Starting the database …")
+    async with DevStack(config, say=say) as stack:
+        settings = DatabaseConfig(url=stack.database_url)
+        await asyncio.to_thread(migrations.migrate, settings)
+        yield Database(config=settings, edition=stack.edition, pid=stack.postgres_pid, data_dir=stack.data_dir)
+
+
+@asynccontextmanager
+async def broker(sync_interval: str | None = None) -> AsyncIterator[NatsServer]:
+    """A fresh broker with coord's streams and consumers."""
+    with tempfile.TemporaryDirectory(prefix="coord-bench-", ignore_cleanup_errors=True) as folder:
+        server = NatsServer(Path(folder), NatsOptions(sync_interval=sync_interval))
+        await server.start()
+        try:
+            async with await Connection.open(NatsConfig(urls=(server.url,)), name="bench-setup") as conn:
+                await topology.apply(conn, topology.load(assets.streams_dir(), PROFILE))
+            yield server
+        finally:
+            await server.stop()
+
+
+async def versions(nats: NatsServer, config: DatabaseConfig) -> dict[str, str | None]:
+    """What took part, for the report."""
+    async with await Connection.open(NatsConfig(urls=(nats.url,)), name="bench-setup") as conn:
+        found = conn.client.connected_server_version
+        number = f"{found.major}.{found.minor}.{found.patch}"
+    db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(config.url)
+    try:
+        postgres = str(await db.fetchval("SHOW server_version")).partition(" ")[0]
+        extension = await db.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+    finally:
+        await db.close()
+    return machine.versions(nats_server=number, postgres=postgres, timescaledb=extension)
