@@ -59,7 +59,7 @@ class Counts(msgspec.Struct, frozen=True):
     singles: int
 
 
-class _Backlog(msgspec.Struct, frozen=True):
+class Backlog(msgspec.Struct, frozen=True):
     """One kind of messages, and where they end up."""
 
     name: Kind
@@ -94,9 +94,9 @@ async def projecting(
         await Connection.open(NatsConfig(urls=(nats_url,)), name="bench") as conn,
         Pool(msgspec.structs.replace(database, pool_min=1), settings=PROJECTOR_SETTINGS) as pool,
     ):
-        for backlog in _backlogs(counts, kinds):
+        for backlog in backlogs(counts, kinds):
             say(f"  {backlog.name}: {backlog.rows:,} rows in {len(backlog.messages):,} messages")
-            bench = _Bench(nats_url, nats_pid, conn, pool, postgres_pid, backlog, profile)
+            bench = Bench(nats_url, nats_pid, conn, pool, postgres_pid, backlog, profile)
             await bench.fill()
             drained, copied = f"drain_{backlog.name}", f"copy_{backlog.name}"
             sides: dict[str, Side] = {drained: bench.drain}
@@ -111,23 +111,24 @@ async def projecting(
     return figures, found
 
 
-def _backlogs(counts: Counts, kinds: Sequence[Kind]) -> Iterator[_Backlog]:
+def backlogs(counts: Counts, kinds: Sequence[Kind]) -> Iterator[Backlog]:
+    """Made one at a time: each is some hundred megabytes."""
     agents = workload.agents_of_all_partitions(_AGENTS_PER_PARTITION)
     frames = max(limits.PARTITIONS, counts.framed // workload.FRAME)
     singles = max(limits.PARTITIONS, counts.singles)
     rows = frames * workload.FRAME
     if "samples" in kinds:
         messages = workload.sample_frames(frames, workload.numbers(), agents)
-        yield _Backlog("samples", subjects.TELEMETRY, "metric_sample", SAMPLE_COLUMNS, messages, rows)
+        yield Backlog("samples", subjects.TELEMETRY, "metric_sample", SAMPLE_COLUMNS, messages, rows)
     if "progress" in kinds:
         messages = workload.progress_frames(frames, agents)
-        yield _Backlog("progress", subjects.EVENTS, "event", EVENT_COLUMNS, messages, rows)
+        yield Backlog("progress", subjects.EVENTS, "event", EVENT_COLUMNS, messages, rows)
     if "singles" in kinds:
         messages = workload.encoded_facts(singles, workload.bodies(), agents)
-        yield _Backlog("singles", subjects.EVENTS, "event", EVENT_COLUMNS, messages, singles)
+        yield Backlog("singles", subjects.EVENTS, "event", EVENT_COLUMNS, messages, singles)
 
 
-class _Bench:
+class Bench:
     """One backlog and its two sides."""
 
     def __init__(
@@ -137,41 +138,41 @@ class _Bench:
         conn: Connection,
         pool: Pool,
         postgres_pid: int | None,
-        backlog: _Backlog,
-        profile: str | None,
+        backlog: Backlog,
+        profile: str | None = None,
     ) -> None:
         self._nats_url = nats_url
         self._nats_pid = nats_pid
         self._conn = conn
         self._pool = pool
         self._postgres_pid = postgres_pid
-        self._backlog = backlog
+        self.backlog = backlog
         self._profile = profile
         self._ends: dict[int, int] = {}
 
     async def fill(self) -> None:
         """Put the backlog into its stream, and note where each partition of it ends."""
         async with BareLoop(self._nats_url) as bare:
-            await bare.publish(self._backlog.messages)
+            await bare.publish(self.backlog.messages)
         for p in range(limits.PARTITIONS):
-            last = {"last_by_subj": subjects.partition_filter(self._backlog.stream, p)}
+            last = {"last_by_subj": subjects.partition_filter(self.backlog.stream, p)}
             with contextlib.suppress(errors.ApiNotFound):  # a small backlog leaves partitions empty
-                found = await self._conn.api(f"STREAM.MSG.GET.{self._backlog.stream}", last)
+                found = await self._conn.api(f"STREAM.MSG.GET.{self.backlog.stream}", last)
                 self._ends[p] = int(found["message"]["seq"])
 
     async def clear(self) -> None:
         """Take the backlog out again: the next one must not find it."""
-        await self._conn.api(f"STREAM.PURGE.{self._backlog.stream}", timeout_s=60)
+        await self._conn.api(f"STREAM.PURGE.{self.backlog.stream}", timeout_s=60)
 
     async def drain(self) -> Run:
         """The projector's side."""
-        await self._empty()
+        await self.empty()
         await self._new_consumers()
         job = Job(
             role="drain",
             nats_url=self._nats_url,
             database_url=self._pool.config.url,
-            stream=self._backlog.stream,
+            stream=self.backlog.stream,
             ends=self._ends,
             profile=self._profile,
         )
@@ -179,29 +180,30 @@ class _Bench:
         async with Worker(job) as worker:
             found = await worker.result(_DRAIN_S)
             clock.settle()
-        await self._check()
+        await self.check()
         clock.seconds, clock.client_cpu_s = found["seconds"], found["cpu_s"]
         return clock.run(
-            self._backlog.rows,
+            self.backlog.rows,
             transactions=found["transactions"],
             rss_mib=found["rss_bytes"] / 2**20,
         )
 
     async def copy(self) -> Run:
         """The bare side; called after `drain`, whose rows it writes again."""
-        backlog = self._backlog
+        backlog = self.backlog
         async with self._pool.acquire() as conn:
             rows = await _rows(conn, backlog.table, backlog.columns)
-        await self._empty()
+        await self.empty()
         async with self._pool.acquire() as conn:
             with quiet_heap():
                 clock = Clock(database=self._postgres_pid)
                 await bare_copy(conn, backlog.table, backlog.columns, rows)
                 clock.stop()
-        await self._check()
+        await self.check()
         return clock.run(len(rows))
 
-    async def _empty(self) -> None:
+    async def empty(self) -> None:
+        """Leave no row, and nothing for the server to write behind somebody's back."""
         async with self._pool.acquire() as conn:
             await conn.execute(_EMPTY)
             # What the side before left to write must not be written during this one.
@@ -211,16 +213,17 @@ class _Bench:
     async def _new_consumers(self) -> None:
         """Consumers that have seen nothing: without a delivery nobody would be pinned."""
         wanted = topology.load(assets.streams_dir(), "production")
-        mine = [s for s in wanted.specs if s.stream == self._backlog.stream and s.consumer is not None]
+        mine = [s for s in wanted.specs if s.stream == self.backlog.stream and s.consumer is not None]
         await asyncio.gather(*(self._conn.api(f"CONSUMER.DELETE.{s.stream}.{s.consumer}") for s in mine))
         await topology.apply(self._conn, wanted)
 
-    async def _check(self) -> None:
+    async def check(self) -> None:
+        """Raise `BenchError` unless every fact is a row, once."""
         async with self._pool.acquire() as conn:
-            rows = await conn.fetchval(f"SELECT count(*) FROM coord.{self._backlog.table}")  # noqa: S608 - ours
+            rows = await conn.fetchval(f"SELECT count(*) FROM coord.{self.backlog.table}")  # noqa: S608 - ours
             dead = await conn.fetchval("SELECT count(*) FROM coord.dead_letter")
-        if rows != self._backlog.rows or dead:
-            raise BenchError("not what was published", rows=rows, dead_letters=dead, published=self._backlog.rows)
+        if rows != self.backlog.rows or dead:
+            raise BenchError("not what was published", rows=rows, dead_letters=dead, published=self.backlog.rows)
 
 
 async def _rows(

@@ -10,7 +10,6 @@ subscribers  as many agents as wanted, each with a connection of its own, subscr
 from __future__ import annotations
 
 import asyncio
-import cProfile
 import os
 import sys
 import time
@@ -18,14 +17,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import msgspec
-import uvloop
 from prometheus_client import CollectorRegistry
 
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.subscriber import Subscription, subscribe
-from coord.errors import CoordError
-from coord.ops.bench import workload
+from coord.ops.bench import process, workload
 from coord.ops.bench.measure import BenchError, rss_bytes
 from coord.ops.bench.workers import Job
 from coord.projector.config import ProjectorConfig
@@ -33,7 +29,6 @@ from coord.projector.service import ProjectorService
 from coord.query.service import QueryService
 from coord.runtime.service import ServiceGroup
 from coord.store.config import DatabaseConfig
-from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 
 _POLL_S: Final = 0.002
@@ -47,7 +42,7 @@ async def drain(job: Job, _parent_gone: asyncio.Event) -> None:
     """Project the backlog; the clock runs from the first pinned partition to the last commit."""
     metrics = Metrics(CollectorRegistry())
     service = _projector(job, metrics, streams=(job.stream,))
-    _say({"ready": True})
+    process.say({"ready": True})
     try:
         async with asyncio.timeout(_DRAIN_S):
             await service.start()
@@ -62,7 +57,7 @@ async def drain(job: Job, _parent_gone: asyncio.Event) -> None:
         await service.drain()
         await service.stop()
     flushes = metrics.registry.get_sample_value("coord_db_flush_rows_count", {"stream": job.stream}) or 0.0
-    _say({"seconds": seconds, "cpu_s": cpu_s, "rss_bytes": rss_bytes(os.getpid()), "transactions": flushes})
+    process.say({"seconds": seconds, "cpu_s": cpu_s, "rss_bytes": rss_bytes(os.getpid()), "transactions": flushes})
 
 
 async def _until(condition: Callable[[], bool]) -> None:
@@ -79,7 +74,7 @@ async def serve(job: Job, parent_gone: asyncio.Event) -> None:
         group = ServiceGroup("bench", [_projector(job, metrics), QueryService(conn, registry=metrics)])
         async with group:
             await group.wait_ready(30)
-            _say({"ready": True})
+            process.say({"ready": True})
             await parent_gone.wait()
 
 
@@ -96,7 +91,7 @@ async def listen(job: Job, parent_gone: asyncio.Event) -> None:
         for start in range(0, len(subscriptions), _CONNECT_AT_A_TIME):
             await asyncio.gather(*(s.wait_ready(30) for s in subscriptions[start : start + _CONNECT_AT_A_TIME]))
         tasks = [asyncio.create_task(_receive(s, heard, job.expected, complete)) for s in subscriptions]
-        _say({"ready": True})
+        process.say({"ready": True})
         over = [asyncio.create_task(complete.wait()), asyncio.create_task(parent_gone.wait())]
         # Nobody stops receiving by itself: the first receiver that ends has failed.
         done, _ = await asyncio.wait([*tasks, *over], return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +102,7 @@ async def listen(job: Job, parent_gone: asyncio.Event) -> None:
             task.result()
         for subscription in subscriptions:
             await subscription.close()
-    _say({"heard": heard})
+    process.say({"heard": heard})
 
 
 async def _receive(
@@ -143,55 +138,6 @@ def _projector(job: Job, metrics: Metrics, **fields: Any) -> ProjectorService:
     )
 
 
-def _say(message: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-    sys.stdout.buffer.flush()
-
-
-async def _main(job: Job) -> None:
-    roles = {"drain": drain, "service": serve, "subscribers": listen}
-    parent_gone = asyncio.Event()
-    watch = asyncio.create_task(_until_parent_is_gone(parent_gone))
-    work = asyncio.create_task(roles[job.role](job, parent_gone))
-    gone = asyncio.create_task(parent_gone.wait())
-    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-    if not work.done():
-        # The service ends by itself; whoever else is still at work works for nobody.
-        if job.role != "service":
-            work.cancel()
-        await asyncio.wait({work})
-    watch.cancel()
-    gone.cancel()
-    if not work.cancelled():
-        work.result()
-
-
-async def _until_parent_is_gone(parent_gone: asyncio.Event) -> None:
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.read()
-    parent_gone.set()
-
-
-def main(argument: str) -> int:
-    """Do the job; a failure is the last line."""
-    logs.configure(logs.LogConfig(level="warning", format="console", libraries_level="error"))
-    job = msgspec.json.decode(argument, type=Job)
-    profile = cProfile.Profile() if job.profile else None
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if profile:
-                profile.enable()
-            runner.run(_main(job))
-    except CoordError as exc:
-        _say({"error": f"{exc} [{exc.code}]"})
-        return 1
-    finally:
-        if profile and job.profile:
-            profile.disable()
-            profile.dump_stats(job.profile)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    roles: dict[str, process.Role] = {"drain": drain, "service": serve, "subscribers": listen}
+    sys.exit(process.main(sys.argv[1], roles, patient=frozenset({"service"})))

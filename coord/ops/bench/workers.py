@@ -1,6 +1,7 @@
 """Processes of the bench: what is measured apart from the one that measures.
 
-A worker is ``python -m coord.ops.bench.worker JOB`` with the job as JSON.  It writes one JSON
+A worker is ``python -m coord.ops.bench.worker JOB`` (a peer's is `peer_worker`: it must not import
+coord's own client) with the job as JSON.  It writes one JSON
 object a line: first ``{"ready": true}``, at the end its result.  It ends when its standard
 input does, so none is left behind by a bench that was killed.
 """
@@ -19,6 +20,7 @@ from coord.ops.bench.measure import BenchError
 
 _START_S: Final = 60.0
 _STOP_S: Final = 20.0
+_PEERS: Final = frozenset({"faststream", "faststream-lean", "nats-sinks"})
 _LINE_BYTES_MAX: Final = 64 * 2**20
 """A result may hold every latency there was."""
 
@@ -26,7 +28,7 @@ _LINE_BYTES_MAX: Final = 64 * 2**20
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is to do."""
 
-    role: Literal["drain", "service", "subscribers"]
+    role: Literal["drain", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks"]
     nats_url: str
     database_url: str = ""
     stream: str = ""
@@ -35,7 +37,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """drain: partition → stream sequence of its last message."""
     subscribers: int = 0
     expected: int = 0
-    """subscribers: how many facts they will receive, all together."""
+    """subscribers: how many facts they will receive, all together; peers: how many rows they will write."""
+    batch: int = 0
+    """Peers: messages of one pull, rows of one transaction."""
     profile: str | None = None
     """Write cProfile's data of the worker into this file."""
 
@@ -49,8 +53,9 @@ class Worker(AbstractAsyncContextManager["Worker"]):
 
     async def __aenter__(self) -> Self:
         """Start it and wait until it is ready."""
+        module = "coord.ops.bench.peer_worker" if self.job.role in _PEERS else "coord.ops.bench.worker"
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "coord.ops.bench.worker", msgspec.json.encode(self.job).decode(),
+            sys.executable, "-m", module, msgspec.json.encode(self.job).decode(),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
         )  # fmt: skip
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,10 +40,7 @@ async def spine(
     Free ports, temporary files; nothing is left. One report on stdout: keep it with -o json.
     docs/benchmarks.md says what each figure is.
     """
-    import msgspec
-
     from coord.ops import environment
-    from coord.ops.bench.compare import flat
     from coord.ops.bench.spine import PARTS, SpineConfig
     from coord.ops.bench.spine import spine as run
     from coord.ops.devstack.stack import DevStackConfig
@@ -56,17 +53,7 @@ async def spine(
         sync_interval=sync_interval,
         database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
     ).scaled(scale)
-    report = await run(config, ctx.out.say)
-    if not ctx.out.is_table:
-        ctx.out.record(report)
-        return
-    values, each = flat(report["figures"]), flat(report["by_round"])
-    ctx.out.rows(
-        [
-            {"figure": name, "median": values[name], "each_round": msgspec.json.encode(each[name]).decode()}
-            for name in values
-        ]
-    )
+    _print(ctx, await run(config, ctx.out.say))
 
 
 class Backlog(StrEnum):
@@ -109,6 +96,50 @@ async def project(
         ctx.out.rows(quick.table(report))
     else:
         ctx.out.record(report)
+
+
+@command(app, "peers")
+async def peers(
+    ctx: Context,
+    facts: Annotated[int, typer.Option("--facts", min=16, help="Single facts in the backlog.")] = 60_000,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each; a figure is their median.")] = 3,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=10_000, help="Of the peers' pulls.")] = 500,
+) -> None:
+    """Set the projector beside FastStream and nats-sinks, which write the same facts into the same table.
+
+    Needs the extra `bench`.  docs/benchmarks.md says what was written for them and what they lack.
+    """
+    from coord.ops import environment
+    from coord.ops.bench.peers import PeersConfig
+    from coord.ops.bench.peers import peers as run
+    from coord.ops.devstack.stack import DevStackConfig
+
+    _own_servers_only(ctx)
+    config = PeersConfig(
+        facts=facts,
+        rounds=rounds,
+        batch=batch,
+        database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
+    )
+    _print(ctx, await run(config, ctx.out.say))
+
+
+def _print(ctx: Context, report: dict[str, Any]) -> None:
+    """The report, or for a person its figures."""
+    import msgspec
+
+    from coord.ops.bench.compare import flat
+
+    if not ctx.out.is_table:
+        ctx.out.record(report)
+        return
+    values, each = flat(report["figures"]), flat(report.get("by_round", {}))
+    ctx.out.rows(
+        [
+            {"figure": name, "median": values[name], "each_round": msgspec.json.encode(each.get(name)).decode()}
+            for name in values
+        ]
+    )
 
 
 def _own_servers_only(ctx: Context) -> None:

@@ -1,0 +1,71 @@
+"""What every worker process of the bench does: its job, one line of JSON a result, no life after its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import uvloop
+
+from coord.errors import CoordError
+from coord.ops.bench.workers import Job
+from coord.telemetry import logs
+
+Role = Callable[[Job, asyncio.Event], Awaitable[None]]
+"""Does a job; the event is set once standard input has ended, which means: whoever asked is gone or has enough."""
+
+
+def say(message: Mapping[str, Any]) -> None:
+    """Tell the parent."""
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def main(argument: str, roles: Mapping[str, Role], *, patient: frozenset[str] = frozenset()) -> int:
+    """Do the job `argument` (JSON); a failure is the last line.
+
+    `patient`: roles that end by themselves when the event is set; others are cancelled then.
+    """
+    logs.configure(logs.LogConfig(level="warning", format="console", libraries_level="error"))
+    job = msgspec.json.decode(argument, type=Job)
+    profile = cProfile.Profile() if job.profile else None
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            if profile:
+                profile.enable()
+            runner.run(_run(job, roles[job.role], patient=job.role in patient))
+    except CoordError as exc:
+        say({"error": f"{exc} [{exc.code}]"})
+        return 1
+    finally:
+        if profile and job.profile:
+            profile.disable()
+            profile.dump_stats(job.profile)
+    return 0
+
+
+async def _run(job: Job, role: Role, *, patient: bool) -> None:
+    parent_gone = asyncio.Event()
+    watch = asyncio.create_task(_until_parent_is_gone(parent_gone))
+    work = asyncio.ensure_future(role(job, parent_gone))
+    gone = asyncio.create_task(parent_gone.wait())
+    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        if not patient:
+            work.cancel()
+        await asyncio.wait({work})
+    watch.cancel()
+    gone.cancel()
+    if not work.cancelled():
+        work.result()
+
+
+async def _until_parent_is_gone(parent_gone: asyncio.Event) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    parent_gone.set()
