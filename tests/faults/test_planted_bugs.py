@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from coord.bus.pull import PinnedReader
-from coord.store import checkpoints, copy
 from tests.faults.test_two_owners import add_rival_consumers, side
+from tests.support.planted import Bug, replacements
 from tests.support.workload import (
     Entry,
     GuaranteeBroken,
@@ -26,6 +25,11 @@ from tests.support.workload import (
 )
 
 
+def have(monkeypatch: pytest.MonkeyPatch, bug: Bug) -> None:
+    for target, name, value in replacements(bug):
+        monkeypatch.setattr(target, name, value)
+
+
 async def found(url: str, load: Workload, timeout_s: float = 4) -> set[Kind]:
     """What kinds of findings `verify` has; it must have some."""
     with pytest.raises(GuaranteeBroken) as broken:
@@ -37,15 +41,7 @@ async def found(url: str, load: Workload, timeout_s: float = 4) -> set[Kind]:
 async def test_a_batch_swallowed_though_its_checkpoint_advances(
     nats, migrated_database, projector, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy_events, calls = copy.events, 0
-
-    async def now_and_then(conn: Any, rows: Any) -> None:
-        nonlocal calls
-        calls += bool(rows)
-        if not rows or calls % 10:
-            await copy_events(conn, rows)
-
-    monkeypatch.setattr(copy, "events", now_and_then)
+    have(monkeypatch, "swallowed_batch")
     url = migrated_database.url
     await projector(url)
     async with Workload(nats.url, rng) as load:
@@ -60,13 +56,7 @@ async def test_a_batch_swallowed_though_its_checkpoint_advances(
 async def test_a_checkpoint_that_moves_without_its_guard(
     nats, conn, migrated_database, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unguarded(db: Any, checkpoint: Any, moved: Any, *, pending: int) -> None:
-        await db.execute(
-            "UPDATE coord.checkpoint SET seq = $3, stored_at = $4, pending = $5 WHERE stream = $1 AND partition = $2",
-            checkpoint.stream, checkpoint.partition, moved.seq, moved.stored_at, pending,
-        )  # fmt: skip
-
-    monkeypatch.setattr(checkpoints, "advance", unguarded)
+    have(monkeypatch, "unguarded_checkpoint")
     await add_rival_consumers(conn)
     url = migrated_database.url
     async with (
@@ -83,13 +73,7 @@ async def test_a_position_taken_from_the_consumer_and_not_from_the_checkpoint(
     nats, migrated_database, projector, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was delivered counts as done: what a session had in hand when it ended is skipped by the next."""
-    start = PinnedReader.start
-
-    async def trusting(self: PinnedReader, seq: int) -> None:
-        info = await self._conn.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
-        await start(self, max(seq, info["delivered"]["stream_seq"] + (seq > 1)))
-
-    monkeypatch.setattr(PinnedReader, "start", trusting)
+    have(monkeypatch, "trusted_consumer")
     url = migrated_database.url
     await projector(url)
     db = await connect(url)

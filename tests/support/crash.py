@@ -27,6 +27,7 @@ from typing import Any, Literal, NoReturn, get_args
 import msgspec
 
 from coord.projector.config import ProjectorConfig
+from tests.support.planted import Bug, plant
 
 Point = Literal["copied", "advanced", "committing", "committed", "acked"]
 POINTS: tuple[Point, ...] = get_args(Point)
@@ -48,6 +49,8 @@ class Job(msgspec.Struct, frozen=True):
     crash: Crash | None = None
     pool_max: int = 8
     ping_interval_s: float = 2.0
+    bug: Bug | None = None
+    """A bug to have, so that it can be found."""
 
 
 class ProjectorProcess:
@@ -280,6 +283,8 @@ def main() -> None:
     _tell_partitions()
     if job.crash is not None:
         _arm(job.crash)
+    if job.bug is not None:
+        plant(job.bug)
     uvloop.run(_main(job))
 
 
