@@ -47,15 +47,20 @@ SAMPLE_TYPE: Final = "coord.sample"
 UNKNOWN: Final = "_"
 """Stands in dead letters for a tenant or agent that the subject did not give."""
 
+LOG_PREFIX: Final = "coord.log."
+"""How the subjects of stored facts begin."""
+
 _EV: Final = "coord.ev."
-_LOG: Final = "coord.log."
+_LOG: Final = LOG_PREFIX
 _LIVE: Final = "coord.live."
 _TEL: Final = "coord.tel."
 _TLOG: Final = "coord.tlog."
 
-_ONE: Final = rf"[a-z0-9_-]{{1,{limits.TOKEN_BYTES_MAX}}}"
-_TOKEN = re.compile(_ONE)
-_TOKENS = re.compile(rf"{_ONE}(?:\.{_ONE})*")
+TOKEN_PATTERN: Final = rf"[a-z0-9_-]{{1,{limits.TOKEN_BYTES_MAX}}}"
+"""A token as a regular expression without groups."""
+
+_TOKEN = re.compile(TOKEN_PATTERN)
+_TOKENS = re.compile(rf"{TOKEN_PATTERN}(?:\.{TOKEN_PATTERN})*")
 _ALLOWED: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -227,7 +232,7 @@ def parse_stored(subject: str) -> AnySubject:
         tokens = _tokens(subject)
         if not 6 <= len(tokens) <= 5 + limits.SERIES_TOKENS_MAX:
             raise _wrong_length(subject, "coord.tlog.{p}.{tenant}.{agent}.{series}")
-        if tokens[2] != _PARTITION_TOKENS[partition(tokens[4])]:
+        if tokens[2] != PARTITION_TOKENS[partition(tokens[4])]:
             raise InvalidSubject("the partition is not the agent's", subject=subject[:256])
         return SampleSubject(tokens[3], tokens[4], ".".join(tokens[5:]))
     raise InvalidSubject("not a subject that a stream stores", subject=subject[:256])
@@ -265,7 +270,8 @@ def owner(subject: str) -> tuple[str | None, str | None]:
     return tenant, agent
 
 
-_PARTITION_TOKENS: Final = tuple(str(p) for p in range(limits.PARTITIONS))
+PARTITION_TOKENS: Final = tuple(str(p) for p in range(limits.PARTITIONS))
+"""Partitions as they stand in subjects."""
 
 
 def _parse_log(subject: str) -> FactSubject:
@@ -273,7 +279,7 @@ def _parse_log(subject: str) -> FactSubject:
     if not 9 <= len(tokens) <= 9 + limits.DETAIL_TOKENS_MAX:
         raise _wrong_length(subject, "{p}.{tenant}.{key}.{kind}.{id}.{agent}.{event}[.{detail}]")
     _, _, p, tenant, key, kind, id_, agent, event, *detail = tokens
-    if p != _PARTITION_TOKENS[partition(key)]:
+    if p != PARTITION_TOKENS[partition(key)]:
         raise InvalidSubject("the partition is not the key's", subject=subject[:256])
     return FactSubject(tenant, agent, key, kind, id_, event, tuple(detail))
 
@@ -472,7 +478,7 @@ def parse_due(subject: str) -> tuple[str, str, str, str]:
 def parse_notice(subject: str) -> tuple[str, int]:
     """(tenant, partition)."""
     tenant, p = _fields(subject, "coord.notice.", 2)
-    if p not in _PARTITION_TOKENS:
+    if p not in PARTITION_TOKENS:
         raise InvalidSubject("not a partition", subject=subject[:256])
     return tenant, int(p)
 

@@ -1,0 +1,118 @@
+"""The usual message, read in one stroke: a single JSON fact with the headers that coord's encoder writes.
+
+Nearly every message of a log is one, and looking at each part of it by itself (a token, a line, a
+time) costs several times what the parts do.  Here subject and headers are one regular expression,
+which takes them apart and checks them; the body is decoded once and scanned for what jsonb refuses.
+
+What it never does: judge.  Anything at all that is not usual is None, and `coord.wire.decode` looks
+at the message piece by piece, believes it all the same or says what is wrong with it.  So there is
+one place that knows the errors, and this one need only be right when it says yes.
+`tests/property/test_wire_differential.py` holds both against a third, plain one.
+
+It cannot be made slow: no run of characters in the expression may end where the next could begin, so
+a message is gone through once, and a hostile one pays for this look on top of the thorough one.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from coord import limits
+from coord.errors import WireError
+from coord.wire import attributes, authors, codec, subjects
+from coord.wire.subjects import FactSubject
+
+FIELDS: Final = (
+    "tenant",
+    "agent",
+    "key",
+    "kind",
+    "id",
+    "event",
+    "detail",
+    "event_id",
+    "type",
+    "schema",
+    "occurred_at",
+    "correlation_id",
+    "causation_id",
+    "traceparent",
+    "data",
+)
+"""What the parts of a `UsualFact` are, in order."""
+
+UsualFact: TypeAlias = tuple[
+    str,  # tenant
+    str,  # agent
+    str,  # key
+    str,  # kind
+    str,  # id
+    str,  # event
+    str,  # detail: tokens joined by dots, '' when there are none
+    str,  # event_id
+    str,  # type
+    int,  # schema
+    datetime,  # occurred_at, in UTC
+    str | None,  # correlation_id
+    str | None,  # causation_id
+    str | None,  # traceparent
+    str,  # data: JSON text that jsonb accepts
+]
+
+_TOKEN: Final = subjects.TOKEN_PATTERN
+_MESSAGE = re.compile(
+    # coord.log.{p}.{tenant}.{key}.{kind}.{id}.{agent}.{event}[.{detail}]
+    rf"{re.escape(subjects.LOG_PREFIX)}([0-9]{{1,2}})"
+    rf"\.({_TOKEN})\.({_TOKEN})\.({_TOKEN})\.({_TOKEN})\.({_TOKEN})\.({_TOKEN})"
+    rf"(?:\.({_TOKEN}(?:\.{_TOKEN}){{0,{limits.DETAIL_TOKENS_MAX - 1}}}))?\n"
+    # The source is the tenant and the agent of the subject, or the message is not usual.
+    + attributes.usual_block(source=r"\2/\6", content_type=re.escape(codec.JSON_TYPE)),
+    re.ASCII,
+)
+
+_fromisoformat = datetime.fromisoformat
+
+
+def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | None:
+    """What a stored message says if everything about it is usual, else None; raises nothing.
+
+    `raw_headers` may still end in the line that the server adds to a pinned delivery.
+    """
+    if raw_headers is None or len(body) > limits.EVENT_BYTES_MAX:
+        return None
+    found = _MESSAGE.fullmatch(f"{subject}\n{raw_headers.decode('latin-1')}")
+    if found is None:
+        return None
+    (p, tenant, key, kind, id_, agent, event, detail, event_id, time, type_, correlation, causation, trace, schema) = (
+        found.groups()
+    )
+    # A year at the calendar's ends needs a closer look; the expression has seen to the rest of the shape.
+    if p != subjects.PARTITION_TOKENS[subjects.partition(key)] or not "0002" <= time < "9999":
+        return None
+    try:
+        version = 1 if schema is None else attributes.schema_version(schema)
+        if kind in authors.RESERVED_KINDS or agent[0] == "_":
+            authors.check(FactSubject(tenant, agent, key, kind, id_, event), schema=version)
+        occurred_at = _fromisoformat(time)
+        text = codec.checked_json(body) if body else "null"
+    except (WireError, ValueError):
+        return None
+    return (
+        tenant,
+        agent,
+        key,
+        kind,
+        id_,
+        event,
+        detail or "",
+        event_id,
+        type_,
+        version,
+        occurred_at,
+        correlation,
+        causation,
+        trace,
+        text,
+    )
