@@ -42,8 +42,11 @@ _AGENTS_PER_PARTITION: Final = 4
 
 _DRAIN_S: Final = 180.0
 
-_EMPTY: Final = "TRUNCATE coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint"
-
+_EMPTY: Final = """
+    SELECT 'TRUNCATE ' || string_agg(format('coord.%I', tablename), ', ')
+    FROM pg_tables WHERE schemaname = 'coord' AND tablename NOT IN ('migration', 'edition')
+"""
+"""Everything that a projector writes, whatever tables there are."""
 
 Kind: TypeAlias = Literal["samples", "progress", "singles"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -128,6 +131,17 @@ def backlogs(counts: Counts, kinds: Sequence[Kind]) -> Iterator[Backlog]:
         yield Backlog("singles", subjects.EVENTS, "event", EVENT_COLUMNS, messages, singles)
 
 
+async def partition_ends(conn: Connection, stream: str) -> dict[int, int]:
+    """The last stream sequence of each partition that has a message."""
+    ends: dict[int, int] = {}
+    for p in range(limits.PARTITIONS):
+        last = {"last_by_subj": subjects.partition_filter(stream, p)}
+        with contextlib.suppress(errors.ApiNotFound):  # a small backlog leaves partitions empty
+            found = await conn.api(f"STREAM.MSG.GET.{stream}", last)
+            ends[p] = int(found["message"]["seq"])
+    return ends
+
+
 class Bench:
     """One backlog and its two sides."""
 
@@ -154,11 +168,7 @@ class Bench:
         """Put the backlog into its stream, and note where each partition of it ends."""
         async with BareLoop(self._nats_url) as bare:
             await bare.publish(self.backlog.messages)
-        for p in range(limits.PARTITIONS):
-            last = {"last_by_subj": subjects.partition_filter(self.backlog.stream, p)}
-            with contextlib.suppress(errors.ApiNotFound):  # a small backlog leaves partitions empty
-                found = await self._conn.api(f"STREAM.MSG.GET.{self.backlog.stream}", last)
-                self._ends[p] = int(found["message"]["seq"])
+        self._ends = await partition_ends(self._conn, self.backlog.stream)
 
     async def clear(self) -> None:
         """Take the backlog out again: the next one must not find it."""
@@ -205,7 +215,7 @@ class Bench:
     async def empty(self) -> None:
         """Leave no row, and nothing for the server to write behind somebody's back."""
         async with self._pool.acquire() as conn:
-            await conn.execute(_EMPTY)
+            await conn.execute(await conn.fetchval(_EMPTY))
             # What the side before left to write must not be written during this one.
             await conn.execute("CHECKPOINT")
         await settle()

@@ -2,6 +2,7 @@
 
 drain        a projector that starts on a backlog; says how long it took from its first pinned
              partition to its last commit, then ends
+projector    a projector, until standard input ends
 service      projector and query service, until standard input ends
 subscribers  as many agents as wanted, each with a connection of its own, subscribed to what
              is said under its own key; says when each fact was due and how late it came
@@ -65,6 +66,14 @@ async def _until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(_POLL_S)
+
+
+async def project(job: Job, parent_gone: asyncio.Event) -> None:
+    """Run a projector, one of several perhaps, until the parent has enough."""
+    async with ServiceGroup("bench", [_projector(job, Metrics(CollectorRegistry()))]) as group:
+        await group.wait_ready(30)
+        process.say({"ready": True})
+        await parent_gone.wait()
 
 
 async def serve(job: Job, parent_gone: asyncio.Event) -> None:
@@ -139,5 +148,10 @@ def _projector(job: Job, metrics: Metrics, **fields: Any) -> ProjectorService:
 
 
 if __name__ == "__main__":
-    roles: dict[str, process.Role] = {"drain": drain, "service": serve, "subscribers": listen}
-    sys.exit(process.main(sys.argv[1], roles, patient=frozenset({"service"})))
+    roles: dict[str, process.Role] = {
+        "drain": drain,
+        "projector": project,
+        "service": serve,
+        "subscribers": listen,
+    }
+    sys.exit(process.main(sys.argv[1], roles, patient=frozenset({"projector", "service"})))

@@ -28,7 +28,7 @@ _LINE_BYTES_MAX: Final = 64 * 2**20
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is to do."""
 
-    role: Literal["drain", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks"]
+    role: Literal["drain", "projector", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks"]
     nats_url: str
     database_url: str = ""
     stream: str = ""
@@ -73,6 +73,11 @@ class Worker(AbstractAsyncContextManager["Worker"]):
         """Its process id."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process is not None and self._process.returncode is None
 
     async def result(self, timeout_s: float) -> dict[str, Any]:
         """What it found out; `BenchError` when that takes longer or it dies."""

@@ -124,6 +124,62 @@ async def peers(
     _print(ctx, await run(config, ctx.out.say))
 
 
+@command(app, "soak")
+async def soak(
+    ctx: Context,
+    facts: Annotated[int, typer.Option("--facts", min=100, help="In all.")] = 10_000_000,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Projectors, which share the partitions.")] = 1,
+    disk_gib_max: Annotated[float, typer.Option("--disk-gib", help="End beyond so much disk.")] = 15.0,
+    sync_interval: Annotated[
+        str | None, typer.Option("--sync-interval", help="nats-server's, such as always; default: its own.")
+    ] = None,
+) -> int:
+    """Push ten million facts through: each must be a row once, the projector's memory must stay flat.
+
+    Five to twenty minutes and about 7 GiB of temporary disk.  Exits with 3 when memory did not hold.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from coord.ops import environment
+    from coord.ops.bench.held import Sample
+    from coord.ops.bench.soak import SoakConfig
+    from coord.ops.bench.soak import soak as run
+    from coord.ops.cli.base import Exit
+    from coord.ops.devstack.stack import DevStackConfig
+
+    _own_servers_only(ctx)
+    config = SoakConfig(
+        facts=facts,
+        processes=processes,
+        disk_gib_max=disk_gib_max,
+        sync_interval=sync_interval,
+        database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
+    )
+    console = Console(file=ctx.out.stderr)
+    columns = (
+        TextColumn("  projected"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rss]:,.0f} MiB"),
+    )
+    # Where nobody looks at a bar (a file, CI) the soak itself says a line every ten seconds.
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=facts, rss=0.0)
+
+        def tick(sample: Sample) -> None:
+            bar.update(task, completed=sample.projected, rss=max(sample.rss, default=0) / 2**20)
+
+        def say(text: str) -> None:
+            if bar.disable or not text.endswith(f"of {facts:,}"):
+                ctx.out.say(text)
+
+        report = await run(config, say, tick)
+    _print(ctx, report)
+    return Exit.UNHEALTHY if False in report["held"].values() else Exit.OK
+
+
 def _print(ctx: Context, report: dict[str, Any]) -> None:
     """The report, or for a person its figures."""
     import msgspec
