@@ -153,8 +153,24 @@ PROJECT_BATCH_BYTES: Final = 16 * MIB
 PROJECT_TURN_ROWS: Final = 1_000
 """Rows decoded before other coroutines get a turn: about 3 ms."""
 
-PROJECT_WRITERS: Final = 4
-"""Transactions of one projector at a time."""
+PROJECT_WRITERS: Final = 2
+"""Transactions of one projector at a time, each for all partitions that wait."""
+
+PROJECT_GAP_S: Final = 0.004
+"""From the beginning of one transaction to that of the next, while few rows wait."""
+
+PROJECT_CROWD_ROWS: Final = 1_000
+"""So many waiting rows do not wait for the gap to pass."""
+
+ANCHOR_MESSAGES: Final = 1_000
+ANCHOR_EVERY_S: Final = 10.0
+"""How far apart the anchors of a partition's chain are, in messages and in time: whichever comes first."""
+
+ANCHORS_KEEP_S: Final = 7 * 86_400.0
+"""How long they are kept: far longer than a stream keeps messages (24 h)."""
+
+ANCHORS_REMOVED_MAX: Final = 10_000
+"""Anchors removed in one transaction."""
 
 PIN_TTL_S: Final = 3.0
 """priority_timeout of the partition consumers: how long a silent owner keeps its pin."""

@@ -205,6 +205,8 @@ CREATE TABLE coord.checkpoint (
   epoch          integer     NOT NULL CHECK (epoch >= 1),
   partition      smallint    NOT NULL,
   stream         text COLLATE "C"        NOT NULL,
+  digest         bigint      NOT NULL DEFAULT 0 CHECK (digest BETWEEN 0 AND 4294967295),
+  messages       bigint      NOT NULL DEFAULT 0 CHECK (messages >= 0),
   PRIMARY KEY (stream, partition)
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
@@ -218,3 +220,32 @@ COMMENT ON COLUMN coord.checkpoint.pending IS 'Messages of the partition still w
 COMMENT ON COLUMN coord.checkpoint.epoch IS 'Incarnation of the stream, from 1; the operator opens the next one.';
 COMMENT ON COLUMN coord.checkpoint.partition IS '0 to 15.';
 COMMENT ON COLUMN coord.checkpoint.stream IS 'EVENTS or TELEMETRY.';
+COMMENT ON COLUMN coord.checkpoint.digest IS 'Running digest of every message projected in this epoch: see coord/core/chain.py.';
+COMMENT ON COLUMN coord.checkpoint.messages IS 'How many messages have gone into digest.';
+
+-- --- the chain of what was projected (docs/adr/0032) --------------------------------------
+
+-- About one row a thousand messages, written with their rows; removed when no window could hold them any more.
+CREATE TABLE coord.audit_anchor (
+  anchored_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+  stored_at   timestamptz,
+  seq         bigint      NOT NULL CHECK (seq >= 0),
+  messages    bigint      NOT NULL CHECK (messages >= 0),
+  digest      bigint      NOT NULL CHECK (digest BETWEEN 0 AND 4294967295),
+  epoch       integer     NOT NULL CHECK (epoch >= 1),
+  partition   smallint    NOT NULL,
+  stream      text COLLATE "C"        NOT NULL,
+  PRIMARY KEY (stream, partition, epoch, seq)
+);
+CREATE INDEX audit_anchor_time_idx ON coord.audit_anchor USING brin (anchored_at);
+
+COMMENT ON TABLE coord.audit_anchor IS
+  'Digests of what was projected, now and then: between two of a partition, the stream must lead from one to the other.';
+COMMENT ON COLUMN coord.audit_anchor.anchored_at IS 'Database''s clock: when it was written; old ones are removed.';
+COMMENT ON COLUMN coord.audit_anchor.stored_at IS 'Broker''s time of the message at seq; null when there was none to read.';
+COMMENT ON COLUMN coord.audit_anchor.seq IS 'Everything of the partition up to this stream sequence is in the digest.';
+COMMENT ON COLUMN coord.audit_anchor.messages IS 'How many messages have gone into digest since the epoch began.';
+COMMENT ON COLUMN coord.audit_anchor.digest IS 'The chain''s digest there: see coord/core/chain.py.';
+COMMENT ON COLUMN coord.audit_anchor.epoch IS 'Incarnation of the stream; each epoch has a chain of its own.';
+COMMENT ON COLUMN coord.audit_anchor.partition IS '0 to 15.';
+COMMENT ON COLUMN coord.audit_anchor.stream IS 'EVENTS or TELEMETRY.';

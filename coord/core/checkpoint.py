@@ -31,6 +31,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Stream sequence up to which every fact of the partition is committed; 0 = nothing."""
     stored_at: datetime | None
     """The broker's time of the message at `seq`; None when there was none to read."""
+    digest: int = 0
+    """The chain of what was projected in this epoch (`coord.core.chain`),"""
+    messages: int = 0
+    """and how many messages have gone into it."""
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,9 @@ class ProjectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     streams: tuple[str, ...] = ("EVENTS", "TELEMETRY")
     """What to project; a deployment may split the two over processes."""
     writers: int = limits.PROJECT_WRITERS
-    """Transactions at a time; each takes one connection of the pool."""
+    """Transactions at a time; each takes one connection of the pool, and all partitions that wait."""
+    gap_s: float = limits.PROJECT_GAP_S
+    """From the beginning of one transaction to that of the next, while few rows wait; 0: none."""
     batch_rows_max: int = limits.PROJECT_BATCH_ROWS
     """A transaction is closed when it has so many rows, or when the one before has committed."""
     pull_messages_max: int = limits.PULL_MESSAGES
@@ -37,6 +39,8 @@ class ProjectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         for name in ("writers", "batch_rows_max", "pull_messages_max", "pull_bytes_max"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"projector.{name} must be at least 1")
+        if not 0 <= self.gap_s < 1:
+            raise SettingsError("projector.gap_s must be at least 0 and below 1")
         if self.idle_checkpoint_s <= 0:
             raise SettingsError("projector.idle_checkpoint_s must be positive")
         if not 0 < self.retry_first_s <= self.retry_max_s:

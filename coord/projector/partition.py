@@ -4,10 +4,10 @@ The order that everything rests on, all of it in this file::
 
     pinned → read checkpoint → judge it → reset the consumer to checkpoint + 1
         ┌─▶ receive, decode into the pending batch          (while a commit is under way)
-        └── commit: rows + checkpoint, one transaction  →  acknowledge  →  notice
+        └── offer it to the writer: rows + checkpoint, one transaction  →  acknowledge  →  notice
 
-A batch is closed when it is full or when the commit before it has finished: alone when idle,
-large when busy, and no timer in between.
+A batch is offered as soon as the one before it is committed, and grows until the writer takes
+it, together with what other partitions have offered: alone when idle, large when busy.
 
 Failure: whatever breaks (pin lost, a delivery lost, the broker or the database away, the
 checkpoint moved by another replica) ends the *session*.  What was prefetched is forgotten
@@ -34,7 +34,7 @@ from coord.core.retry import backoff_s
 from coord.projector.config import ProjectorConfig
 from coord.projector.notices import Notices
 from coord.projector.rows import Batch
-from coord.projector.writer import Writer
+from coord.projector.writer import Offer, Writer
 from coord.store import checkpoints
 from coord.store.pool import Pool
 from coord.telemetry import logs
@@ -110,6 +110,11 @@ class PartitionProjector:
         """which was then (the loop's clock);"""
         self._window_messages = 0
         """so many messages were committed since."""
+        self._anchored_messages = 0
+        """The chain's count at its last anchor of this session,"""
+        self._anchored_at = 0.0
+        """which was written then (the loop's clock); at first, where and when the session began."""
+        self._offered_at = 0.0
         consumer = f"{stream}.projector"
         self._m_consumed = metrics.events_consumed.labels(consumer=consumer)
         self._m_redelivered = metrics.messages_redelivered.labels(consumer=consumer)
@@ -185,43 +190,66 @@ class PartitionProjector:
         """Receive and commit until told to leave; returns with nothing left uncommitted."""
         self.checkpoint = checkpoint
         loop = asyncio.get_running_loop()
-        self._idle_since = self._window_at = loop.time()
+        self._idle_since = self._window_at = self._anchored_at = loop.time()
         self._overdue = 0
         self._window_from, self._window_messages = checkpoint.seq, 0
-        pending = self._new_batch()
-        commit: asyncio.Task[Checkpoint] | None = None
+        self._anchored_messages = checkpoint.messages
+        pending = self._batch_behind(checkpoint.digest)
+        offer: Offer | None = None
         try:
             while True:
-                if commit is not None and commit.done():
-                    self.checkpoint = commit.result()
-                    commit = None
-                    self._failures = 0
-                    self.error = None
-                if commit is None and not pending.is_empty:
-                    commit = asyncio.create_task(self._commit(pending, self.checkpoint))
-                    pending = self._new_batch()
+                if offer is not None and offer.settled.done():
+                    await self._committed(offer)
+                    offer = None
+                if offer is None and not pending.is_empty:
+                    offer = self._offer(pending)
+                pending = self._open(pending, offer)
                 if self._leave.is_set():
-                    if commit is None:
+                    if offer is None:
                         return
-                    await asyncio.wait({commit})
-                elif commit is not None and pending.is_full(self._config.batch_rows_max):
-                    await asyncio.wait({commit})
+                    await asyncio.wait({offer.settled})
+                elif pending.is_full(self._config.batch_rows_max):
+                    assert offer is not None, "what is not empty was offered"
+                    # Offered and not taken: as soon as it is, the next batch can be decoded.
+                    await asyncio.wait({offer.taken if offer.batch is pending else offer.settled})
                 else:
-                    await self._receive(pending, commit)
+                    pending = await self._receive(pending, offer)
         finally:
-            if commit is not None and not commit.done():
-                # Its guard protects the tables whatever happens now; only do not leave it behind.
-                try:
-                    await asyncio.wait({commit})
-                except asyncio.CancelledError:  # told twice to stop: no longer worth waiting for
-                    commit.cancel()
-                    raise
-            if commit is not None and not commit.cancelled():
-                commit.exception()
+            if offer is not None:
+                await self._let_go(offer)
 
-    async def _receive(self, pending: Batch, commit: asyncio.Task[Checkpoint] | None) -> None:
+    def _offer(self, batch: Batch) -> Offer:
+        assert self.checkpoint is not None
+        self._offered_at = asyncio.get_running_loop().time()
+        return self._writer.offer(
+            batch, self.checkpoint, anchored_messages=self._anchored_messages, anchored_at=self._anchored_at
+        )
+
+    def _open(self, pending: Batch, offer: Offer | None) -> Batch:
+        """The batch to add to: `pending`, or a new one when that was taken."""
+        if offer is not None and offer.batch is pending and offer.taken.done():
+            return self._batch_behind(pending.digest)
+        return pending
+
+    def _batch_behind(self, digest: int) -> Batch:
+        assert self.checkpoint is not None
+        return Batch(self.stream, self.partition, self.checkpoint.epoch, digest)
+
+    async def _let_go(self, offer: Offer) -> None:
+        """The session ends: forget an offer that nobody has taken, wait for one that is being written.
+
+        Its guard protects the tables whatever happens now; only do not leave it behind.  Told
+        twice to stop, it is no longer worth waiting for.
+        """
+        if not offer.settled.done() and not self._writer.withdraw(offer):
+            await asyncio.wait({offer.settled})
+
+    async def _receive(self, pending: Batch, offer: Offer | None) -> Batch:
+        """Wait for deliveries and add them to the batch that is open then, which is returned."""
         loop = asyncio.get_running_loop()
-        deliveries = await self._reader.receive(_TAKE, self._config.idle_checkpoint_s, unless=commit)
+        settled = None if offer is None else offer.settled
+        deliveries = await self._reader.receive(_TAKE, self._config.idle_checkpoint_s, unless=settled)
+        pending = self._open(pending, offer)  # it may have been taken while we waited
         if deliveries:
             turn_rows_max = len(pending) + limits.PROJECT_TURN_ROWS
             added = 0
@@ -237,9 +265,10 @@ class PartitionProjector:
             self._overdue = 0
             await asyncio.sleep(0)
             self._count_duplicates()
-        elif commit is None and loop.time() - self._idle_since >= self._config.idle_checkpoint_s:
+        elif offer is None and loop.time() - self._idle_since >= self._config.idle_checkpoint_s:
             self._idle_since = loop.time()
             await self._follow_end()
+        return pending
 
     def _count_duplicates(self) -> None:
         new = self._reader.duplicates - self._duplicates_seen
@@ -248,25 +277,24 @@ class PartitionProjector:
             self._m_redelivered.inc(new)
             self._m_duplicates.inc(new)
 
-    def _new_batch(self) -> Batch:
-        assert self.checkpoint is not None
-        return Batch(self.stream, self.partition, self.checkpoint.epoch)
-
-    async def _commit(self, batch: Batch, checkpoint: Checkpoint) -> Checkpoint:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        moved = await self._writer.commit(batch, checkpoint)
-        # Committed: from here on only messages about it, which may be lost.
+    async def _committed(self, offer: Offer) -> None:
+        """From here on only messages about it, which may be lost.  Raises when it was not committed."""
+        move = offer.settled.result()
+        batch, now = offer.batch, asyncio.get_running_loop().time()
         assert batch.last is not None
+        self.checkpoint = move.after
+        self._failures = 0
+        self.error = None
         self._reader.ack(batch.last)
-        self._notices.send(batch, checkpoint.seq, moved.seq)
+        self._notices.send(batch, move.before.seq, move.after.seq)
         self.pending = batch.last.pending
-        self._count(batch, loop.time() - started)
+        if move.anchor:
+            self._anchored_messages, self._anchored_at = move.after.messages, now
+        self._count(batch, now - self._offered_at)
         self._window_messages += batch.messages
-        if loop.time() - self._window_at >= _WINDOW_EVERY_S:
+        if now - self._window_at >= _WINDOW_EVERY_S:
             with contextlib.suppress(errors.CoordError):  # committed; the next one looks again
-                await self._look_at_window(moved)
-        return moved
+                await self._look_at_window(move.after)
 
     def _count(self, batch: Batch, took_s: float) -> None:
         metrics = self._metrics
@@ -347,7 +375,7 @@ class PartitionProjector:
     async def _accept_gap(self, checkpoint: Checkpoint, stream: StreamState, gap: errors.LogGap) -> Checkpoint:
         """TELEMETRY sheds by policy: count what passed by and go on behind it."""
         moved = checkpoints.moved(checkpoint, seq=stream.first_seq - 1, stored_at=None)
-        await self._writer.advance(checkpoint, moved)
+        await self._writer.pass_gap(checkpoint, moved)
         shed_max = int(gap.details["sequences_lost_max"])
         self._metrics.projection_shed.labels(stream=self.stream).inc(shed_max)
         _log.warning("projector.shed", stream=self.stream, partition=self.partition, sequences_max=shed_max)

@@ -15,6 +15,7 @@ import msgspec
 
 from coord import limits
 from coord.bus.pull import Delivery
+from coord.core import chain
 from coord.core.presence import STATE_AFTER
 from coord.errors import CoordError
 from coord.store.rows import AgentRow, DeadLetterRow, EventRow, SampleRow
@@ -39,6 +40,7 @@ class Batch:
     __slots__ = (
         "_about_agents",
         "bytes",
+        "digest",
         "epoch",
         "events",
         "first",
@@ -51,7 +53,7 @@ class Batch:
         "tags",
     )
 
-    def __init__(self, stream: str, partition: int, epoch: int) -> None:
+    def __init__(self, stream: str, partition: int, epoch: int, digest: int = chain.EMPTY) -> None:
         self.stream = stream
         self.partition = partition
         self.epoch = epoch
@@ -66,6 +68,8 @@ class Batch:
         self.messages = 0
         self.bytes = 0
         """About what its bodies and headers hold, as decoded."""
+        self.digest = digest
+        """The partition's chain up to and with `last` (`coord.core.chain`)."""
 
     def __len__(self) -> int:
         return len(self.events) + len(self.samples) + len(self.letters)
@@ -85,6 +89,7 @@ class Batch:
             self.first = delivery
         self.last = delivery
         self.messages += 1
+        self.digest = chain.extend(self.digest, delivery.seq, delivery.subject, delivery.raw_headers, delivery.data)
         stored_at = stored_time(delivery.stored_ns)
         for item in decode_message(delivery.subject, delivery.raw_headers, delivery.data, delivery.seq, stored_at):
             if isinstance(item, StoredFact):

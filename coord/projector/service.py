@@ -50,6 +50,7 @@ class ProjectorService(Service):
         self._database = database
         self._conn: Connection | None = None
         self._pool: Pool | None = None
+        self._writer: Writer | None = None
         self._replicas: Replicas | None = None
         self._mine: frozenset[int] = frozenset()
 
@@ -60,7 +61,16 @@ class ProjectorService(Service):
             self._nats, name=f"projector-{self.instance}", role="projector", wait=True, registry=self.metrics
         )
         dlq = DeadLetterQueue(conn, self.metrics)
-        writer = Writer(self._pool, dlq, self.config.writers)
+        writer = self._writer = Writer(
+            self._pool,
+            dlq,
+            self.metrics,
+            writers=self.config.writers,
+            gap_s=self.config.gap_s,
+            rows_max=self.config.batch_rows_max,
+        )
+        for lane in range(self.config.writers):
+            self.spawn(f"writer.{lane}", writer.run)
         for stream in self.config.streams:
             first = len(self.partitions)
             for p in range(limits.PARTITIONS):
@@ -104,6 +114,8 @@ class ProjectorService(Service):
 
     async def teardown(self) -> None:
         """Close the connections."""
+        if self._writer is not None:
+            self._writer.close()
         if self._conn is not None:
             await self._conn.drain()
         if self._pool is not None:

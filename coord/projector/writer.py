@@ -1,26 +1,50 @@
-"""One transaction: rows, entities, dead letters and the checkpoint, or nothing.
+"""One transaction for all partitions that have something to commit, or nothing of it.
 
-The order inside matters and stands in `_transaction`: rows first, the guarded checkpoint last.
-When the guard matches no row, somebody else committed this partition: everything rolls back.
+::
+
+    partition ──offer──▶ waiting, first come first served ──lane free──▶ taken ─▶ one transaction ─▶ settled
+                 (its batch may grow until it is taken)                              │
+                            a guard matched nothing: that one fails, the others again ◀┤
+                            a row was refused: by halves, down to the one batch        ◀┘
+
+The order inside matters and stands in `_transaction`: rows first, the guarded checkpoints
+last.  When a partition's guard matches no row, somebody else committed it: everything rolls
+back, and the others are written again without it.  `coord.core.joining` decides how many
+batches a transaction takes and when it begins.
+
+A batch with dead letters waits for their copies in the DLQ before it is written, and nobody
+waits for it meanwhile: a broker that is silent must neither keep a transaction open nor hold
+up other partitions.
 
 A row that the database refuses because of its content must not stop its partition.  The
-batch is then written again with savepoints, halving what was refused until single rows
-remain; those become dead letters.  The common case pays nothing for it.
+batch it is in is found by halving, then written again alone with savepoints, halving what was
+refused until single rows remain; those become dead letters.  The common case pays nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain as flat
 from typing import Any
 
-from coord import errors
+import msgspec
+
+from coord import errors, limits
+from coord.core import chain
 from coord.core.checkpoint import Checkpoint
+from coord.core.joining import Pace, how_many
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.rows import Batch, stored_time
 from coord.store import checkpoints, copy
+from coord.store.checkpoints import Move
 from coord.store.pool import Connection, Pool
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, AgentRow, EventRow, SampleRow
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+
+_log = logs.get("projector")
 
 Place = tuple[int, int]
 """(stream sequence, index in frame)."""
@@ -33,49 +57,247 @@ Write = Callable[[Connection, Sequence[Any]], Awaitable[None]]
 assert EVENT_COLUMNS[2:4] == SAMPLE_COLUMNS[2:4] == ("seq", "idx"), "see _place_of_row"
 
 
-class Writer:
-    """Commits batches; shared by all partitions of a process.
+class Offer:
+    """A batch on its way into the tables.  Its partition may add to it until it is `taken`."""
 
-    At most `writers` transactions at a time: whoever waits meanwhile grows its batch.
+    __slots__ = ("anchored_at", "anchored_messages", "batch", "before", "letters_told", "settled", "taken")
+
+    def __init__(self, batch: Batch, before: Checkpoint, anchored_messages: int, anchored_at: float) -> None:
+        self.batch = batch
+        self.before = before
+        self.anchored_messages = anchored_messages
+        """The chain's count at its last anchor,"""
+        self.anchored_at = anchored_at
+        """which was written then (the loop's clock)."""
+        loop = asyncio.get_running_loop()
+        self.taken: asyncio.Future[None] = loop.create_future()
+        """Done when nothing may be added any more."""
+        self.settled: asyncio.Future[Move] = loop.create_future()
+        """The step its checkpoint made, or why it did not."""
+        self.letters_told = 0
+        """Dead letters whose copies are in the DLQ."""
+
+    def move(self, now: float) -> Move:
+        """The step that its checkpoint makes with its rows."""
+        batch, before = self.batch, self.before
+        last = batch.last
+        assert last is not None, "an empty batch is never committed"
+        after = msgspec.structs.replace(
+            checkpoints.moved(before, seq=last.seq, stored_at=stored_time(last.stored_ns)),
+            digest=batch.digest,
+            messages=before.messages + batch.messages,
+        )
+        due = chain.anchor_due(after.messages - self.anchored_messages, now - self.anchored_at)
+        return Move(before, after, last.pending, anchor=due)
+
+    def close(self) -> None:
+        """From now on nothing is added."""
+        if not self.taken.done():
+            self.taken.set_result(None)
+
+    def fail(self, error: errors.CoordError) -> None:
+        """Nothing of it is in the tables, except where the error leaves that open."""
+        self.close()
+        if not self.settled.done():
+            self.settled.set_exception(error)
+            self.settled.exception()  # its partition may be gone
+
+
+class Writer:
+    """Commits what the partitions of a process offer, in `writers` lanes.
+
+    `run` is one lane; somebody has to own it.  Waiting offers are bounded by the partitions:
+    each has one at a time.
     """
 
-    def __init__(self, pool: Pool, dlq: DeadLetterQueue, writers: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        dlq: DeadLetterQueue,
+        metrics: Metrics,
+        *,
+        writers: int = limits.PROJECT_WRITERS,
+        gap_s: float = limits.PROJECT_GAP_S,
+        rows_max: int = limits.PROJECT_BATCH_ROWS,
+    ) -> None:
+        self.writers = writers
         self._pool = pool
         self._dlq = dlq
-        self._turn = asyncio.Semaphore(writers)
+        self._metrics = metrics
+        self._rows_max = rows_max
+        self._pace = Pace(gap_s, min(limits.PROJECT_CROWD_ROWS, rows_max))
+        self._waiting: deque[Offer] = deque()
+        self._wake = asyncio.Event()
+        self._taking = asyncio.Lock()
+        self._telling: set[asyncio.Task[None]] = set()
 
-    async def commit(self, batch: Batch, checkpoint: Checkpoint) -> Checkpoint:
-        """Commit `batch` on top of `checkpoint`; returns the new checkpoint.
+    # --- for partitions ------------------------------------------------------------------
 
-        Raises `CheckpointMoved`, `DatabaseUnavailable`, `NotConnected` (the DLQ could not be
-        reached) or another `StoreError`: nothing of the batch is in the tables then, except
+    def offer(
+        self, batch: Batch, before: Checkpoint, *, anchored_messages: int | None = None, anchored_at: float = 0.0
+    ) -> Offer:
+        """Have `batch` committed on top of `before`; await the offer's `settled` for the outcome.
+
+        That raises `CheckpointMoved`, `DatabaseUnavailable`, `NotConnected` (the DLQ could not
+        be reached) or another `StoreError`: nothing of the batch is in the tables then, except
         when the connection broke during COMMIT, which the checkpoint tells.
         """
-        async with self._turn:
-            try:
-                return await self._transaction(batch, checkpoint)
-            except errors.DatabaseRefused:
-                await self._park_refused(batch)
-                return await self._transaction(batch, checkpoint)
+        anchored = before.messages if anchored_messages is None else anchored_messages
+        offer = Offer(batch, before, anchored, anchored_at)
+        self._waiting.append(offer)
+        self._wake.set()
+        return offer
+
+    def withdraw(self, offer: Offer) -> bool:
+        """Forget an offer that was not taken yet; False when it was."""
+        if offer.taken.done():
+            return False
+        self._waiting.remove(offer)
+        offer.close()
+        offer.settled.cancel()
+        return True
 
     async def advance(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
         """Move an idle partition's checkpoint without rows."""
-        async with self._turn, self._pool.acquire() as conn:
+        async with self._pool.acquire() as conn:
             await checkpoints.advance(conn, checkpoint, moved, pending=0)
 
-    async def _transaction(self, batch: Batch, checkpoint: Checkpoint) -> Checkpoint:
-        last = batch.last
-        assert last is not None, "an empty batch is never committed"
-        moved = checkpoints.moved(checkpoint, seq=last.seq, stored_at=stored_time(last.stored_ns))
-        # Before the transaction: a silent broker must not keep one open.
-        await self._dlq.publish(batch.letters)
+    async def pass_gap(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
+        """Move over sequences that are gone for ever."""
         async with self._pool.transaction() as conn:
-            await copy.events(conn, batch.events)
-            await copy.samples(conn, batch.samples)
-            await copy.upsert_agents(conn, batch.agents())
-            await copy.dead_letters(conn, [letter.row for letter in batch.letters])
-            await checkpoints.advance(conn, checkpoint, moved, pending=last.pending)
-        return moved
+            await checkpoints.pass_gap(conn, checkpoint, moved)
+
+    # --- lanes ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """One lane: take what waits, write it, until cancelled.
+
+        What it has in hand then fails, as retryable; so does what waits when `close` is called.
+        """
+        while True:
+            async with self._taking:
+                offers = await self._take()
+            await self._write(offers)
+
+    def close(self) -> None:
+        """Fail what still waits: no lane will take it."""
+        for task in self._telling:
+            task.cancel()
+        while self._waiting:
+            self._waiting.popleft().fail(errors.DatabaseUnavailable("the writer is closed"))
+
+    async def _take(self) -> list[Offer]:
+        """The next transaction's offers, at least one; closed to additions."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            if not self._waiting:
+                await self._wake.wait()
+                continue
+            wait_s = self._pace.wait_s(loop.time(), sum(len(offer.batch) for offer in self._waiting))
+            if wait_s:
+                await asyncio.sleep(wait_s)
+            weights = ((len(offer.batch), offer.batch.bytes) for offer in self._waiting)
+            count = how_many(weights, rows_max=self._rows_max, bytes_max=limits.PROJECT_BATCH_BYTES)
+            offers = [offer for offer in (self._waiting.popleft() for _ in range(count)) if self._may_write(offer)]
+            if offers:
+                self._pace.begin(loop.time())
+                return offers
+
+    def _may_write(self, offer: Offer) -> bool:
+        """Close it; False when its dead letters have to be told first, which is begun then."""
+        offer.close()
+        if offer.letters_told == len(offer.batch.letters):
+            return True
+        task = asyncio.get_running_loop().create_task(self._tell(offer), name="projector-letters")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return False
+
+    async def _tell(self, offer: Offer) -> None:
+        """Publish its dead letters, then offer it again."""
+        try:
+            await self._dlq.publish(offer.batch.letters)
+        except errors.CoordError as exc:
+            offer.fail(exc)
+        except asyncio.CancelledError:
+            offer.fail(errors.DatabaseUnavailable("the writer is closed"))
+            raise
+        except Exception as exc:  # noqa: BLE001 - a defect must not leave a partition waiting for ever
+            offer.fail(_defect(exc))
+        else:
+            offer.letters_told = len(offer.batch.letters)
+            self._waiting.appendleft(offer)  # it has waited long enough
+            self._wake.set()
+
+    # --- transactions --------------------------------------------------------------------
+
+    async def _write(self, offers: list[Offer]) -> None:
+        """Settle every one of `offers`: written, failed, or (with new dead letters) waiting again."""
+        try:
+            while offers:
+                try:
+                    moves = await self._transaction(offers)
+                except _Moved as exc:
+                    offers = self._without(exc.moves, offers)
+                    continue
+                except errors.DatabaseRefused:
+                    await self._refused(offers)
+                    return
+                for offer, move in zip(offers, moves, strict=True):
+                    if not offer.settled.done():
+                        offer.settled.set_result(move)
+                return
+        except errors.CoordError as exc:
+            for offer in offers:
+                offer.fail(exc)
+        except asyncio.CancelledError:
+            for offer in offers:
+                offer.fail(errors.DatabaseUnavailable("the writer was stopped"))
+            raise
+        except Exception as exc:  # noqa: BLE001 - as `_tell`; it says which when the partition retries
+            for offer in offers:
+                offer.fail(_defect(exc))
+
+    async def _transaction(self, offers: Sequence[Offer]) -> list[Move]:
+        now = asyncio.get_running_loop().time()
+        moves = [offer.move(now) for offer in offers]
+        batches = [offer.batch for offer in offers]
+        async with self._pool.transaction() as conn:
+            await copy.events(conn, _joined([b.events for b in batches]))
+            await copy.samples(conn, _joined([b.samples for b in batches]))
+            await copy.upsert_agents(conn, _joined([b.agents() for b in batches]))
+            await copy.dead_letters(conn, [letter.row for b in batches for letter in b.letters])
+            elsewhere = await checkpoints.advance_all(conn, moves)
+            if elsewhere:
+                raise _Moved(elsewhere)
+        self._metrics.db_commit_batches.observe(len(offers))
+        return moves
+
+    def _without(self, moves: Sequence[Move], offers: list[Offer]) -> list[Offer]:
+        """Fail those whose checkpoint another replica has moved; the others are left."""
+        gone = {(m.before.stream, m.before.partition) for m in moves}
+        left = []
+        for offer in offers:
+            if (offer.before.stream, offer.before.partition) in gone:
+                offer.fail(checkpoints.checkpoint_moved(offer.before))
+            else:
+                left.append(offer)
+        return left
+
+    async def _refused(self, offers: list[Offer]) -> None:
+        """The database refused a row of one of `offers`: find whose, and turn it into a dead letter."""
+        if len(offers) > 1:
+            middle = len(offers) // 2
+            await self._write(offers[:middle])
+            await self._write(offers[middle:])
+            return
+        (offer,) = offers
+        await self._park_refused(offer.batch)
+        if offer.letters_told == len(offer.batch.letters):
+            raise errors.StoreError("the database refuses a batch, and no row of it", **_where(offer))
+        if self._may_write(offer):
+            raise AssertionError("there are letters to be told")
 
     async def _park_refused(self, batch: Batch) -> None:
         """Find the rows whose content the database refuses and turn them into dead letters."""
@@ -89,6 +311,21 @@ class Writer:
                 async with self._pool.transaction() as conn:
                     refused |= await _refused(conn, rows[start : start + _SEARCH_ROWS], write, place)
         batch.park(refused)
+
+
+def _joined(parts: list[list[Any]]) -> list[Any]:
+    if len(parts) == 1:
+        return parts[0]
+    return list(flat.from_iterable(parts))
+
+
+def _defect(exc: Exception) -> errors.CoordError:
+    _log.error("projector.defect", exc_info=exc)
+    return errors.CoordError(f"a defect: {type(exc).__name__}: {exc}")
+
+
+def _where(offer: Offer) -> dict[str, Any]:
+    return {"stream": offer.before.stream, "partition": offer.before.partition}
 
 
 async def _refused(
@@ -120,3 +357,9 @@ def _place_of_agent(row: AgentRow) -> Place:
 
 class _Undo(Exception):
     pass
+
+
+class _Moved(Exception):
+    def __init__(self, moves: Sequence[Move]) -> None:
+        super().__init__(moves)
+        self.moves = moves

@@ -3,9 +3,10 @@
 Truth about who projects a partition is one conditional UPDATE, in the transaction of the
 rows: it moves the checkpoint from exactly where the writer believes it to be, or matches no
 row.  Of two projectors on one partition one commits, the other gets `CheckpointMoved` and
-rolls everything back.
+rolls everything back.  A transaction may move several partitions; the statement takes their
+locks in the order of the primary key, so that two such writers never wait for each other.
 
-`advance` belongs last in its transaction: its row lock is then held only until COMMIT.  A
+`advance_all` belongs last in its transaction: its row lock is then held only until COMMIT.  A
 COPY that waits for a stalled client cannot be cancelled by the server, not even by its
 statement timeout, and must hold no lock that a successor needs.
 """
@@ -25,8 +26,22 @@ from coord.store.queries import statement
 from coord.store.sqlstate import translated
 
 
+class Move(msgspec.Struct, frozen=True):
+    """One partition's step: from exactly where its writer believes it to be, to where its rows end."""
+
+    before: Checkpoint
+    after: Checkpoint
+    pending: int
+    """Messages of the partition still waiting in the stream."""
+    anchor: bool = False
+    """Whether to write down the chain's digest there, for audits (`coord.core.chain`)."""
+
+
 def moved(checkpoint: Checkpoint, *, seq: int, stored_at: datetime | None) -> Checkpoint:
-    """The checkpoint after everything up to `seq` is committed; `stored_at` is that message's time."""
+    """The checkpoint after everything up to `seq` is committed; `stored_at` is that message's time.
+
+    Its chain stays: whoever projected messages says so with `digest` and `messages`.
+    """
     assert seq >= checkpoint.seq, "a checkpoint never moves back"
     return msgspec.structs.replace(checkpoint, seq=seq, stored_at=stored_at)
 
@@ -54,28 +69,57 @@ async def create(conn: Connection, *, stream: str, partition: int, stream_create
     return checkpoint
 
 
-async def advance(conn: Connection, checkpoint: Checkpoint, moved: Checkpoint, *, pending: int) -> None:
-    """Move the checkpoint from exactly `checkpoint` to `moved`.
+async def advance_all(conn: Connection, moves: Sequence[Move]) -> list[Move]:
+    """Move every checkpoint that is where its `before` says; returns the moves whose is not.
 
-    `pending`: messages of the partition still waiting in the stream.  Raises `CheckpointMoved`
-    when it is not where the caller believes: roll back, read it again.  An idle partition may
-    move without rows, or confirm its place (`moved` = `checkpoint`).
+    One statement whatever their number, at most one move a partition.  A caller that gets some
+    back must roll back: rows of theirs are in this transaction too.
     """
     with translated("checkpoint advance"):
-        found = await conn.fetchval(
-            statement("checkpoint_advance"),
-            checkpoint.stream,
-            checkpoint.partition,
-            checkpoint.epoch,
-            checkpoint.seq,
-            moved.seq,
-            moved.stored_at,
-            pending,
+        found = await conn.fetch(
+            statement("checkpoint_advance_all"),
+            [m.before.stream for m in moves],
+            [m.before.partition for m in moves],
+            [m.before.epoch for m in moves],
+            [m.before.seq for m in moves],
+            [m.after.seq for m in moves],
+            [m.after.stored_at for m in moves],
+            [m.pending for m in moves],
+            [m.after.digest for m in moves],
+            [m.after.messages for m in moves],
+            [m.anchor for m in moves],
         )
-    if found is None:
-        raise errors.CheckpointMoved(
-            stream=checkpoint.stream, partition=checkpoint.partition, epoch=checkpoint.epoch, seq=checkpoint.seq
-        )
+    if len(found) == len(moves):
+        return []
+    done = {(row["stream"], row["partition"]) for row in found}
+    return [m for m in moves if (m.before.stream, m.before.partition) not in done]
+
+
+async def advance(conn: Connection, checkpoint: Checkpoint, moved: Checkpoint, *, pending: int) -> None:
+    """Move one checkpoint from exactly `checkpoint` to `moved`, without rows.
+
+    Raises `CheckpointMoved` when it is not where the caller believes: roll back, read it again.
+    An idle partition may confirm its place (`moved` = `checkpoint`).
+    """
+    if await advance_all(conn, [Move(checkpoint, moved, pending)]):
+        raise checkpoint_moved(checkpoint)
+
+
+async def pass_gap(conn: Connection, checkpoint: Checkpoint, moved: Checkpoint) -> None:
+    """Move over sequences that are gone for ever; anchors on both sides, nothing of the chain between.
+
+    Inside a transaction.  Raises `CheckpointMoved`.
+    """
+    for move in (Move(checkpoint, checkpoint, 0, anchor=True), Move(checkpoint, moved, 0, anchor=True)):
+        if await advance_all(conn, [move]):
+            raise checkpoint_moved(checkpoint)
+
+
+def checkpoint_moved(believed: Checkpoint) -> errors.CheckpointMoved:
+    """The error of a writer that believed a partition's checkpoint to be at `believed`."""
+    return errors.CheckpointMoved(
+        stream=believed.stream, partition=believed.partition, epoch=believed.epoch, seq=believed.seq
+    )
 
 
 async def new_epoch(
@@ -111,4 +155,6 @@ def _checkpoint(row: asyncpg.Record) -> Checkpoint:
         epoch=row["epoch"],
         seq=row["seq"],
         stored_at=row["stored_at"],
+        digest=row["digest"],
+        messages=row["messages"],
     )

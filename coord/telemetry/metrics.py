@@ -108,10 +108,14 @@ class Metrics:
         self.db_rows_written = counter("coord_db_rows_written_total", "Rows committed", "table")
         self.db_errors = counter("coord_db_errors_total", "Database operations that failed, by error code", "op")
         self.db_flush_duration_seconds = histogram(
-            "coord_db_flush_duration_seconds", "One projecting transaction", "stream", buckets=LATENCY_BUCKETS_S
-        )
+            "coord_db_flush_duration_seconds", "A partition's batch, from its offer to its commit", "stream",
+            buckets=LATENCY_BUCKETS_S,
+        )  # fmt: skip
         self.db_flush_rows = histogram(
-            "coord_db_flush_rows", "Rows of one projecting transaction", "stream", buckets=BATCH_BUCKETS
+            "coord_db_flush_rows", "Rows of one partition's committed batch", "stream", buckets=BATCH_BUCKETS
+        )
+        self.db_commit_batches = histogram(
+            "coord_db_commit_batches", "Batches committed by one projecting transaction", buckets=BATCH_BUCKETS
         )
         self.event_end_to_end_seconds = histogram(
             "coord_event_end_to_end_seconds", "From the broker's timestamp to the commit", "stream",

@@ -44,7 +44,8 @@ BEGIN
 
   GRANT USAGE ON SCHEMA coord TO coord_reader;
   GRANT SELECT ON coord.v_event, coord.v_agent_status, coord.v_handoff, coord.v_metric_sample, coord.v_projection_lag TO coord_reader;
-  REVOKE ALL ON coord.migration, coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint
+  REVOKE ALL ON coord.migration, coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint,
+    coord.audit_anchor
     FROM coord_reader;
   REVOKE EXECUTE ON FUNCTION coord.maintain(interval, integer) FROM PUBLIC;
 END

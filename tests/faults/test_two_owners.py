@@ -58,7 +58,8 @@ async def side(name: str, nats_url: str, database_url: str, *, rival: bool) -> A
         pool = await stack.enter_async_context(
             Pool(DatabaseConfig(url=database_url, pool_min=1, pool_max=6), settings=PROJECTOR_SETTINGS, metrics=metrics)
         )
-        writer = Writer(pool, DeadLetterQueue(conn, metrics), config.writers)
+        writer = Writer(pool, DeadLetterQueue(conn, metrics), metrics, writers=config.writers)
+        lanes = [asyncio.create_task(writer.run()) for _ in range(config.writers)]
         partitions = [PartitionProjector(s, p, conn, pool, writer, config, metrics) for s, p in SLOTS]
         for partition in partitions:
             if rival:
@@ -71,6 +72,9 @@ async def side(name: str, nats_url: str, database_url: str, *, rival: bool) -> A
             for partition in partitions:
                 partition.close()
             await asyncio.wait_for(asyncio.gather(*tasks), 20)
+            for lane in lanes:
+                lane.cancel()
+            await asyncio.wait(lanes)
 
 
 async def add_rival_consumers(conn: Connection) -> None:

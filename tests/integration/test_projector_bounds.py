@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -18,7 +18,7 @@ from coord.bus.pull import Delivery
 from coord.projector.config import ProjectorConfig
 from coord.projector.rows import Batch
 from coord.projector.service import ProjectorService
-from coord.projector.writer import Writer
+from coord.projector.writer import Offer, Writer
 from coord.runtime import assets
 from coord.store import copy
 from coord.store.config import DatabaseConfig
@@ -62,16 +62,18 @@ def service(nats, migrated_database) -> ProjectorService:
 
 @pytest.fixture
 def committed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """(rows, bytes in memory for bodies) of every batch that was committed."""
+    """(rows, bytes in memory for bodies) of every transaction."""
     seen: list[tuple[int, int]] = []
-    commit = Writer.commit
+    transaction = Writer._transaction
 
-    async def recording(self: Writer, batch: Batch, *more: Any) -> Any:
-        held = sum(len(letter.body) for letter in batch.letters) + sum(len(row[10] or "") for row in batch.samples)
-        seen.append((len(batch), held))
-        return await commit(self, batch, *more)
+    async def recording(self: Writer, offers: Sequence[Offer]) -> Any:
+        batches = [offer.batch for offer in offers]
+        held = sum(len(letter.body) for batch in batches for letter in batch.letters)
+        held += sum(len(row[10] or "") for batch in batches for row in batch.samples)
+        seen.append((sum(map(len, batches)), held))
+        return await transaction(self, offers)
 
-    monkeypatch.setattr(Writer, "commit", recording)
+    monkeypatch.setattr(Writer, "_transaction", recording)
     return seen
 
 

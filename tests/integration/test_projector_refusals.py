@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import asyncpg
+from prometheus_client import CollectorRegistry
 
 from coord.bus.pull import Delivery
 from coord.projector.rows import Batch, Letter
@@ -14,6 +16,7 @@ from coord.projector.writer import Writer
 from coord.store import checkpoints
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
+from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 
 ROWS = 600
@@ -40,8 +43,11 @@ async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transact
         batch.add(Delivery(seq, time.time_ns(), 0, stored, None, b"{}", ""))
     assert len(batch.events) == ROWS
     before = pool.stats.acquired_total
-    moved = await Writer(pool, NoQueue(), 1).commit(batch, checkpoint)  # type: ignore[arg-type]
-    assert moved.seq == ROWS
+    writer = Writer(pool, NoQueue(), Metrics(CollectorRegistry()))  # type: ignore[arg-type]
+    lane = asyncio.create_task(writer.run())
+    move = await asyncio.wait_for(writer.offer(batch, checkpoint).settled, 30)
+    lane.cancel()
+    assert move.after.seq == ROWS
     assert pool.stats.acquired_total - before == 4, "the write, two searches, the write again"
     assert await db.fetchval("SELECT count(*) FROM coord.dead_letter") == ROWS
     assert await db.fetchval("SELECT count(*) FROM coord.event") == 0

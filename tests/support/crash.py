@@ -187,7 +187,7 @@ def _arm(crash: Crash) -> None:
         passed += 1
         return passed == crash.nth
 
-    copy_events, advance = copy.events, checkpoints.advance
+    copy_events, advance_all = copy.events, checkpoints.advance_all
     commit, ack = Transaction.commit, PinnedReader.ack
 
     async def copied(*args: Any) -> None:
@@ -195,10 +195,11 @@ def _arm(crash: Crash) -> None:
         if here():
             _die("copied")
 
-    async def advanced(*args: Any, **kwargs: Any) -> None:
-        await advance(*args, **kwargs)
+    async def advanced(conn: Any, moves: Any) -> Any:
+        elsewhere = await advance_all(conn, moves)
         if here():
             _die("advanced")
+        return elsewhere
 
     def nested(transaction: Any) -> bool:
         return bool(transaction._nested)
@@ -226,7 +227,7 @@ def _arm(crash: Crash) -> None:
     if crash.point == "copied":
         copy.events = copied  # type: ignore[assignment]
     elif crash.point == "advanced":
-        checkpoints.advance = advanced
+        checkpoints.advance_all = advanced
     elif crash.point == "committing":
         Transaction.commit = committing  # type: ignore[method-assign]
     elif crash.point == "committed":

@@ -55,13 +55,16 @@ def _lost_ack() -> Iterator[Replacement]:
 def _unguarded_checkpoint() -> Iterator[Replacement]:
     from coord.store import checkpoints
 
-    async def unguarded(db: Any, checkpoint: Any, moved: Any, *, pending: int) -> None:
-        await db.execute(
-            "UPDATE coord.checkpoint SET seq = $3, stored_at = $4, pending = $5 WHERE stream = $1 AND partition = $2",
-            checkpoint.stream, checkpoint.partition, moved.seq, moved.stored_at, pending,
-        )  # fmt: skip
+    async def unguarded(db: Any, moves: Any) -> list[Any]:
+        for move in sorted(moves, key=lambda m: (m.after.stream, m.after.partition)):  # no deadlocks besides
+            await db.execute(
+                "UPDATE coord.checkpoint SET seq = $3, stored_at = $4, pending = $5"
+                " WHERE stream = $1 AND partition = $2",
+                move.after.stream, move.after.partition, move.after.seq, move.after.stored_at, move.pending,
+            )  # fmt: skip
+        return []
 
-    yield checkpoints, "advance", unguarded
+    yield checkpoints, "advance_all", unguarded
 
 
 def _swallowed_batch() -> Iterator[Replacement]:

@@ -1,0 +1,45 @@
+"""Which waiting batches go into one transaction, and when the next one begins.
+
+A transaction costs about the same whether it holds two rows or two hundred, so partitions of
+a process share them.  Two decisions, both pure:
+
+* *how many*: as many as wait, first come first served, up to a number of rows and bytes;
+* *when*: at once after a pause, but while transactions follow each other each begins at least
+  `gap_s` after the one before.  What arrives in the gap rides along.  A crowd (`rows_enough`)
+  does not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def how_many(waiting: Iterable[tuple[int, int]], *, rows_max: int, bytes_max: int) -> int:
+    """How many of `waiting` (rows, bytes; oldest first) one transaction takes: at least one, if there is one."""
+    taken = rows = size = 0
+    for rows_of_one, bytes_of_one in waiting:
+        rows += rows_of_one
+        size += bytes_of_one
+        if taken and (rows > rows_max or size > bytes_max):
+            break
+        taken += 1
+    return taken
+
+
+class Pace:
+    """When the next transaction may begin; seconds of one monotonic clock."""
+
+    def __init__(self, gap_s: float, rows_enough: int) -> None:
+        self._gap_s = gap_s
+        self._rows_enough = rows_enough
+        self._began_at = float("-inf")
+
+    def wait_s(self, now: float, rows: int) -> float:
+        """How long a transaction waits that could begin now with `rows`; 0: not at all."""
+        if rows >= self._rows_enough:
+            return 0.0
+        return max(0.0, self._began_at + self._gap_s - now)
+
+    def begin(self, now: float) -> None:
+        """Note that one begins."""
+        self._began_at = now
