@@ -136,6 +136,27 @@ SUBSCRIBER_UNAVAILABLE_S: Final = 15.0
 AUDIT_TIMEOUT_S: Final = 1.0
 """How long an idle audit may hold back live messages that arrive meanwhile."""
 
+# --- status by changes (docs/adr/0040) ----------------------------------------------------
+
+STATUS_BYTES_MAX: Final = 256 * KIB
+"""Members and values of one agent's status, where it is said by changes; a usual one has about 1 KiB."""
+
+STATUS_WHOLE_EVERY: Final = 64
+"""Changes between two whole statuses: what a reader that missed one waits for at most, if nobody answers it."""
+
+STATUS_WHOLE_AFTER_S: Final = 60.0
+"""The same in seconds, for an agent that changes rarely."""
+
+STATUS_WAITING_MAX: Final = 32
+"""Changes of one agent that a reader keeps while one before them is missing."""
+
+STATUS_ASK_FIRST_S: Final = 1.0
+STATUS_ASK_MAX_S: Final = 30.0
+"""How often a reader asks an agent for all of its status, doubling; an agent answers once in the first of them."""
+
+STATUS_AGENTS_MAX: Final = 65_536
+"""Agents that one follower of statuses remembers; of more, those it heard of longest ago are asked again."""
+
 # --- projecting (defaults of ProjectorConfig) --------------------------------------------
 
 PULL_MESSAGES: Final = 2_000
@@ -317,4 +338,6 @@ assert DB_IDLE_IN_TRANSACTION_S <= TAKEOVER_S
 assert DB_IDLE_IN_TRANSACTION_S <= DB_STATEMENT_TIMEOUT_S
 assert DEAD_LETTER_BODY_BYTES_MAX <= DEAD_LETTER_STATEMENT_BYTES_MAX
 assert HOT_DAYS < RETAIN_DAYS
+assert STATUS_BYTES_MAX < EVENT_BYTES_MAX
+assert STATUS_ASK_FIRST_S <= STATUS_ASK_MAX_S <= STATUS_WHOLE_AFTER_S
 assert PARTITIONS & (PARTITIONS - 1) == 0
