@@ -30,7 +30,7 @@ from nats import errors as nats_errors
 
 from coord import errors, limits
 from coord.bus import errors_map
-from coord.bus.patched import Callback, Message, PatchedClient
+from coord.bus.patched import Callback, Message, PatchedClient, Receiver, as_messages
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.telemetry.metrics import default as default_metrics
@@ -80,17 +80,17 @@ class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Subscription:
     """A subscription that outlives the client it was made on."""
 
-    __slots__ = ("_callback", "_conn", "_queue", "_sid", "subject")
+    __slots__ = ("_conn", "_queue", "_receiver", "_sid", "subject")
 
-    def __init__(self, conn: Connection, subject: str, callback: Callback, queue: str) -> None:
+    def __init__(self, conn: Connection, subject: str, receiver: Receiver, queue: str) -> None:
         self.subject = subject
         self._conn = conn
-        self._callback = callback
+        self._receiver = receiver
         self._queue = queue
         self._sid: int | None = None
 
     async def _attach(self, client: PatchedClient) -> None:
-        self._sid = await client.subscribe_direct(self.subject, self._callback, self._queue)
+        self._sid = await client.subscribe_direct(self.subject, self._receiver, self._queue)
 
     async def unsubscribe(self) -> None:
         """Stop receiving.  Twice is legal; never raises because the connection is down."""
@@ -388,9 +388,13 @@ class Connection:
 
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
         """Receive messages; `callback(message)` runs synchronously in the read loop and must not block."""
+        return await self.subscribe_bytes(subject, as_messages(callback), queue=queue)
+
+    async def subscribe_bytes(self, subject: str, receiver: Receiver, *, queue: str = "") -> Subscription:
+        """`subscribe`, for whoever takes messages apart: `receiver(subject, reply, header block, payload)`."""
         if self._closing:
             raise errors.BusClosed
-        subscription = Subscription(self, subject, callback, queue)
+        subscription = Subscription(self, subject, receiver, queue)
         self._subscriptions.add(subscription)
         if not self.client.is_closed:
             await subscription._attach(self.client)  # noqa: SLF001
@@ -413,7 +417,7 @@ class Connection:
         Raises `ServiceUnavailable` when nobody listens, `DeadlineExceeded`, `NotConnected`.
         """
         if self._reply_subscription is None:
-            self._reply_subscription = Subscription(self, self._reply_prefix + "*", self._on_reply, "")
+            self._reply_subscription = Subscription(self, self._reply_prefix + "*", as_messages(self._on_reply), "")
             self._subscriptions.add(self._reply_subscription)
             await self._reply_subscription._attach(self.client)  # noqa: SLF001
         token = str(next(self._reply_tokens))

@@ -8,7 +8,8 @@ a message from the parser to whoever waits for it (measured on nats-py 2.16):
    a word: one hostile publisher would deafen every reader.  Here a subject is decoded with
    ``backslashreplace`` and headers stay raw bytes until somebody asks.
 2. Every message takes a queue, a coroutine and a task switch.  Here a *direct*
-   subscription's callback runs synchronously, straight from the parser.
+   subscription's receiver runs synchronously, straight from the parser, and gets the bytes;
+   who wants a `Message` wraps its callback in `as_messages`.
 3. Publishing checks and re-encodes headers on every call.  Here a header block is encoded
    once by its owner.
 4. The parser takes a form feed in a subject for the end of the subject and gives the
@@ -23,6 +24,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 from nats.aio.client import PING_PROTO, Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
@@ -67,16 +69,16 @@ class Headers(Mapping[str, str]):
         return len(self._parsed())
 
 
-class Message:
-    """One received message: `subject`, `reply` ("" when none), `data`, `raw_headers` (None when none)."""
+class Message(msgspec.Struct, eq=False, gc=False):
+    """One received message."""
 
-    __slots__ = ("data", "raw_headers", "reply", "subject")
-
-    def __init__(self, subject: str, reply: str, data: bytes, raw_headers: bytes | None) -> None:
-        self.subject = subject
-        self.reply = reply
-        self.data = data
-        self.raw_headers = raw_headers
+    subject: str
+    """What in it is not UTF-8 is written as backslash escapes."""
+    reply: str
+    """"" when there is none."""
+    data: bytes
+    raw_headers: bytes | None
+    """The header block as it came; None when there is none."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -99,6 +101,24 @@ class Message:
 
 Callback = Callable[[Message], None]
 
+Receiver = Callable[[bytes, bytes, bytes, bytes], None]
+"""Takes subject, reply, header block and payload as they came; what is absent is empty."""
+
+
+def as_message(subject: bytes, reply: bytes, headers: bytes, data: bytes) -> Message:
+    """What a receiver is given, as a `Message`."""
+    return Message(subject.decode("utf-8", "backslashreplace"), reply.decode("latin-1"), data, headers or None)
+
+
+def as_messages(callback: Callback) -> Receiver:
+    """The receiver that hands on a `Message`."""
+
+    def receive(subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        # `as_message` written out: every ack of a publisher comes along here.
+        callback(Message(subject.decode("utf-8", "backslashreplace"), reply.decode("latin-1"), data, headers or None))
+
+    return receive
+
 
 class PatchedClient(Client):
     """See the module's docstring; everything not named there is nats-py's."""
@@ -106,8 +126,9 @@ class PatchedClient(Client):
     def __init__(self, on_callback_error: Callable[[BaseException], None]) -> None:
         super().__init__()
         self._ps = StrictParser(self)
-        self._direct: dict[int, Callback] = {}
-        self._on_callback_error = on_callback_error
+        self.receivers: dict[bytes, Receiver] = {}
+        """By subscription id, as the server writes it."""
+        self.receiver_failed = on_callback_error
 
     # --- connecting ----------------------------------------------------------------------
 
@@ -136,22 +157,8 @@ class PatchedClient(Client):
 
     # --- receiving -----------------------------------------------------------------------
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        callback = self._direct.get(sid)
-        if callback is None:
-            return  # unsubscribed while on its way
-        stats = self.stats
-        stats["in_msgs"] += 1
-        stats["in_bytes"] += len(data)
-        try:
-            callback(
-                Message(subject.decode("utf-8", "backslashreplace"), reply.decode("latin-1"), data, headers or None)
-            )
-        except Exception as exc:  # noqa: BLE001 - a defective callback must not end the read loop
-            self._on_callback_error(exc)
-
-    async def subscribe_direct(self, subject: str, callback: Callback, queue: str = "") -> int:
-        """Subscribe with a synchronous callback; returns the subscription's id.
+    async def subscribe_direct(self, subject: str, receiver: Receiver, queue: str = "") -> int:
+        """Subscribe with a synchronous receiver, called from the parser; returns the subscription's id.
 
         Subjects are not validated here: callers build them with `coord.wire.subjects`.
         """
@@ -159,14 +166,14 @@ class PatchedClient(Client):
         sid = self._sid
         # Never started: it only lets nats-py replay the subscription after a reconnect.
         self._subs[sid] = NatsSubscription(self, sid, subject, queue=queue)
-        self._direct[sid] = callback
+        self.receivers[b"%d" % sid] = receiver
         await self._send_command(f"SUB {subject} {queue} {sid}\r\n".encode())
         await self._flush_pending()
         return sid
 
     async def unsubscribe_direct(self, sid: int) -> None:
         """Forget a subscription; messages already on their way are dropped.  Twice is legal."""
-        if self._direct.pop(sid, None) is None:
+        if self.receivers.pop(b"%d" % sid, None) is None:
             return
         self._subs.pop(sid, None)
         if self.is_connected:

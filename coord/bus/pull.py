@@ -25,18 +25,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection, Subscription
-from coord.bus.patched import Message
+from coord.bus.patched import Message, as_message
 from coord.core.delivery import DeliveryOrder, Verdict
 
 _encode = msgspec.json.encode
 
 _PIN = b"Nats-Pin-Id: "
+_ACK = b"$JS.ACK."
+
+_OVERHEAD_BYTES: Final = 128
+"""What a waiting delivery takes beside its body and headers: itself, subject and reply."""
 
 SILENCE_S = 3 * limits.PULL_EXPIRES_S
 """No delivery and no expiry for so long: the request or its answer is lost."""
@@ -77,6 +81,7 @@ class PinnedReader:
         self._stream = stream
         self._consumer = consumer
         self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._first_delivery = f"$JS.ACK.{stream}.{consumer}.1".encode()
         self._batch = max(1, messages_max // 2)
         self._batch_bytes = max(1024, bytes_max // 2)
         self._expires_s = expires_s
@@ -160,7 +165,7 @@ class PinnedReader:
         await self._close_inbox()
         self._forget()
         self._order = DeliveryOrder(seq - 1)
-        self._inbox = await self._conn.subscribe(self._conn.new_inbox(), self._on_message)
+        self._inbox = await self._conn.subscribe_bytes(self._conn.new_inbox(), self._arrived)
         await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": seq})
         self.resets += 1
         self._heard_at = asyncio.get_running_loop().time()
@@ -197,10 +202,16 @@ class PinnedReader:
     def take(self, messages_max: int) -> list[Delivery]:
         """What has arrived, without waiting.  Raises like `receive`."""
         buffer = self._buffer
-        count = min(messages_max, len(buffer))
-        taken = [buffer.popleft() for _ in range(count)]
-        self._buffered_bytes -= sum(_size(d) for d in taken)
-        if not taken:
+        if len(buffer) <= messages_max:
+            taken = list(buffer)
+            buffer.clear()
+            self._buffered_bytes = 0
+        else:
+            taken = [buffer.popleft() for _ in range(messages_max)]
+            self._buffered_bytes -= sum(map(_size, taken))
+        if taken:
+            self._heard_at = asyncio.get_running_loop().time()
+        else:
             self._raise_if_broken()
         self._refill()
         return taken
@@ -279,36 +290,45 @@ class PinnedReader:
 
     # --- arrivals (called from the read loop) --------------------------------------------
 
-    def _on_message(self, message: Message) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
-        if not _is_delivery(message):
-            if (status := message.status) is not None:
-                self._on_status(status, message)
-            return
-        tokens = message.reply.split(".")
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<ns>.<pending>, two more in
-        # front of <stream> (domain, account) on newer forms, and a random one at the end.
-        base = 2 if len(tokens) == 9 else 4
-        stream_seq, consumer_seq = int(tokens[base + 3]), int(tokens[base + 4])
-        if self._outstanding:
-            self._outstanding[0] -= 1
-            if self._outstanding[0] <= 0:
-                self._outstanding.popleft()
-        verdict = self._order.judge(consumer_seq, stream_seq)
+    def _arrived(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<ns>.<pending>
+        place = reply.rsplit(b".", 4)
+        if place[0] != self._first_delivery:
+            if not reply.startswith(_ACK):
+                self._heard_at = asyncio.get_running_loop().time()
+                message = as_message(subject, reply, headers, data)
+                if (status := message.status) is not None:
+                    self._on_status(status, message)
+                return
+            place = _place(reply)
+        seq, consumer_seq = int(place[1]), int(place[2])
+        outstanding = self._outstanding
+        if outstanding:
+            outstanding[0] -= 1
+            if outstanding[0] <= 0:
+                outstanding.popleft()
+        verdict = self._order.judge(consumer_seq, seq)
         if verdict is Verdict.ACCEPT:
-            delivery = Delivery(
-                stream_seq,
-                int(tokens[base + 5]),
-                int(tokens[base + 6]),
-                message.subject,
-                as_published(message.raw_headers),
-                message.data,
-                message.reply,
+            if not self._buffer:
+                # While something waits nobody asks how long the server has been silent, nor sleeps.
+                self._heard_at = asyncio.get_running_loop().time()
+                self._wake.set()
+            author_headers = as_published(headers) if headers else None
+            self._buffer.append(
+                Delivery(
+                    seq,
+                    int(place[3]),
+                    int(place[4]),
+                    subject.decode("utf-8", "backslashreplace"),
+                    author_headers,
+                    data,
+                    reply.decode("latin-1"),
+                )
             )
-            self._buffer.append(delivery)
-            self._buffered_bytes += _size(delivery)
-            self._wake.set()
-        elif verdict is Verdict.DUPLICATE:
+            self._buffered_bytes += len(data) + (len(author_headers) if author_headers else 0) + _OVERHEAD_BYTES
+            return
+        self._heard_at = asyncio.get_running_loop().time()
+        if verdict is Verdict.DUPLICATE:
             self.duplicates += 1
             self._refill()
         else:
@@ -364,8 +384,19 @@ def _is_delivery(message: Message) -> bool:
     return message.reply.startswith("$JS.ACK.")
 
 
+def _place(reply: bytes) -> list[bytes]:
+    """Anything, stream sequence, consumer sequence, nanoseconds and pending out of any form of a reply.
+
+    The usual one of a message that was delivered before; newer ones have domain and account in
+    front of the stream, and a random token at the end.
+    """
+    tokens = reply.split(b".")
+    base = 4 if len(tokens) == 9 else 6
+    return tokens[base : base + 5]
+
+
 def _size(delivery: Delivery) -> int:
-    return len(delivery.data) + (len(delivery.raw_headers) if delivery.raw_headers else 0) + 128
+    return len(delivery.data) + (len(delivery.raw_headers) if delivery.raw_headers else 0) + _OVERHEAD_BYTES
 
 
 async def _first(future: asyncio.Future[Any], *events: asyncio.Event, timeout_s: float) -> None:

@@ -41,7 +41,7 @@ def test_private_names_exist() -> None:
     client = PatchedClient(print)
     for name in ("_pending", "_pending_data_size", "_flush_queue", "_subs", "_sid", "stats", "_max_payload"):
         assert hasattr(client, name), name
-    for name in ("_process_msg", "_send_command", "_flush_pending"):
+    for name in ("_send_command", "_flush_pending"):
         assert callable(getattr(client, name)), name
 
 
