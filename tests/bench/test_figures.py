@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from coord.errors import SettingsError
-from coord.ops.bench import compare, machine, measure, report, workload
+from coord.ops.bench import compare, machine, measure, report, spine, workload
 from coord.ops.bench.latency import Load
 from coord.ops.bench.measure import BenchError, Clock, Run, percentile, percentiles, ratios
 from coord.ops.bench.spine import SpineConfig
@@ -165,7 +165,10 @@ def test_scaling_keeps_rates_and_at_least_one_of_each() -> None:
     assert tiny.latency_facts_per_s == 2_000
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"latency_s": 0}, {"parts": ()}, {"parts": ("nothing",)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rounds": 0}, {"latency_s": 0}, {"parts": ()}, {"parts": ("nothing",)}, {"full": True, "sync_interval": "2m"}],
+)
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         msgspec.structs.replace(SpineConfig(), **wrong).validate()
@@ -183,6 +186,26 @@ def test_comparing_knows_which_way_is_better() -> None:
     assert rows["latency_ms.p50"] | {"ratio": 0.5} == rows["latency_ms.p50"]
     assert rows["latency_ms.p50"]["verdict"] == "better"
     assert rows["publish.frame_facts_per_s"]["verdict"] == rows["publish.new"]["verdict"] == "only in one"
+
+
+@pytest.mark.parametrize(
+    ("figure", "lower"),
+    [
+        ("latency_ms.p99", True), ("subscribe_ms_always.p99", True), ("publish.single_cpu_us", True),
+        ("publish_always.single_ratio", False), ("project.frame_rows_per_s", False),
+    ],
+)  # fmt: skip
+def test_costs_are_known_by_their_units(figure: str, lower: bool) -> None:
+    assert compare.lower_is_better(figure) is lower
+
+
+def test_publishing_alone_is_measured_under_both_settings_unless_all_is_asked_for() -> None:
+    everything = [(part, sync) for part in ("publish", "project", "latency") for sync in (None, "always")]
+    assert spine._sections(SpineConfig()) == [
+        ("publish", None), ("publish", "always"), ("project", None), ("latency", None),
+    ]  # fmt: skip
+    assert spine._sections(SpineConfig(full=True)) == everything
+    assert spine._sections(SpineConfig(sync_interval="always")) == [(part, "always") for part, _ in everything[::2]]
 
 
 def test_a_small_change_is_none() -> None:

@@ -28,6 +28,9 @@ FIGURES = {
         "single_ratio", "single_facts_per_s", "single_cpu_us", "frame_facts_per_s", "frame_ratio", "frame_cpu_us",
         "overhead_saved",
     },
+    "publish_always": {
+        "single_ratio", "single_facts_per_s", "single_cpu_us", "frame_facts_per_s", "frame_cpu_us", "overhead_saved",
+    },
     "project": {
         "frame_ratio", "frame_rows_per_s", "frame_event_ratio", "frame_event_rows_per_s", "single_ratio",
         "single_rows_per_s",
@@ -57,6 +60,7 @@ async def test_the_bench_of_the_spine_gives_every_figure(tmp_path: Path) -> None
     assert set(report["rounds"]) == {
         "emit", "bare", "emit_many", "bare_frames", "sample_framed", "sample_alone", "drain_samples", "copy_samples",
         "drain_progress", "copy_progress", "drain_singles", "copy_singles",
+        "emit_always", "bare_always", "sample_framed_always", "sample_alone_always",
     }  # fmt: skip
     assert b"publish" in talk
 

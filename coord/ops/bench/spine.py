@@ -3,6 +3,10 @@
 Each part gets a fresh nats-server with the streams of streams/ (profile `production`); one
 database serves them all.  Everything is temporary and on free ports of loopback; nothing of
 the bench is left when it ends.
+
+Publishing is measured under `sync_interval: always` too, the setting of deploy/ and the one that
+survives a power loss, with fewer facts, because each waits for the disk: `publish_always.*`.
+`full` does that for every part.
 """
 
 from __future__ import annotations
@@ -21,8 +25,11 @@ from coord.ops.bench.servers import Database
 from coord.ops.devstack.nats import NatsServer
 from coord.ops.devstack.stack import DevStackConfig
 
-FORMAT: Final = 1
-"""Of the report; a figure that changes its meaning raises it."""
+FORMAT: Final = 2
+"""Of the report; a figure that changes its meaning raises it.  2: `subscribe_ms` has 1,000 subscribers."""
+
+ALWAYS: Final = "always"
+"""nats-server's sync_interval that syncs before each acknowledgement."""
 
 Part: TypeAlias = Literal["publish", "project", "latency"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -46,14 +53,20 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     latency_facts_per_s: float = 2_000
     latency_s: float = 4
     """Of each of `rounds` windows."""
-    subscribers: int = 200
+    subscribers: int = 1_000
     subscribe_facts_per_s: float = 500
     subscribe_s: float = 4
     """The same."""
     warm_up_s: float = 2
     """Before the first window of a latency, at the same rate: not counted."""
+    always_singles: int = 2_000
+    """Single facts a round publishes under `sync_interval: always`: some thousand a second is what a disk does."""
+    always_samples: int = 60_000
+    """Samples, one by one, likewise."""
     sync_interval: str | None = None
-    """nats-server's: "always" syncs before every acknowledgement; None is its default, two minutes."""
+    """nats-server's, for every part: "always" syncs before each acknowledgement; None is its default, two minutes."""
+    full: bool = False
+    """Every part under both settings, instead of publishing alone."""
     parts: tuple[Part, ...] = PARTS
     """latency: latency_ms and subscribe_ms."""
     database: DevStackConfig = DevStackConfig(ephemeral=True, nats=False)
@@ -69,6 +82,8 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "backlog_framed",
             "backlog_singles",
             "subscribers",
+            "always_singles",
+            "always_samples",
         ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"bench: {name} is at least 1")
@@ -77,10 +92,15 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise SettingsError(f"bench: {name} is positive")
         if not self.parts or set(self.parts) - set(PARTS):
             raise SettingsError(f"bench: parts are {', '.join(PARTS)}")
+        if self.full and self.sync_interval is not None:
+            raise SettingsError("bench: full is both settings, so it takes no sync_interval")
 
     def scaled(self, share: float) -> SpineConfig:
         """With `share` of every count and duration; rates and subscribers stay."""
-        counts = ("singles", "samples", "samples_many", "backlog_framed", "backlog_singles")
+        counts = (
+            "singles", "samples", "samples_many", "backlog_framed", "backlog_singles", "always_singles",
+            "always_samples",
+        )  # fmt: skip
         fields: dict[str, Any] = {name: max(1, int(getattr(self, name) * share)) for name in counts}
         fields |= {name: getattr(self, name) * share for name in ("latency_s", "subscribe_s", "warm_up_s")}
         return msgspec.structs.replace(self, **fields)
@@ -98,11 +118,15 @@ async def spine(config: SpineConfig, say: Callable[[str], None]) -> dict[str, An
     runs: dict[str, list[Run]] = {}
     versions: dict[str, str | None] = {}
     async with servers.database(config.database, say) as database:
-        for part in config.parts:
-            say(part)
-            async with servers.broker(config.sync_interval) as nats:
+        for part, sync_interval in _sections(config):
+            say(part if sync_interval is None else f"{part}, sync_interval {sync_interval}")
+            async with servers.broker(sync_interval) as nats:
                 versions = await servers.versions(nats, database.config)
-                await _run(part, config, nats, database, say, figures, runs)
+                found, of = await _run(part, config, nats, database, say)
+            # The setting of the whole run needs no name; what was measured beside it does.
+            suffix = "" if sync_interval == config.sync_interval else f"_{sync_interval}"
+            figures |= {name + suffix: values for name, values in found.items()}
+            runs |= {name + suffix: rounds for name, rounds in of.items()}
     return circumstances.report(
         "spine",
         FORMAT,
@@ -115,32 +139,46 @@ async def spine(config: SpineConfig, say: Callable[[str], None]) -> dict[str, An
     )
 
 
+def _sections(config: SpineConfig) -> list[tuple[Part, str | None]]:
+    """What is measured in turn, each with its sync_interval."""
+    sections: list[tuple[Part, str | None]] = []
+    for part in config.parts:
+        sections.append((part, config.sync_interval))
+        if config.sync_interval is None and (config.full or part == "publish"):
+            sections.append((part, ALWAYS))
+    return sections
+
+
 async def _run(
     part: Part,
     config: SpineConfig,
     nats: NatsServer,
     database: Database,
     say: Callable[[str], None],
-    figures: dict[str, Figures],
-    runs: dict[str, list[Run]],
-) -> None:
+) -> tuple[dict[str, Figures], dict[str, list[Run]]]:
     assert nats.pid is not None
+    always = nats.options.sync_interval == ALWAYS
     if part == "latency":
         loads = (
             Load(facts_per_s=config.latency_facts_per_s, seconds=config.latency_s, windows=config.rounds),
             Load(facts_per_s=config.subscribe_facts_per_s, seconds=config.subscribe_s, windows=config.rounds),
         )
-        figures |= await latency(nats.url, database.config, *loads, config.warm_up_s, config.subscribers, say)
-    elif part == "publish":
-        counts = publishing.Counts(singles=config.singles, samples=config.samples, samples_many=config.samples_many)
-        figures[part], found = await publishing.publishing(nats.url, nats.pid, counts, config.rounds, say)
-        runs |= found
-    else:
-        rows = projecting.Counts(framed=config.backlog_framed, singles=config.backlog_singles)
-        figures[part], found = await projecting.projecting(
-            nats.url, nats.pid, database.config, database.pid, rows, config.rounds, say
+        return await latency(nats.url, database.config, *loads, config.warm_up_s, config.subscribers, say), {}
+    if part == "publish":
+        counts = publishing.Counts(
+            singles=config.always_singles if always else config.singles,
+            samples=config.always_samples if always else config.samples,
+            samples_many=config.samples_many,
         )
-        runs |= found
+        # Ready frames against frames say nothing new when both wait for the disk.
+        groups = publishing.GROUPS if config.full or not always else ("singles", "samples")
+        found, runs = await publishing.publishing(nats.url, nats.pid, counts, config.rounds, say, groups)
+        return {part: found}, runs
+    rows = projecting.Counts(framed=config.backlog_framed, singles=config.backlog_singles)
+    found, runs = await projecting.projecting(
+        nats.url, nats.pid, database.config, database.pid, rows, config.rounds, say
+    )
+    return {part: found}, runs
 
 
 def _each(figures: dict[str, Figures], of: Callable[[list[float]], Any]) -> dict[str, dict[str, Any]]:

@@ -30,12 +30,15 @@ async def spine(
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each side; a figure is their median.")] = 3,
     scale: Annotated[float, typer.Option("--scale", min=0.0001, help="Multiplies every count and duration.")] = 1.0,
-    subscribers: Annotated[int, typer.Option("--subscribers", min=1, help="Connected, each by itself.")] = 200,
+    subscribers: Annotated[int, typer.Option("--subscribers", min=1, help="Connected, each by itself.")] = 1_000,
     sync_interval: Annotated[
         str | None, typer.Option("--sync-interval", help="nats-server's, such as always; default: its own.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every part under sync_interval always too, not publishing alone.")
+    ] = False,
 ) -> None:
-    """Publish, project, ask and subscribe on servers of its own, in less than two minutes.
+    """Publish, project, ask and subscribe on servers of its own, in less than two minutes (--full: five).
 
     Free ports, temporary files; nothing is left. One report on stdout: keep it with -o json.
     docs/benchmarks.md says what each figure is.
@@ -51,6 +54,7 @@ async def spine(
         rounds=rounds,
         subscribers=subscribers,
         sync_interval=sync_interval,
+        full=full,
         database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
     ).scaled(scale)
     _print(ctx, await run(config, ctx.out.say))
