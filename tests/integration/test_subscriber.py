@@ -256,15 +256,14 @@ async def test_an_idle_audit_finds_what_the_live_feed_lost(log: Log) -> None:
     async with follow(log) as subscription:
         await log.state(0)
         await take(subscription, 1)
-        hear, subscription._bus[0]._conn.client._direct[subscription._bus[0]._sid] = (  # type: ignore[index]
-            subscription._on_live,
-            lambda _: None,  # the broker's messages are lost
-        )
+        live = subscription._bus[0]
+        receivers, sid = live._conn.client.receivers, b"%d" % (live._sid or 0)
+        hear, receivers[sid] = receivers[sid], lambda *_: None  # the broker's messages are lost
         for n in range(1, 4):
             await log.state(n)
         assert [f.data for f in await take(subscription, 3)] == [1, 2, 3]
         assert subscription.stats.audits_found == 1
-        subscription._bus[0]._conn.client._direct[subscription._bus[0]._sid] = hear  # type: ignore[index]
+        receivers[sid] = hear
         await log.state(4)
         assert (await take(subscription, 1))[0].data == 4
 
