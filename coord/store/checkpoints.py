@@ -76,19 +76,11 @@ async def advance_all(conn: Connection, moves: Sequence[Move]) -> list[Move]:
     back must roll back: rows of theirs are in this transaction too.
     """
     with translated("checkpoint advance"):
-        found = await conn.fetch(
-            statement("checkpoint_advance_all"),
-            [m.before.stream for m in moves],
-            [m.before.partition for m in moves],
-            [m.before.epoch for m in moves],
-            [m.before.seq for m in moves],
-            [m.after.seq for m in moves],
-            [m.after.stored_at for m in moves],
-            [m.pending for m in moves],
-            [m.after.digest for m in moves],
-            [m.after.messages for m in moves],
-            [m.anchor for m in moves],
-        )
+        if len(moves) == 1 and not moves[0].anchor:
+            found = await conn.fetch(statement("checkpoint_advance"), *_values(moves[0])[:-1])
+        else:
+            columns = zip(*map(_values, moves), strict=True)
+            found = await conn.fetch(statement("checkpoint_advance_all"), *columns)
     if len(found) == len(moves):
         return []
     done = {(row["stream"], row["partition"]) for row in found}
@@ -145,6 +137,23 @@ async def new_epoch(
             None if partitions is None else list(partitions),
         )
     return [_checkpoint(row) for row in rows]
+
+
+def _values(move: Move) -> tuple[object, ...]:
+    """In the order of the statements' parameters."""
+    before, after = move.before, move.after
+    return (
+        before.stream,
+        before.partition,
+        before.epoch,
+        before.seq,
+        after.seq,
+        after.stored_at,
+        move.pending,
+        after.digest,
+        after.messages,
+        move.anchor,
+    )
 
 
 def _checkpoint(row: asyncpg.Record) -> Checkpoint:
