@@ -139,6 +139,7 @@ CREATE TABLE coord.agent (
   agent      text COLLATE "C"        NOT NULL,
   state      text COLLATE "C"        NOT NULL,
   status     jsonb,
+  status_rev jsonb,
   PRIMARY KEY (tenant, agent)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 
@@ -152,6 +153,8 @@ COMMENT ON COLUMN coord.agent.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.agent.agent IS 'The agent''s name.';
 COMMENT ON COLUMN coord.agent.state IS 'alive, suspect, draining, left or gone.';
 COMMENT ON COLUMN coord.agent.status IS 'What it last said about itself.';
+COMMENT ON COLUMN coord.agent.status_rev IS
+  'Run and number of the statement that status is, and the changes that wait for a missing one; null: a plain status.';
 
 -- --- dead letters ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Final
 STATE_AFTER: Final[dict[str, str]] = {
     "registered": "alive",
     "status": "alive",
+    "changed": "alive",
     "draining": "draining",
     "left": "left",
     "suspected": "suspect",

@@ -18,11 +18,16 @@ from coord.bus.pull import Delivery
 from coord.core import chain
 from coord.core.presence import STATE_AFTER
 from coord.errors import CoordError
-from coord.store.rows import AgentRow, DeadLetterRow, EventRow, SampleRow
-from coord.wire.envelope import Poison, StoredFact, StoredSample, decode_message
+from coord.store.rows import EVENT_COLUMNS, AgentRow, DeadLetterRow, EventRow, SampleRow
+from coord.wire import usual
+from coord.wire.decode import decode_unusual
+from coord.wire.envelope import Poison, StoredFact, StoredSample
 from coord.wire.subjects import FactSubject, SampleSubject
+from coord.wire.times import EPOCH, UNIX_US_EXACT
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_fromtimestamp = datetime.fromtimestamp
+
+assert EVENT_COLUMNS[5:] == usual.FIELDS, "a usual fact is the end of its row"
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -39,6 +44,8 @@ class Batch:
 
     __slots__ = (
         "_about_agents",
+        "_sampled",
+        "_touched",
         "bytes",
         "digest",
         "epoch",
@@ -50,7 +57,6 @@ class Batch:
         "partition",
         "samples",
         "stream",
-        "tags",
     )
 
     def __init__(self, stream: str, partition: int, epoch: int, digest: int = chain.EMPTY) -> None:
@@ -61,8 +67,10 @@ class Batch:
         self.samples: list[SampleRow] = []
         self._about_agents: list[EventRow] = []
         self.letters: list[Letter] = []
-        self.tags: dict[str, set[str] | None] = {}
-        """Tenant → what its facts touched; None: too much to name."""
+        self._touched: set[tuple[str, str, str, str]] = set()
+        """(tenant, key, kind, id) of its facts, and"""
+        self._sampled: set[tuple[str, str, str]] = set()
+        """(tenant, agent, series) of its samples: what `tags` names."""
         self.first: Delivery | None = None
         self.last: Delivery | None = None
         self.messages = 0
@@ -83,50 +91,62 @@ class Batch:
         """Whether it should take no further message."""
         return len(self) >= rows_max or self.bytes >= limits.PROJECT_BATCH_BYTES
 
+    @property
+    def tags(self) -> dict[str, set[str] | None]:
+        """Tenant → what its facts touched; None: too much to name.  Made anew each time: ask once."""
+        found: dict[str, set[str] | None] = {}
+        for tenant, key, kind, id_ in self._touched:
+            _tag(found, tenant, f"{kind}:{id_}", f"key:{key}", f"kind:{kind}")
+        for tenant, agent, series in self._sampled:
+            _tag(found, tenant, f"series:{agent}.{series}")
+        return found
+
     def add(self, delivery: Delivery) -> None:
         """Decode one delivery and add what it holds."""
         if self.first is None:
             self.first = delivery
         self.last = delivery
         self.messages += 1
-        self.digest = chain.extend(self.digest, delivery.seq, delivery.subject, delivery.raw_headers, delivery.data)
+        seq, subject, raw_headers, body = delivery.seq, delivery.subject, delivery.raw_headers, delivery.data
+        self.digest = chain.extend(self.digest, seq, subject, raw_headers, body)
         stored_at = stored_time(delivery.stored_ns)
-        for item in decode_message(delivery.subject, delivery.raw_headers, delivery.data, delivery.seq, stored_at):
-            if isinstance(item, StoredFact):
-                self._add_fact(item)
-            elif isinstance(item, StoredSample):
-                self._add_sample(item)
-            else:
-                self._add_poison(item, delivery, stored_at)
+        fact = usual.read(subject, raw_headers, body)
+        if fact is not None:
+            self._add_fact((stored_at, self.epoch, seq, 0, self.partition, *fact))
+        elif not self._add_frame(delivery, stored_at):
+            for item in decode_unusual(subject, raw_headers, body, seq, stored_at):
+                if isinstance(item, StoredFact):
+                    self._add_fact(_event_row(item, self.epoch, self.partition))
+                elif isinstance(item, StoredSample):
+                    self._add_sample(item)
+                else:
+                    self._add_poison(item, delivery, stored_at)
 
-    def _add_fact(self, fact: StoredFact) -> None:
-        row: EventRow = (
-            fact.stored_at,
-            self.epoch,
-            fact.seq,
-            fact.index,
-            self.partition,
-            fact.tenant,
-            fact.agent,
-            fact.key,
-            fact.kind,
-            fact.id,
-            fact.event,
-            ".".join(fact.detail),
-            fact.event_id,
-            fact.type,
-            fact.schema,
-            fact.occurred_at,
-            fact.correlation_id,
-            fact.causation_id,
-            fact.traceparent,
-            fact.json_text,
-        )
+    def _add_fact(self, row: EventRow) -> None:
         self.events.append(row)
-        self.bytes += len(row[19] or "")
-        if fact.kind == "agent":
+        _, _, _, _, _, tenant, _, key, kind, id_, _, _, _, _, _, _, _, _, _, text = row
+        self.bytes += len(text or "")
+        if kind == "agent":
             self._about_agents.append(row)
-        self._tag(fact.tenant, f"{fact.kind}:{fact.id}", f"key:{fact.key}", f"kind:{fact.kind}")
+        self._touched.add((tenant, key, kind, id_))
+
+    def _add_frame(self, delivery: Delivery, stored_at: datetime) -> bool:
+        """Add a frame's rows in one go, if it is one and nothing about it is unusual; whether it was."""
+        epoch, seq, p = self.epoch, delivery.seq, self.partition
+        samples = usual.read_samples(delivery.subject, delivery.raw_headers, delivery.data)
+        if samples is not None:
+            tenant, agent, series, values = samples
+            self.samples += [
+                (stored_at, epoch, seq, index, p, tenant, agent, series, occurred_at, value, None)
+                for index, (occurred_at, value) in enumerate(values)
+            ]
+            if values:
+                self._sampled.add((tenant, agent, series))
+            return True
+        facts = usual.read_facts(delivery.subject, delivery.raw_headers, delivery.data, seq)
+        for index, fact in enumerate(facts or ()):
+            self._add_fact((stored_at, epoch, seq, index, p, *fact))
+        return facts is not None
 
     def agents(self) -> list[AgentRow]:
         """What the batch's facts say about agents, one row a fact, in log order."""
@@ -149,7 +169,7 @@ class Batch:
             )
         )
         self.bytes += len(sample.json_text or "")
-        self._tag(sample.tenant, f"series:{sample.agent}.{sample.series}")
+        self._sampled.add((sample.tenant, sample.agent, sample.series))
 
     def _add_poison(self, poison: Poison, delivery: Delivery, stored_at: datetime) -> None:
         row = self._letter_row(
@@ -215,13 +235,38 @@ class Batch:
             stored_at=stored_at,
         )
 
-    def _tag(self, tenant: str, *tags: str) -> None:
-        known = self.tags.setdefault(tenant, set())
-        if known is None:
-            return
+
+def _tag(found: dict[str, set[str] | None], tenant: str, *tags: str) -> None:
+    known = found.setdefault(tenant, set())
+    if known is not None:
         known.update(tags)
         if len(known) > limits.NOTICE_TAGS_MAX:
-            self.tags[tenant] = None
+            found[tenant] = None
+
+
+def _event_row(fact: StoredFact, epoch: int, partition: int) -> EventRow:
+    return (
+        fact.stored_at,
+        epoch,
+        fact.seq,
+        fact.index,
+        partition,
+        fact.tenant,
+        fact.agent,
+        fact.key,
+        fact.kind,
+        fact.id,
+        fact.event,
+        ".".join(fact.detail),
+        fact.event_id,
+        fact.type,
+        fact.schema,
+        fact.occurred_at,
+        fact.correlation_id,
+        fact.causation_id,
+        fact.traceparent,
+        fact.json_text,
+    )
 
 
 Row = TypeVar("Row", EventRow, SampleRow)
@@ -244,6 +289,7 @@ def _agent_row(row: EventRow) -> AgentRow:
         seen_last=stored_at,
         state=STATE_AFTER.get(event),
         status=row[19] if event == "status" else None,
+        change=row[19] if event == "changed" else None,
         epoch=row[1],
         seq=row[2],
         idx=row[3],
@@ -252,4 +298,7 @@ def _agent_row(row: EventRow) -> AgentRow:
 
 def stored_time(stored_ns: int) -> datetime:
     """The broker's nanoseconds as an aware datetime, truncated to microseconds."""
-    return _EPOCH + timedelta(microseconds=stored_ns // 1000)
+    stored_us = stored_ns // 1000
+    if 0 <= stored_us < UNIX_US_EXACT:
+        return _fromtimestamp(stored_us / 1e6, UTC)
+    return EPOCH + timedelta(microseconds=stored_us)

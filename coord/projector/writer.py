@@ -52,7 +52,7 @@ Place = tuple[int, int]
 _SEARCH_ROWS = 500
 """Rows searched in one transaction: were all refused, 10,000 would take longer than one may."""
 
-Write = Callable[[Connection, Sequence[Any]], Awaitable[None]]
+Write = Callable[[Connection, Sequence[Any]], Awaitable[object]]
 
 assert EVENT_COLUMNS[2:4] == SAMPLE_COLUMNS[2:4] == ("seq", "idx"), "see _place_of_row"
 

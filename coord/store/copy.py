@@ -11,6 +11,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from coord import errors, limits
+from coord.store import statuses
 from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.rows import (
@@ -42,11 +43,15 @@ async def samples(conn: Connection, rows: Sequence[SampleRow]) -> None:
     await _copy(conn, "metric_sample", SAMPLE_COLUMNS, rows)
 
 
-async def upsert_agents(conn: Connection, rows: Sequence[AgentRow]) -> None:
-    """Bring the rows of `coord.agent` up to date; what the table has from later in the log stays."""
+async def upsert_agents(conn: Connection, rows: Sequence[AgentRow]) -> list[tuple[str, str]]:
+    """Bring the rows of `coord.agent` up to date; what the table has from later in the log stays.
+
+    Returns (tenant, agent) of those whose status is stale now: a change is missing.
+    """
     if not rows:
-        return
-    merged = coalesce_agents(list(rows))
+        return []
+    whole, stale = await statuses.folded(conn, rows)
+    merged = coalesce_agents(whole)
     with translated("upsert agent"):
         await conn.execute(
             statement("upsert_agents"),
@@ -59,7 +64,9 @@ async def upsert_agents(conn: Connection, rows: Sequence[AgentRow]) -> None:
             [r.epoch for r in merged],
             [r.seq for r in merged],
             [r.idx for r in merged],
+            [r.status_rev for r in merged],
         )
+    return stale
 
 
 async def dead_letters(conn: Connection, rows: Sequence[DeadLetterRow]) -> None:

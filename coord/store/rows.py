@@ -102,6 +102,10 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
     """None: the facts do not say; what the table has stays, and a new agent is 'alive'."""
     status: str | None = None
     """JSON text; None: the facts do not say, what the table has stays."""
+    status_rev: str | None = None
+    """JSON text of what `status` is built upon (`coord.store.statuses`); goes with it."""
+    change: str | None = None
+    """JSON text of a change of the status, not yet put together with what it changes."""
     epoch: int
     seq: int
     idx: int = 0
@@ -160,6 +164,7 @@ def _merge(old: AgentRow, new: AgentRow) -> AgentRow:
         seen_last=max(old.seen_last, new.seen_last),
         state=new.state if new.state is not None else old.state,
         status=new.status if new.status is not None else old.status,
+        status_rev=old.status_rev if new.status is None and new.status_rev is None else new.status_rev,
     )
 
 

@@ -53,6 +53,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     # An agent about itself, and the presence decider about it.
     ("agent", "registered"): Rule(_A.SELF),
     ("agent", "status"): Rule(_A.SELF, "status", frames=True),
+    ("agent", "changed"): Rule(_A.SELF, "status", frames=True),
     ("agent", "draining"): Rule(_A.SELF),
     ("agent", "left"): Rule(_A.SELF),
     ("agent", "suspected"): Rule(_A.DECIDER),

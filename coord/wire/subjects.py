@@ -50,11 +50,14 @@ UNKNOWN: Final = "_"
 LOG_PREFIX: Final = "coord.log."
 """How the subjects of stored facts begin."""
 
+TLOG_PREFIX: Final = "coord.tlog."
+"""How the subjects of stored telemetry begin."""
+
 _EV: Final = "coord.ev."
 _LOG: Final = LOG_PREFIX
 _LIVE: Final = "coord.live."
 _TEL: Final = "coord.tel."
-_TLOG: Final = "coord.tlog."
+_TLOG: Final = TLOG_PREFIX
 
 TOKEN_PATTERN: Final = rf"[a-z0-9_-]{{1,{limits.TOKEN_BYTES_MAX}}}"
 """A token as a regular expression without groups."""
@@ -418,6 +421,11 @@ def rpc_all(service: str, method: str) -> str:
     """Where a service listens for requests of every tenant's agents."""
     _check(service=service, method=method)
     return f"coord.rpc.*.{service}.{method}"
+
+
+def ask(tenant: str, agent: str, what: str) -> str:
+    """Where an agent is asked to state something (`status`: all of it); it answers by stating it."""
+    return _build("coord.ask", tenant=tenant, agent=agent, what=what)
 
 
 def timer(tenant: str, key: str, kind: str, id: str) -> str:

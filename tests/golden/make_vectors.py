@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 import zstandard
 
-from coord.wire import headers, ids, subjects
+from coord.core.status import StatusFold
+from coord.errors import InvalidPayload
+from coord.wire import headers, ids, status, subjects
 from coord.wire.envelope import Poison, Stored, StoredFact, decode_message
 
 V1 = Path(__file__).parent / "v1"
@@ -31,6 +33,7 @@ ZSTD = FRAME + "+zstd"
 MSGPACK = "application/msgpack"
 
 STATUS = ("acme", "me", "me", "agent", "me", "status")
+CHANGED = ("acme", "me", "me", "agent", "me", "changed")
 TASK = ("acme", "scout-1", "wf-7", "task", "doc-42", "submitted", ("summarize", "critical"))
 NOTE = ("acme", "a1", "n1", "note", "n1", "taken")
 CPU = ("acme", "a1", "cpu")
@@ -126,6 +129,27 @@ VALID: list[Case] = [
         STATUS,
         {"ce-id": CE_ID, "ce-datacontenttype": FRAME, "Coord-Correlation": "conv-1"},
         pack([1, 1_795_255_200_000_000, [[0, {"load": 0.1}], [100_000, {"load": 0.2}], [200_000, None]]]),
+    ),
+    (
+        "a status that changes build upon",
+        STATUS,
+        None,
+        b'{"load":0.2,"task":"t1","_rev":{"run":"k3jd8s0q","at":41}}',
+    ),
+    (
+        "a frame of changes",
+        CHANGED,
+        {"ce-datacontenttype": FRAME},
+        pack(
+            [
+                1,
+                1_795_255_200_000_000,
+                [
+                    [0, {"run": "k3jd8s0q", "at": 42, "set": {"load": 0.4}}],
+                    [9, {"run": "k3jd8s0q", "at": 43, "unset": ["task"]}],
+                ],
+            ]
+        ),
     ),
     (
         "progress of any kind may travel in frames",
@@ -360,6 +384,7 @@ def subject_vectors() -> dict[str, Any]:
         ],
         "others": {
             "rpc": subjects.rpc("acme", "log", "read"),
+            "ask": subjects.ask("acme", "a1", "status"),
             "timer": subjects.timer("acme", "wf-7", "timer", "t-1"),
             "due": subjects.due("acme", "wf-7", "timer", "t-1"),
             "notice": subjects.notice("acme", 3),
@@ -415,12 +440,80 @@ def header_vectors() -> dict[str, Any]:
     }
 
 
+def _whole(run: str, at: int, **state: Any) -> tuple[str, Any]:
+    return "status", {**state, "_rev": {"run": run, "at": at}}
+
+
+def _change(run: str, at: int, **members: Any) -> tuple[str, Any]:
+    return "changed", {"run": run, "at": at, **members}
+
+
+STATUSES: list[tuple[str, list[tuple[str, Any]]]] = [
+    (
+        "members are set and unset; null is a value",
+        [
+            _whole("r1", 1, load=0.2, task="t1"),
+            _change("r1", 2, set={"load": 0.4, "note": None}),
+            _change("r1", 3, unset=["task", "never"]),
+        ],
+    ),
+    ("maps are replaced, not merged", [_whole("r1", 1, pos={"x": 1, "y": 2}), _change("r1", 2, set={"pos": {"x": 3}})]),
+    (
+        "a missing change: stale until it comes; what came early waits",
+        [
+            _whole("r1", 1, n=1),
+            _change("r1", 3, set={"n": 3}),
+            _change("r1", 4, set={"m": 4}),
+            _change("r1", 2, set={"n": 2}),
+        ],
+    ),
+    (
+        "or until a whole status behind it",
+        [_whole("r1", 1, n=1), _change("r1", 3, set={"n": 3}), _whole("r1", 2, n=2), _whole("r1", 4, n=4)],
+    ),
+    (
+        "repeats and what is older change nothing",
+        [_whole("r1", 2, n=2), _change("r1", 3, set={"n": 3}), _change("r1", 3, set={"n": 3}), _whole("r1", 2, n=2)],
+    ),
+    (
+        "another run: its whole status is believed, its changes are not",
+        [
+            _whole("r1", 1, n=1),
+            _change("r2", 2, set={"n": 22}),
+            _whole("r2", 1, n=21),
+            _change("r1", 2, set={"n": 12}),
+            _whole("r2", 3, n=23),
+        ],
+    ),
+    ("a plain status: shown, and nothing builds upon it", [("status", [1, 2]), _change("r1", 2, set={"n": 1})]),
+    ("a change first", [_change("r1", 2, set={"n": 2}), _whole("r1", 1, n=1)]),
+    ("a change that cannot be read", [_whole("r1", 1, n=1), ("changed", {"run": "r1"}), _whole("r1", 3, n=3)]),
+    ("_rev that says nothing sensible is data", [("status", {"n": 1, "_rev": 7})]),
+]
+
+
+def status_vectors() -> list[dict[str, Any]]:
+    found = []
+    for name, facts in STATUSES:
+        fold, steps = StatusFold(), []
+        for event, data in facts:
+            text = json.dumps(data)
+            try:
+                fold.take(status.read_whole(text) if event == "status" else status.read_change(text))
+            except InvalidPayload:
+                fold.take(None)
+            steps.append({"event": event, "data": data, "state": fold.state, "stale": fold.stale})
+        found.append({"name": name, "steps": steps})
+    return found
+
+
 def vectors() -> dict[str, Any]:
     """Every file's content by name."""
     return {
         "subjects.json": subject_vectors(),
         "ids.json": id_vectors(),
         "headers.json": header_vectors(),
+        "status.json": status_vectors(),
         "messages.json": messages(),
         "invalid.json": invalid_messages(),
     }

@@ -41,7 +41,7 @@ def test_every_rule_holds_for_agents_and_deciders(entry):
 
 def test_only_status_and_progress_travel_in_frames():
     framed = {entry for entry, rule in TABLE.items() if rule.frames}
-    assert framed == {("agent", "status"), ("task", "progress"), ("workflow", "progress")}
+    assert framed == {("agent", "status"), ("agent", "changed"), ("task", "progress"), ("workflow", "progress")}
     assert all(TABLE[entry].service_class == "status" for entry in framed)
     assert all(rule.service_class == "critical" for rule in TABLE.values() if not rule.frames)
 

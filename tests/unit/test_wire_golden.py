@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from coord.errors import InvalidEnvelope, InvalidToken, WireError
-from coord.wire import headers, ids, subjects
+from coord.core.status import StatusFold
+from coord.errors import InvalidEnvelope, InvalidPayload, InvalidToken, WireError
+from coord.wire import headers, ids, status, subjects
 from coord.wire.envelope import Poison, decode_message, parse_time
 from tests.golden.make_vectors import row
 
@@ -46,6 +47,18 @@ def test_invalid_messages_are_dead_letters(vector):
     assert item.error.code == vector["code"]
     assert (item.seq, item.index, item.body) == (vector["seq"], 0, base64.b64decode(vector["body"]))
     assert "\x00" not in str(item.error)  # the reason goes into a text column
+
+
+@pytest.mark.parametrize("vector", load("status.json"), ids=lambda v: v["name"])
+def test_statuses_by_changes(vector):
+    fold = StatusFold()
+    for step in vector["steps"]:
+        text = json.dumps(step["data"])
+        try:
+            fold.take(status.read_whole(text) if step["event"] == "status" else status.read_change(text))
+        except InvalidPayload:
+            fold.take(None)
+        assert (fold.state, fold.stale) == (step["state"], step["stale"])
 
 
 def test_subjects():
