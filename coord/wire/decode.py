@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 
 from coord import limits
 from coord.errors import (
-    InvalidFrame,
     InvalidPayload,
     PayloadTooLarge,
     Unauthorised,
@@ -24,7 +23,6 @@ from coord.wire.attributes import Attributes
 from coord.wire.codec import Media
 from coord.wire.records import Poison, StoredFact, StoredSample
 from coord.wire.subjects import FactSubject, SampleSubject
-from coord.wire.times import from_unix_us
 
 Stored: TypeAlias = StoredFact | StoredSample | Poison
 
@@ -172,7 +170,7 @@ def _fact_entries(
     rows: list[Stored] = []
     for index, entry in enumerate(entries):
         try:
-            occurred_at, data = _entry(entry, base_us)
+            occurred_at, data = frames.entry_time(entry, base_us), entry[1]
             rows.append(
                 StoredFact(
                     subject.tenant,
@@ -233,7 +231,7 @@ def _sample_entries(
     rows: list[Stored] = []
     for index, entry in enumerate(entries):
         try:
-            occurred_at, data = _entry(entry, base_us)
+            occurred_at, data = frames.entry_time(entry, base_us), entry[1]
             if type(data) is float and isfinite(data):
                 rows.append(StoredSample(tenant, agent, series, p, seq, index, stored_at, occurred_at, data))
             else:
@@ -270,18 +268,6 @@ def _sample(data: Any) -> tuple[float, str | None]:
 
 
 # --- entries of frames -------------------------------------------------------------------
-
-
-def _entry(entry: Any, base_us: int) -> tuple[datetime, Any]:
-    if type(entry) is not list or len(entry) != 2:
-        raise InvalidFrame("an entry is an array of a time and data")
-    delta_us, data = entry
-    if type(delta_us) is not int:
-        raise InvalidFrame("an entry's time is not an integer of microseconds")
-    try:
-        return from_unix_us(base_us + delta_us), data
-    except OverflowError as exc:
-        raise InvalidFrame("an entry's time is outside the calendar", delta_us=delta_us) from exc
 
 
 def _bad_entry(

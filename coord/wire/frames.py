@@ -11,6 +11,7 @@ header declares, and where it declares none by the output buffer itself.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ import zstandard
 from coord import limits
 from coord.errors import InvalidFrame, PayloadTooLarge
 from coord.wire import codec
+from coord.wire.times import from_unix_us
 
 VERSION: Final = 1
 
@@ -42,11 +44,7 @@ def unpack(body: bytes, *, compressed: bool = False) -> tuple[int, list[Any]]:
 
     Raises `InvalidFrame`, `InvalidPayload`, `PayloadTooDeep` or `PayloadTooLarge`.
     """
-    if compressed:
-        body = _decompress(body)
-    elif len(body) > limits.FRAME_BYTES_MAX:
-        raise PayloadTooLarge("the frame is too large", bytes=len(body), bytes_max=limits.FRAME_BYTES_MAX)
-    frame = codec.decode_msgpack(body)
+    frame = codec.decode_msgpack(decoded(body, compressed=compressed))
     if type(frame) is not list or len(frame) != 3:
         raise InvalidFrame("a frame is an array of version, base time and entries")
     version, base_us, entries = frame
@@ -61,6 +59,28 @@ def unpack(body: bytes, *, compressed: bool = False) -> tuple[int, list[Any]]:
             "too many entries in one frame", entries=len(entries), entries_max=limits.FRAME_ENTRIES_MAX
         )
     return base_us, entries
+
+
+def entry_time(entry: Any, base_us: int) -> datetime:
+    """When an entry occurred; `InvalidFrame` if it is not a time and data."""
+    if type(entry) is not list or len(entry) != 2:
+        raise InvalidFrame("an entry is an array of a time and data")
+    delta_us = entry[0]
+    if type(delta_us) is not int:
+        raise InvalidFrame("an entry's time is not an integer of microseconds")
+    try:
+        return from_unix_us(base_us + delta_us)
+    except OverflowError as exc:
+        raise InvalidFrame("an entry's time is outside the calendar", delta_us=delta_us) from exc
+
+
+def decoded(body: bytes, *, compressed: bool) -> bytes:
+    """The MessagePack of a frame; raises `InvalidFrame` or `PayloadTooLarge`."""
+    if compressed:
+        return _decompress(body)
+    if len(body) > limits.FRAME_BYTES_MAX:
+        raise PayloadTooLarge("the frame is too large", bytes=len(body), bytes_max=limits.FRAME_BYTES_MAX)
+    return body
 
 
 def _decompress(body: bytes) -> bytes:

@@ -18,15 +18,16 @@ TIME_MAX: Final = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
 """A day inside the calendar at both ends: such a time exists in every zone, and database
 drivers do not take it for an infinity."""
 _US: Final = timedelta(microseconds=1)
-# Below 2^32 s, doubles lie closer than a microsecond, so the cheaper conversion is exact.
-_US_EXACT: Final = 2**32 * 1_000_000
+UNIX_US_EXACT: Final = 2**32 * 1_000_000
+"""Below 2^32 s (the year 2106), doubles lie closer than a microsecond: `datetime.fromtimestamp` is exact,
+and cheaper than adding to an epoch."""
 
 _fromtimestamp = datetime.fromtimestamp
 
 
 def from_unix_us(unix_us: int) -> datetime:
     """The UTC time of a Unix time in microseconds; OverflowError outside TIME_MIN to TIME_MAX."""
-    if 0 <= unix_us < _US_EXACT:
+    if 0 <= unix_us < UNIX_US_EXACT:
         return _fromtimestamp(unix_us / 1e6, UTC)
     moment = EPOCH + timedelta(0, 0, unix_us)
     if not TIME_MIN <= moment <= TIME_MAX:

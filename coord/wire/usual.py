@@ -16,13 +16,17 @@ a message is gone through once, and a hostile one pays for this look on top of t
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
+from math import isfinite
 from typing import Final, TypeAlias
+
+import msgspec
 
 from coord import limits
 from coord.errors import WireError
-from coord.wire import attributes, authors, codec, subjects
-from coord.wire.subjects import FactSubject
+from coord.wire import attributes, authors, codec, frames, subjects
+from coord.wire.subjects import FactSubject, SampleSubject
+from coord.wire.times import UNIX_US_EXACT
 
 FIELDS: Final = (
     "tenant",
@@ -73,6 +77,7 @@ _MESSAGE = re.compile(
 )
 
 _fromisoformat = datetime.fromisoformat
+_fromtimestamp = datetime.fromtimestamp
 
 
 def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | None:
@@ -116,3 +121,64 @@ def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | No
         trace,
         text,
     )
+
+
+# --- frames ------------------------------------------------------------------------------
+
+_FRAMES: Final = ("frame", "frame+zstd")
+
+_decode_values = msgspec.msgpack.Decoder(tuple[int, int, list[tuple[int, float]]]).decode
+
+
+def read_samples(
+    subject: str, raw_headers: bytes | None, body: bytes
+) -> tuple[str, str, str, list[tuple[datetime, float]]] | None:
+    """(tenant, agent, series, times and values) of a frame of plain numbers, else None; raises nothing."""
+    if raw_headers is None or not subject.startswith(subjects.TLOG_PREFIX):
+        return None
+    try:
+        place = subjects.parse_stored(subject)
+        attrs = attributes.read(raw_headers, place.tenant, place.agent)
+        if attrs.media not in _FRAMES or type(place) is not SampleSubject:
+            return None
+        version, base_us, entries = _decode_values(frames.decoded(body, compressed=attrs.media == "frame+zstd"))
+    except (WireError, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return None
+    first_us, end_us = -base_us, UNIX_US_EXACT - base_us
+    values = [
+        (_fromtimestamp((base_us + delta_us) / 1e6, UTC), value)
+        for delta_us, value in entries
+        if first_us <= delta_us < end_us
+    ]
+    if version != frames.VERSION or len(entries) > limits.FRAME_ENTRIES_MAX or len(values) != len(entries):
+        return None
+    # A sum is finite only if all its parts are.
+    if not isfinite(sum([value for _, value in entries])):
+        return None
+    return place.tenant, place.agent, place.series, values
+
+
+def read_facts(subject: str, raw_headers: bytes | None, body: bytes, seq: int) -> list[UsualFact] | None:
+    """The facts of a frame in which every entry can be believed, else None; raises nothing."""
+    if raw_headers is None or not subject.startswith(subjects.LOG_PREFIX):
+        return None
+    try:
+        place = subjects.parse_stored(subject)
+        attrs = attributes.read(raw_headers, place.tenant, place.agent)
+        if attrs.media not in _FRAMES or type(place) is not FactSubject:
+            return None
+        authors.check(place, schema=attrs.schema, framed=True)
+        base_us, entries = frames.unpack(body, compressed=attrs.media == "frame+zstd")
+        texts = [(frames.entry_time(entry, base_us), codec.json_text(entry[1])) for entry in entries]
+    except WireError:
+        return None
+    if any(len(text) > limits.EVENT_BYTES_MAX for _, text in texts):
+        return None
+    head = (place.tenant, place.agent, place.key, place.kind, place.id, place.event, ".".join(place.detail))
+    event_id = attrs.event_id or f"events-{seq}"
+    type_ = attrs.type or subjects.default_type(place.kind, place.event)
+    tail = (attrs.correlation_id, attrs.causation_id, attrs.traceparent)
+    return [
+        (*head, f"{event_id}/{index}", type_, attrs.schema, occurred_at, *tail, text)
+        for index, (occurred_at, text) in enumerate(texts)
+    ]
