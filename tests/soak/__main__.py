@@ -66,7 +66,14 @@ def main(argv: list[str]) -> int:
             print(f"no such scenario: {', '.join(sorted(unknown))}; --list shows them", file=sys.stderr)
             return 2
         seed = options.seed if options.seed is not None else secrets.randbits(32)
-        job = Job(seed=seed, rounds=options.rounds, facts=options.facts, scale=options.scale, bug=options.bug)
+        job = Job(
+            seed=seed,
+            rounds=options.rounds,
+            facts=options.facts,
+            scale=options.scale,
+            bug=options.bug,
+            logs=options.logs and str(Path(options.logs).resolve()),
+        )
         say(f"seed {seed}")
         results = [
             _run(module, scenario, job, keep=not options.no_ledger)
@@ -91,6 +98,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--facts", type=int)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--bug", choices=BUGS, help="plant a bug: the verdict must find it")
+    parser.add_argument("--logs", help="keep what servers and programs wrote in this folder")
     parser.add_argument("--no-ledger", action="store_true", help="print the results and keep nothing")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--render", action="store_true")
@@ -132,6 +140,7 @@ def _run(module: str, scenario: Scenario, job: Job, *, keep: bool) -> Result:
     result.commit, result.machine = report["commit"], report["machine"]
     result.at = datetime.now(UTC).isoformat(timespec="seconds")
     say(f"{scenario.name}: {result.outcome} in {result.duration_s:g} s; {page.summary(result)}")
+    say(f"  details: {result.details}")
     for finding in result.findings:
         say(f"  {finding.kind}: {finding.text}")
     if keep and job.bug is None:

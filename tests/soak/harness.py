@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -47,6 +48,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Multiplies the scenario's own numbers; ledger rows below 1 say so."""
     bug: Bug | None = None
     """Plant this bug; the verdict must then find it."""
+    logs: str | None = None
+    """A folder that keeps what everybody wrote; None: it goes with the scenario."""
 
     def of(self, given: int | None, own: int, at_least: int = 1) -> int:
         """The number to use: what was given, else the scenario's own, scaled."""
@@ -100,8 +103,12 @@ class Result(msgspec.Struct, kw_only=True):
         return max(self.catch_up_s, default=None)
 
     def found(self, kind: str, text: str, count: int = 1) -> None:
-        """Add a finding; the ledger's columns count with it."""
-        self.findings.append(Finding(kind, text, count))
+        """Add a finding; of one kind the first ones are named, the others counted."""
+        if sum(f.kind == kind for f in self.findings) < FINDINGS_NAMED_MAX:
+            self.findings.append(Finding(kind, text, count))
+        else:
+            more = f"more findings: {kind}"
+            self.details[more] = self.details.get(more, 0) + count
 
     def add(self, findings: Iterable[Finding]) -> None:
         """Add what a check found and set the three columns that every check of rows fills."""
@@ -132,8 +139,16 @@ def say(*words: object) -> None:
 
 
 @contextlib.contextmanager
-def folder(purpose: str) -> Iterator[Path]:
-    """A temporary folder that the database's account can walk to."""
+def folder(job: Job, purpose: str) -> Iterator[Path]:
+    """A temporary folder that the database's account can walk to; its logs are kept where the job says so."""
     with tempfile.TemporaryDirectory(prefix=f"coord-soak-{purpose}-", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
+        home = Path(name)
+        home.chmod(0o711)
+        try:
+            yield home
+        finally:
+            if job.logs is not None:
+                for log in home.glob("**/*.log"):
+                    kept = Path(job.logs) / f"{purpose}-{log.name}"
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(log, kept)

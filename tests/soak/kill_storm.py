@@ -9,18 +9,17 @@ At the end the tables are compared with what was acknowledged.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
-from pathlib import Path
 
 import msgspec
 
 from coord import limits
 from coord.bus.connection import Connection, NatsConfig
 from tests.soak.harness import Job, Result, Scenario, folder, percentile, rng_of, say
+from tests.soak.lag import STUCK_S, caught_up
 from tests.soak.speakers import Speakers, Speech, speaking
-from tests.soak.stack import LOSES_MUCH, Checkpoints, Stack, behind
+from tests.soak.stack import LOSES_MUCH, Checkpoints, Stack
 from tests.soak.verdict import judge
 from tests.support.crash import ProjectorProcess
 
@@ -37,7 +36,6 @@ PER_S = 11_000.0
 """Paced, so that kills are spread over the facts; what outages cost is made up for at the end."""
 REPLICAS = 2
 CATCH_UP_MAX_S = limits.TAKEOVER_S
-STUCK_S = 60.0
 _WINDOW = {"max_age": 300 * 10**9, "max_msgs": 20_000_000}
 """The log is a window here too: what is older than five minutes leaves, and no disk fills up."""
 
@@ -93,7 +91,7 @@ class Storm:
         """Do all kills, wait until all is back; the seconds it took to catch up, None when it never did."""
         began = time.monotonic()
         await asyncio.gather(*(self._kill(kill) for kill in kills))
-        took = await self.catch_up()
+        took = await caught_up(self._speakers, self._checkpoints)
         self.outages_s.append(time.monotonic() - began)
         return took
 
@@ -116,21 +114,11 @@ class Storm:
             await asyncio.sleep(kill.away_s)
             await self._start_projector()
 
-    async def catch_up(self) -> float | None:
-        """Seconds from now until the tables have all that is acknowledged by then; None: not in `STUCK_S`."""
-        began = time.monotonic()
-        while time.monotonic() < began + STUCK_S:
-            told = await self._speakers.word()
-            at = await self._checkpoints.read()
-            if at is not None and not behind(at, told.goal):
-                return time.monotonic() - began
-        return None
-
 
 async def run(job: Job) -> Result:
     rounds, facts = job.of(job.rounds, ROUNDS, 2), job.of(job.facts, FACTS, 1000)
     result = Result(rounds=rounds)
-    with folder("storm") as home:
+    with folder(job, "storm") as home:
         async with Stack.open(
             home,
             settings=LOSES_MUCH | {"checkpoint_timeout": "60s"},
@@ -151,7 +139,6 @@ async def run(job: Job) -> Result:
             result.add(findings)
             result.volume["rows"] = rows
             result.details["compared_in_s"] = round(time.monotonic() - began, 1)
-        _keep_logs(home, result)
     return result
 
 
@@ -177,7 +164,7 @@ async def _storm(job: Job, result: Result, stack: Stack, speakers: Speakers, rou
     if not await speakers.until(facts, timeout_s=600):
         result.found("few", f"only {speakers.told.acked:,} of {facts:,} facts")
     told = await speakers.finish()
-    if await storm.catch_up() is None:
+    if await caught_up(speakers, checkpoints) is None:
         result.found("stuck", f"not everything is in the tables {STUCK_S:g} s after the last fact")
     checkpoints.close()
     result.volume |= {"facts": told.acked, "messages": told.messages, "unsure": told.unsure, "shed": told.shed}
@@ -195,12 +182,3 @@ async def _log_state(stack: Stack) -> dict[str, int]:
     async with await Connection.open(NatsConfig(urls=(stack.nats_url,)), name="soak-look") as conn:
         state = (await conn.api("STREAM.INFO.EVENTS"))["state"]
     return {name: state[name] for name in ("messages", "bytes", "first_seq", "last_seq")}
-
-
-def _keep_logs(home: Path, result: Result) -> None:
-    """With a finding, the last words of everybody are worth more than the finding."""
-    if not result.findings:
-        return
-    for name in ("projector.log", "speakers.log"):
-        with contextlib.suppress(OSError):
-            say(f"--- {name}\n" + (home / name).read_text(errors="replace")[-4000:])

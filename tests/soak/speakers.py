@@ -139,6 +139,13 @@ class Speakers:
                 await self._news.wait_for(lambda: self.told.acked >= acked or self._ended)
         return self.told.acked >= acked
 
+    async def told_of_failure(self, timeout_s: float) -> bool:
+        """Return once some emit has ended with an error; False after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._news:
+                await self._news.wait_for(lambda: bool(self.told.failures) or self._ended)
+        return bool(self.told.failures)
+
     async def word(self) -> Told:
         """The next word, said after this was asked."""
         async with self._news:

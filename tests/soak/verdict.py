@@ -167,9 +167,7 @@ def _line(line: Line, offset: int) -> tuple[int, int, str, str]:
     return offset + line.number, line.stream, line.key, f"speaker-{line.agent}"
 
 
-async def _ask(
-    db: asyncpg.Connection[asyncpg.Record], kind: str, question: str, weight: str | None
-) -> list[Finding]:
+async def _ask(db: asyncpg.Connection[asyncpg.Record], kind: str, question: str, weight: str | None) -> list[Finding]:
     """The first findings by name, the others as one number."""
     # A whole-row count beside the sample: nothing is fetched that nobody reads.
     await db.execute(f"CREATE TEMP TABLE soak_found AS {question}")

@@ -1,0 +1,30 @@
+"""How far the tables are behind what was acknowledged."""
+
+from __future__ import annotations
+
+import time
+
+from coord import limits
+from tests.soak.harness import say
+from tests.soak.speakers import Speakers
+from tests.soak.stack import Checkpoints, behind
+
+LATE_S = limits.TAKEOVER_S
+"""What has not caught up after so long is late, and it is said who."""
+STUCK_S = 60.0
+"""What has not caught up after so long never will."""
+
+
+async def caught_up(speakers: Speakers, checkpoints: Checkpoints, timeout_s: float = STUCK_S) -> float | None:
+    """Seconds from now until the tables have all that is acknowledged by then; None: they never have."""
+    began, said = time.monotonic(), False
+    while time.monotonic() < began + timeout_s:
+        told = await speakers.word()
+        at = await checkpoints.read()
+        if at is not None and not behind(at, told.goal):
+            return time.monotonic() - began
+        if not said and time.monotonic() > began + LATE_S:
+            said = True
+            late = at and {f"{stream}.{p}": told.goal[stream, p] - at.get((stream, p), 0) for stream, p in behind(at, told.goal)}
+            say(f"{LATE_S:g} s and not caught up: {'the database does not answer' if late is None else late}")
+    return None
