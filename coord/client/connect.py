@@ -35,6 +35,8 @@ from coord.wire import subjects
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
     from coord.client.receipt import Receipt
+    from coord.client.status import OwnStatus
+    from coord.client.statuses import Statuses
     from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
     from coord.telemetry.metrics import Metrics
     from coord.wire.envelope import Fact, Sample
@@ -122,8 +124,9 @@ class Coord:
         """The broker's connection, for what this class has no method for."""
         self._publisher = publisher
         self._owns_connection = owns_connection
-        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._subscriptions: WeakSet[Subscription | Statuses] = WeakSet()
         self._metrics = metrics
+        self._status: OwnStatus | None = None
 
     @property
     def tenant(self) -> str:
@@ -215,6 +218,15 @@ class Coord:
         """
         return self._publisher.sample(series, value, fields or None)
 
+    @property
+    def status(self) -> OwnStatus:
+        """This agent's status, stated by changes: ``await c.status.update(load=0.4)``."""
+        if self._status is None:
+            from coord.client.status import OwnStatus  # most agents that only speak need no status
+
+            self._status = OwnStatus(self.connection, self._publisher)
+        return self._status
+
     def flush(self, timeout_s: float | None = None) -> Coroutine[Any, Any, None]:
         """Return when everything emitted before is durably acknowledged; `FlushFailed` names what is not.
 
@@ -256,6 +268,22 @@ class Coord:
         self._subscriptions.add(subscription)
         return subscription
 
+    def statuses(
+        self, agent: str | None = None, *, start: StartAt = "new", config: SubscriberConfig | None = None
+    ) -> Statuses:
+        """Statuses of this tenant's agents, or of one, as they change: ``async for status in c.statuses()``.
+
+        An agent that says nothing is not heard of: `start="first"` begins with what the log
+        holds, and the table `coord.v_agent_status` has them all.
+        """
+        from coord.client.statuses import Statuses
+
+        statuses = Statuses(
+            self.connection, self.tenant, self.subscribe(kind="agent", id=agent, start=start, config=config)
+        )
+        self._subscriptions.add(statuses)
+        return statuses
+
     # --- the end -------------------------------------------------------------------------
 
     async def close(self, *, drain_s: float | None = None, report: bool = True) -> None:
@@ -267,6 +295,8 @@ class Coord:
         try:
             for subscription in list(self._subscriptions):
                 await subscription.close()
+            if self._status is not None:
+                await self._status.close()
             await self._publisher.close(drain_s=drain_s, report=report)
         finally:
             if self._owns_connection:

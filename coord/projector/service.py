@@ -17,6 +17,7 @@ from typing import Any
 
 from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
+from coord.projector.asks import StatusAsks
 from coord.projector.config import ProjectorConfig
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.partition import PartitionProjector
@@ -68,6 +69,7 @@ class ProjectorService(Service):
             writers=self.config.writers,
             gap_s=self.config.gap_s,
             rows_max=self.config.batch_rows_max,
+            on_stale=StatusAsks(conn),
         )
         for lane in range(self.config.writers):
             self.spawn(f"writer.{lane}", writer.run)

@@ -119,12 +119,15 @@ class Writer:
         writers: int = limits.PROJECT_WRITERS,
         gap_s: float = limits.PROJECT_GAP_S,
         rows_max: int = limits.PROJECT_BATCH_ROWS,
+        on_stale: Callable[[Sequence[tuple[str, str]]], None] = lambda _: None,
     ) -> None:
+        """`on_stale`: told after a commit which agents' statuses, (tenant, agent), lack a change."""
         self.writers = writers
         self._pool = pool
         self._dlq = dlq
         self._metrics = metrics
         self._rows_max = rows_max
+        self._on_stale = on_stale
         self._pace = Pace(gap_s, min(limits.PROJECT_CROWD_ROWS, rows_max))
         self._waiting: deque[Offer] = deque()
         self._wake = asyncio.Event()
@@ -266,12 +269,14 @@ class Writer:
         async with self._pool.transaction() as conn:
             await copy.events(conn, _joined([b.events for b in batches]))
             await copy.samples(conn, _joined([b.samples for b in batches]))
-            await copy.upsert_agents(conn, _joined([b.agents() for b in batches]))
+            stale = await copy.upsert_agents(conn, _joined([b.agents() for b in batches]))
             await copy.dead_letters(conn, [letter.row for b in batches for letter in b.letters])
             elsewhere = await checkpoints.advance_all(conn, moves)
             if elsewhere:
                 raise _Moved(elsewhere)
         self._metrics.db_commit_batches.observe(len(offers))
+        if stale:
+            self._on_stale(stale)
         return moves
 
     def _without(self, moves: Sequence[Move], offers: list[Offer]) -> list[Offer]:
