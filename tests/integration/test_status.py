@@ -148,9 +148,10 @@ async def test_the_table_follows_and_asks(nats_server: NatsServer, migrated_data
             return (None, False) if row is None else (json.loads(row["status"]), row["status_stale"])
 
         async def until_table(state: Any) -> None:
-            async with asyncio.timeout(15):
-                while await shown() != (state, False):
-                    await asyncio.sleep(0.02)  # noqa: ASYNC110 - it is a database that is waited for
+            async def is_it() -> bool:
+                return await shown() == (state, False)
+
+            await until(is_it, every_s=0.02)
 
         await c.status.replace({"load": 0, **PAD})
         for load in range(1, 150):
