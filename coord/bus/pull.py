@@ -38,6 +38,9 @@ _encode = msgspec.json.encode
 
 _PIN = b"Nats-Pin-Id: "
 _ACK = b"$JS.ACK."
+_END = b"\r\n\r\n"
+_NO_FIELDS = len(b"NATS/1.0")
+"""A block of this many bytes, without its end, has none."""
 
 _OVERHEAD_BYTES: Final = 128
 """What a waiting delivery takes beside its body and headers: itself, subject and reply."""
@@ -53,14 +56,17 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """Stream sequence."""
     stored_ns: int
     """The broker's time, nanoseconds since 1970."""
-    pending: int
-    """Messages of this consumer behind this one when it was sent."""
     subject: str
     raw_headers: bytes | None
     """As its author sent them: without the line that the server adds to a pinned delivery."""
     data: bytes
-    reply: str
-    """Where to acknowledge (this one and, with AckAll, all before it)."""
+    ack: bytes = b""
+    """Where to acknowledge (this one and, with AckAll, all before it); also says what follows."""
+
+    @property
+    def pending(self) -> int:
+        """Messages of this consumer behind this one when it was sent; 0 for one that no consumer delivered."""
+        return int(_place(self.ack)[4]) if self.ack else 0
 
 
 class PinnedReader:
@@ -87,6 +93,7 @@ class PinnedReader:
         self._expires_s = expires_s
         self._group = group
         self._pin: str | None = None
+        self._pin_line = b""
         self._inbox: Subscription | None = None
         self._order = DeliveryOrder(0)
         self._buffer: deque[Delivery] = deque()
@@ -130,6 +137,7 @@ class PinnedReader:
             self._ask(1, with_bytes=False)
             await _first(pinned, wake, self._wake, timeout_s=SILENCE_S)
         self._pin = pinned.result()
+        self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 
     async def rouse(self, position: int) -> bool:
         """Make the server deliver to whoever waits for the pin, when it would not by itself; whether it had to.
@@ -229,7 +237,7 @@ class PinnedReader:
     def ack(self, delivery: Delivery) -> None:
         """Tell operators how far this consumer is; losing it costs nothing."""
         if self._conn.is_connected:
-            self._conn.publish(delivery.reply, b"+ACK")
+            self._conn.publish(delivery.ack.decode("latin-1"), b"+ACK")
 
     async def unpin(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:
         """Stop, and give the pin back at once, so that nobody need wait for it to lapse.
@@ -313,19 +321,13 @@ class PinnedReader:
                 # While something waits nobody asks how long the server has been silent, nor sleeps.
                 self._heard_at = asyncio.get_running_loop().time()
                 self._wake.set()
-            author_headers = as_published(headers) if headers else None
+            # `as_published`, for the line that every delivery of this session ends with.
+            head = headers.removesuffix(self._pin_line)
+            raw_headers = head + _END if _NO_FIELDS < len(head) < len(headers) else as_published(headers or None)
             self._buffer.append(
-                Delivery(
-                    seq,
-                    int(place[3]),
-                    int(place[4]),
-                    subject.decode("utf-8", "backslashreplace"),
-                    author_headers,
-                    data,
-                    reply.decode("latin-1"),
-                )
+                Delivery(seq, int(place[3]), subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply)
             )
-            self._buffered_bytes += len(data) + (len(author_headers) if author_headers else 0) + _OVERHEAD_BYTES
+            self._buffered_bytes += len(data) + (len(raw_headers) if raw_headers else 0) + _OVERHEAD_BYTES
             return
         self._heard_at = asyncio.get_running_loop().time()
         if verdict is Verdict.DUPLICATE:

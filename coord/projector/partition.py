@@ -251,14 +251,7 @@ class PartitionProjector:
         deliveries = await self._reader.receive(_TAKE, self._config.idle_checkpoint_s, unless=settled)
         pending = self._open(pending, offer)  # it may have been taken while we waited
         if deliveries:
-            turn_rows_max = len(pending) + limits.PROJECT_TURN_ROWS
-            added = 0
-            for delivery in deliveries:
-                pending.add(delivery)
-                added += 1
-                # What a message holds shows only now: a frame of 100 bytes may be a thousand rows.
-                if len(pending) >= turn_rows_max or pending.is_full(self._config.batch_rows_max):
-                    break
+            added = pending.fill(deliveries, self._config.batch_rows_max, limits.PROJECT_TURN_ROWS)
             self._reader.put_back(deliveries[added:])
             self._m_consumed.inc(added)
             self._idle_since = loop.time()

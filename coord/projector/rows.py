@@ -7,7 +7,7 @@ A message that cannot be believed becomes a dead letter beside its good siblings
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -45,7 +45,6 @@ class Batch:
     __slots__ = (
         "_about_agents",
         "_sampled",
-        "_touched",
         "bytes",
         "digest",
         "epoch",
@@ -67,10 +66,8 @@ class Batch:
         self.samples: list[SampleRow] = []
         self._about_agents: list[EventRow] = []
         self.letters: list[Letter] = []
-        self._touched: set[tuple[str, str, str, str]] = set()
-        """(tenant, key, kind, id) of its facts, and"""
         self._sampled: set[tuple[str, str, str]] = set()
-        """(tenant, agent, series) of its samples: what `tags` names."""
+        """(tenant, agent, series) of its samples."""
         self.first: Delivery | None = None
         self.last: Delivery | None = None
         self.messages = 0
@@ -93,13 +90,39 @@ class Batch:
 
     @property
     def tags(self) -> dict[str, set[str] | None]:
-        """Tenant → what its facts touched; None: too much to name.  Made anew each time: ask once."""
+        """Tenant → what its facts touched; None: too much to name.  Gathered anew each time: ask once."""
         found: dict[str, set[str] | None] = {}
-        for tenant, key, kind, id_ in self._touched:
-            _tag(found, tenant, f"{kind}:{id_}", f"key:{key}", f"kind:{kind}")
         for tenant, agent, series in self._sampled:
             _tag(found, tenant, f"series:{agent}.{series}")
+        # A large batch touches more than a notice names: it is not gone through to its end for that.
+        nameable = {row[5] for row in self.events}
+        for row in self.events:
+            tenant = row[5]
+            if tenant in nameable:
+                key, kind, id_ = row[7:10]
+                if not _tag(found, tenant, f"{kind}:{id_}", f"key:{key}", f"kind:{kind}"):
+                    nameable.discard(tenant)
+            elif not nameable:
+                break
         return found
+
+    def fill(self, deliveries: Sequence[Delivery], rows_max: int, turn_rows_max: int) -> int:
+        """Add deliveries until the batch has `rows_max` rows or this call has added `turn_rows_max`; how many.
+
+        What a message holds shows only when it is decoded: a frame of 100 bytes may be a thousand
+        rows, so the last one may exceed either bound.
+        """
+        rows_max = min(rows_max, len(self) + turn_rows_max)
+        added = 0
+        for delivery in deliveries:
+            self.add(delivery)
+            added += 1
+            if (
+                len(self.events) + len(self.samples) + len(self.letters) >= rows_max
+                or self.bytes >= limits.PROJECT_BATCH_BYTES
+            ):
+                break
+        return added
 
     def add(self, delivery: Delivery) -> None:
         """Decode one delivery and add what it holds."""
@@ -112,7 +135,11 @@ class Batch:
         stored_at = stored_time(delivery.stored_ns)
         fact = usual.read(subject, raw_headers, body)
         if fact is not None:
-            self._add_fact((stored_at, self.epoch, seq, 0, self.partition, *fact))
+            row = (stored_at, self.epoch, seq, 0, self.partition, *fact)
+            self.events.append(row)
+            self.bytes += len(body)
+            if fact[3] == "agent":
+                self._about_agents.append(row)
         elif not self._add_frame(delivery, stored_at):
             for item in decode_unusual(subject, raw_headers, body, seq, stored_at):
                 if isinstance(item, StoredFact):
@@ -124,11 +151,9 @@ class Batch:
 
     def _add_fact(self, row: EventRow) -> None:
         self.events.append(row)
-        _, _, _, _, _, tenant, _, key, kind, id_, _, _, _, _, _, _, _, _, _, text = row
-        self.bytes += len(text or "")
-        if kind == "agent":
+        self.bytes += len(row[19] or "")
+        if row[8] == "agent":
             self._about_agents.append(row)
-        self._touched.add((tenant, key, kind, id_))
 
     def _add_frame(self, delivery: Delivery, stored_at: datetime) -> bool:
         """Add a frame's rows in one go, if it is one and nothing about it is unusual; whether it was."""
@@ -236,12 +261,16 @@ class Batch:
         )
 
 
-def _tag(found: dict[str, set[str] | None], tenant: str, *tags: str) -> None:
+def _tag(found: dict[str, set[str] | None], tenant: str, *tags: str) -> bool:
+    """Add tags; whether the tenant has room for more."""
     known = found.setdefault(tenant, set())
-    if known is not None:
-        known.update(tags)
-        if len(known) > limits.NOTICE_TAGS_MAX:
-            found[tenant] = None
+    if known is None:
+        return False
+    known.update(tags)
+    if len(known) > limits.NOTICE_TAGS_MAX:
+        found[tenant] = None
+        return False
+    return True
 
 
 def _event_row(fact: StoredFact, epoch: int, partition: int) -> EventRow:

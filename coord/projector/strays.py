@@ -98,7 +98,7 @@ class Strays:
     async def _park(self, message: StoredMessage) -> None:
         stored_ns = (message.stored_at - _EPOCH) // _MICROSECOND * 1000
         batch = Batch(self._stream, 0, self._epoch)
-        batch.add(Delivery(message.seq, stored_ns, 0, message.subject, message.headers, message.body, ""))
+        batch.add(Delivery(message.seq, stored_ns, message.subject, message.headers, message.body))
         await self._dlq.publish(batch.letters)
         async with self._pool.transaction() as db:
             await copy.dead_letters(db, [letter.row for letter in batch.letters])

@@ -102,7 +102,7 @@ def test_headers_of_any_size_cost_a_dead_letter_little() -> None:
     """A message may be a megabyte of headers, and a batch thousands of such messages."""
     batch = Batch("EVENTS", 0, 1)
     for seq in range(1, 2_001):
-        batch.add(Delivery(seq, 0, 0, "coord.log.0.t.k.task.k.a.done", b"NATS/1.0\r\n" + b"\xff" * 1_000_000, b"", ""))
+        batch.add(Delivery(seq, 0, "coord.log.0.t.k.task.k.a.done", b"NATS/1.0\r\n" + b"\xff" * 1_000_000, b""))
         if batch.is_full(10_000):
             break
     assert len(batch) < 2_000

@@ -40,7 +40,7 @@ async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transact
     batch = Batch("EVENTS", 0, checkpoint.epoch)
     stored = f"coord.log.{subjects.partition('k')}.t.k.bad.k.a.done"
     for seq in range(1, ROWS + 1):
-        batch.add(Delivery(seq, time.time_ns(), 0, stored, None, b"{}", ""))
+        batch.add(Delivery(seq, time.time_ns(), stored, None, b"{}"))
     assert len(batch.events) == ROWS
     before = pool.stats.acquired_total
     writer = Writer(pool, NoQueue(), Metrics(CollectorRegistry()))  # type: ignore[arg-type]

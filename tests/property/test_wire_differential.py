@@ -94,7 +94,7 @@ def check(subject: str, raw: bytes | None, body: bytes) -> str:
 
 
 def delivery(subject: str, raw: bytes | None, body: bytes) -> Delivery:
-    return Delivery(SEQ, NS, 0, subject, raw, body, "")
+    return Delivery(SEQ, NS, subject, raw, body)
 
 
 def tags(batch: Batch) -> dict[str, set[str]]:
