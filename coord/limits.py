@@ -244,8 +244,9 @@ POOL_ACQUIRE_S: Final = 10.0
 
 DB_CONNECT_TIMEOUT_S: Final = 5.0
 DB_STATEMENT_TIMEOUT_S: Final = 30.0
-DB_IDLE_IN_TRANSACTION_S: Final = 5.0
-"""A transaction whose client is silent is ended, so that its locks do not outlive a takeover."""
+DB_IDLE_IN_TRANSACTION_S: Final = 2.0
+"""A transaction whose client is silent is ended, before the silent one's pin lapses: a partition's
+next owner, and whatever shares its transaction, would wait for the lock on the checkpoint."""
 
 DEAD_LETTER_STATEMENT_BYTES_MAX: Final = 8 * MIB
 """Bodies in one INSERT of dead letters; a batch of poison is cut into such pieces."""
@@ -334,7 +335,7 @@ assert POOL_MIN <= POOL_MAX
 assert STOP_S < DRAIN_S < 30, "what stops us (systemd, Kubernetes) waits 30 s"
 assert SUPERVISE_FIRST_S <= SUPERVISE_MAX_S < SUPERVISE_RESET_S
 assert POOL_HEALTH_AFTER_S < POOL_IDLE_S
-assert DB_IDLE_IN_TRANSACTION_S <= TAKEOVER_S
+assert DB_IDLE_IN_TRANSACTION_S < PIN_TTL_S, "a frozen owner's locks must not outlive its pin"
 assert DB_IDLE_IN_TRANSACTION_S <= DB_STATEMENT_TIMEOUT_S
 assert DEAD_LETTER_BODY_BYTES_MAX <= DEAD_LETTER_STATEMENT_BYTES_MAX
 assert HOT_DAYS < RETAIN_DAYS

@@ -91,7 +91,7 @@ async def test_sessions_are_set_up(bare_database: Database) -> None:
         shown = {name: await conn.fetchval(f"SHOW {name}") for name in (*names, *PROJECTOR_SETTINGS)}
     assert shown == {
         "statement_timeout": "12500ms",
-        "idle_in_transaction_session_timeout": "5s",
+        "idle_in_transaction_session_timeout": "2s",
         "application_name": "me",
         "search_path": "coord, public",
         "jit": "off",
