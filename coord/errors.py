@@ -290,6 +290,20 @@ class Overloaded(CoordError):
         super().__init__(message, retry_after_s=retry_after_s, **details)
 
 
+class CircuitOpen(CoordError):
+    """Something outside has not answered for a while; it is not asked again yet."""
+
+    code = "coord.circuit_open"
+    retryable = True
+    fault = Fault.OPERATOR
+    remedy = "Nothing, if it is being restarted; else see why what `circuit` names does not answer."
+
+    def __init__(self, message: str | None = None, /, *, retry_after_s: float = 1.0, **details: Any) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, **details)
+        self.retry_after_s = retry_after_s
+        """When asking again makes sense."""
+
+
 class Shed(CoordError):
     """Dropped by policy before it was sent, to keep the newest within the bounds; it is counted."""
 
@@ -347,6 +361,13 @@ class DatabaseUnavailable(StoreError):
     code = "store.unavailable"
     retryable = True
     remedy = "Wait: coord reconnects. The log holds what is not yet projected."
+
+
+class DatabaseCircuitOpen(CircuitOpen, DatabaseUnavailable):
+    """The database has not answered for a while; it is not asked again yet."""
+
+    code = "store.circuit_open"
+    fault = Fault.DATABASE
 
 
 class DatabaseRefused(StoreError):

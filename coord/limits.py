@@ -228,6 +228,32 @@ NOTICE_TAGS_MAX: Final = 1_000
 NOTICE_TENANTS_MAX: Final = 10_000
 """Tenants whose last notice a projector remembers per partition."""
 
+# --- the window (docs/adr/0034) -----------------------------------------------------------
+
+TRIM_BEGIN: Final = 0.57
+"""Fill of the log at which its oldest messages begin to leave early; it stays below 60 %."""
+
+TRIM_END: Final = 0.52
+"""Down to this fill: a twentieth of the window in each cut."""
+
+TRIM_LEAST: Final = 0.005
+"""A cut takes at least this part of the log: it costs the broker two updates of the stream whatever it takes."""
+
+TRIM_MARGIN_S: Final = 10.0
+"""Stored time kept before the oldest message that anybody needs: while the age is lowered the cut moves on."""
+
+TRIM_EVERY_S: Final = 1.0
+"""How often the fill is looked at; jittered."""
+
+TRIM_DURABLE_S: Final = 2.0
+"""How long a trimmer waits for checkpoints to reach the disk; the WAL writer needs 0.6 s at most (3 x 200 ms)."""
+
+FILL_ALARM: Final = 0.8
+"""Fill of a stream that refuses when full at which people are told."""
+
+SUBJECT_BYTES: Final = 512
+"""Memory of the broker that a distinct subject takes; a message of the log is about one subject."""
+
 # --- the database ------------------------------------------------------------------------
 
 POOL_MIN: Final = 5
@@ -271,6 +297,25 @@ RETAIN_DAYS: Final = 365.0
 """Rows are dropped from the database then: the end of the last age (DESIGN: cold, one year).
 Nothing is dropped earlier while there is no archive that has it too."""
 
+# --- what is outside (docs/adr/0042) -----------------------------------------------------
+
+CIRCUIT_FAILURES_MAX: Final = 5
+"""Failures in a row that open a circuit: a connection cut under a few callers is none yet."""
+
+CIRCUIT_OPEN_FIRST_S: Final = 0.5
+CIRCUIT_OPEN_MAX_S: Final = 4.0
+"""How long a circuit is open: what is back is noticed within this and the time of one probe."""
+
+CIRCUIT_API_OPEN_MAX_S: Final = 1.0
+"""The same for the broker's API, which is away for as long as a leader is being elected."""
+
+CALL_RETRIES_MAX: Final = 3
+"""Repeats of one question that may be asked twice."""
+
+CALL_RETRY_FIRST_S: Final = 0.1
+CALL_RETRY_MAX_S: Final = 2.0
+"""Before the first repeat, doubling up to the second, half of it random."""
+
 # --- services ----------------------------------------------------------------------------
 
 DRAIN_S: Final = 20.0
@@ -278,6 +323,24 @@ DRAIN_S: Final = 20.0
 
 STOP_S: Final = 4.0
 """The part of DRAIN_S kept for stopping what did not finish draining."""
+
+PROCESSES_MAX: Final = 2 * PARTITIONS
+"""Projector processes of one parent: more would have no partition (EVENTS and TELEMETRY have 16 each)."""
+
+CHILD_BEAT_S: Final = 1.0
+"""How often a child process says whether it is ready."""
+
+CHILD_SILENT_S: Final = 5.0
+"""A child that said nothing for so long is not ready."""
+
+CHILD_ANSWER_S: Final = 2.0
+"""How long /metrics waits for the children's pages."""
+
+CHILD_END_S: Final = 1.0
+"""From telling a child to stop at once to killing it."""
+
+CHILD_LINE_BYTES_MAX: Final = 8 * MIB
+"""One line between a parent and its child; a page of metrics has about 100 KiB."""
 
 SUPERVISE_FIRST_S: Final = 0.1
 SUPERVISE_MAX_S: Final = 5.0
@@ -333,6 +396,8 @@ assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S
 assert PROJECT_WRITERS <= POOL_MAX
 assert POOL_MIN <= POOL_MAX
 assert STOP_S < DRAIN_S < 30, "what stops us (systemd, Kubernetes) waits 30 s"
+assert CHILD_BEAT_S * 3 <= CHILD_SILENT_S
+assert 2 * CHILD_END_S < STOP_S
 assert SUPERVISE_FIRST_S <= SUPERVISE_MAX_S < SUPERVISE_RESET_S
 assert POOL_HEALTH_AFTER_S < POOL_IDLE_S
 assert DB_IDLE_IN_TRANSACTION_S < PIN_TTL_S, "a frozen owner's locks must not outlive its pin"
@@ -341,4 +406,8 @@ assert DEAD_LETTER_BODY_BYTES_MAX <= DEAD_LETTER_STATEMENT_BYTES_MAX
 assert HOT_DAYS < RETAIN_DAYS
 assert STATUS_BYTES_MAX < EVENT_BYTES_MAX
 assert STATUS_ASK_FIRST_S <= STATUS_ASK_MAX_S <= STATUS_WHOLE_AFTER_S
+assert CIRCUIT_OPEN_FIRST_S <= CIRCUIT_API_OPEN_MAX_S <= CIRCUIT_OPEN_MAX_S < TAKEOVER_S
+assert CALL_RETRY_FIRST_S <= CALL_RETRY_MAX_S
+assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FILL_ALARM < 1
+assert TRIM_MARGIN_S < DUPLICATE_WINDOW_S
 assert PARTITIONS & (PARTITIONS - 1) == 0

@@ -119,7 +119,7 @@ def rebuild(record: dict[str, Any]) -> errors.CoordError:
         return errors.RemoteError(message, remote_code=code, **details)
     error = kind.__new__(kind)
     errors.CoordError.__init__(error, message, **details)
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.CircuitOpen):
         wait_s = details.get("retry_after_s")
         error.retry_after_s = float(wait_s) if isinstance(wait_s, int | float) else 1.0
     return error

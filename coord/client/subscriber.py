@@ -605,7 +605,9 @@ class Subscription:
     @staticmethod
     def _wait_s(exc: errors.CoordError, attempt: int) -> float:
         wait_s = backoff_s(attempt, _rng, first_s=0.1, most_s=_READ_AGAIN_MOST_S)
-        return max(wait_s, exc.retry_after_s * _rng.uniform(0.5, 1.5)) if isinstance(exc, errors.Overloaded) else wait_s
+        if isinstance(exc, errors.Overloaded | errors.CircuitOpen):
+            return max(wait_s, exc.retry_after_s * _rng.uniform(0.5, 1.5))
+        return wait_s
 
     async def _until_work(self) -> None:
         self._work.clear()

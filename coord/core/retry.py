@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from coord import limits
-from coord.errors import CoordError, SettingsError
+from coord.errors import CircuitOpen, CoordError, Overloaded, SettingsError
 
 if TYPE_CHECKING:
     import random
@@ -62,6 +62,43 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise SettingsError(
                 "publish: 0 <= refused_wait_s <= deadline_s and 0 < backoff_s <= attempt_s are demanded"
             )
+
+
+class CallPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often a question is asked again that may be asked twice.  Seconds.
+
+    What changes something is asked once, unless what it changes is guarded against repeats.
+    """
+
+    retries_max: int = limits.CALL_RETRIES_MAX
+    """Repeats, not counting the first; 0: none."""
+    first_s: float = limits.CALL_RETRY_FIRST_S
+    """Before the first repeat; doubled each time, half of it random,"""
+    most_s: float = limits.CALL_RETRY_MAX_S
+    """up to this."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        if self.retries_max < 0 or not 0 < self.first_s <= self.most_s:
+            raise SettingsError("retries: retries_max >= 0 and 0 < first_s <= most_s are demanded")
+
+    def wait_s(self, attempt: int, error: CoordError, rng: random.Random) -> float | None:
+        """Seconds before asking again after attempt number `attempt` (1, 2, …) ended with `error`; None: give up.
+
+        An error that says when to come back is believed, unless that is longer than `most_s`.
+        """
+        if attempt > self.retries_max or not error.retryable:
+            return None
+        wait_s = backoff_s(attempt, rng, first_s=self.first_s, most_s=self.most_s)
+        if isinstance(error, CircuitOpen | Overloaded):
+            if error.retry_after_s > self.most_s:
+                return None
+            wait_s = max(wait_s, error.retry_after_s)
+        return wait_s
+
+
+ONCE = CallPolicy(retries_max=0)
+"""For what must not be asked twice, and for callers with a loop of their own."""
 
 
 class Sending(msgspec.Struct, eq=False):

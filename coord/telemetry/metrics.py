@@ -157,6 +157,15 @@ class Metrics:
             "coord_rpc_duration_seconds", "From request to answer", "service", "method", buckets=LATENCY_BUCKETS_S
         )
 
+        # --- what is outside ---------------------------------------------------------
+        self.circuit_state = gauge("coord_circuit_state", "0 closed, 1 half open, 2 open", "name")
+        self.circuit_transitions = counter(
+            "coord_circuit_transitions_total", "Changes of a circuit's state, by the new one", "name", "to"
+        )
+        self.circuit_refused = counter(
+            "coord_circuit_refused_total", "Calls told to wait because a circuit was open", "name"
+        )
+
         # --- the database pool -------------------------------------------------------
         self.db_pool_connections = gauge("coord_db_pool_connections", "Connections, by state: idle, used", "state")
         self.db_pool_waiting = gauge("coord_db_pool_waiting", "Callers waiting for a connection")
@@ -180,12 +189,24 @@ class Metrics:
             "stream", "consumer",
         )  # fmt: skip
         self.dead_letters = gauge("coord_dead_letters", "Rows of the dead_letter table", "stream")
+        self.log_fill = gauge("coord_log_fill_ratio", "Fill of the log against its limits, 0 to 1")
+        self.log_max_age_seconds = gauge("coord_log_max_age_seconds", "The log's max_age now; lowered during a trim")
+        self.log_held_seconds = gauge(
+            "coord_log_held_seconds", "Age of the oldest message that a holder still needs, at the last trim", "holder"
+        )
+        self.log_trims = counter(
+            "coord_log_trims_total", "Times the oldest part of the log left early, or could not, by why", "outcome"
+        )
+        self.log_trimmed_messages = counter("coord_log_trimmed_messages_total", "Messages that left the log early")
         self.stats_errors = counter(
             "coord_stats_errors_total", "Polls of the broker or the database that failed, by source", "source"
         )
 
         # --- the process -------------------------------------------------------------
         self.service_up = gauge("coord_service_up", "1 while a service runs and is ready, 0 otherwise", "service")
+        self.processes_ready = gauge(
+            "coord_processes_ready", "Projector processes of `serve --processes` that are ready"
+        )
         self.loop_restarts = counter(
             "coord_loop_restarts_total", "Supervised loops started again after an exception", "service", "loop"
         )
