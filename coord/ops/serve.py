@@ -26,6 +26,7 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.ops import build
 from coord.ops import settings as ops_settings
 from coord.ops.gauges import StatsService
+from coord.ops.processes import Processes
 from coord.projector.service import ProjectorService
 from coord.query.service import QueryService
 from coord.runtime.http import HttpService
@@ -51,15 +52,27 @@ class What(StrEnum):
     QUERY = "query"
 
 
-def services(settings: Settings, what: What = What.ALL, *, registry: metrics.Metrics | None = None) -> ServiceGroup:
-    """The services of one process, as one.  Nothing runs before it is started."""
+def services(
+    settings: Settings, what: What = What.ALL, *, processes: int = 1, registry: metrics.Metrics | None = None
+) -> ServiceGroup:
+    """The services of one process, as one.  Nothing runs before it is started.
+
+    `processes`: more than one runs as many projectors in processes of their own, and none in
+    this one; raises `SettingsError` when there is nothing to share.
+    """
     registry = registry or metrics.default()
     registry.set_build(build.version())
+    if processes != 1 and what is What.QUERY:
+        raise errors.SettingsError("only projectors share their work over processes: start more query services")
+    children = Processes(settings, processes, registry=registry) if processes != 1 else None
+    page = None if children is None else children.page
     members: list[Service] = [LoopLag(registry=registry)]
     if settings.http.enabled:
-        members.append(HttpService(settings.http, lambda: group.health(), registry=registry))  # noqa: PLW0108 - made below
+        members.append(HttpService(settings.http, lambda: group.health(), registry=registry, page=page))  # noqa: PLW0108 - made below
     if what in {What.ALL, What.PROJECTOR}:
-        members.append(ProjectorService(settings.nats, settings.database, settings.projector, registry=registry))
+        members.append(
+            children or ProjectorService(settings.nats, settings.database, settings.projector, registry=registry)
+        )
         members.append(Retention(settings.database, settings.ages, registry=registry))
     if what in {What.ALL, What.QUERY}:
         members.append(
@@ -76,6 +89,13 @@ def services(settings: Settings, what: What = What.ALL, *, registry: metrics.Met
         )
     group = ServiceGroup(f"coord-{what}", members, registry=registry)
     return group
+
+
+def projector_services(settings: Settings, *, registry: metrics.Metrics) -> ServiceGroup:
+    """What one of several projector processes runs: its parent has the probes and the rest."""
+    registry.set_build(build.version())
+    projector = ProjectorService(settings.nats, settings.database, settings.projector, registry=registry)
+    return ServiceGroup("coord-projector", [LoopLag(registry=registry), projector], registry=registry)
 
 
 async def prepare(settings: Settings) -> tuple[list[topology.Change], migrations.Report]:

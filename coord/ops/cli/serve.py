@@ -27,6 +27,9 @@ async def serve(
     apply: Annotated[
         bool, typer.Option("--apply", help="First apply streams/ and migrations, waiting for both servers.")
     ] = False,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Projector processes, which share the partitions; a core each.")
+    ] = 1,
 ) -> int:
     """Run the services until SIGTERM, then drain; any number may run beside each other.
 
@@ -40,10 +43,10 @@ async def serve(
 
     settings = ctx.settings
     logs.configure(settings.log, service=f"coord-{what}")
-    return await run(settings, What(what), apply=apply)
+    return await run(settings, What(what), apply=apply, processes=processes)
 
 
-async def run(settings: Settings, what: What, *, apply: bool) -> int:
+async def run(settings: Settings, what: What, *, apply: bool, processes: int = 1) -> int:
     """Prepare if asked, run the services until a signal, drain; returns the exit code."""
     from coord.ops import build, environment, serve
     from coord.ops import settings as ops_settings
@@ -51,6 +54,7 @@ async def run(settings: Settings, what: What, *, apply: bool) -> int:
     from coord.telemetry import logs
 
     ops_settings.topology(settings)  # refuse contradictions before anything runs
+    group = serve.services(settings, what, processes=processes)
     with signals.interrupts() as received:
         # Said first: what is waited for may be a long time coming.
         logs.get("serve").info(
@@ -64,7 +68,7 @@ async def run(settings: Settings, what: What, *, apply: bool) -> int:
         if apply and not await _prepared(settings, received.first):
             return signals.EXIT_OK
         return await signals.run(
-            serve.services(settings, what),
+            group,
             drain_s=settings.service.drain_s,
             received=received,
             notify_socket=environment.notify_socket(),
