@@ -473,10 +473,14 @@ class PartitionProjector:
 
     async def _retry(self, exc: errors.CoordError) -> None:
         self._metrics.projection_rollbacks.labels(stream=self.stream, reason=exc.code).inc()
-        expected = isinstance(exc, errors.PinLost | errors.CheckpointMoved | errors.DeliveryGap)
-        self._failures += 1
-        config = self._config
-        wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=config.retry_max_s)
+        expected = isinstance(exc, errors.PinLost | errors.CheckpointMoved | errors.DeliveryGap | errors.CircuitOpen)
+        if isinstance(exc, errors.CircuitOpen):
+            # Nothing was asked.  One of us will try whether it is back; the others are woken when it is.
+            wait_s = exc.retry_after_s * (1.0 + 0.5 * self._rng.random())
+        else:
+            self._failures += 1
+            config = self._config
+            wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=config.retry_max_s)
         log = _log.info if expected or self._closing else _log.warning
         log(
             "projector.session_ended",
@@ -488,9 +492,15 @@ class PartitionProjector:
         )
         self.error = exc
         self._set("retrying")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._leave.wait()
+        waiting = [asyncio.ensure_future(self._leave.wait())]
+        if isinstance(exc, errors.DatabaseCircuitOpen):
+            waiting.append(asyncio.ensure_future(self._pool.circuit.closed.wait()))
+        try:
+            await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting:
+                future.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _stopped(self, exc: errors.ProjectionStopped) -> None:
         if self.error is None or self.error.code != exc.code:

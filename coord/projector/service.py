@@ -57,7 +57,8 @@ class ProjectorService(Service):
 
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
-        self._pool = await Pool(self._database, settings=PROJECTOR_SETTINGS, metrics=self.metrics).open(wait=False)
+        pool = Pool(self._database, settings=PROJECTOR_SETTINGS, metrics=self.metrics, circuit="database.write")
+        self._pool = await pool.open(wait=False)
         self._conn = conn = await Connection.open(
             self._nats, name=f"projector-{self.instance}", role="projector", wait=True, registry=self.metrics
         )

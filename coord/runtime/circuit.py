@@ -98,14 +98,20 @@ class Circuit:
 
     def enter(self) -> Call:
         """Admission by hand: `close` what it returns in any case.  Raises `CircuitOpen`."""
+        return Call(self, self._admit())
+
+    def _admit(self) -> Ticket:
         before = self._breaker.state
         admitted = self._breaker.admit(self._now())
         self._show(before)
         if isinstance(admitted, Ticket):
-            return Call(self, admitted)
+            return admitted
         self.refused += 1
         self._m_refused.inc()
         raise self._error(f"{self.name} does not answer", circuit=self.name, retry_after_s=round(admitted, 3))
+
+    def _is_past(self, ticket: Ticket) -> bool:
+        return ticket.generation != self._breaker.generation
 
     def _settle(self, ticket: Ticket, outcome: str, cause: errors.CoordError | None = None) -> None:
         before = self._breaker.state
@@ -144,6 +150,19 @@ class Call:
     def succeeded(self) -> None:
         """What is outside answered; the first outcome counts."""
         self._settle("succeeded")
+
+    def renew(self) -> None:
+        """Be admitted again where the circuit has changed since; raises `CircuitOpen`."""
+        if self._ticket is not None and self._circuit._is_past(self._ticket):  # noqa: SLF001
+            self._ticket = None
+            self._ticket = self._circuit._admit()  # noqa: SLF001
+
+    def proved(self) -> None:
+        """What is outside answers, and the call goes on: a probe need not end before others may call."""
+        if self._ticket is not None and self._ticket.probe:
+            self._settle("succeeded")
+            with contextlib.suppress(errors.CircuitOpen):
+                self._ticket = self._circuit._admit()  # noqa: SLF001
 
     def failed(self, cause: errors.CoordError | None = None) -> None:
         """It did not."""

@@ -7,8 +7,11 @@ not say how long anybody waited.  Here:
 * a caller waits for a *slot*, first come first served, at most `acquire_timeout_s`, then gets
   `Overloaded`;
 * the slot's connection is the most recently used idle one, or a new one;
-* one that was idle for `health_after_s` is asked `SELECT 1` first.  Once one turns out to be
-  dead, all that were idle at that moment are asked;
+* idle connections are asked `SELECT 1` every `health_after_s`; one that could not be asked in
+  the meantime is asked before it is handed out.  Once one turns out to be dead, all that were
+  idle at that moment are asked first;
+* a database that does not answer is left alone: after a few failures in a row callers are
+  refused at once (`DatabaseCircuitOpen`), and one of them at a time tries whether it is back;
 * every wait on the network has a deadline: connecting, each statement, a transaction as a
   whole.  Behind a stalled network nothing can be cancelled politely, so the socket is closed
   and the server rolls back.
@@ -35,6 +38,8 @@ import asyncpg
 import msgspec
 
 from coord import errors
+from coord.core.breaker import BreakerPolicy
+from coord.runtime.circuit import Call, Circuit
 from coord.store.config import DatabaseConfig
 from coord.store.sqlstate import DRIVER_ERRORS, classify
 from coord.telemetry import metrics as telemetry
@@ -90,6 +95,8 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
 class _Idle(msgspec.Struct, frozen=True, eq=False):
     conn: Connection
     since: float
+    asked: float
+    """When it was last known to live: used, or asked."""
 
 
 class Pool:
@@ -101,8 +108,13 @@ class Pool:
         *,
         settings: Mapping[str, str] | None = None,
         metrics: telemetry.Metrics | None = None,
+        circuit: str = "database.read",
+        breaker: BreakerPolicy | None = None,
     ) -> None:
-        """`settings`: session settings on top of coord's own (`PROJECTOR_SETTINGS`)."""
+        """`settings`: session settings on top of coord's own (`PROJECTOR_SETTINGS`).
+
+        `circuit`: what its circuit is called in metrics and logs; `breaker`: when it opens.
+        """
         config.validate()
         self.config: Final = config
         self._settings = {
@@ -113,6 +125,13 @@ class Pool:
             **(settings or {}),
         }
         self._metrics = metrics if metrics is not None else telemetry.default()
+        self.circuit: Final = Circuit(
+            circuit,
+            breaker,
+            counts=(errors.DatabaseUnavailable, errors.DatabaseNotReady),
+            error=errors.DatabaseCircuitOpen,
+            metrics=self._metrics,
+        )
         self._slots = asyncio.Semaphore(config.pool_max)
         self._idle: deque[_Idle] = deque()
         """The most recently used on the right."""
@@ -180,20 +199,31 @@ class Pool:
 
         Raises `Overloaded` when none becomes free within `timeout_s` (default
         `acquire_timeout_s`), `DatabaseUnavailable` or `DatabaseNotReady` when none can be
-        made.  A driver's error inside the block leaves it as coord's.
+        made, `DatabaseCircuitOpen` (a `DatabaseUnavailable`) at once while the database does
+        not answer.  A driver's error inside the block leaves it as coord's.
         """
-        conn = await self._take(self.config.acquire_timeout_s if timeout_s is None else timeout_s)
+        call = self.circuit.enter()
+        try:
+            conn = await self._take(self.config.acquire_timeout_s if timeout_s is None else timeout_s, call)
+            async with self._lend(conn, call):
+                yield conn
+        finally:
+            call.close()
+
+    @contextlib.asynccontextmanager
+    async def _lend(self, conn: Connection, call: Call) -> AsyncIterator[None]:
         keep = False
         try:
-            yield conn
+            yield
             keep = True
+            call.succeeded()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as exc:
             error = classify(exc)
-            keep = not self._lost(error)
+            keep = not self._lost(error, call)
             self._metrics.db_errors.labels(op="query").inc()
             raise error from exc
         except errors.CoordError as exc:
-            keep = not self._lost(exc)
+            keep = not self._lost(exc, call)
             raise
         except Exception:
             keep = True  # not the connection's fault
@@ -249,7 +279,7 @@ class Pool:
 
     # --- taking and giving back ----------------------------------------------------------
 
-    async def _take(self, timeout_s: float) -> Connection:
+    async def _take(self, timeout_s: float, call: Call) -> Connection:
         started = time.monotonic()
         if not self._opened:
             raise errors.StoreError("the pool is not open")
@@ -257,9 +287,12 @@ class Pool:
         try:
             if not self._opened:
                 raise errors.StoreError("the pool was closed")
-            conn = await self._live_connection()
-        except BaseException:
+            call.renew()  # whoever waited before the circuit opened is refused too
+            conn = await self._live_connection(call)
+        except BaseException as exc:
             self._slots.release()
+            if isinstance(exc, errors.DatabaseUnavailable | errors.DatabaseNotReady):
+                call.failed(exc)
             raise
         self._used.add(conn)
         self._empty.clear()
@@ -291,17 +324,26 @@ class Pool:
             self._waiting -= 1
             self._metrics.db_pool_waiting.dec()
 
-    async def _live_connection(self) -> Connection:
+    async def _live_connection(self, call: Call) -> Connection:
         while self._idle:
             entry = self._idle.pop()
-            if not entry.conn.is_closed() and await self._is_alive(entry):
+            if entry.conn.is_closed():
+                continue
+            if self._is_trusted(entry):
                 return entry.conn
-        return await self._connect()
+            if await self._is_alive(entry):
+                call.proved()
+                return entry.conn
+        conn = await self._connect()
+        call.proved()
+        return conn
+
+    def _is_trusted(self, entry: _Idle) -> bool:
+        age_s = time.monotonic() - entry.asked
+        return age_s < self.config.health_after_s and entry.asked > self._suspect_before
 
     async def _is_alive(self, entry: _Idle) -> bool:
         now = time.monotonic()
-        if now - entry.since < self.config.health_after_s and entry.since > self._suspect_before:
-            return True
         try:
             async with asyncio.timeout(self.config.health_timeout_s):
                 await entry.conn.fetchval("SELECT 1")
@@ -344,17 +386,22 @@ class Pool:
         if not self._used:
             self._empty.set()
         if keep and self._opened and not conn.is_closed() and not conn.is_in_transaction():
-            self._idle.append(_Idle(conn, time.monotonic()))
+            now = time.monotonic()
+            self._idle.append(_Idle(conn, now, now))
         else:
             conn.terminate()
         self._slots.release()
         self._show()
 
-    def _lost(self, error: errors.CoordError) -> bool:
+    def _lost(self, error: errors.CoordError, call: Call) -> bool:
         """Whether `error` puts this connection in doubt, and with it those that are idle."""
         lost = isinstance(error, errors.DatabaseUnavailable)
         if lost:
             self._suspect_before = time.monotonic()
+        if lost and not _is_one_statements(error):
+            call.failed(error)
+        elif isinstance(error, errors.StoreError):
+            call.succeeded()  # it answered, if only to refuse
         return lost
 
     def _show(self) -> None:
@@ -370,8 +417,9 @@ class Pool:
     async def _keep(self) -> None:
         while True:
             await self._close_surplus()
+            await self._ask_idle()
             await self._fill_up()
-            await asyncio.sleep(min(_KEEPER_S, self.config.idle_s / 2))
+            await asyncio.sleep(min(_KEEPER_S, self.config.idle_s / 2, self.config.health_after_s / 3))
 
     async def _close_surplus(self) -> None:
         cutoff = time.monotonic() - self.config.idle_s
@@ -379,19 +427,49 @@ class Pool:
             await _hang_up(self._idle.popleft().conn)
         self._show()
 
+    async def _ask_idle(self) -> None:
+        """Ask those that were not heard of for `health_after_s`; the dead are closed, their time idle goes on."""
+        for entry in list(self._idle):
+            if self._is_trusted(entry):
+                continue
+            if self._slots.locked():
+                return  # all are wanted, and whoever takes one asks it
+            async with self._slots:
+                if entry not in self._idle:
+                    continue
+                place = self._idle.index(entry)
+                self._idle.remove(entry)
+                if await self._is_alive(entry) and self._opened:
+                    asked = _Idle(entry.conn, entry.since, time.monotonic())
+                    self._idle.insert(min(place, len(self._idle)), asked)
+                else:
+                    entry.conn.terminate()
+                self._show()
+
     async def _fill_up(self) -> None:
         while self._size < self.config.pool_min and not self._slots.locked():
-            async with self._slots:
-                try:
-                    conn = await self._connect()
-                except errors.CoordError:
-                    return  # counted; the next caller is told why
-                self._idle.appendleft(_Idle(conn, time.monotonic()))
-                self._show()
+            try:
+                with self.circuit.guard():  # open: a caller tries whether it is back
+                    async with self._slots:
+                        conn = await self._connect()
+            except errors.CoordError:
+                return  # counted; the next caller is told why
+            now = time.monotonic()
+            self._idle.appendleft(_Idle(conn, now, now))
+            self._show()
 
     @property
     def _size(self) -> int:
         return len(self._idle) + len(self._used)
+
+
+_ONE_STATEMENTS: Final = ("25P0", "40", "55", "57014")
+"""SQLSTATEs of `DatabaseUnavailable` that are about one transaction: idle or running too long, a deadlock, a
+lock, a statement's timeout.  The database is well, and nobody else has to stop asking."""
+
+
+def _is_one_statements(error: errors.CoordError) -> bool:
+    return str(error.details.get("sqlstate", "")).startswith(_ONE_STATEMENTS)
 
 
 def _cannot_connect(exc: BaseException, config: DatabaseConfig) -> errors.CoordError:
