@@ -5,6 +5,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ROUNDS ?= 20
+# Where bench-page leaves the reports it writes the page from.
+RESULTS ?= .coord/bench
 # What runs on uvloop and in asyncio's debug mode too, not only on the plain loop.
 LOOPS := tests/contract/test_patched_client.py tests/contract/test_pinned_pull.py tests/integration/test_projector.py \
 	tests/integration/test_publisher.py tests/integration/test_subscriber.py tests/integration/test_rpc.py
@@ -16,10 +18,10 @@ LOCK := $(UV) pip compile pyproject.toml --universal --generate-hashes --python-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint unit soak bench lock
+.PHONY: help demo dev test lint unit soak bench bench-peers bench-soak bench-budget bench-page lock
 
 help: ## list what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.installed ## a fleet reviews a source tree, the answers come out of TimescaleDB (ARGS="--path DIR")
 	@$(BIN)/coord demo $(ARGS)
@@ -46,6 +48,23 @@ soak: $(VENV)/.installed-test ## the fault tests, ROUNDS=20 times as many rounds
 
 bench: $(VENV)/.installed-test ## the spine's speed, on servers of its own (ARGS="-o json")
 	@$(BIN)/coord bench spine $(ARGS)
+
+bench-peers: $(VENV)/.installed-test ## the projector beside FastStream and nats-sinks
+	@$(BIN)/coord bench peers $(ARGS)
+
+bench-soak: $(VENV)/.installed-test ## ten million facts, memory and exactly once (ARGS="--facts 1000000")
+	@$(BIN)/coord bench soak $(ARGS)
+
+bench-budget: $(VENV)/.installed-test ## counts for one fact against their bounds (ARGS=--write renews them)
+	@$(BIN)/coord bench budget $(ARGS)
+
+bench-page: $(VENV)/.installed-test ## all of them on a quiet machine: docs/benchmarks.md and the baseline, half an hour
+	mkdir -p $(RESULTS)
+	$(BIN)/coord bench spine -o json > $(RESULTS)/spine.json
+	$(BIN)/coord bench peers -o json > $(RESULTS)/peers.json
+	$(BIN)/coord bench soak -o json > $(RESULTS)/soak.json
+	for bench in spine peers soak; do $(BIN)/coord bench report $(RESULTS)/$$bench.json || exit 1; done
+	$(BIN)/coord bench keep $(RESULTS)/spine.json $(RESULTS)/peers.json $(RESULTS)/soak.json
 
 lock: $(VENV)/.installed ## resolve the dependencies anew (ARGS=--upgrade for newer versions)
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet 'uv>=0.8'

@@ -41,6 +41,9 @@ REPORT: dict[str, Any] = {
 }  # fmt: skip
 
 
+BEGIN, END = report.markers("spine")
+
+
 # --- rounds --------------------------------------------------------------------------------
 
 
@@ -236,7 +239,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_the_document_gets_the_figures_and_keeps_the_rest(tmp_path: Path) -> None:
     document, found = tmp_path / "benchmarks.md", tmp_path / "spine.json"
-    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     found.write_bytes(msgspec.json.encode(REPORT))
     for _ in range(2):  # again: the markers are still there
         assert report.write(found, document) == document
@@ -255,9 +258,50 @@ def test_a_document_without_markers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
         report.rewrite("nothing here", REPORT)
     with pytest.raises(SettingsError):
-        report.rewrite(f"only {report.BEGIN}", REPORT)
+        report.rewrite(f"only {BEGIN}", REPORT)
 
 
-def test_the_page_of_the_project_has_the_markers() -> None:
+@pytest.mark.parametrize("bench", report.BENCHES)
+def test_the_page_of_the_project_has_the_markers(bench: str) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
-    assert report.rewrite(page.read_text(encoding="utf-8"), REPORT)
+    assert report.rewrite(page.read_text(encoding="utf-8"), REPORT | {"bench": bench})
+
+
+def test_a_report_without_rounds_says_what_held() -> None:
+    soak = {n: v for n, v in REPORT.items() if n not in {"rounds", "by_round"}} | {
+        "bench": "soak", "held": {"exactly_once": True, "rss_flat": False, "rss_small": None},
+    }  # fmt: skip
+    text = report.render(soak)
+    assert "| `exactly_once` | yes |" in text
+    assert "| `rss_flat` | **no** |" in text
+    assert "| `rss_small` | too short to tell |" in text
+
+
+def test_what_has_no_place_on_the_page_is_refused() -> None:
+    with pytest.raises(SettingsError, match="budget"):
+        report.rewrite("", REPORT | {"bench": "budget"})
+
+
+# --- the baseline --------------------------------------------------------------------------
+
+
+def test_the_baseline_keeps_one_report_of_each_bench(tmp_path: Path) -> None:
+    file = tmp_path / "baseline.json"
+    compare.keep(REPORT, file)
+    compare.keep(REPORT | {"bench": "soak", "samples": [[0.5, 1, 1, 1]]}, file)
+    compare.keep(REPORT | {"commit": "new"}, file)
+    assert compare.baseline("spine", file)["commit"] == "new"
+    assert "samples" not in compare.baseline("soak", file)
+    with pytest.raises(SettingsError, match="no report of peers"):
+        compare.baseline("peers", file)
+
+
+def test_reports_of_different_benches_are_not_compared() -> None:
+    with pytest.raises(SettingsError, match="nothing in common"):
+        compare.compare(REPORT, REPORT | {"bench": "soak"})
+
+
+def test_the_committed_baseline_has_what_compares_with_it() -> None:
+    found = compare.baseline("spine")
+    assert {"machine", "commit", "figures"} <= set(found)
+    assert all(row["verdict"] == "same" for row in compare.compare(found, found))

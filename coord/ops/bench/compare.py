@@ -1,4 +1,8 @@
-"""Two reports side by side: which figure changed, and by how much."""
+"""Two reports side by side: which figure changed, and by how much.
+
+The baseline, tests/bench/baseline.json, holds one report of each bench, with machine and commit:
+what a new report is compared with when no other is named.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import msgspec
 
 from coord.errors import SettingsError
+from coord.runtime import assets
 
 _SAME_BELOW = 0.05
 """Relative change below which a figure counts as the same: two runs of one commit differ by as much."""
@@ -30,8 +35,46 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def baseline_file() -> Path:
+    """The checkout's; `SettingsError` outside one."""
+    root = assets.checkout_dir()
+    if root is None:
+        raise SettingsError("this is not a checkout: name two reports")
+    return root / "tests" / "bench" / "baseline.json"
+
+
+def baseline(bench: str, file: Path | None = None) -> dict[str, Any]:
+    """The kept report of `bench`; `SettingsError` when there is none."""
+    where = file or baseline_file()
+    found: dict[str, Any] | None = _kept(where).get(bench)
+    if found is None:
+        raise SettingsError(f"{where} has no report of {bench}: keep one with `coord bench keep`")
+    return found
+
+
+def keep(report: Mapping[str, Any], file: Path | None = None) -> Path:
+    """Make `report` the baseline of its bench; returns the file."""
+    where = file or baseline_file()
+    # Ten thousand looks at memory are no figures.
+    slim = {name: value for name, value in report.items() if name != "samples"}
+    kept = (_kept(where) if where.exists() else {}) | {slim["bench"]: slim}
+    where.write_bytes(msgspec.json.format(msgspec.json.encode(dict(sorted(kept.items()))), indent=1) + b"\n")
+    return where
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except OSError as exc:
+        raise SettingsError(f"cannot read {file}: {exc.strerror}") from exc
+    except msgspec.DecodeError as exc:
+        raise SettingsError(f"{file} is no baseline: {exc}") from exc
+
+
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each figure that either has: both values, their ratio, the change, the verdict."""
+    if before.get("bench") != after.get("bench"):
+        raise SettingsError(f"a report of {before.get('bench')} and one of {after.get('bench')} have nothing in common")
     a, b = flat(before["figures"]), flat(after["figures"])
     return [_row(name, a.get(name), b.get(name)) for name in [*a, *(n for n in b if n not in a)]]
 
@@ -58,7 +101,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def lower_is_better(figure: str) -> bool:
-    """Whether a figure is a cost: milliseconds and microseconds are."""
+    """Whether a figure is a cost: milliseconds and microseconds are, and what a soak takes."""
+    if figure.startswith("soak."):
+        return not figure.endswith("facts_per_s")
     return figure.partition(".")[0].removesuffix("_always").endswith("_ms") or figure.endswith("_us")
 
 

@@ -2,8 +2,8 @@
 
 Also ``python -m coord.ops.bench.report FILE [DOCUMENT]``.
 
-Replaces what stands between the two markers and leaves the rest of the page, which people
-write.  So the page's figures are always those of one run::
+Replaces what stands between the two markers of the report's bench (spine, peers, soak) and leaves
+the rest of the page, which people write.  So the figures of a section are always those of one run::
 
     coord bench spine -o json > spine.json && coord bench report spine.json
 """
@@ -19,24 +19,36 @@ from coord.errors import CoordError, SettingsError
 from coord.ops.bench.compare import flat, read
 from coord.runtime import assets
 
-BEGIN: Final = "<!-- bench:spine:begin (written by `coord bench report`: do not edit) -->"
-END: Final = "<!-- bench:spine:end -->"
+BENCHES: Final = ("spine", "peers", "soak")
+"""Whose reports have a place on the page."""
+
+_HELD: Final[dict[bool | None, str]] = {True: "yes", False: "**no**", None: "too short to tell"}
 
 _CPU: Final = {"client": "Python", "server": "nats-server", "database": "PostgreSQL"}
 
 
+def markers(bench: str) -> tuple[str, str]:
+    """The lines between which a bench's report stands."""
+    return f"<!-- bench:{bench}:begin (written by `coord bench report`: do not edit) -->", f"<!-- bench:{bench}:end -->"
+
+
 def rewrite(document: str, report: Mapping[str, Any]) -> str:
     """The document with the report between its markers; `SettingsError` when it lacks them."""
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    if report.get("bench") not in BENCHES:
+        raise SettingsError(f"the page has a place for reports of {', '.join(BENCHES)}, not of {report.get('bench')}")
+    begin_line, end_line = markers(report["bench"])
+    head, begin, rest = document.partition(begin_line)
+    _, end, tail = rest.partition(end_line)
     if not begin or not end:
-        raise SettingsError(f"the document lacks the line {(END if begin else BEGIN)!r}")
-    return f"{head}{BEGIN}\n{render(report)}{END}{tail}"
+        raise SettingsError(f"the document lacks the line {(end_line if begin else begin_line)!r}")
+    return f"{head}{begin_line}\n{render(report)}{end_line}{tail}"
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
     blocks = [_circumstances(report), _figures(report)]
+    if report.get("held"):
+        blocks.append(_table(("held", ""), [(f"`{name}`", _HELD[value]) for name, value in report["held"].items()]))
     if report.get("rounds"):
         blocks.append(_rounds(report["rounds"]))
     return "\n".join(blocks)
@@ -60,10 +72,13 @@ def _circumstances(report: Mapping[str, Any]) -> str:
 
 
 def _figures(report: Mapping[str, Any]) -> str:
+    figures = flat(report["figures"])
+    if not report.get("by_round"):
+        return _table(("figure", "value"), [(f"`{name}`", _number(value)) for name, value in figures.items()])
     rounds = flat(report["by_round"])
     rows = [
         (f"`{name}`", _number(value), " · ".join(_number(v) for v in rounds.get(name, ())))
-        for name, value in flat(report["figures"]).items()
+        for name, value in figures.items()
     ]
     return _table(("figure", "median", "each round"), rows)
 

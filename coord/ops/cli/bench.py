@@ -210,16 +210,69 @@ def _own_servers_only(ctx: Context) -> None:
 @command(app, "compare")
 def compare(
     ctx: Context,
-    before: Annotated[Path, typer.Argument(metavar="A.json", help="A report of `coord bench spine -o json`.")],
-    after: Annotated[Path, typer.Argument(metavar="B.json", help="Another.")],
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="[A.json] B.json", help="Reports; without A the kept baseline is A.")
+    ],
 ) -> None:
-    """Show how the figures of B differ from those of A, and what else does."""
-    from coord.ops.bench import compare as reports
+    """Show how the figures of B differ from those of A, and what else does.
 
-    a, b = reports.read(before), reports.read(after)
-    ctx.out.rows(reports.compare(a, b), empty="No figures.")
-    for line in reports.differences(a, b):
+    The baseline is tests/bench/baseline.json: `coord bench keep` writes it.
+    """
+    from coord.ops.bench import compare as bench
+
+    if len(reports) > 2:
+        raise typer.BadParameter("two reports at most")
+    b = bench.read(reports[-1])
+    a = bench.read(reports[0]) if len(reports) == 2 else bench.baseline(b.get("bench", "spine"))
+    ctx.out.rows(bench.compare(a, b), empty="No figures.")
+    for line in bench.differences(a, b):
         ctx.out.say(f"Not the same in both: {line}")
+
+
+@command(app, "keep")
+def keep(
+    ctx: Context,
+    reports: Annotated[list[Path], typer.Argument(metavar="FILE.json…", help="Reports, one of each bench.")],
+) -> None:
+    """Make reports the baseline that `coord bench compare` knows."""
+    from coord.ops.bench import compare as bench
+
+    for file in reports:
+        ctx.out.say(f"Kept {file} in {bench.keep(bench.read(file))}.")
+
+
+@command(app, "budget")
+async def budget(
+    ctx: Context,
+    write: Annotated[bool, typer.Option("--write", help="Renew the bounds; their reasons stay.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE.toml", help="Default: the checkout's tests/bench/budget.toml."),
+    ] = None,
+) -> int:
+    """Count what a fact costs and compare with the budget: bytecodes, memory, messages, round trips, bytes.
+
+    Counts are the same on every machine.  Exits with 3 when one is beyond its bound.
+    """
+    from coord.ops import environment
+    from coord.ops.bench import budget as bench
+    from coord.ops.cli.base import Exit
+    from coord.ops.devstack.stack import DevStackConfig
+
+    _own_servers_only(ctx)
+    where = file or bench.default_file()
+    bounds = None if write and not where.exists() else bench.read(where)
+    found = await bench.measured(
+        DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False), ctx.out.say
+    )
+    if write:
+        bounds = bench.renewed(bounds, found)
+        where.write_text(bench.render(bounds), encoding="utf-8")
+        ctx.out.say(f"Wrote {where}.")
+    assert bounds is not None
+    rows = bench.compare(bounds, found)
+    ctx.out.rows(rows)
+    return Exit.UNHEALTHY if any(row["verdict"] in bench.FAILING for row in rows) else Exit.OK
 
 
 @command(app, "report")
