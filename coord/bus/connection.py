@@ -31,6 +31,10 @@ from nats import errors as nats_errors
 from coord import errors, limits
 from coord.bus import errors_map
 from coord.bus.patched import Callback, Message, PatchedClient, Receiver, as_messages
+from coord.core.breaker import BreakerPolicy
+from coord.core.retry import ONCE, CallPolicy
+from coord.runtime.circuit import Circuit
+from coord.runtime.retrying import retrying
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.telemetry.metrics import default as default_metrics
@@ -107,7 +111,9 @@ class Connection:
     def __init__(self, config: NatsConfig, name: str, *, role: str = "client", registry: Metrics | None = None) -> None:
         self.config = config
         self.name = name
-        metrics = registry or default_metrics()
+        self._registry = metrics = registry or default_metrics()
+        self._circuits: dict[str, Circuit] = {}
+        """By class of what is asked: a handful."""
         self._m_connected = metrics.bus_connected.labels(connection=role)
         self._m_reconnects = metrics.bus_reconnects.labels(connection=role)
         self._m_denied = metrics.bus_permission_denied.labels(connection=role)
@@ -447,17 +453,42 @@ class Connection:
                 future.set_exception(error)
         self._replies.clear()
 
+    def circuit(self, name: str) -> Circuit:
+        """The circuit of this connection for one class of what is asked through it, such as ``rpc.log``."""
+        found = self._circuits.get(name)
+        if found is None:
+            found = self._circuits[name] = Circuit(
+                name,
+                BreakerPolicy(open_max_s=limits.CIRCUIT_API_OPEN_MAX_S),
+                counts=(errors.ServiceUnavailable, errors.DeadlineExceeded),
+                metrics=self._registry,
+            )
+        return found
+
     async def api(
-        self, request: str, payload: Any = None, *, timeout_s: float = limits.API_TIMEOUT_S
+        self,
+        request: str,
+        payload: Any = None,
+        *,
+        timeout_s: float = limits.API_TIMEOUT_S,
+        policy: CallPolicy = ONCE,
     ) -> dict[str, Any]:
         """One JetStream API request, such as ``api("STREAM.INFO.EVENTS")``.
 
-        Returns the decoded answer.  Raises `ApiNotFound`, `ApiUnavailable` (retryable), or
-        `BusError`: with the server's code, or because the answer is none of JetStream's.
+        Returns the decoded answer.  `policy`: how often it is repeated; only a request that
+        changes nothing may be.  Raises `ApiNotFound`, `ApiUnavailable` (retryable),
+        `CircuitOpen` at once while the API does not answer, or `BusError`: with the server's
+        code, or because the answer is none of JetStream's.
         """
+        if not policy.retries_max:
+            return await self._api(request, payload, timeout_s)
+        return await retrying(lambda: self._api(request, payload, timeout_s), policy)
+
+    async def _api(self, request: str, payload: Any, timeout_s: float) -> dict[str, Any]:
         body = msgspec.json.encode(payload) if payload is not None else b""
         try:
-            message = await self.request("$JS.API." + request, body, timeout_s=timeout_s)
+            with self.circuit("broker.api").guard():
+                message = await self.request("$JS.API." + request, body, timeout_s=timeout_s)
         except errors.ServiceUnavailable as exc:
             raise errors.ApiUnavailable(request=request) from exc
         try:

@@ -26,6 +26,8 @@ import msgspec
 from coord import errors, limits
 from coord.bus.connection import Connection, Subscription
 from coord.bus.patched import Message
+from coord.core.retry import ONCE, CallPolicy
+from coord.runtime.retrying import retrying
 from coord.telemetry import logs, metrics
 from coord.wire import headers as wire_headers
 
@@ -88,15 +90,25 @@ async def call(
     *,
     timeout_s: float = limits.RPC_TIMEOUT_S,
     content: Content = "msgpack",
+    policy: CallPolicy = ONCE,
 ) -> T:
-    """Ask once and return the answer as `to`.
+    """Ask and return the answer as `to`.
 
-    Raises what the responder answered (`InvalidRequest`, `Overloaded` …),
-    `ServiceUnavailable` when nobody listens, `DeadlineExceeded`, `NotConnected`, or
+    `policy`: how often it is asked again, each time for `timeout_s`; only a question that
+    changes nothing may be.  Raises what the responder answered (`InvalidRequest`,
+    `Overloaded` …), `ServiceUnavailable` when nobody listens, `DeadlineExceeded`,
+    `CircuitOpen` at once while nobody has answered for a while, `NotConnected`, or
     `CoordError` when the answer cannot be read.
     """
+    if policy.retries_max:
+        return await retrying(lambda: _call(conn, subject, payload, to, timeout_s, content), policy)
+    return await _call(conn, subject, payload, to, timeout_s, content)
+
+
+async def _call(conn: Connection, subject: str, payload: Any, to: type[T], timeout_s: float, content: Content) -> T:
     block = wire_headers.encode({CONTENT_TYPE: _MEDIA[content], DEADLINE: str(int(timeout_s * 1000))})
-    message = await conn.request(subject, _encode(payload, content), headers=block, timeout_s=timeout_s)
+    with conn.circuit(_circuit_of(subject)).guard():
+        message = await conn.request(subject, _encode(payload, content), headers=block, timeout_s=timeout_s)
     try:
         fields = wire_headers.parse(message.raw_headers).fields if message.raw_headers else {}
         answered = _content_of(fields)
@@ -106,6 +118,11 @@ async def call(
     except (msgspec.DecodeError, UnicodeDecodeError, errors.WireError) as exc:
         raise errors.CoordError("the answer cannot be read", subject=subject, error=str(exc)[:256]) from exc
     raise rebuild(record)
+
+
+def _circuit_of(subject: str) -> str:
+    tokens = subject.split(".", 4)
+    return f"rpc.{tokens[3]}" if len(tokens) == 5 else "rpc"  # coord.rpc.{tenant}.{service}.{method}
 
 
 def rebuild(record: dict[str, Any]) -> errors.CoordError:

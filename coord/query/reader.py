@@ -28,6 +28,7 @@ from coord import errors, limits
 from coord.bus import direct
 from coord.bus.connection import Connection
 from coord.bus.direct import Batch, DirectReader, StoredMessage
+from coord.core.retry import CallPolicy
 from coord.core.subscription import Position
 from coord.wire import subjects
 from coord.wire.decode import decode_message
@@ -177,7 +178,7 @@ class SharedInfo:
             await asyncio.wait({running})
         # From here on a caller needs a newer answer than this one.
         self._running, self._following = self._following, None
-        return log_info(await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}"))
+        return log_info(await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}", policy=CallPolicy()))
 
     async def close(self) -> None:
         """Cancel what is under way."""

@@ -62,6 +62,8 @@ class Circuit:
         self._counts = counts
         self._error = error
         self._now = now
+        self._cause: errors.CoordError | None = None
+        """The last failure."""
         metrics = metrics if metrics is not None else telemetry.default()
         self._transitions = metrics.circuit_transitions
         self._m_state = metrics.circuit_state.labels(name=name)
@@ -108,7 +110,8 @@ class Circuit:
             return admitted
         self.refused += 1
         self._m_refused.inc()
-        raise self._error(f"{self.name} does not answer", circuit=self.name, retry_after_s=round(admitted, 3))
+        why = "" if self._cause is None else f": {self._cause.message} [{self._cause.code}]"
+        raise self._error(f"not asked again yet{why}", circuit=self.name, retry_after_s=round(admitted, 3))
 
     def _is_past(self, ticket: Ticket) -> bool:
         return ticket.generation != self._breaker.generation
@@ -118,6 +121,7 @@ class Circuit:
         if outcome == "succeeded":
             self._breaker.succeeded(ticket)
         elif outcome == "failed":
+            self._cause = cause or self._cause
             self._breaker.failed(ticket, self._now(), _rng)
         else:
             self._breaker.abandoned(ticket)
