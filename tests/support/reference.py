@@ -235,11 +235,8 @@ class Attributes:
         for name in fields:
             if name in _NAMES.values() and name not in ("content-type", "traceparent"):
                 fields[name] = unquote(fields[name], name)
-        if len(raw) > limits.HEADERS_BYTES_MAX:
-            raise InvalidEnvelope("the headers are too large", bytes=len(raw), bytes_max=limits.HEADERS_BYTES_MAX)
-        for name, most in (("ce-id", 128), ("ce-type", 1024), ("Coord-Correlation", 1024), ("Coord-Causation", 1024)):
-            if (size := len(fields.get(name, "").encode())) > most:
-                raise InvalidEnvelope(f"{name} is longer than {most} bytes", bytes=size)
+        if len(raw) > limits.HEADER_VALUE_BYTES_MAX or not _is_plain(raw, fields):
+            _check_lengths(raw, fields)
         get = fields.get
         if (version := get("ce-specversion")) is not None and version != "1.0":
             raise UnknownSpecVersion(specversion=version[:32])
@@ -264,6 +261,34 @@ class Attributes:
             self.media = media_of(content_type)
         elif content_type is not None:
             self.media = media_of("")
+
+
+_PLAIN_BLOCK = re.compile(rb"NATS/1\.0\r\n([!-9;-~]+: [!#$&-~]*\r\n)*\r\n")
+_SERVERS = {
+    *("Nats-Msg-Id", "Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Last-Sequence", "Nats-Time-Stamp"),
+    *("Nats-Num-Pending", "Nats-Pin-Id"),
+}
+
+
+def _is_plain(raw: bytes, fields: dict[str, str]) -> bool:
+    """A short block of known headers in their own spelling, nothing quoted: only its `ce-id` may be too long.
+
+    This decides no verdict, only which of two wrong things is named, where two are.
+    """
+    names = [line.partition(b":")[0].decode() for line in raw.split(b"\r\n")[1:-2]]
+    return (
+        _PLAIN_BLOCK.fullmatch(raw) is not None
+        and len(names) == len(fields)
+        and _SERVERS.union(_NAMES.values()).issuperset(names)
+    )
+
+
+def _check_lengths(raw: bytes, fields: dict[str, str]) -> None:
+    if len(raw) > limits.HEADERS_BYTES_MAX:
+        raise InvalidEnvelope("the headers are too large", bytes=len(raw), bytes_max=limits.HEADERS_BYTES_MAX)
+    for name, most in (("ce-id", 128), ("ce-type", 1024), ("Coord-Correlation", 1024), ("Coord-Causation", 1024)):
+        if (size := len(fields.get(name, "").encode())) > most:
+            raise InvalidEnvelope(f"{name} is longer than {most} bytes", bytes=size)
 
 
 def _schema(text: str) -> int:
