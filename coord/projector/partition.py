@@ -198,12 +198,13 @@ class PartitionProjector:
         offer: Offer | None = None
         try:
             while True:
+                # First of all: a batch that was taken and settled while we waited must not be offered again.
+                pending = self._open(pending, offer)
                 if offer is not None and offer.settled.done():
                     await self._committed(offer)
                     offer = None
                 if offer is None and not pending.is_empty:
                     offer = self._offer(pending)
-                pending = self._open(pending, offer)
                 if self._leave.is_set():
                     if offer is None:
                         return

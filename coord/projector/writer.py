@@ -63,6 +63,7 @@ class Offer:
     __slots__ = ("anchored_at", "anchored_messages", "batch", "before", "letters_told", "settled", "taken")
 
     def __init__(self, batch: Batch, before: Checkpoint, anchored_messages: int, anchored_at: float) -> None:
+        assert batch.first is None or batch.first.seq > before.seq, "it is in the tables already"
         self.batch = batch
         self.before = before
         self.anchored_messages = anchored_messages
