@@ -124,3 +124,25 @@ async def test_a_frozen_owner_that_wakes_up_too_late_doubles_nothing(
         await load.stop()
         rows = await verify(url, load)
     print(f"{len(rows)} rows, {load.acks} messages")
+
+
+async def test_leaving_with_a_batch_that_waits_for_its_turn_writes_it_once(
+    nats, migrated_database, projector, rng: random.Random
+) -> None:
+    """The writer's lanes are busy, every other partition has offered its batch, and all are given away."""
+    url = migrated_database.url
+    service = await projector(url)
+    everything = frozenset(range(ALL))
+    async with Workload(nats.url, rng, lines=120, per_s=2000) as load:
+        db = await connect(url)
+        for _ in range(soak_rounds(2)):
+            await load.more(200)
+            async with db.transaction():
+                await db.execute("LOCK TABLE coord.event, coord.metric_sample IN EXCLUSIVE MODE")
+                await load.more(300)
+                service._assign(frozenset())
+            await until(lambda: not [p for p in service.partitions if p.state == "pinned"])
+            service._assign(everything)
+        await load.stop()
+        await verify(url, load)
+        await db.close()

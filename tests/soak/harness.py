@@ -149,6 +149,6 @@ def folder(job: Job, purpose: str) -> Iterator[Path]:
         finally:
             if job.logs is not None:
                 for log in home.glob("**/*.log"):
-                    kept = Path(job.logs) / f"{purpose}-{log.name}"
+                    kept = Path(job.logs) / f"{home.name.removeprefix('coord-soak-')}-{log.name}"
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(log, kept)

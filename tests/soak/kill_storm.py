@@ -91,7 +91,7 @@ class Storm:
         """Do all kills, wait until all is back; the seconds it took to catch up, None when it never did."""
         began = time.monotonic()
         await asyncio.gather(*(self._kill(kill) for kill in kills))
-        took = await caught_up(self._speakers, self._checkpoints)
+        took = await caught_up(self._speakers, self._checkpoints, projectors=self._projectors)
         self.outages_s.append(time.monotonic() - began)
         return took
 

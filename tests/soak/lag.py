@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Sequence
+
+import asyncpg
 
 from coord import limits
 from tests.soak.harness import say
 from tests.soak.speakers import Speakers
 from tests.soak.stack import Checkpoints, behind
+from tests.support.crash import ProjectorProcess
 
 LATE_S = limits.TAKEOVER_S
 """What has not caught up after so long is late, and it is said who."""
@@ -15,7 +20,12 @@ STUCK_S = 60.0
 """What has not caught up after so long never will."""
 
 
-async def caught_up(speakers: Speakers, checkpoints: Checkpoints, timeout_s: float = STUCK_S) -> float | None:
+async def caught_up(
+    speakers: Speakers,
+    checkpoints: Checkpoints,
+    timeout_s: float = STUCK_S,
+    projectors: Sequence[ProjectorProcess] = (),
+) -> float | None:
     """Seconds from now until the tables have all that is acknowledged by then; None: they never have."""
     began, said = time.monotonic(), False
     while time.monotonic() < began + timeout_s:
@@ -25,6 +35,11 @@ async def caught_up(speakers: Speakers, checkpoints: Checkpoints, timeout_s: flo
             return time.monotonic() - began
         if not said and time.monotonic() > began + LATE_S:
             said = True
+            for projector in projectors:
+                projector.tell()
             late = at and {f"{stream}.{p}": told.goal[stream, p] - at.get((stream, p), 0) for stream, p in behind(at, told.goal)}
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                for session in await checkpoints.sessions():
+                    say("  " + session)
             say(f"{LATE_S:g} s and not caught up: {'the database does not answer' if late is None else late}")
     return None

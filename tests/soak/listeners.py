@@ -135,9 +135,9 @@ class _Program:
                 time.sleep(self.pause_s)
 
     def say(self) -> None:
-        late, self._late_ms = self._late_ms, []
+        late, self._late_ms = self._late_ms, []  # none heard: no latency, not NaN, which JSON cannot say
         heard = Heard(
-            self.facts, self.wrong, len(late), percentile(late, 0.5), percentile(late, 0.99),
+            self.facts, self.wrong, len(late), percentile(late or [0.0], 0.5), percentile(late or [0.0], 0.99),
             sum(s.stats.pages for s in self._subscriptions),
         )  # fmt: skip
         os.write(1, msgspec.json.encode(heard) + b"\n")

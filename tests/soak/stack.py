@@ -113,6 +113,14 @@ async def make_streams(conn: Connection, **streams: dict[str, Any]) -> None:
     await topology.apply(conn, topology.Topology(specs))
 
 
+_SESSIONS = """
+SELECT pid, client_port, state, wait_event, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS s,
+       pg_blocking_pids(pid) AS blockers, left(regexp_replace(query, '\\s+', ' ', 'g'), 120) AS query
+FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+"""
+
+
 class Checkpoints:
     """Asks the database where each partition is, over a connection that may break at any time."""
 
@@ -130,6 +138,16 @@ class Checkpoints:
             self.close()
             return None
         return {(r["stream"], r["partition"]): r["seq"] for r in rows}
+
+    async def sessions(self) -> list[str]:
+        """Who is in a transaction, for how long, and whom each waits for: what one wants to know when it is late."""
+        if self._db is None:
+            return []
+        rows = await self._db.fetch(_SESSIONS, timeout=5)
+        return [
+            f"{r['pid']} ({r['client_port']}) {r['state']} {r['wait_event']} for {r['s']:.1f} s behind {r['blockers']}: {r['query']}"
+            for r in rows
+        ]
 
     def close(self) -> None:
         """Let go of the connection; the next `read` makes another."""

@@ -20,7 +20,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
@@ -121,6 +121,11 @@ class ProjectorProcess:
     def resume(self) -> None:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
+
+    def tell(self) -> None:
+        """Have it write into its log where every partition is and what every task waits for."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
 
     async def ended(self, timeout_s: float = 30) -> int:
         """Wait for its end; the exit code (-9: killed)."""
@@ -250,6 +255,23 @@ def _tell_partitions() -> None:
     PartitionProjector._set = told  # type: ignore[method-assign]
 
 
+def _tell_all(service: Any) -> None:
+    """Where every partition is, and what every task waits for, into the log: for whoever asks with SIGUSR1."""
+    for p in service.partitions:
+        seq = p.checkpoint.seq if p.checkpoint else None
+        print(os.getpid(), p.stream, p.partition, p.state, seq, p.pending, p.error, file=sys.stderr)
+    for task in asyncio.all_tasks():
+        print(os.getpid(), task.get_name(), " > ".join(_awaits(task.get_coro())), file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _awaits(awaited: Any) -> Iterator[str]:
+    """Who awaits whom, outermost first: a task's own stack shows only the first of them."""
+    while (frame := getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)) is not None:
+        yield f"{frame.f_code.co_name}:{frame.f_lineno}"
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+
+
 async def _main(job: Job) -> None:
     from coord.bus.connection import NatsConfig
     from coord.projector.service import ProjectorService
@@ -264,6 +286,7 @@ async def _main(job: Job) -> None:
         DatabaseConfig(url=job.database_url, pool_min=1, pool_max=job.pool_max),
         job.config,
     )
+    loop.add_signal_handler(signal.SIGUSR1, _tell_all, service)
     async with service:
         await service.wait_ready(60)
         _say("ready")
