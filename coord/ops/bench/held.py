@@ -16,7 +16,7 @@ RSS_BYTES_MAX: Final = 200 * limits.MIB
 """What one projector process may take."""
 RSS_GROWTH_MAX: Final = 0.05
 """How much more the last quarter of the run may take than the second."""
-JUDGED_FACTS_MIN: Final = 1_000_000
+JUDGED_FACTS_MIN: Final = 5_000_000
 """A shorter run ends while caches and arenas still fill: its memory is reported and not judged."""
 
 
