@@ -5,11 +5,13 @@ The files are the only definition.  They use JetStream's own field names; a stri
 one profile; ``for_each_partition`` makes one consumer per partition out of one file, with
 ``{p}`` replaced.  ``plan`` compares, ``apply`` performs; applying twice changes nothing.
 
-What it never does: delete a stream or a consumer that the files do not name.
+What it never does: delete a stream or a consumer that the files do not name, or take an age
+that the trimmer has lowered for a moment (`coord.core.trim`) for the configured one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import tomllib
 from pathlib import Path
@@ -19,6 +21,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
+from coord.core import trim
 
 Profile = Literal["production", "development", "cluster"]
 
@@ -33,6 +36,10 @@ _STREAM_FIXED = frozenset({"storage", "retention", "name"})
 _CONSUMER_FIXED = frozenset({"deliver_policy", "ack_policy", "priority_policy", "priority_groups", "name"})
 # Limits whose lowering deletes messages at once.
 _TRIMMING = frozenset({"max_age", "max_msgs", "max_bytes", "max_msgs_per_subject"})
+
+_SETTLE_S = 0.02
+_SETTLE_TRIES = 3
+"""After an update it is looked so often whether it stayed: a trimmer's round trip takes a millisecond."""
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -70,6 +77,13 @@ class Topology(msgspec.Struct, frozen=True):
             if spec.label == label:
                 return spec
         raise errors.TopologyError(f"streams/ does not define {label!r}", known=[s.label for s in self.specs])
+
+    def with_fields(self, label: str, **fields: Any) -> Topology:
+        """The same with other values of some fields of one spec."""
+        self.get(label)
+        return Topology(
+            tuple(msgspec.structs.replace(s, config=s.config | fields) if s.label == label else s for s in self.specs)
+        )
 
     @property
     def streams(self) -> tuple[Spec, ...]:
@@ -215,7 +229,28 @@ async def apply(conn: Connection, topology: Topology, *, allow_destructive: bool
         )
     for change in changes:
         await _perform(conn, topology.get(change.label), change)
+    await _settle(conn, topology, [c for c in changes if c.action == "update"])
     return changes
+
+
+async def _settle(conn: Connection, topology: Topology, updates: list[Change]) -> None:
+    """Make sure that updates stayed, and that no age is left lowered by a trimmer that died.
+
+    The broker has no compare-and-swap for configurations: a trimmer may have read one before
+    our update and written it back after.
+    """
+    for change in updates:
+        spec = topology.get(change.label)
+        for _ in range(_SETTLE_TRIES):
+            await asyncio.sleep(_SETTLE_S)
+            again = compare(spec, await _current(conn, spec))
+            if again is None:
+                break
+            await _perform(conn, spec, again)
+    for spec in topology.streams:
+        config = (await conn.api(f"STREAM.INFO.{spec.stream}"))["config"]
+        if trim.lowered_until(config) is not None:
+            await conn.api(f"STREAM.UPDATE.{spec.stream}", trim.restored(config))
 
 
 async def _current(conn: Connection, spec: Spec) -> dict[str, Any] | None:
@@ -227,7 +262,7 @@ async def _current(conn: Connection, spec: Spec) -> dict[str, Any] | None:
     except errors.ApiNotFound:
         return None
     config: dict[str, Any] = answer["config"]
-    return config
+    return trim.restored(config) if spec.consumer is None else config
 
 
 async def _perform(conn: Connection, spec: Spec, change: Change) -> None:

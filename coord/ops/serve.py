@@ -4,7 +4,8 @@
 
     all = projector ─┐
           query ─────┼─ beside every one of them: http (probes, metrics), loop_lag, stats
-          retention ─┘
+          retention ─┤
+          trimmer ───┘
 
 Each service has its own connections: one that is slow or wedged keeps nobody from the
 others'.  The services start side by side and without their broker or database; readiness
@@ -32,6 +33,7 @@ from coord.query.service import QueryService
 from coord.runtime.http import HttpService
 from coord.runtime.lag import LoopLag
 from coord.runtime.service import Service, ServiceGroup
+from coord.server.trimmer import Trimmer
 from coord.store import maintenance, migrations
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.pool import Pool
@@ -74,6 +76,15 @@ def services(
             children or ProjectorService(settings.nats, settings.database, settings.projector, registry=registry)
         )
         members.append(Retention(settings.database, settings.ages, registry=registry))
+        if settings.trim.enabled:
+            members.append(
+                Trimmer(
+                    settings.nats,
+                    ops_settings.side_pool(settings.database, "trimmer"),
+                    settings.trim,
+                    registry=registry,
+                )
+            )
     if what in {What.ALL, What.QUERY}:
         members.append(
             OnConnection(

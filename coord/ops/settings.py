@@ -34,6 +34,7 @@ from coord.bus.topology import Profile, Topology
 from coord.bus.topology import load as load_topology
 from coord.client.config import ClientConfig, PublisherConfig
 from coord.client.subscriber import SubscriberConfig
+from coord.core.trim import TrimConfig
 from coord.errors import InvalidToken, SettingsError
 from coord.ops import environment
 from coord.ops.devstack.stack import find as find_stack
@@ -79,6 +80,14 @@ class StreamsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     profile: Profile = "production"
     """`production` (one server), `cluster` (three replicas) or `development` (a short window)."""
+    log_memory_mib: int | None = None
+    """Memory of the broker that the log's subjects may take: `max_msgs` of EVENTS follows, one message
+    for each 512 bytes.  None: what streams/ says."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the field is out of range."""
+        if self.log_memory_mib is not None and not 1 <= self.log_memory_mib <= 1_048_576:
+            raise SettingsError("streams.log_memory_mib must be from 1 to 1048576 (1 TiB)")
 
 
 class IdentityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database: DatabaseConfig = DatabaseConfig()
     ages: AgesConfig = AgesConfig()
     streams: StreamsConfig = StreamsConfig()
+    trim: TrimConfig = TrimConfig()
     projector: ProjectorConfig = ProjectorConfig()
     query: QueryConfig = QueryConfig()
     identity: IdentityConfig = IdentityConfig()
@@ -233,6 +243,9 @@ def find_file(environ: Mapping[str, str] | None = None) -> Path | None:
 def topology(settings: Settings) -> Topology:
     """streams/ for the chosen profile, checked against what publishers do."""
     found = load_topology(streams_dir(), settings.streams.profile)
+    if settings.streams.log_memory_mib is not None:
+        room = settings.streams.log_memory_mib * limits.MIB // limits.SUBJECT_BYTES
+        found = found.with_fields(subjects.EVENTS, max_msgs=room)
     check_windows(found, settings.publisher)
     return found
 

@@ -1,0 +1,1 @@
+"""Thin loops around the pure machines of `coord.core`: one a noun."""
