@@ -159,14 +159,23 @@ STATUS_AGENTS_MAX: Final = 65_536
 
 # --- projecting (defaults of ProjectorConfig) --------------------------------------------
 
-PULL_MESSAGES: Final = 2_000
+PULL_MESSAGES: Final = 1_000
 """Messages asked for and not yet projected, per partition (single facts)."""
 
-PULL_BYTES: Final = 2 * MIB
+PULL_BYTES: Final = 1 * MIB
 """The same in bytes, for large bodies and frames; a single larger message still passes."""
 
 PROJECT_BATCH_ROWS: Final = 10_000
 """Rows of one transaction; COPY gains little beyond.  A frame is never cut, so a batch may have one more of them."""
+
+PROJECT_OPEN_ROWS: Final = 32_000
+"""Rows decoded and not committed in one process: what its pinned partitions share, two batches each.  20 MB."""
+
+PROJECT_OPEN_BYTES: Final = 64 * MIB
+"""The same in bytes of bodies and headers, as decoded."""
+
+PROJECT_SHARE_ROWS_MIN: Final = 250
+"""The least share of a partition, whatever their number."""
 
 PROJECT_BATCH_BYTES: Final = 16 * MIB
 """Bytes in one batch, as decoded: rows alone bound nothing, a compressed frame of 2 KB may decode to 8 MiB."""
@@ -394,6 +403,7 @@ assert PULL_EXPIRES_S < PIN_TTL_S, "a pull renews the pin before it lapses"
 assert REPLICA_BEAT_S * 3 <= REPLICA_GONE_S
 assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S
 assert PROJECT_WRITERS <= POOL_MAX
+assert PROJECT_SHARE_ROWS_MIN * 4 * PARTITIONS <= PROJECT_OPEN_ROWS, "EVENTS and TELEMETRY, two batches a partition"
 assert POOL_MIN <= POOL_MAX
 assert STOP_S < DRAIN_S < 30, "what stops us (systemd, Kubernetes) waits 30 s"
 assert CHILD_BEAT_S * 3 <= CHILD_SILENT_S

@@ -26,6 +26,11 @@ def how_many(waiting: Iterable[tuple[int, int]], *, rows_max: int, bytes_max: in
     return taken
 
 
+def share(total: int, partitions: int, *, least: int, most: int) -> int:
+    """How much of `total` one batch may hold while `partitions` have two each: one open, one being written."""
+    return max(least, min(most, total // (2 * max(1, partitions))))
+
+
 class Pace:
     """When the next transaction may begin; seconds of one monotonic clock."""
 

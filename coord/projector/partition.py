@@ -179,9 +179,11 @@ class PartitionProjector:
         self._notices.restart()
         self._set("pinned")
         self._metrics.projection_takeovers.labels(stream=self.stream).inc()
+        self._writer.join()
         try:
             await self._project(checkpoint)
         finally:
+            self._writer.leave()
             # Also after a failure: our own next session would have to wait for the pin to lapse.
             with contextlib.suppress(errors.CoordError):
                 await self._reader.unpin(timeout_s=_UNPIN_S)
@@ -209,7 +211,7 @@ class PartitionProjector:
                     if offer is None:
                         return
                     await asyncio.wait({offer.settled})
-                elif pending.is_full(self._config.batch_rows_max):
+                elif self._is_full(pending):
                     assert offer is not None, "what is not empty was offered"
                     # Offered and not taken: as soon as it is, the next batch can be decoded.
                     await asyncio.wait({offer.taken if offer.batch is pending else offer.settled})
@@ -218,6 +220,9 @@ class PartitionProjector:
         finally:
             if offer is not None:
                 await self._let_go(offer)
+
+    def _is_full(self, batch: Batch) -> bool:
+        return batch.is_full(self._writer.rows_share) or batch.bytes >= self._writer.bytes_share
 
     def _offer(self, batch: Batch) -> Offer:
         assert self.checkpoint is not None
@@ -252,7 +257,7 @@ class PartitionProjector:
         deliveries = await self._reader.receive(_TAKE, self._config.idle_checkpoint_s, unless=settled)
         pending = self._open(pending, offer)  # it may have been taken while we waited
         if deliveries:
-            added = pending.fill(deliveries, self._config.batch_rows_max, limits.PROJECT_TURN_ROWS)
+            added = pending.fill(deliveries, self._writer.rows_share, limits.PROJECT_TURN_ROWS)
             self._reader.put_back(deliveries[added:])
             self._m_consumed.inc(added)
             self._idle_since = loop.time()

@@ -34,7 +34,7 @@ import msgspec
 from coord import errors, limits
 from coord.core import chain
 from coord.core.checkpoint import Checkpoint
-from coord.core.joining import Pace, how_many
+from coord.core.joining import Pace, how_many, share
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.rows import Batch, stored_time
 from coord.store import checkpoints, copy
@@ -130,12 +130,32 @@ class Writer:
         self._rows_max = rows_max
         self._on_stale = on_stale
         self._pace = Pace(gap_s, min(limits.PROJECT_CROWD_ROWS, rows_max))
+        self._partitions = 0
         self._waiting: deque[Offer] = deque()
         self._wake = asyncio.Event()
         self._taking = asyncio.Lock()
         self._telling: set[asyncio.Task[None]] = set()
 
     # --- for partitions ------------------------------------------------------------------
+
+    def join(self) -> None:
+        """A partition begins to make batches; `leave` when it ends."""
+        self._partitions += 1
+
+    def leave(self) -> None:
+        """It makes none any more."""
+        self._partitions -= 1
+
+    @property
+    def rows_share(self) -> int:
+        """Rows after which a partition's batch is full: the memory of a process is bounded, not of each partition."""
+        least = min(limits.PROJECT_SHARE_ROWS_MIN, self._rows_max)
+        return share(limits.PROJECT_OPEN_ROWS, self._partitions, least=least, most=self._rows_max)
+
+    @property
+    def bytes_share(self) -> int:
+        """The same in bytes, as decoded."""
+        return share(limits.PROJECT_OPEN_BYTES, self._partitions, least=1, most=limits.PROJECT_BATCH_BYTES)
 
     def offer(
         self, batch: Batch, before: Checkpoint, *, anchored_messages: int | None = None, anchored_at: float = 0.0
