@@ -112,12 +112,13 @@ class Batch:
         rows_max = min(rows_max, len(self) + turn_rows_max)
         events, samples, letters = self.events, self.samples, self.letters
         epoch, partition = self.epoch, self.partition
+        read, extend = usual.read, chain.extend
         added = 0
         for delivery in deliveries:
             seq, subject, raw_headers, body = delivery.seq, delivery.subject, delivery.raw_headers, delivery.data
-            self.digest = chain.extend(self.digest, seq, subject, raw_headers, body)
+            self.digest = extend(self.digest, seq, subject, raw_headers, body)
             stored_at = stored_time(delivery.stored_ns)
-            fact = usual.read(subject, raw_headers, body)
+            fact = read(subject, raw_headers, body)
             if fact is not None:
                 row = (stored_at, epoch, seq, 0, partition) + fact  # noqa: RUF005 - two thirds of the time
                 events.append(row)

@@ -91,40 +91,46 @@ _EXPONENT = re.compile(rb"[eE][-+]?([0-9]{3,})")
 
 def decode_json(body: bytes) -> Any:
     """The value of a JSON body that jsonb will accept; raises `InvalidPayload` or `PayloadTooDeep`."""
-    value = _decode_json(body)
-    _check_for_jsonb(body, body.decode(), value)
-    return value
+    return read_json(body)[0]
 
 
-def checked_json(body: bytes) -> str:
-    """The text of a JSON body that jsonb will accept; raises like `decode_json`."""
-    value = _decode_json(body)
-    text = body.decode()
-    _check_for_jsonb(body, text, value)
-    return text
-
-
-def _decode_json(body: bytes) -> Any:
+def read_json(body: bytes) -> tuple[Any, str]:
+    """Value and text of a JSON body that jsonb will accept; raises like `decode_json`."""
     try:
-        return _json_decode(body)
+        value = _json_decode(body)
     except RecursionError as exc:
         raise PayloadTooDeep(depth_max=limits.NESTING_MAX) from exc
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise InvalidPayload(f"not JSON: {exc}") from exc
+    text = body.decode()
+    # Searches for a character or two, which find all that PostgreSQL might not take and much that it
+    # does.  One character alone is searched for at many bytes a cycle, so the rarer stands in front.
+    if (
+        "\\" in text
+        or (len(body) > _BYTES_OF_DEPTH and text.count("[") + text.count("{") > limits.NESTING_MAX)
+        or ((("-" in text and "e-" in text) or "0e" in text) and _LONG_EXPONENT.search(text))
+        or "E" in text
+        or len(body) > NUMBER_DIGITS_MAX
+    ):
+        _check_for_jsonb(body, value)
+    return value, text
 
 
-def _check_for_jsonb(body: bytes, text: str, value: Any) -> None:
-    """Refuse valid JSON that PostgreSQL does not take; `text` and `value` are the body's.
+_LONG_EXPONENT = re.compile(r"e[-+]?[0-9]{3}")
+"""What is shorter is within `NUMBER_EXPONENT_MAX`; ids written in hexadecimal have many an ``0e``."""
 
-    Each look is a search for a character or two, the rarer one first: for one character alone a
-    string is searched at many bytes a cycle.  The checks behind the looks are exact.
-    """
-    if "\\" in text and _has_nul(body):
+_BYTES_OF_DEPTH: Final = 2 * limits.NESTING_MAX
+"""What nesting beyond the limit takes at least: an opening and a closing bracket a level."""
+
+
+def _check_for_jsonb(body: bytes, value: Any) -> None:
+    """Refuse valid JSON that PostgreSQL does not take: the exact checks."""
+    if b"\\" in body and _has_nul(body):
         raise _nul()
-    if len(body) > 2 * limits.NESTING_MAX and text.count("[") + text.count("{") > limits.NESTING_MAX:
+    if body.count(b"[") + body.count(b"{") > limits.NESTING_MAX:
         _check_depth(value)
     # Positive exponents beyond a double were refused by the decoder, except on a zero.
-    if ("-" in text and "e-" in text) or "0e" in text or ("E" in text and ("E-" in text or "0E" in text)):
+    if b"e-" in body or b"0e" in body or (b"E" in body and (b"E-" in body or b"0E" in body)):
         _check_exponents(body)
     if len(body) > NUMBER_DIGITS_MAX and _DIGIT_RUN in body.translate(_DIGIT_MAP):
         _check_digits(body)

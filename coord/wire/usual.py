@@ -25,7 +25,9 @@ import msgspec
 from coord import limits
 from coord.errors import WireError
 from coord.wire import attributes, authors, codec, frames, subjects
-from coord.wire.subjects import FactSubject, SampleSubject
+from coord.wire.authors import RESERVED_KINDS
+from coord.wire.codec import read_json
+from coord.wire.subjects import PARTITION_TOKENS, FactSubject, SampleSubject, partition
 from coord.wire.times import UNIX_US_EXACT
 
 FIELDS: Final = (
@@ -76,6 +78,7 @@ _MESSAGE = re.compile(
     re.ASCII,
 )
 
+_fullmatch = _MESSAGE.fullmatch
 _fromisoformat = datetime.fromisoformat
 _fromtimestamp = datetime.fromtimestamp
 
@@ -87,21 +90,22 @@ def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | No
     """
     if raw_headers is None or len(body) > limits.EVENT_BYTES_MAX:
         return None
-    found = _MESSAGE.fullmatch(f"{subject}\n{raw_headers.decode('latin-1')}")
+    found = _fullmatch(f"{subject}\n{raw_headers.decode('latin-1')}")
     if found is None:
         return None
     (p, tenant, key, kind, id_, agent, event, detail, event_id, time, type_, correlation, causation, trace, schema) = (
         found.groups()
     )
     # A year at the calendar's ends needs a closer look; the expression has seen to the rest of the shape.
-    if p != subjects.PARTITION_TOKENS[subjects.partition(key)] or not "0002" <= time < "9999":
+    if p != PARTITION_TOKENS[partition(key)] or not "0002" <= time < "9999":
         return None
     try:
         version = 1 if schema is None else attributes.schema_version(schema)
-        if kind in authors.RESERVED_KINDS or agent[0] == "_":
+        # Any agent may state anything of a kind that is not reserved, as a single message.
+        if kind in RESERVED_KINDS or agent[0] == "_":
             authors.check(FactSubject(tenant, agent, key, kind, id_, event), schema=version)
         occurred_at = _fromisoformat(time)
-        text = codec.checked_json(body) if body else "null"
+        _, text = read_json(body) if body else (None, "null")
     except (WireError, ValueError):
         return None
     return (
