@@ -18,7 +18,7 @@ LOCK := $(UV) pip compile pyproject.toml --universal --generate-hashes --python-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint unit soak bench bench-peers bench-soak bench-budget bench-page lock
+.PHONY: help demo dev test lint unit soak faults bench bench-peers bench-soak bench-budget bench-page lock
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -42,7 +42,11 @@ lint: $(VENV)/.installed-test ## style and types
 unit: $(VENV)/.installed-test ## the unit, property and tidy tests alone
 	$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/property tests/tidy $(ARGS)
 
-soak: $(VENV)/.installed-test ## the fault tests, ROUNDS=20 times as many rounds; appends to soak-ledger.jsonl
+soak: $(VENV)/.installed-test ## volume faults, half an hour, into docs/fault-ledger.md (SOAK_ONLY=kill-storm SOAK_ROUNDS= SOAK_FACTS= SEED=)
+	$(BIN)/python -m tests.soak $(SOAK_ONLY) $(if $(SEED),--seed $(SEED)) $(if $(SOAK_ROUNDS),--rounds $(SOAK_ROUNDS)) \
+		$(if $(SOAK_FACTS),--facts $(SOAK_FACTS)) $(ARGS)
+
+faults: $(VENV)/.installed-test ## the fault tests, ROUNDS=20 times as many rounds; appends to soak-ledger.jsonl
 	COORD_SOAK_ROUNDS=$(ROUNDS) COORD_SOAK_LEDGER=soak-ledger.jsonl \
 		$(BIN)/python -m pytest -n $(WORKERS) -m soak --timeout 0 $(ARGS)
 

@@ -36,7 +36,7 @@ StartProjector = Callable[..., Awaitable[ProjectorService]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is a fault test; what is seeded by rounds takes part in `make soak`."""
+    """Everything here is a fault test; what is seeded by rounds takes part in `make faults`."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.faults)

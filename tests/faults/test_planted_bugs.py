@@ -6,11 +6,16 @@ Each test plants one, in the projector as it runs here, and demands that `verify
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.test_two_owners import add_rival_consumers, side
+from tests.soak.lag import caught_up
+from tests.soak.speakers import Speech, speaking
+from tests.soak.stack import Checkpoints
+from tests.soak.verdict import judge
 from tests.support.planted import Bug, replacements
 from tests.support.workload import (
     Entry,
@@ -86,6 +91,35 @@ async def test_a_position_taken_from_the_consumer_and_not_from_the_checkpoint(
         await load.stop()
         assert "lost" in await found(url, load)
     await db.close()
+
+
+@pytest.mark.parametrize("bug", [None, "lost_ack"])
+async def test_an_ack_that_never_came_and_is_taken_for_one(
+    nats, migrated_database, projector, seed: int, tmp_path: Path, bug: Bug | None
+) -> None:
+    """The SDK's publishers, in their own process, over kills of the broker; judged as in `make soak`."""
+    url = migrated_database.url
+    await projector(url)
+    speech = Speech(
+        url=nats.url, tenant="speaking", seed=seed, records=str(tmp_path / "records"), per_s=6000, agents=2, notes=24,
+        tasks=24, bug=bug,
+    )  # fmt: skip
+    async with speaking(speech, tmp_path / "speakers.log") as speakers:
+        for _ in range(2):
+            assert await speakers.until(speakers.told.acked + 2000, 30)
+            nats.kill()
+            await nats.start()
+        assert await speakers.until(speakers.told.acked + 500, 30)
+        await speakers.finish()
+        checkpoints = Checkpoints(url)
+        assert await caught_up(speakers, checkpoints, 30) is not None
+        checkpoints.close()
+    db = await connect(url)
+    rows, findings = await judge(db, [speech])
+    await db.close()
+    assert rows > 4500
+    kinds = {f.kind for f in findings}
+    assert "lost" in kinds if bug else not findings, findings
 
 
 # --- the comparison itself, without servers ----------------------------------------------------

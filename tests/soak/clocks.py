@@ -107,9 +107,7 @@ async def _times(
         result.found("occurred", f"{tenant}: occurred_at is up to {found['off_s']} s from what its agents' clocks said")
 
 
-async def _chunks(
-    result: Result, db: asyncpg.Connection[asyncpg.Record], began: datetime, ended: datetime
-) -> None:
+async def _chunks(result: Result, db: asyncpg.Connection[asyncpg.Record], began: datetime, ended: datetime) -> None:
     """No partition of a hypertable lies where an agent's wrong clock would have put it."""
     if not await db.fetchval("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
         result.details["chunks"] = "no TimescaleDB: none"

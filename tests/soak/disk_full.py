@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from coord.bus.connection import Connection, NatsConfig
 from coord.errors import BusError
@@ -31,7 +32,10 @@ SCENARIO = Scenario(
 _VOLUME_MIB = 1024
 _LOG_LEFT_MIB, _DATABASE_LEFT_MIB = 6, 24
 """What somebody else's file leaves when it fills the volume."""
-_STREAMS = {name: {"max_bytes": mib * 2**20} for name, mib in {"EVENTS": 300, "TELEMETRY": 100, "DLQ": 50, "CURSORS": 10}.items()}
+_STREAMS: dict[str, Any] = {
+    name: {"max_bytes": mib * 2**20}
+    for name, mib in {"EVENTS": 300, "TELEMETRY": 100, "DLQ": 50, "CURSORS": 10}.items()
+}
 """The broker refuses streams that could not fit: it reckons with three quarters of the volume."""
 _FULL_S = 60.0
 
@@ -146,7 +150,9 @@ async def _fill_database(result: Result, stack: Stack, volume: Volume, speakers:
         if not await stopped_moving(lambda: progress, quiet_s=4.0):
             result.found("roomy", "the database's volume never filled up")
             return
-        say(f"the database's volume is full: {volume.free_mib:.1f} MiB free, {speakers.told.acked:,} facts acknowledged")
+        say(
+            f"the database's volume is full: {volume.free_mib:.1f} MiB free, {speakers.told.acked:,} facts acknowledged"
+        )
         acked = speakers.told.acked
         await speakers.until(acked + 20_000, 20)
         details = {
@@ -177,7 +183,13 @@ async def _fill_database(result: Result, stack: Stack, volume: Volume, speakers:
 
 def _speech(job: Job, stack: Stack, home: Path, tenant: str) -> Speech:
     return Speech(
-        url=stack.nats_url, tenant=tenant, seed=job.seed, records=str(home / "records"), per_s=15_000, notes=64, tasks=64
+        url=stack.nats_url,
+        tenant=tenant,
+        seed=job.seed,
+        records=str(home / "records"),
+        per_s=15_000,
+        notes=64,
+        tasks=64,
     )
 
 

@@ -37,9 +37,9 @@ async def caught_up(
             said = True
             for projector in projectors:
                 projector.tell()
-            late = at and {f"{stream}.{p}": told.goal[stream, p] - at.get((stream, p), 0) for stream, p in behind(at, told.goal)}
+            late = None if at is None else {slot: told.goal[slot] - at.get(slot, 0) for slot in behind(at, told.goal)}
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 for session in await checkpoints.sessions():
-                    say("  " + session)
+                    say(f"  {session}")
             say(f"{LATE_S:g} s and not caught up: {'the database does not answer' if late is None else late}")
     return None

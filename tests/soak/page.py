@@ -83,5 +83,6 @@ def _number(value: float | None) -> str:
 
 def _run_of(r: Result) -> str:
     m = r.machine
-    on = f"{m.get('cores')} cores of {m.get('cpu')}, {m.get('memory_gib')} GiB, {m.get('system')}, kernel {m.get('kernel')}"
+    cores = f"{m.get('cores')} cores of {m.get('cpu')}, {m.get('memory_gib')} GiB"
+    on = f"{cores}, {m.get('system')}, kernel {m.get('kernel')}"
     return f"{r.at[:10]}, commit `{r.commit}`, {on}"

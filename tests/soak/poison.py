@@ -50,7 +50,11 @@ POISON: dict[str, Callable[[int], Message]] = {
         _FRAME,
         _frame([0, {"a": 1}]),
     ),
-    "wire.frame": lambda i: (f"coord.ev.{_TENANT}.mallory.k{i % 64}.task.t.progress", _FRAME, msgspec.msgpack.encode({"n": i})),
+    "wire.frame": lambda i: (
+        f"coord.ev.{_TENANT}.mallory.k{i % 64}.task.t.progress",
+        _FRAME,
+        msgspec.msgpack.encode({"n": i}),
+    ),
 }
 """The code that the dead letter must have → what is sent."""
 

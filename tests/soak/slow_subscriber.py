@@ -25,7 +25,7 @@ SCENARIO = Scenario(
 )
 
 SUBSCRIBERS = 1_000
-KEYS = 50
+KEYS = 250
 PER_S = 500.0
 """Facts a second; each has SUBSCRIBERS / KEYS quick listeners and, in its turns, the slow one."""
 SLOWER = 100
@@ -91,9 +91,7 @@ async def stating(client: Coord) -> AsyncIterator[Stating]:
         await task
 
 
-async def _turns(
-    result: Result, stack: Stack, home: Path, others: Listeners, statement: Stating, turns: int
-) -> None:
+async def _turns(result: Result, stack: Stack, home: Path, others: Listeners, statement: Stating, turns: int) -> None:
     alone: list[Heard] = []
     beside: list[Heard] = []
     for i in range(turns):
@@ -107,8 +105,10 @@ async def _turns(
             await asyncio.sleep(TURN_S)
             beside.append(await others.ask())
             await _catch_up(result, laggard, statement, first)
-        say(f"turn {i + 1}/{turns}: p99 {alone[-1].p99_ms:.2f} ms without, {beside[-1].p99_ms:.2f} ms with the slow one;"
-            f" it caught up in {result.catch_up_s[-1] if result.catch_up_s else float('nan'):g} s")  # fmt: skip
+        say(
+            f"turn {i + 1}/{turns}: p99 {alone[-1].p99_ms:.2f} ms without the slow one,"
+            f" {beside[-1].p99_ms:.2f} ms with it; it caught up in {result.catch_up_s[-1]:g} s"
+        )
     without, having = (percentile([h.p99_ms for h in heard], 0.5) for heard in (alone, beside))
     result.details |= {
         "p99_ms_without": [round(h.p99_ms, 2) for h in alone],

@@ -80,8 +80,10 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[Line]:
         """All lines: notes, tasks, one status and one series of samples per agent."""
-        kinds: list[LineKind] = ["note"] * self.notes + ["task"] * self.tasks
-        kinds += ["agent"] * self.agents + ["sample"] * self.agents
+        counts: dict[LineKind, int] = {
+            "note": self.notes, "task": self.tasks, "agent": self.agents, "sample": self.agents
+        }  # fmt: skip
+        kinds = [kind for kind, count in counts.items() for _ in range(count)]
         starts = {kind: kinds.index(kind) for kind in set(kinds)}
         return [Line(i, kind, (i - starts[kind]) % self.agents) for i, kind in enumerate(kinds)]
 

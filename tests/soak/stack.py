@@ -117,7 +117,8 @@ _SESSIONS = """
 SELECT pid, client_port, state, wait_event, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS s,
        pg_blocking_pids(pid) AS blockers, left(regexp_replace(query, '\\s+', ' ', 'g'), 120) AS query
 FROM pg_stat_activity
-WHERE datname = current_database() AND backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND backend_type = 'client backend' AND xact_start IS NOT NULL
+AND pid <> pg_backend_pid()
 """
 
 
@@ -145,7 +146,8 @@ class Checkpoints:
             return []
         rows = await self._db.fetch(_SESSIONS, timeout=5)
         return [
-            f"{r['pid']} ({r['client_port']}) {r['state']} {r['wait_event']} for {r['s']:.1f} s behind {r['blockers']}: {r['query']}"
+            f"{r['pid']} ({r['client_port']}) {r['state']} {r['wait_event']} for {r['s']:.1f} s"
+            f" behind {r['blockers']}: {r['query']}"
             for r in rows
         ]
 

@@ -7,6 +7,7 @@ database may have ended: nothing of that may count.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from coord import limits
@@ -16,6 +17,7 @@ from tests.soak.speakers import Speakers, Speech, speaking
 from tests.soak.stack import Checkpoints, Stack
 from tests.soak.verdict import judge
 from tests.support.crash import ProjectorProcess
+from tests.support.waiting import until
 
 SCENARIO = Scenario(
     name="stopped-owner",
@@ -82,6 +84,5 @@ async def _rounds(
 
 async def _settled(both: list[ProjectorProcess]) -> None:
     """Each owns something, so that a stop means something; not for ever: a round without is one, too."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and not all(len(p.owned) >= limits.PARTITIONS // 2 for p in both):
-        await asyncio.sleep(0.05)
+    with contextlib.suppress(AssertionError):
+        await until(lambda: all(len(p.owned) >= limits.PARTITIONS // 2 for p in both), 10, every_s=0.05)

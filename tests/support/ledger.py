@@ -1,6 +1,6 @@
 """The soak ledger: one line of JSON for each soak test that ran, appended, never rewritten.
 
-`COORD_SOAK_LEDGER` names the file (`make soak` sets it).  A test states its counts with pytest's
+`COORD_SOAK_LEDGER` names the file (`make faults` sets it).  A test states its counts with pytest's
 `record_property("facts", 120_000)`; they stand in the line beside seed, rounds, commit and machine.
 """
 

@@ -1,5 +1,7 @@
 """Messages that are nearly right: proper ones, damaged at random in subject, headers or body."""
 
+# ruff: noqa: E501 - hostile input is data, a case a line
+
 from __future__ import annotations
 
 import random
