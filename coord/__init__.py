@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from coord.errors import CoordError, FlushFailed, Overloaded
     from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
     from coord.wire.facts import fact
+    from coord.wire.where import where
 
 __all__ = [
     "ClientConfig",
@@ -48,6 +49,7 @@ __all__ = [
     "errors",
     "fact",
     "handling",
+    "where",
 ]
 
 _HOME = {
@@ -68,6 +70,7 @@ _HOME = {
     "connect": "coord.client.connect",
     "fact": "coord.wire.facts",
     "handling": "coord.client.context",
+    "where": "coord.wire.where",
 }
 
 

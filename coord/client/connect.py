@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
     from coord.telemetry.metrics import Metrics
     from coord.wire.envelope import Fact, Sample
+    from coord.wire.where import Condition
 
 
 def connect(
@@ -245,6 +246,7 @@ class Coord:
         id: str | None = None,
         event: str | None = None,
         agent: str | None = None,
+        where: Condition | None = None,
         start: StartAt = "new",
         durable: str | None = None,
         batch_max: int = 100,
@@ -253,6 +255,8 @@ class Coord:
         """Facts of this tenant that match, live and from the log: ``async for fact in c.subscribe(…)``.
 
         `key`, `kind`, `id`, `event` and `agent` (the author) select; None matches all.
+        `where` selects further, before anything is decoded:
+        ``where=coord.where.data["load"] > 0.9``; see `coord.wire.where`.
         `start`: ``new``, ``first``, a stream sequence or an aware time; with `durable`, a
         name under which the position is kept, only the first time.  What is emitted while
         handling a fact carries its correlation and names it as the cause.
@@ -263,7 +267,8 @@ class Coord:
 
         subscription = subscribe(
             self.connection, tenant=self.tenant, as_agent=self.agent, key=key, kind=kind, id=id, event=event,
-            agent=agent, start=start, durable=durable, batch_max=batch_max, config=config, registry=self._metrics,
+            agent=agent, where=where, start=start, durable=durable, batch_max=batch_max, config=config,
+            registry=self._metrics,
         )  # fmt: skip
         self._subscriptions.add(subscription)
         return subscription
@@ -276,10 +281,12 @@ class Coord:
         An agent that says nothing is not heard of: `start="first"` begins with what the log
         holds, and the table `coord.v_agent_status` has them all.
         """
-        from coord.client.statuses import Statuses
+        from coord.client.statuses import STATEMENTS, Statuses
 
         statuses = Statuses(
-            self.connection, self.tenant, self.subscribe(kind="agent", id=agent, start=start, config=config)
+            self.connection,
+            self.tenant,
+            self.subscribe(kind="agent", id=agent, where=STATEMENTS, start=start, config=config),
         )
         self._subscriptions.add(statuses)
         return statuses

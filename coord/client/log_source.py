@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ import msgspec
 from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection
-from coord.core.subscription import Entry, Page, Position, Read
+from coord.core.subscription import SKIPPED, Entry, Page, Position, Read
 from coord.wire import log_api, subjects
 from coord.wire.log_api import Filter, PackedFact, ReadRequest
 from coord.wire.records import StoredFact
@@ -25,11 +26,20 @@ _decode_fact = msgspec.msgpack.Decoder(PackedFact).decode
 class LogSource:
     """What matches one filter of one tenant."""
 
-    def __init__(self, conn: Connection, tenant: str, filter_: Filter, page_facts: int) -> None:
+    def __init__(
+        self,
+        conn: Connection,
+        tenant: str,
+        filter_: Filter,
+        page_facts: int,
+        accepts: Callable[[StoredFact], bool] | None = None,
+    ) -> None:
+        """`accepts`: which of the facts are wanted; the others stay in their places as `SKIPPED`."""
         self.subject = subjects.rpc(tenant, "log", "read")
         self._conn = conn
         self._filter = filter_
         self._page_facts = page_facts
+        self._accepts = accepts
 
     async def page(self, read: Read) -> Page[StoredFact]:
         """The page that the machine asked for.
@@ -48,7 +58,7 @@ class LogSource:
         except TimeoutError as exc:
             raise errors.DeadlineExceeded("the log was not read in time", subject=self.subject) from exc
         try:
-            entries = [_entry(raw) for raw in answer.facts]
+            entries = [self._entry(raw) for raw in answer.facts]
         except (msgspec.DecodeError, errors.WireError) as exc:
             raise errors.RemoteError("a fact of the answer cannot be read", subject=self.subject) from exc
         following = Position(answer.next_seq, answer.next_index)
@@ -62,7 +72,8 @@ class LogSource:
             return ReadRequest(filter=self._filter, from_time=start, max=count)
         return ReadRequest(filter=self._filter, from_=start, max=count)
 
-
-def _entry(raw: msgspec.Raw) -> Entry[StoredFact]:
-    fact = _decode_fact(raw).unpack()
-    return Entry(fact.seq, fact.index, len(raw), fact)
+    def _entry(self, raw: msgspec.Raw) -> Entry[StoredFact]:
+        fact = _decode_fact(raw).unpack()
+        if self._accepts is not None and not self._accepts(fact):
+            return Entry(fact.seq, fact.index, 0, SKIPPED)
+        return Entry(fact.seq, fact.index, len(raw), fact)

@@ -31,6 +31,10 @@ from coord.core.retry import backoff_s
 from coord.core.status import StatusFold
 from coord.wire import status, subjects
 from coord.wire.records import StoredFact
+from coord.wire.where import where
+
+STATEMENTS: Final = where.event.is_in([status.WHOLE, status.CHANGE])
+"""Which of the facts about agents are said about their status."""
 
 _FIRST_ASK_S: Final = 0.2
 """Within this the first question is asked: meanwhile somebody else's may be answered."""

@@ -48,12 +48,14 @@ from coord.client import context
 from coord.client.cursors import Cursor, CursorRecord
 from coord.client.log_source import LogSource
 from coord.core.retry import backoff_s
-from coord.core.subscription import Bounds, Position, Reason, Start, Stats, SubscriptionMachine
+from coord.core.subscription import SKIPPED, Bounds, Position, Reason, Skipped, Start, Stats, SubscriptionMachine
 from coord.telemetry import logs, metrics, tracing
 from coord.wire import republished, subjects
 from coord.wire.decode import decode_message
 from coord.wire.log_api import Filter
 from coord.wire.records import StoredFact
+from coord.wire.sieve import Sieve, Verdict
+from coord.wire.where import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,6 +115,7 @@ class _Live(NamedTuple):
     body: bytes
     seq: int
     stored_at: datetime
+    verdict: Verdict = True
 
 
 _rng = random.Random()
@@ -129,6 +132,7 @@ def subscribe(
     id: str | None = None,
     event: str | None = None,
     agent: str | None = None,
+    where: Condition | None = None,
     start: StartAt = "new",
     durable: str | None = None,
     batch_max: int = 100,
@@ -137,12 +141,13 @@ def subscribe(
 ) -> Subscription:
     """A subscription of `as_agent` to the facts of a tenant that match.
 
-    `key`, `kind`, `id`, `event` and `agent` (the author) select; None matches all.  `start`
+    `key`, `kind`, `id`, `event` and `agent` (the author) select at the broker; None matches
+    all.  `where` selects here, among what the broker sends: see `coord.wire.where`.  `start`
     says where to begin; with `durable`, a name of this agent, only the first time: later
     it goes on behind the last fact that was finished.  `batch_max` bounds `batches`.
 
     Nothing happens before it is entered or iterated.  Raises `InvalidToken` for a name that
-    is no token, `QueryError` for a `start` that is neither.
+    is no token, `QueryError` for a `start` that is neither or a condition that is too large.
     """
     config = config or SubscriberConfig()
     config.validate()
@@ -152,6 +157,7 @@ def subscribe(
         conn,
         tenant=subjects.check_token(tenant, "tenant"),
         filter=Filter(key=key, kind=kind, id=id, agent=agent, event=event),
+        sieve=None if where is None else Sieve(where),
         start=_start(start),
         cursor=None if durable is None else Cursor(conn, tenant, as_agent, durable, secrets.token_hex(8)),
         batch_max=batch_max,
@@ -190,6 +196,7 @@ class Subscription:
         *,
         tenant: str,
         filter: Filter,
+        sieve: Sieve | None,
         start: Start,
         cursor: Cursor | None,
         batch_max: int,
@@ -205,9 +212,11 @@ class Subscription:
         self._config = config
         self._batch_max = batch_max
         self._live_filters = filter.live(tenant)
-        self._log = LogSource(conn, tenant, filter, config.page_facts)
+        self._sieve = sieve
+        self._log = LogSource(conn, tenant, filter, config.page_facts, None if sieve is None else sieve.accepts)
         self._cursor = cursor
         self._metrics = registry
+        self._filtered_shown = 0
         self._machine = self._new_machine(start, None)
         self._bus: list[BusSubscription] = []
         self._unregister: list[Callable[[], None]] = []
@@ -230,7 +239,8 @@ class Subscription:
     def _new_machine(self, start: Start, created: str | None) -> SubscriptionMachine[_Live, StoredFact]:
         return SubscriptionMachine(
             start,
-            expand=_expand,
+            expand=self._expand,
+            admit=None if self._sieve is None else self._admit,
             jitter=_rng.random,
             bounds=Bounds(
                 messages_max=self._config.buffer_messages,
@@ -415,6 +425,7 @@ class Subscription:
         """Everything handed out so far is done with; asking for the next fact says so too."""
         self._unbind()
         self._machine.finish()
+        self._show_filtered()
         if self._cursor is not None and self._machine.done != self._saved:
             self._dirty.set()
 
@@ -506,13 +517,41 @@ class Subscription:
             self.foreign += 1
             return
         machine = self._machine
+        filtered = machine.stats.filtered
         size = len(message.data) + len(message.raw_headers or b"")
         live = _Live(subject, part.headers, message.data, part.seq, part.stored_at)
         machine.receive(part.seq, part.subject_last_seq, size, live, _now())
-        if machine.live:
+        if not machine.live:
+            self._work.set()
+        elif machine.stats.filtered == filtered:
             self._fresh.set()
         else:
-            self._work.set()
+            self._note_idle_move()  # nothing for the consumer, and the position has moved
+
+    def _admit(self, live: _Live) -> _Live | None:
+        """What of a live message is wanted, judged before it is decoded; None: nothing."""
+        assert self._sieve is not None
+        verdict = self._sieve.judge(live.subject, live.headers, live.body, live.seq, live.stored_at)
+        if verdict is False:
+            return None
+        return live if verdict is True else live._replace(verdict=verdict)
+
+    def _expand(self, live: _Live) -> list[StoredFact | Skipped | None]:
+        if live.verdict is True:
+            entries = decode_message(live.subject, live.headers, live.body, live.seq, live.stored_at)
+            return [entry if isinstance(entry, StoredFact) else None for entry in entries]
+        assert self._sieve is not None
+        found = self._sieve.decode(live.verdict, live.subject, live.headers, live.body, live.seq, live.stored_at)
+        wanted: list[StoredFact | Skipped | None] = [SKIPPED] * (found[-1][0] + 1 if found else 1)
+        for index, entry in found:
+            wanted[index] = entry if isinstance(entry, StoredFact) else None
+        return wanted
+
+    def _show_filtered(self) -> None:
+        filtered = self._machine.stats.filtered
+        if filtered != self._filtered_shown:
+            self._metrics.subscribe_filtered.inc(max(0, filtered - self._filtered_shown))
+            self._filtered_shown = filtered
 
     def _disconnected(self) -> None:
         self._machine.disconnected()
@@ -639,6 +678,7 @@ class Subscription:
         await self.save()
 
     def _note_idle_move(self) -> None:
+        self._show_filtered()
         # An idle position moves with the log's end, or it would leave the window some day.
         if self._cursor is None or self._machine.done == self._saved:
             return
@@ -676,8 +716,3 @@ class Batches:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _expand(live: _Live) -> list[StoredFact | None]:
-    entries = decode_message(live.subject, live.headers, live.body, live.seq, live.stored_at)
-    return [entry if isinstance(entry, StoredFact) else None for entry in entries]

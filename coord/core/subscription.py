@@ -35,6 +35,10 @@ position that was *verified* under the old one, skipping what it knows.  What it
 comes late: the only case in which facts leave log order.  Until then the position that is
 saved is the verified one.
 
+A subscription may want only some of what matches.  `admit` throws a live message out before it
+takes room in the buffer; entries that are `SKIPPED` are passed over when their turn comes.  Either
+way the position moves over them, and everything above holds as if they had been taken.
+
 Pure: the time and the jitter are arguments, reading is the caller's.  Nothing here is
 bounded by hope: see `Bounds`.
 """
@@ -44,7 +48,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from enum import Enum
+from typing import Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -54,6 +59,15 @@ L = TypeVar("L")
 """A live message as received; decoded when it is taken."""
 T = TypeVar("T")
 """What the consumer gets."""
+
+
+class Skipped(Enum):
+    """What stands for an entry that the consumer does not want."""
+
+    SKIPPED = "skipped"
+
+
+SKIPPED: Final = Skipped.SKIPPED
 
 
 class Position(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -99,7 +113,7 @@ class Entry(msgspec.Struct, Generic[T], frozen=True):
     seq: int
     index: int
     size: int
-    value: T
+    value: T | Skipped
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -128,6 +142,8 @@ class Stats(msgspec.Struct):
     taken: int = 0
     poison: int = 0
     """Entries that could not be decoded; the projector dead-letters them."""
+    filtered: int = 0
+    """Live messages, and entries of frames and pages, that the consumer's condition threw out."""
     repeats: int = 0
     """Live messages that a page had already covered."""
     overflows: int = 0
@@ -146,18 +162,23 @@ class _Waiting(NamedTuple, Generic[L, T]):
     seq: int
     size: int
     raw: L | None
-    value: T | None
+    value: T | Skipped | None
     end: Position
 
 
 class SubscriptionMachine(Generic[L, T]):
-    """See the module.  `expand` decodes a live message; None in its answer is a poison entry."""
+    """See the module.
+
+    `expand` decodes a live message; None in its answer is a poison entry.  `admit` looks at one
+    before that: None when nothing of it is wanted, else what `expand` is to get.
+    """
 
     def __init__(
         self,
         start: Start,
         *,
-        expand: Callable[[L], Sequence[T | None]],
+        expand: Callable[[L], Sequence[T | Skipped | None]],
+        admit: Callable[[L], L | None] | None = None,
         jitter: Callable[[], float],
         bounds: Bounds | None = None,
         created: str | None = None,
@@ -170,6 +191,7 @@ class SubscriptionMachine(Generic[L, T]):
         """Raised to the consumer once everything before it is taken; see `acknowledge`."""
         self.created = created
         self._expand = expand
+        self._admit = admit
         self._jitter = jitter
         self._on_catch_up = on_catch_up
         self._start: Start = start
@@ -270,12 +292,16 @@ class SubscriptionMachine(Generic[L, T]):
                 self._lost("subject")
                 self._hold(seq, subject_last_seq, size, raw)
                 return
-        if self._full(size):
+        admitted = raw if self._admit is None else self._admit(raw)
+        if admitted is not None and self._full(size):
             self._overflow()
             return
         end = Position(seq + 1)
-        self._ready.append(_Waiting(seq, size, raw, None, end))
-        self._ready_bytes += size
+        if admitted is None:
+            self.stats.filtered += 1
+        else:
+            self._ready.append(_Waiting(seq, size, admitted, None, end))
+            self._ready_bytes += size
         self._begin(Position(seq))
         self._tail = end
         self._quiet_audits = 0
@@ -497,13 +523,23 @@ class SubscriptionMachine(Generic[L, T]):
 
     def _open(self, waiting: _Waiting[L, T]) -> None:
         self._ready_bytes -= waiting.size
-        if waiting.value is not None:
+        entries: Sequence[T | Skipped | None]
+        if waiting.value is SKIPPED:
+            entries = (SKIPPED,)
+        elif waiting.value is not None:
             self._opened.append((waiting.value, waiting.end))
             return
-        assert waiting.raw is not None
-        entries = self._expand(waiting.raw)
-        good = [(Position(waiting.seq, index + 1), value) for index, value in enumerate(entries) if value is not None]
-        self.stats.poison += len(entries) - len(good)
+        else:
+            assert waiting.raw is not None
+            entries = self._expand(waiting.raw)
+        good = [
+            (Position(waiting.seq, index + 1), value)
+            for index, value in enumerate(entries)
+            if value is not None and value is not SKIPPED
+        ]
+        filtered = sum(value is SKIPPED for value in entries)
+        self.stats.filtered += filtered
+        self.stats.poison += len(entries) - len(good) - filtered
         for number, (end, value) in enumerate(good, start=1):
             self._opened.append((value, end if number < len(good) else waiting.end))
         if not good:

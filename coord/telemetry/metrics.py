@@ -149,6 +149,9 @@ class Metrics:
         self.subscribe_overflows = counter(
             "coord_subscribe_overflows_total", "Times a slow subscriber's buffer was full and it left the live feed"
         )
+        self.subscribe_filtered = counter(
+            "coord_subscribe_filtered_total", "Live messages and entries that a subscription's condition threw out"
+        )
         self.rpc_requests = counter(
             "coord_rpc_requests_total", "Requests answered; outcome is 'ok' or an error code",
             "service", "method", "outcome",
