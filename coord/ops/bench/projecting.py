@@ -27,7 +27,7 @@ import msgspec
 from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
-from coord.ops.bench import workload
+from coord.ops.bench import servers, workload
 from coord.ops.bench.bare import BareLoop, bare_copy
 from coord.ops.bench.measure import BenchError, Clock, Figures, Run, Side, alternate, quiet_heap, rates, ratios, settle
 from coord.ops.bench.workers import Job, Worker
@@ -41,12 +41,6 @@ from coord.wire.envelope import Encoded
 _AGENTS_PER_PARTITION: Final = 4
 
 _DRAIN_S: Final = 180.0
-
-_EMPTY: Final = """
-    SELECT 'TRUNCATE ' || string_agg(format('coord.%I', tablename), ', ')
-    FROM pg_tables WHERE schemaname = 'coord' AND tablename NOT IN ('migration', 'edition')
-"""
-"""Everything that a projector writes, whatever tables there are."""
 
 Kind: TypeAlias = Literal["samples", "progress", "singles"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -215,7 +209,7 @@ class Bench:
     async def empty(self) -> None:
         """Leave no row, and nothing for the server to write behind somebody's back."""
         async with self._pool.acquire() as conn:
-            await conn.execute(await conn.fetchval(_EMPTY))
+            await conn.execute(await conn.fetchval(servers.TRUNCATE))
             # What the side before left to write must not be written during this one.
             await conn.execute("CHECKPOINT")
         await settle()

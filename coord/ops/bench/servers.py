@@ -24,6 +24,13 @@ PROFILE = "production"
 """Of streams/: what is measured is what is deployed."""
 
 
+TRUNCATE = """
+    SELECT 'TRUNCATE ' || string_agg(format('coord.%I', tablename), ', ')
+    FROM pg_tables WHERE schemaname = 'coord' AND tablename <> 'migration'
+"""
+"""Gives the statement that empties all that a projector writes, whatever tables there are."""
+
+
 class Database(msgspec.Struct, frozen=True, kw_only=True):
     """A database with coord's schema."""
 
@@ -43,6 +50,15 @@ async def database(config: DevStackConfig, say: Callable[[str], None]) -> AsyncI
         settings = DatabaseConfig(url=stack.database_url)
         await asyncio.to_thread(migrations.migrate, settings)
         yield Database(config=settings, edition=stack.edition, pid=stack.postgres_pid, data_dir=stack.data_dir)
+
+
+async def emptied(config: DatabaseConfig) -> None:
+    """Empty the tables: checkpoints of one broker's streams would stop the projection of another's."""
+    db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(config.url)
+    try:
+        await db.execute(await db.fetchval(TRUNCATE))
+    finally:
+        await db.close()
 
 
 @asynccontextmanager

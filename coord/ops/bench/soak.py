@@ -57,7 +57,6 @@ _SAMPLE_S: Final = 0.5
 _FINE_S: Final = 0.05
 """Between two looks at the projectors; the second once all is published: the error of the end."""
 
-_SAY_S: Final = 10.0
 _STALLED_S: Final = 60.0
 _DISK_EVERY: Final = 10
 """One look at the disk for so many at the memory: it walks through folders."""
@@ -120,7 +119,7 @@ async def soak(
         db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.config.url)
         stack.push_async_callback(db.close)
         coord = await stack.enter_async_context(_author(nats.url))
-        run = _Run(config, coord, conn, db, workers, (nats.folder, database.data_dir), say, tick)
+        run = _Run(config, coord, conn, db, workers, (nats.folder, database.data_dir), tick)
         assert nats.pid is not None
         clock = Clock(server=nats.pid, database=database.pid)
         try:
@@ -172,7 +171,6 @@ class _Run:
         db: asyncpg.Connection[asyncpg.Record],
         workers: Sequence[Worker],
         folders: tuple[Path, Path],
-        say: Callable[[str], None],
         tick: Callable[[Sample], None],
     ) -> None:
         self.singles = config.facts // _SINGLES_EVERY
@@ -186,7 +184,6 @@ class _Run:
         self._db = db
         self._workers = workers
         self._folders = folders
-        self._say = say
         self._tick = tick
         self._began = time.perf_counter()
         self._near = asyncio.Event()
@@ -235,7 +232,7 @@ class _Run:
 
     async def _watch(self) -> None:
         """Look at everything until cancelled."""
-        said = moved = time.perf_counter()
+        moved = time.perf_counter()
         done = looks = 0
         while True:
             found = await self._db.fetch("SELECT partition, seq FROM coord.checkpoint WHERE stream = 'EVENTS'")
@@ -255,9 +252,6 @@ class _Run:
             sample = Sample(now - self._began, self.published, self.projected, self._rss())
             self.samples.append(sample)
             self._tick(sample)
-            if now - said > _SAY_S:
-                said = now
-                self._say(f"  {self.published:,} published, {self.projected:,} projected of {self._config.facts:,}")
             await asyncio.sleep(_FINE_S if self._ends else _SAMPLE_S)
 
     def _follow(self, checkpoints: dict[int, int], last_seq: int) -> None:

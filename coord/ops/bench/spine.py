@@ -120,6 +120,7 @@ async def spine(config: SpineConfig, say: Callable[[str], None]) -> dict[str, An
     async with servers.database(config.database, say) as database:
         for part, sync_interval in _sections(config):
             say(part if sync_interval is None else f"{part}, sync_interval {sync_interval}")
+            await servers.emptied(database.config)
             async with servers.broker(sync_interval) as nats:
                 versions = await servers.versions(nats, database.config)
                 found, of = await _run(part, config, nats, database, say)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from coord.ops.cli.base import Context, command, group
+
+if TYPE_CHECKING:
+    from coord.ops.bench.held import Sample
 
 app = group("bench", "Measure: ratios to bare nats-py and asyncpg, latencies, CPU per fact.")
 
@@ -48,7 +51,7 @@ async def spine(
     from coord.ops.bench.spine import spine as run
     from coord.ops.devstack.stack import DevStackConfig
 
-    _own_servers_only(ctx)
+    _on_own_servers(ctx)
     config = SpineConfig(
         parts=tuple(p.value for p in part) if part else PARTS,
         rounds=rounds,
@@ -86,7 +89,7 @@ async def project(
     from coord.ops.bench import quick
     from coord.ops.devstack.stack import DevStackConfig
 
-    _own_servers_only(ctx)
+    _on_own_servers(ctx)
     report = await quick.project(
         DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
         ctx.out.say,
@@ -118,7 +121,7 @@ async def peers(
     from coord.ops.bench.peers import peers as run
     from coord.ops.devstack.stack import DevStackConfig
 
-    _own_servers_only(ctx)
+    _on_own_servers(ctx)
     config = PeersConfig(
         facts=facts,
         rounds=rounds,
@@ -142,17 +145,13 @@ async def soak(
 
     Five to twenty minutes and about 7 GiB of temporary disk.  Exits with 3 when memory did not hold.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from coord.ops import environment
-    from coord.ops.bench.held import Sample
     from coord.ops.bench.soak import SoakConfig
     from coord.ops.bench.soak import soak as run
     from coord.ops.cli.base import Exit
     from coord.ops.devstack.stack import DevStackConfig
 
-    _own_servers_only(ctx)
+    _on_own_servers(ctx)
     config = SoakConfig(
         facts=facts,
         processes=processes,
@@ -160,28 +159,51 @@ async def soak(
         sync_interval=sync_interval,
         database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
     )
-    console = Console(file=ctx.out.stderr)
-    columns = (
-        TextColumn("  projected"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rss]:,.0f} MiB"),
-    )
-    # Where nobody looks at a bar (a file, CI) the soak itself says a line every ten seconds.
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=facts, rss=0.0)
-
-        def tick(sample: Sample) -> None:
-            bar.update(task, completed=sample.projected, rss=max(sample.rss, default=0) / 2**20)
-
-        def say(text: str) -> None:
-            if bar.disable or not text.endswith(f"of {facts:,}"):
-                ctx.out.say(text)
-
-        report = await run(config, say, tick)
+    with _Following(ctx, facts) as following:
+        report = await run(config, ctx.out.say, following.tick)
     _print(ctx, report)
     return Exit.UNHEALTHY if False in report["held"].values() else Exit.OK
+
+
+class _Following:
+    """A running soak as a person sees it: a bar at a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self, ctx: Context, facts: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(file=ctx.out.stderr)
+        self._lines = not console.is_terminal
+        self._say = ctx.out.say
+        self._said_s = 0.0
+        self._bar = Progress(
+            TextColumn("  projected"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[mib]:,.0f} MiB"),
+            console=console,
+            disable=self._lines,
+            transient=True,
+        )
+        self._facts = facts
+        self._task = self._bar.add_task("", total=facts, mib=0.0)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def tick(self, sample: Sample) -> None:
+        """What was seen just now."""
+        mib = max(sample.rss, default=0) / 2**20
+        if not self._lines:
+            self._bar.update(self._task, completed=sample.projected, mib=mib)
+        elif sample.at_s - self._said_s >= 10:
+            self._said_s = sample.at_s
+            self._say(f"  {sample.projected:,} of {self._facts:,} projected, {mib:,.0f} MiB")
 
 
 def _print(ctx: Context, report: dict[str, Any]) -> None:
@@ -202,9 +224,14 @@ def _print(ctx: Context, report: dict[str, Any]) -> None:
     )
 
 
-def _own_servers_only(ctx: Context) -> None:
+def _on_own_servers(ctx: Context) -> None:
+    """Refuse anybody else's, and clean up on SIGTERM as on Ctrl-C: a soak leaves gigabytes otherwise."""
+    import asyncio
+    import signal
+
     if ctx.nats is not None or ctx.database is not None:
         raise typer.BadParameter("the bench empties tables and streams: it uses servers of its own only")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
 
 
 @command(app, "compare")
@@ -259,7 +286,7 @@ async def budget(
     from coord.ops.cli.base import Exit
     from coord.ops.devstack.stack import DevStackConfig
 
-    _own_servers_only(ctx)
+    _on_own_servers(ctx)
     where = file or bench.default_file()
     bounds = None if write and not where.exists() else bench.read(where)
     found = await bench.measured(
