@@ -525,3 +525,30 @@ class EnvironmentProblem(CoordError):
     code = "environment.missing"
     fault = Fault.OPERATOR
     remedy = "Do what the message says."
+
+
+# --- replay --------------------------------------------------------------------------------
+
+
+class InvalidRecording(CoordError):
+    """A recording cannot be read as what it is said to be."""
+
+    code = "replay.invalid"
+    fault = Fault.CALLER
+    remedy = "Mend the lines that are named, or leave them out with --skip-bad."
+
+
+class ReplayUncertain(CoordError):
+    """A replay was cut off, and what it had stored by then cannot be found out."""
+
+    code = "replay.uncertain"
+    fault = Fault.OPERATOR
+    remedy = "Start `coord serve`, whose query service is asked what the log holds, and resume."
+
+
+class ReplayTakenOver(CoordError):
+    """Another process goes on with this replay."""
+
+    code = "replay.taken_over"
+    fault = Fault.CALLER
+    remedy = "Let one process replay a recording at a time."

@@ -392,6 +392,32 @@ DEV_LOCK_S: Final = 600.0
 DEV_PORT_TRIES: Final = 5
 """Ports tried when somebody else binds the chosen one first."""
 
+# --- replay -------------------------------------------------------------------------------
+
+REPLAY_LINE_BYTES: Final = 64 * MIB
+"""One line of a recording.  A conversation of a hundred large messages is a few MiB."""
+
+REPLAY_DOCUMENT_BYTES: Final = 256 * MIB
+"""A recording that is one JSON document is read whole; decoded it takes some times its size."""
+
+REPLAY_NAMES_MAX: Final = 100_000
+"""Different foreign names of one recording, remembered in order to refuse collisions."""
+
+REPLAY_AHEAD: Final = 1_000
+"""Statements of a replay under way at once, over all keys; within a key one at a time."""
+
+REPLAY_SPEAKERS: Final = 256
+"""Agents of a replay with an open publisher: each is a subscription.  The longest silent is closed."""
+
+REPLAY_PATIENCE_S: Final = 120.0
+"""How long a replay waits for a broker that is away or full before it stops; it can be resumed."""
+
+REPLAY_SAVE_EVERY_S: Final = 1.0
+"""How often a replay's bookmark is written."""
+
+REPLAY_PROBLEMS_SHOWN: Final = 20
+"""Problems of a recording that are named; all are counted."""
+
 assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend must still be recognised"
 assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S
 assert FRAME_MESSAGE_BYTES_MAX <= FRAME_BYTES_MAX
