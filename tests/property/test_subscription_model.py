@@ -20,7 +20,18 @@ from hypothesis import strategies as st
 
 from coord import errors
 from coord.core import subscription
-from coord.core.subscription import Bounds, Entry, Page, Position, Read, Reason, Start, SubscriptionMachine
+from coord.core.subscription import (
+    SKIPPED,
+    Bounds,
+    Entry,
+    Page,
+    Position,
+    Read,
+    Reason,
+    Skipped,
+    Start,
+    SubscriptionMachine,
+)
 from tests.conftest import soak_rounds
 
 PAGE_MAX = 4
@@ -45,6 +56,8 @@ class World:
     one_subject: bool = False
     leader: int = 0
     """0: the log has no replicas."""
+    picky: bool = False
+    """The consumer has a condition."""
     now: float = 0.0
     log: list[Stored] = field(default_factory=list)
     facts: list[tuple[Position, str]] = field(default_factory=list)
@@ -76,12 +89,20 @@ class World:
     def new_machine(self, start: Start, created: str | None = None) -> SubscriptionMachine[Stored, str]:
         return SubscriptionMachine(
             start,
-            expand=lambda stored: stored.entries,
+            expand=lambda stored: [self.wanted(value) for value in stored.entries],
+            admit=self.admit if self.picky else None,
             jitter=lambda: 0.5,
             bounds=BOUNDS,
             created=created,
             on_catch_up=self.reasons.append,
         )
+
+    def wanted(self, value: str | None) -> str | Skipped | None:
+        """What the consumer gets in place of an entry: every third is not what it asked for."""
+        return SKIPPED if self.picky and value is not None and sum(map(int, value.split("/"))) % 3 == 0 else value
+
+    def admit(self, stored: Stored) -> Stored | None:
+        return None if all(self.wanted(value) in {None, SKIPPED} for value in stored.entries) else stored
 
     # --- what ought to be -----------------------------------------------------------------
 
@@ -111,7 +132,8 @@ class World:
             subject_last = next((s.seq for s in reversed(self.log) if s.matches), 0)
         self.log.append(Stored(seq, matches, subject_last, entries))
         if matches:
-            self.facts += [(Position(seq, index), value) for index, value in enumerate(entries) if value is not None]
+            wanted = [(index, value) for index, value in enumerate(entries) if self.wanted(value) == value is not None]
+            self.facts += [(Position(seq, index), value) for index, value in wanted if value is not None]
 
     def republish(self, _: int) -> None:
         if self.republished < len(self.log):
@@ -206,7 +228,7 @@ class World:
         following = rest[0][0] if rest else Position(self.last_seq + 1)
         if rest and following.seq != page[-1][0].seq:
             following = Position(page[-1][0].seq + 1)
-        good = [Entry(at.seq, at.index, 1, value) for at, value in page if value is not None]
+        good = [Entry(at.seq, at.index, 1, self.wanted(value)) for at, value in page if value is not None]
         leader = f"n{self.leader}" if self.leader else ""
         return Page(good, max(following, position), self.first_seq, self.last_seq, self.created, leader)
 
@@ -264,6 +286,7 @@ class World:
     def check_next(self, value: str) -> None:
         """In log order, each once; only what a dead leader did not republish may be passed over and come late."""
         assert self.expected is not None
+        assert isinstance(value, str), "handed out what stands for something that nobody wants"
         seq, index = map(int, value.split("/"))
         number = self.before(Position(seq, index))
         assert number < len(self.facts), f"handed out {value!r}, which nobody stated"
@@ -384,6 +407,10 @@ class World:
         assert self.machine.failure is None
         assert self.expected == len(self.facts), "facts are missing"
         assert not self.missing, "facts that the live feed lost are missing"
+        self.take(0)
+        done = self.machine.done
+        assert done is not None
+        assert done.seq == self.last_seq + 1, "the position does not move over what nobody wants"
 
 
 FEED = ["append", "append", "republish", "republish", "deliver", "deliver", "flow"]
@@ -408,7 +435,9 @@ STEPS = st.sampled_from([*PROFILES.values(), OPS]).flatmap(
 def random_run(rng: random.Random, steps: int) -> World:
     """One life: a few profiles after one another, then everything works again and is checked."""
     start: Start = rng.choice(["first", "new", Position(2)])
-    world = World(start, rng.randint(2, 6), one_subject=rng.random() < 0.3, leader=rng.randrange(2))
+    world = World(
+        start, rng.randint(2, 6), one_subject=rng.random() < 0.3, leader=rng.randrange(2), picky=rng.random() < 0.4
+    )
     for _ in range(1 + steps // 150):
         profile = PROFILES[rng.choice(list(PROFILES))]
         for _ in range(min(150, steps)):
@@ -420,12 +449,19 @@ def random_run(rng: random.Random, steps: int) -> World:
 STARTS: st.SearchStrategy[Start] = st.sampled_from(["first", "new", Position(1), Position(3)])
 
 
-@given(start=STARTS, prefilled=st.integers(2, 8), one_subject=st.booleans(), leader=st.integers(0, 1), steps=STEPS)
+@given(
+    start=STARTS,
+    prefilled=st.integers(2, 8),
+    one_subject=st.booleans(),
+    leader=st.integers(0, 1),
+    picky=st.booleans(),
+    steps=STEPS,
+)
 @settings(max_examples=400)
 def test_every_fact_once_and_in_order_or_an_error(
-    start: Start, prefilled: int, one_subject: bool, leader: int, steps
+    start: Start, prefilled: int, one_subject: bool, leader: int, picky: bool, steps
 ) -> None:
-    world = World(start, prefilled, one_subject, leader)
+    world = World(start, prefilled, one_subject, leader, picky)
     for name, choice in steps:
         world.step(name, choice)
     world.settle()
@@ -470,6 +506,11 @@ MUTANTS = {
     "saves what is not verified": ("limit = self._floor or (self._verified if self._leader else None)", "limit = None"),
     "forgets that something late is unfinished": ("not (self._ready or self._opened or self._known)", "True"),
     "forgets the rest of a frame": ("if number < len(good) else waiting.end", "if False else waiting.end"),
+    "sees no gap before what nobody wants": (
+        "if subject_last_seq >= tail.seq:",
+        "if subject_last_seq >= tail.seq and (self._admit is None or self._admit(raw) is not None):",
+    ),
+    "hands out what nobody wants": ("if value is not None and value is not SKIPPED", "if value is not None"),
     "hands out repeats": ("if seq < tail.seq:", "if False:"),
     "does not look at the window": ("if 0 < wanted < page.first_seq", "if False"),
     "holds without bound": ("def _full(self", UNBOUNDED),
@@ -485,7 +526,7 @@ def test_the_model_notices_defects(mutant: str, monkeypatch: pytest.MonkeyPatch,
     module = types.ModuleType("mutant_subscription")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(source.replace(old, new), "mutant", "exec"), module.__dict__)
-    names = ("Bounds", "Entry", "Page", "Position", "SubscriptionMachine")
+    names = ("SKIPPED", "Bounds", "Entry", "Page", "Position", "SubscriptionMachine")
     for name in names:
         monkeypatch.setitem(globals(), name, getattr(module, name))
     monkeypatch.setitem(globals(), "BOUNDS", module.Bounds(messages_max=6, bytes_max=100, resume_below=2))
