@@ -96,7 +96,9 @@ class Batch:
         for tenant, agent, series in self._sampled:
             _tag(found, tenant, f"series:{agent}.{series}")
         for tenant, key, kind, id_ in set(map(_entity, self.events)):
-            _tag(found, tenant, f"{kind}:{id_}", f"key:{key}", f"kind:{kind}")
+            _tag(found, tenant, f"{kind}:{id_}", f"key:{key}")
+        for tenant, kind in set(map(_kind, self.events)):
+            _tag(found, tenant, f"kind:{kind}")
         return found
 
     def add(self, delivery: Delivery) -> None:
@@ -109,9 +111,9 @@ class Batch:
         At least one is added.  What a message holds shows only when it is decoded: a frame of 100
         bytes may be a thousand rows, so the last one may exceed either bound.
         """
-        rows_max = min(rows_max, len(self) + turn_rows_max)
-        events, samples, letters = self.events, self.samples, self.letters
-        epoch, partition = self.epoch, self.partition
+        rows = len(self)
+        rows_max = min(rows_max, rows + turn_rows_max)
+        append, epoch, partition = self.events.append, self.epoch, self.partition
         read, extend = usual.read, chain.extend
         added = 0
         for delivery in deliveries:
@@ -121,14 +123,17 @@ class Batch:
             fact = read(subject, raw_headers, body)
             if fact is not None:
                 row = (stored_at, epoch, seq, 0, partition) + fact  # noqa: RUF005 - two thirds of the time
-                events.append(row)
+                append(row)
                 self.bytes += len(body)
                 if fact[3] == "agent":
                     self._about_agents.append(row)
-            elif not self._add_frame(delivery, stored_at):
-                self._add_unusual(delivery, stored_at)
+                rows += 1
+            else:
+                if not self._add_frame(delivery, stored_at):
+                    self._add_unusual(delivery, stored_at)
+                rows = len(self)
             added += 1
-            if len(events) + len(samples) + len(letters) >= rows_max or self.bytes >= limits.PROJECT_BATCH_BYTES:
+            if rows >= rows_max or self.bytes >= limits.PROJECT_BATCH_BYTES:
                 break
         if added:
             if self.first is None:
@@ -260,6 +265,7 @@ class Batch:
 
 
 _entity = itemgetter(5, 7, 8, 9)  # tenant, key, kind and id of an EventRow
+_kind = itemgetter(5, 8)
 
 assert EVENT_COLUMNS[5] == "tenant" and EVENT_COLUMNS[7:10] == ("key", "kind", "id")  # noqa: PT018 - one thing
 
