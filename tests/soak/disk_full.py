@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coord.bus.connection import Connection, NatsConfig
-from coord.errors import BusError
+from coord.errors import BusError, CoordError
 from tests.soak.harness import Job, Result, Scenario, folder, say
 from tests.soak.lag import STUCK_S, caught_up
 from tests.soak.speakers import Speakers, Speech, speaking
@@ -84,7 +84,7 @@ async def _fill_log(result: Result, stack: Stack, volume: Volume, speakers: Spea
         "acked_before": acked,
         "told": told.failures,
         "told_after_s": round(time.monotonic() - full_at, 1),
-        "jetstream": await _jetstream(stack),
+        "broker": await _says(stack),
     }
     if not told.failures:
         result.found("untold", "publishers were told nothing while the log's volume was full")
@@ -100,14 +100,21 @@ async def _fill_log(result: Result, stack: Stack, volume: Volume, speakers: Spea
         result.details["log_full"]["goes_on_after_restart_s"] = round(time.monotonic() - began, 2)
 
 
-async def _jetstream(stack: Stack) -> str:
-    """What the broker says about itself."""
-    try:
-        async with await Connection.open(NatsConfig(urls=(stack.nats_url,)), name="soak-look") as conn:
+async def _says(stack: Stack) -> dict[str, str]:
+    """What the broker answers to a publish, and about itself."""
+    said = {}
+    async with await Connection.open(NatsConfig(urls=(stack.nats_url,)), name="soak-look") as conn:
+        try:
             await conn.api("INFO")
-        return "enabled"
-    except BusError as exc:
-        return f"{exc.code}: {exc.message}"
+            said["jetstream"] = "enabled"
+        except BusError as exc:
+            said["jetstream"] = f"{exc.code}: {exc.message}"
+        try:
+            answer = await conn.request("coord.ev.probe.me.me.note.n.said", b"{}", timeout_s=5)
+            said["publish"] = answer.data.decode()
+        except CoordError as exc:
+            said["publish"] = f"{exc.code}: {exc.message}"
+    return said
 
 
 # --- the database's volume ---------------------------------------------------------------

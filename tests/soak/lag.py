@@ -37,7 +37,7 @@ async def caught_up(
             said = True
             for projector in projectors:
                 projector.tell()
-            late = None if at is None else {slot: told.goal[slot] - at.get(slot, 0) for slot in behind(at, told.goal)}
+            late = at and {f"{s}.{p}": told.goal[s, p] - at.get((s, p), 0) for s, p in behind(at, told.goal)}
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 for session in await checkpoints.sessions():
                     say(f"  {session}")
