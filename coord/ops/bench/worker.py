@@ -11,6 +11,7 @@ subscribers  as many agents as wanted, each with a connection of its own, subscr
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -100,6 +101,10 @@ async def listen(job: Job, parent_gone: asyncio.Event) -> None:
         for start in range(0, len(subscriptions), _CONNECT_AT_A_TIME):
             await asyncio.gather(*(s.wait_ready(30) for s in subscriptions[start : start + _CONNECT_AT_A_TIME]))
         tasks = [asyncio.create_task(_receive(s, heard, job.expected, complete)) for s in subscriptions]
+        await asyncio.sleep(0)
+        # An agent's collector walks through one subscription; this one would stop a thousand agents at once.
+        gc.collect()
+        gc.freeze()
         process.say({"ready": True})
         over = [asyncio.create_task(complete.wait()), asyncio.create_task(parent_gone.wait())]
         # Nobody stops receiving by itself: the first receiver that ends has failed.
