@@ -37,9 +37,9 @@ async def caught_up(
             said = True
             for projector in projectors:
                 projector.tell()
-            late = at and {f"{s}.{p}": told.goal[s, p] - at.get((s, p), 0) for s, p in behind(at, told.goal)}
+            late = {f"{s}.{p}": told.goal[s, p] - (at or {}).get((s, p), 0) for s, p in behind(at or {}, told.goal)}
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 for session in await checkpoints.sessions():
                     say(f"  {session}")
-            say(f"{LATE_S:g} s and not caught up: {'the database does not answer' if late is None else late}")
+            say(f"{LATE_S:g} s and not caught up: {'the database does not answer' if at is None else late}")
     return None
