@@ -216,8 +216,9 @@ TAKEOVER_S: Final = 5.0
 """A dead replica's partitions are projected by another within this."""
 
 RETRY_FIRST_S: Final = 0.1
-RETRY_MAX_S: Final = 5.0
-"""Backoff of the projector against a database that is away."""
+RETRY_MAX_S: Final = 2.0
+"""Backoff of a partition against a database that is away: the circuit keeps 32 of them from it, and what
+is back is to be used again within TAKEOVER_S."""
 
 CHECKPOINT_IDLE_S: Final = 5.0
 """How often an idle partition's checkpoint follows the log's end."""
@@ -312,7 +313,7 @@ CIRCUIT_FAILURES_MAX: Final = 5
 """Failures in a row that open a circuit: a connection cut under a few callers is none yet."""
 
 CIRCUIT_OPEN_FIRST_S: Final = 0.5
-CIRCUIT_OPEN_MAX_S: Final = 4.0
+CIRCUIT_OPEN_MAX_S: Final = 2.0
 """How long a circuit is open: what is back is noticed within this and the time of one probe."""
 
 CIRCUIT_API_OPEN_MAX_S: Final = 1.0
@@ -442,7 +443,8 @@ assert DEAD_LETTER_BODY_BYTES_MAX <= DEAD_LETTER_STATEMENT_BYTES_MAX
 assert HOT_DAYS < RETAIN_DAYS
 assert STATUS_BYTES_MAX < EVENT_BYTES_MAX
 assert STATUS_ASK_FIRST_S <= STATUS_ASK_MAX_S <= STATUS_WHOLE_AFTER_S
-assert CIRCUIT_OPEN_FIRST_S <= CIRCUIT_API_OPEN_MAX_S <= CIRCUIT_OPEN_MAX_S < TAKEOVER_S
+assert CIRCUIT_OPEN_FIRST_S <= CIRCUIT_API_OPEN_MAX_S <= CIRCUIT_OPEN_MAX_S
+assert CIRCUIT_OPEN_MAX_S + RETRY_MAX_S < TAKEOVER_S, "a database that is back is used again in time"
 assert CALL_RETRY_FIRST_S <= CALL_RETRY_MAX_S
 assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FILL_ALARM < 1
 assert TRIM_MARGIN_S < DUPLICATE_WINDOW_S
