@@ -35,7 +35,7 @@ from coord import errors
 from coord.bus.connection import Connection, NatsConfig
 from coord.errors import EnvironmentProblem, SettingsError
 from coord.ops.bench import machine, projecting, servers
-from coord.ops.bench.measure import BenchError, Clock, Run, Side, alternate, rates, ratios
+from coord.ops.bench.measure import BenchError, Clock, Run, Side, alternate, rates, ratios, settle
 from coord.ops.bench.workers import Job, Worker
 from coord.ops.devstack.stack import DevStackConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
@@ -170,6 +170,7 @@ class _Peer:
         clock = Clock(server=self._nats_pid, database=self._database_pid)
         async with Worker(job) as worker:
             found = await worker.result(_RESULT_S)
+            await settle()  # a session that ends just now would be counted nowhere
             clock.settle()
         await self._bench.check()
         clock.seconds, clock.client_cpu_s = found["seconds"], found["cpu_s"]

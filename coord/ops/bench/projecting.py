@@ -183,6 +183,7 @@ class Bench:
         clock = Clock(server=self._nats_pid, database=self._postgres_pid)
         async with Worker(job) as worker:
             found = await worker.result(_DRAIN_S)
+            await settle()  # a session that ends just now would be counted nowhere
             clock.settle()
         await self.check()
         clock.seconds, clock.client_cpu_s = found["seconds"], found["cpu_s"]
