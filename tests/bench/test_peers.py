@@ -18,7 +18,8 @@ SIDES = ("coord", "faststream", "faststream_lean", "nats_sinks")
 @pytest.mark.slow
 async def test_every_peer_writes_the_backlog_once() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "peers", "--facts", "64", "--rounds", "1", "-o", "json",
+        sys.executable, "-m", "coord.ops.bench", "peers", "--facts", "60", "--batch", "32", "--rounds", "1",
+        "-o", "json",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, talk = await process.communicate()

@@ -239,33 +239,34 @@ class _Paths:
 
     async def subscribe(self) -> Counts:
         """Live facts of one key, handed out by `async for`; first all are received, then all are taken."""
-        messages = workload.encoded_facts(SINGLES, workload.bodies(), self._agents)
-        mine = sum(_key(m) == _key(messages[0]) for m in messages)
-        one_key = [m for m in messages if _key(m) == _key(messages[0])] * (SINGLES // mine)
+        message = workload.encoded_facts(1, workload.bodies(), self._agents)[0]
+        parsed = subjects.parse_published(message.subject)
+        assert isinstance(parsed, subjects.FactSubject)
+        messages = [message] * SINGLES
         service = Job(role="service", nats_url=self._nats_url, database_url=self._database.url)
         async with (
             Worker(service),
             await Connection.open(NatsConfig(urls=(self._nats.url,)), name="bench-subscriber") as conn,
             subscribe(
-                conn, tenant=workload.TENANT, as_agent="listener", key=_key(messages[0]),
+                conn, tenant=workload.TENANT, as_agent="listener", key=parsed.key,
                 registry=Metrics(CollectorRegistry()),
             ) as facts,
         ):  # fmt: skip
             await facts.wait_ready(_PATIENCE_S)
-            await self._hear(facts, workload.with_new_ids(one_key))
+            await self._hear(facts, workload.with_new_ids(messages))
             received, opcodes, held = self._nats.received, Opcodes(), Held()
-            fresh = workload.with_new_ids(one_key)
+            fresh = workload.with_new_ids(messages)
             with held.traced():
                 with opcodes.counted():
                     await self._aside.run(self._bare_publish(fresh))
                     await self._nats.quiet()
                 held.weigh()
             with opcodes.counted():
-                await self._take(facts, len(one_key))
+                await self._take(facts, SINGLES)
             return {
-                "bytecodes": opcodes.count / len(one_key),
-                "memory_in_hand": held.bytes / len(one_key),
-                "bytes_received": (self._nats.received - received) / len(one_key),
+                "bytecodes": opcodes.count / SINGLES,
+                "memory_in_hand": held.bytes / SINGLES,
+                "bytes_received": (self._nats.received - received) / SINGLES,
             }
 
     async def _hear(self, facts: Any, messages: list[Encoded]) -> None:
@@ -278,9 +279,3 @@ class _Paths:
                 count -= 1
                 if not count:
                     return
-
-
-def _key(message: Encoded) -> str:
-    parsed = subjects.parse_published(message.subject)
-    assert isinstance(parsed, subjects.FactSubject)
-    return parsed.key

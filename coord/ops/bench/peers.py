@@ -64,7 +64,7 @@ class PeersConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What the bench does.  The defaults take about a minute and a half on two cores."""
 
     facts: int = 60_000
-    """Of the backlog."""
+    """Of the backlog; filled up to whole batches: a last pull that is not full waits a second for company."""
     rounds: int = 3
     batch: int = 500
     """Messages of one pull and rows of one transaction of the peers."""
@@ -95,7 +95,8 @@ async def peers(config: PeersConfig, say: Callable[[str], None]) -> dict[str, An
         Pool(msgspec.structs.replace(database.config, pool_min=1), settings=PROJECTOR_SETTINGS) as pool,
     ):
         assert nats.pid is not None
-        counts = projecting.Counts(framed=0, singles=config.facts)
+        facts = -(-config.facts // config.batch) * config.batch
+        counts = projecting.Counts(framed=0, singles=facts)
         (backlog,) = projecting.backlogs(counts, ["singles"])
         say(f"  {backlog.rows:,} single facts; rounds of coord and each peer in turn")
         bench = projecting.Bench(nats.url, nats.pid, conn, pool, database.pid, backlog)
