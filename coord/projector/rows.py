@@ -8,7 +8,7 @@ A message that cannot be believed becomes a dead letter beside its good siblings
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from operator import itemgetter
 from typing import TypeVar
 
@@ -24,9 +24,7 @@ from coord.wire import usual
 from coord.wire.decode import decode_unusual
 from coord.wire.envelope import Poison, StoredFact, StoredSample
 from coord.wire.subjects import FactSubject, SampleSubject
-from coord.wire.times import EPOCH, UNIX_US_EXACT
-
-_fromtimestamp = datetime.fromtimestamp
+from coord.wire.times import from_unix_us, from_unix_us_all
 
 assert EVENT_COLUMNS[5:] == usual.FIELDS, "a usual fact is the end of its row"
 
@@ -116,10 +114,9 @@ class Batch:
         append, epoch, partition = self.events.append, self.epoch, self.partition
         read, extend = usual.read, chain.extend
         added = 0
-        for delivery in deliveries:
+        for delivery, stored_at in zip(deliveries, stored_times(deliveries), strict=True):
             seq, subject, raw_headers, body = delivery.seq, delivery.subject, delivery.raw_headers, delivery.data
             self.digest = extend(self.digest, seq, subject, raw_headers, body)
-            stored_at = stored_time(delivery.stored_ns)
             fact = read(subject, raw_headers, body)
             if fact is not None:
                 row = (stored_at, epoch, seq, 0, partition) + fact  # noqa: RUF005 - two thirds of the time
@@ -163,10 +160,10 @@ class Batch:
         epoch, seq, p = self.epoch, delivery.seq, self.partition
         samples = usual.read_samples(delivery.subject, delivery.raw_headers, delivery.data)
         if samples is not None:
-            tenant, agent, series, values = samples
+            tenant, agent, series, times, values = samples
             self.samples += [
                 (stored_at, epoch, seq, index, p, tenant, agent, series, occurred_at, value, None)
-                for index, (occurred_at, value) in enumerate(values)
+                for index, occurred_at, value in zip(range(len(values)), times, values, strict=True)
             ]
             if values:
                 self._sampled.add((tenant, agent, series))
@@ -331,9 +328,11 @@ def _agent_row(row: EventRow) -> AgentRow:
     )
 
 
+def stored_times(deliveries: Sequence[Delivery]) -> list[datetime]:
+    """When the broker stored each, truncated to microseconds."""
+    return from_unix_us_all([delivery.stored_ns // 1000 for delivery in deliveries])
+
+
 def stored_time(stored_ns: int) -> datetime:
     """The broker's nanoseconds as an aware datetime, truncated to microseconds."""
-    stored_us = stored_ns // 1000
-    if 0 <= stored_us < UNIX_US_EXACT:
-        return _fromtimestamp(stored_us / 1e6, UTC)
-    return EPOCH + timedelta(microseconds=stored_us)
+    return from_unix_us(stored_ns // 1000)

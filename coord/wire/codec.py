@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final, Literal
 
 import msgspec
@@ -75,6 +76,7 @@ def media_of(content_type: str) -> Media:
 
 _json_decode = msgspec.json.Decoder().decode
 _json_encode = msgspec.json.Encoder().encode
+_json_encode_lines = msgspec.json.Encoder().encode_lines
 _msgpack_decode = msgspec.msgpack.Decoder().decode
 _msgpack_encode = msgspec.msgpack.Encoder().encode
 
@@ -161,8 +163,33 @@ def json_text(value: Any) -> str:
     return text.decode()
 
 
+def json_texts(values: list[Any]) -> list[str]:
+    """`json_text` of many at once; raises what it raises for any of them."""
+    if not _all_flat(values):
+        for value in values:
+            check_tree(value)
+    try:
+        lines = _json_encode_lines(values)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise InvalidPayload(f"no JSON form: {exc}") from exc
+    if b"\\" in lines and _has_nul(lines):
+        raise _nul()
+    # A line's own line ends are escaped; behind the last one stands nothing.
+    return lines.decode().split("\n")[:-1]
+
+
+def _all_flat(values: list[Any]) -> bool:
+    """Whether all are maps from strings to what JSON has, without a map, an array or a float in them."""
+    return (
+        _MAPS.issuperset(map(type, values))
+        and _KEYS.issuperset(map(type, chain.from_iterable(values)))
+        and _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, values))))
+    )
+
+
 _PLAIN: Final = frozenset({str, int, bool, type(None), bytes, datetime})
 _KEYS: Final = frozenset({str})
+_MAPS: Final = frozenset({dict})
 
 
 def check_tree(value: Any) -> None:

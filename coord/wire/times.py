@@ -9,6 +9,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from coord.errors import InvalidEnvelope
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -22,7 +24,11 @@ UNIX_US_EXACT: Final = 2**32 * 1_000_000
 """Below 2^32 s (the year 2106), doubles lie closer than a microsecond: `datetime.fromtimestamp` is exact,
 and cheaper than adding to an epoch."""
 
+_MANY: Final = 8
+"""From so many on it pays to let msgspec look at the type it is to make."""
+
 _fromtimestamp = datetime.fromtimestamp
+_convert = msgspec.convert
 
 
 def from_unix_us(unix_us: int) -> datetime:
@@ -33,6 +39,13 @@ def from_unix_us(unix_us: int) -> datetime:
     if not TIME_MIN <= moment <= TIME_MAX:
         raise OverflowError("outside the calendar")
     return moment
+
+
+def from_unix_us_all(unix_us: list[int]) -> list[datetime]:
+    """`from_unix_us` of many at once, for a tenth of the time each; OverflowError if one is out of range."""
+    if len(unix_us) < _MANY or min(unix_us) < 0 or max(unix_us) >= UNIX_US_EXACT:
+        return [from_unix_us(us) for us in unix_us]
+    return _convert([us / 1e6 for us in unix_us], list[datetime], strict=False)
 
 
 def to_unix_us(moment: datetime) -> int:

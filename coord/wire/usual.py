@@ -16,9 +16,9 @@ a message is gone through once, and a hostile one pays for this look on top of t
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from math import isfinite
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -28,7 +28,7 @@ from coord.wire import attributes, authors, codec, frames, subjects
 from coord.wire.authors import RESERVED_KINDS
 from coord.wire.codec import read_json
 from coord.wire.subjects import PARTITION_TOKENS, FactSubject, SampleSubject, partition
-from coord.wire.times import UNIX_US_EXACT
+from coord.wire.times import from_unix_us_all
 
 FIELDS: Final = (
     "tenant",
@@ -80,7 +80,6 @@ _MESSAGE = re.compile(
 
 _fullmatch = _MESSAGE.fullmatch
 _fromisoformat = datetime.fromisoformat
-_fromtimestamp = datetime.fromtimestamp
 
 
 def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | None:
@@ -132,12 +131,14 @@ def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | No
 _FRAMES: Final = ("frame", "frame+zstd")
 
 _decode_values = msgspec.msgpack.Decoder(tuple[int, int, list[tuple[int, float]]]).decode
+_decode_entries = msgspec.msgpack.Decoder(tuple[int, int, list[tuple[int, Any]]]).decode
+_UNUSUAL: Final = (WireError, msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 
 def read_samples(
     subject: str, raw_headers: bytes | None, body: bytes
-) -> tuple[str, str, str, list[tuple[datetime, float]]] | None:
-    """(tenant, agent, series, times and values) of a frame of plain numbers, else None; raises nothing."""
+) -> tuple[str, str, str, list[datetime], list[float]] | None:
+    """(tenant, agent, series, times, values) of a frame of plain numbers, else None; raises nothing."""
     if raw_headers is None or not subject.startswith(subjects.TLOG_PREFIX):
         return None
     try:
@@ -146,20 +147,14 @@ def read_samples(
         if attrs.media not in _FRAMES or type(place) is not SampleSubject:
             return None
         version, base_us, entries = _decode_values(frames.decoded(body, compressed=attrs.media == "frame+zstd"))
-    except (WireError, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        times = from_unix_us_all([base_us + delta_us for delta_us, _ in entries])
+    except _UNUSUAL:
         return None
-    first_us, end_us = -base_us, UNIX_US_EXACT - base_us
-    values = [
-        (_fromtimestamp((base_us + delta_us) / 1e6, UTC), value)
-        for delta_us, value in entries
-        if first_us <= delta_us < end_us
-    ]
-    if version != frames.VERSION or len(entries) > limits.FRAME_ENTRIES_MAX or len(values) != len(entries):
-        return None
+    values = [value for _, value in entries]
     # A sum is finite only if all its parts are.
-    if not isfinite(sum([value for _, value in entries])):
+    if version != frames.VERSION or len(entries) > limits.FRAME_ENTRIES_MAX or not isfinite(sum(values)):
         return None
-    return place.tenant, place.agent, place.series, values
+    return place.tenant, place.agent, place.series, times, values
 
 
 def read_facts(subject: str, raw_headers: bytes | None, body: bytes, seq: int) -> list[UsualFact] | None:
@@ -172,11 +167,14 @@ def read_facts(subject: str, raw_headers: bytes | None, body: bytes, seq: int) -
         if attrs.media not in _FRAMES or type(place) is not FactSubject:
             return None
         authors.check(place, schema=attrs.schema, framed=True)
-        base_us, entries = frames.unpack(body, compressed=attrs.media == "frame+zstd")
-        texts = [(frames.entry_time(entry, base_us), codec.json_text(entry[1])) for entry in entries]
-    except WireError:
+        version, base_us, entries = _decode_entries(frames.decoded(body, compressed=attrs.media == "frame+zstd"))
+        if version != frames.VERSION or len(entries) > limits.FRAME_ENTRIES_MAX:
+            return None
+        times = from_unix_us_all([base_us + delta_us for delta_us, _ in entries])
+        texts = codec.json_texts([data for _, data in entries])
+    except _UNUSUAL:
         return None
-    if any(len(text) > limits.EVENT_BYTES_MAX for _, text in texts):
+    if any(len(text) > limits.EVENT_BYTES_MAX for text in texts):
         return None
     head = (place.tenant, place.agent, place.key, place.kind, place.id, place.event, ".".join(place.detail))
     event_id = attrs.event_id or f"events-{seq}"
@@ -184,5 +182,5 @@ def read_facts(subject: str, raw_headers: bytes | None, body: bytes, seq: int) -
     tail = (attrs.correlation_id, attrs.causation_id, attrs.traceparent)
     return [
         (*head, f"{event_id}/{index}", type_, attrs.schema, occurred_at, *tail, text)
-        for index, (occurred_at, text) in enumerate(texts)
+        for index, (occurred_at, text) in enumerate(zip(times, texts, strict=True))
     ]

@@ -22,7 +22,7 @@ from coord.projector.rows import Batch
 from coord.wire import authors, codec, headers, subjects
 from coord.wire.envelope import Poison, StoredFact, StoredSample, decode_message
 from coord.wire.subjects import FactSubject
-from coord.wire.times import from_unix_us
+from coord.wire.times import from_unix_us, from_unix_us_all
 from tests.property.test_wire_fuzz import corpus, mutate
 from tests.support import reference
 
@@ -204,6 +204,28 @@ def test_mutations(rng):
     assert min(outcomes.get(kind, 0) for kind in ("poison", "fact", "sample")) > 10, outcomes
 
 
+def test_a_batch_is_what_its_messages_are(rng):
+    """Filled at once, in turns, and message by message."""
+    messages = [rng.choice(corpus() + usual()) for _ in range(300)]
+    messages = [(s, r if r is None or rng.random() < 0.8 else swap(r, rng), b) for s, r, b in messages]
+    deliveries = [delivery(*message) for message in messages]
+    batch, alone = Batch("EVENTS", 3, 1), Batch("EVENTS", 3, 1)
+    turns = 0
+    while batch.messages < len(deliveries):
+        turns += 1
+        assert batch.fill(deliveries[batch.messages :], 10**9, turn_rows_max=90) > 0
+    for one in deliveries:
+        alone.add(one)
+    assert turns > 2
+    assert (batch.events, batch.samples, batch.letters) == (alone.events, alone.samples, alone.letters)
+    assert (batch.digest, batch.bytes, batch.tags) == (alone.digest, alone.bytes, alone.tags)
+    assert (batch.first, batch.last) == (deliveries[0], deliveries[-1])
+    wanted = [i for s, r, b in messages for i in reference.decode(s, r, b, SEQ, NOW)]
+    assert exact([("fact", e[3], *e[5:15], *e[15:]) for e in batch.events]) == exact(
+        [i for i in wanted if i[0] == "fact"]
+    )
+
+
 def swap(data: bytes, rng: random.Random) -> bytes:
     """A byte for one that a regular expression or a search might take for another."""
     if not data:
@@ -345,8 +367,23 @@ def test_frames(entries, base_us):
         check(subjects.SampleSubject("acme", "a1", "cpu").stored, raw, body)
 
 
-@given(st.integers(0, 2**33 * 10**6))
-@example(2**32 * 10**6)
-def test_times(unix_us):
-    wanted = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=unix_us)
-    assert from_unix_us(unix_us) == wanted
+unix_times = st.integers(0, 2**33 * 10**6) | st.integers(-(2**48), 2**48)
+
+
+@given(st.lists(unix_times, max_size=5), st.sampled_from([0, 1, 20]))
+@example([2**32 * 10**6 - 1], 20)
+@example([2**32 * 10**6], 20)
+def test_times(unix_us, more):
+    """One by one and many at once."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    given = unix_us + [NS // 1000 + i for i in range(more)]
+    wanted = [epoch + timedelta(microseconds=us) for us in given]
+    for found in ([from_unix_us(us) for us in given], from_unix_us_all(given)):
+        assert found == wanted
+        assert all(moment.tzinfo is UTC for moment in found)
+
+
+def test_many_times_are_exact(rng):
+    given = [rng.randrange(2**32 * 10**6) for _ in range(20_000)]
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    assert from_unix_us_all(given) == [epoch + timedelta(microseconds=us) for us in given]
