@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coord.ops.cli.base import Context, Exit, command
+from coord.ops.cli.projection import Stream
+
+if TYPE_CHECKING:
+    from coord.ops.audit import Report
 
 _MARKS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red"), "skip": ("skip", "dim")}
 
@@ -23,12 +27,25 @@ async def doctor(
         str | None, typer.Option("--monitor", metavar="URL", help="nats-server's monitoring pages (http://HOST:8222).")
     ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="State one fact and wait until it is a row.")] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Instead: read the streams again and compare them with the tables.")
+    ] = False,
+    stream: Annotated[
+        Stream | None, typer.Option("--stream", case_sensitive=False, help="With --audit: only this stream.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="With --audit: what was stored from then on: 5m, 2h, or a time.")
+    ] = None,
 ) -> int:
     """Check servers, streams, schema, clocks and flow; exits with 3 when something must be fixed."""
     import msgspec
 
     from coord.ops import doctor as examination
 
+    if audit:
+        return await _audit(ctx, stream, since)
+    if stream is not None or since is not None:
+        raise typer.BadParameter("--stream and --since belong to --audit")
     checks = await examination.examine(ctx.loaded, preflight=preflight, monitor=monitor, probe=probe)
     worst = examination.verdict(checks)
     if not ctx.out.is_table:
@@ -47,3 +64,40 @@ async def doctor(
     counted = {state: sum(c.state == state for c in checks) for state in ("fail", "warn")}
     ctx.out.say(f"{len(checks)} checks: {counted['fail']} to fix, {counted['warn']} to look at.")
     return Exit.UNHEALTHY if worst == "fail" else Exit.OK
+
+
+async def _audit(ctx: Context, stream: Stream | None, since: str | None) -> int:
+    import msgspec
+
+    from coord.ops import audit as auditing
+    from coord.ops import times
+
+    try:
+        begin = None if since is None else times.since(since)
+    except ValueError as exc:
+        raise typer.BadParameter(f"--since: {exc}") from None
+    reports = []
+    async with ctx.bus() as conn, ctx.pool() as pool:
+        for one in [stream] if stream else Stream:
+            report = await auditing.audit(conn, pool, one.value, since=begin)
+            reports.append(report)
+            if ctx.out.is_table:
+                _show(ctx, report)
+    if not ctx.out.is_table:
+        ctx.out.rows([msgspec.to_builtins(report) for report in reports])
+    return Exit.UNHEALTHY if any(report.damage_count for report in reports) else Exit.OK
+
+
+def _show(ctx: Context, report: Report) -> None:
+    verdict = ctx.out.style("FAIL", "red") if report.damage_count else ctx.out.style("ok", "green")
+    ctx.out.text(
+        f"{verdict}  {report.stream}: sequences {report.first_seq} to {report.last_seq}; {report.messages} messages"
+        f" read, {report.segments} segments of chains recomputed, {report.rows} rows and dead letters counted"
+    )
+    for damage in report.damage:
+        where = "" if damage.partition is None else f", partition {damage.partition}"
+        ctx.out.text(f"  {damage.kind}: {damage.first_seq} to {damage.last_seq}{where}: {damage.detail}")
+        ctx.out.text(f"        -> {damage.remedy}")
+    unnamed = report.damage_count - len(report.damage)
+    if unnamed:
+        ctx.out.text(f"  and {unnamed} more")
