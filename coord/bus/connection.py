@@ -454,7 +454,7 @@ class Connection:
         self._replies.clear()
 
     def circuit(self, name: str) -> Circuit:
-        """The circuit of this connection for one class of what is asked through it, such as ``rpc.log``."""
+        """The circuit of this connection for one class of what is asked through it, such as ``rpc_log``."""
         found = self._circuits.get(name)
         if found is None:
             found = self._circuits[name] = Circuit(
@@ -487,7 +487,7 @@ class Connection:
     async def _api(self, request: str, payload: Any, timeout_s: float) -> dict[str, Any]:
         body = msgspec.json.encode(payload) if payload is not None else b""
         try:
-            with self.circuit("broker.api").guard():
+            with self.circuit("broker_api").guard():
                 message = await self.request("$JS.API." + request, body, timeout_s=timeout_s)
         except errors.ServiceUnavailable as exc:
             raise errors.ApiUnavailable(request=request) from exc

@@ -122,7 +122,7 @@ async def _call(conn: Connection, subject: str, payload: Any, to: type[T], timeo
 
 def _circuit_of(subject: str) -> str:
     tokens = subject.split(".", 4)
-    return f"rpc.{tokens[3]}" if len(tokens) == 5 else "rpc"  # coord.rpc.{tenant}.{service}.{method}
+    return f"rpc_{tokens[3]}" if len(tokens) == 5 else "rpc"  # coord.rpc.{tenant}.{service}.{method}
 
 
 def rebuild(record: dict[str, Any]) -> errors.CoordError:

@@ -34,7 +34,7 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
@@ -46,15 +46,15 @@ from coord.bus.connection import Subscription as BusSubscription
 from coord.bus.patched import Message
 from coord.client import context
 from coord.client.cursors import Cursor, CursorRecord
+from coord.client.live import Live, Wanted
 from coord.client.log_source import LogSource
 from coord.core.retry import backoff_s
-from coord.core.subscription import SKIPPED, Bounds, Position, Reason, Skipped, Start, Stats, SubscriptionMachine
+from coord.core.subscription import Bounds, Position, Reason, Start, Stats, SubscriptionMachine
 from coord.telemetry import logs, metrics, tracing
 from coord.wire import republished, subjects
-from coord.wire.decode import decode_message
 from coord.wire.log_api import Filter
 from coord.wire.records import StoredFact
-from coord.wire.sieve import Sieve, Verdict
+from coord.wire.sieve import Sieve
 from coord.wire.where import Condition
 
 if TYPE_CHECKING:
@@ -105,17 +105,6 @@ class SubscriberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise errors.SettingsError("subscriber: times must be positive")
         if self.audit_max_s < self.audit_s:
             raise errors.SettingsError("subscriber.audit_max_s is at least audit_s")
-
-
-class _Live(NamedTuple):
-    """A live message, decoded when it is taken."""
-
-    subject: str
-    headers: bytes | None
-    body: bytes
-    seq: int
-    stored_at: datetime
-    verdict: Verdict = True
 
 
 _rng = random.Random()
@@ -213,6 +202,7 @@ class Subscription:
         self._batch_max = batch_max
         self._live_filters = filter.live(tenant)
         self._sieve = sieve
+        self._wanted = Wanted(sieve)
         self._log = LogSource(conn, tenant, filter, config.page_facts, None if sieve is None else sieve.accepts)
         self._cursor = cursor
         self._metrics = registry
@@ -236,11 +226,11 @@ class Subscription:
         self._since_yield = 0
         self._bound: tuple[Token[context.Cause | None], Mapping[str, Token[Any]]] | None = None
 
-    def _new_machine(self, start: Start, created: str | None) -> SubscriptionMachine[_Live, StoredFact]:
+    def _new_machine(self, start: Start, created: str | None) -> SubscriptionMachine[Live, StoredFact]:
         return SubscriptionMachine(
             start,
-            expand=self._expand,
-            admit=None if self._sieve is None else self._admit,
+            expand=self._wanted.expand,
+            admit=None if self._sieve is None else self._wanted.admit,
             jitter=_rng.random,
             bounds=Bounds(
                 messages_max=self._config.buffer_messages,
@@ -519,7 +509,7 @@ class Subscription:
         machine = self._machine
         filtered = machine.stats.filtered
         size = len(message.data) + len(message.raw_headers or b"")
-        live = _Live(subject, part.headers, message.data, part.seq, part.stored_at)
+        live = Live(subject, part.headers, message.data, part.seq, part.stored_at)
         machine.receive(part.seq, part.subject_last_seq, size, live, _now())
         if not machine.live:
             self._work.set()
@@ -527,25 +517,6 @@ class Subscription:
             self._fresh.set()
         else:
             self._note_idle_move()  # nothing for the consumer, and the position has moved
-
-    def _admit(self, live: _Live) -> _Live | None:
-        """What of a live message is wanted, judged before it is decoded; None: nothing."""
-        assert self._sieve is not None
-        verdict = self._sieve.judge(live.subject, live.headers, live.body, live.seq, live.stored_at)
-        if verdict is False:
-            return None
-        return live if verdict is True else live._replace(verdict=verdict)
-
-    def _expand(self, live: _Live) -> list[StoredFact | Skipped | None]:
-        if live.verdict is True:
-            entries = decode_message(live.subject, live.headers, live.body, live.seq, live.stored_at)
-            return [entry if isinstance(entry, StoredFact) else None for entry in entries]
-        assert self._sieve is not None
-        found = self._sieve.decode(live.verdict, live.subject, live.headers, live.body, live.seq, live.stored_at)
-        wanted: list[StoredFact | Skipped | None] = [SKIPPED] * (found[-1][0] + 1 if found else 1)
-        for index, entry in found:
-            wanted[index] = entry if isinstance(entry, StoredFact) else None
-        return wanted
 
     def _show_filtered(self) -> None:
         filtered = self._machine.stats.filtered

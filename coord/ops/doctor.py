@@ -30,7 +30,7 @@ from coord import errors
 from coord.bus import rpc, topology
 from coord.bus.connection import Connection
 from coord.client.connect import connect
-from coord.ops import build, settings, stats
+from coord.ops import build, circuits, settings, stats
 from coord.ops.checks import Check, State, Subject, fail, ok, skip, there, warn
 from coord.ops.judge import judge
 from coord.ops.preflight import production
@@ -382,6 +382,7 @@ async def _flow(it: Subject) -> list[Check]:
     checks += [ok("flow", f"projection {p.stream}", f"{p.pending} messages wait") for p in snapshot.projection]
     if not isinstance(it.conn, errors.CoordError):
         checks.append(await _query_service(it, it.conn))
+    checks.append(await circuits.check(it.settings.http))
     return checks
 
 

@@ -57,7 +57,7 @@ class ProjectorService(Service):
 
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
-        pool = Pool(self._database, settings=PROJECTOR_SETTINGS, metrics=self.metrics, circuit="database.write")
+        pool = Pool(self._database, settings=PROJECTOR_SETTINGS, metrics=self.metrics, circuit="database_write")
         self._pool = await pool.open(wait=False)
         self._conn = conn = await Connection.open(
             self._nats, name=f"projector-{self.instance}", role="projector", wait=True, registry=self.metrics
@@ -136,6 +136,7 @@ class ProjectorService(Service):
         return {
             "instance": self.instance,
             "members": sorted(self._replicas.members) if self._replicas else [],
+            "circuits": {} if self._pool is None else {self._pool.circuit.name: self._pool.circuit.state},
             "partitions": dict(Counter(p.state for p in self.partitions)),
             "pending": sum(p.pending for p in self.partitions if p.state == "pinned"),
             "errors": [

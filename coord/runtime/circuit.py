@@ -48,7 +48,7 @@ class Circuit:
         metrics: telemetry.Metrics | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`name`: the metric's label, such as ``database.write``; `counts`: errors that are failures.
+        """`name`: the metric's label, such as ``database_write``; `counts`: errors that are failures.
 
         `error` is raised while it is open.
         """

@@ -108,7 +108,7 @@ class Pool:
         *,
         settings: Mapping[str, str] | None = None,
         metrics: telemetry.Metrics | None = None,
-        circuit: str = "database.read",
+        circuit: str = "database_read",
         breaker: BreakerPolicy | None = None,
     ) -> None:
         """`settings`: session settings on top of coord's own (`PROJECTOR_SETTINGS`).
