@@ -193,7 +193,7 @@ class OnConnection(Service):
 
 
 class Retention(Service):
-    """Drops what is older than `ages.retain_days`, where the server has no policy for it.
+    """Drops what is older than `ages.retain_days`, where the server has no policy for it, and old audit anchors.
 
     Every replica runs it; the steps are small and repeating them is harmless.
     """
@@ -214,22 +214,24 @@ class Retention(Service):
 
     async def run(self) -> None:
         """Sleep, remove, sleep; a database that is away is met again an interval later."""
-        if self._ages.retain_days is None:
-            return
-        retain = timedelta(days=self._ages.retain_days)
         rng = random.Random()
         while not self.draining.is_set():
             # Jittered, so that replicas started together do not work at the same moment.
             await self.clock.sleep(limits.RETENTION_EVERY_S * (0.5 + rng.random()))
             try:
-                await self._remove(retain)
+                await self._remove()
             except errors.StoreError as exc:
                 _log.warning("retention.failed", error=exc)
 
-    async def _remove(self, retain: timedelta) -> None:
+    async def _remove(self) -> None:
         pool = Pool(ops_settings.side_pool(self._database, "retention"), metrics=self.metrics)
         async with await pool.open(wait=True):
-            for done in await maintenance.maintain(pool, retain):
+            anchors = await maintenance.remove_anchors(pool)
+            if anchors:
+                _log.info("retention.removed", relation="audit_anchor", unit="rows", removed=anchors)
+            if self._ages.retain_days is None:
+                return
+            for done in await maintenance.maintain(pool, timedelta(days=self._ages.retain_days)):
                 self.removed += done.removed
                 if done.removed:
                     _log.info("retention.removed", relation=done.relation, unit=done.unit, removed=done.removed)

@@ -1,5 +1,7 @@
 """Retention where the server has no policy for it: one bounded step after the other.
 
+The anchors of the audit's chain (`coord.core.chain`) are removed on every edition.
+
 The steps are coord.maintain() in the database, the same call on every edition; in
 `community` it has nothing to do.  Between steps ingest gets its turn.
 """
@@ -30,6 +32,29 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
     removed: int
     more: bool
     """Whether the run ended before everything old was gone."""
+
+
+async def remove_anchors(
+    pool: Pool,
+    keep: timedelta = timedelta(seconds=limits.ANCHORS_KEEP_S),
+    *,
+    batch_rows: int = limits.ANCHORS_REMOVED_MAX,
+    pause_s: float = PAUSE_S,
+) -> int:
+    """Remove anchors of the audit's chain that were written more than `keep` ago; how many.
+
+    The newest of each partition and epoch that is so old stays: the segment behind it begins there.
+    """
+    removed = 0
+    while True:
+        async with pool.transaction() as conn:
+            with translated("remove anchors"):
+                status = await conn.execute(statement("remove_anchors"), keep, batch_rows)
+        count = int(status.rpartition(" ")[2])
+        removed += count
+        if count < batch_rows:
+            return removed
+        await asyncio.sleep(pause_s)
 
 
 async def maintain(
