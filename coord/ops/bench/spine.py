@@ -51,11 +51,11 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     backlog_singles: int = 60_000
     """Rows of the backlog of single facts."""
     latency_facts_per_s: float = 2_000
-    latency_s: float = 4
+    latency_s: float = 3
     """Of each of `rounds` windows."""
     subscribers: int = 1_000
     subscribe_facts_per_s: float = 500
-    subscribe_s: float = 4
+    subscribe_s: float = 3.5
     """The same."""
     warm_up_s: float = 2
     """Before the first window of a latency, at the same rate: not counted."""
