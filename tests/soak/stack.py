@@ -27,12 +27,13 @@ from tests.support.planted import Bug
 from tests.support.workload import connect
 
 LOSES_MUCH = {
-    "wal_writer_delay": "10s",
+    "wal_writer_delay": "1s",
     "wal_writer_flush_after": "1GB",
     "wal_buffers": "64MB",
     "synchronous_commit": "off",
 }
-"""A killed PostgreSQL loses up to ten seconds of commits: the projector must notice and project them again."""
+"""A killed PostgreSQL loses up to three seconds of commits (its promise is thrice the writer's delay): the
+projector must notice, and project them again."""
 
 
 class Stack:
