@@ -419,6 +419,12 @@ REPLAY_SAVE_EVERY_S: Final = 1.0
 REPLAY_PROBLEMS_SHOWN: Final = 20
 """Problems of a recording that are named; all are counted."""
 
+EXPORT_ROWS: Final = 1_000
+"""Rows of an export in memory at a time."""
+
+EXPORT_S: Final = 4 * 3_600.0
+"""A whole export.  Its snapshot keeps vacuum from what was deleted since."""
+
 assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend must still be recognised"
 assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S
 assert FRAME_MESSAGE_BYTES_MAX <= FRAME_BYTES_MAX

@@ -12,7 +12,22 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli import bench, config, db, demo, dev, dlq, doctor, event, logs, projection, serve, status, stream
+from coord.ops.cli import (
+    bench,
+    config,
+    db,
+    demo,
+    dev,
+    dlq,
+    doctor,
+    event,
+    logs,
+    projection,
+    replay,
+    serve,
+    status,
+    stream,
+)
 
 app = typer.Typer(
     name="coord",
@@ -27,6 +42,7 @@ app.add_typer(dev.app)
 serve.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
+replay.add_to(app)
 for noun in (event, stream, db, dlq, projection, logs, config, bench):
     app.add_typer(noun.app)
 

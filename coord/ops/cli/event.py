@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.output import to_json
 
 if TYPE_CHECKING:
     from coord.client.subscriber import StartAt, Subscription
@@ -20,6 +23,8 @@ app = group("event", "Facts: follow them, state one by hand.")
 
 _DATA_BYTES_MAX = 1024 * 1024
 _QUIET_S = 0.3
+_LONG_AGO = datetime(1, 1, 2, tzinfo=UTC)
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 Tenant = Annotated[str | None, typer.Option("--tenant", "-t", help="Whose fleet (identity.tenant).")]
 Agent = Annotated[str | None, typer.Option("--agent", "-a", help="Who speaks (identity.agent).")]
@@ -138,6 +143,83 @@ async def pub(
             "subject": subject.publish,
         }
     )
+
+
+@command(app, "export")
+async def export(
+    ctx: Context,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Stored from then on: 5m (ago) or 2026-11-21T04:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stored before then.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Only of this ordering key.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", "-k", help="Only of this kind, such as task.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Write there; it appears when it is whole.")
+    ] = None,
+    tenant: Tenant = None,
+) -> None:
+    """Write facts out of the database, one JSON object a line; `coord replay` reads them.
+
+    In the order of the log, all that the table has unless --since and --until bound it.
+    """
+    from coord.store import export as exported
+
+    _identify(ctx, tenant, None)
+    first, last = _moment(since, "--since"), _moment(until, "--until")
+    count = 0
+    with _whole_file(file) as stream:
+        async with ctx.pool() as pool:
+            rows = exported.events(
+                pool,
+                tenant=ctx.settings.identity.tenant,
+                since=first or _LONG_AGO,
+                until=last or _NEVER,
+                key=key,
+                kind=kind,
+            )
+            async for row in rows:
+                stream.write(to_json(_exported(row)) + "\n")
+                count += 1
+    ctx.out.say(f"{count:,} facts")
+
+
+def _exported(row: Any) -> dict[str, Any]:
+    import msgspec
+
+    record = dict(row)
+    record["index"] = record.pop("idx")
+    record["detail"] = record["detail"].split(".") if record["detail"] else []
+    record["data"] = msgspec.Raw(record["data"].encode())
+    return record
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path | None) -> Iterator[TextIO]:
+    """stdout, or a file that gets its name when all of it is written."""
+    if path is None:
+        yield sys.stdout
+        return
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8") as stream:
+            yield stream
+        unfinished.replace(path)
+    except OSError as exc:
+        raise typer.BadParameter(f"--to: cannot write {path}: {exc.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
+    from coord.ops import times
+
+    if text is None:
+        return None
+    try:
+        return times.since(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{option}: {exc}") from None
 
 
 def _identify(ctx: Context, tenant: str | None, agent: str | None) -> None:
