@@ -12,7 +12,7 @@ from coord import limits
 from coord.ops.stats import PROJECTED, Problem, ProjectionStats, Snapshot, StreamStats
 from coord.wire import subjects
 
-FILL_WARNING: Final = 0.8
+FILL_WARNING: Final = limits.FILL_ALARM
 FILL_ERROR: Final = 0.95
 """Parts of a stream's limits: a full log refuses everybody."""
 
@@ -60,10 +60,21 @@ def _judge_streams(snapshot: Snapshot) -> list[Problem]:
             make(
                 f"stream {stream.name}",
                 f"it is {stream.fill:.0%} full; when it is full, publishers are refused",
-                "Lower max_age or raise max_msgs and max_bytes in streams/, then `coord stream apply`.",
+                _make_room(snapshot, stream),
             )
         )
     return problems
+
+
+def _make_room(snapshot: Snapshot, stream: StreamStats) -> str:
+    """What keeps a stream from being trimmed, as far as it can be told from here."""
+    raise_limits = "raise max_msgs and max_bytes in streams/, then `coord stream apply`"
+    if stream.name != subjects.EVENTS:
+        return f"Lower max_age or {raise_limits}."
+    group = snapshot.consumer(stream.name, "projector")
+    if group is not None and stream.messages and group.pending > stream.messages // 10:
+        return f"It is trimmed when it is projected, and {group.pending} messages wait: see `coord projection status`."
+    return f"Its trimmer runs in `coord serve`; see why it cannot trim in its log (trimmer.blocked), or {raise_limits}."
 
 
 def _judge_consumers(snapshot: Snapshot) -> list[Problem]:

@@ -22,13 +22,14 @@ import contextlib
 import random
 import time
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
+from coord.core import trim
 from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.core.retry import backoff_s
 from coord.projector.config import ProjectorConfig
@@ -358,11 +359,13 @@ class PartitionProjector:
         """Say what passed a running session: a consumer skips what its stream has dropped, without a word.
 
         Nothing has if the window still begins at or before the place where we were when we last
-        looked.  Otherwise we are about as slow as the window is long.  The session goes on: to
-        stop now would lose more.
+        looked, or at one that the trimmer knew to be projected when it cut the log: while a backlog
+        is projected, the window may be cut past places where we were a second ago.  Otherwise we are
+        about as slow as the window is long.  The session goes on: to stop now would lose more.
         """
-        stream = await self._stream_state()
-        lost_max = stream.first_seq - self._window_from - 1
+        info = await self._conn.api(f"STREAM.INFO.{self.stream}")
+        stream = _stream_state(info)
+        lost_max = stream.first_seq - max(self._window_from + 1, trim.unneeded_below(info["config"]))
         if stream.first_seq > checkpoint.seq:
             lost_max -= self._window_messages
         if lost_max > 0:
@@ -430,14 +433,7 @@ class PartitionProjector:
         self._overdue = seq
 
     async def _stream_state(self, *, with_time: bool = False) -> StreamState:
-        info = await self._conn.api(f"STREAM.INFO.{self.stream}")
-        state = info["state"]
-        return StreamState(
-            created=_time(info["created"]),
-            first_seq=state["first_seq"],
-            last_seq=state["last_seq"],
-            at_checkpoint=_time(state["last_ts"]) if with_time and state["messages"] else None,
-        )
+        return _stream_state(await self._conn.api(f"STREAM.INFO.{self.stream}"), with_time=with_time)
 
     async def _with_time_at(self, stream: StreamState, checkpoint: Checkpoint) -> StreamState:
         if checkpoint.stored_at is None or not stream.first_seq <= checkpoint.seq <= stream.last_seq:
@@ -537,6 +533,16 @@ class PartitionProjector:
             self._metrics.projection_owned.labels(stream=self.stream).inc(by)
         elif state == "stopped":
             self._metrics.projection_stopped.labels(stream=self.stream).inc(by)
+
+
+def _stream_state(info: dict[str, Any], *, with_time: bool = False) -> StreamState:
+    state = info["state"]
+    return StreamState(
+        created=_time(info["created"]),
+        first_seq=state["first_seq"],
+        last_seq=state["last_seq"],
+        at_checkpoint=_time(state["last_ts"]) if with_time and state["messages"] else None,
+    )
 
 
 def _time(text: str) -> datetime:
