@@ -50,13 +50,17 @@ class LogSource:
         """
         timeout_s = limits.AUDIT_TIMEOUT_S if read.audit else limits.RPC_TIMEOUT_S
         slots = _slots.setdefault(self._conn, asyncio.Semaphore(limits.SUBSCRIBER_READS))
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s), slots:
-                answer = await rpc.call(
-                    self._conn, self.subject, self._request(read), log_api.Page, timeout_s=timeout_s
-                )
+            async with asyncio.timeout_at(deadline):
+                await slots.acquire()
         except TimeoutError as exc:
             raise errors.DeadlineExceeded("the log was not read in time", subject=self.subject) from exc
+        try:
+            left_s = max(0.001, deadline - asyncio.get_running_loop().time())
+            answer = await rpc.call(self._conn, self.subject, self._request(read), log_api.Page, timeout_s=left_s)
+        finally:
+            slots.release()
         try:
             entries = [self._entry(raw) for raw in answer.facts]
         except (msgspec.DecodeError, errors.WireError) as exc:

@@ -111,7 +111,8 @@ class OwnStatus:
                 raise
             if said.reason is not None:
                 self._whole_at = time.monotonic()
-            self._unsettled.append(receipt)
+            if not self._unsettled or self._unsettled[-1] is not receipt:  # a frame has one for all
+                self._unsettled.append(receipt)
             self._check_later()
             return receipt
 
@@ -120,13 +121,9 @@ class OwnStatus:
     def _look_for_losses(self) -> bool:
         """Drop what is settled; True when some of it was not stored, and the next statement is whole."""
         lost = False
-        left: deque[Receipt] = deque()
-        for receipt in self._unsettled:
-            if not receipt.done:
-                left.append(receipt)
-            elif receipt.error is not None:
-                lost = True
-        self._unsettled = left
+        # Oldest first: what failed behind one that is still under way is seen when that is settled.
+        while self._unsettled and self._unsettled[0].done:
+            lost |= self._unsettled.popleft().error is not None
         if lost:
             self._sender.lost()
         return lost

@@ -39,6 +39,10 @@ STATEMENTS: Final = where.event.is_in([status.WHOLE, status.CHANGE])
 _FIRST_ASK_S: Final = 0.2
 """Within this the first question is asked: meanwhile somebody else's may be answered."""
 
+_ASKS_AT_ONCE: Final = 256
+"""Questions sent before others get a turn: a follower that begins in the middle misses everybody."""
+_ASK_AGAIN_S: Final = 0.05
+
 _rng = random.Random()
 
 
@@ -150,15 +154,14 @@ class Statuses:
     def _ask_due(self) -> None:
         self._timer = None
         now = _now()
-        for agent, (at, attempts) in list(self._asking.items()):
-            if at <= now:
-                self.ask(agent)
-                wait_s = backoff_s(
-                    attempts + 1, _rng, first_s=2 * limits.STATUS_ASK_FIRST_S, most_s=limits.STATUS_ASK_MAX_S
-                )
-                self._asking[agent] = (now + wait_s, attempts + 1)
+        due = [agent for agent, (at, _) in self._asking.items() if at <= now]
+        for agent in due[:_ASKS_AT_ONCE]:
+            attempts = self._asking[agent][1] + 1
+            self.ask(agent)
+            wait_s = backoff_s(attempts, _rng, first_s=2 * limits.STATUS_ASK_FIRST_S, most_s=limits.STATUS_ASK_MAX_S)
+            self._asking[agent] = (now + wait_s, attempts)
         if self._asking:
-            self._timer_at = min(at for at, _ in self._asking.values())
+            self._timer_at = max(now + _ASK_AGAIN_S, min(at for at, _ in self._asking.values()))
             self._timer = asyncio.get_running_loop().call_at(self._timer_at, self._ask_due)
 
 

@@ -92,6 +92,8 @@ class StatusSender:
         Raises `InvalidPayload` for a value that is not JSON or a name that is reserved, and
         `PayloadTooLarge`; then nothing has changed.
         """
+        if isinstance(unset, str):
+            raise InvalidPayload("unset takes a list of names", unset=unset[:64])
         gone = set(unset)
         if not gone.isdisjoint(changes):
             raise InvalidPayload("a member is set and unset at once", members=sorted(gone.intersection(changes)))
@@ -275,11 +277,14 @@ class StatusFold:
         fold._text = None if text is None else text.encode()
         if dumped is None:
             return fold
-        found = msgspec.json.decode(dumped, type=_Dumped)
+        try:
+            found = msgspec.json.decode(dumped, type=_Dumped)
+            changes = [status.read_change(bytes(raw).decode()) for raw in found.waiting]
+        except (msgspec.DecodeError, InvalidPayload):
+            fold._lost = True  # somebody else wrote it: a whole status mends it
+            return fold
         fold._lost = found.lost
-        for raw in found.waiting:
-            change = status.read_change(bytes(raw).decode())
-            fold._waiting[change.run, change.at] = change
+        fold._waiting = {(change.run, change.at): change for change in changes}
         if found.run is not None and fold._text is not None:
             fold.fields = status.fields_of(fold._text)
             if fold.fields is not None:

@@ -395,7 +395,7 @@ class Pool:
 
     def _lost(self, error: errors.CoordError, call: Call) -> bool:
         """Whether `error` puts this connection in doubt, and with it those that are idle."""
-        lost = isinstance(error, errors.DatabaseUnavailable)
+        lost = isinstance(error, errors.DatabaseUnavailable) and not isinstance(error, errors.CircuitOpen)
         if lost:
             self._suspect_before = time.monotonic()
         if lost and not _is_one_statements(error):

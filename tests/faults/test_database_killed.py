@@ -48,10 +48,14 @@ async def test_backends_are_killed(nats, crash_server, crash_database, projector
         for _ in range(soak_rounds(2)):
             await load.more(rng.randrange(50, 500))
             db = await connect(url)
-            busy = await db.fetch(
-                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'coord'"
-                " ORDER BY state = 'active' DESC, pid"
-            )
+
+            async def backends(db: asyncpg.Connection = db) -> list[asyncpg.Record]:
+                return await db.fetch(
+                    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'coord'"
+                    " ORDER BY state = 'active' DESC, pid"
+                )
+
+            busy = await until(backends)  # none while the circuit is open
             os.kill(busy[0]["pid"], signal.SIGKILL)
 
             async def ended(db: asyncpg.Connection = db) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection, NatsConfig
+from coord.core.retry import CallPolicy
 from coord.telemetry.metrics import Metrics
 from coord.wire import headers as wire_headers
 from tests.support.waiting import until
@@ -245,3 +247,43 @@ async def test_drain_answers_what_was_accepted(conn: Connection, subject: str) -
     await draining
     await endpoint.close()
     await endpoint.close()
+
+
+# --- the circuit before a service ------------------------------------------------------------
+
+
+async def test_a_service_that_is_away_is_not_asked_by_everybody_and_is_found_again(conn: Connection) -> None:
+    subject = f"coord.rpc.t{secrets.token_hex(4)}.echo.say"
+    for _ in range(limits.CIRCUIT_FAILURES_MAX):
+        with pytest.raises(errors.ServiceUnavailable):
+            await rpc.call(conn, subject, {}, dict)
+    with pytest.raises(errors.CircuitOpen) as caught:
+        await rpc.call(conn, subject, {}, dict)
+    assert 0 < caught.value.retry_after_s <= limits.CIRCUIT_OPEN_FIRST_S
+    assert "rpc.unavailable" in caught.value.message
+    # Another service of the same connection is another class of what is outside.
+    with pytest.raises(errors.ServiceUnavailable):
+        await rpc.call(conn, subject.replace("echo", "other"), {}, dict)
+
+    async def echo(_: rpc.Request) -> dict[str, str]:
+        return {"said": "it"}
+
+    endpoint = await rpc.serve(conn, subject, echo, service="echo", method="say")
+    try:
+        assert await rpc.call(conn, subject, {}, dict, policy=CallPolicy()) == {"said": "it"}
+        assert conn.circuit("rpc_echo").state == "closed"
+    finally:
+        await endpoint.close()
+
+
+async def test_silence_counts_too(conn: Connection) -> None:
+    subject = f"coord.rpc.t{secrets.token_hex(4)}.mute.say"
+    mute = await conn.subscribe(subject, lambda _: None)
+    try:
+        for _ in range(limits.CIRCUIT_FAILURES_MAX):
+            with pytest.raises(errors.DeadlineExceeded):
+                await rpc.call(conn, subject, {}, dict, timeout_s=0.02)
+        with pytest.raises(errors.CircuitOpen):
+            await rpc.call(conn, subject, {}, dict, timeout_s=0.02)
+    finally:
+        await mute.unsubscribe()
