@@ -134,6 +134,8 @@ class Processes(Service):
         _log.info("processes.started", child=child.name, pid=process.pid)
         try:
             process.stdin.write(msgspec.json.encode(self._settings) + b"\n")
+            if self.draining.is_set():  # while it was being started
+                _hang_up(process)
             while line := await process.stdout.readline():
                 child.hear(line)
                 self.changed()

@@ -134,6 +134,8 @@ class Writer:
         self._waiting: deque[Offer] = deque()
         self._wake = asyncio.Event()
         self._taking = asyncio.Lock()
+        self._idle_turn = asyncio.Semaphore(writers)
+        """All partitions fall idle in the same second: they must not want a connection each."""
         self._telling: set[asyncio.Task[None]] = set()
 
     # --- for partitions ------------------------------------------------------------------
@@ -183,7 +185,7 @@ class Writer:
 
     async def advance(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
         """Move an idle partition's checkpoint without rows."""
-        async with self._pool.acquire() as conn:
+        async with self._idle_turn, self._pool.acquire() as conn:
             await checkpoints.advance(conn, checkpoint, moved, pending=0)
 
     async def pass_gap(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
@@ -251,8 +253,9 @@ class Writer:
             offer.fail(_defect(exc))
         else:
             offer.letters_told = len(offer.batch.letters)
-            self._waiting.appendleft(offer)  # it has waited long enough
-            self._wake.set()
+            if not offer.settled.done():  # its lane was stopped meanwhile
+                self._waiting.appendleft(offer)  # it has waited long enough
+                self._wake.set()
 
     # --- transactions --------------------------------------------------------------------
 
