@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
     if options.child:
         return _child(options.child, msgspec.json.decode(options.job, type=Job))
     if not options.render:
+        signal.signal(signal.SIGTERM, _as_interrupt)  # a scenario must not outlive its driver
         unknown = set(options.names) - {s.name for s in known.values()}
         if unknown:
             print(f"no such scenario: {', '.join(sorted(unknown))}; --list shows them", file=sys.stderr)
@@ -88,6 +89,10 @@ def main(argv: list[str]) -> int:
         return bool(failed)
     page.write()
     return 0
+
+
+def _as_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
