@@ -203,7 +203,7 @@ def test_the_checks_themselves(check: Check, text: str) -> None:
 def test_right_names_pass() -> None:
     text = """# A heading: `of code`
 
-    [x](#a-heading-of-code) [`Writer.commit`](coord/projector/writer.py) `coord/wire/` `docs/adr/*.md`
+    [x](#a-heading-of-code) [`Writer.offer`](coord/projector/writer.py) `coord/wire/` `docs/adr/*.md`
     `coord event tail --durable NAME` `coord_dead_letters` `wire.token` `projector.writers` `coord.v_event`
     SELECT 1 FROM coord.event
     """
