@@ -109,6 +109,11 @@ class Trimmer(Service):
             await self._conn.close()
         await self._pool.close()
 
+    @property
+    def is_cutting(self) -> bool:
+        """Whether this one has the age lowered now."""
+        return self._lowered
+
     def details(self) -> dict[str, Any]:
         """How full the log is, what left, and why nothing can."""
         why = {} if self.blocked is None else {"blocked": self.blocked.why, "holder": self.blocked.holder}
