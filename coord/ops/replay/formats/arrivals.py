@@ -29,7 +29,7 @@ _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 
 def sniff(head: str) -> bool:
     """A first line whose first column is TIMESTAMP."""
-    return next(csv.reader([head.split("\n", 1)[0].rstrip("\r")]), [""])[0].strip().upper() == COLUMN
+    return _cells(head.split("\n", 1)[0].rstrip("\r"))[0].strip().upper() == COLUMN
 
 
 def read(source: Source, run: str) -> Iterator[Item]:
@@ -40,7 +40,7 @@ def read(source: Source, run: str) -> Iterator[Item]:
         if isinstance(line, Problem):
             yield line
         elif columns is None:
-            columns = [name.strip() for name in _cells(line)]
+            columns = [name.strip() for name in _cells(line.text)]
             if (problem := _bad_header(columns)) is not None:
                 yield Problem(line.number, problem)
                 return
@@ -58,7 +58,7 @@ def _bad_header(columns: list[str]) -> str | None:
 
 
 def _arrival(line: Line, columns: list[str], run: str, row: int) -> Item:
-    cells = _cells(line)
+    cells = _cells(line.text)
     if len(cells) != len(columns):
         return Problem(line.number, f"{len(cells)} cells under {len(columns)} columns")
     at = _time(cells[0])
@@ -69,8 +69,12 @@ def _arrival(line: Line, columns: list[str], run: str, row: int) -> Item:
     return Statement(line=line.number, agent=AGENT, fact=fact, at=at)
 
 
-def _cells(line: Line) -> list[str]:
-    return next(csv.reader([line.text]), [""])
+def _cells(text: str) -> list[str]:
+    """The row; one empty cell for a line that is no CSV (a cell beyond the module's 128 KiB)."""
+    try:
+        return next(csv.reader([text]), [""]) or [""]
+    except csv.Error:
+        return [""]
 
 
 def _time(text: str) -> datetime | None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
+from coord.ops.replay.formats import trajectory
 from coord.ops.replay.names import NameRefused, Names
 from coord.ops.replay.recording import Item, Problem, Statement
 from coord.ops.replay.source import Line, Source
@@ -60,7 +61,9 @@ class Speaker(msgspec.Struct, frozen=True):
 def sniff(head: str) -> bool:
     """A first line that is an object with a history; a line longer than the head is judged by its text."""
     first = head.lstrip().split("\n", 1)[0]
-    return first.startswith("{") and re.search(r'"history"\s*:\s*\[', first) is not None
+    if not first.startswith("{") or trajectory.sniff(first):  # a trajectory may have a history too
+        return False
+    return re.search(r'"history"\s*:\s*\[', first) is not None
 
 
 def read(source: Source, run: str) -> Iterator[Item]:

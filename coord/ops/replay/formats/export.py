@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -30,7 +30,7 @@ class ExportedFact(msgspec.Struct, kw_only=True):
     kind: str
     id: str
     event: str
-    event_id: str
+    event_id: Annotated[str, msgspec.Meta(min_length=1)]
     data: msgspec.Raw = msgspec.Raw(b"null")
     detail: list[str] = []
     occurred_at: datetime | None = None
