@@ -95,7 +95,8 @@ async def test_poison_is_skipped_as_ever_and_a_gap_is_noticed_behind_what_is_thr
         await log.state({"n": 9})
         assert numbers(await take(facts, 1)) == [9]
         # One that matches is lost on the way; the next on its subject does not match, and still tells.
-        real, lost = facts._machine.receive, []
+        real = facts._machine.receive
+        lost: list[int] = []
 
         def lossy(seq: int, last: int, size: int, raw: Any, now: float) -> None:
             if not lost:
@@ -103,7 +104,7 @@ async def test_poison_is_skipped_as_ever_and_a_gap_is_noticed_behind_what_is_thr
                 return
             real(seq, last, size, raw, now)
 
-        facts._machine.receive = lossy  # type: ignore[method-assign]
+        facts._machine.receive = lossy  # type: ignore[method-assign,assignment]
         await log.state({"n": 10})
         await log.state({"n": 1})
         assert numbers(await take(facts, 1)) == [10]

@@ -132,8 +132,11 @@ class World:
             subject_last = next((s.seq for s in reversed(self.log) if s.matches), 0)
         self.log.append(Stored(seq, matches, subject_last, entries))
         if matches:
-            wanted = [(index, value) for index, value in enumerate(entries) if self.wanted(value) == value is not None]
-            self.facts += [(Position(seq, index), value) for index, value in wanted if value is not None]
+            self.facts += [
+                (Position(seq, index), value)
+                for index, value in enumerate(entries)
+                if value is not None and self.wanted(value) is not SKIPPED
+            ]
 
     def republish(self, _: int) -> None:
         if self.republished < len(self.log):
@@ -228,7 +231,7 @@ class World:
         following = rest[0][0] if rest else Position(self.last_seq + 1)
         if rest and following.seq != page[-1][0].seq:
             following = Position(page[-1][0].seq + 1)
-        good = [Entry(at.seq, at.index, 1, self.wanted(value)) for at, value in page if value is not None]
+        good = [Entry(at.seq, at.index, 1, self.wanted(value) or "") for at, value in page if value is not None]
         leader = f"n{self.leader}" if self.leader else ""
         return Page(good, max(following, position), self.first_seq, self.last_seq, self.created, leader)
 

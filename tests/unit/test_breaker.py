@@ -126,7 +126,7 @@ def test_what_a_late_call_says_is_not_believed() -> None:
         assert isinstance(ticket, Ticket)
         breaker.failed(ticket, 0.0, rng)
     breaker.succeeded(late)
-    assert breaker.state == "open"
+    assert isinstance(breaker.admit(0.1), float)  # still open
     probe = breaker.admit(10.0)
     assert isinstance(probe, Ticket)
     breaker.failed(late, 10.0, rng)
@@ -177,14 +177,13 @@ def test_what_counts_what_is_an_answer_and_what_says_nothing() -> None:
     for error in (down, down, errors.DatabaseRefused("no"), down, down):
         with pytest.raises(errors.StoreError):
             it.call(error)
-    assert it.circuit.state == "closed"  # the refusal was an answer
-    for error in (errors.Overloaded(), asyncio.CancelledError(), ValueError(), errors.NotConnected()):
-        with pytest.raises(type(error)):
-            it.call(error)
-    assert it.circuit.state == "closed"
+    assert it.circuit.closed.is_set()  # the refusal was an answer
+    for nothing in (errors.Overloaded(), asyncio.CancelledError(), ValueError(), errors.NotConnected()):
+        with pytest.raises(type(nothing)):
+            it.call(nothing)
+    assert it.circuit.closed.is_set()
     with pytest.raises(errors.DatabaseUnavailable):
         it.call(down)  # the third in a row: what says nothing did not come between
-    assert it.circuit.state == "open"
     assert not it.circuit.closed.is_set()
     with pytest.raises(errors.DatabaseCircuitOpen) as caught:
         it.call()
