@@ -27,7 +27,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from coord import errors, limits
+from prometheus_client import CollectorRegistry
+
+from coord import errors
 from coord.bus.connection import Connection, NatsConfig
 from coord.core import trim
 from coord.core.trim import Blocked, Cut, Need, TrimConfig, Window
@@ -72,9 +74,12 @@ class Trimmer(Service):
         """Messages that left early since the start; an upper bound."""
         self._stream = subjects.EVENTS
         self._nats = nats
-        self._pool = Pool(database, metrics=self.metrics)
+        # Not the pool that operators watch: counted in a registry nobody shows.
+        self._pool = Pool(database, metrics=Metrics(CollectorRegistry()))
         self._holders = (ProjectorCheckpoints(self._pool), *holders)
         self._conn: Connection | None = None
+        self._failing: dict[str, str] = {}
+        """Whom we ask → the code of its last failure, until it answers: an outage is said once."""
         self._lowered = False
         self._busy = asyncio.Lock()
         self._rng = random.Random()
@@ -94,7 +99,7 @@ class Trimmer(Service):
                 try:
                     await self.look(self._conn)
                 except errors.CoordError as exc:
-                    _log.warning("trimmer.failed", error=exc)
+                    self._fail("broker", exc)
             # Jittered, so that replicas do not look at the same moment.
             await self.clock.sleep(self.config.every_s * (0.5 + self._rng.random()))
 
@@ -124,6 +129,7 @@ class Trimmer(Service):
     async def look(self, conn: Connection) -> Cut | Blocked | None:
         """Look once; trim if the log should be.  Returns what was decided, None when there was nothing to."""
         info = await conn.api(f"STREAM.INFO.{self._stream}")
+        self._failing.pop("broker", None)
         window = _window(info)
         self._show(info, window)
         until_us = trim.lowered_until(info["config"])
@@ -137,15 +143,16 @@ class Trimmer(Service):
             return None
         decided = await self._decide(conn, info, window)
         if isinstance(decided, Cut):
-            await self._trim(conn, decided)
+            await self._trim(conn, decided, info["created"])
         self._say(decided)
         return decided
 
     async def _decide(self, conn: Connection, info: dict[str, Any], window: Window) -> Cut | Blocked | None:
         try:
             needs = await self._needs(times.parse_time(info["created"]))
+            self._failing.pop("holders", None)
         except errors.CoordError as exc:
-            _log.warning("trimmer.unknown", error=exc)
+            self._fail("holders", exc)
             needs = None
         found = trim.aim(window, needs, self.config)
         if not isinstance(found, trim.Aim):
@@ -173,8 +180,10 @@ class Trimmer(Service):
 
     # --- trimming ----------------------------------------------------------------------------
 
-    async def _trim(self, conn: Connection, cut: Cut) -> None:
+    async def _trim(self, conn: Connection, cut: Cut, created: str) -> None:
         before = await conn.api(f"STREAM.INFO.{self._stream}")
+        if before["created"] != created:
+            return  # another stream: what was decided is about the one before
         now_us = _window(before).now_us
         until_us = now_us + int(self.config.lowered_s * 1e6)
         wanted = trim.lowered(before["config"], cut, now_us=now_us, until_us=until_us)
@@ -220,6 +229,11 @@ class Trimmer(Service):
             _log.warning("trimmer.blocked", why=blocked.why, holder=blocked.holder, fill=round(self.fill, 3))
         self.blocked = blocked
 
+    def _fail(self, whom: str, exc: errors.CoordError) -> None:
+        if self._failing.get(whom) != exc.code:
+            self._failing[whom] = exc.code
+            _log.warning("trimmer.failed", asked=whom, error=exc)
+
     def _show(self, info: dict[str, Any], window: Window) -> None:
         self.fill = window.fill
         self.metrics.log_fill.set(window.fill)
@@ -246,6 +260,3 @@ def _window(info: dict[str, Any]) -> Window:
         max_age_us=trim.intended(config) // 1_000,
         duplicate_window_us=int(config.get("duplicate_window") or 0) // 1_000,
     )
-
-
-assert limits.API_TIMEOUT_S <= limits.TRIM_MARGIN_S / 2

@@ -145,6 +145,7 @@ async def _compare(result: Result, stack: Stack, acked: int) -> None:
         "SELECT count(*) AS rows, count(DISTINCT event_id) AS facts FROM coord.event WHERE tenant = 'window'"
     )
     await db.close()
+    assert row is not None
     result.lost = max(0, acked - row["facts"])
     result.doubled = row["rows"] - row["facts"]
     for kind, count in (("lost", result.lost), ("doubled", result.doubled)):

@@ -274,3 +274,10 @@ def test_every_component_is_composed_and_documented() -> None:
         assert issubclass(field.type, msgspec.Struct)
         assert field.type.__struct_config__.frozen, field.name
         assert field.type.__doc__, field.name
+
+
+def test_the_log_within_a_budget_of_memory() -> None:
+    found = settings.topology(load(streams__log_memory_mib=64).settings)
+    assert found.get("EVENTS").config["max_msgs"] == 64 * 1024 * 1024 // 512
+    assert found.get("TELEMETRY") == settings.topology(load().settings).get("TELEMETRY")
+    assert "log_memory_mib" in refused(streams__log_memory_mib=0)
