@@ -298,7 +298,7 @@ class Writer:
             elsewhere = await checkpoints.advance_all(conn, moves)
             if elsewhere:
                 raise _Moved(elsewhere)
-        self._metrics.db_commit_batches.observe(len(offers))
+        self._metrics.db_commit_rows.observe(sum(map(len, batches)))
         if stale:
             self._on_stale(stale)
         return moves

@@ -114,8 +114,8 @@ class Metrics:
         self.db_flush_rows = histogram(
             "coord_db_flush_rows", "Rows of one partition's committed batch", "stream", buckets=BATCH_BUCKETS
         )
-        self.db_commit_batches = histogram(
-            "coord_db_commit_batches", "Batches committed by one projecting transaction", buckets=BATCH_BUCKETS
+        self.db_commit_rows = histogram(
+            "coord_db_commit_rows", "Rows of one projecting transaction, of all its batches", buckets=BATCH_BUCKETS
         )
         self.event_end_to_end_seconds = histogram(
             "coord_event_end_to_end_seconds", "From the broker's timestamp to the commit", "stream",

@@ -81,7 +81,7 @@ class Replica:
         await self.pool.close()
 
     def transactions(self) -> float:
-        return self.metrics.registry.get_sample_value("coord_db_commit_batches_count") or 0.0
+        return self.metrics.registry.get_sample_value("coord_db_commit_rows_count") or 0.0
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ async def drain(job: Job, _parent_gone: asyncio.Event) -> None:
     finally:
         await service.drain()
         await service.stop()
-    flushes = metrics.registry.get_sample_value("coord_db_commit_batches_count") or 0.0
+    flushes = metrics.registry.get_sample_value("coord_db_commit_rows_count") or 0.0
     process.say({"seconds": seconds, "cpu_s": cpu_s, "rss_bytes": rss_bytes(os.getpid()), "transactions": flushes})
 
 
