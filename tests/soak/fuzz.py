@@ -137,6 +137,8 @@ async def _through_servers(job: Job, result: Result, count: int) -> None:
                 notes=24, tasks=24,
             )  # fmt: skip
             async with speaking(speech, home / "speakers.log") as speakers, RawNats(stack.nats.port) as raw:
+                if not await speakers.until(500, 30):
+                    result.found("few", "the honest agents state nothing")
                 began = time.monotonic()
                 base = specimens(rng, "mutants")
                 for i in range(count):
