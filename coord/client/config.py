@@ -54,6 +54,8 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Samples of one frame."""
     frame_bytes: int = limits.EVENT_BYTES_MAX
     """Bytes of one frame; at most the broker's max_payload less the headers."""
+    compress_bytes: int = limits.COMPRESS_BYTES
+    """Frames of so many bytes and more travel as zstd, where that makes them a tenth smaller; 0: none do."""
     open_frames: int = 1_024
     """Keys (status) or series (metrics) with a frame being filled, per class."""
     retry: RetryPolicy = RetryPolicy()
@@ -69,6 +71,8 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise SettingsError("publish: a linger must not be negative")
         if max(self.status_linger_ms, self.progress_linger_ms, self.metrics_linger_ms) >= self.retry.deadline_s * 1000:
             raise SettingsError("publish: a linger must be below the deadline")
+        if self.compress_bytes < 0:
+            raise SettingsError("publish: compress_bytes must not be negative; 0 turns compression off")
         if self.overload_wait_s < 0 or self.drain_s < 0:
             raise SettingsError("publish: times must not be negative")
         for policy in self.lanes(limits.FRAME_BYTES_MAX):

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 import uuid_utils
+import zstandard
 
 from coord import limits
 from coord.client import context
@@ -128,6 +129,8 @@ class Encoder:
         self._series: dict[str, Label] = {}
         self._second = -1
         self._second_text = ""
+        # Kept: a new compressor costs 17 µs, compressing 5 KB 12.
+        self._zstd = zstandard.ZstdCompressor(level=limits.COMPRESS_LEVEL)
 
     # --- facts ---------------------------------------------------------------------------
 
@@ -276,7 +279,13 @@ class Encoder:
         """A frame of these entries (µs since `base_us`, data); raises `PayloadTooLarge`."""
         event_id = new_event_id()
         body = frames.pack(base_us, entries)
-        block = f"{label.head % (event_id, self._time_text(base_us), event_id)}{label.extra}\r\n".encode()
+        head = label.head
+        if self._config.compress_bytes and len(body) >= self._config.compress_bytes:
+            smaller = self._zstd.compress(body)
+            if len(smaller) * 10 < len(body) * 9:  # else not worth a reader's while
+                body = smaller
+                head = head.replace(codec.FRAME_TYPE, codec.FRAME_ZSTD_TYPE, 1)
+        block = f"{head % (event_id, self._time_text(base_us), event_id)}{label.extra}\r\n".encode()
         return Message(label.subject, block, body, event_id)
 
     def _time_text(self, at_us: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -371,3 +372,33 @@ def test_remembered_kinds_and_series_are_bounded(monkeypatch: pytest.MonkeyPatch
         fast.series(f"s{n}")
         assert len(fast._shapes) <= 3
         assert len(fast._series) <= 3
+
+
+# --- compressed frames -------------------------------------------------------------------
+
+
+def _framed(count: int, data: Any, **config: int) -> tuple[Message, Any]:
+    fast = Encoder("acme", "a1", PublisherConfig(**config))  # type: ignore[arg-type]
+    _, entry, _ = sample_entry(1.5, data, None)
+    made = fast.frame(fast.series("cpu"), NOW_US, [(n, entry) for n in range(count)])
+    return made, decode_message(parse_published(made.subject).stored, made.headers, made.body, 1, NOW)
+
+
+def test_a_large_frame_travels_compressed_and_reads_the_same() -> None:
+    labels = {"model": "m-large", "host": "node-1"}
+    plain, wanted = _framed(300, labels, compress_bytes=0)
+    made, found = _framed(300, labels)
+    assert len(plain.body) >= limits.COMPRESS_BYTES
+    assert len(made.body) * 3 < len(plain.body)
+    assert f"{codec.FRAME_ZSTD_TYPE}\r\n".encode() in made.headers
+    assert found == wanted
+    assert len(found) == 300
+
+
+def test_small_frames_and_those_that_do_not_shrink_travel_as_they_are() -> None:
+    made, _ = _framed(100, None)  # a hundred plain samples: the default frame
+    assert f"{codec.FRAME_TYPE}\r\n".encode() in made.headers
+    fast = encoder()
+    packed = msgspec.Raw(msgspec.msgpack.encode({"value": 1, "blob": random.Random(7).randbytes(8_000)}))
+    made = fast.frame(fast.series("cpu"), NOW_US, [(0, packed)])
+    assert f"{codec.FRAME_TYPE}\r\n".encode() in made.headers, "random bytes do not shrink"
