@@ -171,7 +171,10 @@ def test_a_secret_is_not_repeated_in_a_refusal(write: Any) -> None:
     ("environ", "said"),
     [
         ({"COORD_PROJECTOR_WRITERS": "19"}, "raise pool_max to 21 or lower writers (set by COORD_PROJECTOR_WRITERS)"),
-        ({"COORD_DATABASE_POOL_MAX": "5"}, "projector.writers (4) must leave 2 connections"),
+        (
+            {"COORD_DATABASE_POOL_MAX": "5", "COORD_PROJECTOR_WRITERS": "4"},
+            "projector.writers (4) must leave 2 connections",
+        ),
         ({"COORD_DATABASE_POOL_MIN": "30"}, "pool_min (30) and pool_max (20)"),
         ({"COORD_SERVICE_DRAIN_S": "4"}, "service.drain_s must be above 4 s"),
         ({"COORD_PROJECTOR_RETRY_MAX_S": "60"}, "must be below service.drain_s"),
