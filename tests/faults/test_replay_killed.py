@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 from pathlib import Path
@@ -36,10 +37,14 @@ async def test_broker_and_projector_killed_in_the_middle(
     projector = await process(migrated_database.url)
     await projector.ready()
     replaying = asyncio.create_task(replayer.run(said, lambda _: None))
+
+    def reached(count: float) -> bool:
+        return replayer.tally.done >= count or replaying.done()
+
     killed = 0
     for number in range(kills):
         at = total * (number + rng.random() / 2) / kills
-        await until(lambda at=at: replayer.tally.done >= at or replaying.done(), 60)
+        await until(functools.partial(reached, at), 60)
         killed += not replaying.done()
         projector.kill()
         nats.kill()

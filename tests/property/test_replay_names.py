@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -67,13 +68,12 @@ documents = st.recursive(
 def test_a_value_of_a_document_is_found_on_its_line(document: dict[str, object], data: st.DataObject) -> None:
     """Every value on a line of its own, with a marker in place of the one that is looked for."""
     path: list[str | int] = []
-    parent: object = None
-    inside: object = document
+    parent: Any = None
+    inside: Any = document
     while isinstance(inside, dict | list) and inside and (not path or data.draw(st.booleans())):
         step = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else list(range(len(inside)))))
         path.append(step)
-        parent, inside = inside, inside[step]  # type: ignore[index]
-    assert isinstance(parent, dict | list)
-    parent[path[-1]] = "@marker@"  # type: ignore[call-overload]
+        parent, inside = inside, inside[step]
+    parent[path[-1]] = "@marker@"
     text = json.dumps(document, indent=0)
     assert places.line_of(text, path) == text[: text.index('"@marker@"')].count("\n") + 1

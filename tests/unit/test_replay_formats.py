@@ -244,7 +244,7 @@ def test_ids_in_base64_are_understood(tmp_path: Path) -> None:
 
 
 def test_one_bad_span_does_not_take_its_neighbours_along(tmp_path: Path) -> None:
-    bad = [
+    bad: list[dict[str, Any]] = [
         SPAN | {"spanId": "xyz"},
         SPAN | {"traceId": "0" * 32},
         SPAN | {"endTimeUnixNano": "soon"},
