@@ -312,6 +312,22 @@ class Shed(CoordError):
     remedy = "Emit fewer samples, or find out why the broker does not take them (`coord top`)."
 
 
+class SpoolUnusable(CoordError):
+    """The spool's directory cannot be used: locked, another agent's, or not writable."""
+
+    code = "publish.spool_unusable"
+    fault = Fault.OPERATOR
+    remedy = "Give every process a directory of its own that it may write to."
+
+
+class StillSpooled(CoordError):
+    """Not sent before the publisher closed; it is in the spool, and the next process with that spool sends it."""
+
+    code = "publish.still_spooled"
+    fault = Fault.BROKER
+    remedy = "Nothing; start a client of the same agent with the same spool."
+
+
 class FlushFailed(CoordError):
     """Some of what was accepted before flush() is not durably stored; `failures` names each."""
 

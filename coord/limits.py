@@ -77,6 +77,21 @@ PUBLISH_DEADLINE_S: Final = 30.0
 OVERLOAD_WAIT_S: Final = 5.0
 """How long `emit` waits for room before it raises `Overloaded`."""
 
+SPOOL_BYTES: Final = 256 * MIB
+"""A spool's files: half a million facts, or half an hour without a broker at 300 a second."""
+
+SPOOL_SEGMENT_BYTES: Final = 8 * MIB
+"""One of its files; what is done leaves in these pieces."""
+
+SPOOL_RECORDS_MAX: Final = 500_000
+"""Records of a spool: each has a receipt in memory, some 500 bytes."""
+
+SPOOL_RECORD_BYTES_MAX: Final = 2 * MIB
+"""One record: a message with its headers and its key."""
+
+SPOOL_AHEAD: Final = 256
+"""Records replayed and not acknowledged: what a kill in the middle may have sent without knowing it."""
+
 COMPRESS_BYTES: Final = 4 * KIB
 """Frames from here on travel as zstd: plain samples by the hundred (1.5 KB) would gain a third for 8 µs, what is
 larger or has text gains 1.7 to 5 times for 0.03 to 0.17 µs an entry (docs/benchmarks.md)."""
@@ -435,6 +450,7 @@ EXPORT_S: Final = 4 * 3_600.0
 assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend must still be recognised"
 assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S
 assert FRAME_MESSAGE_BYTES_MAX <= FRAME_BYTES_MAX
+assert FRAME_MESSAGE_BYTES_MAX + HEADERS_BYTES_MAX < SPOOL_RECORD_BYTES_MAX < SPOOL_SEGMENT_BYTES < SPOOL_BYTES
 assert READ_PAGE_BYTES_MAX + READ_PAGE_FACTS_MAX * 256 <= 1 * MIB
 assert READ_PAGE_FACTS_MAX < SUBSCRIBER_BUFFER_MESSAGES
 assert READ_PAGE_BYTES_MAX < SUBSCRIBER_BUFFER_BYTES

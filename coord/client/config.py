@@ -59,6 +59,10 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     open_frames: int = 1_024
     """Keys (status) or series (metrics) with a frame being filled, per class."""
     retry: RetryPolicy = RetryPolicy()
+    spool: str | None = None
+    """Directory for what is accepted while there is no broker; None: it waits in memory, up to its deadline."""
+    spool_bytes: int = limits.SPOOL_BYTES
+    """Bytes of its files; when it is full, what comes waits in the queues."""
     drain_s: float = limits.DRAIN_S
     """How long leaving ``async with`` waits for acks before it gives up and says so."""
 
@@ -71,6 +75,8 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise SettingsError("publish: a linger must not be negative")
         if max(self.status_linger_ms, self.progress_linger_ms, self.metrics_linger_ms) >= self.retry.deadline_s * 1000:
             raise SettingsError("publish: a linger must be below the deadline")
+        if self.spool_bytes < limits.SPOOL_SEGMENT_BYTES:
+            raise SettingsError("publish: a spool has at least one segment", bytes_min=limits.SPOOL_SEGMENT_BYTES)
         if self.compress_bytes < 0:
             raise SettingsError("publish: compress_bytes must not be negative; 0 turns compression off")
         if self.overload_wait_s < 0 or self.drain_s < 0:

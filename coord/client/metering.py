@@ -20,6 +20,7 @@ from coord.wire import subjects
 
 if TYPE_CHECKING:
     from coord.bus.publish import AckPipeline, PubAck
+    from coord.client.keeping import Keeper
 
 _OBSERVED_MAX: Final = 4_096
 """Durations kept until the next update; more are brought over at once."""
@@ -39,6 +40,8 @@ class PublisherStats(msgspec.Struct, frozen=True):
     """Messages sent and not acknowledged, now."""
     resends: int
     """Messages sent again."""
+    spooled_messages: int = 0
+    """Messages in the spool on disk and not acknowledged, now."""
 
 
 class Meter:
@@ -58,6 +61,9 @@ class Meter:
         self._shed_told = 0
         self._resends_told = 0
         self._inflight_told = 0
+        self._spooled_told = 0
+        self._spool_bytes_told = 0
+        self._spool_problems_told = 0
         self._queued_told = [0] * len(SERVICE_CLASSES)
 
     def count_ack(self, receipt: Receipt, ack: PubAck, now: float) -> None:
@@ -83,7 +89,7 @@ class Meter:
         stream = subjects.TELEMETRY if receipt.home == METRICS else subjects.EVENTS
         self._errors[stream, error.code] = self._errors.get((stream, error.code), 0) + receipt.count
 
-    def sync(self, outbox: Outbox[Receipt], pipeline: AckPipeline) -> None:
+    def sync(self, outbox: Outbox[Receipt], pipeline: AckPipeline, keeper: Keeper | None = None) -> None:
         """Bring the metrics up to date."""
         m = self._metrics
         for (stream, reason), count in self._errors.items():
@@ -102,6 +108,13 @@ class Meter:
         for lane in outbox.lanes:
             m.publish_queued.labels(service_class=lane.name).inc(lane.queue.count - self._queued_told[lane.number])
             self._queued_told[lane.number] = lane.queue.count
+
+        if keeper is not None:
+            m.publish_spooled.inc(keeper.records - self._spooled_told)
+            m.publish_spool_bytes.inc(keeper.bytes - self._spool_bytes_told)
+            m.publish_spool_problems.inc(keeper.problems - self._spool_problems_told)
+            self._spooled_told, self._spool_bytes_told = keeper.records, keeper.bytes
+            self._spool_problems_told = keeper.problems
 
     def _observe(self) -> None:
         for stream, (counts, durations) in self._acks.items():

@@ -33,6 +33,7 @@ import time
 from collections.abc import AsyncIterable, Coroutine, Iterable
 from datetime import datetime
 from itertools import islice, repeat
+from pathlib import Path
 from typing import Any, Final, Self
 
 from coord import errors
@@ -42,9 +43,11 @@ from coord.client import context, encoding
 from coord.client.config import CRITICAL, METRICS, PublisherConfig
 from coord.client.encoding import Encoder, FramedFact, Label, Shape
 from coord.client.failures import Failures, Named
+from coord.client.keeping import Keeper
 from coord.client.metering import Meter, PublisherStats
 from coord.client.receipt import Receipt
 from coord.client.room import Room
+from coord.client.spool import Spool
 from coord.core.outbox import Barrier, Outbox
 from coord.core.window import Admission
 from coord.telemetry import logs
@@ -86,6 +89,7 @@ class Publisher:
         agent: str,
         config: PublisherConfig,
         metrics: Metrics | None,
+        spool: Spool | None = None,
     ) -> None:
         self.tenant = tenant
         self.agent = agent
@@ -118,6 +122,11 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._ticker: asyncio.TimerHandle | None = None
+        self._up = conn.is_connected
+        self._keeper = Keeper(self._outbox, pipeline, spool) if spool is not None else None
+        if self._keeper is not None and self._keeper.active:
+            self._outbox.held = True  # what a former process left is sent first
+            self._loop.call_soon(self._pump)
         # After the pipeline's own listeners: it repeats what was in flight before anything new is sent.
         self._unregister = [conn.on_reconnected(self._reconnected), conn.on_disconnected(self._disconnected)]
 
@@ -133,12 +142,18 @@ class Publisher:
     ) -> Self:
         """A publisher on a connection that stays the caller's; `metrics`: default the process's.
 
-        Raises `SettingsError` for an impossible config, `BusClosed`.
+        Raises `SettingsError` for an impossible config, `SpoolUnusable`, `BusClosed`.
         """
         config = config or PublisherConfig()
         config.validate()
-        pipeline = await AckPipeline.open(conn, config.retry, inflight_max=config.inflight_messages)
-        return cls(conn, pipeline, tenant=tenant, agent=agent, config=config, metrics=metrics)
+        spool = Spool(Path(config.spool), f"{tenant}/{agent}", config.spool_bytes) if config.spool is not None else None
+        try:
+            pipeline = await AckPipeline.open(conn, config.retry, inflight_max=config.inflight_messages)
+        except BaseException:
+            if spool is not None:
+                spool.close()
+            raise
+        return cls(conn, pipeline, tenant=tenant, agent=agent, config=config, metrics=metrics, spool=spool)
 
     @property
     def stats(self) -> PublisherStats:
@@ -151,6 +166,7 @@ class Publisher:
             shed=meter.shed,
             queued=sum(lane.queue.count for lane in self._outbox.lanes),
             inflight_messages=self._pipeline.inflight,
+            spooled_messages=self._keeper.records if self._keeper is not None else 0,
             resends=self._pipeline.resends,
         )
 
@@ -374,16 +390,48 @@ class Publisher:
         self._pumping = True
         try:
             now = self._now()
+            if self._keeper is not None and self._outbox.held:
+                self._keep_or_replay(self._keeper, now)
             while (receipt := self._outbox.take(now)) is not None:
                 self._send(receipt, now)
         finally:
             self._pumping = False
         self._room.hand_out()
-        due = self._outbox.next_due()
+        keeping = self._keeper is not None and self._outbox.held
+        due = self._keeper.next_due() if self._keeper is not None and keeping else self._outbox.next_due()
         if due is not None and (self._timer is None or due < self._timer_at):
             self._wake_at(due)
         if self._ticker is None and self._outbox.unsettled:
             self._keep_ticking()
+
+    def _keep_or_replay(self, keeper: Keeper, now: float) -> None:
+        """Without a broker: into the spool; with one: what is in it first, and all that comes behind it."""
+        while (receipt := keeper.take(now)) is not None:
+            if not self._encoded(receipt):
+                self._outbox.leave_aside(receipt)
+            elif not keeper.keep(receipt):
+                # The disk refused it: it fails by name, what comes after it waits in memory.
+                self._outbox.leave_aside(receipt)
+                receipt.settle(None, errors.SpoolUnusable("the disk took nothing more", folder=self.config.spool))
+                self._failed(receipt, receipt.error or errors.SpoolUnusable())
+        if self._up:
+            keeper.replay(now)
+            self._outbox.held = keeper.active
+
+    def _encoded(self, receipt: Receipt) -> bool:
+        """Give a frame its bytes; False: it cannot be sent, and whoever asks has been told."""
+        if receipt.label is not None and receipt.entries:
+            try:
+                message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
+            except errors.WireError as exc:
+                receipt.settle(None, exc)
+                self._failed(receipt, exc)
+                return False
+            receipt.headers = message.headers
+            receipt.body = message.body
+            receipt.event_id = message.event_id
+            receipt.entries = []
+        return True
 
     def _send(self, receipt: Receipt, now: float) -> None:
         if receipt.label is not None:
@@ -419,7 +467,11 @@ class Publisher:
         """A message in flight is done; called by the pipeline."""
         assert isinstance(publication, Receipt)
         more = self._outbox.settle(publication)
-        if publication.error is None:
+        if publication.spool_number >= 0 and self._keeper is not None:
+            more = not self._closed
+        if publication.spool_number >= 0 and self._keeper is not None and not self._keeper.settled(publication):
+            pass  # the connection is closed for good: the record stays, nothing has failed
+        elif publication.error is None:
             assert publication.ack is not None
             self._meter.count_ack(publication, publication.ack, self._now())
         else:
@@ -471,6 +523,8 @@ class Publisher:
         try:
             self._pump()
             if barrier.remaining:
+                if timeout_s is None and self._keeper is not None:
+                    timeout_s = self._deadline_s  # what is spooled has no deadline of its own
                 async with asyncio.timeout(timeout_s):
                     await flush.done
         except BaseException as exc:
@@ -502,7 +556,7 @@ class Publisher:
         self._expire(now)
         self._outbox.observe(now)
         self._pump()
-        self._meter.sync(self._outbox, self._pipeline)
+        self._meter.sync(self._outbox, self._pipeline, self._keeper)
         if self._outbox.unsettled and self._ticker is None:
             self._keep_ticking()
 
@@ -512,19 +566,25 @@ class Publisher:
                 receipt,
                 errors.PublishTimeout(
                     "never sent: the broker took nothing before the deadline",
-                    subject=receipt.subject, attempts=0, connected=not self._outbox.held,
+                    subject=receipt.subject, attempts=0, connected=self._up,
                 ),
             )  # fmt: skip
 
     # --- the connection ------------------------------------------------------------------
 
     def _disconnected(self) -> None:
+        self._up = False
         self._outbox.held = True
         if self._conn.is_closed:
             self._abandon()
+        elif self._keeper is not None:
+            self._pump()  # what was queued is safe on disk now
 
     def _reconnected(self) -> None:
-        self._outbox.held = False
+        self._up = True
+        if self._keeper is not None:
+            self._keeper.retry()
+        self._outbox.held = self._keeper is not None and self._keeper.active
         self._pump()
 
     # --- the end -------------------------------------------------------------------------
@@ -533,6 +593,11 @@ class Publisher:
         """Nothing can be sent any more: fail what is queued and whoever waits."""
         self._closed = True
         self._outbox.held = True
+        if self._keeper is not None:
+            self._up = False
+            self._pump()  # what waits for the broker waits on disk
+            self._keeper.leave()
+            self._release_flushes()
         for receipt in self._outbox.drain():
             self._drop(receipt, errors.BusClosed())
         self._room.close()
@@ -557,6 +622,8 @@ class Publisher:
             self._abandon()
             await self._pipeline.close()
             self._stop()
+            if self._keeper is not None:
+                await self._keeper.close()
         failures.merge(self._unreported)
         self._unreported = Failures()
         failures.forget_awaited()
@@ -576,7 +643,7 @@ class Publisher:
             if handle is not None:
                 handle.cancel()
         self._timer = self._ticker = None
-        self._meter.sync(self._outbox, self._pipeline)
+        self._meter.sync(self._outbox, self._pipeline, self._keeper)
 
 
 def _plain_values(items: list[Any]) -> list[Any] | None:

@@ -32,5 +32,9 @@ class Receipt(Publication, eq=False):
     """Facts or samples it stands for."""
     size: int = 0
     ordinal: int = 0
+    spool_number: int = -1
+    """Its record in the spool; -1: it never was there."""
+    spooled: bool = False
+    """Whether it is safe in the spool: written, and if it is critical fsynced."""
     event_id: str = ""
     """The message's `ce-id`; a fact in a frame has ``{event_id}/{index}``.  Empty until a frame is sent."""

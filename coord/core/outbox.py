@@ -271,6 +271,44 @@ class Outbox(Generic[ItemT]):
             return item
         return None
 
+    def take_aside(self, now: float, fits: Callable[[int], bool]) -> ItemT | None:
+        """While `held`: the next item to be kept elsewhere; in no queue and not in flight until `readmit`.
+
+        None when there is none, or the next is larger than what `fits`.
+        """
+        for lane in self.lanes:
+            if not lane.ready and not self._seal_due(lane, now):
+                continue
+            item = lane.ready[0]
+            if not fits(item.size):
+                return None
+            lane.ready.popleft()
+            self._leave_queue(item)
+            lane.taken += item.count
+            lane.taken_at = now
+            return item
+        return None
+
+    def next_due_aside(self) -> float | None:
+        """`next_due` for `take_aside`: held or not."""
+        held, self.held = self.held, False
+        try:
+            return self.next_due()
+        finally:
+            self.held = held
+
+    def readmit(self, item: ItemT, *, known: bool) -> bool:
+        """Account in flight what was kept elsewhere; False: no room now.  `known`: `take_aside` gave it."""
+        if not self.lanes[item.lane].inflight.take(1, item.size):
+            return False
+        if not known:
+            self._accept(item)
+        return True
+
+    def leave_aside(self, item: ItemT) -> None:
+        """What `take_aside` gave stays elsewhere: nobody here waits for it any more."""
+        self._done(item)
+
     def next_due(self) -> float | None:
         """When `take` has something because a linger is over; None: not because of time."""
         if self.held:

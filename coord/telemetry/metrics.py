@@ -69,6 +69,11 @@ class Metrics:
         self.publish_queued = gauge(
             "coord_publish_queued", "Facts and samples accepted and not yet sent, by class of service", "service_class"
         )
+        self.publish_spooled = gauge("coord_publish_spooled", "Messages in spools on disk, not yet acknowledged")
+        self.publish_spool_bytes = gauge("coord_publish_spool_bytes", "Bytes of the spools' files")
+        self.publish_spool_problems = counter(
+            "coord_publish_spool_problems_total", "Segments of spools of which a part could not be read"
+        )
         self.publish_duration_seconds = histogram(
             "coord_publish_duration_seconds", "From first send to PubAck", "stream", buckets=LATENCY_BUCKETS_S
         )

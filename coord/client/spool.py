@@ -1,0 +1,270 @@
+"""The spool: what is accepted while there is no broker, in files, so that a restart does not lose it.
+
+A directory belongs to one agent and is used by one process at a time (``flock``: a lock whose
+holder died is free).  Records are appended to segments and read back in order; a segment is
+removed once everything in it is done.  ``done`` holds the number below which all is.
+
+Writes go to the kernel at once, in the event loop (5 µs of CPU), and survive the end of the
+process.  Critical records are fsynced too, in a thread, several at a time: until then a power
+cut takes them, as it takes the others that the kernel had not written.
+
+Damage is never silent: what follows the first bad record of a segment is kept beside it as
+``….damaged``, logged and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from coord import errors, limits
+from coord.core import spool as core
+from coord.core.spool import Record
+from coord.telemetry import logs
+
+_log = logs.get("spool")
+
+_DONE_EVERY: Final = 64
+"""Records between two writes of ``done``: 70 µs each."""
+
+
+class _Segment:
+    """One file; `sizes` are its records'."""
+
+    __slots__ = ("fd", "first", "offsets", "path", "size")
+
+    def __init__(self, path: Path, fd: int, first: int, sizes: list[int]) -> None:
+        self.path = path
+        self.fd = fd
+        self.first = first
+        self.offsets = [core.HEADER_BYTES]
+        for size in sizes:
+            self.offsets.append(self.offsets[-1] + size)
+
+    @property
+    def end(self) -> int:
+        """Number after its last record."""
+        return self.first + len(self.offsets) - 1
+
+    @property
+    def bytes(self) -> int:
+        return self.offsets[-1]
+
+
+class Spool:
+    """See the module.  Not thread-safe, but for `fsync`."""
+
+    def __init__(self, folder: Path, owner: str, bytes_max: int) -> None:
+        """Open or make the directory; `owner`: ``tenant/agent``, which must stay the same.
+
+        Raises `SpoolUnusable`: locked by another process, another agent's, or not writable.
+        """
+        self.folder = folder
+        self.bytes_max = bytes_max
+        self.problems = 0
+        """Segments of which a part could not be read."""
+        self.failed: OSError | None = None
+        """Why nothing more is written; what is there is still sent."""
+        self._segments: list[_Segment] = []
+        self._low = self._next = self._end = 0
+        self._low_written = 0
+        self._done_early: set[int] = set()
+        self._lock = -1
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = self._take_lock(owner)
+            self._load()
+        except OSError as exc:
+            self.close()
+            raise errors.SpoolUnusable(f"{exc.strerror or exc}", folder=str(folder)) from exc
+        except BaseException:
+            self.close()
+            raise
+
+    # --- what it holds -------------------------------------------------------------------
+
+    @property
+    def records(self) -> int:
+        """Records that are not done."""
+        return self._end - self._low - len(self._done_early)
+
+    @property
+    def unread(self) -> bool:
+        """Whether `read` has another one."""
+        while self._next < self._end and self._next in self._done_early:  # lost with a damaged segment
+            self._next += 1
+        return self._next < self._end
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(segment.bytes for segment in self._segments)
+
+    def fits(self, size: int) -> bool:
+        """Whether a record of about `size` bytes may be appended."""
+        return (
+            self.failed is None
+            and self.bytes + size <= self.bytes_max
+            and self._end - self._low < limits.SPOOL_RECORDS_MAX
+        )
+
+    # --- writing and reading -------------------------------------------------------------
+
+    def append(self, record: Record) -> int | None:
+        """Write one record; its number, or None where the disk refused it (`failed` says why)."""
+        data = core.pack(record)
+        try:
+            if not self._segments or self._segments[-1].bytes + len(data) > limits.SPOOL_SEGMENT_BYTES:
+                self._segments.append(self._new_segment())
+            segment = self._segments[-1]
+            written = os.pwrite(segment.fd, data, segment.bytes)
+            if written != len(data):
+                raise OSError(28, "no space left on device")
+        except OSError as exc:
+            self.failed = exc
+            _log.error("spool.write_failed", folder=str(self.folder), error=str(exc))
+            return None
+        segment.offsets.append(segment.bytes + len(data))
+        self._end += 1
+        return self._end - 1
+
+    def read(self) -> tuple[int, Record]:
+        """The next record and its number; only where `unread`."""
+        number = self._next
+        segment = next(s for s in self._segments if s.first <= number < s.end)
+        start, end = segment.offsets[number - segment.first : number - segment.first + 2]
+        record = core.unpack(os.pread(segment.fd, end - start, start))
+        return number, record
+
+    def advance(self) -> None:
+        """The record that `read` gave is on its way."""
+        self._next += 1
+
+    def done(self, number: int) -> None:
+        """A record is stored, or refused for good: it is not sent again."""
+        self._done_early.add(number)
+        if number != self._low:
+            return
+        while self._low in self._done_early:
+            self._done_early.remove(self._low)
+            self._low += 1
+        if self._low - self._low_written >= _DONE_EVERY or self._low == self._end:
+            self._write_done()
+        while self._segments and self._segments[0].end <= self._low:
+            self._remove(self._segments[0])
+        if not self._segments:
+            self.failed = None  # its room is free again: try once more
+
+    def to_sync(self) -> int | None:
+        """A descriptor of the segment being written, for `fsync` in a thread; None: all is done already."""
+        if not self._segments:
+            return None
+        return os.dup(self._segments[-1].fd)
+
+    def close(self) -> None:
+        """Let go of files and lock; what is not done stays.  Twice is legal."""
+        if self._low != self._low_written:
+            self._write_done()
+        for segment in self._segments:
+            with contextlib.suppress(OSError):
+                os.fsync(segment.fd)
+            os.close(segment.fd)
+        self._segments = []
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # --- below: how ----------------------------------------------------------------------
+
+    def _take_lock(self, owner: str) -> int:
+        fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(fd)
+            raise errors.SpoolUnusable("another process uses this spool", folder=str(self.folder)) from exc
+        found = os.pread(fd, 1024, 0).decode(errors="replace")
+        if found and found != owner:
+            os.close(fd)
+            raise errors.SpoolUnusable("another agent's spool", folder=str(self.folder), owner=found, agent=owner)
+        os.pwrite(fd, owner.encode(), 0)
+        return fd
+
+    def _load(self) -> None:
+        done = self._read_done()
+        for path in sorted(self.folder.glob("*.spool")):
+            self._load_segment(path)
+        self._segments.sort(key=lambda segment: segment.first)
+        self._end = max([done, *(segment.end for segment in self._segments)])
+        # Numbers lost with a damaged end are done: nothing can be sent for them.
+        self._low = self._next = min([self._end, *(max(done, s.first) for s in self._segments if s.end > done)])
+        held = [(s.first, s.end) for s in self._segments]
+        for number in range(self._low, self._end):
+            if not any(first <= number < end for first, end in held):
+                self._done_early.add(number)
+        for segment in [s for s in self._segments if s.end <= self._low]:
+            self._remove(segment)  # killed between being done and being removed
+
+    def _load_segment(self, path: Path) -> None:
+        data = path.read_bytes()
+        found = core.scan(data)
+        if found.problem is not None:
+            self.problems += 1
+            path.with_suffix(".damaged").write_bytes(data[found.good_bytes :])
+            _log.error(
+                "spool.damaged", file=path.name, problem=found.problem,
+                records_kept=len(found.sizes), bytes_aside=len(data) - found.good_bytes,
+            )  # fmt: skip
+        if not found.sizes:
+            path.unlink()
+            return
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        os.ftruncate(fd, found.good_bytes)
+        self._segments.append(_Segment(path, fd, found.first, found.sizes))
+
+    def _remove(self, segment: _Segment) -> None:
+        self._segments.remove(segment)
+        os.close(segment.fd)
+        segment.path.unlink(missing_ok=True)
+
+    def _new_segment(self) -> _Segment:
+        if self._segments:
+            os.fsync(self._segments[-1].fd)  # `to_sync` gives the last one only
+        path = self.folder / f"{self._end:020d}.spool"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        if os.pwrite(fd, core.header(self._end), 0) != core.HEADER_BYTES:
+            os.close(fd)
+            raise OSError(28, "no space left on device")
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # a file's name is the directory's data
+        finally:
+            os.close(folder)
+        return _Segment(path, fd, self._end, [])
+
+    def _read_done(self) -> int:
+        try:
+            return int((self.folder / "done").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def _write_done(self) -> None:
+        """Atomic for a process that is killed; lost in a power cut it means records sent again, same ids."""
+        self._low_written = self._low
+        try:
+            new = self.folder / "done.new"
+            new.write_text(str(self._low))
+            new.replace(self.folder / "done")
+        except OSError as exc:
+            _log.warning("spool.done_not_written", folder=str(self.folder), error=str(exc))
+
+
+def fsync(descriptor: int) -> None:
+    """In a thread: fsync, and close the descriptor."""
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

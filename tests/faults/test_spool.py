@@ -1,0 +1,200 @@
+"""The disk spool on a real server that goes away: nothing lost, nothing doubled, order per key kept."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from coord import errors
+from coord.client.connect import connect
+from coord.client.spool import Spool
+from coord.core.spool import Record
+from coord.wire.envelope import Fact
+from tests.support.publishing import client, observer, quick
+from tests.support.waiting import until
+
+
+def said(n: int, key: str) -> Fact:
+    return Fact(kind="note", id=f"{key}-t", key=key, event="noted", data={"n": n})
+
+
+async def test_an_outage_longer_than_the_deadline_loses_nothing(start_nats, tmp_path) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams()
+        config = quick(deadline_s=1.0, spool=str(tmp_path / "spool"))
+        async with client(server.url, publisher=config) as c:
+            await c.publish(said(-1, "k0"))
+            server.kill()
+            await until(lambda: not c.connection.is_connected)
+            receipts = [await c.emit(said(n, f"k{n % 3}")) for n in range(300)]
+            await until(lambda: all(r.spooled for r in receipts))
+            with pytest.raises(errors.DeadlineExceeded):  # longer than a fact would be tried in memory
+                await c.flush()
+            assert c.stats.spooled_messages == 300
+            await server.start()
+            await until(lambda: c.connection.is_connected)
+            late = [await c.emit(said(n, f"k{n % 3}")) for n in range(300, 330)]
+            acks = [await r for r in [*receipts, *late]]
+            assert not any(a.duplicate for a in acks)
+            await until(lambda: seen.conn.is_connected)
+            stored = await seen.facts(c)
+            assert len(stored) == 331
+            for key in ("k0", "k1", "k2"):
+                numbers = [f.data["n"] for f in stored if f.key == key]
+                assert numbers == sorted(numbers)
+            assert c.stats.spooled_messages == 0
+            assert not list((tmp_path / "spool").glob("*.spool")), "what is done is removed"
+
+
+CHILD = """
+import asyncio, sys
+from coord.client.config import PublisherConfig
+from coord.client.connect import connect
+from coord.wire.envelope import Fact
+
+async def main():
+    c = await connect(sys.argv[1], tenant="spooling", agent="a1", publisher=PublisherConfig(spool=sys.argv[2]))
+    print("up", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    while c.connection.is_connected:
+        await asyncio.sleep(0.01)
+    for n in range(100):
+        receipt = await c.emit(Fact(kind="note", id="t", key="k", event="noted", data={"n": n}))
+    while not receipt.spooled:
+        await asyncio.sleep(0.01)
+    print("spooled", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_leaves_its_facts_to_the_next(start_nats, tmp_path) -> None:
+    server = await start_nats()
+    folder = tmp_path / "spool"
+    async with observer(server.url) as seen:
+        await seen.make_streams()
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CHILD, server.url, str(folder),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        async with asyncio.timeout(20):
+            assert await child.stdout.readline() == b"up\n"
+            server.kill()
+            child.stdin.write(b"\n")
+            assert await child.stdout.readline() == b"spooled\n"
+            with pytest.raises(errors.SpoolUnusable, match="another process"):
+                Spool(folder, "spooling/a1", 1 << 30)
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+        (segment,) = folder.glob("*.spool")
+        with segment.open("ab") as file:
+            file.write(b"\x40\x00\x00\x00torn")  # what a crash in the middle of a write leaves
+        await server.start()
+        async with connect(
+            server.url, tenant="spooling", agent="a1", publisher=quick(spool=str(folder)), wait=True
+        ) as c:
+            ack = await c.publish(said(100, "k"))
+            assert not ack.duplicate
+            await until(lambda: seen.conn.is_connected)
+            stored = await seen.facts(c)
+            assert [f.data["n"] for f in stored] == list(range(101)), "what was left comes first, once, in order"
+            assert len(list(folder.glob("*.damaged"))) == 1
+
+
+async def test_a_full_spool_waits_then_refuses_and_what_is_kept_is_sent_later(
+    start_nats, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("coord.limits.SPOOL_RECORDS_MAX", 20)
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams()
+        config = quick(deadline_s=20.0, spool=str(tmp_path), queue_entries=10, overload_wait_s=0.05)
+        async with client(server.url, publisher=config) as c:
+            server.kill()
+            await until(lambda: not c.connection.is_connected)
+            accepted = 0
+            with pytest.raises(errors.Overloaded):
+                while accepted < 100:
+                    await c.emit(said(accepted, "k"))
+                    accepted += 1
+            assert (accepted, c.stats.spooled_messages, c.stats.queued) == (30, 20, 10)
+            await server.start()
+            await c.flush()
+            await until(lambda: seen.conn.is_connected)
+            assert [f.data["n"] for f in await seen.facts(c)] == list(range(30))
+
+
+async def test_closing_without_a_broker_says_what_stays(start_nats, tmp_path) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams()
+        config = quick(spool=str(tmp_path), drain_s=0.2)
+        async with client(server.url, tenant="closing", publisher=config) as c:
+            server.kill()
+            await until(lambda: not c.connection.is_connected)
+            receipt = await c.emit(said(1, "k"))
+        with pytest.raises(errors.StillSpooled):
+            await receipt
+        await server.start()
+        async with client(server.url, tenant="closing", publisher=config) as c:
+            await c.publish(said(2, "k"))
+            await until(lambda: seen.conn.is_connected)
+            assert [f.data["n"] for f in await seen.facts(c)] == [1, 2]
+
+
+def record(n: int) -> Record:
+    return Record(0, 0, "k", 1, f"e{n}", "s", b"", b"x" * 1000)
+
+
+def test_a_full_disk_is_an_answer_and_what_was_written_stays(tmp_path: Path, monkeypatch) -> None:
+    spool = Spool(tmp_path, "t/a", 1 << 30)
+    assert [spool.append(record(n)) for n in range(3)] == [0, 1, 2]
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("coord.client.spool.os.pwrite", full)
+        assert spool.append(record(3)) is None
+    assert spool.failed is not None
+    assert not spool.fits(1)
+    spool.close()
+    again = Spool(tmp_path, "t/a", 1 << 30)
+    assert again.records == 3
+    assert [again.append(record(3)), again.read()] == [3, (0, record(0))]
+    again.close()
+    with pytest.raises(errors.SpoolUnusable, match="another agent"):
+        Spool(tmp_path, "t/b", 1 << 30)
+
+
+def test_damage_in_the_middle_is_put_aside_and_the_rest_is_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("coord.limits.SPOOL_SEGMENT_BYTES", 5_000)
+    spool = Spool(tmp_path, "t/a", 1 << 30)
+    for n in range(12):
+        spool.append(record(n))
+    spool.close()
+    first = min(tmp_path.glob("*.spool"))
+    data = bytearray(first.read_bytes())
+    data[1_500] ^= 1  # in the second record
+    first.write_bytes(data)
+    again = Spool(tmp_path, "t/a", 1 << 30)
+    assert again.problems == 1
+    assert list(tmp_path.glob("*.damaged"))
+    numbers = []
+    while again.unread:
+        numbers.append(again.read()[0])
+        again.advance()
+    assert numbers == [0, *range(4, 12)]
+    for number in numbers:
+        again.done(number)
+    assert again.records == 0
+    assert not list(tmp_path.glob("*.spool"))
+    again.close()
