@@ -50,6 +50,7 @@ def connect(
     tenant: str | None = None,
     agent: str | None = None,
     publisher: PublisherConfig | None = None,
+    spool: str | None = None,
     connection: Connection | None = None,
     wait: bool = False,
     metrics: Metrics | None = None,
@@ -60,13 +61,16 @@ def connect(
     `ClientConfig`; default ``nats://127.0.0.1:4222``.  `tenant`: default ``default``.
     `agent`: who speaks; default ``{host}-{pid}``, which is a new agent for every process:
     give a stable name to whatever is more than a trial.  `connection`: use this one and
-    leave it open; it stays the caller's.  `wait`: keep trying for as long as there is no
+    leave it open; it stays the caller's.  `spool`: a directory of this agent's own, where
+    what it says without a broker waits on disk.  `wait`: keep trying for as long as there is no
     broker, instead of raising after `connect_timeout_s`.
 
     Raises `NotConnected`, `SettingsError`, and `InvalidToken` for a name that is none;
     names that begin with ``_`` are deciders' and refused.
     """
     config = _config(to, tenant, agent, publisher)
+    if spool is not None:
+        config = msgspec.structs.replace(config, publisher=msgspec.structs.replace(config.publisher, spool=spool))
     if connection is not None and to is not None and not isinstance(to, ClientConfig):
         raise SettingsError("connect: give a broker or an open connection, not both")
     return Connecting(config, connection, wait=wait, metrics=metrics)

@@ -54,9 +54,9 @@ class Keeper:
         return self._spool.records
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Bytes of its files."""
-        return self._spool.bytes
+        return self._spool.size_bytes
 
     @property
     def problems(self) -> int:
@@ -142,7 +142,9 @@ class Keeper:
             return False
         if receipt.error is not None:
             _log.error("spool.refused", subject=receipt.subject, event_id=receipt.event_id, error=receipt.error)
-        self._spool.done(receipt.spool_number)
+            self._spool.refused(receipt.spool_number)
+        else:
+            self._spool.done(receipt.spool_number)
         return True
 
     def leave(self) -> None:

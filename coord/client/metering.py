@@ -111,9 +111,9 @@ class Meter:
 
         if keeper is not None:
             m.publish_spooled.inc(keeper.records - self._spooled_told)
-            m.publish_spool_bytes.inc(keeper.bytes - self._spool_bytes_told)
+            m.publish_spool_bytes.inc(keeper.size_bytes - self._spool_bytes_told)
             m.publish_spool_problems.inc(keeper.problems - self._spool_problems_told)
-            self._spooled_told, self._spool_bytes_told = keeper.records, keeper.bytes
+            self._spooled_told, self._spool_bytes_told = keeper.records, keeper.size_bytes
             self._spool_problems_told = keeper.problems
 
     def _observe(self) -> None:

@@ -50,7 +50,8 @@ class _Segment:
         return self.first + len(self.offsets) - 1
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
+        """Of the file."""
         return self.offsets[-1]
 
 
@@ -99,15 +100,15 @@ class Spool:
         return self._next < self._end
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Bytes of all segments."""
-        return sum(segment.bytes for segment in self._segments)
+        return sum(segment.size_bytes for segment in self._segments)
 
     def fits(self, size: int) -> bool:
         """Whether a record of about `size` bytes may be appended."""
         return (
             self.failed is None
-            and self.bytes + size <= self.bytes_max
+            and self.size_bytes + size <= self.bytes_max
             and self._end - self._low < limits.SPOOL_RECORDS_MAX
         )
 
@@ -117,27 +118,23 @@ class Spool:
         """Write one record; its number, or None where the disk refused it (`failed` says why)."""
         data = core.pack(record)
         try:
-            if not self._segments or self._segments[-1].bytes + len(data) > limits.SPOOL_SEGMENT_BYTES:
+            if not self._segments or self._segments[-1].size_bytes + len(data) > limits.SPOOL_SEGMENT_BYTES:
                 self._segments.append(self._new_segment())
             segment = self._segments[-1]
-            written = os.pwrite(segment.fd, data, segment.bytes)
+            written = os.pwrite(segment.fd, data, segment.size_bytes)
             if written != len(data):
                 raise OSError(28, "no space left on device")
         except OSError as exc:
             self.failed = exc
             _log.error("spool.write_failed", folder=str(self.folder), error=str(exc))
             return None
-        segment.offsets.append(segment.bytes + len(data))
+        segment.offsets.append(segment.size_bytes + len(data))
         self._end += 1
         return self._end - 1
 
     def read(self) -> tuple[int, Record]:
         """The next record and its number; only where `unread`."""
-        number = self._next
-        segment = next(s for s in self._segments if s.first <= number < s.end)
-        start, end = segment.offsets[number - segment.first : number - segment.first + 2]
-        record = core.unpack(os.pread(segment.fd, end - start, start))
-        return number, record
+        return self._next, core.unpack(self._bytes_of(self._next))
 
     def advance(self) -> None:
         """The record that `read` gave is on its way."""
@@ -157,6 +154,16 @@ class Spool:
             self._remove(self._segments[0])
         if not self._segments:
             self.failed = None  # its room is free again: try once more
+
+    def refused(self, number: int) -> None:
+        """The broker will never take this one: it is kept in the file ``refused``, a segment, and is done."""
+        try:
+            with (self.folder / "refused").open("ab") as file:
+                if file.tell() < self.bytes_max:
+                    file.write((b"" if file.tell() else core.header(0)) + self._bytes_of(number))
+        except OSError as exc:
+            _log.error("spool.refused_not_kept", folder=str(self.folder), error=str(exc))
+        self.done(number)
 
     def to_sync(self) -> int | None:
         """A descriptor of the segment being written, for `fsync` in a thread; None: all is done already."""
@@ -178,6 +185,11 @@ class Spool:
             self._lock = -1
 
     # --- below: how ----------------------------------------------------------------------
+
+    def _bytes_of(self, number: int) -> bytes:
+        segment = next(s for s in self._segments if s.first <= number < s.end)
+        start, end = segment.offsets[number - segment.first : number - segment.first + 2]
+        return os.pread(segment.fd, end - start, start)
 
     def _take_lock(self, owner: str) -> int:
         fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

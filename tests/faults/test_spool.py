@@ -12,6 +12,7 @@ import pytest
 from coord import errors
 from coord.client.connect import connect
 from coord.client.spool import Spool
+from coord.core import spool as spool_format
 from coord.core.spool import Record
 from coord.wire.envelope import Fact
 from tests.support.publishing import client, observer, quick
@@ -198,3 +199,16 @@ def test_damage_in_the_middle_is_put_aside_and_the_rest_is_read(tmp_path: Path, 
     assert again.records == 0
     assert not list(tmp_path.glob("*.spool"))
     again.close()
+
+
+def test_what_is_refused_for_good_is_kept_beside(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "t/a", 1 << 30)
+    for n in range(3):
+        spool.append(record(n))
+    for n in (0, 2):
+        spool.refused(n)
+    assert spool.records == 1
+    spool.done(1)
+    spool.close()
+    kept = spool_format.scan((tmp_path / "refused").read_bytes())
+    assert (len(kept.sizes), kept.problem) == (2, None)
