@@ -212,3 +212,26 @@ def test_what_is_refused_for_good_is_kept_beside(tmp_path: Path) -> None:
     spool.close()
     kept = spool_format.scan((tmp_path / "refused").read_bytes())
     assert (len(kept.sizes), kept.problem) == (2, None)
+
+
+async def test_a_broker_killed_again_and_again_during_the_replay(start_nats, tmp_path) -> None:
+    server = await start_nats()
+    async with observer(server.url) as seen:
+        await seen.make_streams()
+        async with client(server.url, publisher=quick(spool=str(tmp_path))) as c:
+            server.kill()
+            await until(lambda: not c.connection.is_connected)
+            receipts = [await c.emit(said(n, f"k{n % 5}")) for n in range(3000)]
+            for left in (2000, 1000):
+                await server.start()
+                await until(lambda left=left: c.stats.spooled_messages < left, every_s=0.0005)
+                server.kill()
+                await until(lambda: not c.connection.is_connected)
+            await server.start()
+            for receipt in receipts:
+                await receipt
+            await until(lambda: seen.conn.is_connected)
+            stored = await seen.facts(c)
+            assert len(stored) == 3000
+            for key in range(5):
+                assert [f.data["n"] for f in stored if f.key == f"k{key}"] == list(range(key, 3000, 5))
