@@ -5,7 +5,9 @@ Each test plants one, in the projector as it runs here, and demands that `verify
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,9 @@ async def test_an_ack_that_never_came_and_is_taken_for_one(
     async with speaking(speech, tmp_path / "speakers.log") as speakers:
         for _ in range(2):
             assert await speakers.until(speakers.told.acked + 2000, 30)
+            os.kill(nats.pid, signal.SIGSTOP)  # what is said from now on is in flight when it dies
+            for _ in range(2):
+                await speakers.word()
             nats.kill()
             await nats.start()
         assert await speakers.until(speakers.told.acked + 500, 30)
