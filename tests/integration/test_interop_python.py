@@ -78,6 +78,14 @@ async def test_the_shortest_agent_and_all_longer_ones_become_rows(start_nats, mi
         assert [row["value"] for row in samples] == [n / 10 for n in range(50)]
 
 
+async def heard(nc: Client) -> None:
+    """Return once the server has read what this client said: nats-py's own `flush` may overtake it."""
+    inbox = nc.new_inbox()
+    echo = await nc.subscribe(inbox, max_msgs=1)
+    await nc.publish(inbox, b"")
+    await echo.next_msg(timeout=5)
+
+
 async def test_a_plain_subscription_follows_the_live_feed(log: Log, nc: Client) -> None:
     got: list[Any] = []
     done = asyncio.Event()
@@ -89,7 +97,7 @@ async def test_a_plain_subscription_follows_the_live_feed(log: Log, nc: Client) 
 
     await nc.subscribe(f"coord.live.*.{log.tenant}.*.file.*.*.scanned", cb=on_message)
     await nc.subscribe(f"coord.live.*.{log.tenant}.*.file.*.*.scanned.>", cb=on_message)
-    await nc.flush()
+    await heard(nc)
     one = await log.state({"n": 1})
     two = await log.state({"n": 2}, event="scanned.deep")
     await log.state({"n": 3}, event="skipped")
