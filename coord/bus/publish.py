@@ -18,8 +18,8 @@ any other refusal                      its typed error, at once (`coord.bus.erro
 no permission for the subject          `NoPermission`, at once
 larger than max_payload with headers   `MessageTooLarge`, never sent: the broker would cut
                                        the connection
-no answer                              sent again, same bytes, same id; `PublishTimeout` at
-                                       the deadline
+no answer, or "its id is in process"   sent again, same bytes, same id; `PublishTimeout` at
+(10158, of a replicated stream)        the deadline
 connection lost                        kept; everything unacknowledged is sent again, in the
                                        order of first sends, before anything new
 connection closed for good             `BusClosed`
@@ -59,6 +59,10 @@ _log = logs.get("publish")
 _NOT_NOW: Final = frozenset({10007, 10008, 10009, 10039, 10076, 10118})
 """Refusals of a broker that is starting or electing: no responders in other words."""
 
+_IN_PROCESS: Final = 10158
+"""The leader of a replicated stream has a message of this id on its way to the copies.  It may yet be
+stored, or be lost with its leader: as good as no answer."""
+
 _STALLED_BYTES: Final = 1 * limits.MIB
 """With this much unwritten, a copy of what is already waiting to be written helps nobody."""
 
@@ -96,6 +100,8 @@ class Publication(Sending, eq=False):
     error: errors.CoordError | None = None
     awaited: bool = False
     """Whether anybody asked for the outcome: if not, an error has to be reported elsewhere."""
+    contested: bool = False
+    """Its first send met another message of its id on its way: a later ``duplicate`` may be that one."""
     _waiters: list[asyncio.Future[None]] | None = None
 
     @property
@@ -294,7 +300,7 @@ class AckPipeline:
         except msgspec.MsgspecError:
             self._not_an_ack(publication, message)
             return
-        if ack.duplicate and not dash:
+        if ack.duplicate and (not dash or publication.contested):
             self._compare(publication, ack)
             return
         del self._pending[publication.token]
@@ -315,7 +321,10 @@ class AckPipeline:
         except (msgspec.MsgspecError, AttributeError, TypeError, ValueError):
             self._not_an_ack(publication, message)
             return
-        if error.details.get("server_code") in _NOT_NOW:
+        if error.details.get("server_code") == _IN_PROCESS:
+            # No refusal: who took it for one would state the next fact, and this one could be stored behind it.
+            publication.contested |= publication.attempts == 1
+        elif error.details.get("server_code") in _NOT_NOW:
             self._try_later(publication, error, until_deadline=True)
         elif isinstance(error, errors.StreamFull):
             self._try_later(publication, error, until_deadline=False)

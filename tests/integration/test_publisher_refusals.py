@@ -425,6 +425,29 @@ async def test_a_broker_that_is_electing_is_waited_for(pipeline, seen) -> None:
     assert (ack.stream, ack.seq, ack.domain) == ("error", 3, "hub")
 
 
+IN_PROCESS = b'{"error":{"code":409,"err_code":10158,"description":"duplicate message id is in process"},"seq":0}'
+
+
+async def test_an_earlier_copy_on_its_way_to_the_replicas_is_no_refusal(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    await answering(seen.conn, subject, None, IN_PROCESS, b'{"stream":"S","seq":3,"duplicate":true}')
+    assert (await pipeline.send(subject, b"x", msg_id="m")).seq == 3
+
+
+async def test_what_stays_in_process_until_the_deadline_may_be_stored(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    await answering(seen.conn, subject, *[IN_PROCESS] * 50)
+    with pytest.raises(errors.PublishTimeout):
+        await pipeline.send(subject, b"x", msg_id="m")
+
+
+async def test_somebody_elses_message_of_the_same_id_in_process_is_compared(pipeline, seen) -> None:
+    subject = f"test.{secrets.token_hex(4)}"
+    await answering(seen.conn, subject, IN_PROCESS, b'{"stream":"S","seq":3,"duplicate":true}')
+    with pytest.raises(errors.IdCollision):
+        await pipeline.send(subject, b"x", msg_id="m")
+
+
 async def test_noise_on_the_inbox_is_ignored(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     replies = await answering(seen.conn, subject, None)
