@@ -63,6 +63,7 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
     """What the program gets as its argument, in JSON."""
 
     url: str
+    """Of the broker, or of every server of a cluster, with commas between them."""
     tenant: str
     seed: int
     records: str
@@ -228,7 +229,7 @@ class _Program:
         from coord.bus.connection import NatsConfig
         from coord.client.connect import connect
 
-        nats = NatsConfig(urls=(self.speech.url,), ping_interval_s=1.0)
+        nats = NatsConfig(urls=tuple(self.speech.url.split(",")), ping_interval_s=1.0)
         async with contextlib.AsyncExitStack() as stack:
             for i in range(self.speech.agents):
                 client = connect(nats, tenant=self.speech.tenant, agent=f"speaker-{i}", wait=True)
@@ -297,7 +298,10 @@ class _Program:
         self.messages += 1
 
     def _failed(self, error: errors.CoordError) -> None:
-        self.failures[error.code] = self.failures.get(error.code, 0) + 1
+        name = error.code
+        if type(error) is errors.PublishRefused:  # no type of its own: the broker's number says what it was
+            name += f" {error.details.get('server_code')}"
+        self.failures[name] = self.failures.get(name, 0) + 1
 
     def _record(self, line: Line, first: int, facts: int, seq: int, *, acked: bool) -> None:
         self._buffer.append(RECORD.pack(line.number, line.stream, acked, facts, first, seq))

@@ -67,29 +67,17 @@ class Stack:
         **streams: dict[str, Any],
     ) -> AsyncIterator[Stack]:
         """Start both and make schema, streams and consumers; `EVENTS={…}` overrides fields of a stream."""
-        account = places.database_account()
-        config = DevStackConfig.from_env(os.environ)
-        cache = places.cache_dir(account, asked=config.cache_dir)
-        provided = await asyncio.to_thread(install.provide, config.source, cache, account, print)
-        options = PostgresOptions(shared_buffers=shared_buffers, settings=settings or {})
-        postgres = PostgresServer(postgres_folder or home / "postgres", provided, account, options)
         nats = NatsServer(nats_folder or home / "nats", NatsOptions(extra=nats_extra))
-        stack = cls(home, nats, postgres)
-        try:
-            await postgres.start()
-            await postgres.ensure_database()
-            await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=stack.database_url))
-            db = await asyncpg.connect(stack.database_url)
-            await db.execute("CHECKPOINT")
-            await db.close()
-            await nats.start()
-            async with await Connection.open(NatsConfig(urls=(nats.url,)), name="soak-setup") as conn:
-                await make_streams(conn, **streams)
-            yield stack
-        finally:
-            await stack._projectors.aclose()
-            await nats.stop()
-            await postgres.stop(immediate=True)
+        async with database(postgres_folder or home / "postgres", settings, shared_buffers) as postgres:
+            stack = cls(home, nats, postgres)
+            try:
+                await nats.start()
+                async with await Connection.open(NatsConfig(urls=(nats.url,)), name="soak-setup") as conn:
+                    await make_streams(conn, **streams)
+                yield stack
+            finally:
+                await stack._projectors.aclose()
+                await nats.stop()
 
     async def projector(self, *, bug: Bug | None = None, **fields: Any) -> ProjectorProcess:
         """Start one more projector, in a process of its own; it ends with the stack."""
@@ -100,6 +88,29 @@ class Stack:
     async def database(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection, waiting for a database that is just coming back."""
         return await connect(self.database_url)
+
+
+@contextlib.asynccontextmanager
+async def database(
+    home: Path, settings: dict[str, str] | None = None, shared_buffers: str = "256MB"
+) -> AsyncIterator[PostgresServer]:
+    """A database server with coord's schema, safe on disk; it ends at once."""
+    account = places.database_account()
+    config = DevStackConfig.from_env(os.environ)
+    cache = places.cache_dir(account, asked=config.cache_dir)
+    provided = await asyncio.to_thread(install.provide, config.source, cache, account, print)
+    options = PostgresOptions(shared_buffers=shared_buffers, settings=settings or {})
+    postgres = PostgresServer(home, provided, account, options)
+    try:
+        await postgres.start()
+        await postgres.ensure_database()
+        await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=postgres.url()))
+        db = await asyncpg.connect(postgres.url())
+        await db.execute("CHECKPOINT")
+        await db.close()
+        yield postgres
+    finally:
+        await postgres.stop(immediate=True)
 
 
 async def make_streams(conn: Connection, **streams: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class Job(msgspec.Struct, frozen=True):
     """What the program gets as its argument, in JSON."""
 
     nats_url: str
+    """Of the broker, or of every server of a cluster, with commas between them."""
     database_url: str
     config: ProjectorConfig
     crash: Crash | None = None
@@ -282,7 +283,7 @@ async def _main(job: Job) -> None:
     loop.add_signal_handler(signal.SIGTERM, end.set)
     loop.add_reader(0, lambda: os._exit(3))  # our parent is gone
     service = ProjectorService(
-        NatsConfig(urls=(job.nats_url,), ping_interval_s=job.ping_interval_s),
+        NatsConfig(urls=tuple(job.nats_url.split(",")), ping_interval_s=job.ping_interval_s),
         DatabaseConfig(url=job.database_url, pool_min=1, pool_max=job.pool_max),
         job.config,
     )

@@ -28,9 +28,10 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     `port`, `http_port`: tried first; another free one is taken when they are not free (0: any).
     `sync_interval`: how long an acknowledged message may stay unsynced ("always", "2m"; None:
     the server's own default, two minutes).  `extra`: more of nats-server's configuration
-    language, for users and permissions.
+    language, for users, permissions and clusters.  `name`: the server's, unique in a cluster.
     """
 
+    name: str = "coord-dev"
     port: int = 0
     http_port: int = 0
     max_payload: int = 8 * limits.MIB
@@ -43,7 +44,7 @@ def nats_config(options: NatsOptions, *, port: int, http_port: int, store_dir: P
     sync = f"\n  sync_interval: {options.sync_interval}" if options.sync_interval else ""
     return f"""\
 # Written by coord's dev stack at every start: changes here do not last.
-server_name: "coord-dev"
+server_name: {json.dumps(options.name)}
 listen: "{ports.LOOPBACK}:{port}"
 http: "{ports.LOOPBACK}:{http_port}"
 max_payload: {options.max_payload}
