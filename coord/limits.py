@@ -92,6 +92,12 @@ SPOOL_RECORD_BYTES_MAX: Final = 2 * MIB
 SPOOL_AHEAD: Final = 256
 """Records replayed and not acknowledged: what a kill in the middle may have sent without knowing it."""
 
+SPOOL_ASK_AFTER_S: Final = 90.0
+"""Since its first send: from then on the log is asked whether it has a record, not the duplicate window."""
+
+SPOOL_CLOCK_S: Final = 300.0
+"""How far the clocks of agent and broker may be apart for the log to be asked from the right place."""
+
 COMPRESS_BYTES: Final = 4 * KIB
 """Frames from here on travel as zstd: plain samples by the hundred (1.5 KB) would gain a third for 8 µs, what is
 larger or has text gains 1.7 to 5 times for 0.03 to 0.17 µs an entry (docs/benchmarks.md)."""
@@ -476,5 +482,6 @@ assert CIRCUIT_OPEN_FIRST_S <= CIRCUIT_API_OPEN_MAX_S <= CIRCUIT_OPEN_MAX_S
 assert CIRCUIT_OPEN_MAX_S + RETRY_MAX_S < TAKEOVER_S, "a database that is back is used again in time"
 assert CALL_RETRY_FIRST_S <= CALL_RETRY_MAX_S
 assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FILL_ALARM < 1
+assert SPOOL_ASK_AFTER_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "what is sent unasked must be recognised"
 assert API_TIMEOUT_S <= TRIM_MARGIN_S / 2 < TRIM_MARGIN_S < DUPLICATE_WINDOW_S
 assert PARTITIONS & (PARTITIONS - 1) == 0

@@ -92,8 +92,20 @@ class DuplicateJudge:
             return last
         return await self._ask(get, b'{"seq":%d}' % ack.seq)
 
+    async def last(self, stream: str, stored_subject: str) -> Message | None:
+        """The newest message of a subject, or a 404; None where it is not answered.  `NotConnected`, `BusClosed`."""
+        try:
+            return await self._answer(f"$JS.API.DIRECT.GET.{stream}.{stored_subject}", b"")
+        except errors.DeadlineExceeded:
+            return None
+
     async def _ask(self, subject: str, body: bytes) -> Message | None:
         """One direct get; None when it is not permitted, has no responder or finds nothing."""
+        message = await self._answer(subject, body)
+        return message if message is not None and message.status is None else None
+
+    async def _answer(self, subject: str, body: bytes) -> Message | None:
+        """One direct get, whatever it finds; None when it is not permitted or has no responder."""
         name = subject.lower()
         if name in self._unreadable:
             return None
@@ -114,7 +126,7 @@ class DuplicateJudge:
             asking.discard(request)
             if not asking:
                 del self._asking[name]
-        return message if message.status is None else None
+        return message
 
 
 def _verdict(

@@ -160,6 +160,8 @@ class AckPipeline:
         self.policy.validate()
         self.on_settled: Callable[[Publication], None] | None = None
         """Told of every publication, synchronously, right after it was settled."""
+        self.on_put_off: Callable[[Publication], bool] | None = None
+        """Told of every refusal that may pass; True: whoever answers has withdrawn it and submits it again."""
         self.resends = 0
         """Messages sent again, ever."""
         self._conn = conn
@@ -254,6 +256,24 @@ class AckPipeline:
         if self._timer is None:
             self._look_again_at(min(publication.deadline_at, now + self.policy.attempt_s))
 
+    def pending(self) -> list[Publication]:
+        """What was submitted and has no answer, in that order."""
+        return list(self._pending.values())
+
+    def withdraw(self, publication: Publication) -> bool:
+        """Let go of a publication without settling it; False: it has an answer, or is being compared.
+
+        What is submitted again is a resend where it was sent: ``duplicate`` means it was stored.
+        """
+        return self._pending.pop(publication.token, None) is not None
+
+    async def last_stored(self, stream: str, subject: str) -> Message | None:
+        """The newest message stored under a subject, or the broker's 404; None: it may not be read, or not now.
+
+        Raises `NotConnected`, `BusClosed`.
+        """
+        return await self._duplicates.last(stream, subject)
+
     def _write(self, publication: Publication, now: float) -> None:
         """Hand one message to the connection, for the first time or again."""
         again = publication.attempts
@@ -340,6 +360,8 @@ class AckPipeline:
     def _try_later(self, publication: Publication, error: errors.PublishRefused, *, until_deadline: bool) -> None:
         now = self._now()
         self._warn(error, now)
+        if self.on_put_off is not None and self.on_put_off(publication):
+            return
         if retry.refused(publication, error, now, self.policy, self._rng, until_deadline=until_deadline):
             self._look_again_at(publication.next_at)
         elif not until_deadline:

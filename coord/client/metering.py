@@ -42,6 +42,10 @@ class PublisherStats(msgspec.Struct, frozen=True):
     """Messages sent again."""
     spooled_messages: int = 0
     """Messages in the spool on disk and not acknowledged, now."""
+    spool_failures: int = 0
+    """Writes and fsyncs that the disk refused."""
+    spool_repeats: int = 0
+    """Messages sent from the spool though nobody could say whether they were stored before."""
 
 
 class Meter:
@@ -64,6 +68,8 @@ class Meter:
         self._spooled_told = 0
         self._spool_bytes_told = 0
         self._spool_problems_told = 0
+        self._spool_failures_told = 0
+        self._spool_repeats_told = 0
         self._queued_told = [0] * len(SERVICE_CLASSES)
 
     def count_ack(self, receipt: Receipt, ack: PubAck, now: float) -> None:
@@ -115,6 +121,10 @@ class Meter:
             m.publish_spool_problems.inc(keeper.problems - self._spool_problems_told)
             self._spooled_told, self._spool_bytes_told = keeper.records, keeper.size_bytes
             self._spool_problems_told = keeper.problems
+            m.publish_spool_failures.inc(keeper.failures - self._spool_failures_told)
+            m.publish_spool_repeats.inc(keeper.repeats - self._spool_repeats_told)
+            self._spool_failures_told, self._spool_repeats_told = keeper.failures, keeper.repeats
+            m.publish_spool_oldest_seconds.set(keeper.oldest_age_s())
 
     def _observe(self) -> None:
         for stream, (counts, durations) in self._acks.items():

@@ -123,7 +123,10 @@ class Publisher:
         self._timer_at = 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self._up = conn.is_connected
-        self._keeper = Keeper(self._outbox, pipeline, spool) if spool is not None else None
+        self._keeper: Keeper | None = None
+        if spool is not None:
+            self._keeper = Keeper(self._outbox, pipeline, spool, conn, pump=self._pump, found=self._found)
+            pipeline.on_put_off = self._put_off
         if self._keeper is not None and self._keeper.active:
             self._outbox.held = True  # what a former process left is sent first
             self._loop.call_soon(self._pump)
@@ -167,6 +170,8 @@ class Publisher:
             queued=sum(lane.queue.count for lane in self._outbox.lanes),
             inflight_messages=self._pipeline.inflight,
             spooled_messages=self._keeper.records if self._keeper is not None else 0,
+            spool_failures=self._keeper.failures if self._keeper is not None else 0,
+            spool_repeats=self._keeper.repeats if self._keeper is not None else 0,
             resends=self._pipeline.resends,
         )
 
@@ -399,6 +404,8 @@ class Publisher:
         self._room.hand_out()
         keeping = self._keeper is not None and self._outbox.held
         due = self._keeper.next_due() if self._keeper is not None and keeping else self._outbox.next_due()
+        if self._keeper is not None and self._up and (again := self._keeper.wait_until(self._now())) is not None:
+            due = again if due is None else min(due, again)
         if due is not None and (self._timer is None or due < self._timer_at):
             self._wake_at(due)
         if self._ticker is None and self._outbox.unsettled:
@@ -410,10 +417,7 @@ class Publisher:
             if not self._encoded(receipt):
                 self._outbox.leave_aside(receipt)
             elif not keeper.keep(receipt):
-                # The disk refused it: it fails by name, what comes after it waits in memory.
-                self._outbox.leave_aside(receipt)
-                receipt.settle(None, errors.SpoolUnusable("the disk took nothing more", folder=self.config.spool))
-                self._failed(receipt, receipt.error or errors.SpoolUnusable())
+                self._outbox.give_back(receipt)  # the disk refused it: it waits in memory, within the queue's bounds
         if self._up:
             keeper.replay(now)
             self._outbox.held = keeper.active
@@ -434,7 +438,7 @@ class Publisher:
         return True
 
     def _send(self, receipt: Receipt, now: float) -> None:
-        if receipt.label is not None:
+        if receipt.label is not None and receipt.entries:
             try:
                 message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
             except errors.WireError as exc:
@@ -480,6 +484,21 @@ class Publisher:
             self._release_flushes()
         if more:
             self._pump()
+
+    def _found(self, receipt: Receipt, ack: PubAck) -> None:
+        """Something in the spool turned out to be stored."""
+        self._meter.count_ack(receipt, ack, self._now())
+        if self._flushes:
+            self._release_flushes()
+
+    def _put_off(self, publication: Publication) -> bool:
+        """The broker refuses something for now; True: it came from the spool and is there again."""
+        assert isinstance(publication, Receipt)
+        if self._keeper is None or not self._keeper.put_off(publication):
+            return False
+        self._outbox.held = True
+        self._pump()
+        return True
 
     def _drop(self, receipt: Receipt, error: errors.CoordError) -> None:
         """Something that was never sent is done: shed, expired, or the publisher closes."""
@@ -578,6 +597,7 @@ class Publisher:
         if self._conn.is_closed:
             self._abandon()
         elif self._keeper is not None:
+            self._keeper.disconnected()
             self._pump()  # what was queued is safe on disk now
 
     def _reconnected(self) -> None:

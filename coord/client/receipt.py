@@ -36,5 +36,7 @@ class Receipt(Publication, eq=False):
     """Its record in the spool; -1: it never was there."""
     spooled: bool = False
     """Whether it is safe in the spool: written, and if it is critical fsynced."""
+    stays: bool = False
+    """Whether it stays in memory when the connection goes: something younger is in the spool, or may be."""
     event_id: str = ""
     """The message's `ce-id`; a fact in a frame has ``{event_id}/{index}``.  Empty until a frame is sent."""

@@ -2,7 +2,8 @@
 
 A directory belongs to one agent and is used by one process at a time (``flock``: a lock whose
 holder died is free).  Records are appended to segments and read back in order; a segment is
-removed once everything in it is done.  ``done`` holds the number below which all is.
+removed once everything in it is done.  ``done`` holds the number below which all is, and
+the number below which each may have been sent.
 
 Writes go to the kernel at once, in the event loop (5 µs of CPU), and survive the end of the
 process.  Critical records are fsynced too, in a thread, several at a time: until then a power
@@ -15,8 +16,10 @@ Damage is never silent: what follows the first bad record of a segment is kept b
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +74,11 @@ class Spool:
         """Why nothing more is written; what is there is still sent."""
         self._segments: list[_Segment] = []
         self._low = self._next = self._end = 0
-        self._low_written = 0
+        self._low_written = self._sent_below = 0
+        self.doubt_below = 0
+        """A former process may have sent the records below this number."""
+        self.failures = 0
+        """Writes and fsyncs that the disk refused, ever."""
         self._done_early: set[int] = set()
         self._lock = -1
         try:
@@ -123,22 +130,47 @@ class Spool:
             segment = self._segments[-1]
             written = os.pwrite(segment.fd, data, segment.size_bytes)
             if written != len(data):
-                raise OSError(28, "no space left on device")
+                os.ftruncate(segment.fd, segment.size_bytes)  # part of a record would be reported as damage
+                raise OSError(errno.ENOSPC, "no space left on device")
         except OSError as exc:
-            self.failed = exc
-            _log.error("spool.write_failed", folder=str(self.folder), error=str(exc))
+            self.give_up_writing(exc, "spool.write_failed")
             return None
         segment.offsets.append(segment.size_bytes + len(data))
         self._end += 1
         return self._end - 1
 
+    def give_up_writing(self, why: OSError, event: str) -> None:
+        """The disk refused something: nothing more is written until `failed` is cleared."""
+        self.failed = why
+        self.failures += 1
+        error = errors.SpoolUnusable(why.strerror or str(why), folder=str(self.folder))
+        error.__cause__ = why
+        _log.error(event, error=error)
+
     def read(self) -> tuple[int, Record]:
         """The next record and its number; only where `unread`."""
         return self._next, core.unpack(self._bytes_of(self._next))
 
+    def following(self, count_max: int) -> Iterator[tuple[int, Record]]:
+        """What `read` would give if one advanced each time, `count_max` numbers at most."""
+        for number in range(self._next, min(self._end, self._next + count_max)):
+            if number not in self._done_early:
+                yield number, core.unpack(self._bytes_of(number))
+
+    def oldest(self) -> Record | None:
+        """The oldest record that is not done."""
+        return core.unpack(self._bytes_of(self._low)) if self._low < self._end else None
+
     def advance(self) -> None:
-        """The record that `read` gave is on its way."""
+        """The record that `read` gave is about to be sent: a process that ends now leaves a note of it."""
+        if self._next >= self._sent_below:
+            self._sent_below = self._next + limits.SPOOL_AHEAD
+            self._write_done()
         self._next += 1
+
+    def rewind(self, number: int) -> None:
+        """A record that `read` gave is not on its way any more: read from there again."""
+        self._next = min(self._next, number)
 
     def done(self, number: int) -> None:
         """A record is stored, or refused for good: it is not sent again."""
@@ -148,6 +180,7 @@ class Spool:
         while self._low in self._done_early:
             self._done_early.remove(self._low)
             self._low += 1
+        self._next = max(self._next, self._low)
         if self._low - self._low_written >= _DONE_EVERY or self._low == self._end:
             self._write_done()
         while self._segments and self._segments[0].end <= self._low:
@@ -206,11 +239,13 @@ class Spool:
         return fd
 
     def _load(self) -> None:
-        done = self._read_done()
+        done, self.doubt_below = self._read_done()
+        self._sent_below = self.doubt_below
         for path in sorted(self.folder.glob("*.spool")):
             self._load_segment(path)
         self._segments.sort(key=lambda segment: segment.first)
         self._end = max([done, *(segment.end for segment in self._segments)])
+        self.doubt_below = min(self.doubt_below, self._end)
         # Numbers lost with a damaged end are done: nothing can be sent for them.
         self._low = self._next = min([self._end, *(max(done, s.first) for s in self._segments if s.end > done)])
         held = [(s.first, s.end) for s in self._segments]
@@ -247,28 +282,33 @@ class Spool:
             os.fsync(self._segments[-1].fd)  # `to_sync` gives the last one only
         path = self.folder / f"{self._end:020d}.spool"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        if os.pwrite(fd, core.header(self._end), 0) != core.HEADER_BYTES:
-            os.close(fd)
-            raise OSError(28, "no space left on device")
-        folder = os.open(self.folder, os.O_RDONLY)
         try:
-            os.fsync(folder)  # a file's name is the directory's data
-        finally:
-            os.close(folder)
+            if os.pwrite(fd, core.header(self._end), 0) != core.HEADER_BYTES:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # a file's name is the directory's data
+            finally:
+                os.close(folder)
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
         return _Segment(path, fd, self._end, [])
 
-    def _read_done(self) -> int:
+    def _read_done(self) -> tuple[int, int]:
         try:
-            return int((self.folder / "done").read_text())
+            numbers = [int(text) for text in (self.folder / "done").read_text().split()]
         except (FileNotFoundError, ValueError):
-            return 0
+            return 0, 0
+        return (numbers[0], numbers[-1]) if numbers else (0, 0)
 
     def _write_done(self) -> None:
         """Atomic for a process that is killed; lost in a power cut it means records sent again, same ids."""
         self._low_written = self._low
         try:
             new = self.folder / "done.new"
-            new.write_text(str(self._low))
+            new.write_text(f"{self._low} {self._sent_below}")
             new.replace(self.folder / "done")
         except OSError as exc:
             _log.warning("spool.done_not_written", folder=str(self.folder), error=str(exc))

@@ -305,6 +305,18 @@ class Outbox(Generic[ItemT]):
             self._accept(item)
         return True
 
+    def give_back(self, item: ItemT) -> None:
+        """What `take_aside` has just given could not be kept: it is the next of its queue again."""
+        self.lanes[item.home].queue.restore(item.count, item.size)
+        lane = self.lanes[item.lane]
+        if lane.keyed:
+            lane.waiting[item.group] = lane.waiting.get(item.group, 0) + 1
+        lane.ready.appendleft(item)
+
+    def set_aside(self, item: ItemT) -> bool:
+        """What is in flight is kept elsewhere until `readmit`; True when `take` may have something now."""
+        return self.lanes[item.lane].inflight.release(1, item.size)
+
     def leave_aside(self, item: ItemT) -> None:
         """What `take_aside` gave stays elsewhere: nobody here waits for it any more."""
         self._done(item)

@@ -5,7 +5,7 @@ A segment is a header and records, appended only::
     "coordspl" u32 version | u64 number of its first record
     u32 length | u32 crc32 of the payload | payload      (little-endian)
 
-A payload is the MessagePack array ``[lane, home, group, count, event_id, subject, headers, body]``:
+A payload is the MessagePack array ``[lane, home, group, count, event_id, subject, headers, body, at_ms, sent]``:
 one message as it will be sent, so that its ``Nats-Msg-Id`` is the same however often it is.
 
 Whatever was done to a file, reading it gives a prefix of what was written, and a named
@@ -42,6 +42,10 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     subject: str
     headers: bytes
     body: bytes
+    at_ms: int = 0
+    """When it was written: milliseconds since 1970."""
+    sent: bool = False
+    """Whether it was in flight before it was written: the log may have it."""
 
 
 Problem = Literal["torn", "damaged", "not a spool", "newer version"]

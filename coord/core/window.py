@@ -78,6 +78,11 @@ class Window:
         self.size = new_size
         return True
 
+    def restore(self, count: int, size: int) -> None:
+        """Account again what `release` has just given back, whatever else came in between."""
+        self.count += count
+        self.size += size
+
     def release(self, count: int, size: int) -> bool:
         """Give back what `take` accounted; True when this opened a paused window."""
         self.count -= count

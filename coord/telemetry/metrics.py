@@ -74,6 +74,17 @@ class Metrics:
         self.publish_spool_problems = counter(
             "coord_publish_spool_problems_total", "Segments of spools of which a part could not be read"
         )
+        self.publish_spool_failures = counter(
+            "coord_publish_spool_failures_total", "Writes and fsyncs that a spool's disk refused"
+        )
+        self.publish_spool_repeats = counter(
+            "coord_publish_spool_repeats_total",
+            "Messages sent from a spool though nobody could say whether they were stored before",
+        )
+        self.publish_spool_oldest_seconds = gauge(
+            "coord_publish_spool_oldest_seconds",
+            "Age of the oldest message in the spool; of several in a process, the one that reported last",
+        )
         self.publish_duration_seconds = histogram(
             "coord_publish_duration_seconds", "From first send to PubAck", "stream", buckets=LATENCY_BUCKETS_S
         )

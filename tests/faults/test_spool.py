@@ -224,7 +224,11 @@ async def test_a_broker_killed_again_and_again_during_the_replay(start_nats, tmp
             receipts = [await c.emit(said(n, f"k{n % 5}")) for n in range(3000)]
             for left in (2000, 1000):
                 await server.start()
-                await until(lambda left=left: c.stats.spooled_messages < left, every_s=0.0005)
+
+                def fewer(left: int = left) -> bool:
+                    return c.stats.spooled_messages < left
+
+                await until(fewer, every_s=0.0005)
                 server.kill()
                 await until(lambda: not c.connection.is_connected)
             await server.start()
