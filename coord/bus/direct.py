@@ -135,6 +135,19 @@ class DirectReader:
                 collector.done.set_exception(errors.NotConnected())
 
 
+def leadership(info: dict[str, Any]) -> str:
+    """Who leads a stream with copies, and since when, from the answer to STREAM.INFO; empty without copies.
+
+    Such a stream may have two leaders for a moment: one that was cut off, or stood still, believes
+    to be it until it hears of the other.  Asked what comes next, it says "nothing" of an end that
+    it has never seen.  Whoever concludes from two answers compares this before and after.
+    """
+    if int((info.get("config") or {}).get("num_replicas") or 1) < 2:
+        return ""
+    cluster = info.get("cluster") or {}
+    return f"{cluster.get('leader', '')} {cluster.get('leader_since', '')}".strip()
+
+
 async def next_on_leader(conn: Connection, stream: str, filter_subject: str, from_seq: int) -> StoredMessage | None:
     """The first message at or above `from_seq` that matches, as the stream's leader knows it."""
     request = {"seq": max(1, from_seq), "next_by_subj": filter_subject}

@@ -28,6 +28,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
+from coord.bus.direct import leadership
 from coord.bus.pull import PinnedReader
 from coord.core import trim
 from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
@@ -105,6 +106,8 @@ class PartitionProjector:
         self._idle_since = 0.0
         self._overdue = 0
         """A sequence that waited for us when we last looked, and had not been delivered."""
+        self._end: tuple[str, StreamState] | None = None
+        """Who led a stream with copies, and its end, when we last found nothing of ours up to there."""
         self._window_from = 0
         """The window had not passed this checkpoint when we last looked,"""
         self._window_at = 0.0
@@ -171,6 +174,7 @@ class PartitionProjector:
     async def _session(self) -> None:
         # Judged before being pinned too: a stopped partition must not wait for a message.
         self.checkpoint = await self._read_checkpoint()
+        self._end = None
         self._set("standby")
         if not await self._until_pinned():
             await self._reader.stop()
@@ -390,13 +394,19 @@ class PartitionProjector:
         like a gap.  The end is read first, then the leader is asked whether the partition has
         anything up to there.
 
+        A stream with copies may have two leaders for a moment (`leadership`).  So the end to move to
+        is one that was seen the last time, under the same leader, with nothing up to it then and
+        nothing up to it now: a leader of before has heard of the new one since.
+
         A checkpoint that is at the end is confirmed instead: a crash of the database may have
         lost it with its rows (synchronous_commit=off), and no later fact may ever tell us.
         """
         assert self.checkpoint is not None
-        stream, checkpoint = await self._stream_state(with_time=True), self.checkpoint
+        info, checkpoint = await self._conn.api(f"STREAM.INFO.{self.stream}"), self.checkpoint
+        stream, leader = _stream_state(info, with_time=True), leadership(info)
         if not self._reader.is_empty:
             return
+        before, self._end = self._end, None
         if stream.last_seq <= checkpoint.seq:
             problem = judge(checkpoint, msgspec.structs.replace(stream, at_checkpoint=None))
             if isinstance(problem, errors.StreamReplaced):
@@ -415,6 +425,11 @@ class PartitionProjector:
                 if self.state == "pinned":
                     self._expect(found["message"]["seq"])
                 return  # on its way to us
+        if leader:
+            self._end = leader, stream
+            if before is None or before[0] != leader or before[1].last_seq <= checkpoint.seq:
+                return  # the next look may
+            stream = before[1]
         moved = checkpoints.moved(checkpoint, seq=stream.last_seq, stored_at=stream.at_checkpoint)
         await self._writer.advance(checkpoint, moved)
         self.checkpoint = moved

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from coord import errors, limits
 from coord.bus.connection import Connection
-from coord.bus.direct import StoredMessage, next_on_leader
+from coord.bus.direct import StoredMessage, leadership, next_on_leader
 from coord.bus.pull import Delivery
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.rows import Batch
@@ -56,6 +56,8 @@ class Strays:
         self._epoch = 0
         self._seq = 0
         """Everything up to here has been looked at, in this epoch."""
+        self._end: tuple[str, int] | None = None
+        """Who led a stream with copies, and its end, when there was no stray the last time."""
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
@@ -83,12 +85,18 @@ class Strays:
                 prefix = self._filter.removesuffix(">")
                 self._seq = await db.fetchval(statement("last_stray"), self._stream, checkpoint.epoch, prefix)
                 self._epoch = checkpoint.epoch
-        last_seq = info["state"]["last_seq"]
+                self._end = None
+        last_seq, leader = info["state"]["last_seq"], leadership(info)
+        before, self._end = self._end, None
         parked = 0
         while self._seq < last_seq and parked < limits.STRAYS_PER_SWEEP:
             message = await next_on_leader(self._conn, self._stream, self._filter, self._seq + 1)
             if message is None:
-                self._seq = last_seq
+                if leader:
+                    # Who said so may be a leader of before, for whom the end is not yet there: see `leadership`.
+                    self._end = leader, last_seq
+                    last_seq = before[1] if before is not None and before[0] == leader else self._seq
+                self._seq = max(self._seq, last_seq)
                 break
             await self._park(message)
             self._seq = message.seq

@@ -8,6 +8,8 @@ lets it lag, so the end of a page is believed in this order only::
                            last_seq: the end that will be vouched for
     3. the leader's next   where the batch ran dry: the leader finds nothing more either,
                            hence nothing at or below last_seq is missing
+    4. the info again      of a log with copies: it is still the leader of 2, or a leader of
+                           before may have answered 3, and nothing is vouched for beyond the batch
 
 Infos are shared: requests that arrive while one is under way wait together for the next
 one, so a thousand idle audits cost a handful of them.
@@ -97,7 +99,7 @@ class LogReader:
         messages: list[StoredMessage] = []
         bound = info.last_seq
         for filter_subject, batch in zip(filters, batches, strict=True):
-            bound = min(bound, await self._bound(filter_subject, batch, position.seq, info.last_seq))
+            bound = min(bound, await self._bound(filter_subject, batch, position.seq, info))
             messages += batch.messages
         messages = sorted((m for m in messages if m.seq <= bound), key=lambda m: m.seq)
         return await _page(messages, position, bound, info, messages_max)
@@ -107,16 +109,18 @@ class LogReader:
             subjects.EVENTS, filter_subject, from_seq=seq, messages_max=messages_max, bytes_max=bytes_max
         )
 
-    async def _bound(self, filter_subject: str, batch: Batch, from_seq: int, last_seq: int) -> int:
+    async def _bound(self, filter_subject: str, batch: Batch, from_seq: int, info: LogInfo) -> int:
         """Everything that matches at or below this is in `batch`, which may gain one message here."""
         reached = batch.messages[-1].seq if batch.messages else from_seq - 1
+        last_seq = info.last_seq
         if batch.pending:
             return reached
         if reached >= last_seq:
             return last_seq
         found = await direct.next_on_leader(self._conn, subjects.EVENTS, filter_subject, reached + 1)
         if found is None or found.seq > last_seq:
-            return last_seq
+            same = not info.leader or (await self._info.get()).leader == info.leader
+            return last_seq if same else reached
         # The replica that answered the batch lags: go on from what the leader has.
         batch.messages.append(found)
         return found.seq
@@ -190,8 +194,7 @@ class SharedInfo:
 
 def log_info(answer: dict[str, Any]) -> LogInfo:
     """From the answer to STREAM.INFO."""
-    state, cluster = answer["state"], answer.get("cluster") or {}
-    replicated = int(answer["config"].get("num_replicas") or 1) > 1
+    state = answer["state"]
     first, last, count = int(state["first_seq"]), int(state["last_seq"]), int(state["messages"])
     return LogInfo(
         # A stream that never held anything says 0.
@@ -200,7 +203,7 @@ def log_info(answer: dict[str, Any]) -> LogInfo:
         first_stored_at=_time(state["first_ts"]) if count else None,
         last_stored_at=_time(state["last_ts"]) if last else None,
         created=str(answer["created"]),
-        leader=f"{cluster.get('leader', '')} {cluster.get('leader_since', '')}".strip() if replicated else "",
+        leader=direct.leadership(answer),
     )
 
 
