@@ -39,6 +39,9 @@ _OVERHEAD_BYTES = limits.HEADERS_BYTES_MAX
 
 _FOR_EVER_S = 10 * 365 * 86_400.0
 
+_DISK_AGAIN_S = 5.0
+"""A disk that refused something is tried again so much later, and after a reconnect."""
+
 _PUT_OFF_FIRST_S = 0.1
 _PUT_OFF_MOST_S = 5.0
 """Between two tries at a broker that refuses for now (a full stream, no leader)."""
@@ -78,6 +81,7 @@ class Keeper:
         self._ahead_max = limits.SPOOL_AHEAD
         self._put_off_s = 0.0
         self._not_before = 0.0
+        self._disk_again = 0.0
         self._unsynced: list[Receipt] = []
         self._syncing: asyncio.Task[None] | None = None
 
@@ -123,7 +127,9 @@ class Keeper:
         self._not_before = self._put_off_s = 0.0
 
     def take(self, now: float) -> Receipt | None:
-        """The next item to be kept; None: nothing waits, or the spool is full."""
+        """The next item to be kept; None: nothing waits, the spool is full, or the disk has refused something."""
+        if self._spool.failed is not None and now >= self._disk_again:
+            self._spool.failed = None
         return self._outbox.take_aside(now, self._fits)
 
     def _fits(self, size: int) -> bool:
@@ -139,6 +145,7 @@ class Keeper:
             )
         )  # fmt: skip
         if number is None:
+            self._disk_again = time.monotonic() + _DISK_AGAIN_S
             return False
         if sent:
             self._first_sent[number] = receipt.sent_at
@@ -188,6 +195,7 @@ class Keeper:
         except OSError as exc:
             # After a failed fsync nobody knows what of the file the disk has: write no more of it for now.
             self._unsynced.clear()
+            self._disk_again = time.monotonic() + _DISK_AGAIN_S
             self._spool.give_up_writing(exc, "spool.fsync_failed")
         finally:
             self._syncing = None

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from coord import errors, limits
 from coord.core import spool as core
 from coord.core.spool import Record
@@ -239,7 +241,7 @@ class Spool:
         return fd
 
     def _load(self) -> None:
-        done, self.doubt_below = self._read_done()
+        done, self.doubt_below = _read_done(self.folder)
         self._sent_below = self.doubt_below
         for path in sorted(self.folder.glob("*.spool")):
             self._load_segment(path)
@@ -296,13 +298,6 @@ class Spool:
             raise
         return _Segment(path, fd, self._end, [])
 
-    def _read_done(self) -> tuple[int, int]:
-        try:
-            numbers = [int(text) for text in (self.folder / "done").read_text().split()]
-        except (FileNotFoundError, ValueError):
-            return 0, 0
-        return (numbers[0], numbers[-1]) if numbers else (0, 0)
-
     def _write_done(self) -> None:
         """Atomic for a process that is killed; lost in a power cut it means records sent again, same ids."""
         self._low_written = self._low
@@ -312,6 +307,59 @@ class Spool:
             new.replace(self.folder / "done")
         except OSError as exc:
             _log.warning("spool.done_not_written", folder=str(self.folder), error=str(exc))
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A record that `look` found."""
+
+    number: int
+    record: Record
+    maybe_sent: bool
+    """Whether the log may have it."""
+
+
+class Found(msgspec.Struct):
+    """What a spool's directory holds."""
+
+    owner: str
+    size_bytes: int
+    records: list[Seen]
+    """Not done, oldest first, as far as ``done`` was brought up to date."""
+    problems: list[str]
+    aside: list[str]
+    """Files with what was refused or damaged."""
+
+
+def look(folder: Path) -> Found:
+    """Read a spool without taking its lock or changing anything, also while it is in use.  `OSError`."""
+    low, sent_below = _read_done(folder)
+    found = Found((folder / "lock").read_text(errors="replace"), 0, [], [], [])
+    for path in sorted(folder.glob("*.spool")):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue  # its records were done meanwhile
+        found.size_bytes += len(data)
+        seen = core.scan(data)
+        at = core.HEADER_BYTES
+        for number, size in enumerate(seen.sizes, seen.first):
+            if number >= low:
+                record = core.unpack(data[at : at + size])
+                found.records.append(Seen(number, record, record.sent or number < sent_below))
+            at += size
+        if seen.problem is not None:
+            found.problems.append(f"{path.name}: {seen.problem} after {len(seen.sizes)} records")
+    found.aside = sorted(p.name for p in [*folder.glob("*.damaged"), *folder.glob("refused")])
+    return found
+
+
+def _read_done(folder: Path) -> tuple[int, int]:
+    """(number below which all is done, number below which each may have been sent)."""
+    try:
+        numbers = [int(text) for text in (folder / "done").read_text().split()]
+    except (FileNotFoundError, ValueError):
+        return 0, 0
+    return (numbers[0], numbers[-1]) if numbers else (0, 0)
 
 
 def fsync(descriptor: int) -> None:

@@ -25,6 +25,7 @@ from coord.ops.cli import (
     projection,
     replay,
     serve,
+    spool,
     status,
     stream,
 )
@@ -43,7 +44,7 @@ serve.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
 replay.add_to(app)
-for noun in (event, stream, db, dlq, projection, logs, config, bench):
+for noun in (event, stream, db, dlq, projection, spool, logs, config, bench):
     app.add_typer(noun.app)
 
 
