@@ -1,0 +1,71 @@
+"""Three servers with three copies: the log's leader is killed while facts are stated, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+from prometheus_client import CollectorRegistry
+
+from coord import limits
+from coord.bus.connection import NatsConfig
+from coord.client.connect import connect
+from coord.projector.config import ProjectorConfig
+from coord.projector.service import ProjectorService
+from coord.store.config import DatabaseConfig
+from coord.telemetry.metrics import Metrics
+from coord.wire.envelope import Fact
+from tests.support.nats_cluster import NatsCluster
+from tests.support.waiting import until
+
+KEYS = 8
+
+
+async def test_a_killed_leader_costs_no_fact_and_no_order(tmp_path: Path, migrated_database) -> None:
+    async with NatsCluster(tmp_path / "cluster") as cluster:
+        await cluster.apply(EVENTS={"max_bytes": 1 << 26}, TELEMETRY={"max_bytes": 1 << 26})
+        config = NatsConfig(urls=cluster.urls, ping_interval_s=1.0)
+        stored = DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=8)
+        registry = Metrics(CollectorRegistry())
+        async with (
+            ProjectorService(config, stored, ProjectorConfig(retry_max_s=0.5), registry=registry) as projector,
+            connect(config, tenant="t", agent="a1", wait=True) as client,
+            await cluster.connect("look") as conn,
+        ):
+            await projector.wait_ready(20)
+            said = 0
+
+            async def state(key: int, enough: asyncio.Event) -> None:
+                nonlocal said
+                n = 0
+                while not enough.is_set():
+                    await client.publish(Fact(kind="note", id=f"k{key}", event="said", data={"n": n}))
+                    n, said = n + 1, said + 1
+
+            enough = asyncio.Event()
+            lines = [asyncio.create_task(state(key, enough)) for key in range(KEYS)]
+            await until(lambda: said > 50, 20)
+            leader = await cluster.leader(conn, "EVENTS")
+            cluster.kill(leader)
+            before = said
+            await until(lambda: said > before + 50, 30)
+            enough.set()
+            await asyncio.gather(*lines)
+            db = await asyncpg.connect(migrated_database.url)
+            try:
+                await until(lambda: _count(db, said), 2 * limits.TAKEOVER_S)
+                rows = await db.fetch(
+                    "SELECT key, array_agg((data ->> 'n')::int ORDER BY epoch, seq, idx) AS ns"
+                    " FROM coord.event GROUP BY key"
+                )
+            finally:
+                await db.close()
+    assert len(rows) == KEYS
+    for row in rows:
+        assert row["ns"] == list(range(len(row["ns"])))
+    assert sum(len(row["ns"]) for row in rows) == said
+
+
+async def _count(db: asyncpg.Connection, said: int) -> bool:
+    return bool(await db.fetchval("SELECT count(*) FROM coord.event") >= said)
