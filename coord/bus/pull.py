@@ -117,6 +117,8 @@ class PinnedReader:
         """
         await self.stop()
         pinned: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        # A refusal may come when nobody waits any more.
+        pinned.add_done_callback(lambda done: done.cancelled() or done.exception())
 
         def on_message(message: Message) -> None:
             status = message.status
@@ -182,7 +184,7 @@ class PinnedReader:
     async def receive(
         self, messages_max: int, timeout_s: float, *, unless: asyncio.Future[Any] | None = None
     ) -> list[Delivery]:
-        """What has arrived, in order: at most `messages_max`; empty after `timeout_s` without any.
+        """What has arrived, in order: at most `messages_max`; empty after `timeout_s` (or less) without any.
 
         Also returns (perhaps nothing) when `unless` is done or `interrupt` was called.  Raises
         `PinLost`, `DeliveryGap`, `NotConnected` or `ApiNotFound`: then call `stop` and begin
@@ -194,6 +196,10 @@ class PinnedReader:
             self._refill()
             wake = asyncio.ensure_future(self._wake.wait())
             waits = {wake} if unless is None else {wake, unless}
+            # Silence is noticed when it is one, however long the caller would wait; and never before
+            # what arrived while this process stood still could be read.
+            patience_s = self._heard_at + SILENCE_S - asyncio.get_running_loop().time()
+            timeout_s = min(timeout_s, max(patience_s, 0.0) + limits.PULL_EXPIRES_S / 10)
             try:
                 await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             finally:
