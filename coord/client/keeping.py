@@ -18,12 +18,13 @@ what nobody can say is sent, which may store it twice, and counted (`repeats`).
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 
 from coord import errors, limits
 from coord.bus.connection import Connection
-from coord.bus.publish import AckPipeline, PubAck
+from coord.bus.publish import AckPipeline, PubAck, Publication
 from coord.client.config import CRITICAL
 from coord.client.inquiry import Answer, Inquiry
 from coord.client.receipt import Receipt
@@ -154,10 +155,10 @@ class Keeper:
         self._receipts[number] = receipt
         if receipt.home == CRITICAL:
             self._unsynced.append(receipt)
-            if self._syncing is None:
-                self._syncing = asyncio.get_running_loop().create_task(self._sync(), name="spool-sync")
         else:
             receipt.spooled = True
+        if self._syncing is None and (self._unsynced or self._spool.has_full_segments):
+            self._syncing = asyncio.get_running_loop().create_task(self._sync(), name="spool-sync")
         return True
 
     def disconnected(self) -> None:
@@ -185,11 +186,9 @@ class Keeper:
     async def _sync(self) -> None:
         """Fsync what is critical, all that came during the last fsync together."""
         try:
-            while self._unsynced:
+            while self._unsynced or self._spool.has_full_segments:
                 batch, self._unsynced = self._unsynced, []
-                descriptor = self._spool.to_sync()
-                if descriptor is not None:
-                    await asyncio.get_running_loop().run_in_executor(None, fsync, descriptor)
+                await asyncio.get_running_loop().run_in_executor(None, fsync, self._spool.to_sync())
                 for receipt in batch:
                     receipt.spooled = True
         except OSError as exc:
@@ -287,15 +286,19 @@ class Keeper:
             receipt.settle(ack, None)
             self._found(receipt, ack)
 
-    def put_off(self, receipt: Receipt) -> bool:
+    def put_off(self, receipt: Publication) -> bool:
         """The broker refuses one for now: all wait in the spool, in order; False: not one of ours."""
+        assert isinstance(receipt, Receipt)
         if receipt.spool_number < 0:
             return False
         self._land()
         self._put_off_s = min(_PUT_OFF_MOST_S, max(_PUT_OFF_FIRST_S, 2 * self._put_off_s))
-        self._not_before = time.monotonic() + self._put_off_s
+        # Half of it random: ten thousand agents do not come back in the same moment.
+        self._not_before = time.monotonic() + self._put_off_s * (0.5 + 0.5 * random.random())
         self._ahead_max = 1  # the first to be taken shows that the others may follow
         self._let_stay()  # what is kept from now on is younger
+        self._outbox.held = True
+        self._pump()
         return True
 
     def wait_until(self, now: float) -> float | None:
@@ -331,7 +334,8 @@ class Keeper:
     # --- the end -------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """The publisher closes: whoever waits for what is only kept is told so."""
+        """The publisher closes: what is in flight is kept too, and whoever waits for what is only kept is told so."""
+        self._land()
         if self._asking is not None:
             self._asking.cancel()
         receipts, self._receipts = self._receipts, {}

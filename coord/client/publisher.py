@@ -126,7 +126,7 @@ class Publisher:
         self._keeper: Keeper | None = None
         if spool is not None:
             self._keeper = Keeper(self._outbox, pipeline, spool, conn, pump=self._pump, found=self._found)
-            pipeline.on_put_off = self._put_off
+            pipeline.on_put_off = self._keeper.put_off
         if self._keeper is not None and self._keeper.active:
             self._outbox.held = True  # what a former process left is sent first
             self._loop.call_soon(self._pump)
@@ -408,8 +408,13 @@ class Publisher:
             due = again if due is None else min(due, again)
         if due is not None and (self._timer is None or due < self._timer_at):
             self._wake_at(due)
-        if self._ticker is None and self._outbox.unsettled:
+        if self._ticker is None and self._busy:
             self._keep_ticking()
+
+    @property
+    def _busy(self) -> bool:
+        kept = self._keeper is not None and self._keeper.records > 0 and not self._closed
+        return kept or self._outbox.unsettled > 0
 
     def _keep_or_replay(self, keeper: Keeper, now: float) -> None:
         """Without a broker: into the spool; with one: what is in it first, and all that comes behind it."""
@@ -491,15 +496,6 @@ class Publisher:
         if self._flushes:
             self._release_flushes()
 
-    def _put_off(self, publication: Publication) -> bool:
-        """The broker refuses something for now; True: it came from the spool and is there again."""
-        assert isinstance(publication, Receipt)
-        if self._keeper is None or not self._keeper.put_off(publication):
-            return False
-        self._outbox.held = True
-        self._pump()
-        return True
-
     def _drop(self, receipt: Receipt, error: errors.CoordError) -> None:
         """Something that was never sent is done: shed, expired, or the publisher closes."""
         receipt.settle(None, error)
@@ -576,7 +572,7 @@ class Publisher:
         self._outbox.observe(now)
         self._pump()
         self._meter.sync(self._outbox, self._pipeline, self._keeper)
-        if self._outbox.unsettled and self._ticker is None:
+        if self._busy and self._ticker is None:
             self._keep_ticking()
 
     def _expire(self, now: float) -> None:
@@ -615,6 +611,7 @@ class Publisher:
         self._outbox.held = True
         if self._keeper is not None:
             self._up = False
+            self._keeper.disconnected()
             self._pump()  # what waits for the broker waits on disk
             self._keeper.leave()
             self._release_flushes()

@@ -82,6 +82,8 @@ class Spool:
         self.failures = 0
         """Writes and fsyncs that the disk refused, ever."""
         self._done_early: set[int] = set()
+        self._to_sync: list[int] = []
+        """Descriptors of the directory and of segments that are full, since the last `to_sync`."""
         self._lock = -1
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -200,21 +202,27 @@ class Spool:
             _log.error("spool.refused_not_kept", folder=str(self.folder), error=str(exc))
         self.done(number)
 
-    def to_sync(self) -> int | None:
-        """A descriptor of the segment being written, for `fsync` in a thread; None: all is done already."""
-        if not self._segments:
-            return None
-        return os.dup(self._segments[-1].fd)
+    @property
+    def has_full_segments(self) -> bool:
+        """Whether `to_sync` should be called, whatever was written."""
+        return bool(self._to_sync)
+
+    def to_sync(self) -> list[int]:
+        """Descriptors of all that was written since the last time, for `fsync` in a thread."""
+        descriptors, self._to_sync = self._to_sync, []
+        if self._segments:
+            descriptors.append(os.dup(self._segments[-1].fd))
+        return descriptors
 
     def close(self) -> None:
         """Let go of files and lock; what is not done stays.  Twice is legal."""
         if self._low != self._low_written:
             self._write_done()
-        for segment in self._segments:
+        for descriptor in [*self._to_sync, *(segment.fd for segment in self._segments)]:
             with contextlib.suppress(OSError):
-                os.fsync(segment.fd)
-            os.close(segment.fd)
-        self._segments = []
+                os.fsync(descriptor)
+            os.close(descriptor)
+        self._segments, self._to_sync = [], []
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -280,18 +288,14 @@ class Spool:
         segment.path.unlink(missing_ok=True)
 
     def _new_segment(self) -> _Segment:
-        if self._segments:
-            os.fsync(self._segments[-1].fd)  # `to_sync` gives the last one only
         path = self.folder / f"{self._end:020d}.spool"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             if os.pwrite(fd, core.header(self._end), 0) != core.HEADER_BYTES:
                 raise OSError(errno.ENOSPC, "no space left on device")
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # a file's name is the directory's data
-            finally:
-                os.close(folder)
+            # 8 MiB take 10 ms: in a thread.  A file's name is the directory's data.
+            self._to_sync += [os.dup(segment.fd) for segment in self._segments[-1:]]
+            self._to_sync.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -362,9 +366,10 @@ def _read_done(folder: Path) -> tuple[int, int]:
     return (numbers[0], numbers[-1]) if numbers else (0, 0)
 
 
-def fsync(descriptor: int) -> None:
-    """In a thread: fsync, and close the descriptor."""
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def fsync(descriptors: list[int]) -> None:
+    """In a thread: fsync each, in order, and close them all; raises the first `OSError`."""
+    with contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.callback(os.close, descriptor)
+        for descriptor in descriptors:
+            os.fsync(descriptor)

@@ -88,7 +88,7 @@ def said(n: int) -> Fact:
 async def test_a_failing_fsync_is_counted_and_nothing_is_called_safe(
     start_nats, tmp_path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
-    def fails(_: int) -> None:
+    def fails(_: list[int]) -> None:
         raise OSError(5, "Input/output error")
 
     server = await start_nats()

@@ -107,6 +107,30 @@ async def test_what_was_in_flight_and_never_arrived_is_sent(start_nats, tmp_path
             assert len(await seen.samples(c)) == 1
 
 
+async def test_closing_keeps_what_is_in_flight_and_the_next_process_looks_it_up(start_nats, tmp_path) -> None:
+    server = await start_nats()
+    config = quick(spool=str(tmp_path), drain_s=0.1)
+    async with observer(server.url) as seen, Proxy("127.0.0.1", server.port) as proxy:
+        await seen.make_streams(duplicate_window=WINDOW)
+        async with client(proxy.url, tenant="closed", publisher=config) as c:
+            proxy.stall("down")
+            receipts = [await c.emit(said(n, f"e{n}")) for n in range(10)]
+
+            async def all_stored() -> bool:
+                return len(await seen.facts(c)) == 10
+
+            await until(all_stored)
+        for receipt in receipts:
+            with pytest.raises(errors.StillSpooled):
+                await receipt
+        closed = time.monotonic()
+        await until(lambda: time.monotonic() > closed + 0.25)
+        async with client(server.url, tenant="closed", publisher=config) as c:
+            assert c.stats.spooled_messages == 10
+            await c.publish(said(10, "e"))
+            assert [f.data["n"] for f in await seen.facts(c)] == list(range(11))
+
+
 async def test_acks_that_a_killed_process_forgot_are_looked_up(start_nats, tmp_path) -> None:
     server = await start_nats()
     folder, copy = tmp_path / "spool", tmp_path / "copy"
