@@ -183,7 +183,7 @@ def _side(peer: Peer) -> str:
 
 
 def _figures(found: dict[str, list[Run]]) -> dict[str, list[float]]:
-    figures = {"coord_rows_per_s": rates(found["coord"])}
+    figures = {"rows_per_s": rates(found["coord"])}
     for side in map(_side, PEERS):
         figures[f"{side}_rows_per_s"] = rates(found[side])
         figures[f"{side}_ratio"] = ratios(found["coord"], found[side])
