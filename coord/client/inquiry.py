@@ -13,6 +13,7 @@ A replica that lags may say "not stored" of what is: direct gets are answered by
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -32,9 +33,10 @@ from coord.wire.subjects import FactSubject
 _AT_ONCE: Final = 16
 """Subjects asked for at a time."""
 
-_TRIES: Final = 3
-_AGAIN_S: Final = 0.3
-"""A broker that has just come back may not answer at first: so often, with so much between."""
+_PATIENCE_S: Final = 10.0
+_AGAIN_S: Final = 0.5
+"""A broker that has just come back may not answer at first (an election): from the first question of a connection on
+everything is asked again for so long, with so much between."""
 
 _PAGES_MAX: Final = 200
 """Of `log.read` for one subject: 100,000 facts; beyond that it is unknown."""
@@ -56,9 +58,16 @@ class Inquiry:
         self._conn = conn
         self._pipeline = pipeline
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._patient_until: float | None = None
+
+    def reconnected(self) -> None:
+        """Who did not answer before may do so soon."""
+        self._patient_until = None
 
     async def ask(self, records: dict[int, Record]) -> Answer:
         """About records by their numbers.  Raises `NotConnected`, `BusClosed`: ask again when there is a broker."""
+        if self._patient_until is None:
+            self._patient_until = time.monotonic() + _PATIENCE_S
         by_subject: dict[str, dict[int, Record]] = {}
         for number, record in records.items():
             by_subject.setdefault(record.subject, {})[number] = record
@@ -82,16 +91,16 @@ class Inquiry:
             return
         stream = subjects.EVENTS if isinstance(at, FactSubject) else subjects.TELEMETRY
         async with self._slots:
-            for attempt in range(_TRIES):
-                if attempt:
-                    await asyncio.sleep(_AGAIN_S)
+            while True:
                 last = await self._pipeline.last_stored(stream, at.stored)
                 if last is not None and _decided(last, stream, records, answer):
                     return
                 if isinstance(at, FactSubject) and await self._read(at, records, answer):
                     return
-                if last is not None and not isinstance(at, FactSubject):
-                    break  # nobody else can be asked
+                nobody_else = last is not None and not isinstance(at, FactSubject)
+                if nobody_else or time.monotonic() + _AGAIN_S > (self._patient_until or 0.0):
+                    break
+                await asyncio.sleep(_AGAIN_S)
         answer.unknown.update(number for number in records if number not in answer.stored)
 
     async def _read(self, at: FactSubject, records: dict[int, Record], answer: Answer) -> bool:

@@ -126,6 +126,7 @@ class Keeper:
         """Reconnected: what the disk or the broker refused is tried again."""
         self._spool.failed = None
         self._not_before = self._put_off_s = 0.0
+        self._inquiry.reconnected()
 
     def take(self, now: float) -> Receipt | None:
         """The next item to be kept; None: nothing waits, the spool is full, or the disk has refused something."""
@@ -164,19 +165,20 @@ class Keeper:
     def disconnected(self) -> None:
         """What is in flight is kept too: it goes first, because everything kept later is younger.
 
-        Where something older could not be kept, nothing that was in flight is: it would be
-        sent behind what is kept now.
+        What the spool does not take is the head of its queue again, and so is what was sent after it.
         """
         self._land()
+        back: list[Receipt] = []
         for receipt in self._pipeline.pending():
             assert isinstance(receipt, Receipt)
-            if receipt.stays or not self._fits(receipt.size):
-                break
-            if not self.keep(receipt):
-                break
+            if receipt.stays:
+                continue
+            if back or not self._fits(receipt.size) or not self.keep(receipt):
+                back.append(receipt)
             self._pipeline.withdraw(receipt)
             self._outbox.set_aside(receipt)
-        self._let_stay()
+        for receipt in reversed(back):
+            self._outbox.give_back(receipt)
 
     def _let_stay(self) -> None:
         for receipt in self._pipeline.pending():

@@ -306,7 +306,7 @@ class Outbox(Generic[ItemT]):
         return True
 
     def give_back(self, item: ItemT) -> None:
-        """What `take_aside` has just given could not be kept: it is the next of its queue again."""
+        """What was set or taken aside could not be kept: it is the next of its queue again."""
         self.lanes[item.home].queue.restore(item.count, item.size)
         lane = self.lanes[item.lane]
         if lane.keyed:

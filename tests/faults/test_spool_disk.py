@@ -71,7 +71,9 @@ async def test_a_file_that_may_not_grow(start_nats, tmp_path) -> None:
             child.stdin.write(b"\n")
             accepted, spooled, queued, failures = await line()
             assert 20 < spooled < 40, "as many as fit into the file"
-            assert (queued, accepted, failures) == (50, spooled + queued, 1)
+            # More than the queue holds, if the publisher was told of the cut only after the first emits.
+            assert queued >= 50
+            assert (accepted, failures) == (spooled + queued, 1)
             await server.start()
             await until(lambda: seen.conn.is_connected)
             child.stdin.write(b"\n")

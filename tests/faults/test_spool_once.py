@@ -68,7 +68,7 @@ async def test_what_was_in_flight_at_the_cut_is_stored_once(start_nats, tmp_path
 async def test_without_a_query_service_one_of_a_subject_is_known_and_several_are_counted(
     start_nats, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("coord.client.inquiry._AGAIN_S", 0.01)
+    monkeypatch.setattr("coord.client.inquiry._PATIENCE_S", 0.05)
     server = await start_nats()
     async with observer(server.url) as seen, Proxy("127.0.0.1", server.port) as proxy:
         await seen.make_streams(duplicate_window=WINDOW)
@@ -160,7 +160,8 @@ async def test_acks_that_a_killed_process_forgot_are_looked_up(start_nats, tmp_p
             assert c.stats.spooled_messages == 0
 
 
-async def test_a_full_stream_is_waited_for(start_nats, tmp_path) -> None:
+async def test_a_full_stream_is_waited_for(start_nats, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("coord.client.inquiry._PATIENCE_S", 0.05)
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams(max_msgs=10)
@@ -202,3 +203,23 @@ def test_what_may_have_been_sent_is_known_to_the_next_process(tmp_path: Path) ->
     again.rewind(299)
     assert again.read()[0] in (299, 300)
     again.close()
+
+
+async def test_what_was_in_flight_and_does_not_fit_comes_behind_what_does(start_nats, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("coord.limits.SPOOL_RECORDS_MAX", 20)
+    monkeypatch.setattr("coord.limits.SPOOL_ASK_AFTER_S", 60.0)
+    server = await start_nats()
+    async with observer(server.url) as seen, Proxy("127.0.0.1", server.port) as proxy:
+        await seen.make_streams()
+        async with client(proxy.url, publisher=quick(spool=str(tmp_path), deadline_s=20.0)) as c:
+            await c.publish(said(0, "e"))
+            proxy.stall("up")
+            receipts = [await c.emit(said(n, "e")) for n in range(1, 51)]
+            proxy.refuse()
+            proxy.cut()
+            await until(lambda: c.stats.spooled_messages == 20)
+            assert (c.stats.queued, c.stats.inflight_messages) == (30, 0)
+            proxy.resume()
+            for receipt in receipts:
+                await receipt
+            assert [f.data["n"] for f in await seen.facts(c)] == list(range(51))
