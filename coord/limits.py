@@ -65,6 +65,10 @@ PUBLISH_INFLIGHT_BYTES: Final = 32 * MIB
 PUBLISH_QUEUE_ENTRIES: Final = 65_536
 """Accepted and not yet sent, per class of service."""
 
+PUBLISH_PACED_GROUPS: Final = 4_096
+"""Keys or series whose company a publisher remembers, per class: about 200 bytes each, and four
+times what it keeps open by default, so that keys in turn are still known when theirs comes."""
+
 PUBLISH_QUEUE_BYTES: Final = 64 * MIB
 """The same in bytes."""
 

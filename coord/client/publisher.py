@@ -10,7 +10,7 @@ class                 travels as        is sent                     when its que
 critical              single messages   at once, pipelined          `emit` waits, then raises
                                                                     `Overloaded`
 status, progress      single when idle, at once when idle, else     `emit` waits; what is queued
-                      else frames       after 100 or 10 ms          leaves or expires
+                      else frames       within 100 or 10 ms         leaves or expires
 metrics               frames            at once when idle, else     the oldest frame is shed and
                                         at 100 samples or 1 s       counted; `emit` never waits
 ====================  ================  ==========================  ===========================
@@ -307,7 +307,7 @@ class Publisher:
             fact = encoder.caused(fact)
         now = self._now()
         group = fact.id if fact.key is None else fact.key
-        if shape.linger_s is not None and not at_once and not self._outbox.idle(shape.lane, now, shape.linger_s):
+        if shape.linger_s is not None and not at_once and not self._outbox.idle(shape.lane, now, shape.linger_s, group):
             framed = encoder.entry(fact, shape)
             if framed is not None:
                 return self._add_to_frame(group, shape, framed, now)
@@ -325,7 +325,7 @@ class Publisher:
             size=len(message.headers) + len(message.body),
             event_id=message.event_id,
         )
-        admission = self._outbox.submit(receipt, now)
+        admission = self._outbox.submit(receipt, now, linger_s=shape.linger_s)
         if admission is Admission.SEND:
             self._burst += 1
             self._meter.accepted += 1
@@ -482,7 +482,8 @@ class Publisher:
             pass  # the connection is closed for good: the record stays, nothing has failed
         elif publication.error is None:
             assert publication.ack is not None
-            self._meter.count_ack(publication, publication.ack, self._now())
+            self._meter.count_ack(publication, publication.ack, now := self._now())
+            self._outbox.acked(publication.lane, publication.attempts, now - publication.sent_at, now)
         else:
             self._failed(publication, publication.error)
         if self._flushes:

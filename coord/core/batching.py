@@ -13,8 +13,9 @@ so what one group emits keeps its order.
                              └────────────────────────────────────────────────────────────────┘
 
 A batch whose linger is over stays open for as long as nothing can be sent, and so grows by
-itself under load up to its class's limits.  The Batcher never looks at a clock: `now` is an
-argument (seconds of one monotonic clock).
+itself under load up to its class's limits.  How long a batch lingers, up to its class's
+limit, is `coord.core.pacing`'s to say where the policy is adaptive.  The Batcher never looks
+at a clock: `now` is an argument (seconds of one monotonic clock).
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class BatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long the first entry waits for company, unless `Batcher.start` is told otherwise."""
     open_max: int
     """Groups with an open batch; beyond it the oldest is sealed."""
+    adaptive: bool = False
+    """Whether `linger_s` is a limit and `coord.core.pacing` says how much of it is waited."""
 
     def validate(self) -> None:
         """Raise `SettingsError` when a field is out of range."""

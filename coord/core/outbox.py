@@ -33,7 +33,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from coord import limits
 from coord.core.batching import Batcher, BatchPolicy
+from coord.core.pacing import Pace
 from coord.core.window import Admission, DrainRate, WhenFull, Window
 
 
@@ -83,6 +85,7 @@ class Lane(Generic[ItemT]):
         "keyed",
         "name",
         "number",
+        "pace",
         "policy",
         "queue",
         "ready",
@@ -104,6 +107,8 @@ class Lane(Generic[ItemT]):
         self.inflight = Window(policy.inflight_messages, policy.inflight_bytes)
         self.ready: deque[ItemT] = deque()
         self.batcher: Batcher[ItemT] | None = Batcher(policy.batch) if policy.batch else None
+        self.pace = Pace(limits.PUBLISH_PACED_GROUPS) if policy.batch and policy.batch.adaptive else None
+        """How long batches linger; None: as long as the policy says."""
         self.waiting: dict[str, int] = {}
         """Keyed lanes: group → items of it in `ready` or open."""
         self.taken = 0
@@ -141,15 +146,18 @@ class Outbox(Generic[ItemT]):
 
     # --- accepting -----------------------------------------------------------------------
 
-    def submit(self, item: ItemT, now: float, *, reserved: bool = False) -> Admission:
+    def submit(self, item: ItemT, now: float, *, reserved: bool = False, linger_s: float | None = None) -> Admission:
         """Offer a single message.  SEND: it is accounted in flight, send it now; QUEUED: `take` gives it later.
 
-        `reserved`: its room in the queue was accounted by `reserve`.
+        `reserved`: its room in the queue was accounted by `reserve`.  `linger_s`: how long it
+        would have waited for company, at most, had the lane not been idle.
         """
         lane = self.lanes[item.lane]
         if not reserved:
             if self._may_pass(lane, item) and lane.inflight.take(1, item.size):
                 self._accept(item)
+                if lane.pace is not None and linger_s is not None:
+                    lane.pace.opened(item.group, now, linger_s)
                 lane.taken += item.count
                 lane.taken_at = now
                 return Admission.SEND
@@ -239,17 +247,20 @@ class Outbox(Generic[ItemT]):
         """Give back what `reserve` took: whoever waited went away."""
         self.lanes[lane_number].queue.release(count, size)
 
-    def idle(self, lane_number: int, now: float, linger_s: float | None = None) -> bool:
+    def idle(self, lane_number: int, now: float, linger_s: float | None = None, group: str | None = None) -> bool:
         """Whether a lane has nothing to wait for: what comes now is sent at once, alone.
 
         Nothing queued, nothing in flight, and the last send as long ago as one linger: a
-        steady trickle is still one message per linger.
+        steady trickle is still one message per linger.  With `group` and an adaptive lane
+        it is the linger that group has now.
         """
         lane = self.lanes[lane_number]
         if lane.queue.count or lane.inflight.count or self.held:
             return False
         if linger_s is None:
             linger_s = lane.policy.batch.linger_s if lane.policy.batch else 0.0
+        if lane.pace is not None and group is not None:
+            linger_s = lane.pace.linger_s(group, linger_s)
         return now - lane.taken_at >= linger_s
 
     # --- sending -------------------------------------------------------------------------
@@ -342,6 +353,12 @@ class Outbox(Generic[ItemT]):
         resumed = lane.inflight.release(1, item.size)
         self._done(item)
         return resumed or (bool(lane.ready) and not lane.inflight.paused)
+
+    def acked(self, lane_number: int, attempts: int, took_s: float, now: float) -> None:
+        """A lane's message was acknowledged `took_s` after its first send: what it says of the queueing delay."""
+        pace = self.lanes[lane_number].pace
+        if pace is not None and attempts == 1:  # Karn: otherwise nobody knows which of them was acknowledged
+            pace.acked(took_s, now)
 
     def shed(self, lane_number: int) -> ItemT | None:
         """Drop the oldest item of a lane that was not sent yet; None when there is none."""
@@ -474,6 +491,10 @@ class Outbox(Generic[ItemT]):
         closed = batcher.pop(group)
         if closed is not None:
             self._ready(lane, [closed])
+        if lane.pace is not None:
+            limit_s = batcher.policy.linger_s if linger_s is None else linger_s
+            lane.pace.opened(group, now, limit_s)
+            linger_s = lane.pace.linger_s(group, limit_s)
         at_once = self._idle_but_for_this(lane, now, linger_s)
         self._accept(batch)
         oldest = batcher.start(batch, now, 0.0 if at_once else linger_s)
@@ -498,6 +519,8 @@ class Outbox(Generic[ItemT]):
     def _ready(self, lane: Lane[ItemT], batches: list[ItemT]) -> None:
         """Queue sealed batches; a key that has something queued in a more urgent lane goes behind it."""
         for batch in batches:
+            if lane.pace is not None:
+                lane.pace.sealed(batch.group, batch.count)
             ahead = self._waiting_above(lane, batch.group) if lane.keyed else None
             if ahead is None:
                 lane.ready.append(batch)
@@ -516,6 +539,9 @@ class Outbox(Generic[ItemT]):
             batch = batcher.peek_due(now)
             if batch is None:
                 return False
+            due_at = batcher.next_due()
+            if lane.pace is not None and due_at is not None:
+                lane.pace.late(now - due_at)
             self._seal(lane, batch)
         return True
 
