@@ -358,6 +358,69 @@ CALL_RETRY_FIRST_S: Final = 0.1
 CALL_RETRY_MAX_S: Final = 2.0
 """Before the first repeat, doubling up to the second, half of it random."""
 
+# --- tasks --------------------------------------------------------------------------------
+
+PRIORITY_SHARES: Final = {"critical": 8, "normal": 3, "batch": 1}
+"""What each priority gets of a worker that has work of all of them; what one does not use the others have."""
+
+TASK_RETRIES: Final = 3
+"""Executions after the first that failed."""
+
+TASK_RETRIES_MAX: Final = 1_000
+TASK_DEATHS_MAX: Final = 10
+"""Claims of one task that may end because their agent died, hung or overran: a task that kills whoever
+takes it must end, while a fleet that is being restarted loses nothing."""
+
+TASK_BACKOFF_S: Final = 1.0
+TASK_BACKOFF_MAX_S: Final = 60.0
+TASK_TIMEOUT_S: Final = 600.0
+"""One execution."""
+
+TASK_TIMEOUT_MAX_S: Final = 7 * 86_400.0
+TASK_TIMEOUT_GRACE_S: Final = 2.0
+"""After its timeout a claim is still its agent's for so long: the agent ends the handler itself and says so."""
+
+TASK_INLINE_BYTES: Final = 256 * KIB
+"""Input or output in the fact itself; larger ones are objects of the bucket PAYLOADS."""
+
+QUEUE_ACK_WAIT_S: Final = 30.0
+"""ack_wait of the queues: five times the worst failover; a live claim is extended every third of it."""
+
+QUEUE_ACK_PENDING_MAX: Final = 200_000
+"""max_ack_pending of a queue: claimed, waiting and prefetched deliveries; a full one stalls newer work of it."""
+
+CAPABILITIES_MAX: Final = 500
+"""Capabilities with queues, all tenants together: four consumers each, of the server's 1,000 by default per
+stream it is raised to 4,096 (streams/EVENTS.toml)."""
+
+QUEUE_UNUSED_S: Final = 3_600.0
+"""A capability without work and without agents loses its queues after this."""
+
+# --- presence -----------------------------------------------------------------------------
+
+HEARTBEAT_S: Final = 1.0
+"""How often an agent that holds claims says that it is there; HEARTBEAT_IDLE_S for one that holds nothing."""
+
+HEARTBEAT_IDLE_S: Final = 5.0
+SUSPECT_AFTER: Final = 1.5
+"""Heartbeats that were due and did not come until an instance is suspect;"""
+GONE_AFTER: Final = 2.5
+"""and until it is gone: a hung worker's claims move within 3 s."""
+
+DISCONNECT_GRACE_S: Final = 0.05
+"""After the server has seen a connection die: a clean reconnect (0.1 s later at the earliest) is none that
+keeps claims, but the new connection's first heartbeat may overtake the news of the old one's end."""
+
+# --- deciders -----------------------------------------------------------------------------
+
+DECIDER_SNAPSHOT_S: Final = 10.0
+DECIDER_SNAPSHOT_FACTS: Final = 20_000
+"""How far apart a partition's snapshots are: what a new owner folds again at most, about 0.3 s."""
+
+SNAPSHOT_PIECE_BYTES: Final = 512 * KIB
+DECIDER_TICK_S: Final = 0.25
+"""How often time passes for deciders."""
+
 # --- services ----------------------------------------------------------------------------
 
 DRAIN_S: Final = 20.0
@@ -488,4 +551,8 @@ assert CALL_RETRY_FIRST_S <= CALL_RETRY_MAX_S
 assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FILL_ALARM < 1
 assert SPOOL_ASK_AFTER_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "what is sent unasked must be recognised"
 assert API_TIMEOUT_S <= TRIM_MARGIN_S / 2 < TRIM_MARGIN_S < DUPLICATE_WINDOW_S
+assert SUSPECT_AFTER < GONE_AFTER
+assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
+assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
+assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
 assert PARTITIONS & (PARTITIONS - 1) == 0

@@ -174,5 +174,10 @@ def refused(
 
 def backoff_s(attempt: int, rng: random.Random, *, first_s: float, most_s: float) -> float:
     """Seconds before attempt number `attempt` (1, 2, …): doubling up to `most_s`, the upper half random."""
+    return backoff_of(attempt, rng.random(), first_s=first_s, most_s=most_s)
+
+
+def backoff_of(attempt: int, jitter: float, *, first_s: float, most_s: float) -> float:
+    """`backoff_s` with its randomness given: `jitter` from 0 to 1."""
     whole = min(most_s, first_s * 2.0 ** min(attempt - 1, 60))
-    return whole * (0.5 + 0.5 * rng.random())
+    return whole * (0.5 + 0.5 * jitter)

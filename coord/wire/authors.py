@@ -60,7 +60,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("agent", "gone"): Rule(_A.DECIDER),
     ("agent", "quarantined"): Rule(_A.DECIDER),
     ("agent", "released"): Rule(_A.DECIDER),
-    # A task: submitted.{capability}.{priority}, claimed.{n}, returned.{n}.
+    # A task: submitted.{capability}.{priority}, claimed.{n}, returned.{n}, released.{n}, placed.{n}.
     ("task", "submitted"): Rule(_A.ANYONE, deciders=True),
     ("task", "claimed"): Rule(_A.CLAIMANT),
     ("task", "progress"): Rule(_A.CLAIMANT, "status", frames=True),
@@ -68,6 +68,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("task", "failed"): Rule(_A.CLAIMANT),
     ("task", "rejected"): Rule(_A.CLAIMANT),
     ("task", "returned"): Rule(_A.CLAIMANT),
+    ("task", "released"): Rule(_A.DECIDER),
     ("task", "cancelled"): Rule(_A.SUBMITTER, deciders=True),
     ("task", "expired"): Rule(_A.DECIDER),
     ("task", "placed"): Rule(_A.DECIDER),
@@ -77,14 +78,25 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("workflow", "completed"): Rule(_A.DECIDER),
     ("workflow", "failed"): Rule(_A.DECIDER),
     ("workflow", "cancelled"): Rule(_A.SUBMITTER, deciders=True),
+    ("workflow", "compensating"): Rule(_A.DECIDER),
+    # The ordered rules that a decision step of a workflow asks.
+    ("rules", "set"): Rule(_A.ANYONE),
     # A piece of work with its context, passed on.
     ("handoff", "offered"): Rule(_A.ANYONE, deciders=True),
     ("handoff", "accepted"): Rule(_A.ADDRESSEE),
     ("handoff", "declined"): Rule(_A.ADDRESSEE),
     ("handoff", "withdrawn"): Rule(_A.SUBMITTER, deciders=True),
     ("handoff", "escalated"): Rule(_A.DECIDER),
-    # A durable latch.
+    ("handoff", "expired"): Rule(_A.DECIDER),
+    # A durable latch, and who waits for it.
     ("signal", "raised"): Rule(_A.ANYONE, deciders=True),
+    ("signal", "awaited"): Rule(_A.ANYONE, deciders=True),
+    ("signal", "resumed"): Rule(_A.ANYONE, deciders=True),
+    ("signal", "deadlocked"): Rule(_A.DECIDER),
+    # A lock, an election or a semaphore: who has it is a fold of these, in log order.
+    ("lock", "requested"): Rule(_A.ANYONE),
+    ("lock", "released"): Rule(_A.ANYONE),
+    ("lock", "revoked"): Rule(_A.DECIDER),
     # A timer: asked for by anyone, fired by the timer decider.
     ("timer", "set"): Rule(_A.ANYONE, deciders=True),
     ("timer", "cancelled"): Rule(_A.SUBMITTER, deciders=True),
@@ -92,6 +104,10 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     # A feature flag.
     ("flag", "set"): Rule(_A.ANYONE),
     ("flag", "removed"): Rule(_A.ANYONE),
+    # How the tasks of one capability fare: its circuit.
+    ("capability", "opened"): Rule(_A.DECIDER),
+    ("capability", "probing"): Rule(_A.DECIDER),
+    ("capability", "closed"): Rule(_A.DECIDER),
 }
 
 RESERVED_KINDS: Final = frozenset(kind for kind, _ in TABLE)

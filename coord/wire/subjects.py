@@ -31,7 +31,9 @@ EVENTS: Final = "EVENTS"
 TELEMETRY: Final = "TELEMETRY"
 DLQ: Final = "DLQ"
 CURSORS: Final = "CURSORS"
-STREAMS: Final = (EVENTS, TELEMETRY, DLQ, CURSORS)
+TIMERS: Final = "TIMERS"
+SNAPSHOTS: Final = "SNAPSHOTS"
+STREAMS: Final = (EVENTS, TELEMETRY, DLQ, CURSORS, TIMERS, SNAPSHOTS)
 
 EVENTS_PUBLISH: Final = "coord.ev.*.*.*.*.*.>"
 TELEMETRY_PUBLISH: Final = "coord.tel.*.*.>"
@@ -453,6 +455,75 @@ def dlq(stream: str, tenant: str | None, agent: str | None) -> str:
 def cursor(tenant: str, agent: str, name: str) -> str:
     """Where a durable subscription keeps its position."""
     return _build("coord.cursor", tenant=tenant, agent=agent, name=name)
+
+
+def heartbeat(tenant: str, agent: str, instance: str) -> str:
+    """Where an instance of an agent says that it is there; not stored."""
+    return _build("coord.hb", tenant=tenant, agent=agent, instance=instance)
+
+
+HEARTBEATS_ALL: Final = "coord.hb.*.*.*"
+
+
+def push(tenant: str, agent: str, topic: str) -> str:
+    """Where deciders tell an agent what concerns it; at most once, not stored."""
+    return _build("coord.push", tenant=tenant, agent=agent, topic=topic)
+
+
+def pushes(tenant: str, agent: str) -> str:
+    """The filter for all that an agent is told."""
+    _check(tenant=tenant, agent=agent)
+    return f"coord.push.{tenant}.{agent}.*"
+
+
+def board(tenant: str, capability: str) -> str:
+    """Where the depth of a capability's queues and the state of its circuit are said; not stored."""
+    return _build("coord.board", tenant=tenant, capability=capability)
+
+
+def snapshot(p: int, piece: str) -> str:
+    """Where the deciders of partition `p` keep a piece of their snapshot; `head` names the rest."""
+    return _build("coord.snapshot", p=PARTITION_TOKENS[p], piece=piece)
+
+
+SNAPSHOTS_ALL: Final = "coord.snapshot.*.*"
+
+
+def queue(tenant: str, capability: str, name: str) -> str:
+    """The consumer of EVENTS that is one queue of a capability: ``task~{tenant}~{capability}~{queue}``.
+
+    '~' is in no token, so no two capabilities share one; the server allows it in a consumer's name.
+    """
+    _check(tenant=tenant, capability=capability, queue=name)
+    return f"task~{tenant}~{capability}~{name}"
+
+
+def queue_filter(tenant: str, capability: str, name: str) -> str:
+    """What that consumer filters on: the submissions to it, whatever their key."""
+    _check(tenant=tenant, capability=capability, queue=name)
+    return f"{_LOG}*.{tenant}.*.task.*.*.submitted.{capability}.{name}"
+
+
+def parse_queue(consumer: str) -> tuple[str, str, str] | None:
+    """(tenant, capability, queue) of a consumer's name; None: it is no queue."""
+    prefix, *parts = consumer.split("~")
+    if prefix != "task" or len(parts) != 3:
+        return None
+    return parts[0], parts[1], parts[2]
+
+
+def delivery_ack(consumer: str, seq: int) -> str:
+    """Where a queue's delivery of stream sequence `seq` is settled by whoever did not receive it.
+
+    The server reads consumer and stream sequence only (tests/contract/test_derived_ack.py holds it to that).
+    """
+    return f"$JS.ACK.{EVENTS}.{consumer}.1.{seq}.0.1.0"
+
+
+def parse_heartbeat(subject: str) -> tuple[str, str, str]:
+    """(tenant, agent, instance)."""
+    tenant, agent, instance = _fields(subject, "coord.hb.", 3)
+    return tenant, agent, instance
 
 
 def beat(service: str, instance: str) -> str:

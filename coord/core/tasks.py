@@ -1,0 +1,374 @@
+"""The life of one task: a fold of its facts, the same for deciders, projector, SDK and tests.
+
+::
+
+                 submitted               claimed.{n}
+      (nothing) ──────────▶ queued ───────────────────────▶ claimed
+                              ▲ ▲                           │ │ │ │
+                              │ └── returned.{n} ───────────┘ │ │ │
+                              │     released.{n}, deaths left │ │ │
+              claimed.{n}     │                               │ │ │
+      waiting ────────────────┼──▶ claimed                    │ │ │
+         ▲                    │                               │ │ │
+         └────────────────────┼──── failed, retries left ─────┘ │ │
+                              │                                 │ │
+                   redriven: submitted again          completed │ │ rejected
+                              │                       failed    ▼ ▼ released, none left
+                           (ended) ◀── completed · rejected · failed · cancelled · expired
+
+Authority.  The first `submitted` counts.  A claim counts when it is the next one and the
+task is free; so whoever claims with the concurrency header of docs/protocol.md §16 is believed.
+An outcome counts when its author holds the claim.  Everything else is refused with a code
+and changes nothing; the projector parks it as a dead letter.
+
+Attempts.  A claim that ends by `failed` costs one of the retries, one that ends by
+`released` (its agent died, hung or overran) one of the deaths, `returned` costs nothing.
+
+Pure, and no clock: what depends on time is computed from the broker's time of a fact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.core.retry import backoff_of
+from coord.errors import WireError
+from coord.wire import work
+from coord.wire.envelope import StoredFact
+from coord.wire.work import (
+    Claim,
+    Completed,
+    Ended,
+    Failed,
+    Progress,
+    Rejected,
+    Released,
+    Returned,
+    Submission,
+)
+
+Status: TypeAlias = Literal["queued", "claimed", "waiting", "completed", "rejected", "failed", "cancelled", "expired"]
+
+ENDED: Final[frozenset[str]] = frozenset({"completed", "rejected", "failed", "cancelled", "expired"})
+"""Terminal: nothing follows but a redrive of what did not succeed."""
+
+TRANSITIONS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
+    # (status or "-", event) → what it may become.  A test walks all of them; the diagram in the docs is made of it.
+    ("-", "submitted"): ("queued",),
+    ("queued", "claimed"): ("claimed",),
+    ("waiting", "claimed"): ("claimed",),
+    ("claimed", "progress"): ("claimed",),
+    ("claimed", "completed"): ("completed",),
+    ("claimed", "rejected"): ("rejected",),
+    ("claimed", "failed"): ("waiting", "failed"),
+    ("claimed", "returned"): ("queued",),
+    ("claimed", "released"): ("queued", "failed"),
+    ("queued", "returned"): ("queued",),
+    ("waiting", "returned"): ("waiting",),
+    ("queued", "placed"): ("queued",),
+    ("waiting", "placed"): ("waiting",),
+    ("queued", "cancelled"): ("cancelled",),
+    ("claimed", "cancelled"): ("cancelled",),
+    ("waiting", "cancelled"): ("cancelled",),
+    ("queued", "expired"): ("expired",),
+    ("claimed", "expired"): ("expired",),
+    ("waiting", "expired"): ("expired",),
+    ("queued", "submitted"): ("queued",),  # restated by its decider, near the end of the window
+    ("claimed", "submitted"): ("claimed",),
+    ("waiting", "submitted"): ("waiting",),
+    ("rejected", "submitted"): ("queued",),  # redriven
+    ("failed", "submitted"): ("queued",),
+    ("cancelled", "submitted"): ("queued",),
+    ("expired", "submitted"): ("queued",),
+}
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A fact that is not believed, and why: a stable code and words."""
+
+    code: str
+    reason: str
+
+
+_EXISTS = Refusal("task.exists", "a task of this id was submitted before, and it was another one")
+_REPEATED = Refusal("task.repeated", "this was stated before")
+_FINISHED = Refusal("task.finished", "the task has ended")
+_UNKNOWN = Refusal("task.unknown", "no task of this id was submitted")
+_NOT_CLAIMANT = Refusal("task.not_claimant", "the author does not hold the claim")
+_CLAIM_TAKEN = Refusal("task.claim_taken", "somebody else holds the claim, or it is not the next one")
+_NOT_SUBMITTER = Refusal("task.not_submitter", "only the submitter or a decider may cancel a task")
+_MALFORMED = Refusal("task.malformed", "the body or the subject of this fact is not what its event demands")
+
+
+class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A task as its facts leave it.  Mutable: `apply` changes it.  Its fields are what snapshots and the table hold."""
+
+    tenant: str
+    key: str
+    id: str
+    status: Status = "queued"
+    capability: str = ""
+    queue: str = "normal"
+    """Of `work.QUEUES`: which of the capability's queues has its delivery."""
+    submission: Submission = Submission()
+    submitter: str = ""
+    submitted_seq: int = 0
+    """The submission that its queue delivers: the first, or the newest redrive or restatement."""
+    submitted_at: float = 0.0
+    """Broker's clock, Unix seconds, of the first submission (or redrive)."""
+    payload_hash: str = ""
+    event_id: str = ""
+    """Of the first submission."""
+    correlation_id: str | None = None
+    claims: int = 0
+    """Claims that were believed: the number of the current or last one."""
+    failures: int = 0
+    deaths: int = 0
+    claimant: str | None = None
+    instance: str | None = None
+    claimed_at: float | None = None
+    """Broker's clock, of the newest claim that was believed."""
+    started_first_at: float | None = None
+    retry_at: float | None = None
+    """Waiting: not before."""
+    ended_at: float | None = None
+    progress: float | None = None
+    error: str | None = None
+    """Of the last failure, rejection, cancellation or expiry: what kind,"""
+    message: str | None = None
+    """and in words."""
+    run_s: float | None = None
+    """Of the outcome, as its author measured it."""
+    redrives: int = 0
+    restated: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows but a redrive."""
+        return self.status in ENDED
+
+    @property
+    def free(self) -> bool:
+        """Whether the next claim would be believed."""
+        return self.status in ("queued", "waiting")
+
+    @property
+    def next_claim(self) -> int:
+        """The number that it must have."""
+        return self.claims + 1
+
+    # --- folding -------------------------------------------------------------------------
+
+    def apply(self, fact: StoredFact) -> Refusal | None:
+        """Fold the next fact of this task; None: believed.  A refused one has changed nothing."""
+        if self.submitted_seq == 0 and fact.event != "submitted":
+            return _UNKNOWN
+        fold = _FOLDS.get(fact.event)
+        if fold is None:
+            return _MALFORMED
+        try:
+            return fold(self, fact)
+        except WireError as exc:
+            return Refusal(_MALFORMED.code, exc.message)
+
+    def _submitted(self, fact: StoredFact) -> Refusal | None:
+        if len(fact.detail) != 2:
+            return _MALFORMED
+        capability, queue = work.submission_detail(*fact.detail)
+        said = work.check(decode(fact, Submission))
+        if self.submitted_seq == 0:
+            self._begin(fact, capability, queue, said)
+            self.event_id, self.payload_hash = fact.event_id, payload_hash(fact)
+            return None
+        if said.restated > self.restated and not self.ended and fact.agent.startswith("_"):
+            self.submitted_seq, self.restated = fact.seq, said.restated
+            return None
+        if self.ended and self.status != "completed" and said.redrive == self.redrives + 1:
+            self._begin(fact, capability, queue, said)
+            return None
+        return _REPEATED if payload_hash(fact) == self.payload_hash else _EXISTS
+
+    def _begin(self, fact: StoredFact, capability: str, queue: str, said: Submission) -> None:
+        self.status = "queued"
+        self.capability, self.queue, self.submission = capability, queue, said
+        self.submitter, self.correlation_id = fact.agent, fact.correlation_id
+        self.submitted_seq, self.submitted_at = fact.seq, fact.stored_at.timestamp()
+        self.redrives, self.restated = said.redrive, 0
+        self.failures = self.deaths = 0
+        self.claimant = self.instance = self.claimed_at = self.retry_at = self.ended_at = None
+        self.progress = self.error = self.message = self.run_s = None
+
+    def _claimed(self, fact: StoredFact) -> Refusal | None:
+        if self.ended:
+            return _FINISHED
+        n = work.number(fact.detail)
+        if n is None:
+            return _MALFORMED
+        if not self.free or n != self.next_claim:
+            return _CLAIM_TAKEN
+        said = decode(fact, Claim)
+        self.status, self.claims = "claimed", n
+        self.claimant, self.instance = fact.agent, said.instance
+        self.claimed_at, self.retry_at = fact.stored_at.timestamp(), None
+        self.progress = None
+        if self.started_first_at is None:
+            self.started_first_at = self.claimed_at
+        return None
+
+    def _held(self, fact: StoredFact, claim: int | None) -> Refusal | None:
+        """Whether the author holds the claim that it speaks of."""
+        if self.ended:
+            return _FINISHED
+        if self.status != "claimed" or fact.agent != self.claimant or claim not in (None, self.claims):
+            return _NOT_CLAIMANT
+        return None
+
+    def _progress(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Progress)
+        refusal = self._held(fact, said.claim)
+        if refusal is None and said.done is not None:
+            self.progress = min(1.0, max(0.0, said.done))
+        return refusal
+
+    def _completed(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Completed)
+        refusal = self._held(fact, said.claim)
+        if refusal is None:
+            self._end(fact, "completed", None, None, said.run_s)
+            self.progress = 1.0
+        return refusal
+
+    def _rejected(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Rejected)
+        refusal = self._held(fact, said.claim)
+        if refusal is None:
+            self._end(fact, "rejected", "rejected", said.reason, said.run_s)
+        return refusal
+
+    def _failed(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Failed)
+        refusal = self._held(fact, said.claim)
+        if refusal is not None:
+            return refusal
+        self.failures += 1
+        if said.final or self.failures > self.submission.retries:
+            self._end(fact, "failed", said.error, said.message, said.run_s)
+            return None
+        at = fact.stored_at.timestamp()
+        self._free("waiting")
+        self.error, self.message, self.run_s = said.error, said.message, said.run_s
+        self.retry_at = at + self._backoff_s(fact.event_id)
+        return None
+
+    def _returned(self, fact: StoredFact) -> Refusal | None:
+        decode(fact, Returned)
+        n = work.number(fact.detail)
+        if n is None:
+            return _MALFORMED
+        if self.ended:
+            return _FINISHED
+        if n == self.next_claim and self.free:
+            return None  # a delivery that nobody claimed
+        refusal = self._held(fact, n)
+        if refusal is None:
+            self._free("queued")
+        return refusal
+
+    def _released(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Released)
+        if self.ended:
+            return _FINISHED
+        if self.status != "claimed" or work.number(fact.detail) != self.claims:
+            return _CLAIM_TAKEN
+        if said.reason == "drained":
+            self._free("queued")
+            return None
+        self.deaths += 1
+        if self.deaths > limits.TASK_DEATHS_MAX:
+            self._end(fact, "failed", said.reason, "its agents died, hung or overran too often", None)
+            return None
+        self._free("queued")
+        self.error, self.message = said.reason, None
+        return None
+
+    def _cancelled(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Ended)
+        if self.ended:
+            return _FINISHED
+        if not fact.agent.startswith("_") and fact.agent != self.submitter:
+            return _NOT_SUBMITTER
+        self._end(fact, "cancelled", "cancelled", said.reason, None)
+        return None
+
+    def _expired(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Ended)
+        if self.ended:
+            return _FINISHED
+        self._end(fact, "expired", "expired", said.reason, None)
+        return None
+
+    def _placed(self, _fact: StoredFact) -> Refusal | None:
+        if self.ended:
+            return _FINISHED
+        return None if self.free else _CLAIM_TAKEN
+
+    def _free(self, status: Literal["queued", "waiting"]) -> None:
+        self.status = status
+        self.claimant = self.instance = None
+        self.progress = None
+
+    def _end(
+        self, fact: StoredFact, status: Status, error: str | None, message: str | None, run_s: float | None
+    ) -> None:
+        self.status, self.ended_at = status, fact.stored_at.timestamp()
+        self.error, self.message, self.run_s = error, message, run_s
+        self.retry_at = None
+
+    def _backoff_s(self, seed: str) -> float:
+        """Until the next attempt: the jitter is a function of the failure, so that every fold agrees."""
+        told = self.submission
+        jitter = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=4).digest()) / 2**32
+        return backoff_of(self.failures, jitter, first_s=told.backoff_s, most_s=told.backoff_max_s)
+
+
+_FOLDS: Final = {
+    "submitted": Task._submitted,  # noqa: SLF001 - this module's own
+    "claimed": Task._claimed,  # noqa: SLF001
+    "progress": Task._progress,  # noqa: SLF001
+    "completed": Task._completed,  # noqa: SLF001
+    "rejected": Task._rejected,  # noqa: SLF001
+    "failed": Task._failed,  # noqa: SLF001
+    "returned": Task._returned,  # noqa: SLF001
+    "released": Task._released,  # noqa: SLF001
+    "cancelled": Task._cancelled,  # noqa: SLF001
+    "expired": Task._expired,  # noqa: SLF001
+    "placed": Task._placed,  # noqa: SLF001
+}
+
+
+def fold(facts: list[StoredFact]) -> tuple[Task | None, list[tuple[StoredFact, Refusal]]]:
+    """One task's whole history in log order: what it is now, and what was not believed."""
+    task: Task | None = None
+    refused: list[tuple[StoredFact, Refusal]] = []
+    for fact in facts:
+        if task is None:
+            task = Task(tenant=fact.tenant, key=fact.key, id=fact.id)
+        refusal = task.apply(fact)
+        if refusal is not None:
+            refused.append((fact, refusal))
+    return (task if task is not None and task.submitted_seq else None), refused
+
+
+def payload_hash(fact: StoredFact) -> str:
+    """What makes two submissions of one id the same: capability, queue and body."""
+    text = ".".join(fact.detail).encode() + b"\0" + fact.body
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+
+def decode(fact: StoredFact, to: type[Any]) -> Any:
+    """The body as that type; nothing and null are its defaults."""
+    return fact.decode(to) if fact.body and fact.body not in (b"null", b"\xc0") else to()

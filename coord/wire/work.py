@@ -1,0 +1,174 @@
+"""What is said about tasks: the data of the facts of kind `task`, in docs/protocol.md §16.
+
+A task is the entity (tenant, key, ``task``, id).  Its life, who may state what, and what is
+believed is the table of `coord.core.tasks`; this module has the bodies.  All of them are JSON
+maps that only grow, with defaults: an empty map is a valid claim, and ``{}`` with a submission's
+subject is a task without input.
+
+Times in bodies are Unix seconds where they say so, RFC 3339 nowhere: a body is folded by every
+reader, and a float costs a tenth of a date.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.errors import InvalidPayload
+from coord.wire.subjects import check_token
+
+Priority: TypeAlias = Literal["critical", "normal", "batch"]
+
+PRIORITIES: Final[tuple[Priority, ...]] = ("critical", "normal", "batch")
+"""Most urgent first; what they share of a busy worker is `limits.PRIORITY_SHARES`."""
+
+PLACED: Final = "placed"
+"""Stands in the place of the priority where the scheduler, not the next free agent, decides who gets it."""
+
+QUEUES: Final = (*PRIORITIES, PLACED)
+"""The queues of one capability."""
+
+
+class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a payload is that is too large for the log: an object of the bucket PAYLOADS."""
+
+    name: str
+    size: int
+    """Bytes."""
+    digest: str
+    """SHA-256, hexadecimal."""
+    content: Literal["json", "msgpack"] = "json"
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``task.submitted.{capability}.{priority}``: what is to be done, and within which bounds."""
+
+    input: Any = None
+    ref: Reference | None = None
+    """Instead of `input`."""
+    retries: int = limits.TASK_RETRIES
+    """Executions after the first that failed; an agent's death is counted apart (`limits.TASK_DEATHS_MAX`)."""
+    backoff_s: float = limits.TASK_BACKOFF_S
+    """Before the first retry; doubled each time, half of it jitter, at most `backoff_max_s`."""
+    backoff_max_s: float = limits.TASK_BACKOFF_MAX_S
+    timeout_s: float = limits.TASK_TIMEOUT_S
+    """Of one execution."""
+    deadline: float | None = None
+    """Unix seconds (the broker's clock decides); what has no outcome by then is expired."""
+    priority: Priority = "normal"
+    """The subject's; says it again where the subject says `placed`."""
+    placement: dict[str, Any] | None = None
+    """How the scheduler chooses; None: the next free agent takes it."""
+    labels: dict[str, str] = {}
+    """Of agents that may take it, for placement; of the task, for whoever asks."""
+    preemptible: bool = False
+    """Whether its handler may be made to wait while something critical does."""
+    instance: str | None = None
+    """Of the submitter: outcomes and progress are pushed to it.  None: to nobody; the log has them."""
+    progress: bool = False
+    """Whether progress is pushed too."""
+    reuse_key: str | None = None
+    """Digest of what identical tasks have in common, where the outcome may be used again."""
+    redrive: int = 0
+    """How often it was submitted again after it had ended without success."""
+    restated: int = 0
+    """How often its decider stated it again because it neared the end of the window."""
+
+
+class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.claimed.{n}``: the author takes the task; n counts claims from 1."""
+
+    instance: str | None = None
+    """Of the claimant.  The claim holds as long as that instance lives; None (a plain client): as long as
+    the timeout of the task."""
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.progress``."""
+
+    claim: int | None = None
+    done: float | None = None
+    """0 to 1."""
+    note: Any = None
+
+
+class Completed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.completed``."""
+
+    claim: int | None = None
+    """The claim it is the outcome of; None: the author's."""
+    output: Any = None
+    ref: Reference | None = None
+    run_s: float | None = None
+    """How long the handler ran."""
+
+
+class Failed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.failed``: an execution ended with an error that another one may not have."""
+
+    claim: int | None = None
+    error: str = ""
+    """What kind: an exception's name, or a code."""
+    message: str = ""
+    run_s: float | None = None
+    final: bool = False
+    """Whether retrying is pointless though retries are left."""
+
+
+class Rejected(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.rejected``: no execution can succeed."""
+
+    claim: int | None = None
+    reason: str = ""
+    run_s: float | None = None
+
+
+class Returned(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.returned.{n}``: the author does not run claim n, or, where n is the next one, an unclaimed delivery."""
+
+    instance: str | None = None
+    reason: str = ""
+
+
+class Released(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.released.{n}``: claim n holds no longer, says the task decider."""
+
+    reason: Literal["gone", "timeout", "quarantined", "drained"] = "gone"
+    instance: str | None = None
+
+
+class Ended(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.cancelled`` and ``task.expired``."""
+
+    reason: str = ""
+
+
+def check(said: Submission) -> Submission:
+    """Itself, or `InvalidPayload` naming the bound that is out of range."""
+    for name, value, most in (
+        ("backoff_s", said.backoff_s, said.backoff_max_s),
+        ("backoff_max_s", said.backoff_max_s, 86_400.0),
+        ("timeout_s", said.timeout_s, limits.TASK_TIMEOUT_MAX_S),
+    ):
+        if not 0 < value <= most:
+            raise InvalidPayload(f"{name} must be above 0 and at most {most:g}", **{name: value})
+    if not 0 <= said.retries <= limits.TASK_RETRIES_MAX:
+        raise InvalidPayload(f"retries must be 0 to {limits.TASK_RETRIES_MAX}", retries=said.retries)
+    return said
+
+
+def submission_detail(capability: str, queue: str) -> tuple[str, str]:
+    """The detail tokens of a submission; `InvalidToken`, or `InvalidPayload` for a queue that there is none of."""
+    check_token(capability, "capability")
+    if queue not in QUEUES:
+        raise InvalidPayload("a task's priority is critical, normal or batch", priority=queue)
+    return capability, queue
+
+
+def number(detail: tuple[str, ...]) -> int | None:
+    """The n of ``claimed.{n}`` and the like: decimal, from 1, without leading zeros; None: it is none."""
+    if len(detail) != 1 or not detail[0].isascii() or not detail[0].isdecimal() or detail[0].startswith("0"):
+        return None
+    return int(detail[0]) if len(detail[0]) <= 9 else None
