@@ -27,8 +27,11 @@ import msgspec
 from coord import limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.config import ClientConfig, PublisherConfig
+from coord.client.instance import connection_name, new_instance
 from coord.client.metering import PublisherStats
 from coord.client.publisher import Publisher
+from coord.client.pushes import Pushes
+from coord.client.stating import Stating
 from coord.errors import InvalidToken, SettingsError
 from coord.wire import subjects
 
@@ -93,10 +96,13 @@ class Connecting:
     async def _open(self) -> Coord:
         config = self._config
         agent = agent_name(config.agent)
+        instance = new_instance()
         conn = self._connection
         if conn is None:
-            conn = await Connection.open(config.nats, name=f"coord-{config.tenant}-{agent}", wait=self._wait)
+            name = connection_name(config.tenant, agent, instance)
+            conn = await Connection.open(config.nats, name=name, wait=self._wait)
         try:
+            stating = await Stating.open(conn, config.tenant, agent, config.publisher)
             publisher = await Publisher.open(
                 conn, tenant=config.tenant, agent=agent, config=config.publisher, metrics=self._metrics
             )
@@ -104,7 +110,8 @@ class Connecting:
             if self._connection is None:
                 await conn.close()
             raise
-        return Coord(conn, publisher, owns_connection=self._connection is None, metrics=self._metrics)
+        owned = self._connection is None
+        return Coord(conn, publisher, stating=stating, instance=instance, owns_connection=owned, metrics=self._metrics)
 
     def __await__(self) -> Generator[Any, None, Coord]:
         return self._open().__await__()
@@ -123,10 +130,23 @@ class Coord:
     """A connected agent.  Not thread-safe; any number of tasks of one event loop may use it."""
 
     def __init__(
-        self, connection: Connection, publisher: Publisher, *, owns_connection: bool, metrics: Metrics | None = None
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        *,
+        stating: Stating,
+        instance: str,
+        owns_connection: bool,
+        metrics: Metrics | None = None,
     ) -> None:
         self.connection = connection
         """The broker's connection, for what this class has no method for."""
+        self.instance = instance
+        """Which run of the agent this is: a token of this connection's own."""
+        self.stating = stating
+        """For facts that are stated on a condition and answered at once."""
+        self.pushes = Pushes(connection, publisher.tenant, publisher.agent)
+        """What this agent is told."""
         self._publisher = publisher
         self._owns_connection = owns_connection
         self._subscriptions: WeakSet[Subscription | Statuses] = WeakSet()
@@ -310,6 +330,8 @@ class Coord:
                 await self._status.close()
             await self._publisher.close(drain_s=drain_s, report=report)
         finally:
+            await self.stating.close()
+            await self.pushes.close()
             if self._owns_connection:
                 await self.connection.drain()
 

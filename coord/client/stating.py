@@ -1,0 +1,147 @@
+"""Facts that coordinate: stated at once, on a condition, with the answer where it was asked for.
+
+Submissions, claims and outcomes are not the publisher's business: nobody queues or batches
+them, most carry a condition (`once`), and what follows is decided by the broker's answer.
+They go straight to an `AckPipeline` of their own; the bound is `inflight_max`, beyond which
+`state` waits.
+
+``once="entity"``: it must be the first fact of its entity; ``once="event"``: the first of this
+event (and detail) of it, by whomever.  Who comes second gets `WrongLastSequence`.  Whoever is
+told so may have been first himself, if the broker forgot that it had acknowledged (a message
+id is remembered for two minutes): read the entity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, Literal, Self, TypeAlias
+
+from coord import errors, limits
+from coord.bus.connection import Connection
+from coord.bus.publish import AckPipeline, PubAck, Publication
+from coord.client import context
+from coord.client.config import PublisherConfig
+from coord.client.encoding import Encoder
+from coord.wire import headers, subjects
+from coord.wire.records import Fact
+
+Once: TypeAlias = Literal["entity", "event"] | None
+
+_FIRST: Final = f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: 0\r\n{headers.EXPECTED_LAST_SUBJECT}: ".encode()
+_END: Final = b"\r\n\r\n"
+
+
+class Statement(Publication, eq=False):
+    """One fact on its way: await it for its `PubAck`, or be called."""
+
+    event_id: str = ""
+    then: Callable[[Statement], None] | None = None
+    """Called once, synchronously, when `ack` or `error` is set."""
+
+
+class Stating:
+    """Of one agent on one connection.  Make one with `open`; `close` it before the connection."""
+
+    def __init__(self, pipeline: AckPipeline, tenant: str, agent: str, config: PublisherConfig) -> None:
+        self.tenant = tenant
+        self.agent = agent
+        self._pipeline = pipeline
+        self._deadline_s = config.retry.deadline_s
+        self._encoder = Encoder(tenant, agent, config)
+        self._inflight_max = config.inflight_messages
+        self._room = asyncio.Event()
+        self._room.set()
+        pipeline.on_settled = self._settled
+
+    @classmethod
+    async def open(cls, conn: Connection, tenant: str, agent: str, config: PublisherConfig | None = None) -> Self:
+        """On a connection that stays the caller's."""
+        config = config or PublisherConfig()
+        pipeline = await AckPipeline.open(conn, config.retry, inflight_max=config.inflight_messages)
+        return cls(pipeline, tenant, agent, config)
+
+    @property
+    def inflight(self) -> int:
+        """Statements without an answer yet."""
+        return self._pipeline.inflight
+
+    async def state(self, fact: Fact, *, once: Once = None) -> PubAck:
+        """State `fact` and wait until it is stored.
+
+        Raises the `WireError` a reader would refuse it with, `WrongLastSequence` where `once`
+        is not so, and what else a publish raises (`StreamFull`, `PublishTimeout`, …).
+        """
+        await self.room()
+        return await self.send(fact, once=once)
+
+    async def room(self) -> None:
+        """Return when another statement may be sent; `Overloaded` when that takes too long."""
+        try:
+            async with asyncio.timeout(limits.OVERLOAD_WAIT_S):
+                while self._pipeline.inflight >= self._inflight_max:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError as exc:
+            raise errors.Overloaded("too many unacknowledged statements", inflight=self._pipeline.inflight) from exc
+
+    def send(self, fact: Fact, *, once: Once = None, then: Callable[[Statement], None] | None = None) -> Statement:
+        """Hand `fact` to the broker now; raises the `WireError` a reader would refuse it with.
+
+        The caller bounds what is in flight (`room`, or slots of its own).
+        """
+        if context.current() is not None:
+            fact = self._encoder.caused(fact)
+        message = self._encoder.single(fact, self._encoder.shape(fact))
+        block = message.headers
+        if once is not None:
+            key = fact.id if fact.key is None else fact.key
+            if once == "entity":
+                first = subjects.entity_filter(self.tenant, key, fact.kind, fact.id)
+            else:
+                first = subjects.event_filter(self.tenant, key, fact.kind, fact.id, fact.event, fact.detail)
+            block = b"%b%b%b%b" % (block[:-2], _FIRST, first.encode(), _END)
+        now = time.monotonic()
+        statement = Statement(
+            deadline_at=now + self._deadline_s,
+            subject=message.subject,
+            headers=block,
+            body=message.body,
+            event_id=message.event_id,
+            then=then,
+        )
+        if then is not None:
+            statement.awaited = True  # somebody is told
+        self._pipeline.submit(statement, now)
+        return statement
+
+    def _settled(self, publication: Publication) -> None:
+        if not self._room.is_set() and self._pipeline.inflight < self._inflight_max:
+            self._room.set()
+        assert isinstance(publication, Statement), "nobody else submits to this pipeline"
+        then, publication.then = publication.then, None
+        if then is not None:
+            then(publication)
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Wait until everything stated has an answer; False: not within `timeout_s`."""
+        pending = [statement for statement in self._pipeline.pending() if not statement.done]
+        if not pending:
+            return True
+        waits = [asyncio.ensure_future(_outcome(statement)) for statement in pending]
+        _, late = await asyncio.wait(waits, timeout=timeout_s)
+        for wait in late:
+            wait.cancel()
+        return not late
+
+    async def close(self) -> None:
+        """What has no answer fails with `BusClosed`.  Twice is legal."""
+        await self._pipeline.close()
+
+
+async def _outcome(statement: Publication) -> None:
+    try:
+        await statement
+    except errors.CoordError:
+        return  # told to whoever stated it
