@@ -512,12 +512,15 @@ def parse_queue(consumer: str) -> tuple[str, str, str] | None:
     return parts[0], parts[1], parts[2]
 
 
-def delivery_ack(consumer: str, seq: int) -> str:
+def delivery_ack(consumer: str, seq: int, consumer_seq: int = 0) -> str:
     """Where a queue's delivery of stream sequence `seq` is settled by whoever did not receive it.
 
-    The server reads consumer and stream sequence only (tests/contract/test_derived_ack.py holds it to that).
+    To ack it and to extend it the server reads consumer and stream sequence only.  A nak is
+    ignored unless `consumer_seq` is within what the consumer has delivered and not all of which
+    is acked: its ``delivered.consumer_seq``, read at any time after the delivery, always is.
+    tests/contract/test_derived_ack.py holds the server to that.
     """
-    return f"$JS.ACK.{EVENTS}.{consumer}.1.{seq}.0.1.0"
+    return f"$JS.ACK.{EVENTS}.{consumer}.1.{seq}.{consumer_seq}.1.0"
 
 
 def parse_heartbeat(subject: str) -> tuple[str, str, str]:
