@@ -17,11 +17,11 @@ from typing import Any
 
 from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
+from coord.bus.replicas import Replicas
 from coord.projector.asks import StatusAsks
 from coord.projector.config import ProjectorConfig
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.partition import PartitionProjector
-from coord.projector.replicas import Replicas
 from coord.projector.strays import Strays
 from coord.projector.writer import Writer
 from coord.runtime.service import Service
@@ -82,7 +82,7 @@ class ProjectorService(Service):
                 self.spawn(f"{stream}.{p}", partition.run)
             strays = Strays(stream, conn, self._pool, dlq, self.metrics, partial(self._owns, first))
             self.spawn(f"{stream}.strays", strays.run)
-        self._replicas = Replicas(conn, self.instance, len(self.partitions), self._assign)
+        self._replicas = Replicas(conn, "projector", self.instance, len(self.partitions), self._assign)
         self.spawn("replicas", self._replicas.run)
         self.spawn("watermark", self._show_watermarks)
 

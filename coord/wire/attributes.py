@@ -82,6 +82,9 @@ def usual_block(*, source: str, content_type: str) -> str:
         rf"(?:Coord-Causation: ({_VALUE}{{1,{value_max}}})\r\n)?"
         r"(?:traceparent: (00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})\r\n)?"
         rf"(?:Coord-Schema: ({_VALUE}{{1,16}})\r\n)?"
+        # A fact that was stated on a condition: the server has seen to it.
+        rf"(?:Nats-Expected-Last-Subject-Sequence: {_VALUE}{{1,20}}\r\n"
+        rf"Nats-Expected-Last-Subject-Sequence-Subject: {_VALUE}{{1,768}}\r\n)?"
         rf"(?:Nats-Pin-Id: {_VALUE}{{1,64}}\r\n)?"
         r"\r\n"
     )

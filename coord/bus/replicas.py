@@ -3,7 +3,7 @@
 Every replica says twice a second, on a core NATS subject, that it is there; each computes
 the same even assignment from whom it hears (`coord.core.assignment`).  This is only for
 efficiency.  Two replicas that disagree for a moment are kept apart by the consumer's pin
-and, in the end, by the checkpoint's guard.
+and, in the end, by the guard of whatever they write.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from coord.core import assignment
 from coord.telemetry import logs
 from coord.wire import subjects
 
-_log = logs.get("projector")
+_log = logs.get("replicas")
 
 
 class Replicas:
     """Knows which slots this replica should own."""
 
-    def __init__(self, conn: Connection, name: str, slots: int, on_change: Callable[[frozenset[int]], None]) -> None:
+    def __init__(
+        self, conn: Connection, service: str, name: str, slots: int, on_change: Callable[[frozenset[int]], None]
+    ) -> None:
+        """`name` among the replicas of `service`; `on_change` is told its slots of 0 to `slots` - 1."""
         self._conn = conn
+        self._service = service
         self._name = name
         self._slots = slots
         self._on_change = on_change
         self._beats: dict[str, float] = {}
-        self._subject = subjects.beat("projector", name)
+        self._subject = subjects.beat(service, name)
         self.members: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Beat and listen until cancelled; leaves with a goodbye."""
-        subscription = await self._conn.subscribe(subjects.beats("projector"), self._heard)
+        subscription = await self._conn.subscribe(subjects.beats(self._service), self._heard)
         try:
             # Listen first: a newcomer that assigned everything to itself would interrupt others.
             self._say("here")
@@ -77,5 +81,5 @@ class Replicas:
             return
         self.members = members
         mine = assignment.slots_of(self._name, members, self._slots)
-        _log.info("projector.members", members=sorted(members), slots=len(mine))
+        _log.info("replicas.members", service=self._service, members=sorted(members), slots=len(mine))
         self._on_change(mine)
