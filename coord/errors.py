@@ -524,6 +524,70 @@ class DeadlineExceeded(CoordError):
     remedy = "Try again; look at `coord top` if it lasts."
 
 
+# --- tasks -------------------------------------------------------------------------------
+
+
+class TaskError(CoordError):
+    """A task did not succeed."""
+
+    code = "task.error"
+    fault = Fault.SENDER
+    remedy = "Look at the task: `coord task get`."
+
+
+class TaskFailed(TaskError):
+    """The task's last attempt failed, or the agents that took it died too often."""
+
+    code = "task.failed"
+    remedy = "`error` says what kind; submit it again when its cause is mended: `coord task retry`."
+
+
+class TaskRejected(TaskError):
+    """The handler says that no attempt can succeed; the reason is in the message."""
+
+    code = "task.rejected"
+    remedy = "Change the input, and submit it under another id."
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled before it had an outcome."""
+
+    code = "task.cancelled"
+    fault = Fault.CALLER
+
+
+class TaskExpired(TaskError):
+    """The task had no outcome by its deadline."""
+
+    code = "task.expired"
+    fault = Fault.OPERATOR
+    remedy = "Give it more time, or its capability more agents; `coord status` names what is starved."
+
+
+class TaskExists(CoordError):
+    """A task of this id was submitted before, and it was another one; `first_event_id` names it."""
+
+    code = "task.exists"
+    fault = Fault.CALLER
+    remedy = "Use another id for different work."
+
+
+class UnknownTask(CoordError):
+    """No task of this id is in the log."""
+
+    code = "task.unknown"
+    fault = Fault.CALLER
+    remedy = "Check id and key; tasks that ended long ago are in the table `coord.v_task`."
+
+
+class Reject(CoordError):
+    """Raised by a handler: no attempt can succeed.  The task ends at once, with the reason, as a dead letter."""
+
+    code = "task.reject"
+    fault = Fault.SENDER
+    remedy = "Change the input."
+
+
 # --- configuration and local environment -------------------------------------------------
 
 

@@ -61,9 +61,10 @@ ENVELOPE: Final = (
     SCHEMA,
 )
 _CANONICAL: Final = {name.lower(): name for name in ENVELOPE}
-_EXACT: Final = frozenset(
-    {*ENVELOPE, MSG_ID, LIVE_STREAM, LIVE_SUBJECT, LIVE_SEQUENCE, LIVE_LAST_SEQUENCE, LIVE_TIME, NUM_PENDING, PIN_ID}
-)
+_EXACT: Final = frozenset({
+    *ENVELOPE, MSG_ID, EXPECTED_LAST_SUBJECT_SEQ, EXPECTED_LAST_SUBJECT, LIVE_STREAM, LIVE_SUBJECT, LIVE_SEQUENCE,
+    LIVE_LAST_SEQUENCE, LIVE_TIME, NUM_PENDING, PIN_ID,
+})  # fmt: skip
 
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _USUAL: Final = bytes(b for b in range(0x21, 0x7F) if b not in b'%"')
