@@ -383,6 +383,12 @@ TASK_TIMEOUT_GRACE_S: Final = 2.0
 TASK_INLINE_BYTES: Final = 256 * KIB
 """Input or output in the fact itself; larger ones are objects of the bucket PAYLOADS."""
 
+TASK_PULL_EXPIRES_S: Final = 30.0
+"""How long an idle worker's pull waits with the broker: 5,000 idle agents renew 600 of them a second."""
+
+TASK_OUTPUT_BYTES_MAX: Final = 64 * MIB
+"""Input or output of a task, by reference too."""
+
 QUEUE_ACK_WAIT_S: Final = 30.0
 """ack_wait of the queues: five times the worst failover; a live claim is extended every third of it."""
 
