@@ -150,6 +150,8 @@ def _consumer_specs(data: dict[str, Any], path: Path, profile: str) -> list[Spec
 
 def _consumer_spec(stream: str, config: dict[str, Any], p: int | None) -> Spec:
     def fill(value: Any) -> Any:
+        if isinstance(value, list):
+            return [fill(item) for item in value]
         return value.replace("{p}", str(p)) if p is not None and isinstance(value, str) else value
 
     filled = {key: fill(value) for key, value in config.items()}
@@ -275,7 +277,9 @@ async def _perform(conn: Connection, spec: Spec, change: Change) -> None:
     if change.action == "recreate":
         await conn.api(f"CONSUMER.DELETE.{spec.stream}.{spec.consumer}")
     current = {} if change.action != "update" else await _current(conn, spec) or {}
+    # With several filters the request's subject names none.
+    one = spec.config.get("filter_subject")
     await conn.api(
-        f"CONSUMER.CREATE.{spec.stream}.{spec.consumer}.{spec.config['filter_subject']}",
+        f"CONSUMER.CREATE.{spec.stream}.{spec.consumer}" + (f".{one}" if one else ""),
         {"stream_name": spec.stream, "config": {**current, **spec.config}, "action": "update" if current else "create"},
     )

@@ -48,13 +48,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     event: str
     detail: tuple[str, ...] = ()
     data: Any = None
-    once: Literal["entity", "event"]
-    """It must be the first fact of its entity, or the first of this event (and detail) of its entity."""
+    merge_seq: int | None = None
+    """`data` is what replaces members of the data of the message at this sequence, which holds what a decider
+    does not keep."""
+    once: Literal["entity", "event"] | None
+    """It must be the first fact of its entity, or the first of this event (and detail) of its entity; None:
+    its fold takes it once."""
     version: str = "1"
     """Of the definition that decided it: part of the derived id, with `step`, `attempt` and `ordinal`."""
     step: str
     attempt: int = 0
     ordinal: int = 0
+    from_outside: bool = False
+    """Whether a death or the passing of time led to it: another process may say it in other words."""
     causation_id: str | None = None
     """The fact that it answers."""
     correlation_id: str | None = None
@@ -106,6 +112,7 @@ class Open(msgspec.Struct, frozen=True):
 
 
 Effect: TypeAlias = State | Settle | Push | Arm | Open
+"""What a decider answers with.  `State` is always performed; the others only once caught up."""
 
 NONE: Final[tuple[Effect, ...]] = ()
 """Nothing to do: what most facts are answered with."""
@@ -127,6 +134,18 @@ class Decider(Protocol):
     kinds: frozenset[str]
     """Facts of other kinds are not shown to it."""
 
+    def forgot(self, fact: StoredFact) -> bool:
+        """Whether it would have to be shown what came before this fact of its entity (`recall`) to judge it.
+
+        Asked for facts that the broker did not vouch to be the first of their entity, which a
+        decider that keeps only what is open may have known and forgotten.
+        """
+        ...
+
+    def recall(self, facts: list[StoredFact]) -> None:
+        """The entity's history before the fact that comes next, in order."""
+        ...
+
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
         """Fold one fact; never raises because of what it says."""
         ...
@@ -143,6 +162,10 @@ class Decider(Protocol):
         """Just caught up with the log: what its state demands that may not have been done."""
         ...
 
+    def edge(self, seq: int) -> Iterable[Effect]:
+        """What is below this sequence leaves the log soon: state again what open work needs of it."""
+        ...
+
     def dump(self) -> Any:
         """Its state, as values that MessagePack takes; copies, or values that are never changed."""
         ...
@@ -154,3 +177,82 @@ class Decider(Protocol):
     def oldest(self) -> int | None:
         """The smallest stream sequence that its open work needs to stay in the log; None: nothing."""
         ...
+
+    def open_count(self) -> int:
+        """How many entities it holds."""
+        ...
+
+
+class Folding:
+    """What most deciders do not need: a base with the hooks that may be left out."""
+
+    def forgot(self, fact: StoredFact) -> bool:  # noqa: ARG002
+        """Nothing has to be recalled."""
+        return False
+
+    def recall(self, facts: list[StoredFact]) -> None:
+        """Nothing was asked for."""
+
+    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:  # noqa: ARG002
+        """Nobody's death matters."""
+        return NONE
+
+    def tick(self, now: float, presence: Presence) -> Iterable[Effect]:  # noqa: ARG002
+        """Time does not matter."""
+        return NONE
+
+    def reconcile(self, now: float) -> Iterable[Effect]:  # noqa: ARG002
+        """Whatever was not done was stated, and is told by the log."""
+        return NONE
+
+    def edge(self, seq: int) -> Iterable[Effect]:  # noqa: ARG002
+        """Nothing of the log is needed."""
+        return NONE
+
+    def oldest(self) -> int | None:
+        """Nothing of the log is needed."""
+        return None
+
+    def open_count(self) -> int:
+        """Not counted."""
+        return 0
+
+
+Place: TypeAlias = tuple[str, str, str, str, str | None, tuple[str, ...]]
+"""What a `State` is the first of: tenant, key, kind, id, and event and detail where it is of those."""
+
+
+def place_of(stated: State) -> Place:
+    """Of a statement to be made."""
+    entity = (stated.tenant, stated.key, stated.kind, stated.id)
+    return (*entity, None, ()) if stated.once == "entity" else (*entity, stated.event, stated.detail)
+
+
+class Owed:
+    """Statements that facts demanded and that were not met in the log yet: what is left once caught up is stated.
+
+    So folding a history again publishes nothing that it already holds.  In order; at most one of
+    a place.
+    """
+
+    def __init__(self) -> None:
+        self._by_place: dict[Place, State] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_place)
+
+    def demand(self, stated: State) -> None:
+        """A fact led to this."""
+        self._by_place.setdefault(place_of(stated), stated)
+
+    def meet(self, fact: StoredFact) -> None:
+        """This is in the log."""
+        if self._by_place:
+            entity = (fact.tenant, fact.key, fact.kind, fact.id)
+            self._by_place.pop((*entity, None, ()), None)
+            self._by_place.pop((*entity, fact.event, fact.detail), None)
+
+    def take(self) -> list[State]:
+        """What is owed, in the order in which it was demanded; nothing is afterwards."""
+        owed, self._by_place = list(self._by_place.values()), {}
+        return owed

@@ -40,6 +40,7 @@ from coord.errors import WireError
 from coord.wire import work
 from coord.wire.envelope import StoredFact
 from coord.wire.work import (
+    Carried,
     Claim,
     Completed,
     Ended,
@@ -183,6 +184,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.submitted_seq == 0:
             self._begin(fact, capability, queue, said)
             self.event_id, self.payload_hash = fact.event_id, payload_hash(fact)
+            if said.carried is not None and fact.agent.startswith("_"):
+                self._carry_on(said, said.carried)
             return None
         if said.restated > self.restated and not self.ended and fact.agent.startswith("_"):
             self.submitted_seq, self.restated = fact.seq, said.restated
@@ -201,6 +204,12 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.failures = self.deaths = 0
         self.claimant = self.instance = self.claimed_at = self.retry_at = self.ended_at = None
         self.progress = self.error = self.message = self.run_s = None
+
+    def _carry_on(self, said: Submission, carried: Carried) -> None:
+        """The facts before this one have left the window: a decider says what they had come to."""
+        self.restated = said.restated
+        for name in Carried.__struct_fields__:
+            setattr(self, name, getattr(carried, name))
 
     def _claimed(self, fact: StoredFact) -> Refusal | None:
         if self.ended:
@@ -361,6 +370,15 @@ def fold(facts: list[StoredFact]) -> tuple[Task | None, list[tuple[StoredFact, R
         if refusal is not None:
             refused.append((fact, refusal))
     return (task if task is not None and task.submitted_seq else None), refused
+
+
+def restatement(task: Task) -> Submission:
+    """What its decider says when the submission of an open task is about to leave the window.
+
+    Without the input, which the decider does not keep: whoever states it takes that from the log.
+    """
+    carried = Carried(**{name: getattr(task, name) for name in Carried.__struct_fields__})
+    return msgspec.structs.replace(task.submission, input=None, restated=task.restated + 1, carried=carried)
 
 
 def payload_hash(fact: StoredFact) -> str:

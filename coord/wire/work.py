@@ -42,6 +42,25 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
     content: Literal["json", "msgpack"] = "json"
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the facts of a task said before it was stated again: for whoever finds those gone from the log."""
+
+    status: Literal["queued", "claimed", "waiting"] = "queued"
+    submitter: str = ""
+    submitted_at: float = 0.0
+    """Broker's clock, Unix seconds."""
+    event_id: str = ""
+    payload_hash: str = ""
+    claims: int = 0
+    failures: int = 0
+    deaths: int = 0
+    claimant: str | None = None
+    instance: str | None = None
+    claimed_at: float | None = None
+    started_first_at: float | None = None
+    retry_at: float | None = None
+
+
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``task.submitted.{capability}.{priority}``: what is to be done, and within which bounds."""
 
@@ -75,6 +94,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often it was submitted again after it had ended without success."""
     restated: int = 0
     """How often its decider stated it again because it neared the end of the window."""
+    carried: Carried | None = None
+    """With `restated`; believed of a decider."""
 
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True):

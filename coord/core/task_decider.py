@@ -1,0 +1,464 @@
+"""The task decider: what follows from the facts about tasks, from deaths and from time.
+
+What a task *is* after a fact, `coord.core.tasks` says.  This adds what is to be done about it::
+
+    ended                       ack its delivery · tell the submitter · tell a claimant who still runs it
+    waiting (failed, retried)   nak its delivery, to come back when the backoff is over
+    queued (returned, released) nak it, to come back at once
+    claimed                     extend its lease every third of ack_wait while the instance lives
+    instance gone · overran     state released.{n}
+    deadline passed             state expired
+    near the window's edge      state the submission again, with what is known of it
+
+It holds the tasks that are open, each as its facts left it, and forgets those that ended: what a
+later fact says of one is refused, or (a redrive) judged once the history was recalled.
+
+A lease.  The broker redelivers a delivery that nobody settled within ack_wait.  A claim with an
+instance is extended as long as `Presence` does not say that the instance is gone; one without (a
+plain client's) until its timeout.  When this decider's process dies, another extends them all
+at once when it has caught up, long before ack_wait is over.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.core import tasks
+from coord.core.deciding import NONE, Effect, Open, Presence, Push, Settle, State
+from coord.core.tasks import Task
+from coord.errors import WireError
+from coord.wire import subjects, work
+from coord.wire.envelope import StoredFact
+
+AGENT: Final = "_task"
+TOPIC: Final = "task"
+
+EXTEND_EVERY_S: Final = limits.QUEUE_ACK_WAIT_S / 3
+
+_OPEN_EVERY_S: Final = 30.0
+"""How often it is made sure that the queues of a capability exist whose work nobody takes."""
+
+_OPEN_AFTER_S: Final = 2.0
+"""Queued for so long: nobody takes it."""
+
+Ident: TypeAlias = tuple[str, str, str]
+"""(tenant, key, id)."""
+
+Holder: TypeAlias = tuple[str, str, str]
+"""(tenant, agent, instance)."""
+
+ReleaseReason: TypeAlias = Literal["gone", "timeout", "quarantined", "drained"]
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    """Of a completed task, its output as its author wrote it."""
+
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    ref: Any = None
+
+
+class _Dump(msgspec.Struct):
+    """A snapshot; only grows."""
+
+    tasks: list[Task] = []
+
+
+class TaskDecider:
+    """Of one partition; a `coord.core.deciding.Decider`."""
+
+    name = "tasks"
+    kinds = frozenset({"task"})
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        """Facts that were not believed, by code."""
+        self._tasks: dict[Ident, Task] = {}
+        self._held: dict[Holder, set[Ident]] = {}
+        """What each instance has claimed."""
+        self._leases: deque[tuple[float, Ident, int]] = deque()
+        """(when to extend, task, claim): every claim, in order of time."""
+        self._due: list[tuple[float, Ident, int]] = []
+        """A heap of (when to look, task, claim or 0): timeouts and deadlines."""
+        self._opened: dict[tuple[str, str], float] = {}
+        """Capabilities whose queues were asked for, and when last."""
+        self._recalled: tuple[Ident, Task] | None = None
+        self._now = 0.0
+        self._swept_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def get(self, tenant: str, key: str, id: str) -> Task | None:  # noqa: A002 - an entity's id
+        """An open task, not to be changed; None: it is unknown or has ended."""
+        return self._tasks.get((tenant, key, id))
+
+    # --- facts -----------------------------------------------------------------------------
+
+    def forgot(self, fact: StoredFact) -> bool:
+        """A submission of something that is not open may be of something that has ended."""
+        return fact.event == "submitted" and (fact.tenant, fact.key, fact.id) not in self._tasks
+
+    def recall(self, facts: list[StoredFact]) -> None:
+        """What is known of a task that is submitted once more."""
+        task, _ = tasks.fold(facts)
+        if task is not None:
+            self._recalled = (task.tenant, task.key, task.id), task
+
+    def apply(self, fact: StoredFact) -> Iterable[Effect]:
+        """Fold one fact of a task."""
+        ident = (fact.tenant, fact.key, fact.id)
+        task = self._tasks.get(ident)
+        if task is None:
+            if fact.event != "submitted":
+                # It has ended, or never was: the projector, which has all of them, says which.
+                self.refused["task.not_open"] += 1
+                return self._claimed_in_vain(fact, None) if fact.event == "claimed" else NONE
+            task = self._recollect(ident) or Task(tenant=fact.tenant, key=fact.key, id=fact.id)
+        claimant, instance, claim, was = task.claimant, task.instance, task.claims, task.status
+        refusal = task.apply(fact)
+        if refusal is not None:
+            self.refused[refusal.code] += 1
+            return self._refused(task, fact)
+        event = fact.event
+        if was == "claimed" and (task.status != "claimed" or event == "submitted"):
+            self._let_go(ident, claimant, instance)
+        if event == "claimed":
+            return self._claimed(ident, task, fact)
+        if event == "progress":
+            return self._progress(task, fact)
+        if event == "submitted":
+            return self._submitted(ident, task, fact)
+        if task.ended:
+            return self._ended(ident, task, fact, claim if was == "claimed" else 0, claimant, instance)
+        if event in ("failed", "returned", "released"):
+            return (_nak(task, fact.stored_at.timestamp()),)
+        return NONE  # placed: the scheduler's own
+
+    def _recollect(self, ident: Ident) -> Task | None:
+        recalled, self._recalled = self._recalled, None
+        return recalled[1] if recalled is not None and recalled[0] == ident else None
+
+    def _submitted(self, ident: Ident, task: Task, fact: StoredFact) -> Iterable[Effect]:
+        effects: list[Effect] = []
+        self._tasks[ident] = task
+        if task.submission.input is not None:
+            task.submission = msgspec.structs.replace(task.submission, input=None)  # the log has it
+        if task.submission.deadline is not None:
+            heapq.heappush(self._due, (task.submission.deadline, ident, 0))
+        if task.status == "claimed":  # stated again: the claim goes on, with the new delivery
+            self._hold(ident, task, fact.stored_at.timestamp())
+        elif task.status == "waiting":
+            effects.append(_nak(task, fact.stored_at.timestamp()))
+        place = (task.tenant, task.capability)
+        if place not in self._opened:
+            self._opened[place] = self._now
+            effects.append(Open(task.tenant, task.capability, task.submitted_seq))
+        return effects
+
+    def _claimed(self, ident: Ident, task: Task, fact: StoredFact) -> Iterable[Effect]:
+        self._hold(ident, task, fact.stored_at.timestamp())
+        return NONE
+
+    def _hold(self, ident: Ident, task: Task, at: float) -> None:
+        """A claim begins, or goes on after its decider was away: leases are looked after from now on."""
+        if task.instance is not None and task.claimant is not None:
+            self._held.setdefault((task.tenant, task.claimant, task.instance), set()).add(ident)
+        # In order of time but for a broker's clock that was set back; then a look comes late by as much.
+        self._leases.append((at + EXTEND_EVERY_S, ident, task.claims))
+        heapq.heappush(self._due, (_overrun_at(task), ident, task.claims))
+
+    def _let_go(self, ident: Ident, agent: str | None, instance: str | None) -> None:
+        if agent is None or instance is None:
+            return
+        holder = (ident[0], agent, instance)
+        held = self._held.get(holder)
+        if held is not None:
+            held.discard(ident)
+            if not held:
+                del self._held[holder]
+
+    def _progress(self, task: Task, fact: StoredFact) -> Iterable[Effect]:
+        told = task.submission
+        if not told.progress or told.instance is None:
+            return NONE
+        said = tasks.decode(fact, work.Progress)
+        body = {
+            "what": "progress", "key": task.key, "id": task.id, "instance": told.instance, "claim": task.claims,
+            "done": task.progress, "note": said.note,
+        }  # fmt: skip
+        return (Push(task.tenant, task.submitter, told.instance, TOPIC, body),)
+
+    def _ended(
+        self, ident: Ident, task: Task, fact: StoredFact, claim: int, claimant: str | None, instance: str | None
+    ) -> Iterable[Effect]:
+        del self._tasks[ident]
+        effects: list[Effect] = [Settle(_queue(task), task.submitted_seq, "ack")]
+        if task.submission.instance is not None:
+            effects.append(_told(task, fact))
+        if claim and claimant is not None and fact.agent != claimant:
+            # Somebody else ended it: whoever runs it is to stop.
+            effects.append(_stop(task, claimant, instance, claim))
+        return effects
+
+    # --- facts that are not believed ----------------------------------------------------------
+
+    def _refused(self, task: Task, fact: StoredFact) -> Iterable[Effect]:
+        if fact.event == "submitted":
+            # Its queue delivers it all the same.
+            try:
+                capability, queue = work.submission_detail(*fact.detail)
+            except (WireError, TypeError):
+                return NONE  # no queue has it
+            return (Settle(subjects.queue(fact.tenant, capability, queue), fact.seq, "ack"),)
+        if fact.event == "claimed":
+            return self._claimed_in_vain(fact, task)
+        return NONE
+
+    def _claimed_in_vain(self, fact: StoredFact, task: Task | None) -> Iterable[Effect]:
+        """The broker let a claim pass that the fold does not believe: whoever made it is not to run it.
+
+        Such is a claim of a task that was cancelled before it was delivered.
+        """
+        n = work.number(fact.detail)
+        if n is None or (task is not None and task.claimant == fact.agent and task.claims == n):
+            return NONE  # the very claim, twice
+        try:
+            instance = tasks.decode(fact, work.Claim).instance
+        except WireError:
+            return NONE
+        body = {"what": "cancel", "key": fact.key, "id": fact.id, "claim": n, "instance": instance}
+        return (Push(fact.tenant, fact.agent, instance, TOPIC, body),)
+
+    # --- deaths and time --------------------------------------------------------------------
+
+    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:  # noqa: ARG002
+        """Every claim of an instance is released."""
+        return self._release_all(tenant, agent, instance, "gone")
+
+    def _release_all(self, tenant: str, agent: str, instance: str, reason: ReleaseReason) -> Iterable[Effect]:
+        held = self._held.get((tenant, agent, instance))
+        if not held:
+            return NONE
+        return [_release(self._tasks[ident], reason) for ident in sorted(held)]
+
+    def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
+        """Extend the leases that are due; end what overran; make sure of queues."""
+        self._now = now
+        effects: list[Effect] = []
+        leases = self._leases
+        while leases and leases[0][0] <= now:
+            _, ident, claim = leases.popleft()
+            task = self._tasks.get(ident)
+            if task is None or task.status != "claimed" or task.claims != claim:
+                continue
+            leases.append((now + EXTEND_EVERY_S, ident, claim))
+            if not _lives(task, presence):
+                effects.append(_release(task, "gone"))
+            else:
+                effects.append(Settle(_queue(task), task.submitted_seq, "extend"))
+        while self._due and self._due[0][0] <= now:
+            _, ident, claim = heapq.heappop(self._due)
+            effects += self._overdue(ident, claim, now)
+        if now - self._swept_at >= _OPEN_AFTER_S:
+            self._swept_at = now
+            effects += self._unserved(now)
+        return effects
+
+    def _overdue(self, ident: Ident, claim: int, now: float) -> Iterable[Effect]:
+        task = self._tasks.get(ident)
+        if task is None:
+            return NONE
+        if not claim:
+            deadline = task.submission.deadline
+            if deadline is None or deadline > now:
+                return NONE  # of a submission before this one
+            heapq.heappush(self._due, (now + 5.0, ident, 0))  # until the fact is there
+            return (_expire(task),)
+        if task.status != "claimed" or task.claims != claim:
+            return NONE
+        heapq.heappush(self._due, (now + 5.0, ident, claim))
+        return (_release(task, "timeout"),)
+
+    def _unserved(self, now: float) -> Iterable[Effect]:
+        """Queues that may have been deleted under work that waits: the oldest of each capability is looked at."""
+        oldest: dict[tuple[str, str], int] = {}
+        for task in self._tasks.values():
+            place = (task.tenant, task.capability)
+            if task.status == "queued" and now - task.submitted_at >= _OPEN_AFTER_S:
+                oldest[place] = min(oldest.get(place, task.submitted_seq), task.submitted_seq)
+        effects: list[Effect] = []
+        for place, seq in oldest.items():
+            if now - self._opened.get(place, 0.0) >= _OPEN_EVERY_S:
+                self._opened[place] = now
+                effects.append(Open(*place, seq))
+        return effects
+
+    def reconcile(self, now: float) -> Iterable[Effect]:
+        """Caught up: the queues of what is open, leases of what is claimed, deliveries of what is not."""
+        self._now = now
+        first: dict[tuple[str, str], int] = {}
+        settles: list[Effect] = []
+        for task in self._tasks.values():
+            place = (task.tenant, task.capability)
+            first[place] = min(first.get(place, task.submitted_seq), task.submitted_seq)
+            if task.status == "claimed":
+                settles.append(Settle(_queue(task), task.submitted_seq, "extend"))
+            elif task.claims:
+                # Returned, released or failed: whether the broker was told is not known.
+                settles.append(_nak(task, now))
+        self._opened = dict.fromkeys(first, now)
+        return [*(Open(*place, seq) for place, seq in first.items()), *settles]
+
+    # --- the window ---------------------------------------------------------------------------
+
+    def edge(self, seq: int) -> Iterable[Effect]:
+        """Submissions below `seq` are stated again, with what their facts have said since."""
+        return [_restate(task) for task in self._tasks.values() if task.submitted_seq < seq]
+
+    def oldest(self) -> int | None:
+        """The oldest submission of an open task."""
+        return min((task.submitted_seq for task in self._tasks.values()), default=None)
+
+    def open_count(self) -> int:
+        """Open tasks."""
+        return len(self._tasks)
+
+    # --- snapshots ----------------------------------------------------------------------------
+
+    def dump(self) -> Any:
+        """The open tasks."""
+        return _Dump(list(self._tasks.values()))
+
+    def load(self, dumped: Any) -> None:
+        """Become them; leases and timeouts are looked at from now on."""
+        self._tasks.clear()
+        self._held.clear()
+        self._leases.clear()
+        self._due.clear()
+        self._opened.clear()
+        for task in msgspec.convert(dumped, _Dump).tasks:
+            ident = (task.tenant, task.key, task.id)
+            self._tasks[ident] = task
+            if task.submission.deadline is not None:
+                self._due.append((task.submission.deadline, ident, 0))
+            if task.status == "claimed":
+                if task.instance is not None and task.claimant is not None:
+                    self._held.setdefault((task.tenant, task.claimant, task.instance), set()).add(ident)
+                self._leases.append((0.0, ident, task.claims))
+                self._due.append((_overrun_at(task), ident, task.claims))
+        heapq.heapify(self._due)
+
+
+# --- effects ----------------------------------------------------------------------------------
+
+
+def _queue(task: Task) -> str:
+    return subjects.queue(task.tenant, task.capability, task.queue)
+
+
+def _nak(task: Task, now: float) -> Settle:
+    delay_s = 0.0 if task.retry_at is None else max(0.0, task.retry_at - now)
+    return Settle(_queue(task), task.submitted_seq, "nak", delay_s)
+
+
+def _overrun_at(task: Task) -> float:
+    assert task.claimed_at is not None, "claimed"
+    return task.claimed_at + task.submission.timeout_s + limits.TASK_TIMEOUT_GRACE_S
+
+
+def _lives(task: Task, presence: Presence) -> bool:
+    if task.instance is None or task.claimant is None:
+        return True  # until its timeout
+    return presence.lives(task.tenant, task.claimant, task.instance)
+
+
+def _release(task: Task, reason: ReleaseReason) -> State:
+    return State(
+        tenant=task.tenant,
+        agent=AGENT,
+        key=task.key,
+        kind="task",
+        id=task.id,
+        event="released",
+        detail=(str(task.claims),),
+        data=work.Released(reason, task.instance),
+        once="event",
+        step=f"task/{task.id}/released",
+        attempt=task.claims,
+        from_outside=True,
+        correlation_id=task.correlation_id,
+    )
+
+
+def _expire(task: Task) -> State:
+    return State(
+        tenant=task.tenant,
+        agent=AGENT,
+        key=task.key,
+        kind="task",
+        id=task.id,
+        event="expired",
+        detail=(str(task.redrives),) if task.redrives else (),  # redriven, it may expire again
+        data=work.Ended("its deadline passed"),
+        once="event",
+        step=f"task/{task.id}/expired",
+        attempt=task.redrives,
+        from_outside=True,
+        correlation_id=task.correlation_id,
+    )
+
+
+def _told(task: Task, fact: StoredFact) -> Push:
+    """What the submitter is told of the end."""
+    body: dict[str, Any] = {
+        "what": "ended", "key": task.key, "id": task.id, "instance": task.submission.instance, "status": task.status,
+        "claim": task.claims,
+    }  # fmt: skip
+    if task.status == "completed":
+        body |= _output(fact)
+    else:
+        body["error"], body["message"] = task.error, task.message
+    return Push(task.tenant, task.submitter, task.submission.instance, TOPIC, body)
+
+
+def _output(fact: StoredFact) -> dict[str, Any]:
+    if len(fact.body) > limits.TASK_INLINE_BYTES + limits.KIB:
+        return {"omitted": True}  # a plain client's: the submitter reads it in the log
+    if fact.content == "json" and fact.body:
+        said = msgspec.json.decode(fact.body, type=_Outcome)
+        return {"output": said.output} if said.ref is None else {"ref": said.ref}
+    completed = tasks.decode(fact, work.Completed)
+    return {"output": completed.output} if completed.ref is None else {"ref": completed.ref}
+
+
+def _stop(task: Task, claimant: str, instance: str | None, claim: int) -> Push:
+    body = {
+        "what": "cancel", "key": task.key, "id": task.id, "claim": claim, "instance": instance, "status": task.status,
+    }  # fmt: skip
+    return Push(task.tenant, claimant, instance, TOPIC, body)
+
+
+def _restate(task: Task) -> State:
+    said = tasks.restatement(task)
+    return State(
+        tenant=task.tenant,
+        agent=AGENT,
+        key=task.key,
+        kind="task",
+        id=task.id,
+        event="submitted",
+        detail=(task.capability, task.queue),
+        data=said,
+        merge_seq=task.submitted_seq,
+        once=None,  # a second one is refused by the fold: it is not the next restatement any more
+        step=f"task/{task.id}/restated/{task.redrives}",
+        attempt=said.restated,
+        from_outside=True,
+        correlation_id=task.correlation_id,
+    )
