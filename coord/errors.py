@@ -277,6 +277,23 @@ class DeliveryGap(BusError):
     remedy = "None: the reader goes on from its checkpoint."
 
 
+class SnapshotBroken(BusError):
+    """A snapshot of deciders cannot be read: it is folded anew from the log."""
+
+    code = "decider.snapshot_broken"
+    fault = Fault.COORD
+    remedy = "None: the log is folded from its beginning, and a new snapshot is written."
+
+
+class TooManyCapabilities(BusError):
+    """The bound of capabilities that have queues is reached."""
+
+    code = "task.capabilities_full"
+    retryable = True
+    fault = Fault.OPERATOR
+    remedy = "Use fewer capabilities; queues that nobody uses are removed within the hour."
+
+
 class Overloaded(CoordError):
     """A bound is reached and waiting did not free it; `retry_after_s` says when to come back."""
 

@@ -386,6 +386,9 @@ TASK_INLINE_BYTES: Final = 256 * KIB
 TASK_PULL_EXPIRES_S: Final = 30.0
 """How long an idle worker's pull waits with the broker: 5,000 idle agents renew 600 of them a second."""
 
+TASK_FACTS_MAX: Final = 10_000
+"""Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
+
 TASK_OUTPUT_BYTES_MAX: Final = 64 * MIB
 """Input or output of a task, by reference too."""
 
@@ -413,9 +416,64 @@ SUSPECT_AFTER: Final = 1.5
 GONE_AFTER: Final = 2.5
 """and until it is gone: a hung worker's claims move within 3 s."""
 
-DISCONNECT_GRACE_S: Final = 0.05
-"""After the server has seen a connection die: a clean reconnect (0.1 s later at the earliest) is none that
-keeps claims, but the new connection's first heartbeat may overtake the news of the old one's end."""
+HEARTBEAT_EVERY_MIN_S: Final = 0.1
+HEARTBEAT_EVERY_MAX_S: Final = 60.0
+"""What an instance may say of how often it beats."""
+
+DISCONNECT_GRACE_S: Final = 0.07
+"""After the server has said that a connection died.  Clients reconnect at once the first time (5 to 20 ms on
+one machine) and beat; a killed process is to be gone within 100 ms, the server's 2 ms and a turn of ours included."""
+
+DISCONNECT_MASS: Final = 16
+"""So many instances that lost their connections within the grace, and a quarter of all, are no deaths but a
+restarted server or network: their heartbeats decide."""
+
+PRESENCE_SETTLE_S: Final = 5.0
+"""After our own start, or after we were cut off ourselves, nobody is gone before they had the time to beat."""
+
+PRESENCE_TICK_S: Final = 0.25
+PRESENCE_STALL_S: Final = 1.0
+"""A tick that comes so late means that we stood still, not that everybody else did."""
+
+PRESENCE_ECHO_S: Final = 0.5
+"""How often a board sends itself a message through the broker; three that do not come back mean that it is deaf."""
+
+PRESENCE_INSTANCES_MAX: Final = 100_000
+"""Instances a process watches, about 1 KiB each; more are counted and taken for alive."""
+
+PRESENCE_PER_AGENT_MAX: Final = 2_048
+"""Instances under one name: one that starts a new instance for every message harms nobody else."""
+
+PRESENCE_KEPT_S: Final = 600.0
+"""How long one that is gone is still shown."""
+
+HEARTBEAT_BYTES_MAX: Final = 16 * KIB
+REGISTRATION_CAPABILITIES_MAX: Final = 64
+REGISTRATION_LABELS_MAX: Final = 64
+LABEL_BYTES_MAX: Final = 256
+
+AGENTS_FOUND: Final = 100
+AGENTS_FOUND_MAX: Final = 1_000
+"""Instances in one answer of `agents.find`."""
+
+QUOTA_LOOKS: Final = 3
+"""Looks in a row, a second apart, at which an agent uses more than its quota until it is quarantined."""
+
+QUARANTINE_S: Final = 60.0
+"""How long at least."""
+
+CAPABILITY_WINDOW_S: Final = 30.0
+CAPABILITY_OUTCOMES_MIN: Final = 20
+CAPABILITY_FAILING: Final = 0.5
+"""A capability's circuit opens when half of at least twenty executions of the last thirty seconds failed."""
+
+CAPABILITY_OPEN_S: Final = 10.0
+CAPABILITY_OPEN_MAX_S: Final = 300.0
+CAPABILITY_PROBES: Final = 3
+"""Executions that must end well, with none that fails, until it is closed again."""
+
+BOARD_EVERY_S: Final = 1.0
+"""How often a capability's depth is said; sooner when it has changed a lot."""
 
 # --- deciders -----------------------------------------------------------------------------
 
@@ -424,6 +482,18 @@ DECIDER_SNAPSHOT_FACTS: Final = 20_000
 """How far apart a partition's snapshots are: what a new owner folds again at most, about 0.3 s."""
 
 SNAPSHOT_PIECE_BYTES: Final = 512 * KIB
+DECIDER_INFLIGHT: Final = 4_096
+"""Statements of one process's deciders that the broker has not answered yet; then they fold no further."""
+
+SNAPSHOT_BYTES_MAX: Final = 256 * MIB
+"""One partition's state before compression: 400 bytes a task make half a million open tasks."""
+
+RECALL_FACTS_MAX: Final = 2_000
+"""Facts of one entity that are read to judge one that may have ended."""
+
+QUEUE_WAITING_MAX: Final = 50_000
+"""max_waiting of a queue: idle workers that wait at one at a time."""
+
 DECIDER_TICK_S: Final = 0.25
 """How often time passes for deciders."""
 
@@ -558,6 +628,9 @@ assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FI
 assert SPOOL_ASK_AFTER_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "what is sent unasked must be recognised"
 assert API_TIMEOUT_S <= TRIM_MARGIN_S / 2 < TRIM_MARGIN_S < DUPLICATE_WINDOW_S
 assert SUSPECT_AFTER < GONE_AFTER
+assert DISCONNECT_GRACE_S < 0.1
+assert 2 * GONE_AFTER * HEARTBEAT_S <= PRESENCE_SETTLE_S
+assert 2 * PRESENCE_TICK_S < PRESENCE_STALL_S < GONE_AFTER * HEARTBEAT_S
 assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
 assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
 assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -102,6 +103,8 @@ class PinnedReader:
         self._alone = False  # the next message exceeds the byte bound
         self._broken: errors.CoordError | None = None
         self._wake = asyncio.Event()
+        self.on_wake: Callable[[], None] | None = None
+        """Called synchronously when something has arrived that was waited for, or broke: `take` then."""
         self._heard_at = 0.0
         self.duplicates = 0
         self.resets = 0
@@ -204,10 +207,14 @@ class PinnedReader:
                 await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 wake.cancel()
-            silent_s = asyncio.get_running_loop().time() - self._heard_at
-            if not self._buffer and silent_s > SILENCE_S:
-                raise errors.DeliveryGap("the server is silent", silent_s=round(silent_s, 1))
+            self.check_silence()
         return self.take(messages_max)
+
+    def check_silence(self) -> None:
+        """Raise `DeliveryGap` when the server should have said something by now; for whoever does not `receive`."""
+        silent_s = asyncio.get_running_loop().time() - self._heard_at
+        if not self._buffer and silent_s > SILENCE_S:
+            raise errors.DeliveryGap("the server is silent", silent_s=round(silent_s, 1))
 
     def interrupt(self) -> None:
         """Make a waiting `receive` return now."""
@@ -326,7 +333,7 @@ class PinnedReader:
             if not self._buffer:
                 # While something waits nobody asks how long the server has been silent, nor sleeps.
                 self._heard_at = asyncio.get_running_loop().time()
-                self._wake.set()
+                self._notify()
             # `as_published`, for the line that every delivery of this session ends with.
             head = headers.removesuffix(self._pin_line)
             raw_headers = head + _END if _NO_FIELDS < len(head) < len(headers) else as_published(headers or None)
@@ -363,7 +370,12 @@ class PinnedReader:
     def _break(self, error: errors.CoordError) -> None:
         if self._broken is None:
             self._broken = error
+        self._notify()
+
+    def _notify(self) -> None:
         self._wake.set()
+        if self.on_wake is not None:
+            self.on_wake()
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:

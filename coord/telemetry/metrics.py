@@ -158,6 +158,39 @@ class Metrics:
             "Broker time up to which everything is committed", "projection",
         )  # fmt: skip
 
+        # --- deciding ----------------------------------------------------------------
+        self.decider_facts = counter("coord_decider_facts_total", "Facts folded by deciders, catching up included")
+        self.decider_statements = counter(
+            "coord_decider_statements_total",
+            "Facts that deciders stated; outcome is stated, repeated, overtaken, conflict, invalid or failed",
+            "decider", "outcome",
+        )  # fmt: skip
+        self.decider_refused = counter(
+            "coord_decider_refused_facts_total", "Facts that a decider did not believe, by code", "reason"
+        )
+        self.decider_pushes = counter("coord_decider_pushes_total", "Messages by which deciders told agents something")
+        self.decider_defects = counter("coord_decider_defects_total", "Exceptions in a decider's fold", "decider")
+        self.decider_owned = gauge("coord_decider_owned_partitions", "Partitions this process decides about now")
+        self.decider_open = gauge("coord_decider_open", "Entities that deciders hold as open", "decider")
+        self.decider_takeovers = counter("coord_decider_takeovers_total", "Partitions taken over by this process")
+        self.decider_sessions_ended = counter(
+            "coord_decider_sessions_ended_total", "Sessions with a partition that an error ended, by its code", "reason"
+        )
+        self.decider_lag_seconds = histogram(
+            "coord_decider_lag_seconds", "From the broker's timestamp of a fact to its decision, once a turn",
+            buckets=LATENCY_BUCKETS_S,
+        )  # fmt: skip
+        self.decider_restore_seconds = histogram(
+            "coord_decider_restore_seconds", "From being pinned to having caught up", buckets=LATENCY_BUCKETS_S
+        )
+        self.decider_snapshots = counter(
+            "coord_decider_snapshots_total", "Snapshots written, or not, by why", "outcome"
+        )
+        self.decider_snapshot_bytes = gauge(
+            "coord_decider_snapshot_bytes", "Compressed bytes of the newest snapshot of all owned partitions"
+        )
+        self.decider_queues = gauge("coord_decider_queue_consumers", "Consumers that are queues of capabilities")
+
         # --- subscribing and querying ------------------------------------------------
         self.subscribe_catch_ups = counter(
             "coord_subscribe_catch_ups_total", "Times a subscription read from the log, by why", "reason"

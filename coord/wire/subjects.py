@@ -470,6 +470,10 @@ def push(tenant: str, agent: str, topic: str) -> str:
     return _build("coord.push", tenant=tenant, agent=agent, topic=topic)
 
 
+PUSH_PREFIX: Final = "coord.push."
+"""How the subjects of pushes begin: tenant, agent and topic follow."""
+
+
 def pushes(tenant: str, agent: str) -> str:
     """The filter for all that an agent is told."""
     _check(tenant=tenant, agent=agent)
@@ -484,6 +488,11 @@ def board(tenant: str, capability: str) -> str:
 def snapshot(p: int, piece: str) -> str:
     """Where the deciders of partition `p` keep a piece of their snapshot; `head` names the rest."""
     return _build("coord.snapshot", p=PARTITION_TOKENS[p], piece=piece)
+
+
+def snapshot_filter(p: int) -> str:
+    """All pieces of a partition's snapshots."""
+    return f"coord.snapshot.{PARTITION_TOKENS[p]}.*"
 
 
 SNAPSHOTS_ALL: Final = "coord.snapshot.*.*"
