@@ -386,6 +386,19 @@ TASK_INLINE_BYTES: Final = 256 * KIB
 TASK_PULL_EXPIRES_S: Final = 30.0
 """How long an idle worker's pull waits with the broker: 5,000 idle agents renew 600 of them a second."""
 
+CAPACITY_MAX: Final = 10_000
+"""Tasks of one capability that one agent runs at once."""
+
+BOARD_STALE_S: Final = 5.0
+"""A capability's board is said every second; when it has been silent for so long nobody is held up by it."""
+
+SUBMIT_WAIT_S: Final = 5.0
+"""How long `submit` waits for a capability to be below its bound before it raises `Overloaded`."""
+
+RESULT_AUDIT_FIRST_S: Final = 2.0
+RESULT_AUDIT_MAX_S: Final = 30.0
+"""Who waits for an outcome and is told nothing reads the log after this, doubling."""
+
 TASK_FACTS_MAX: Final = 10_000
 """Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
 
