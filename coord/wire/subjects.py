@@ -257,6 +257,13 @@ def live_to_stored(subject: str) -> str:
     return _LOG + subject[len(_LIVE) :]
 
 
+def stored_to_live(subject: str) -> str:
+    """The live subject (or filter) of a stored one."""
+    if not subject.startswith(_LOG):
+        raise InvalidSubject("not a subject of the log", subject=subject[:256])
+    return _LIVE + subject[len(_LOG) :]
+
+
 def owner(subject: str) -> tuple[str | None, str | None]:
     """(tenant, agent) of a stored or published subject as far as they are tokens; never raises.
 
