@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from coord import errors
     from coord.bus.connection import NatsConfig
     from coord.bus.publish import PubAck
+    from coord.client.agent import Agent, Quotas
     from coord.client.config import ClientConfig, PublisherConfig
     from coord.client.connect import Coord, connect
     from coord.client.context import handling
+    from coord.client.outcomes import TaskHandle
     from coord.client.receipt import Receipt
+    from coord.client.tasks import TaskContext
     from coord.core.retry import RetryPolicy
-    from coord.errors import CoordError, FlushFailed, Overloaded
+    from coord.errors import CoordError, FlushFailed, Overloaded, Reject
     from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
     from coord.wire.facts import fact
     from coord.wire.where import where
 
 __all__ = [
+    "Agent",
     "ClientConfig",
     "Coord",
     "CoordError",
@@ -40,11 +44,15 @@ __all__ = [
     "Overloaded",
     "PubAck",
     "PublisherConfig",
+    "Quotas",
     "Receipt",
+    "Reject",
     "RetryPolicy",
     "Sample",
     "StoredFact",
     "StoredSample",
+    "TaskContext",
+    "TaskHandle",
     "connect",
     "errors",
     "fact",
@@ -53,6 +61,11 @@ __all__ = [
 ]
 
 _HOME = {
+    "Agent": "coord.client.agent",
+    "Quotas": "coord.client.agent",
+    "Reject": "coord.errors",
+    "TaskContext": "coord.client.tasks",
+    "TaskHandle": "coord.client.outcomes",
     "ClientConfig": "coord.client.config",
     "Coord": "coord.client.connect",
     "CoordError": "coord.errors",

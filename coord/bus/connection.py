@@ -104,6 +104,14 @@ class Subscription:
             with contextlib.suppress(nats_errors.Error, OSError):
                 await self._conn.client.unsubscribe_direct(sid)
 
+    async def drain(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:
+        """Stop receiving, but take what the broker has sent by then.  Twice is legal; never raises either."""
+        self._conn._subscriptions.discard(self)  # noqa: SLF001 - as above
+        sid, self._sid = self._sid, None
+        if sid is not None:
+            with contextlib.suppress(nats_errors.Error, OSError):
+                await self._conn.client.drain_direct(sid, timeout_s)
+
 
 class Connection:
     """See the module.  Make one with `await Connection.open(config, name=…)`."""

@@ -180,6 +180,17 @@ class PatchedClient(Client):
             await self._send_command(f"UNSUB {sid}\r\n".encode())
             await self._flush_pending()
 
+    async def drain_direct(self, sid: int, timeout_s: float) -> None:
+        """Unsubscribe, but receive what the server has sent by then.  Twice is legal."""
+        if self._subs.pop(sid, None) is None:
+            return
+        try:
+            if self.is_connected:
+                await self._send_command(f"UNSUB {sid}\r\n".encode())
+                await self.flush(timeout=timeout_s)  # type: ignore[arg-type]  # floats work
+        finally:
+            self.receivers.pop(b"%d" % sid, None)
+
     # --- sending -------------------------------------------------------------------------
 
     def write_publish(self, subject: str, reply: str, headers: bytes | None, body: bytes) -> None:

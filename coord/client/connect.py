@@ -29,9 +29,13 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.client.config import ClientConfig, PublisherConfig
 from coord.client.instance import connection_name, new_instance
 from coord.client.metering import PublisherStats
+from coord.client.outcomes import Outcomes, TaskHandle
+from coord.client.payloads import Payloads
 from coord.client.publisher import Publisher
 from coord.client.pushes import Pushes
+from coord.client.queues import Queues
 from coord.client.stating import Stating
+from coord.client.submitting import Submitter
 from coord.errors import InvalidToken, SettingsError
 from coord.wire import subjects
 
@@ -41,9 +45,11 @@ if TYPE_CHECKING:
     from coord.client.status import OwnStatus
     from coord.client.statuses import Statuses
     from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
+    from coord.client.worker import Worker
     from coord.telemetry.metrics import Metrics
     from coord.wire.envelope import Fact, Sample
     from coord.wire.where import Condition
+    from coord.wire.work import Priority
 
 
 def connect(
@@ -147,6 +153,15 @@ class Coord:
         """For facts that are stated on a condition and answered at once."""
         self.pushes = Pushes(connection, publisher.tenant, publisher.agent)
         """What this agent is told."""
+        self.outcomes = Outcomes(self)
+        """Of the tasks that it submitted."""
+        self.payloads = Payloads(connection, publisher.tenant)
+        """What is too large for the log."""
+        self.queues = Queues(connection, publisher.tenant)
+        """Makes sure that there are some."""
+        self.workers: list[Worker] = []
+        """What works on this connection; closing it drains them."""
+        self._submitter = Submitter(self)
         self._publisher = publisher
         self._owns_connection = owns_connection
         self._subscriptions: WeakSet[Subscription | Statuses] = WeakSet()
@@ -315,6 +330,70 @@ class Coord:
         self._subscriptions.add(statuses)
         return statuses
 
+    # --- tasks ---------------------------------------------------------------------------
+
+    def submit(
+        self,
+        capability: str,
+        input: Any = None,
+        /,
+        *,
+        id: str | None = None,
+        key: str | None = None,
+        priority: Priority = "normal",
+        retries: int | None = None,
+        timeout_s: float | None = None,
+        backoff_s: float | None = None,
+        backoff_max_s: float | None = None,
+        deadline: datetime | None = None,
+        deadline_s: float | None = None,
+        placement: dict[str, Any] | None = None,
+        labels: dict[str, str] | None = None,
+        preemptible: bool | None = None,
+        progress: bool | None = None,
+        returns: Any = Any,
+    ) -> Coroutine[Any, Any, TaskHandle[Any]]:
+        """Submit a task to whoever has `capability`; returns, once it is stored, the handle of its outcome.
+
+        `input`: what the handler gets (as `Fact.data`; beyond 256 KiB it travels by reference).  `id`: the
+        task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
+        it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
+        `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
+        `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how an
+        agent is chosen; default: the next free one takes it.  `preemptible`: a batch task that may be held
+        while something critical runs.  `progress`: be told of it.  `returns`: type of the result.
+
+        Raises `TaskExists` for an id that other work has, `Overloaded` when too many wait, `CircuitOpen`
+        when the capability fails, and what publishing raises.  A capability that nobody has is no error:
+        the task waits, and `coord status` shows it.
+        """
+        return self._submitter.submit(
+            capability, input, id=id, key=key, priority=priority, retries=retries, timeout_s=timeout_s,
+            backoff_s=backoff_s, backoff_max_s=backoff_max_s, deadline=deadline, deadline_s=deadline_s,
+            placement=placement, labels=labels, preemptible=preemptible, progress=progress, returns=returns,
+        )  # fmt: skip
+
+    def submit_many(
+        self,
+        capability: str,
+        inputs: Iterable[Any],
+        /,
+        *,
+        ids: Iterable[str] | None = None,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> Coroutine[Any, Any, list[TaskHandle[Any]]]:
+        """`submit` each input, pipelined; returns their handles in order, once all are stored.
+
+        `ids`: one for each.  `options`: `submit`'s.  When some are refused the first error is raised after
+        all are settled; with `return_errors` errors stand in the list where handles would.
+        """
+        return self._submitter.submit_many(capability, inputs, ids, return_errors=return_errors, **options)
+
+    def task(self, id: str, /, *, key: str | None = None, returns: Any = Any) -> TaskHandle[Any]:
+        """The handle of a task that somebody submitted; nothing is asked until it is used."""
+        return self._submitter.handle(id, key, returns)
+
     # --- the end -------------------------------------------------------------------------
 
     async def close(self, *, drain_s: float | None = None, report: bool = True) -> None:
@@ -324,12 +403,16 @@ class Coord:
         However it ends, nothing is left waiting.
         """
         try:
+            for worker in self.workers:
+                await worker.drain()
             for subscription in list(self._subscriptions):
                 await subscription.close()
             if self._status is not None:
                 await self._status.close()
             await self._publisher.close(drain_s=drain_s, report=report)
         finally:
+            self.outcomes.close()
+            await self._submitter.close()
             await self.stating.close()
             await self.pushes.close()
             if self._owns_connection:

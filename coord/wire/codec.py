@@ -324,7 +324,7 @@ def to_builtins(value: Any) -> Any:
         raise InvalidPayload(f"cannot be sent: {exc}") from exc
 
 
-def encode(value: Any, content: Content = "json") -> bytes:
+def encode(value: Any, content: Content = "json", *, bytes_max: int = limits.EVENT_BYTES_MAX) -> bytes:
     """A payload's bytes, checked as a reader would check them.
 
     Raises `InvalidPayload`, `PayloadTooDeep` or `PayloadTooLarge` on the sender's side,
@@ -334,8 +334,8 @@ def encode(value: Any, content: Content = "json") -> bytes:
         body = _json_encode_any(value) if content == "json" else _msgpack_encode_any(value)
     except _ENCODE_ERRORS as exc:
         raise InvalidPayload(f"cannot be sent: {exc}") from exc
-    if len(body) > limits.EVENT_BYTES_MAX:
-        raise PayloadTooLarge(bytes=len(body), bytes_max=limits.EVENT_BYTES_MAX)
+    if len(body) > bytes_max:
+        raise PayloadTooLarge(bytes=len(body), bytes_max=bytes_max)
     if content == "msgpack":
         json_text(decode_msgpack(body))
         return body

@@ -1,0 +1,148 @@
+"""An agent that works: what it can do, how much of it at once, and the functions that do it.
+
+::
+
+    agent = coord.Agent("summarizer", capabilities={"summarize": 8}, labels={"region": "eu"})
+
+
+    @agent.task("summarize", timeout_s=120, retries=3)
+    async def summarize(doc: Doc, ctx: coord.TaskContext) -> Summary: ...
+
+
+    await agent.run("nats://127.0.0.1:4222")  # until SIGTERM, then it drains
+
+Or inside a program of your own: ``async with agent.connect(url) as worker`` or, on a connection
+that is open already, ``worker = await agent.start(c)``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from coord import errors, limits
+from coord.client.connect import Coord, agent_name, connect
+from coord.client.tasks import Handler, Handles, declare
+from coord.client.worker import Worker
+from coord.runtime.signals import interrupts
+from coord.wire import subjects
+
+H = TypeVar("H", bound=Handler)
+
+
+class Quotas(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent limits itself to; a decider watches and quarantines who does not.  None: no limit."""
+
+    inflight: int | None = None
+    """Tasks at once, of all its capabilities together."""
+    facts_per_s: float | None = None
+    memory_mib: float | None = None
+    """Declared: what placement counts on, and what heartbeats are compared with."""
+
+
+class Agent:
+    """See the module.  A declaration: it can be started on any number of connections, in any process."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        capabilities: Mapping[str, int] | None = None,
+        labels: Mapping[str, str] | None = None,
+        quotas: Quotas | None = None,
+        drain_s: float = limits.DRAIN_S - limits.STOP_S,
+    ) -> None:
+        """Declare it.
+
+        `name`: who it is, the same in every process that does the same.  `capabilities`: tasks at once
+        by what they are; a capability that only a handler names has 1.  `labels`: region, model, cost,
+        for placement and whoever looks.  `drain_s`: how long what runs may take when it is told to stop.
+
+        Raises `InvalidToken`, `SettingsError`.
+        """
+        self.name = agent_name(name)
+        self.capabilities: dict[str, int] = {}
+        self.labels = dict(labels or {})
+        self.quotas = quotas or Quotas()
+        self.drain_s = drain_s
+        self.handles: dict[str, Handles] = {}
+        for capability, capacity in (capabilities or {}).items():
+            self._declare(capability, capacity)
+
+    def _declare(self, capability: str, capacity: int) -> None:
+        subjects.check_token(capability, "capability")
+        if not 1 <= capacity <= limits.CAPACITY_MAX:
+            raise errors.SettingsError(f"a capacity is 1 to {limits.CAPACITY_MAX}", capability=capability)
+        self.capabilities[capability] = capacity
+
+    def task(
+        self,
+        capability: str,
+        *,
+        timeout_s: float | None = None,
+        retries: int | None = None,
+        preemptible: bool | None = None,
+    ) -> Callable[[H], H]:
+        """Declare the handler of a capability: an async function of the input and, if it likes, a `TaskContext`.
+
+        `timeout_s`, `retries`: of one execution, and after the first; where the submission says less,
+        less.  `preemptible`: whether a batch task is held at its next await while something critical
+        runs in its slot (the time counts); default: as the submission says.
+
+        What it returns is the task's output.  What it raises: `coord.Reject`: no attempt can succeed;
+        anything else: retried, with backoff.
+        """
+        known = sys._getframe(1).f_locals  # noqa: SLF001 - annotations may name what is local to the caller
+
+        def register(call: H) -> H:
+            if capability in self.handles:
+                raise errors.SettingsError("this capability has a handler already", capability=capability)
+            self.handles[capability] = declare(
+                capability, call, timeout_s=timeout_s, retries=retries, preemptible=preemptible, known=known
+            )
+            if capability not in self.capabilities:
+                self._declare(capability, 1)
+            return call
+
+        return register
+
+    async def start(self, c: Coord) -> Worker:
+        """Work on an open connection, whose agent must be this one; closing it drains the worker.
+
+        Raises `SettingsError` where a declared capability has no handler.
+        """
+        if c.agent != self.name:
+            raise errors.SettingsError("the connection speaks as another agent", agent=c.agent, wanted=self.name)
+        missing = sorted(self.capabilities.keys() - self.handles.keys())
+        if missing or not self.capabilities:
+            raise errors.SettingsError("every capability of a working agent has a handler", missing=missing)
+        worker = Worker(self, c)
+        c.workers.append(worker)
+        await worker.start()
+        return worker
+
+    @contextlib.asynccontextmanager
+    async def connect(self, to: Any = None, /, **options: Any) -> AsyncIterator[Worker]:
+        """Connect and work while the block runs; leaving it drains.  Arguments are `coord.connect`'s."""
+        async with connect(to, agent=self.name, **options) as c:
+            yield await self.start(c)
+
+    async def run(self, to: Any = None, /, **options: Any) -> None:
+        """Connect and work until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
+        options.setdefault("wait", True)
+        async with self.connect(to, **options) as worker:
+            with interrupts() as received:
+                await received.first.wait()
+                draining = asyncio.ensure_future(worker.drain())
+                second = asyncio.ensure_future(received.second.wait())
+                await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
+                second.cancel()
+                if not draining.done():
+                    draining.cancel()
+                    await asyncio.gather(draining, return_exceptions=True)
+                    await worker.close()

@@ -1,0 +1,281 @@
+"""One delivery on its way through a worker: claimed, run, its outcome stated.
+
+::
+
+    delivery ── first of its submission ──▶ claimed.{n} ── stored ──▶ handler ──▶ outcome
+         │                                      │ refused: somebody was first
+         └── any other ──▶ read the task ◀──────┘
+                              │
+                              └──▶ claim the next number, or leave it (`coord.core.claiming`)
+
+The slot is taken when the delivery comes and freed when the outcome is on its way; from then on
+the window of `Stating` is the bound.  An outcome that the broker does not take is stated again,
+under the same event id, for as long as there is a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from coord import errors, limits
+from coord.client import context
+from coord.client.encoding import new_event_id
+from coord.client.histories import read
+from coord.client.tasks import Delivered, Handles, TaskContext, attempt_of
+from coord.client.yielding import Gate, through
+from coord.core import claiming
+from coord.telemetry import logs
+from coord.wire import work
+from coord.wire.records import Fact, StoredFact
+
+if TYPE_CHECKING:
+    from coord.client.slots import Slots
+    from coord.client.stating import Statement
+    from coord.client.worker import Worker
+
+_log = logs.get("worker")
+
+_LOOKS_MAX: Final = 5
+"""A task is read so often while what is read turns out to be stale."""
+
+_AGAIN_S: Final = 0.05
+_AGAIN_MOST_S: Final = 5.0
+
+Ended = Literal["cancelled", "lost", "drained"]
+
+
+class Execution:
+    """See the module.  Made for a delivery that has a slot; `begin` or `look` starts it."""
+
+    __slots__ = (
+        "_aio_task", "_outcome_sent", "began_at", "claim", "ctx", "ended_because", "fact", "gate", "handles",
+        "preemptible", "queue", "said", "seq", "slots", "started", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self, worker: Worker, slots: Slots, handles: Handles, queue: str, fact: StoredFact, said: Delivered
+    ) -> None:
+        self.worker = worker
+        self.slots = slots
+        self.handles = handles
+        self.queue = queue
+        self.fact = fact
+        self.said = said
+        self.seq = fact.seq
+        self.claim = 0
+        self.started = False
+        """Whether its handler runs."""
+        self.began_at = 0.0
+        self.preemptible = queue == "batch" and (
+            said.preemptible if handles.preemptible is None else handles.preemptible
+        )
+        self.gate = Gate()
+        self.ctx: TaskContext | None = None
+        self.ended_because: Ended | None = None
+        self._aio_task: asyncio.Task[None] | None = None
+        self._outcome_sent = False
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """(key, id) of its task."""
+        return self.fact.key, self.fact.id
+
+    # --- claiming ------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Claim a task that nobody can have claimed yet, unseen."""
+        self._state_claim(1, attempt=1)
+
+    def look(self) -> None:
+        """Read the task first."""
+        self._aio_task = asyncio.get_running_loop().create_task(self._look(), name=f"task-{self.fact.id}")
+
+    def _state_claim(self, n: int, *, attempt: int) -> None:
+        said = work.Claim(instance=self.worker.instance)
+        fact = Fact(kind="task", id=self.fact.id, key=self.fact.key, event="claimed", detail=(str(n),), data=said)
+        self.claim = n
+
+        def stored(statement: Statement) -> None:
+            if statement.error is None:
+                self._start(attempt)
+            elif isinstance(statement.error, errors.WrongLastSequence):
+                self.look()
+            else:
+                # Nobody knows whether it is stored; if it is, the claim ends with this instance or its timeout.
+                _log.warning("worker.claim_failed", task=self.fact.id, error=statement.error)
+                self.worker.left(self)
+
+        with context.handling(self.fact):
+            self.worker.stating.send(fact, once="event", then=stored)
+
+    async def _look(self) -> None:
+        """Read the task, and do what follows; what is read may be stale, then a claim is refused again."""
+        worker = self.worker
+        try:
+            task, _ = await read(worker.conn, worker.tenant, *self.place)
+            move = claiming.decide(task, agent=worker.name, instance=worker.instance, seq=self.seq)
+            if isinstance(move, claiming.Leave):
+                if move.settle:
+                    worker.settle(self.queue, self.fact)
+                worker.left(self)
+            elif isinstance(move, claiming.Claim):
+                self._aio_task = None
+                if move.n == self.claim:  # refused just now: the reader lags
+                    await asyncio.sleep(_AGAIN_S)
+                self._state_claim(move.n, attempt=attempt_of(task))
+            elif worker.holds(self.place, but=self):
+                worker.left(self)  # delivered again while it runs here
+            else:
+                self.claim = move.n
+                self._start(attempt_of(task))
+        except errors.CoordError as exc:
+            # It comes again after ack_wait.
+            _log.warning("worker.look_failed", task=self.fact.id, error=exc)
+            worker.left(self)
+
+    # --- running -------------------------------------------------------------------------
+
+    def _start(self, attempt: int) -> None:
+        if self.ended_because is not None:
+            self.worker.left(self)
+            return
+        self.started = True
+        self.began_at = time.monotonic()
+        self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
+        self._aio_task = asyncio.get_running_loop().create_task(self._run(self.ctx), name=f"task-{self.fact.id}")
+
+    def end(self, because: Ended) -> None:
+        """End the handler at its next await; nothing is stated, but that a drained task is returned."""
+        if self.ended_because is not None or self._outcome_sent:
+            return
+        self.ended_because = because
+        if self.ctx is not None:
+            self.ctx.cancelled.set()
+        if self.started and self._aio_task is not None:
+            self._aio_task.cancel()
+
+    async def _run(self, ctx: TaskContext) -> None:
+        token = context.follow(self.fact)
+        try:
+            event, said = await self._outcome(ctx)
+        except asyncio.CancelledError:
+            if self.ended_because is None:  # the loop is going down, or somebody cancelled us
+                self.ended_because = "drained"
+            if self.ended_because == "drained":
+                self.worker.give_back(self.fact, self.claim, "drained")
+            self.worker.left(self)
+            return
+        finally:
+            context.restore(token)
+        await self._state_outcome(event, said)
+
+    async def _outcome(self, ctx: TaskContext) -> tuple[str, Any]:
+        """Run the handler: the event that says how it ended, and its data."""
+        claim, handles = self.claim, self.handles
+        try:
+            value = await self._input() if handles.takes_input else None
+        except errors.CoordError as exc:
+            if exc.retryable:
+                return self._failed(ctx, exc.code, exc.message)
+            return "rejected", work.Rejected(claim=claim, reason=f"the input cannot be read: {exc.message}", run_s=0.0)
+        limit = asyncio.timeout(self._limit_s(ctx))
+        try:
+            async with limit:
+                output = await self._call(ctx, value)
+        except errors.Reject as exc:
+            return "rejected", work.Rejected(claim=claim, reason=exc.message, run_s=self._run_s())
+        except TimeoutError as exc:
+            if not limit.expired():
+                return self._failed(ctx, type(exc).__name__, str(exc))
+            return self._failed(ctx, "timeout", "the handler ran longer than it may")
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if self.ended_because is not None or (current is not None and current.cancelling()):
+                raise
+            return self._failed(ctx, "CancelledError", "the handler cancelled itself")
+        except Exception as exc:  # noqa: BLE001 - whatever a handler raises is an outcome
+            _log.info("worker.task_failed", task=self.fact.id, capability=ctx.capability, exc_info=exc)
+            return self._failed(ctx, *_described(exc))
+        run_s = self._run_s()
+        try:
+            body = handles.encode(output)
+            ref = None
+            if len(body) > limits.TASK_INLINE_BYTES:
+                ref, body = await self.worker.payloads.put(body), b"null"
+        except errors.PayloadTooLarge as exc:
+            return self._failed(ctx, "result.too_large", str(exc), final=True)
+        except errors.WireError as exc:
+            return self._failed(ctx, "result.type", exc.message, final=True)
+        except errors.CoordError as exc:
+            return self._failed(ctx, exc.code, exc.message)
+        return "completed", work.Completed(claim=claim, output=msgspec.Raw(body), ref=ref, run_s=run_s)
+
+    async def _input(self) -> Any:
+        if self.said.ref is not None:
+            return self.handles.decode(await self.worker.payloads.get(self.said.ref), self.said.ref.content)
+        return self.handles.decode(bytes(self.said.input), self.fact.content)
+
+    async def _call(self, ctx: TaskContext, value: Any) -> Any:
+        handles = self.handles
+        arguments = (value,) if handles.takes_input else ()
+        named = {handles.context_name: ctx} if handles.context_name is not None else {}
+        handler = handles.call(*arguments, **named)
+        return await (through(self.gate, handler) if self.preemptible else handler)  # type: ignore[arg-type]
+
+    def _limit_s(self, ctx: TaskContext) -> float:
+        limit_s = self.said.timeout_s
+        if self.handles.timeout_s is not None:
+            limit_s = min(limit_s, self.handles.timeout_s)
+        now = time.time()
+        if self.said.deadline is not None:
+            limit_s = min(limit_s, max(0.0, self.said.deadline - now))
+        ctx.bound(now + limit_s)
+        return limit_s
+
+    def _run_s(self) -> float:
+        return round(time.monotonic() - self.began_at, 6)
+
+    def _failed(self, ctx: TaskContext, error: str, message: str, *, final: bool = False) -> tuple[str, work.Failed]:
+        retries = self.handles.retries
+        final = final or (retries is not None and ctx.attempt > retries)
+        said = work.Failed(
+            claim=self.claim, error=error[:256], message=message[:4096], run_s=self._run_s(), final=final
+        )
+        return "failed", said
+
+    # --- the outcome ---------------------------------------------------------------------
+
+    async def _state_outcome(self, event: str, said: Any) -> None:
+        assert self.ctx is not None
+        self._outcome_sent = True
+        await self.ctx.settled()
+        fact = Fact(
+            kind="task", id=self.fact.id, key=self.fact.key, event=event, data=said, event_id=new_event_id(),
+            correlation_id=self.fact.correlation_id or self.fact.event_id, causation_id=self.fact.event_id,
+            traceparent=self.fact.traceparent,
+        )  # fmt: skip
+        wait_s = _AGAIN_S
+        self.worker.finishing(self)
+        while True:
+            try:
+                await self.worker.stating.room()
+                await self.worker.stating.send(fact)
+                break
+            except errors.CoordError as exc:
+                if not exc.retryable:
+                    _log.error("worker.outcome_refused", task=self.fact.id, outcome=event, error=exc)
+                    break
+                _log.warning("worker.outcome_not_stored", task=self.fact.id, outcome=event, error=exc)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _AGAIN_MOST_S)
+        self.worker.left(self, outcome=event)
+
+
+def _described(exc: Exception) -> tuple[str, str]:
+    if isinstance(exc, errors.CoordError):
+        return exc.code, str(exc)
+    return type(exc).__name__, str(exc)

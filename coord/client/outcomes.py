@@ -1,0 +1,316 @@
+"""What becomes of submitted tasks: pushed when it happens, read from the log when nothing is heard.
+
+A push is at most once.  Whoever waits for an outcome therefore also reads the log: after two
+seconds, then ever more rarely, at once after a reconnect, and, where somebody else submitted the
+task and is told instead, whenever the live log shows a fact of it.
+"""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.patched import Message
+from coord.client.histories import read
+from coord.core import tasks
+from coord.core.tasks import Task
+from coord.wire import codec, subjects, work
+from coord.wire.records import Fact, StoredFact
+
+if TYPE_CHECKING:
+    from coord.bus.connection import Subscription
+    from coord.client.connect import Coord
+
+T = TypeVar("T")
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a task is."""
+
+    done: float | None
+    """0 to 1."""
+    note: Any = None
+    claim: int | None = None
+    """Of the execution that says so: another one begins anew."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a task ended."""
+
+    status: tasks.Status
+    output: msgspec.Raw = _NULL
+    """JSON."""
+    ref: work.Reference | None = None
+    error: str | None = None
+    message: str | None = None
+
+
+class _Told(msgspec.Struct):
+    """A push of topic `task`."""
+
+    what: str
+    key: str = ""
+    id: str = ""
+    instance: str | None = None
+    status: str = ""
+    output: msgspec.Raw = _NULL
+    ref: work.Reference | None = None
+    error: str | None = None
+    message: str | None = None
+    claim: int | None = None
+    done: float | None = None
+    note: Any = None
+
+
+class Watch:
+    """What is known of one task whose outcome somebody may want."""
+
+    __slots__ = ("__weakref__", "_changed", "foreign", "outcome", "progress", "seen", "suspicious")
+
+    def __init__(self, *, foreign: bool) -> None:
+        self.foreign = foreign
+        """Somebody else is told: the live log has to be watched."""
+        self.outcome: Outcome | None = None
+        self.progress: Progress | None = None
+        self.seen = 0
+        """Counts what was heard."""
+        self.suspicious = False
+        """Something may have happened that nobody told of: the log has to be read."""
+        self._changed: set[asyncio.Future[None]] = set()
+
+    def hear(self, *, outcome: Outcome | None = None, progress: Progress | None = None) -> None:
+        """Note what is new, or that something is, and wake whoever waits.  The first outcome counts."""
+        if outcome is None and progress is None:
+            self.suspicious = True
+        if self.outcome is None:
+            self.outcome = outcome
+        if progress is not None:
+            self.progress = progress
+        self.seen += 1
+        for waiter in self._changed:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def changed(self, timeout_s: float | None) -> bool:
+        """Return when something is heard; False after `timeout_s` without."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed.add(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            self._changed.discard(waiter)
+        return True
+
+
+class Outcomes:
+    """Of one connection: tasks by (key, id), for as long as somebody holds a handle."""
+
+    def __init__(self, coord: Coord) -> None:
+        self._coord = coord
+        self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
+        self._unregister = [
+            coord.pushes.on("task", self._pushed),
+            coord.connection.on_reconnected(self._reconnected),
+        ]
+
+    def watch(self, key: str, id: str, *, foreign: bool = False) -> Watch:
+        """The watch of a task; the caller keeps it."""
+        watch = self._watches.get((key, id))
+        if watch is None:
+            watch = self._watches[key, id] = Watch(foreign=foreign)
+        return watch
+
+    def close(self) -> None:
+        """Hear no more."""
+        for unregister in self._unregister:
+            unregister()
+
+    def _pushed(self, body: bytes) -> None:
+        try:
+            told = msgspec.json.decode(body, type=_Told)
+        except msgspec.MsgspecError:
+            return
+        watch = self._watches.get((told.key, told.id))
+        if watch is None:
+            return
+        if told.what == "ended" and told.status in tasks.ENDED:
+            outcome = Outcome(told.status, told.output, told.ref, told.error, told.message)  # type: ignore[arg-type]
+            watch.hear(outcome=outcome)
+        elif told.what == "progress":
+            watch.hear(progress=Progress(told.done, told.note, told.claim))
+
+    def _reconnected(self) -> None:
+        for watch in list(self._watches.values()):
+            watch.hear()  # something may have been said meanwhile: whoever waits reads the log
+
+
+class TaskHandle(Generic[T]):
+    """A submitted task.  Keep it for as long as you want to be told of its outcome."""
+
+    def __init__(self, coord: Coord, key: str, id: str, watch: Watch, returns: Any) -> None:
+        self._coord = coord
+        self.key = key
+        self.id = id
+        self._watch = watch
+        self._returns = returns
+
+    def __repr__(self) -> str:
+        return f"TaskHandle({self.id!r})"
+
+    @property
+    def done(self) -> bool:
+        """Whether its outcome is known here."""
+        return self._watch.outcome is not None
+
+    async def result(self, timeout_s: float | None = None) -> T:
+        """Wait for the outcome: the handler's output, as the type that was given as `returns`.
+
+        Raises `TaskFailed`, `TaskRejected`, `TaskCancelled`, `TaskExpired`, or `DeadlineExceeded` after
+        `timeout_s` (None: for as long as it takes).  The task goes on whatever happens here.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                outcome = await self._outcome()
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded("the task has no outcome yet", task=self.id, timeout_s=timeout_s) from exc
+        if outcome.status != "completed":
+            raise _error(self.id, outcome)
+        raw = bytes(outcome.output)
+        if outcome.ref is not None:
+            raw = await self._coord.payloads.get(outcome.ref)
+        result: T = codec.decode_as(raw, "json", raw.decode(), self._returns)
+        return result
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """What the handler says of how far it is, newest first where it says more than is taken; ends with the task.
+
+        Told at once where the task was submitted with ``progress=True``, else as the live log shows it.
+        """
+        live = await self._live()
+        try:
+            last: Progress | None = None
+            while True:
+                progress, seen = self._watch.progress, self._watch.seen
+                if progress is not None and progress != last:
+                    last = progress
+                    yield progress
+                if self._watch.outcome is not None:
+                    return
+                if seen == self._watch.seen and not await self._watch.changed(limits.RESULT_AUDIT_FIRST_S):
+                    await self._audit()
+        finally:
+            await live.unsubscribe()
+
+    async def cancel(self, reason: str = "") -> bool:
+        """Cancel it: whoever runs it is stopped at its next await.  False: it has ended already.
+
+        Only the submitter may; raises what stating a fact raises.
+        """
+        task = await self.status()
+        if task.ended:
+            return False
+        await self._coord.stating.state(
+            Fact(kind="task", id=self.id, key=self.key, event="cancelled", data=work.Ended(reason=reason)), once="event"
+        )
+        return True
+
+    async def status(self) -> Task:
+        """The task as the log has it now; raises `UnknownTask`, and what asking the service raises."""
+        task, _ = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
+        if task is None:
+            raise errors.UnknownTask(task=self.id, key=self.key)
+        return task
+
+    # --- waiting -------------------------------------------------------------------------
+
+    async def _outcome(self) -> Outcome:
+        watch = self._watch
+        watches_log = watch.foreign and watch.outcome is None
+        live = await self._live() if watches_log else None
+        try:
+            wait_s = limits.RESULT_AUDIT_FIRST_S
+            if watches_log:
+                await self._audit()
+            while True:
+                outcome = watch.outcome
+                if outcome is not None:
+                    return outcome
+                heard = await watch.changed(wait_s)
+                wait_s = limits.RESULT_AUDIT_FIRST_S if heard else min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
+                if watch.suspicious or not heard:
+                    watch.suspicious = False
+                    await self._audit()
+        finally:
+            if live is not None:
+                await live.unsubscribe()
+
+    async def _live(self) -> Subscription:
+        """Wake whoever waits at each fact of the task."""
+        fact_filter = subjects.entity_filter(self._coord.tenant, self.key, "task", self.id)
+        live_filter = subjects.stored_to_live(fact_filter)
+        return await self._coord.connection.subscribe(live_filter, self._on_live)
+
+    def _on_live(self, message: Message) -> None:
+        if ".progress" in message.subject:
+            try:
+                said = msgspec.json.decode(message.data, type=work.Progress)
+            except msgspec.MsgspecError:
+                return  # a frame: the next one, or the outcome, says more
+            self._watch.hear(progress=Progress(said.done, said.note, said.claim))
+        else:
+            self._watch.hear()
+
+    async def _audit(self) -> None:
+        """Read the log; what cannot be read now is read the next time."""
+        try:
+            _, facts = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
+        except errors.CoordError as exc:
+            if not exc.retryable:
+                raise
+            return
+        outcome = outcome_of(facts)
+        if outcome is not None:
+            self._watch.hear(outcome=outcome)
+
+
+def outcome_of(facts: list[StoredFact]) -> Outcome | None:
+    """How a task ended, from its facts in log order; None: it has not, or was submitted again since."""
+    task: Task | None = None
+    ended_by: StoredFact | None = None
+    for fact in facts:
+        if task is None:
+            task = Task(tenant=fact.tenant, key=fact.key, id=fact.id)
+        before = task.ended
+        if task.apply(fact) is None:
+            ended_by = fact if task.ended and not before else (ended_by if task.ended else None)
+    if task is None or ended_by is None:
+        return None
+    if ended_by.event != "completed":
+        return Outcome(task.status, error=task.error, message=task.message)
+    said = ended_by.decode(work.Completed) if ended_by.body else work.Completed()
+    return Outcome("completed", msgspec.Raw(msgspec.json.encode(said.output)), said.ref)
+
+
+_ERRORS: Final[dict[str, type[errors.TaskError]]] = {
+    "failed": errors.TaskFailed,
+    "rejected": errors.TaskRejected,
+    "cancelled": errors.TaskCancelled,
+    "expired": errors.TaskExpired,
+}
+
+
+def _error(id: str, outcome: Outcome) -> errors.TaskError:
+    kind = _ERRORS[outcome.status]
+    return kind(outcome.message or None, task=id, error=outcome.error)

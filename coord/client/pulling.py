@@ -1,0 +1,311 @@
+"""Pulling one capability's tasks: as many as there are free slots, each priority in its turn.
+
+::
+
+    a slot is free ──▶ ask, without waiting, in the order of the shares ──▶ deliveries
+          ▲                 │ "nothing there", of every priority
+          │                 ▼
+          │            wait: one pull per priority stays with the broker until work comes
+          └── all slots taken: the waits are taken back
+
+A busy worker must not leave a wait behind: the broker would give it a task that it cannot take,
+which would wander from one busy worker to the next.  A wait is taken back by unsubscribing from
+its inbox; what the broker had sent by then still arrives and is the caller's to give back.
+
+No coroutine runs per pull: everything here happens when the broker or a slot speaks.  It never
+acknowledges: deciders do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection, Subscription
+from coord.core.sharing import Turns
+from coord.telemetry import logs
+from coord.wire import subjects, work
+
+_log = logs.get("worker")
+
+_ACK: Final = b"$JS.ACK."
+
+_EMPTY_S: Final = 0.002
+"""A priority that had nothing is not asked again for so long while others have work: ten round trips."""
+
+_SHUT_S: Final = 1.0
+"""A queue that refuses pulls, or does not exist, is left alone for so long."""
+
+_SILENCE_S: Final = 3.0
+"""A pull that must be answered at once and is not is forgotten after this."""
+
+_SWEEP_S: Final = 5.0
+"""How often it is looked whether an answer is missing."""
+
+
+class Delivery(NamedTuple):
+    """One message of a queue, as it came."""
+
+    queue: str
+    """The priority, or `placed`."""
+    subject: str
+    headers: bytes | None
+    body: bytes
+    seq: int
+    delivered: int
+    """Deliveries of it so far, this one included."""
+    stored_ns: int
+
+
+class _Pull:
+    """One request that the broker has not finished."""
+
+    __slots__ = ("left", "queue", "until")
+
+    def __init__(self, queue: str, left: int, until: float) -> None:
+        self.queue = queue
+        self.left = left
+        self.until = until
+
+
+class Puller:
+    """Of one capability.  `open` it, call `refill` whenever a slot is freed, `close` it."""
+
+    def __init__(
+        self,
+        conn: Connection,
+        tenant: str,
+        capability: str,
+        *,
+        free: Callable[[], int],
+        deliver: Callable[[Delivery], None],
+        missing: Callable[[], None],
+        urgent: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Nothing is asked before `open`.
+
+        `free`: slots to fill now.  `missing`: told when the queues do not exist.  `urgent`: whether something
+        critical would be taken though no slot is free.
+        """
+        self._conn = conn
+        self._free = free
+        self._deliver = deliver
+        self._missing = missing
+        self._urgent = urgent
+        self._turns = Turns(limits.PRIORITY_SHARES)
+        names: dict[str, str] = {queue: subjects.queue(tenant, capability, queue) for queue in work.PRIORITIES}
+        self._requests: dict[str, str] = {
+            queue: f"$JS.API.CONSUMER.MSG.NEXT.{subjects.EVENTS}.{name}" for queue, name in names.items()
+        }
+        self._queue_of = {name.encode(): queue for queue, name in names.items()}
+        self._loop = asyncio.get_running_loop()
+        self._rng = random.Random()
+        self._numbers = itertools.count()
+        self._inbox = conn.new_inbox()
+        self._subscription: Subscription | None = None
+        self._asked: dict[int, _Pull] = {}
+        self._waits: dict[int, _Pull] = {}
+        self._wait_inbox: Subscription | None = None
+        self._shut_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
+        self._scheduled = False
+        self._opening_waits = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._closed = False
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._unregister = [conn.on_disconnected(self._forget), conn.on_reconnected(self.refill)]
+
+    async def open(self) -> None:
+        """Begin to pull."""
+        self._subscription = await self._conn.subscribe_bytes(self._inbox + ".*", self._on_answer)
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
+        self.refill()
+
+    @property
+    def asked(self) -> int:
+        """Deliveries that may come at any moment."""
+        return sum(pull.left for pull in self._asked.values())
+
+    def refill(self) -> None:
+        """A slot was freed, or the broker is back: ask for more, soon, for all that happens meanwhile at once."""
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            self._loop.call_soon(self._refill)
+
+    def _refill(self) -> None:
+        self._scheduled = False
+        if self._closed or self._paused or not self._conn.is_connected:
+            return
+        free = self._free() - self.asked
+        if free <= 0:
+            self._full()
+            return
+        now = self._loop.time()
+        waited = {wait.queue for wait in self._waits.values()}
+        ready = [q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now]
+        if ready:
+            for queue, count in self._turns.plan(free, ready).items():
+                self._ask(queue, count, now)
+        elif len(waited) < len(work.PRIORITIES):
+            self._wait_for([q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now + _EMPTY_S])
+        if sum(wait.left for wait in self._waits.values()) > max(free, len(self._waits)):
+            self._take_back_waits()
+
+    def _full(self) -> None:
+        """No slot: nothing may wait but what would be taken all the same."""
+        urgent = self._urgent()
+        others = [wait.queue for wait in self._waits.values() if wait.queue != "critical" or not urgent]
+        if others:
+            self._take_back_waits()
+        if urgent and not any(wait.queue == "critical" for wait in self._waits.values()):
+            self._wait_for(["critical"])
+
+    # --- asking --------------------------------------------------------------------------
+
+    def _ask(self, queue: str, count: int, now: float) -> None:
+        number = next(self._numbers)
+        self._request(queue, b'{"batch":%d,"no_wait":true}' % count, f"{self._inbox}.{number}")
+        self._asked[number] = _Pull(queue, count, now + _SILENCE_S)
+
+    def _wait_for(self, queues: list[str]) -> None:
+        if queues and not self._opening_waits:
+            self._opening_waits = True
+            self._start(self._open_waits(queues))
+
+    async def _open_waits(self, queues: list[str]) -> None:
+        try:
+            if self._wait_inbox is None:
+                self._wait_inbox = await self._conn.subscribe_bytes(self._conn.new_inbox() + ".*", self._on_waited)
+            if self._closed or self._paused:
+                return
+            free = self._free() - self.asked
+            if free <= 0 and not (self._urgent() and queues == ["critical"]):
+                return
+            # Each gets a part of the slots; when work comes for one of them the others are made smaller.
+            count = max(1, free // (len(work.PRIORITIES) + 1))
+            expires_s = limits.TASK_PULL_EXPIRES_S * self._rng.uniform(0.8, 1.0)
+            body = msgspec.json.encode({"batch": count, "expires": int(expires_s * 1e9)})
+            prefix = self._wait_inbox.subject[:-1]
+            for queue in queues:
+                number = next(self._numbers)
+                self._request(queue, body, f"{prefix}{number}")
+                self._waits[number] = _Pull(queue, count, self._loop.time() + expires_s + _SILENCE_S)
+        finally:
+            self._opening_waits = False
+
+    def _request(self, queue: str, body: bytes, reply: str) -> None:
+        try:
+            self._conn.publish(self._requests[queue], body, reply=reply)
+        except errors.BusError as exc:  # the reconnect begins anew
+            _log.debug("worker.pull_failed", error=exc)
+
+    def _take_back_waits(self) -> None:
+        inbox, self._wait_inbox = self._wait_inbox, None
+        self._waits.clear()
+        if inbox is not None:
+            self._start(inbox.drain())
+            self.refill()
+
+    # --- answers (called from the read loop) ---------------------------------------------
+
+    def _on_answer(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        self._arrived(self._asked, subject, reply, headers, data)
+
+    def _on_waited(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        self._arrived(self._waits, subject, reply, headers, data)
+
+    def _arrived(self, pulls: dict[int, _Pull], subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        if not reply.startswith(_ACK):
+            self._status(pulls, int(subject.rsplit(b".", 1)[1]), headers[9:12])
+            return
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<ns>.<pending>, or with domain and account in front
+        tokens = reply.split(b".")
+        base = 3 if len(tokens) == 9 else 5
+        queue = self._queue_of.get(tokens[base])
+        if queue is None:
+            return
+        for number, pull in pulls.items():
+            if pull.queue == queue:
+                pull.left -= 1
+                if not pull.left:
+                    del pulls[number]
+                break
+        if tokens[base + 5] == b"0":
+            self._shut_until[queue] = self._loop.time() + _EMPTY_S
+        count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
+        text = subject.decode("utf-8", "backslashreplace")
+        self._deliver(Delivery(queue, text, headers or None, data, seq, count, stored_ns))
+        self.refill()
+
+    def _status(self, pulls: dict[int, _Pull], number: int, status: bytes) -> None:
+        pull = pulls.pop(number, None)
+        if pull is None:
+            return
+        now = self._loop.time()
+        if status in (b"404", b"408"):
+            if pulls is self._asked:
+                self._turns.rested(pull.queue, pull.left)
+                self._shut_until[pull.queue] = now + _EMPTY_S
+        else:  # 503: there is no such queue; 409: it refuses, or has a new leader
+            self._shut_until[pull.queue] = now + _SHUT_S
+            self._loop.call_later(_SHUT_S * self._rng.uniform(1.0, 1.5), self.refill)
+            if status == b"503":
+                self._missing()
+        self.refill()
+
+    # --- time and the connection ---------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Forget what is not answered though it should have been, and look again at what was shut."""
+        now = self._loop.time()
+        for pulls in (self._asked, self._waits):
+            for number in [number for number, pull in pulls.items() if pull.until < now]:
+                del pulls[number]
+        self.refill()
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _forget(self) -> None:
+        self._asked.clear()
+        self._waits.clear()
+        self._shut_until = dict.fromkeys(work.PRIORITIES, 0.0)
+
+    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(job, name="pull")
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    async def pause(self) -> None:
+        """Ask for nothing more, and return when nothing more comes.  `resume` ends it."""
+        self._paused = True
+        self._take_back_waits()
+        if self._asked and self._conn.is_connected:
+            with contextlib.suppress(errors.NotConnected):
+                # The broker answers these pulls in the order of what it is sent on this connection.
+                await self._conn.flush(_SILENCE_S)
+        if self._jobs:
+            await asyncio.wait(set(self._jobs), timeout=_SILENCE_S)
+
+    def resume(self) -> None:
+        """Pull again."""
+        self._paused = False
+        self.refill()
+
+    async def close(self) -> None:
+        """Stop for good; what comes after is the broker's to deliver again.  Twice is legal."""
+        if not self._closed:
+            await self.pause()
+        self._closed = True
+        for unregister in self._unregister:
+            unregister()
+        if self._timer is not None:
+            self._timer.cancel()
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.unsubscribe()

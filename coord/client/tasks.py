@@ -1,0 +1,166 @@
+"""What a handler is given, and what is known of it: its context, its types, its bounds.
+
+::
+
+    @agent.task("summarize", timeout_s=120, retries=3)
+    async def summarize(doc: Doc, ctx: coord.TaskContext) -> Summary: ...
+
+The annotations are the contract: the input is decoded as the first parameter's type, and what
+is returned must be of the return type.  A parameter annotated as `TaskContext` (or called
+``ctx``) gets the context.  Without annotations both are what JSON gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coord import errors, limits
+from coord.core.tasks import Task
+from coord.wire import codec, work
+from coord.wire.records import Fact, StoredFact
+
+if TYPE_CHECKING:
+    from coord.client.connect import Coord
+    from coord.client.receipt import Receipt
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+class Delivered(work.Submission, frozen=True, kw_only=True, omit_defaults=True):
+    """A submission as a worker reads it: its input stays bytes until the handler's type is known."""
+
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+class Handles(msgspec.Struct, frozen=True):
+    """One capability's handler, as it was declared."""
+
+    capability: str
+    call: Handler
+    input_type: Any
+    output_type: Any
+    takes_input: bool
+    takes_context: bool
+    context_name: str | None
+    timeout_s: float | None
+    """At most so long for one execution; the submission may say less."""
+    retries: int | None
+    """At most so many after the first; the submission may say less."""
+    preemptible: bool | None
+    """Whether it may be made to wait while something critical runs; None: as the submission says."""
+
+    def decode(self, raw: bytes, content: codec.Content) -> Any:
+        """The input as the handler's type; raises `InvalidPayload`."""
+        if not raw and content == "json":
+            raw = b"null"
+        if content == "msgpack":
+            return codec.convert(codec.decode_msgpack(raw) if raw else None, self.input_type)
+        text = raw.decode() if hasattr(self.input_type, "model_validate_json") else ""
+        return codec.decode_as(raw, "json", text, self.input_type)
+
+    def encode(self, output: Any) -> bytes:
+        """What the handler returned, as JSON; raises `InvalidPayload` where it is not of the declared type."""
+        kind = self.output_type
+        plain = isinstance(kind, type) and isinstance(output, kind)
+        if kind is not Any and not plain:
+            codec.convert(codec.to_builtins(output), kind)
+        return codec.encode(output, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
+
+
+def declare(
+    capability: str,
+    call: Handler,
+    *,
+    timeout_s: float | None,
+    retries: int | None,
+    preemptible: bool | None,
+    known: dict[str, Any] | None = None,
+) -> Handles:
+    """Read a handler's signature; raises `SettingsError` for one that cannot be called.
+
+    `known`: names of the place where it is defined, for annotations that are text.
+    """
+    if not inspect.iscoroutinefunction(call):
+        raise errors.SettingsError("a task's handler is an async function", capability=capability)
+    hints = _hints(call, known)
+    context_name, takes_input, input_type = None, False, Any
+    for name, parameter in inspect.signature(call).parameters.items():
+        if hints.get(name) is TaskContext or (name == "ctx" and name not in hints):
+            context_name = name
+        elif not takes_input and parameter.kind is not parameter.KEYWORD_ONLY:
+            takes_input, input_type = True, hints.get(name, Any)
+        elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
+            raise errors.SettingsError("a handler takes the input and a TaskContext", parameter=name)
+    returns = hints.get("return", Any)
+    return Handles(
+        capability=capability, call=call, input_type=input_type, output_type=type(None) if returns is None else returns,
+        takes_input=takes_input, takes_context=context_name is not None, context_name=context_name,
+        timeout_s=timeout_s, retries=retries, preemptible=preemptible,
+    )  # fmt: skip
+
+
+def _hints(call: Handler, known: dict[str, Any] | None) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(call, localns=known)
+    except NameError as exc:
+        raise errors.SettingsError(
+            "an annotation of a task's handler names something that is not there", name=exc.name
+        ) from exc
+
+
+class TaskContext:
+    """One execution, as its handler sees it."""
+
+    def __init__(self, coord: Coord, fact: StoredFact, said: Delivered, *, claim: int, attempt: int) -> None:
+        self.coord = coord
+        """The connection, to submit and state more with; what is stated names the task as its cause."""
+        self.task_id = fact.id
+        self.key = fact.key
+        self.capability = fact.detail[0]
+        self.priority = said.priority
+        self.labels = said.labels
+        self.submitter = fact.agent
+        """The agent that submitted it."""
+        self.claim = claim
+        """The number of this claim, from 1: unique among all executions of the task."""
+        self.attempt = attempt
+        """1 for the first execution; failures count, agents that died do not."""
+        self.deadline: datetime | None = None
+        """When this execution is ended: its timeout, or the task's deadline where that is sooner."""
+        self.cancelled = asyncio.Event()
+        """Set when the task is cancelled or lost; then the handler is, too, at its next await."""
+        self._progress: Receipt | None = None
+
+    async def progress(self, done: float | None = None, note: Any = None) -> None:
+        """Say how far it is (0 to 1) and what about it; returns when that is queued.
+
+        Told to the submitter where it asked for it, and in the log.  Cheap, but each is a fact: once
+        a second is plenty.
+        """
+        said = work.Progress(claim=self.claim, done=done, note=note)
+        fact = Fact(kind="task", id=self.task_id, key=self.key, event="progress", data=said)
+        self._progress = await self.coord.emit(fact)
+
+    async def settled(self) -> None:
+        """Return when the last progress is stored, so that the outcome comes after it."""
+        if self._progress is not None and not self._progress.done:
+            try:
+                await self._progress
+            except errors.CoordError:
+                return  # the outcome is what counts
+
+    def bound(self, ends_at: float) -> None:
+        """Note when it will be ended (Unix seconds)."""
+        self.deadline = datetime.fromtimestamp(ends_at, UTC)
+
+
+def attempt_of(task: Task | None) -> int:
+    """Which execution the next one is."""
+    return 1 if task is None else task.failures + 1

@@ -1,0 +1,299 @@
+"""An agent at work: its capabilities' slots, what pulls for them, what runs in them.
+
+Made by `Agent.start`.  One per agent and connection; every number it holds is bounded by the
+capacity that the agent declared.
+
+Leaving.  `drain` stops pulling, gives back what was delivered and not begun, lets what runs finish
+for `drain_s`, then ends and returns it: others begin it at once.  A worker that is killed says
+nothing; its claims move because its connection died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus import rpc
+from coord.client.execution import Execution
+from coord.client.histories import read
+from coord.client.payloads import Payloads
+from coord.client.pulling import Delivery, Puller
+from coord.client.slots import Slots
+from coord.client.tasks import Delivered
+from coord.telemetry import logs
+from coord.wire import headers, subjects, work
+from coord.wire.decode import decode_message
+from coord.wire.records import Fact, StoredFact
+
+if TYPE_CHECKING:
+    from coord.client.agent import Agent
+    from coord.client.connect import Coord
+
+_log = logs.get("worker")
+
+_FIRST: Final = f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: 0\r\n{headers.EXPECTED_LAST_SUBJECT}: "
+_OPEN_AGAIN_S: Final = 1.0
+
+
+class WorkerStats(msgspec.Struct):
+    """What was counted since the start."""
+
+    claimed: int = 0
+    completed: int = 0
+    failed: int = 0
+    rejected: int = 0
+    returned: int = 0
+    """Given back: surplus, or because the worker drains."""
+    skipped: int = 0
+    """Delivered, and somebody else's or ended."""
+    preempted: int = 0
+
+
+class Worker:
+    """See the module."""
+
+    def __init__(self, agent: Agent, coord: Coord) -> None:
+        self.agent = agent
+        self.coord = coord
+        self.conn = coord.connection
+        self.tenant = coord.tenant
+        self.name = coord.agent
+        self.instance = coord.instance
+        self.stating = coord.stating
+        self.payloads = Payloads(self.conn, self.tenant)
+        self.stats = WorkerStats()
+        self.draining = False
+        self._handles = agent.handles
+        self._slots = {capability: Slots(count) for capability, count in agent.capabilities.items()}
+        self._pullers: dict[str, Puller] = {}
+        self._executions: dict[tuple[str, str], Execution] = {}
+        """By (key, id): what has a slot, or an outcome on its way."""
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._opening: set[str] = set()
+        self._unregister = self.coord.pushes.on("task", self._pushed)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    # --- life ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to pull."""
+        await self.coord.pushes.open()
+        for capability in self._slots:
+            await self.coord.queues.open(capability)
+            puller = Puller(
+                self.conn,
+                self.tenant,
+                capability,
+                free=lambda c=capability: self._free(c),  # type: ignore[misc]
+                deliver=lambda delivery, c=capability: self._delivered(c, delivery),  # type: ignore[misc]
+                missing=lambda c=capability: self._missing(c),  # type: ignore[misc]
+                urgent=lambda c=capability: self._slots[c].yielding() is not None,  # type: ignore[misc]
+            )
+            self._pullers[capability] = puller
+            await puller.open()
+
+    async def drain(self, drain_s: float | None = None) -> None:
+        """Take nothing more, finish or give back what is held, and stop.  Twice is legal."""
+        if self._closed:
+            return
+        self.draining = True
+        await asyncio.gather(*(puller.pause() for puller in self._pullers.values()))
+        for execution in list(self._executions.values()):
+            if not execution.started:
+                execution.end("drained")
+        try:
+            async with asyncio.timeout(self.agent.drain_s if drain_s is None else drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for execution in list(self._executions.values()):
+                execution.end("drained")
+        try:
+            async with asyncio.timeout(limits.STOP_S):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("worker.not_drained", agent=self.name, tasks=len(self._executions))
+        await self.stating.settled(limits.STOP_S)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop at once.  Twice is legal."""
+        if self._closed:
+            return
+        self._closed = True
+        self._unregister()
+        for puller in self._pullers.values():
+            await puller.close()
+        for execution in list(self._executions.values()):
+            execution.end("lost")
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    async def wait(self) -> None:
+        """Return when nothing is held."""
+        await self._idle.wait()
+
+    @property
+    def held(self) -> int:
+        """Tasks that have a slot, or an outcome that is not stored yet."""
+        return len(self._executions)
+
+    def load(self) -> dict[str, Any]:
+        """What heartbeats say: the fullest capability's share of slots taken, and what is held."""
+        running = {capability: slots.used for capability, slots in self._slots.items()}
+        shares = [slots.used / slots.capacity for slots in self._slots.values()]
+        return {"load": round(max(shares, default=0.0), 3), "claims": len(self._executions), "running": running}
+
+    # --- deliveries ----------------------------------------------------------------------
+
+    def _free(self, capability: str) -> int:
+        free = self._slots[capability].free
+        most = self.agent.quotas.inflight
+        return free if most is None else min(free, most - len(self._executions))
+
+    def _delivered(self, capability: str, delivery: Delivery) -> None:
+        """One delivery, in the read loop."""
+        stored_at = datetime.fromtimestamp(delivery.stored_ns / 1e9, UTC)
+        fact = decode_message(delivery.subject, delivery.headers, delivery.body, delivery.seq, stored_at)[0]
+        if not isinstance(fact, StoredFact):
+            return  # a dead letter: nobody can run it
+        self._take(capability, delivery.queue, fact, first=delivery.delivered == 1 and _is_first(delivery, fact))
+
+    def _take(self, capability: str, queue: str, fact: StoredFact, *, first: bool) -> None:
+        try:
+            said = fact.decode(Delivered) if fact.body else Delivered()
+        except errors.WireError:
+            self.settle(queue, fact)  # refused by every fold: it is no task
+            return
+        place = (fact.key, fact.id)
+        if place in self._executions:
+            self.stats.skipped += 1  # again, while it is held here
+            return
+        slots = self._slots[capability]
+        execution = Execution(self, slots, self._handles[capability], queue, fact, said)
+        if self.draining or not slots.take(execution):
+            self._start(self._give_back_unclaimed(fact, first=first))
+            return
+        self._executions[place] = execution
+        self._idle.clear()
+        first = first and not said.redrive and not said.restated
+        execution.begin() if first else execution.look()
+
+    async def _give_back_unclaimed(self, fact: StoredFact, *, first: bool) -> None:
+        """Say that a delivery was not claimed, so that it is delivered to somebody else at once."""
+        n = 1
+        if not first:
+            task, _ = await read(self.conn, self.tenant, fact.key, fact.id)
+            if task is None or not task.free or task.submitted_seq != fact.seq:
+                return
+            n = task.next_claim
+        self.give_back(fact, n, "surplus")
+
+    def give_back(self, fact: StoredFact, claim: int, reason: str) -> None:
+        """State ``returned.{n}``."""
+        self.stats.returned += 1
+        said = work.Returned(instance=self.instance, reason=reason)
+        data = Fact(kind="task", id=fact.id, key=fact.key, event="returned", detail=(str(claim),), data=said)
+        self.stating.send(data)
+
+    def settle(self, queue: str, fact: StoredFact) -> None:
+        """Have a delivery acknowledged that is nobody's any more: it would come again for ever."""
+        self.stats.skipped += 1
+        self._start(self._settle({"queue": queue, "seq": fact.seq, "key": fact.key, "id": fact.id}, fact.detail[0]))
+
+    async def _settle(self, which: dict[str, Any], capability: str) -> None:
+        service = subjects.rpc(self.tenant, "task", "settle")
+        await rpc.call(self.conn, service, which | {"capability": capability}, Any, content="json")
+
+    # --- executions ----------------------------------------------------------------------
+
+    def holds(self, place: tuple[str, str], *, but: Execution) -> bool:
+        """Whether another execution of this worker has that task."""
+        held = self._executions.get(place)
+        return held is not None and held is not but
+
+    def finishing(self, execution: Execution) -> None:
+        """Its handler is done: the slot is free."""
+        execution.slots.leave(execution)
+        self._pullers[execution.handles.capability].refill()
+
+    def left(self, execution: Execution, *, outcome: str | None = None) -> None:
+        """It is over."""
+        if self._executions.get(execution.place) is execution:
+            del self._executions[execution.place]
+        if outcome in ("completed", "failed", "rejected"):
+            setattr(self.stats, outcome, getattr(self.stats, outcome) + 1)
+        elif outcome is None:
+            self.finishing(execution)
+        if not self._executions:
+            self._idle.set()
+
+    # --- what it is told -----------------------------------------------------------------
+
+    def _pushed(self, body: bytes) -> None:
+        try:
+            told = msgspec.json.decode(body, type=_Told)
+        except msgspec.MsgspecError:
+            return
+        if told.instance is not None and told.instance != self.instance:
+            return
+        if told.what == "cancel":
+            execution = self._executions.get((told.key, told.id))
+            if execution is not None and told.claim in (None, execution.claim):
+                execution.end("cancelled")
+        elif told.what == "placed":
+            self._start(self._placed(told))
+
+    async def _placed(self, told: _Told) -> None:
+        """The scheduler chose this agent: the submission is read from the log and taken like a delivery."""
+        task, facts = await read(self.conn, self.tenant, told.key, told.id)
+        if task is None or not task.free or task.capability not in self._slots:
+            return
+        for fact in facts:
+            if fact.seq == task.submitted_seq:
+                self._take(task.capability, task.queue, fact, first=False)
+
+    def _missing(self, capability: str) -> None:
+        if capability not in self._opening:
+            self._opening.add(capability)
+            self._start(self._open_again(capability))
+
+    async def _open_again(self, capability: str) -> None:
+        try:
+            await self.coord.queues.open(capability, again=True)
+        finally:
+            await asyncio.sleep(_OPEN_AGAIN_S)
+            self._opening.discard(capability)
+        self._pullers[capability].refill()
+
+    def _start(self, job: Any) -> None:
+        task = asyncio.get_running_loop().create_task(_logged(job), name="worker-job")
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+
+class _Told(msgspec.Struct):
+    what: str
+    key: str = ""
+    id: str = ""
+    claim: int | None = None
+    instance: str | None = None
+
+
+async def _logged(job: Any) -> None:
+    try:
+        await job
+    except errors.CoordError as exc:
+        _log.warning("worker.job_failed", error=exc)
+
+
+def _is_first(delivery: Delivery, fact: StoredFact) -> bool:
+    """Whether the broker vouches that this submission is the first fact of its task: nobody has claimed it."""
+    line = _FIRST + subjects.entity_filter(fact.tenant, fact.key, "task", fact.id) + "\r\n"
+    return delivery.headers is not None and line.encode() in delivery.headers

@@ -1,0 +1,68 @@
+"""Handlers that make way: a coroutine that is held at its next await while something urgent runs.
+
+Python coroutines are resumed by whoever drives them.  Between a handler and asyncio stands a
+generator that passes on what the handler awaits, and, before it lets the handler go on, looks
+at its gate.  A handler that never awaits never makes way; what it awaits (a call, a timer) goes
+on meanwhile.  Cancelling goes through to the handler at once, gate or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Gate:
+    """Open at first."""
+
+    __slots__ = ("_opened", "held_s")
+
+    def __init__(self) -> None:
+        self._opened: asyncio.Future[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether whoever comes waits."""
+        return self._opened is not None
+
+    def close(self) -> None:
+        """Hold the handler at its next await.  Twice is legal."""
+        if self._opened is None:
+            self._opened = asyncio.get_running_loop().create_future()
+
+    def open(self) -> None:
+        """Let it go on.  Twice is legal."""
+        opened, self._opened = self._opened, None
+        if opened is not None and not opened.done():
+            opened.set_result(None)
+
+    def wait(self) -> Generator[Any, None, None]:
+        """Return when it is open."""
+        while self._opened is not None:
+            yield from asyncio.shield(self._opened).__await__()
+
+
+@types.coroutine
+def through(gate: Gate, handler: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
+    """`await handler`, held whenever `gate` is closed where it would go on."""
+    error: BaseException | None = None
+    try:
+        while True:
+            try:
+                waits_for = handler.send(None) if error is None else handler.throw(error)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            error = None
+            try:
+                yield waits_for
+                if gate.closed:
+                    yield from gate.wait()
+            except BaseException as thrown:  # noqa: BLE001 - a cancellation, or what was awaited: the handler's to see
+                error = thrown
+    finally:
+        handler.close()

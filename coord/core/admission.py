@@ -1,0 +1,83 @@
+"""Whether one more task of a capability is let in: what its board says against what it may hold.
+
+The service says about once a second how deep a capability's queues are and how its circuit is
+(`Board`).  A submitter that heard nothing, or nothing lately, is not held up: the bound protects
+the log, and a log without a service is protected by its own limits.
+
+Pure: the caller's monotonic clock is an argument.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from coord import limits
+
+
+class Board(msgspec.Struct, frozen=True):
+    """What is said on `coord.wire.subjects.board`; it only grows, with defaults."""
+
+    depth: int = 0
+    """Tasks that wait for an agent, of all priorities."""
+    running: int = 0
+    bound: int | None = None
+    """Of `depth`; None: there is none."""
+    circuit: Literal["closed", "open", "probing"] = "closed"
+    retry_after_s: float = 1.0
+    """With an open circuit: when asking again makes sense."""
+    at: float = 0.0
+    """Unix seconds, of whoever said it."""
+
+
+class Enter(msgspec.Struct, frozen=True):
+    """Submit."""
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Beyond the bound: look again when the board says something new."""
+
+    retry_after_s: float
+
+
+class FailFast(msgspec.Struct, frozen=True):
+    """The capability's circuit is open."""
+
+    retry_after_s: float
+
+
+Verdict: TypeAlias = Enter | Wait | FailFast
+
+ENTER = Enter()
+
+
+class Door:
+    """Of one capability, for one submitter."""
+
+    def __init__(self) -> None:
+        self._board: Board | None = None
+        self._heard_at = 0.0
+        self._entered = 0
+        """Submitted since the board was heard: those it does not know of yet."""
+
+    def hear(self, board: Board, now: float) -> None:
+        """The board says something new."""
+        self._board = board
+        self._heard_at = now
+        self._entered = 0
+
+    def ask(self, now: float) -> Verdict:
+        """May one more task enter?  `entered` counts it when it did."""
+        board = self._board
+        if board is None or now - self._heard_at > limits.BOARD_STALE_S:
+            return ENTER
+        if board.circuit == "open" and now - self._heard_at < board.retry_after_s:
+            return FailFast(max(0.0, board.retry_after_s - (now - self._heard_at)))
+        if board.bound is not None and board.depth + self._entered >= board.bound:
+            return Wait(board.retry_after_s)
+        return ENTER
+
+    def entered(self) -> None:
+        """One was submitted."""
+        self._entered += 1
