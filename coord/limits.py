@@ -433,7 +433,7 @@ HEARTBEAT_EVERY_MIN_S: Final = 0.1
 HEARTBEAT_EVERY_MAX_S: Final = 60.0
 """What an instance may say of how often it beats."""
 
-DISCONNECT_GRACE_S: Final = 0.07
+DISCONNECT_GRACE_S: Final = 0.06
 """After the server has said that a connection died.  Clients reconnect at once the first time (5 to 20 ms on
 one machine) and beat; a killed process is to be gone within 100 ms, the server's 2 ms and a turn of ours included."""
 

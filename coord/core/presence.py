@@ -1,12 +1,66 @@
-"""What an agent's own facts, and the presence decider's, say about its state.
+"""Who is there: what heartbeats, lost connections and time say about instances of agents.
 
-A table, so that the projector, the decider and the documentation cannot disagree.  Events
-that are not listed leave the state as it is.
+::
+
+                 beat                        overdue, or its connection died
+     (unknown) ────────▶ alive ─────────────────────────────────────────────▶ suspect
+                          ▲ ▲                        beat                      │   │
+                          │ └──────────────────────────────────────────────────┘   │ silent,
+                          │  beat                                                   │ or not back
+                          └─────────────────────── gone ◀───────────────────────────┘
+                                                     ▲──── bye, from anywhere
+
+An instance that died with its process is `gone` `limits.DISCONNECT_GRACE_S` after the server
+said that its connection ended; a hung or cut-off one `limits.GONE_AFTER` heartbeats after the
+last.  The grace is for clients that reconnect.
+
+Doubt is life.  What may be our own blindness is nobody's death:
+
+* for `PRESENCE_SETTLE_S` after our start, and after our own connection came back, nobody is
+  overdue; while it is down, or what we send to ourselves does not come back, neither;
+* a tick that comes late means that *we* stood still: all that waits in the socket is read
+  before anybody is overdue;
+* connections that end because the server ends say nothing, and neither do many at once
+  (`DISCONNECT_MASS`): their heartbeats decide;
+* a heartbeat that was under way when its sender died does not save it: on the connection
+  that died it proves nothing, unless it answers the question that is asked then.
+
+Pure: time is an argument (monotonic seconds), what is to be done is returned.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.core.watch import NO_FARE, Fare, Usage, Watch
+from coord.wire import presence as wire
+from coord.wire.presence import Heartbeat, Registration
+
+State: TypeAlias = Literal["alive", "suspect", "gone"]
+Reason: TypeAlias = Literal["disconnected", "silent", "bye", "returned", "overdue"]
+
+TRANSITIONS: Final[dict[tuple[str, str], State]] = {
+    # (state or "-", what happens) → state.  The decision is here; when something happens, in the table below.
+    ("-", "beat"): "alive",
+    ("alive", "beat"): "alive",
+    ("alive", "overdue"): "suspect",
+    ("alive", "silent"): "gone",  # between two looks
+    ("alive", "closed"): "suspect",
+    ("suspect", "beat"): "alive",
+    ("suspect", "back"): "alive",
+    ("suspect", "closed"): "suspect",
+    ("suspect", "silent"): "gone",
+    ("gone", "beat"): "alive",
+    ("alive", "bye"): "gone",
+    ("suspect", "bye"): "gone",
+    ("gone", "bye"): "gone",
+}
+
+# --- of agents, as the log says ------------------------------------------------------------
 
 STATE_AFTER: Final[dict[str, str]] = {
     "registered": "alive",
@@ -16,7 +70,359 @@ STATE_AFTER: Final[dict[str, str]] = {
     "left": "left",
     "suspected": "suspect",
     "gone": "gone",
+    "returned": "alive",
+    "quarantined": "quarantined",
+    "released": "alive",
 }
-"""Event of kind `agent` → the agent's state afterwards."""
+"""Event of kind `agent` → the agent's state afterwards.
+
+A table, so that the projector, the decider and the documentation cannot disagree.  Events that
+are not listed leave the state as it is.
+"""
 
 STATES: Final = frozenset(STATE_AFTER.values())
+
+_OF_ONE: Final = frozenset({"left", "suspected", "gone"})
+
+
+def state_after(event: str, data: Any = None) -> str | None:
+    """The agent's state after this fact; None: as before.
+
+    The end of one instance is not the agent's while others of its name are there (`others` in
+    the fact's data).
+    """
+    if event in _OF_ONE and isinstance(data, dict) and data.get("others"):
+        return None
+    return STATE_AFTER.get(event)
+
+
+# --- instances, as heard -------------------------------------------------------------------
+
+Ident: TypeAlias = tuple[str, str, str]
+"""(tenant, agent, instance)."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An instance is in another state now."""
+
+    tenant: str
+    agent: str
+    instance: str
+    state: State
+    reason: Reason
+
+
+class Row(msgspec.Struct):
+    """One instance, as this process hears it."""
+
+    tenant: str
+    agent: str
+    instance: str
+    heard: float
+    """Monotonic, of the last heartbeat, or later: since when it could have beaten."""
+    state: State = "alive"
+    beat: Heartbeat = Heartbeat()
+    body: bytes = b""
+    """The last heartbeat as it came: most are the same again, and are not decoded."""
+    about: Registration | None = None
+    connections: set[str] = set()
+    """Of it, that the server has told of; empty where nothing was heard."""
+    closed_at: float | None = None
+    """Its last connection died; None: not, or it came back."""
+    closed_on: int | None = None
+    """The number of the connection that died."""
+    gone_at: float | None = None
+    quarantined: bool = False
+
+    @property
+    def ident(self) -> Ident:
+        """Its key."""
+        return self.tenant, self.agent, self.instance
+
+
+class PresenceTable(Watch):
+    """All instances that this process has heard of.  See the module."""
+
+    def __init__(self, now: float, *, instances_max: int = limits.PRESENCE_INSTANCES_MAX) -> None:
+        self._rows: dict[Ident, Row] = {}
+        self._per_agent: dict[tuple[str, str], set[str]] = {}
+        self._able: dict[tuple[str, str], dict[Ident, Row]] = {}
+        """(tenant, capability) → instances that can do it, gone ones too."""
+        self._pending: dict[Ident, Row] = {}
+        """Connections that died, until the grace is over."""
+        self._instances_max = instances_max
+        self._settles = now + limits.PRESENCE_SETTLE_S
+        self._blind = False
+        self._ticked = now
+        self._present = 0
+        """Rows that are not gone."""
+        self.ignored = 0
+        """Heartbeats of instances beyond the bounds, or that could not be read."""
+        self.fare_of: dict[tuple[str, str], Fare] = {}
+        """Set by whoever sums over partitions and processes."""
+        self.used_by: dict[tuple[str, str], tuple[int, float]] = {}
+        """(tenant, agent) → (claims, facts per second), likewise."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    # --- what is asked ---------------------------------------------------------------------
+
+    def get(self, tenant: str, agent: str, instance: str) -> Row | None:
+        """One instance; not to be changed."""
+        return self._rows.get((tenant, agent, instance))
+
+    def rows(self, tenant: str | None = None, capability: str | None = None) -> Iterator[Row]:
+        """All instances, or a tenant's, or those that can do something; not to be changed."""
+        if tenant is not None and capability is not None:
+            yield from self._able.get((tenant, capability), {}).values()
+            return
+        for row in self._rows.values():
+            if (tenant is None or row.tenant == tenant) and (
+                capability is None or (row.about is not None and capability in row.about.capabilities)
+            ):
+                yield row
+
+    def capabilities(self) -> Iterator[tuple[tuple[str, str], Iterable[Row]]]:
+        """(tenant, capability) → who can do it."""
+        for at, able in self._able.items():
+            yield at, able.values()
+
+    def instances(self, tenant: str, agent: str) -> Iterator[Row]:
+        """Those of one agent."""
+        for instance in self._per_agent.get((tenant, agent), ()):
+            yield self._rows[tenant, agent, instance]
+
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
+        """See `Watch`."""
+        row = self._rows.get((tenant, agent, instance))
+        if row is not None:
+            return row.state != "gone"
+        return self._doubts() or len(self._per_agent.get((tenant, agent), ())) >= limits.PRESENCE_PER_AGENT_MAX
+
+    def state(self, tenant: str, agent: str, instance: str) -> str:
+        """See `Watch`; alive while nothing is known for certain."""
+        row = self._rows.get((tenant, agent, instance))
+        if row is not None:
+            return row.state
+        return "alive" if self.lives(tenant, agent, instance) else "unknown"
+
+    def _doubts(self) -> bool:
+        return self._blind or self._ticked < self._settles or len(self._rows) >= self._instances_max
+
+    def fares(self) -> Iterable[tuple[tuple[str, str], Fare]]:
+        """See `Watch`."""
+        return self.fare_of.items()
+
+    def fare(self, tenant: str, capability: str) -> Fare:
+        """How one capability fares."""
+        return self.fare_of.get((tenant, capability), NO_FARE)
+
+    def usage(self, tenant: str, agent: str) -> Usage:
+        """See `Watch`."""
+        inflight, facts_per_s = self.used_by.get((tenant, agent), (0, 0.0))
+        memory = max((row.beat.memory_mib or 0.0 for row in self.instances(tenant, agent)), default=0.0)
+        return Usage(inflight, facts_per_s, memory)
+
+    # --- what is heard ---------------------------------------------------------------------
+
+    def beat(self, tenant: str, agent: str, instance: str, body: bytes, now: float) -> Change | None:
+        """A heartbeat came; returns what changed by it."""
+        row = self._rows.get((tenant, agent, instance))
+        if row is not None and body == row.body and row.state == "alive":
+            row.heard = now  # nearly all of them
+            return None
+        said = wire.decode_heartbeat(body)
+        if said is None or (row is None and not self._has_room(tenant, agent)):
+            self.ignored += 1
+            return None
+        if row is None:
+            if said.bye:
+                return Change(tenant, agent, instance, "gone", "bye")
+            row = self._add(Row(tenant, agent, instance, now, connections=set()))
+        came_back = row.closed_at is None or said.here or said.connection is None or said.connection != row.closed_on
+        row.heard, row.beat, row.body = now, said, b"" if said.here else body
+        self._about(row, said)
+        if said.bye:
+            return self._enter(row, "bye", "bye", now)
+        if not came_back:
+            return None
+        return self._back(row, "beat", now)
+
+    def connected(self, tenant: str, agent: str, instance: str, connection: str, now: float) -> Change | None:
+        """The server says that a connection of that instance began."""
+        row = self._rows.get((tenant, agent, instance))
+        if row is None:
+            return None  # it has said nothing yet
+        if len(row.connections) < 8:
+            row.connections.add(connection)
+        row.heard = max(row.heard, now) if row.state != "gone" else row.heard
+        return self._back(row, "back", now) if row.state == "suspect" else None
+
+    def disconnected(
+        self, tenant: str, agent: str, instance: str, connection: str, now: float, *, died: bool = True
+    ) -> Change | None:
+        """The server says that one ended; `died`: as that of a process does that is no more.
+
+        Returns the change to suspect: whether it is still there is to be asked.
+        """
+        row = self._rows.get((tenant, agent, instance))
+        if row is None or row.state == "gone":
+            return None
+        row.connections.discard(connection)
+        if row.connections or not died:
+            return None
+        if row.closed_at is None:
+            row.closed_at, row.closed_on = now, row.beat.connection
+            self._pending[row.ident] = row
+        return self._enter(row, "closed", "disconnected", now)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing can be heard."""
+        return self._blind
+
+    @property
+    def pending(self) -> int:
+        """Connections that died, in their grace."""
+        return len(self._pending)
+
+    def blind(self) -> None:
+        """Our own connection is lost: until `sees` nobody is overdue."""
+        self._blind = True
+        self.deaf()
+
+    def deaf(self) -> None:
+        """The server's news may have been missed: what was heard of connections means nothing any more."""
+        self._forgive()
+        for row in self._rows.values():
+            row.connections.clear()  # what became of them, nobody will tell
+
+    def sees(self, now: float) -> None:
+        """Our own connection is back: everybody gets the time to beat."""
+        self._blind = False
+        self._settles = max(self._settles, now + limits.PRESENCE_SETTLE_S)
+
+    def _forgive(self) -> None:
+        for row in self._pending.values():
+            row.closed_at = row.closed_on = None
+        self._pending.clear()
+
+    # --- time ------------------------------------------------------------------------------
+
+    def due_at(self) -> float | None:
+        """When the next grace is over; None: nothing is pending."""
+        first = next(iter(self._pending.values()), None)
+        return None if first is None or first.closed_at is None else first.closed_at + limits.DISCONNECT_GRACE_S
+
+    def lost(self, now: float) -> list[Change]:
+        """The dead connections whose grace is over; call it at `due_at`."""
+        if self._blind:
+            return []
+        if len(self._pending) >= max(limits.DISCONNECT_MASS, self._present // 4):
+            self._forgive()  # they stay suspect, and beat or not
+            return []
+        changes = []
+        for ident, row in list(self._pending.items()):
+            assert row.closed_at is not None, "pending rows have lost a connection"
+            if now < row.closed_at + limits.DISCONNECT_GRACE_S:
+                break
+            del self._pending[ident]
+            if change := self._enter(row, "silent", "disconnected", now):
+                changes.append(change)
+        return changes
+
+    def tick(self, now: float) -> list[Change]:
+        """Time passes: who is overdue.  Call it every `limits.PRESENCE_TICK_S`."""
+        stood_still = now - self._ticked > limits.PRESENCE_STALL_S
+        self._ticked = now
+        if stood_still:
+            self._settles = max(self._settles, now + limits.GONE_AFTER * limits.HEARTBEAT_S)
+        if self._blind or now < self._settles:
+            return []
+        changes, forgotten = [], []
+        for row in self._rows.values():
+            silent_s = now - row.heard
+            if row.state == "gone":
+                if row.gone_at is not None and now - row.gone_at > limits.PRESENCE_KEPT_S:
+                    forgotten.append(row)
+                continue
+            every_s = row.beat.every_s
+            if silent_s < every_s * limits.SUSPECT_AFTER:
+                continue
+            every_s = min(max(every_s, limits.HEARTBEAT_EVERY_MIN_S), limits.HEARTBEAT_EVERY_MAX_S)
+            if silent_s >= every_s * limits.GONE_AFTER:
+                change = self._enter(row, "silent", "silent", now)
+            else:
+                change = self._enter(row, "overdue", "overdue", now)
+            if change:
+                changes.append(change)
+        for row in forgotten:
+            self._remove(row)
+        return changes
+
+    # --- rows ------------------------------------------------------------------------------
+
+    def _enter(self, row: Row, what: str, reason: Reason, now: float) -> Change | None:
+        state = TRANSITIONS.get((row.state, what))
+        if state is None or state == row.state:
+            return None
+        self._present += (row.state == "gone") - (state == "gone")
+        row.state = state
+        if state != "suspect":
+            self._pending.pop(row.ident, None)
+            row.closed_at = row.closed_on = None
+        row.gone_at = now if state == "gone" else None
+        if state == "gone":
+            row.connections.clear()
+        return Change(row.tenant, row.agent, row.instance, state, reason)
+
+    def _back(self, row: Row, what: str, now: float) -> Change | None:
+        self._pending.pop(row.ident, None)
+        row.closed_at = row.closed_on = None
+        return self._enter(row, what, "returned", now)
+
+    def _has_room(self, tenant: str, agent: str) -> bool:
+        if len(self._per_agent.get((tenant, agent), ())) >= limits.PRESENCE_PER_AGENT_MAX:
+            self._make_room(tenant, agent)
+        return (
+            len(self._rows) < self._instances_max
+            and len(self._per_agent.get((tenant, agent), ())) < limits.PRESENCE_PER_AGENT_MAX
+        )
+
+    def _make_room(self, tenant: str, agent: str) -> None:
+        for row in list(self.instances(tenant, agent)):
+            if row.state == "gone":
+                self._remove(row)
+
+    def _add(self, row: Row) -> Row:
+        self._rows[row.ident] = row
+        self._present += 1
+        self._per_agent.setdefault((row.tenant, row.agent), set()).add(row.instance)
+        return row
+
+    def _remove(self, row: Row) -> None:
+        self._unindex(row)
+        self._rows.pop(row.ident, None)
+        self._pending.pop(row.ident, None)
+        others = self._per_agent.get((row.tenant, row.agent))
+        if others is not None:
+            others.discard(row.instance)
+            if not others:
+                del self._per_agent[row.tenant, row.agent]
+
+    def _about(self, row: Row, said: Heartbeat) -> None:
+        if said.about is None or said.about == row.about:
+            return
+        self._unindex(row)
+        row.about = said.about
+        for capability in said.about.capabilities:
+            self._able.setdefault((row.tenant, capability), {})[row.ident] = row
+
+    def _unindex(self, row: Row) -> None:
+        for capability in row.about.capabilities if row.about is not None else ():
+            able = self._able.get((row.tenant, capability))
+            if able is not None:
+                able.pop(row.ident, None)
+                if not able:
+                    del self._able[row.tenant, capability]

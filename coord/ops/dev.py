@@ -149,6 +149,8 @@ def _settings(config: DevConfig, stack: DevStack, file: Path | None, out: Output
         "database.url": (stack.database_url, "coord dev"),
         "streams.profile": ("development", "coord dev"),
     }
+    if stack.nats_system_user is not None:
+        options["presence.system_user"] = options["presence.system_password"] = (stack.nats_system_user, "coord dev")
     if config.http_port is not None:
         options["http.port"] = (config.http_port, "--http-port")
     loaded = settings.load(file, options=options, dev_folder=None)

@@ -42,6 +42,7 @@ from coord.projector.config import ProjectorConfig
 from coord.query.service import QueryConfig
 from coord.runtime.assets import streams_dir
 from coord.runtime.http import HttpConfig
+from coord.server.presence import PresenceConfig
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.telemetry.logs import LogConfig, redact
 from coord.wire import subjects
@@ -117,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trim: TrimConfig = TrimConfig()
     projector: ProjectorConfig = ProjectorConfig()
     query: QueryConfig = QueryConfig()
+    presence: PresenceConfig = PresenceConfig()
     identity: IdentityConfig = IdentityConfig()
     publisher: PublisherConfig = PublisherConfig()
     subscriber: SubscriberConfig = SubscriberConfig()
@@ -363,6 +365,9 @@ class _Reading:
         origin = Origin("dev stack", stack.data_dir)
         if stack.nats is not None:
             self.put("nats.urls", [stack.nats.url], origin, text=False)
+            if stack.nats.system_user and "presence.system_user" not in self.origins:
+                self.put("presence.system_user", stack.nats.system_user, origin, text=False)
+                self.put("presence.system_password", stack.nats.system_user, origin, text=False)
         if stack.database is not None:
             self.put("database.url", stack.database.url, origin, text=False)
         if "streams.profile" not in self.origins:

@@ -108,6 +108,25 @@ class Metrics:
             "coord_bus_callback_errors_total", "Exceptions in message callbacks (defects)", "connection"
         )
 
+        # --- presence ----------------------------------------------------------------
+        self.presence_heartbeats = counter("coord_presence_heartbeats_total", "Heartbeats heard")
+        self.presence_changes = counter(
+            "coord_presence_changes_total", "Instances of agents that changed their state", "state", "reason"
+        )
+        self.presence_ignored = gauge(
+            "coord_presence_ignored", "Heartbeats that could not be read or were beyond the bounds, since the start"
+        )
+        self.presence_disconnects = counter(
+            "coord_presence_disconnects_total", "Lost connections of agents that the server told of", "reason"
+        )
+        self.presence_instances = gauge("coord_presence_instances", "Instances of agents by state", "state")
+        self.capability_depth = gauge(
+            "coord_capability_depth", "Tasks that wait to be taken, of the capabilities with the most", "capability"
+        )
+        self.capabilities = gauge(
+            "coord_capabilities", "Capabilities with work or agents: starved (work, nobody who can) and by circuit", "state"
+        )
+
         # --- consuming and projecting ------------------------------------------------
         self.events_consumed = counter(
             "coord_events_consumed_total", "Messages received by a consumer, repeats included", "consumer"

@@ -58,6 +58,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("agent", "left"): Rule(_A.SELF),
     ("agent", "suspected"): Rule(_A.DECIDER),
     ("agent", "gone"): Rule(_A.DECIDER),
+    ("agent", "returned"): Rule(_A.DECIDER),
     ("agent", "quarantined"): Rule(_A.DECIDER),
     ("agent", "released"): Rule(_A.DECIDER),
     # A task: submitted.{capability}.{priority}, claimed.{n}, returned.{n}, released.{n}, placed.{n}.

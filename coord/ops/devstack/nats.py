@@ -11,12 +11,27 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from coord import limits
 from coord.errors import EnvironmentProblem
 from coord.ops.devstack import ports, process
+
+SYSTEM_USER: Final = "system"
+"""Name and password of the dev stack's user in the system account: loopback, development only."""
+
+# Naming a user of the system account makes the server ask everybody for a name; whoever gives
+# none is `anybody`, in the account that a server without accounts has ($G), where the data are.
+_SYSTEM: Final = f"""\
+authorization {{ users: [ {{ user: anybody, password: anybody }} ] }}
+no_auth_user: anybody
+accounts {{
+  $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {SYSTEM_USER} }} ] }}
+}}
+"""
+_OWN_USERS: Final = re.compile(r"^\s*(authorization|accounts|no_auth_user|operator|system_account)\b", re.MULTILINE)
 
 VERSION_MIN = (2, 14)
 """CONSUMER.RESET, which the projector needs, came with 2.14."""
@@ -29,6 +44,8 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     `sync_interval`: how long an acknowledged message may stay unsynced ("always", "2m"; None:
     the server's own default, two minutes).  `extra`: more of nats-server's configuration
     language, for users, permissions and clusters.  `name`: the server's, unique in a cluster.
+    `system`: let `SYSTEM_USER` into the system account, where the server says whose connection
+    died; everybody else needs no name, as before.  Not with users or accounts in `extra`.
     """
 
     name: str = "coord-dev"
@@ -37,11 +54,13 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_payload: int = 8 * limits.MIB
     sync_interval: str | None = None
     extra: str = ""
+    system: bool = True
 
 
 def nats_config(options: NatsOptions, *, port: int, http_port: int, store_dir: Path) -> str:
     """The configuration file's text."""
     sync = f"\n  sync_interval: {options.sync_interval}" if options.sync_interval else ""
+    system = _SYSTEM if has_system(options) else ""
     return f"""\
 # Written by coord's dev stack at every start: changes here do not last.
 server_name: {json.dumps(options.name)}
@@ -51,8 +70,13 @@ max_payload: {options.max_payload}
 jetstream {{
   store_dir: {json.dumps(os.fspath(store_dir))}{sync}
 }}
-{options.extra}
+{system}{options.extra}
 """
+
+
+def has_system(options: NatsOptions) -> bool:
+    """Whether `SYSTEM_USER` may log in."""
+    return options.system and _OWN_USERS.search(options.extra) is None
 
 
 class NatsServer:

@@ -32,7 +32,7 @@ from coord.ops.devstack import install, places, postgres, process
 from coord.ops.devstack.docker import DockerPostgres
 from coord.ops.devstack.install import Source
 from coord.ops.devstack.locks import FileLock
-from coord.ops.devstack.nats import NatsOptions, NatsServer, server_info
+from coord.ops.devstack.nats import SYSTEM_USER, NatsOptions, NatsServer, has_system, server_info
 from coord.ops.devstack.postgres import PostgresOptions, PostgresServer
 from coord.ops.devstack.process import ProcessRef
 
@@ -89,6 +89,8 @@ class NatsState(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     http_url: str
     process: ProcessRef
+    system_user: str | None = None
+    """Name and password of a user of the system account; None: nobody is let in."""
 
 
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +168,11 @@ class DevStack:
     def nats_url(self) -> str:
         """Where NATS clients connect."""
         return self._nats_state().url
+
+    @property
+    def nats_system_user(self) -> str | None:
+        """Name and password of a user of the system account."""
+        return self._nats_state().system_user
 
     @property
     def nats_http_url(self) -> str:
@@ -337,7 +344,8 @@ class DevStack:
         assert self.nats.pid
         ref = ProcessRef.of(self.nats.pid)
         assert ref
-        return NatsState(url=self.nats.url, http_url=self.nats.http_url, process=ref)
+        user = SYSTEM_USER if has_system(self.nats.options) else None
+        return NatsState(url=self.nats.url, http_url=self.nats.http_url, process=ref, system_user=user)
 
     async def _start_database(self) -> DatabaseState:
         options = self.config.postgres_options

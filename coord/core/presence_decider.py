@@ -1,0 +1,316 @@
+"""The presence decider: states what became of agents, so that the log, tables and other deciders know.
+
+What an agent says of itself (registered, draining, left) it states itself; of what others see, this states
+``suspected.{instance}.{n}`` (heartbeats are overdue), ``gone.{instance}.{n}``,
+``returned.{instance}.{n}`` (it beats again), and of the whole agent ``quarantined.{n}`` (it uses
+more than its quotas allow) and ``released.{n}``.  Only registered instances are stated: a
+connection that never registered costs the log nothing.
+
+Agents of one partition, those whose name belongs to it.  Heartbeats are no facts: 5,000 agents
+that beat are 5,000 registrations here and nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.core.deciding import NONE, Effect, Presence, Push, State
+from coord.core.watch import Usage, Watch
+from coord.wire import presence as wire
+from coord.wire.envelope import StoredFact
+from coord.wire.presence import Quotas, Registration
+
+AGENT: Final = "_presence"
+
+Status: TypeAlias = Literal["alive", "suspect", "gone", "left"]
+
+TRANSITIONS: Final[dict[tuple[str, str], Status]] = {
+    # Of one registered instance: (status or "-", event) → status.
+    ("-", "registered"): "alive",
+    ("alive", "registered"): "alive",
+    ("suspect", "registered"): "alive",
+    ("gone", "registered"): "alive",
+    ("left", "registered"): "alive",
+    ("alive", "suspected"): "suspect",
+    ("alive", "gone"): "gone",
+    ("suspect", "gone"): "gone",
+    ("suspect", "returned"): "alive",
+    ("gone", "returned"): "alive",
+    ("alive", "left"): "left",
+    ("suspect", "left"): "left",
+    ("gone", "left"): "left",
+}
+
+_LOOK_EVERY_S: Final = 1.0
+"""How often all registered instances are compared with what is heard; deaths are told at once."""
+
+
+class Instance(msgspec.Struct, omit_defaults=True):
+    """One registered run of an agent."""
+
+    about: Registration
+    status: Status = "alive"
+    n: int = 0
+    """What the decider has stated of it."""
+    seq: int = 0
+    """Of its last registration."""
+    since: float = 0.0
+    """The broker's clock, of its last fact."""
+
+
+class Agent(msgspec.Struct, omit_defaults=True):
+    """An agent as its facts leave it."""
+
+    tenant: str
+    agent: str
+    instances: dict[str, Instance] = {}
+    draining: bool = False
+    quarantined: bool = False
+    quarantines: int = 0
+    since: float = 0.0
+    """The broker's clock, of the last quarantine or release."""
+    forgotten: int = 0
+    """Instances beyond `limits.PRESENCE_PER_AGENT_MAX`: the oldest, those that ended first."""
+
+    def others(self, instance: str) -> int:
+        """Instances beside this one that are there."""
+        return sum(1 for name, one in self.instances.items() if name != instance and one.status in ("alive", "suspect"))
+
+    @property
+    def quotas(self) -> Quotas | None:
+        """Those of its newest registration."""
+        newest = max(self.instances.values(), key=lambda one: one.seq, default=None)
+        return None if newest is None else newest.about.quotas
+
+    def apply(self, fact: StoredFact) -> bool:
+        """Fold one fact of kind agent; whether it changed anything."""
+        event = fact.event
+        if event == "registered":
+            return self._registered(fact)
+        if event == "draining":
+            self.draining = True
+        elif event == "quarantined":
+            if self.quarantined or fact.detail != (str(self.quarantines + 1),):
+                return False
+            self.quarantined, self.quarantines, self.since = True, self.quarantines + 1, fact.stored_at.timestamp()
+        elif event == "released":
+            if not self.quarantined or fact.detail != (str(self.quarantines),):
+                return False
+            self.quarantined, self.since = False, fact.stored_at.timestamp()
+        elif event in ("left", "suspected", "gone", "returned"):
+            return self._ended(fact)
+        else:
+            return False
+        return True
+
+    def _registered(self, fact: StoredFact) -> bool:
+        about = wire.decode_registration(fact.json_text.encode())
+        if about is None:
+            return False
+        one = self.instances.get(about.instance)
+        if one is None:
+            self._make_room()
+            one = self.instances[about.instance] = Instance(about, seq=fact.seq)
+        else:
+            one.about, one.status, one.seq = about, "alive", fact.seq
+        one.since = fact.stored_at.timestamp()
+        self.draining = False
+        return True
+
+    def _make_room(self) -> None:
+        while len(self.instances) >= limits.PRESENCE_PER_AGENT_MAX:
+            ended = (name for name, one in self.instances.items() if one.status in ("gone", "left"))
+            oldest = next(ended, None) or next(iter(self.instances))
+            del self.instances[oldest]
+            self.forgotten += 1
+
+    def _ended(self, fact: StoredFact) -> bool:
+        name, n = _instance_of(fact)
+        one = self.instances.get(name)
+        if one is None:
+            return False
+        if fact.event != "left":
+            if n != one.n + 1:
+                return False
+            one.n = n
+        one.status = TRANSITIONS.get((one.status, fact.event), one.status)
+        one.since = fact.stored_at.timestamp()
+        if one.status == "left":
+            del self.instances[name]
+        return True
+
+
+class _Left(msgspec.Struct):
+    instance: str = ""
+
+
+class _Dump(msgspec.Struct):
+    agents: list[Agent] = []
+
+
+class PresenceDecider:
+    """Of partition `p`; a `coord.core.deciding.Decider`."""
+
+    name = "presence"
+    kinds = frozenset({"agent"})
+
+    def __init__(self, p: int) -> None:
+        self._p = p
+        self._agents: dict[tuple[str, str], Agent] = {}
+        self._looked_at = 0.0
+        self._over: dict[tuple[str, str], int] = {}
+        """Looks in a row at which an agent used more than it may."""
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def get(self, tenant: str, agent: str) -> Agent | None:
+        """An agent of this partition; not to be changed."""
+        return self._agents.get((tenant, agent))
+
+    # --- facts -----------------------------------------------------------------------------
+
+    def apply(self, fact: StoredFact) -> Iterable[Effect]:
+        """Fold one fact about an agent."""
+        if fact.key != fact.id or fact.event in ("status", "changed"):
+            return NONE
+        at = (fact.tenant, fact.id)
+        agent = self._agents.get(at)
+        if agent is None:
+            if fact.event != "registered" or len(self._agents) >= limits.PRESENCE_INSTANCES_MAX:
+                return NONE
+            agent = Agent(fact.tenant, fact.id)
+        if not agent.apply(fact):
+            return NONE
+        if agent.instances:
+            self._agents[at] = agent
+        elif not agent.quarantined:
+            self._agents.pop(at, None)
+        if fact.event in ("quarantined", "released"):
+            return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": fact.event}),)
+        return NONE
+
+    # --- what is seen ----------------------------------------------------------------------
+
+    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:  # noqa: ARG002
+        """An instance died."""
+        found = self._agents.get((tenant, agent))
+        one = None if found is None else found.instances.get(instance)
+        if found is None or one is None or one.status not in ("alive", "suspect"):
+            return NONE
+        return (_of_one(found, instance, one, "gone"),)
+
+    def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
+        """Compare what is registered with who is heard."""
+        if now - self._looked_at < _LOOK_EVERY_S:
+            return NONE
+        self._looked_at = now
+        watch = presence if isinstance(presence, Watch) else None
+        effects: list[Effect] = []
+        for at, agent in self._agents.items():
+            for name, one in agent.instances.items():
+                if event := _due(one.status, _seen(presence, watch, agent, name)):
+                    effects.append(_of_one(agent, name, one, event))
+            if watch is not None and (agent.quarantined or agent.quotas is not None):
+                effects += self._quota(at, agent, watch.usage(*at), now)
+        self._forget(now)
+        return effects
+
+    def _forget(self, now: float) -> None:
+        """Those gone for long: who comes back so late registers again."""
+        for at, agent in list(self._agents.items()):
+            for name, one in list(agent.instances.items()):
+                if one.status == "gone" and now - one.since > limits.PRESENCE_KEPT_S:
+                    del agent.instances[name]
+            if not agent.instances and not agent.quarantined:
+                del self._agents[at]
+
+    def _quota(self, at: tuple[str, str], agent: Agent, usage: Usage, now: float) -> Iterable[Effect]:
+        broken = _broken(agent.quotas, usage)
+        if broken is None:
+            self._over.pop(at, None)
+            if agent.quarantined and now - agent.since >= limits.QUARANTINE_S:
+                yield _of_agent(agent, "released", agent.quarantines, {})
+            return
+        if agent.quarantined:
+            return
+        # One look may fall between a claim and its end: an offender is one that goes on.
+        looks = self._over[at] = self._over.get(at, 0) + 1
+        if looks >= limits.QUOTA_LOOKS:
+            del self._over[at]
+            yield _of_agent(agent, "quarantined", agent.quarantines + 1, {"quota": broken})
+
+    def reconcile(self, now: float) -> Iterable[Effect]:  # noqa: ARG002
+        """Nothing is owed: whoever is not heard is found by `tick`."""
+        return NONE
+
+    # --- snapshots -------------------------------------------------------------------------
+
+    def dump(self) -> Any:
+        """The registered agents."""
+        return msgspec.to_builtins(_Dump(list(self._agents.values())))
+
+    def load(self, dumped: Any) -> None:
+        """The same again."""
+        self._agents = {(a.tenant, a.agent): a for a in msgspec.convert(dumped, _Dump).agents}
+
+    def oldest(self) -> int | None:
+        """It needs nothing of the log that a snapshot has not."""
+        return None
+
+
+def _seen(presence: Presence, watch: Watch | None, agent: Agent, instance: str) -> str:
+    if watch is not None:
+        return watch.state(agent.tenant, agent.agent, instance)
+    return "alive" if presence.lives(agent.tenant, agent.agent, instance) else "gone"
+
+
+def _due(stated: Status, seen: str) -> str | None:
+    """The event that is to be stated of an instance that was stated to be one thing and seen to be another."""
+    if seen == "alive":
+        return "returned" if stated in ("suspect", "gone") else None
+    if seen == "suspect":
+        return "suspected" if stated == "alive" else None
+    return "gone" if stated in ("alive", "suspect") else None
+
+
+def _broken(quotas: Quotas | None, usage: Usage) -> str | None:
+    if quotas is None:
+        return None
+    for name in ("inflight", "facts_per_s", "memory_mib"):
+        bound = getattr(quotas, name)
+        if bound is not None and getattr(usage, name) > bound:
+            return name
+    return None
+
+
+def _of_one(agent: Agent, instance: str, one: Instance, event: str) -> State:
+    n = one.n + 1
+    return State(
+        tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
+        detail=(instance, str(n)) if instance else (str(n),),
+        data={"instance": instance, "others": agent.others(instance)},
+        once="event", step=f"{event}.{instance}", attempt=n,
+    )  # fmt: skip
+
+
+def _of_agent(agent: Agent, event: str, n: int, data: dict[str, Any]) -> State:
+    return State(
+        tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
+        detail=(str(n),), data=data, once="event", step=event, attempt=n,
+    )  # fmt: skip
+
+
+def _instance_of(fact: StoredFact) -> tuple[str, int]:
+    """Which instance a fact is about, and which of the decider's statements it is."""
+    if fact.event == "left":
+        try:
+            return msgspec.json.decode(fact.json_text, type=_Left).instance, 0
+        except msgspec.MsgspecError:
+            return "", 0
+    *names, n = fact.detail or ("",)
+    return names[0] if names else "", int(n) if n.isascii() and n.isdecimal() and len(n) <= 9 else 0

@@ -1,0 +1,73 @@
+"""What deciders may ask about the world outside the log: who is there, what they use, how their tasks fare.
+
+It is `coord.core.deciding.Presence` and more.  What is answered is this process's impression and
+may lead only to facts that are stated once: whoever comes later folds the fact.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+
+class Fare(msgspec.Struct):
+    """Tasks of one capability, in one partition or in all."""
+
+    queued: int = 0
+    claimed: int = 0
+    waiting: int = 0
+    """For the next attempt."""
+    completed: int = 0
+    """Since whenever: only differences mean anything, like those below."""
+    failed: int = 0
+    """Executions."""
+    rejected: int = 0
+
+    def add(self, other: Fare) -> None:
+        """Sum up."""
+        self.queued += other.queued
+        self.claimed += other.claimed
+        self.waiting += other.waiting
+        self.completed += other.completed
+        self.failed += other.failed
+        self.rejected += other.rejected
+
+    @property
+    def depth(self) -> int:
+        """What waits to be taken."""
+        return self.queued + self.waiting
+
+
+NO_FARE: Final = Fare()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What an agent uses, all of its instances and all partitions together."""
+
+    inflight: int = 0
+    facts_per_s: float = 0.0
+    memory_mib: float = 0.0
+    """Of its largest instance."""
+
+
+class Watch(abc.ABC):
+    """What a decider may ask about the world outside the log; `coord.core.deciding.Presence`, and more."""
+
+    @abc.abstractmethod
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
+        """Whether that instance may be there: doubt is True."""
+
+    @abc.abstractmethod
+    def state(self, tenant: str, agent: str, instance: str) -> str:
+        """alive, suspect, gone; or unknown: never heard of, and it would have had the time to say something."""
+
+    @abc.abstractmethod
+    def fares(self) -> Iterable[tuple[tuple[str, str], Fare]]:
+        """(tenant, capability) → how its tasks fare, all partitions together."""
+
+    @abc.abstractmethod
+    def usage(self, tenant: str, agent: str) -> Usage:
+        """What that agent uses."""

@@ -1,0 +1,370 @@
+"""Hears who is there: heartbeats and the server's news of lost connections, put into a `PresenceTable`.
+
+Every process with deciders runs one board, and hears everybody; nobody owns it, nothing of it is
+stored.  Three things come in::
+
+    coord.hb.{tenant}.{agent}.{instance}     core NATS, a few thousand a second: one look-up each
+    $SYS.ACCOUNT.*.CONNECT / DISCONNECT      where there are credentials for the system account:
+                                             the connection's name says whose it was
+    our own beat, through the broker         whether we hear anything at all
+
+and one goes out: whoever listens (`listen`) is told who is gone.  What follows from that, deciders
+say (`coord.core.presence_decider` states it, the task decider releases claims, …).
+
+Without a system account deaths are noticed by missing heartbeats alone, within 3 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection, NatsConfig, Unregister
+from coord.bus.connection import Subscription as BusSubscription
+from coord.core.presence import Change, PresenceTable, Row
+from coord.runtime.clock import Clock
+from coord.runtime.service import Service
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+from coord.wire import presence as wire
+from coord.wire import subjects
+
+_log = logs.get("presence")
+
+Listener = Callable[[str, str, str, float], None]
+"""Called with (tenant, agent, instance, Unix seconds) of one that is gone; synchronous, must not block."""
+
+_CONNECTED: Final = "$SYS.ACCOUNT.*.CONNECT"
+_DISCONNECTED: Final = "$SYS.ACCOUNT.*.DISCONNECT"
+_NAME: Final = "coord:"
+
+_DEATHS: Final = frozenset({"Client Closed", "Read Error", "Write Error"})
+"""How a connection ends whose process is no more: the kernel closes it, with a reset where data were
+unread.  Every other reason is the server's own (shut down, stale, too slow, expired)."""
+
+_ASK_BEAT: Final = b'{"what":"beat"}'
+_ASK_ABOUT: Final = b'{"what":"about"}'
+
+
+class PresenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How deaths are noticed."""
+
+    system_user: str | None = None
+    """A user of the broker's system account, which is told of lost connections; None: heartbeats alone."""
+    system_password: str | None = None
+    system_creds_file: str | None = None
+    """Instead of user and password: a .creds file."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        if bool(self.system_user) != bool(self.system_password):
+            raise errors.SettingsError("presence.system_user and presence.system_password go together")
+        if self.system_user and self.system_creds_file:
+            raise errors.SettingsError("presence: give system_user or system_creds_file")
+
+    @property
+    def hears_deaths(self) -> bool:
+        """Whether the server tells."""
+        return bool(self.system_user or self.system_creds_file)
+
+    def connection(self, nats: NatsConfig) -> NatsConfig:
+        """`nats`, as the system account's user."""
+        return msgspec.structs.replace(
+            nats,
+            user=self.system_user,
+            password=self.system_password,
+            creds_file=self.system_creds_file,
+            token=None,
+            inbox_prefix="_INBOX",
+        )
+
+
+class _Client(msgspec.Struct, frozen=True):
+    id: int = 0
+    name: str = ""
+
+
+class _Server(msgspec.Struct, frozen=True):
+    id: str = ""
+
+
+class _News(msgspec.Struct, frozen=True):
+    """What of the server's advisory is read."""
+
+    client: _Client = _Client()
+    server: _Server = _Server()
+    reason: str = ""
+
+
+class PresenceBoard:
+    """See the module; the connections are the caller's.  `table` answers what is asked, until `open` by doubt."""
+
+    def __init__(self, *, registry: Metrics) -> None:
+        self.table = PresenceTable(time.monotonic())
+        self._conn: Connection | None = None
+        self._listeners: list[Listener] = []
+        self._known: dict[bytes, Row] = {}
+        """By the subject of its heartbeats: most are found by this alone."""
+        self._decoder = msgspec.json.Decoder(_News)
+        self._token = subjects.beat("presence", secrets.token_hex(8))
+        self._echo_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._subscriptions: list[BusSubscription] = []
+        self._unregister: list[Unregister] = []
+        self._m_beats = registry.presence_heartbeats
+        self._m_changes = registry.presence_changes
+        self._m_ignored = registry.presence_ignored
+        self._m_events = registry.presence_disconnects
+        self.beats = 0
+        """Heartbeats heard."""
+        self._counted = 0
+        self.events = 0
+        """Lost connections that the server told of."""
+
+    # --- for deciders ----------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> Unregister:
+        """Call `listener` for every death and goodbye."""
+        self._listeners.append(listener)
+
+        def unregister() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unregister
+
+    # --- life ------------------------------------------------------------------------------
+
+    async def open(self, conn: Connection) -> None:
+        """Begin to hear heartbeats."""
+        self._conn = conn
+        self._unregister += [conn.on_disconnected(self.table.blind), conn.on_connected(self._sees)]
+        self._subscriptions += [
+            await conn.subscribe_bytes(subjects.HEARTBEATS_ALL, self._heard),
+            await conn.subscribe_bytes(self._token, self._echoed),
+        ]
+        self._sees()
+
+    async def hear_deaths(self, system: Connection) -> None:
+        """Begin to hear the server's news, on a connection to its system account."""
+        self._unregister.append(system.on_disconnected(self.table.deaf))
+        self._subscriptions += [
+            await system.subscribe_bytes(_CONNECTED, self._connected),
+            await system.subscribe_bytes(_DISCONNECTED, self._disconnected),
+        ]
+
+    async def close(self) -> None:
+        """Hear nothing more.  Twice is legal."""
+        for unregister in self._unregister:
+            unregister()
+        self._unregister.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self._subscriptions.clear()
+
+    async def watch(self) -> None:
+        """Let time pass until cancelled."""
+        echo_due = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= echo_due:
+                echo_due = now + limits.PRESENCE_ECHO_S
+                self._say(self._token, b"")
+            # A broker that hangs keeps connections open: then we hear nobody, ourselves included.
+            if now - self._echo_at > 3 * limits.PRESENCE_ECHO_S and not self.table.is_blind:
+                _log.warning("presence.deaf", silent_s=round(now - self._echo_at, 3))
+                self.table.blind()
+            for change in self.table.tick(now):
+                self._changed(change)
+            self._tidy()
+            await asyncio.sleep(limits.PRESENCE_TICK_S)
+
+    # --- what comes in ---------------------------------------------------------------------
+
+    def _heard(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
+        self.beats += 1
+        row = self._known.get(subject)
+        if row is not None and row.body == body and row.state == "alive":
+            row.heard = time.monotonic()  # the same as before: nothing to decode
+            return
+        self._news(subject, body)
+
+    def _news(self, subject: bytes, body: bytes) -> None:
+        try:
+            ident = subjects.parse_heartbeat(subject.decode("ascii"))
+        except (errors.WireError, UnicodeDecodeError):
+            self.table.ignored += 1
+            return
+        change = self.table.beat(*ident, body, time.monotonic())
+        row = self.table.get(*ident)
+        if row is not None and self._known.get(subject) is not row:
+            self._known[subject] = row
+            if row.about is None and row.state != "gone":
+                self._say(subjects.push(ident[0], ident[1], wire.TOPIC), _ASK_ABOUT)
+        if change is not None:
+            self._changed(change)
+
+    def _connected(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
+        news = self._named(body)
+        if news is not None and (change := self.table.connected(*news[0], news[1], time.monotonic())):
+            self._changed(change)
+
+    def _disconnected(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
+        news = self._named(body)
+        if news is None:
+            return
+        self.events += 1
+        ident, connection, reason = news
+        died = reason in _DEATHS
+        self._m_events.labels(reason="died" if died else "other").inc()
+        now = time.monotonic()
+        known = self.table.get(*ident) is not None
+        change = self.table.disconnected(*ident, connection, now, died=died)
+        if change is not None:
+            self._changed(change)
+            if self.table.pending <= limits.DISCONNECT_MASS:
+                self._say(subjects.push(ident[0], ident[1], wire.TOPIC), _ASK_BEAT)
+            self._arm()
+        elif not known and died and not self.table.lives(*ident):
+            self._tell(*ident)  # somebody who never beat, as far as we know: it may hold something all the same
+
+    def _named(self, body: bytes) -> tuple[tuple[str, str, str], str, str] | None:
+        """Whose connection it was, which, and why it ended; None: not an agent's."""
+        try:
+            news = self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        if not news.client.name.startswith(_NAME):
+            return None
+        parts = news.client.name.split(":")
+        if len(parts) != 4:
+            return None
+        return (parts[1], parts[2], parts[3]), f"{news.server.id}/{news.client.id}", news.reason
+
+    def _echoed(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
+        self._echo_at = time.monotonic()
+        if self.table.is_blind:
+            self.table.sees(self._echo_at)
+
+    def _sees(self) -> None:
+        self._echo_at = time.monotonic()
+        self.table.sees(self._echo_at)
+
+    # --- what goes out ---------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        due_at = self.table.due_at()
+        if due_at is None or self._timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, due_at - time.monotonic()) + 0.001, self._grace_over)
+
+    def _grace_over(self) -> None:
+        self._timer = None
+        for change in self.table.lost(time.monotonic()):
+            self._changed(change)
+        self._arm()
+
+    def _changed(self, change: Change) -> None:
+        self._m_changes.labels(state=change.state, reason=change.reason).inc()
+        if change.state == "gone":
+            _log.info("presence.gone", tenant=change.tenant, agent=change.agent, instance=change.instance,
+                      reason=change.reason)  # fmt: skip
+            self._tell(change.tenant, change.agent, change.instance)
+
+    def _tell(self, tenant: str, agent: str, instance: str) -> None:
+        now = time.time()
+        for listener in list(self._listeners):
+            try:
+                listener(tenant, agent, instance, now)
+            except Exception as exc:  # noqa: BLE001 - one listener must not keep the others from being told
+                _log.error("presence.listener_failed", exc_info=exc)
+
+    def _say(self, subject: str, body: bytes) -> None:
+        if self._conn is None:
+            return
+        try:
+            self._conn.publish(subject, body)
+        except errors.BusError:
+            return  # disconnected: nobody is gone meanwhile
+
+    def _tidy(self) -> None:
+        self._m_beats.inc(self.beats - self._counted)
+        self._counted = self.beats
+        self._m_ignored.set(self.table.ignored)
+        if len(self._known) > 2 * len(self.table) + 1_024:
+            self._known = {s: row for s, row in self._known.items() if self.table.get(*row.ident) is row}
+
+
+class PresenceService(Service):
+    """A board with connections of its own.  It starts without its broker, and waits for it."""
+
+    def __init__(
+        self,
+        nats: NatsConfig,
+        config: PresenceConfig | None = None,
+        *,
+        clock: Clock | None = None,
+        registry: Metrics | None = None,
+    ) -> None:
+        super().__init__("presence", clock=clock, registry=registry)
+        self.config = config or PresenceConfig()
+        self.config.validate()
+        self.board = PresenceBoard(registry=self.metrics)
+        self._nats = nats
+        self._conn: Connection | None = None
+        self._system: Connection | None = None
+        self._open = False
+
+    async def setup(self) -> None:
+        """Nothing has to be there yet."""
+        if self.config.hears_deaths:
+            self.spawn("events", self._events)
+        else:
+            _log.warning("presence.no_system_account", remedy="set presence.system_user: deaths are noticed after 3 s")
+
+    async def run(self) -> None:
+        """Hear, and let time pass."""
+        if self._conn is None:
+            self._conn = await self._connect(self._nats, "coord-presence")
+        if not self._open:
+            await self.board.open(self._conn)
+            self._open = True
+            self.changed()
+        await self.board.watch()
+
+    async def _events(self) -> None:
+        if self._system is None:
+            self._system = await self._connect(self.config.connection(self._nats), "coord-presence-system")
+            await self.board.hear_deaths(self._system)
+        await asyncio.get_running_loop().create_future()
+
+    async def _connect(self, nats: NatsConfig, name: str) -> Connection:
+        return await Connection.open(nats, name=name, role="presence", wait=True, registry=self.metrics)
+
+    async def teardown(self) -> None:
+        """Hear nothing more."""
+        await self.board.close()
+        for conn in (self._conn, self._system):
+            if conn is not None:
+                await conn.close()
+
+    def is_ready(self) -> bool:
+        """Whether heartbeats are heard; without the server's news deaths are noticed late, not never."""
+        return self._open
+
+    def details(self) -> dict[str, Any]:
+        """How many are heard, and whether the server tells of deaths."""
+        return {
+            "instances": len(self.board.table),
+            "heartbeats": self.board.beats,
+            "events": self._system is not None and self._system.is_connected,
+        }

@@ -1,0 +1,124 @@
+"""What is said about who is there: registrations, heartbeats, quotas; docs/protocol.md §16.2.
+
+A **registration** is the fact ``agent.registered``: what an instance of an agent can do and
+may use.  A **heartbeat** is a core NATS message on ``coord.hb.{tenant}.{agent}.{instance}``,
+never stored.  All of these are JSON maps that only grow, with defaults: ``{}`` is a
+heartbeat, and a registration of somebody who can do nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.wire.subjects import check_token
+
+
+class Quotas(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an agent may use, all of its instances together; None: no bound."""
+
+    inflight: int | None = None
+    """Claims held at a time."""
+    facts_per_s: float | None = None
+    memory_mib: float | None = None
+    """Of one instance, as its heartbeats say."""
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an instance says of itself: ``agent.registered``, and `Heartbeat.about`."""
+
+    instance: str = ""
+    capabilities: dict[str, int] = {}
+    """Capability → how many tasks of it at a time."""
+    labels: dict[str, str] = {}
+    """Whatever placement and people select by: ``region``, ``zone``, …"""
+    model: str | None = None
+    version: str | None = None
+    cost: float | None = None
+    """Relative, of one task: what placement weighs."""
+    memory_mib: float | None = None
+    """What it expects to need at most."""
+    coordinator: str | None = None
+    """The agent above it: where a handoff that nobody takes escalates to."""
+    quotas: Quotas | None = None
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That an instance is there, and how it fares."""
+
+    every_s: float = limits.HEARTBEAT_IDLE_S
+    """How soon the next one comes at the latest."""
+    load: float = 0.0
+    """0 to 1, of what it can take."""
+    claims: int = 0
+    """Tasks it holds."""
+    running: dict[str, int] = {}
+    """The same by capability."""
+    memory_mib: float | None = None
+    draining: bool = False
+    """It takes no more."""
+    connection: int | None = None
+    """Counts its connections to the broker: a heartbeat on a later one proves that it came back."""
+    here: bool = False
+    """An answer to the question whether it is still there."""
+    bye: bool = False
+    """The last one: it is gone from now on."""
+    about: Registration | None = None
+    """Said with the first ones, now and then, and when asked for."""
+
+
+TOPIC: Final = "presence"
+"""Of pushes: ``{"what": "beat"}`` asks for a heartbeat at once, ``{"what": "about"}`` for one with `about`,
+``{"what": "drain"}`` to take no more, ``{"what": "quarantined", "reason": …}`` and ``{"what": "released"}`` tell."""
+
+_HEARTBEATS: Final = msgspec.json.Decoder(Heartbeat)
+_REGISTRATIONS: Final = msgspec.json.Decoder(Registration)
+
+
+def decode_heartbeat(body: bytes) -> Heartbeat | None:
+    """The heartbeat; None for what is none (it proves nothing)."""
+    if len(body) > limits.HEARTBEAT_BYTES_MAX:
+        return None
+    try:
+        beat = _HEARTBEATS.decode(body or b"{}")
+        if beat.about is not None:
+            check(beat.about)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, errors.CoordError):
+        return None
+    return beat if beat.claims >= 0 and beat.every_s > 0 else None
+
+
+def decode_registration(body: bytes) -> Registration | None:
+    """What a fact's JSON says; None where it is not what a registration must be."""
+    try:
+        return check(_REGISTRATIONS.decode(body or b"{}"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, errors.CoordError):
+        return None
+
+
+def check(said: Registration) -> Registration:
+    """Itself, or `InvalidPayload`/`InvalidToken` naming the bound that is out of range."""
+    if len(said.capabilities) > limits.REGISTRATION_CAPABILITIES_MAX:
+        raise errors.InvalidPayload(
+            f"an agent has at most {limits.REGISTRATION_CAPABILITIES_MAX} capabilities", given=len(said.capabilities)
+        )
+    if len(said.labels) > limits.REGISTRATION_LABELS_MAX:
+        raise errors.InvalidPayload(
+            f"an agent has at most {limits.REGISTRATION_LABELS_MAX} labels", given=len(said.labels)
+        )
+    for name, capacity in said.capabilities.items():
+        check_token(name, "capability")
+        if capacity < 1:
+            raise errors.InvalidPayload("a capacity is at least 1", capability=name, capacity=capacity)
+    for name, value in said.labels.items():
+        if not name or max(len(name.encode()), len(value.encode())) > limits.LABEL_BYTES_MAX:
+            raise errors.InvalidPayload(
+                f"a label and its value have at most {limits.LABEL_BYTES_MAX} bytes", label=name[:64]
+            )
+    if said.instance:
+        check_token(said.instance, "instance")
+    if said.coordinator is not None:
+        check_token(said.coordinator, "coordinator")
+    return said
