@@ -211,7 +211,12 @@ class PinnedReader:
         return self.take(messages_max)
 
     def check_silence(self) -> None:
-        """Raise `DeliveryGap` when the server should have said something by now; for whoever does not `receive`."""
+        """Raise what is broken, or `DeliveryGap` when the server should have said something by now.
+
+        For whoever does not `receive`.
+        """
+        if not self._buffer:
+            self._raise_if_broken()
         silent_s = asyncio.get_running_loop().time() - self._heard_at
         if not self._buffer and silent_s > SILENCE_S:
             raise errors.DeliveryGap("the server is silent", silent_s=round(silent_s, 1))

@@ -28,6 +28,7 @@ A decider holds what is open, not what is done: its memory is bounded by open wo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -133,6 +134,8 @@ class Decider(Protocol):
     """Of its snapshot and in metrics: a token."""
     kinds: frozenset[str]
     """Facts of other kinds are not shown to it."""
+    refused: Counter[str]
+    """Facts that it did not believe, by code; the loop takes them out."""
 
     def forgot(self, fact: StoredFact) -> bool:
         """Whether it would have to be shown what came before this fact of its entity (`recall`) to judge it.
@@ -185,6 +188,9 @@ class Decider(Protocol):
 
 class Folding:
     """What most deciders do not need: a base with the hooks that may be left out."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
 
     def forgot(self, fact: StoredFact) -> bool:  # noqa: ARG002
         """Nothing has to be recalled."""

@@ -3,7 +3,8 @@
 ::
 
     all = projector ─┐
-          query ─────┼─ beside every one of them: http (probes, metrics), loop_lag, stats
+          query ─────┤
+          decider ───┼─ beside every one of them: http (probes, metrics), loop_lag, stats
           retention ─┤
           trimmer ───┘
 
@@ -33,6 +34,7 @@ from coord.query.service import QueryService
 from coord.runtime.http import HttpService
 from coord.runtime.lag import LoopLag
 from coord.runtime.service import Service, ServiceGroup
+from coord.server.decider_service import DeciderService
 from coord.server.trimmer import Trimmer
 from coord.store import maintenance, migrations
 from coord.store.config import AgesConfig, DatabaseConfig
@@ -52,6 +54,7 @@ class What(StrEnum):
     ALL = "all"
     PROJECTOR = "projector"
     QUERY = "query"
+    DECIDER = "decider"
 
 
 def services(
@@ -64,8 +67,8 @@ def services(
     """
     registry = registry or metrics.default()
     registry.set_build(build.version())
-    if processes != 1 and what is What.QUERY:
-        raise errors.SettingsError("only projectors share their work over processes: start more query services")
+    if processes != 1 and what in {What.QUERY, What.DECIDER}:
+        raise errors.SettingsError(f"only projectors share their work over processes: start more {what} services")
     children = Processes(settings, processes, registry=registry) if processes != 1 else None
     page = None if children is None else children.page
     members: list[Service] = [LoopLag(registry=registry)]
@@ -94,6 +97,8 @@ def services(
                 registry=registry,
             )
         )
+    if what in {What.ALL, What.DECIDER}:
+        members.append(DeciderService(settings.nats, registry=registry))
     if settings.service.stats_every_s:
         members.append(
             StatsService(settings.nats, settings.database, settings.service.stats_every_s, registry=registry)

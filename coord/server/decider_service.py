@@ -1,0 +1,176 @@
+"""The deciders as a service: every partition of the log, shared with the other processes that run one.
+
+It starts without its broker, says that it is not ready, and goes on when that comes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from coord import errors, limits
+from coord.bus.connection import Connection, NatsConfig
+from coord.bus.replicas import Replicas
+from coord.core.deciding import Decider, Presence
+from coord.runtime.service import Service
+from coord.server.deciders import Factory, deciders
+from coord.server.deciding import PartitionDecider
+from coord.server.effects import Performer
+from coord.server.queues import Queues
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+
+_log = logs.get("deciders")
+
+_GAUGES_S = 1.0
+
+
+class Everybody:
+    """A presence that doubts everything: nobody is ever known to be gone."""
+
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+
+class DeciderService(Service):
+    """Decides until stopped; `drain` snapshots and gives every partition back."""
+
+    def __init__(
+        self,
+        nats: NatsConfig,
+        *,
+        presence: Presence | None = None,
+        factory: Factory = deciders,
+        registry: Metrics | None = None,
+    ) -> None:
+        """`presence`: who is there; None: leases are extended whoever holds them."""
+        super().__init__("deciders", registry=registry)
+        self.instance = _instance_name()
+        self.partitions: list[PartitionDecider] = []
+        self._nats = nats
+        self._presence: Presence = presence or Everybody()
+        self._factory = factory
+        self._conn: Connection | None = None
+        self._performer: Performer | None = None
+        self._queues: Queues | None = None
+        self._replicas: Replicas | None = None
+
+    async def setup(self) -> None:
+        """Connect to the broker (waiting for it) and start every partition's loop."""
+        self._conn = conn = await Connection.open(
+            self._nats, name=f"deciders-{self.instance}", role="deciders", wait=True, registry=self.metrics
+        )
+        self._performer = await Performer.open(conn, self.metrics)
+        self._queues = Queues(conn, self.metrics)
+        self._performer.on_open = self._queues.demand
+        self.spawn("rpc", self._serve)
+        self.spawn("queues", self._queues.run)
+        self.spawn("sweep", self._sweep)
+        for p in range(limits.PARTITIONS):
+            partition = PartitionDecider(
+                p, conn, self._performer, self._presence, self._factory, self.metrics, now=self._unix
+            )
+            self.partitions.append(partition)
+            self.spawn(f"partition.{p}", partition.run)
+        self._replicas = Replicas(conn, "deciders", self.instance, len(self.partitions), self._assign)
+        self.spawn("replicas", self._replicas.run)
+        self.spawn("gauges", self._show)
+
+    def _unix(self) -> float:
+        return self.clock.now().timestamp()
+
+    def _assign(self, mine: frozenset[int]) -> None:
+        for partition in self.partitions:
+            partition.assign(mine=partition.partition in mine)
+        self.changed()
+
+    # --- for others of this process ------------------------------------------------------------
+
+    def gone(self, tenant: str, agent: str, instance: str, now: float) -> None:
+        """An instance is no more (Unix seconds): tell every decider that runs."""
+        for partition in self.partitions:
+            partition.gone(tenant, agent, instance, now)
+
+    def deciders(self) -> Iterable[Decider]:
+        """Those of owned partitions that have caught up."""
+        return [d for p in self.partitions if p.is_running for d in p.deciders]
+
+    # --- loops -----------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Answer requests, as soon as the log exists."""
+        assert self._queues is not None
+        while True:
+            try:
+                await self._queues.start()
+            except errors.CoordError as exc:
+                _log.warning("deciders.rpc_waits", error=exc)
+                await self._queues.stop()
+                await self.clock.sleep(1.0)
+                continue
+            return
+
+    async def _sweep(self) -> None:
+        assert self._queues is not None
+        while True:
+            await self.clock.sleep(limits.QUEUE_UNUSED_S / 6)
+            try:
+                await self._queues.sweep()
+            except errors.CoordError as exc:
+                _log.warning("deciders.sweep_failed", error=exc)
+
+    async def _show(self) -> None:
+        while True:
+            held: Counter[str] = Counter()
+            for decider in self.deciders():
+                held[decider.name] += decider.open_count()
+            for name, count in held.items():
+                self.metrics.decider_open.labels(decider=name).set(count)
+            await self.clock.sleep(_GAUGES_S)
+
+    async def on_drain(self) -> None:
+        """Answer what was asked, snapshot, and let other processes take over."""
+        if self._queues is not None:
+            await self._queues.stop()
+        for partition in self.partitions:
+            partition.close()
+        for partition in self.partitions:
+            await partition.closed.wait()
+
+    async def teardown(self) -> None:
+        """Close the connection."""
+        if self._performer is not None:
+            await self._performer.close()
+        if self._conn is not None:
+            await self._conn.drain()
+
+    def is_ready(self) -> bool:
+        """Whether it is connected and each of its partitions is being followed."""
+        if self._conn is None or not self._conn.is_connected or self._replicas is None or not self._replicas.members:
+            return False
+        return all(p.phase not in {"retrying", "catching_up"} for p in self.partitions)
+
+    def details(self) -> dict[str, Any]:
+        """Members, partitions by phase, and what is wrong with whom."""
+        troubled = [p for p in self.partitions if p.error is not None and p.phase == "retrying"]
+        return {
+            "instance": self.instance,
+            "members": sorted(self._replicas.members) if self._replicas else [],
+            "partitions": dict(Counter(p.phase for p in self.partitions)),
+            "errors": [
+                {"partition": p.partition, "code": p.error.code, "message": p.error.message}
+                for p in troubled
+                if p.error is not None
+            ],
+        }
+
+
+def _instance_name() -> str:
+    host = re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:32]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"

@@ -1,0 +1,24 @@
+"""The deciders: what every partition's loop folds, in this order.
+
+One list, so that whoever asks what coord decides by itself reads it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from coord.core.deciding import Decider
+from coord.core.task_decider import TaskDecider
+
+Factory: TypeAlias = Callable[[int], list[Decider]]
+"""The deciders of a partition, new ones at every call."""
+
+
+def deciders(p: int) -> list[Decider]:  # noqa: ARG001 - some may want to know their partition
+    """New deciders of partition `p`."""
+    return [TaskDecider()]
+
+
+KINDS: Final = frozenset(kind for decider in deciders(0) for kind in decider.kinds)
+"""What is folded: streams/consumers/decider.toml filters on at least these."""
