@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from coord.ops.serve import What
     from coord.ops.settings import Settings
 
-_WHATS = ("all", "projector", "query")
+_WHATS = ("all", "projector", "query", "decider")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 async def serve(
     ctx: Context,
-    what: Annotated[str, typer.Argument(metavar="[all|projector|query]", help="Which services.")] = "all",
+    what: Annotated[str, typer.Argument(metavar="[all|projector|query|decider]", help="Which services.")] = "all",
     apply: Annotated[
         bool, typer.Option("--apply", help="First apply streams/ and migrations, waiting for both servers.")
     ] = False,
