@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -32,12 +32,17 @@ from coord import limits
 from coord.core import tasks
 from coord.core.deciding import NONE, Effect, Open, Presence, Push, Settle, State
 from coord.core.tasks import Task
+from coord.core.watch import Fare
 from coord.errors import WireError
 from coord.wire import subjects, work
 from coord.wire.envelope import StoredFact
 
 AGENT: Final = "_task"
 TOPIC: Final = "task"
+
+_OPEN: Final = frozenset({"queued", "claimed", "waiting"})
+_OUTCOMES: Final = frozenset({"completed", "failed", "rejected"})
+"""Events that end an execution; a death ends none that says anything of the capability."""
 
 EXTEND_EVERY_S: Final = limits.QUEUE_ACK_WAIT_S / 3
 
@@ -78,6 +83,9 @@ class TaskDecider:
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
         """Facts that were not believed, by code."""
+        self.fares: dict[tuple[str, str], Fare] = {}
+        """(tenant, capability) → how its tasks fare; what ended since this was made."""
+        self._claims: Counter[tuple[str, str]] = Counter()
         self._tasks: dict[Ident, Task] = {}
         self._held: dict[Holder, set[Ident]] = {}
         """What each instance has claimed."""
@@ -97,6 +105,10 @@ class TaskDecider:
     def get(self, tenant: str, key: str, id: str) -> Task | None:  # noqa: A002 - an entity's id
         """An open task, not to be changed; None: it is unknown or has ended."""
         return self._tasks.get((tenant, key, id))
+
+    def usage(self) -> Mapping[tuple[str, str], int]:
+        """(tenant, agent) → claims that it holds, those of all its instances."""
+        return self._claims
 
     # --- facts -----------------------------------------------------------------------------
 
@@ -121,11 +133,14 @@ class TaskDecider:
                 return self._claimed_in_vain(fact, None) if fact.event == "claimed" else NONE
             task = self._recollect(ident) or Task(tenant=fact.tenant, key=fact.key, id=fact.id)
         claimant, instance, claim, was = task.claimant, task.instance, task.claims, task.status
+        known = ident in self._tasks
         refusal = task.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
             return self._refused(task, fact)
         event = fact.event
+        if event != "progress":
+            self._count(task, was if known else None, event, claimant)
         if was == "claimed" and (task.status != "claimed" or event == "submitted"):
             self._let_go(ident, claimant, instance)
         if event == "claimed":
@@ -139,6 +154,35 @@ class TaskDecider:
         if event in ("failed", "returned", "released"):
             return (_nak(task, fact.stored_at.timestamp()),)
         return NONE  # placed: the scheduler's own
+
+    def _count(self, task: Task, was: str | None, event: str, claimant: str | None) -> None:
+        """One task more or less in a status; `claimant`: who held it before."""
+        fare = self._fare(task)
+        if was != task.status:
+            if was in _OPEN:
+                setattr(fare, was, getattr(fare, was) - 1)
+            if task.status in _OPEN:
+                setattr(fare, task.status, getattr(fare, task.status) + 1)
+            if was == "claimed" and claimant is not None:
+                self._uses(task.tenant, claimant, -1)
+            if task.status == "claimed" and task.claimant is not None:
+                self._uses(task.tenant, task.claimant, +1)
+        if event in _OUTCOMES:
+            setattr(fare, event, getattr(fare, event) + 1)
+
+    def _fare(self, task: Task) -> Fare:
+        place = (task.tenant, task.capability)
+        fare = self.fares.get(place)
+        if fare is None:
+            if len(self.fares) >= 2 * limits.CAPABILITIES_MAX:
+                self.fares = {p: f for p, f in self.fares.items() if f.depth or f.claimed}
+            fare = self.fares[place] = Fare()
+        return fare
+
+    def _uses(self, tenant: str, agent: str, by: int) -> None:
+        self._claims[tenant, agent] += by
+        if not self._claims[tenant, agent]:
+            del self._claims[tenant, agent]
 
     def _recollect(self, ident: Ident) -> Task | None:
         recalled, self._recalled = self._recalled, None
@@ -342,9 +386,12 @@ class TaskDecider:
         self._leases.clear()
         self._due.clear()
         self._opened.clear()
+        self.fares.clear()
+        self._claims.clear()
         for task in msgspec.convert(dumped, _Dump).tasks:
             ident = (task.tenant, task.key, task.id)
             self._tasks[ident] = task
+            self._count(task, None, "", None)
             if task.submission.deadline is not None:
                 self._due.append((task.submission.deadline, ident, 0))
             if task.status == "claimed":
