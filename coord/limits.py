@@ -465,6 +465,9 @@ REGISTRATION_CAPABILITIES_MAX: Final = 64
 REGISTRATION_LABELS_MAX: Final = 64
 LABEL_BYTES_MAX: Final = 256
 
+DISCOVERY_ANSWERS_PER_S: Final = 20
+"""Of one instance, to NATS's service discovery."""
+
 AGENTS_FOUND: Final = 100
 AGENTS_FOUND_MAX: Final = 1_000
 """Instances in one answer of `agents.find`."""

@@ -26,6 +26,7 @@ import msgspec
 
 from coord import limits
 from coord.bus.connection import Connection, NatsConfig
+from coord.client.beating import Beating
 from coord.client.config import ClientConfig, PublisherConfig
 from coord.client.instance import connection_name, new_instance
 from coord.client.metering import PublisherStats
@@ -153,6 +154,8 @@ class Coord:
         """For facts that are stated on a condition and answered at once."""
         self.pushes = Pushes(connection, publisher.tenant, publisher.agent)
         """What this agent is told."""
+        self.beating = Beating(connection, self.pushes, stating, publisher.tenant, publisher.agent, instance)
+        """Says that this instance is there; silent until something is registered or held."""
         self.outcomes = Outcomes(self)
         """Of the tasks that it submitted."""
         self.payloads = Payloads(connection, publisher.tenant)
@@ -413,6 +416,7 @@ class Coord:
         finally:
             self.outcomes.close()
             await self._submitter.close()
+            await self.beating.close()
             await self.stating.close()
             await self.pushes.close()
             if self._owns_connection:

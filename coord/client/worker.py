@@ -27,6 +27,7 @@ from coord.client.tasks import Delivered
 from coord.telemetry import logs
 from coord.wire import headers, subjects, work
 from coord.wire.decode import decode_message
+from coord.wire.presence import Quotas
 from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Worker:
         self._jobs: set[asyncio.Task[None]] = set()
         self._opening: set[str] = set()
         self._unregister = self.coord.pushes.on("task", self._pushed)
+        self._beating = coord.beating
+        self._unregisters = [self._beating.describe(self.load), self._beating.on_change(self._paused)]
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -82,8 +85,11 @@ class Worker:
     # --- life ----------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to pull."""
+        """Say what this agent can do, then begin to pull."""
         await self.coord.pushes.open()
+        agent = self.agent
+        quotas = Quotas(agent.quotas.inflight, agent.quotas.facts_per_s, agent.quotas.memory_mib)
+        await self._beating.register(capabilities=agent.capabilities, labels=agent.labels, quotas=quotas)
         for capability in self._slots:
             await self.coord.queues.open(capability)
             puller = Puller(
@@ -127,6 +133,9 @@ class Worker:
             return
         self._closed = True
         self._unregister()
+        for unregister in self._unregisters:
+            unregister()
+        self._beating.release(self)
         for puller in self._pullers.values():
             await puller.close()
         for execution in list(self._executions.values()):
@@ -152,7 +161,13 @@ class Worker:
 
     # --- deliveries ----------------------------------------------------------------------
 
+    def _paused(self) -> None:
+        for puller in self._pullers.values():
+            puller.refill()  # takes its waits back where nothing is free
+
     def _free(self, capability: str) -> int:
+        if self._beating.paused:
+            return 0  # told to drain, or quarantined: nothing more is taken until that is over
         free = self._slots[capability].free
         most = self.agent.quotas.inflight
         return free if most is None else min(free, most - len(self._executions))
@@ -177,11 +192,12 @@ class Worker:
             return
         slots = self._slots[capability]
         execution = Execution(self, slots, self._handles[capability], queue, fact, said)
-        if self.draining or not slots.take(execution):
+        if self.draining or self._beating.paused or not slots.take(execution):
             self._start(self._give_back_unclaimed(fact, first=first))
             return
         self._executions[place] = execution
         self._idle.clear()
+        self._beating.hold(self)
         first = first and not said.redrive and not said.restated
         execution.begin() if first else execution.look()
 
@@ -233,6 +249,7 @@ class Worker:
             self.finishing(execution)
         if not self._executions:
             self._idle.set()
+            self._beating.release(self)
 
     # --- what it is told -----------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from coord import limits
-from coord.core.deciding import NONE, Effect, Presence, State
+from coord.core.deciding import NONE, Effect, Folding, Presence, State
 from coord.core.watch import Fare, Watch
 from coord.wire.envelope import StoredFact
 from coord.wire.subjects import partition
@@ -119,13 +119,14 @@ class _Dump(msgspec.Struct):
     circuits: list[CapabilityState] = []
 
 
-class CapabilityDecider:
+class CapabilityDecider(Folding):
     """The circuits whose capability's name belongs to partition `p`; a `coord.core.deciding.Decider`."""
 
     name = "capabilities"
     kinds = frozenset({"capability"})
 
     def __init__(self, p: int) -> None:
+        super().__init__()
         self._p = p
         self._states: dict[tuple[str, str], CapabilityState] = {}
         self._windows: dict[tuple[str, str], _Window] = {}
@@ -149,10 +150,6 @@ class CapabilityDecider:
             window.clear()
         return NONE
 
-    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:  # noqa: ARG002
-        """Nothing follows."""
-        return NONE
-
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
         """Look how the capabilities fare."""
         if not isinstance(presence, Watch):
@@ -172,10 +169,6 @@ class CapabilityDecider:
                 effects.append(_state(state, event))
         return effects
 
-    def reconcile(self, now: float) -> Iterable[Effect]:  # noqa: ARG002
-        """Nothing is owed."""
-        return NONE
-
     def dump(self) -> Any:
         """The circuits."""
         return msgspec.to_builtins(_Dump([s for s in self._states.values() if s.n]))
@@ -184,9 +177,9 @@ class CapabilityDecider:
         """The circuits again."""
         self._states = {(s.tenant, s.capability): s for s in msgspec.convert(dumped, _Dump).circuits}
 
-    def oldest(self) -> int | None:
-        """It needs nothing of the log that a snapshot has not."""
-        return None
+    def open_count(self) -> int:
+        """Circuits that are not closed."""
+        return sum(1 for state in self._states.values() if state.circuit != "closed")
 
 
 def _state(state: CapabilityState, event: str) -> State:

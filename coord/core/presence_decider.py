@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from coord import limits
-from coord.core.deciding import NONE, Effect, Presence, Push, State
+from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
 from coord.core.watch import Usage, Watch
 from coord.wire import presence as wire
 from coord.wire.envelope import StoredFact
@@ -152,21 +152,18 @@ class _Dump(msgspec.Struct):
     agents: list[Agent] = []
 
 
-class PresenceDecider:
-    """Of partition `p`; a `coord.core.deciding.Decider`."""
+class PresenceDecider(Folding):
+    """Of one partition; a `coord.core.deciding.Decider`."""
 
     name = "presence"
     kinds = frozenset({"agent"})
 
-    def __init__(self, p: int) -> None:
-        self._p = p
+    def __init__(self) -> None:
+        super().__init__()
         self._agents: dict[tuple[str, str], Agent] = {}
         self._looked_at = 0.0
         self._over: dict[tuple[str, str], int] = {}
         """Looks in a row at which an agent used more than it may."""
-
-    def __len__(self) -> int:
-        return len(self._agents)
 
     def get(self, tenant: str, agent: str) -> Agent | None:
         """An agent of this partition; not to be changed."""
@@ -244,10 +241,6 @@ class PresenceDecider:
             del self._over[at]
             yield _of_agent(agent, "quarantined", agent.quarantines + 1, {"quota": broken})
 
-    def reconcile(self, now: float) -> Iterable[Effect]:  # noqa: ARG002
-        """Nothing is owed: whoever is not heard is found by `tick`."""
-        return NONE
-
     # --- snapshots -------------------------------------------------------------------------
 
     def dump(self) -> Any:
@@ -258,9 +251,9 @@ class PresenceDecider:
         """The same again."""
         self._agents = {(a.tenant, a.agent): a for a in msgspec.convert(dumped, _Dump).agents}
 
-    def oldest(self) -> int | None:
-        """It needs nothing of the log that a snapshot has not."""
-        return None
+    def open_count(self) -> int:
+        """Registered agents."""
+        return len(self._agents)
 
 
 def _seen(presence: Presence, watch: Watch | None, agent: Agent, instance: str) -> str:

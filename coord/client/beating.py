@@ -1,0 +1,337 @@
+"""Says that this instance is there, what it can do and how it fares; and hears when it is asked or told.
+
+::
+
+    await c.beating.register(capabilities={"summarize": 8}, labels={"region": "eu"})
+    c.beating.hold("my-lock")  # while anything is held: a heartbeat a second, else one in five
+    await c.beating.drain()  # take no more; `rejoin` undoes it
+
+`coord.Agent` and locks do this by themselves.  Heartbeats are core NATS messages that nobody
+stores; only what changes is a fact: ``agent.registered``, ``draining``, ``left``.
+
+Whoever holds something and does not beat loses it: an instance is gone after 2.5 missed
+heartbeats, or at once when its process dies.  A program that blocks the event loop for seconds
+is as good as hung, and is taken for it.
+
+After a reconnect it beats at once, on a connection with a higher number: that keeps what it
+holds, if it was away for less than `limits.DISCONNECT_GRACE_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection, Unregister
+from coord.client.discovery import Discovery
+from coord.client.pushes import Pushes
+from coord.client.stating import Stating
+from coord.telemetry import logs
+from coord.wire import presence as wire
+from coord.wire import subjects
+from coord.wire.presence import Heartbeat, Quotas, Registration
+from coord.wire.records import Fact
+
+_log = logs.get("presence")
+
+Describe = Callable[[], dict[str, Any]]
+"""Returns some of `Heartbeat`'s fields: load, claims, running, memory_mib."""
+
+_ABOUT_FIRST: Final = 2
+_ABOUT_EVERY: Final = 12
+"""Heartbeats that say all: the first two on a connection, then one a minute."""
+
+_BUSY_AFTER_S: Final = 5.0
+"""So long after the last thing was let go it beats as if it held something: who works takes the next one."""
+
+_BEAT_APART_S: Final = 0.02
+"""Asked for more often, it does not beat more often."""
+
+_FIELDS: Final = frozenset({"load", "claims", "running", "memory_mib"})
+
+
+class _Told(msgspec.Struct):
+    what: str = ""
+    instance: str | None = None
+    reason: str = ""
+
+
+class Beating:
+    """Of one connection.  `start` it (`register` and `hold` do), `close` it before the connection."""
+
+    def __init__(
+        self, conn: Connection, pushes: Pushes, stating: Stating, tenant: str, agent: str, instance: str
+    ) -> None:
+        self.instance = instance
+        self.registration: Registration | None = None
+        """What was registered; None: nothing."""
+        self.draining = False
+        self.quarantined = False
+        """A decider found that this agent uses more than it may; it is to take nothing until it is released."""
+        self._conn = conn
+        self._pushes = pushes
+        self._stating = stating
+        self._tenant = tenant
+        self._agent = agent
+        self._subject = subjects.heartbeat(tenant, agent, instance)
+        self._sources: list[Describe] = []
+        self._listeners: list[Callable[[], None]] = []
+        self._held: set[Hashable] = set()
+        self._held_at = float("-inf")
+        self._said_at = float("-inf")
+        self._abouts = 0
+        self._count = 0
+        self._loop: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._answer = False
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._unregister: list[Unregister] = []
+        self._discovery = Discovery(conn, tenant, agent, instance)
+        self._away_at: float | None = None
+        self._closed = False
+
+    # --- what it says ----------------------------------------------------------------------
+
+    def describe(self, source: Describe) -> Unregister:
+        """Let `source` say how this instance fares; several are merged, the last one wins."""
+        self._sources.append(source)
+
+        def unregister() -> None:
+            if source in self._sources:
+                self._sources.remove(source)
+
+        return unregister
+
+    def on_change(self, listener: Callable[[], None]) -> Unregister:
+        """Call `listener` when `paused` may have changed."""
+        self._listeners.append(listener)
+
+        def unregister() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unregister
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is to take nothing more: it drains, or is quarantined."""
+        return self.draining or self.quarantined
+
+    @property
+    def every_s(self) -> float:
+        """How often it beats now."""
+        busy = self._held or time.monotonic() - self._held_at < _BUSY_AFTER_S
+        return limits.HEARTBEAT_S if busy else limits.HEARTBEAT_IDLE_S
+
+    def hold(self, what: Hashable) -> None:
+        """This instance holds `what` (a claim, a lock): it beats every second until that is released."""
+        was = self.every_s
+        self._held.add(what)
+        self._held_at = time.monotonic()
+        if was != limits.HEARTBEAT_S or self._loop is None:
+            self._ensure()
+            self._wake.set()
+
+    def release(self, what: Hashable) -> None:
+        """It holds that no longer."""
+        if what in self._held:
+            self._held.discard(what)
+            self._held_at = time.monotonic()
+
+    # --- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to beat; returns when it can be asked, too.  Twice is legal."""
+        if self._closed:
+            raise errors.BusClosed
+        if not self._unregister:
+            self._unregister += [
+                self._pushes.on(wire.TOPIC, self._pushed),
+                self._conn.on_connected(self._connected),
+                self._conn.on_disconnected(self._disconnected),
+            ]
+        await self._pushes.open()
+        await self._discovery.open()
+        self._ensure()
+        self.beat()
+
+    async def register(
+        self,
+        *,
+        capabilities: dict[str, int] | None = None,
+        labels: dict[str, str] | None = None,
+        model: str | None = None,
+        version: str | None = None,
+        cost: float | None = None,
+        memory_mib: float | None = None,
+        coordinator: str | None = None,
+        quotas: Quotas | None = None,
+    ) -> Registration:
+        """Say what this instance can do, as a fact, and begin to beat.
+
+        Raises `InvalidPayload` and `InvalidToken` for what is none, and what `Stating.state` raises.
+        """
+        said = wire.check(
+            Registration(
+                instance=self.instance,
+                capabilities=dict(capabilities or {}),
+                labels=dict(labels or {}),
+                model=model,
+                version=version,
+                cost=cost,
+                memory_mib=memory_mib,
+                coordinator=coordinator,
+                quotas=quotas,
+            )
+        )
+        self.registration = said
+        self._discovery.registration = said
+        self._abouts = 0
+        await self._state("registered", said)
+        await self.start()
+        return said
+
+    async def drain(self) -> None:
+        """Say that this instance takes no more.  Twice is legal."""
+        if not self.draining:
+            self.draining = True
+            self._notify()
+            self.beat()
+            await self._state("draining", {"instance": self.instance})
+
+    async def rejoin(self) -> None:
+        """Take work again, after `drain`."""
+        if self.draining:
+            self.draining = False
+            self._notify()
+            self.beat()
+            if self.registration is not None:
+                await self._state("registered", self.registration)
+
+    async def close(self) -> None:
+        """Say goodbye: what this instance holds is free at once.  Twice is legal; never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        for unregister in self._unregister:
+            unregister()
+        jobs = [*self._jobs, *([self._loop] if self._loop is not None else [])]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._discovery.close()
+        if self.registration is not None and self._conn.is_connected:
+            try:
+                async with asyncio.timeout(limits.API_TIMEOUT_S):
+                    await self._state("left", {"instance": self.instance})
+            except (errors.CoordError, TimeoutError) as exc:
+                _log.debug("presence.left_unsaid", error=str(exc))
+        if self._loop is not None:
+            self._say(Heartbeat(bye=True))
+
+    async def _state(self, event: str, data: Any) -> None:
+        await self._stating.state(Fact(kind="agent", id=self._agent, event=event, data=data))
+
+    def _ensure(self) -> None:
+        if self._loop is None and not self._closed:
+            self._loop = asyncio.get_running_loop().create_task(self._run(), name=f"{self._agent}-beating")
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            self._say(self._heartbeat())
+            await asyncio.sleep(_BEAT_APART_S)
+            try:
+                async with asyncio.timeout(self.every_s - _BEAT_APART_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    # --- heartbeats ------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Beat now, or a moment after the last one."""
+        self._wake.set()
+
+    def _heartbeat(self) -> Heartbeat:
+        fields: dict[str, Any] = {}
+        for source in self._sources:
+            fields |= {name: value for name, value in source().items() if name in _FIELDS}
+        self._count += 1
+        about = self.registration
+        if self._abouts >= _ABOUT_FIRST and self._count % _ABOUT_EVERY:
+            about = None
+        self._abouts += 1
+        here, self._answer = self._answer, False
+        return Heartbeat(
+            **fields,
+            every_s=self.every_s,
+            draining=self.paused,
+            connection=self._conn.epoch,
+            here=here,
+            about=about,
+        )
+
+    def _say(self, beat: Heartbeat) -> None:
+        try:
+            self._conn.publish(self._subject, msgspec.json.encode(beat))
+        except errors.BusError:
+            return  # it is missed, as it should be
+        self._said_at = time.monotonic()
+
+    def _disconnected(self) -> None:
+        self._away_at = time.monotonic()
+
+    def _connected(self) -> None:
+        away_s = 0.0 if self._away_at is None else time.monotonic() - self._away_at
+        self._away_at = None
+        self._abouts = 0
+        self._say(self._heartbeat())  # before anything else: what is held hangs on it
+        if self.registration is not None and away_s > limits.PRESENCE_SETTLE_S:
+            self._start(self._state("registered", self.registration))  # it may have been forgotten meanwhile
+
+    # --- what it is told -------------------------------------------------------------------
+
+    def _pushed(self, body: bytes) -> None:
+        try:
+            told = msgspec.json.decode(body, type=_Told)
+        except msgspec.MsgspecError:
+            return
+        if told.instance is not None and told.instance != self.instance:
+            return
+        if told.what == "beat":
+            self._answer = True
+            self._wake.set()
+        elif told.what == "about":
+            self._abouts = 0
+            self._wake.set()
+        elif told.what == "drain":
+            self._start(self.drain())
+        elif told.what == "rejoin":
+            self._start(self.rejoin())
+        elif told.what in ("quarantined", "released"):
+            self.quarantined = told.what == "quarantined"
+            _log.warning("presence." + told.what, agent=self._agent, reason=told.reason)
+            self._notify()
+            self.beat()
+
+    def _notify(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+    def _start(self, job: Any) -> None:
+        task = asyncio.get_running_loop().create_task(_logged(job), name=f"{self._agent}-presence")
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+
+async def _logged(job: Any) -> None:
+    try:
+        await job
+    except errors.CoordError as exc:
+        _log.warning("presence.job_failed", error=exc)
