@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coord.bus import topology
+from coord import errors, limits
+from coord.bus import rpc, topology
 from coord.bus.connection import NatsConfig
+from coord.core.task_decider import TaskDecider
 from coord.runtime import assets
 from coord.server.decider_service import DeciderService
 from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
 from tests.support.deciding import Hand
 from tests.support.waiting import until
 
@@ -91,3 +95,197 @@ async def test_how_long_it_takes_from_an_outcome_to_the_push(hand, start, record
     print(f"outcome acked → pushed: p50 {took[25] * 1e3:.2f} ms, max {took[-1] * 1e3:.2f} ms")
     record_property("p50_ms", took[25] * 1e3)
     assert took[25] < 0.1
+
+
+async def test_what_failed_comes_again_after_its_backoff(hand, start) -> None:
+    await start()
+    await hand.open_queues()
+    await hand.pull()
+    seq = await hand.submit("t1", instance="me1", retries=1, backoff_s=0.3, backoff_max_s=0.3)
+    await until(lambda: hand.times(seq) == 1)
+    await hand.claim("t1", 1)
+    failed_at = asyncio.get_running_loop().time()
+    await hand.state("w1", "t1", "failed", data={"claim": 1, "error": "OSError", "message": "no"})
+    await until(lambda: hand.times(seq) == 2)
+    assert asyncio.get_running_loop().time() - failed_at >= 0.14  # half of the backoff is jitter
+    assert not hand.told("me", "ended")
+    await hand.claim("t1", 2)
+    await hand.state("w1", "t1", "failed", data={"claim": 2, "error": "OSError", "message": "again"})
+    (told,) = await until(lambda: hand.told("me", "ended"))
+    assert (told["status"], told["error"], told["message"], told["claim"]) == ("failed", "OSError", "again", 2)
+    await until(lambda: nothing_pending(hand))
+
+
+async def nothing_pending(hand: Hand) -> bool:
+    return await hand.ack_pending() == 0
+
+
+async def test_what_a_dead_instance_held_starts_elsewhere_at_once(hand, start) -> None:
+    service = await start()
+    await hand.open_queues()
+    await hand.pull()
+    seqs = [await hand.submit(f"t{n}") for n in range(20)]
+    other = await hand.submit("kept")
+    for n in range(20):
+        await hand.claim(f"t{n}", 1, instance="dead")
+    await hand.claim("kept", 1, instance="alive")
+    await until(lambda: held(service) == 21)
+    loop = asyncio.get_running_loop()
+    died_at = loop.time()
+    service.gone("acme", "w1", "dead", 0.0)
+    service.gone("acme", "w1", "dead", 0.0)  # twice said is once released
+    await until(lambda: all(hand.times(seq) == 2 for seq in seqs), every_s=0.001)
+    print(f"20 tasks moved after {(loop.time() - died_at) * 1e3:.1f} ms")
+    assert hand.times(other) == 1
+    assert await hand.events("t7") == ["submitted", "claimed.1", "released.1"]
+    for n in range(20):
+        await hand.claim(f"t{n}", 2, agent="w2", instance="next")
+    await until(lambda: held(service) == 21)
+
+
+def held(service: DeciderService) -> int:
+    """Claims that the process knows of."""
+    return sum(sum(d.usage().values()) for d in service.deciders() if isinstance(d, TaskDecider))
+
+
+async def test_a_delivery_given_back_comes_again(hand, start) -> None:
+    await start()
+    await hand.open_queues()
+    await hand.pull()
+    seq = await hand.submit("t1")
+    await until(lambda: hand.times(seq) == 1)
+    await hand.state("w1", "t1", "returned", "1", data={"reason": "busy"})
+    await until(lambda: hand.times(seq) == 2)
+    await hand.claim("t1", 1)
+    await hand.state("w1", "t1", "returned", "1")
+    await until(lambda: hand.times(seq) == 3)
+    task = await hand.task("t1")
+    assert task is not None
+    assert (task.status, task.next_claim, task.failures, task.deaths) == ("queued", 2, 0, 0)
+
+
+async def test_a_cancelled_task_is_stopped_and_not_started(hand, start) -> None:
+    await start()
+    await hand.open_queues()
+    await hand.submit("running", instance="me1")
+    await hand.claim("running", 1, instance="i1")
+    await hand.state("me", "running", "cancelled", data={"reason": "changed my mind"})
+    (stop,) = await until(lambda: hand.told("w1", "cancel"))
+    assert (stop["id"], stop["claim"], stop["instance"], stop["status"]) == ("running", 1, "i1", "cancelled")
+    (told,) = await until(lambda: hand.told("me", "ended"))
+    assert (told["status"], told["message"]) == ("cancelled", "changed my mind")
+    # Cancelled before its delivery: the broker lets the claim pass, the fold does not.
+    await hand.submit("waiting", instance="me1")
+    await hand.state("me", "waiting", "cancelled")
+    await hand.claim("waiting", 1, agent="w2", instance="i2")
+    (stop,) = await until(lambda: hand.told("w2", "cancel"))
+    assert (stop["id"], stop["claim"], stop["instance"]) == ("waiting", 1, "i2")
+    # A stranger cancels nothing.
+    await hand.submit("foreign")
+    await hand.state("eve", "foreign", "cancelled")
+    task = await hand.task("foreign")
+    assert task is not None
+    assert task.status == "queued"
+
+
+async def test_time_ends_what_overran(hand, start, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "TASK_TIMEOUT_GRACE_S", 0.1)
+    await start()
+    await hand.open_queues()
+    await hand.pull()
+    loop_now = time.time()
+    late = await hand.submit("late", instance="me1", deadline=loop_now + 0.5)
+    slow = await hand.submit("slow", timeout_s=0.3)
+    await until(lambda: hand.times(slow) == 1)
+    await hand.claim("slow", 1, instance=None)
+    await until(lambda: hand.times(slow) == 2)
+    assert await hand.events("slow") == ["submitted", "claimed.1", "released.1"]
+    (told,) = await until(lambda: hand.told("me", "ended"))
+    assert (told["id"], told["status"]) == ("late", "expired")
+    assert late < slow
+
+
+async def test_progress_is_told_where_it_was_asked_for(hand, start) -> None:
+    await start()
+    for id_, progress in (("t1", True), ("t2", False)):
+        await hand.submit(id_, instance="me1", progress=progress)
+        await hand.claim(id_, 1)
+        await hand.state("w1", id_, "progress", data={"done": 0.5, "note": "half"})
+        await hand.complete(id_)
+    await until(lambda: len(hand.told("me", "ended")) == 2)
+    assert hand.told("me", "progress") == [
+        {"what": "progress", "key": "t1", "id": "t1", "instance": "me1", "claim": 1, "done": 0.5, "note": "half"}
+    ]
+
+
+async def test_a_client_that_asks_nobody_gets_its_queue(hand, start) -> None:
+    """`nats pub` is enough: the submission is there first, its queue begins there."""
+    await start()
+    await hand.conn.request("coord.ev.acme.me.t1.task.t1.submitted.odd.batch", b"{}")
+
+    async def there() -> bool:
+        try:
+            await hand.conn.api(f"CONSUMER.INFO.EVENTS.{subjects.queue('acme', 'odd', 'batch')}")
+        except errors.ApiNotFound:
+            return False
+        return True
+
+    await until(there)
+    await hand.pull("odd", "batch")
+    await until(lambda: len(hand.deliveries) == 1)
+
+
+async def test_a_queue_that_began_too_late_is_made_again(hand, start) -> None:
+    service = await start()
+    first = await hand.submit("t1", "late")
+    await until(lambda: service._queues is not None and ("acme", "late") in service._queues._known)
+    consumer = subjects.queue("acme", "late", "normal")
+    await hand.conn.api(f"CONSUMER.DELETE.EVENTS.{consumer}")
+    assert service._queues is not None
+    service._queues._known.clear()
+    await hand.open_queues("late")  # from now on: the submission is before it
+    await service._queues.ensure("acme", "late", from_seq=first)
+    await hand.pull("late")
+    await until(lambda: hand.times(first) == 1)
+
+
+async def test_a_used_id_is_not_opened_again(hand, start) -> None:
+    """Also by a client that states no condition, after the decider has forgotten the task."""
+    service = await start()
+    await hand.open_queues()
+    await hand.submit("t1", input=1, instance="me1")
+    await hand.claim("t1", 1)
+    await hand.complete("t1")
+    await until(lambda: hand.told("me", "ended"))
+    again = await hand.state("eve", "t1", "submitted", "work", "normal", data={"input": 2})
+    await hand.submit("behind", instance="me1")
+    await hand.claim("behind", 1)
+    await hand.complete("behind")
+    await until(lambda: len(hand.told("me", "ended")) == 2)
+    assert sum(d.open_count() for d in service.deciders()) == 0
+    # Its queue delivers it all the same; whoever gets it has it settled.
+    await hand.pull()
+    await until(lambda: hand.times(again) == 1)
+    request = {"queue": subjects.queue("acme", "work", "normal"), "seq": again, "key": "t1", "id": "t1"}
+    answer = await rpc.call(hand.conn, subjects.rpc("acme", "task", "settle"), request, dict[str, Any], timeout_s=10)
+    assert answer == {"settled": True}
+    mine = {"queue": subjects.queue("other", "work", "normal"), "seq": again, "key": "t1", "id": "t1"}
+    with pytest.raises(errors.InvalidRequest):
+        await rpc.call(hand.conn, subjects.rpc("acme", "task", "settle"), mine, dict[str, Any], timeout_s=10)
+
+
+async def test_a_redriven_task_begins_anew(hand, start) -> None:
+    service = await start()
+    await hand.open_queues()
+    await hand.pull()
+    await hand.submit("t1", instance="me1")
+    await hand.claim("t1", 1)
+    await hand.state("w1", "t1", "rejected", data={"reason": "empty"})
+    await until(lambda: hand.told("me", "ended"))
+    redriven = await hand.state("me", "t1", "submitted", "work", "normal", data={"instance": "me1", "redrive": 1})
+    await until(lambda: hand.times(redriven) == 1)
+    await until(lambda: sum(d.open_count() for d in service.deciders()) == 1)
+    await hand.claim("t1", 2)
+    await hand.complete("t1", claim=2)
+    told = await until(lambda: len(hand.told("me", "ended")) == 2 and hand.told("me", "ended"))
+    assert [t["status"] for t in told] == ["rejected", "completed"]
