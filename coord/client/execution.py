@@ -169,6 +169,9 @@ class Execution:
                 self.worker.give_back(self.fact, self.claim, "drained")
             self.worker.left(self)
             return
+        except Exception as exc:  # noqa: BLE001 - a defect of ours must not look like a handler that never ends
+            _log.error("worker.defect", task=self.fact.id, exc_info=exc)
+            event, said = self._failed(ctx, "coord.defect", f"{type(exc).__name__}: {exc}")
         finally:
             context.restore(token)
         await self._state_outcome(event, said)

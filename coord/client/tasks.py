@@ -68,8 +68,7 @@ class Handles(msgspec.Struct, frozen=True):
     def encode(self, output: Any) -> bytes:
         """What the handler returned, as JSON; raises `InvalidPayload` where it is not of the declared type."""
         kind = self.output_type
-        plain = isinstance(kind, type) and isinstance(output, kind)
-        if kind is not Any and not plain:
+        if kind is not Any and not (isinstance(kind, type) and isinstance(output, kind)):
             codec.convert(codec.to_builtins(output), kind)
         return codec.encode(output, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
 
