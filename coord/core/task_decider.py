@@ -52,6 +52,9 @@ _OPEN_EVERY_S: Final = 30.0
 _OPEN_AFTER_S: Final = 2.0
 """Queued for so long: nobody takes it."""
 
+_GONE_S: Final = limits.PUBLISH_DEADLINE_S
+"""A claim that was sent is stored within this, or never."""
+
 Ident: TypeAlias = tuple[str, str, str]
 """(tenant, key, id)."""
 
@@ -89,6 +92,8 @@ class TaskDecider:
         self._tasks: dict[Ident, Task] = {}
         self._held: dict[Holder, set[Ident]] = {}
         """What each instance has claimed."""
+        self._gone: dict[Holder, float] = {}
+        """Who was said to be gone, and when, for as long as a claim of theirs may still be on its way."""
         self._leases: deque[tuple[float, Ident, int]] = deque()
         """(when to extend, task, claim): every claim, in order of time."""
         self._due: list[tuple[float, Ident, int]] = []
@@ -211,10 +216,16 @@ class TaskDecider:
 
     def _hold(self, ident: Ident, task: Task, at: float) -> None:
         """A claim begins, or goes on after its decider was away: leases are looked after from now on."""
+        holder = None
         if task.instance is not None and task.claimant is not None:
-            self._held.setdefault((task.tenant, task.claimant, task.instance), set()).add(ident)
-        # In order of time but for a broker's clock that was set back; then a look comes late by as much.
-        self._leases.append((at + EXTEND_EVERY_S, ident, task.claims))
+            holder = (task.tenant, task.claimant, task.instance)
+            self._held.setdefault(holder, set()).add(ident)
+        if holder in self._gone:
+            # It died before its claim was stored, or came back: the next tick asks which.
+            self._leases.appendleft((0.0, ident, task.claims))
+        else:
+            # In order of time but for a broker's clock that was set back; then a look comes late by as much.
+            self._leases.append((at + EXTEND_EVERY_S, ident, task.claims))
         heapq.heappush(self._due, (_overrun_at(task), ident, task.claims))
 
     def _let_go(self, ident: Ident, agent: str | None, instance: str | None) -> None:
@@ -281,8 +292,9 @@ class TaskDecider:
 
     # --- deaths and time --------------------------------------------------------------------
 
-    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:  # noqa: ARG002
+    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:
         """Every claim of an instance is released."""
+        self._gone[tenant, agent, instance] = now
         return self._release_all(tenant, agent, instance, "gone")
 
     def _release_all(self, tenant: str, agent: str, instance: str, reason: ReleaseReason) -> Iterable[Effect]:
@@ -311,6 +323,8 @@ class TaskDecider:
             effects += self._overdue(ident, claim, now)
         if now - self._swept_at >= _OPEN_AFTER_S:
             self._swept_at = now
+            if self._gone:
+                self._gone = {who: at for who, at in self._gone.items() if now - at < _GONE_S}
             effects += self._unserved(now)
         return effects
 
