@@ -597,6 +597,85 @@ class UnknownTask(CoordError):
     remedy = "Check id and key; tasks that ended long ago are in the table `coord.v_task`."
 
 
+class WorkflowError(CoordError):
+    """A workflow did not complete."""
+
+    code = "workflow.error"
+    fault = Fault.SENDER
+    remedy = "Look at the workflow: `coord workflow get`."
+
+
+class WorkflowFailed(WorkflowError):
+    """A step of the workflow failed; `step` names it, `error` says what kind."""
+
+    code = "workflow.failed"
+    remedy = "Mend what the step needs, and start the workflow again under another id."
+
+
+class WorkflowCancelled(WorkflowError):
+    """The workflow was cancelled before it had ended."""
+
+    code = "workflow.cancelled"
+    fault = Fault.CALLER
+
+
+class WorkflowExists(CoordError):
+    """A workflow of this id was started before, and it was another one; `first_event_id` names it."""
+
+    code = "workflow.exists"
+    fault = Fault.CALLER
+    remedy = "Use another id for other work."
+
+
+class UnknownWorkflow(CoordError):
+    """No workflow of this id is in the log."""
+
+    code = "workflow.unknown"
+    fault = Fault.CALLER
+    remedy = "Check the id; workflows that ended long ago are in the table `coord.v_workflow`."
+
+
+class InvalidWorkflow(WireError):
+    """A workflow's definition is not one; `step` names the culprit."""
+
+    code = "workflow.invalid"
+    fault = Fault.CALLER
+    remedy = "Compare it with docs/howto/workflows.md."
+
+
+class CyclicWorkflow(InvalidWorkflow):
+    """Steps wait for each other in a circle; `cycle` names them."""
+
+    code = "workflow.cyclic"
+
+
+class UnknownStep(InvalidWorkflow):
+    """A step refers to a step that there is none of; `step` and `unknown` name the two."""
+
+    code = "workflow.unknown_step"
+
+
+class StepWithoutHandler(InvalidWorkflow):
+    """A step does not say, or says twice, what is to be done."""
+
+    code = "workflow.no_handler"
+    remedy = "Give each step exactly one of task, workflow, signal, decide and sleep_s."
+
+
+class DuplicateStep(InvalidWorkflow):
+    """Two steps would have tasks of one id."""
+
+    code = "workflow.duplicate_step"
+
+
+class UnknownAgent(CoordError):
+    """No instance of this agent is there."""
+
+    code = "agent.unknown"
+    fault = Fault.CALLER
+    remedy = "`coord agent ls` shows who is; an agent that does not beat is not seen."
+
+
 class Reject(CoordError):
     """Raised by a handler: no attempt can succeed.  The task ends at once, with the reason, as a dead letter."""
 

@@ -397,13 +397,43 @@ SUBMIT_WAIT_S: Final = 5.0
 
 RESULT_AUDIT_FIRST_S: Final = 2.0
 RESULT_AUDIT_MAX_S: Final = 30.0
-"""Who waits for an outcome and is told nothing reads the log after this, doubling."""
+RESULT_AUDIT_APART_S: Final = 0.02
+"""Who waits for an outcome and is told nothing reads the log after this, doubling; one of
+a connection's waiters at a time, 50 a second."""
 
 TASK_FACTS_MAX: Final = 10_000
 """Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
 
 TASK_OUTPUT_BYTES_MAX: Final = 64 * MIB
 """Input or output of a task, by reference too."""
+
+FLOW_STEPS_MAX: Final = 500
+"""Steps of one workflow, those of its sub-workflows not counted."""
+
+FLOW_DEPTH_MAX: Final = 4
+"""Workflows inside of each other."""
+
+FLOW_ITEMS_MAX: Final = 10_000
+"""Members of a fan-out."""
+
+FLOW_PARALLELISM: Final = 5
+"""How many of them run at once where the step does not say it."""
+
+FLOW_NAME_BYTES_MAX: Final = 48
+"""A step's name: its tasks add an item's number or ``undo_`` to it, and are tokens of 64 bytes."""
+
+FLOW_BYTES_MAX: Final = 768 * KIB
+"""A workflow's definition and input together, a step's input, or its output where those of a fan-out are put
+together: what must fit into one fact beside the rest."""
+
+FLOW_EXPRESSION_MAX: Final = 4_000
+"""Characters of one condition."""
+
+RULES_MAX: Final = 1_000
+"""Rules of one decision table."""
+
+RULE_TABLES_MAX: Final = 1_000
+"""Decision tables that a partition's decider holds: those set by facts."""
 
 QUEUE_ACK_WAIT_S: Final = 30.0
 """ack_wait of the queues: five times the worst failover; a live claim is extended every third of it."""
@@ -488,6 +518,16 @@ CAPABILITY_OPEN_MAX_S: Final = 300.0
 CAPABILITY_PROBES: Final = 3
 """Executions that must end well, with none that fails, until it is closed again."""
 
+CAPABILITY_DEPTH: Final = 100_000
+"""Tasks of one capability that may wait before submitters are held up: half of what its queues hand out
+(QUEUE_ACK_PENDING_MAX), so that what plain clients submit on top is still delivered."""
+
+DECIDER_PROCESSES_MAX: Final = 256
+"""Processes with deciders whose parts of the board are added up."""
+
+QUOTA_AGENTS_MAX: Final = 256
+"""Agents with a quota of facts per second whose facts are counted, each by a subscription; more are not."""
+
 BOARD_EVERY_S: Final = 1.0
 """How often a capability's depth is said; sooner when it has changed a lot."""
 
@@ -498,6 +538,19 @@ DECIDER_SNAPSHOT_FACTS: Final = 20_000
 """How far apart a partition's snapshots are: what a new owner folds again at most, about 0.3 s."""
 
 SNAPSHOT_PIECE_BYTES: Final = 512 * KIB
+EDGE_LOOK_S: Final = 10.0
+"""How often a partition's deciders look whether open work nears the end of the window."""
+
+EDGE_AGE: Final = 0.75
+"""Of `max_age`: open work that is older is stated again;"""
+EDGE_FILL: Final = 0.5
+"""and from this fill on,"""
+EDGE_SPAN: Final = 0.25
+"""what came from this oldest part of the log: the trimmer wants to let it go, and waits for open work."""
+
+RESTATE_MAX: Final = 500
+"""Statements of one partition and look; the next look goes on."""
+
 DECIDER_INFLIGHT: Final = 4_096
 """Statements of one process's deciders that the broker has not answered yet; then they fold no further."""
 
@@ -642,12 +695,17 @@ assert CIRCUIT_OPEN_MAX_S + RETRY_MAX_S < TAKEOVER_S, "a database that is back i
 assert CALL_RETRY_FIRST_S <= CALL_RETRY_MAX_S
 assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FILL_ALARM < 1
 assert SPOOL_ASK_AFTER_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "what is sent unasked must be recognised"
+assert EDGE_FILL < TRIM_END, "open work has left the oldest part when that is to go"
 assert API_TIMEOUT_S <= TRIM_MARGIN_S / 2 < TRIM_MARGIN_S < DUPLICATE_WINDOW_S
 assert SUSPECT_AFTER < GONE_AFTER
 assert DISCONNECT_GRACE_S < 0.1
+assert 2 * CAPABILITY_DEPTH <= QUEUE_ACK_PENDING_MAX
+assert 3 * BOARD_EVERY_S <= BOARD_STALE_S
 assert 2 * GONE_AFTER * HEARTBEAT_S <= PRESENCE_SETTLE_S
 assert 2 * PRESENCE_TICK_S < PRESENCE_STALL_S < GONE_AFTER * HEARTBEAT_S
 assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
 assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
 assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
+assert FLOW_BYTES_MAX < EVENT_BYTES_MAX
+assert FLOW_NAME_BYTES_MAX + len("undo_") + len(f"-{FLOW_ITEMS_MAX}") <= TOKEN_BYTES_MAX
 assert PARTITIONS & (PARTITIONS - 1) == 0

@@ -80,8 +80,12 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("workflow", "failed"): Rule(_A.DECIDER),
     ("workflow", "cancelled"): Rule(_A.SUBMITTER, deciders=True),
     ("workflow", "compensating"): Rule(_A.DECIDER),
+    ("workflow", "compensated"): Rule(_A.DECIDER),
+    ("workflow", "decided"): Rule(_A.DECIDER),
+    ("workflow", "joined"): Rule(_A.DECIDER),
     # The ordered rules that a decision step of a workflow asks.
-    ("rules", "set"): Rule(_A.ANYONE),
+    ("rules", "set"): Rule(_A.ANYONE, deciders=True),
+    ("rules", "asked"): Rule(_A.DECIDER),
     # A piece of work with its context, passed on.
     ("handoff", "offered"): Rule(_A.ANYONE, deciders=True),
     ("handoff", "accepted"): Rule(_A.ADDRESSEE),
