@@ -25,6 +25,7 @@ from weakref import WeakSet
 import msgspec
 
 from coord import limits
+from coord.bus import rpc
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.beating import Beating
 from coord.client.config import ClientConfig, PublisherConfig
@@ -37,8 +38,10 @@ from coord.client.pushes import Pushes
 from coord.client.queues import Queues
 from coord.client.stating import Stating
 from coord.client.submitting import Submitter
+from coord.core.admission import Board
 from coord.errors import InvalidToken, SettingsError
 from coord.wire import subjects
+from coord.wire.agents import Found, FoundAgents
 
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
@@ -396,6 +399,31 @@ class Coord:
     def task(self, id: str, /, *, key: str | None = None, returns: Any = Any) -> TaskHandle[Any]:
         """The handle of a task that somebody submitted; nothing is asked until it is used."""
         return self._submitter.handle(id, key, returns)
+
+    # --- who is there --------------------------------------------------------------------
+
+    async def agents(
+        self,
+        *,
+        capability: str | None = None,
+        agent: str | None = None,
+        labels: dict[str, str] | None = None,
+        state: str | None = None,
+        limit: int = limits.AGENTS_FOUND,
+    ) -> list[Found]:
+        """Instances of this tenant's agents, as the service sees them now: nothing is stored, nobody is polled.
+
+        What is None is not asked about; `state`: alive, draining, suspect or gone (default: all but gone).
+        Raises `InvalidRequest`, `ServiceUnavailable`, `DeadlineExceeded`.
+        """
+        asked = {"capability": capability, "agent": agent, "labels": labels or {}, "state": state, "limit": limit}
+        where = subjects.rpc(self.tenant, "agents", "find")
+        return (await rpc.call(self.connection, where, asked, FoundAgents)).instances
+
+    async def capabilities(self) -> dict[str, Board]:
+        """How the tenant's capabilities fare: depth, running, agents, whether they are starved, their circuits."""
+        where = subjects.rpc(self.tenant, "agents", "capabilities")
+        return await rpc.call(self.connection, where, None, dict[str, Board])
 
     # --- the end -------------------------------------------------------------------------
 

@@ -22,6 +22,12 @@ class Board(msgspec.Struct, frozen=True):
     depth: int = 0
     """Tasks that wait for an agent, of all priorities."""
     running: int = 0
+    agents: int = 0
+    """Instances that would take one."""
+    capacity: int = 0
+    """Tasks of it that they run at a time."""
+    starved: bool = False
+    """Work, and nobody who can do it."""
     bound: int | None = None
     """Of `depth`; None: there is none."""
     circuit: Literal["closed", "open", "probing"] = "closed"

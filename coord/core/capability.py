@@ -186,5 +186,5 @@ def _state(state: CapabilityState, event: str) -> State:
     n = state.n + 1 if event == "opened" else state.n
     return State(
         tenant=state.tenant, agent=AGENT, key=state.capability, kind="capability", id=state.capability, event=event,
-        detail=(str(n),), data={"n": n}, once="event", step=event, attempt=n,
+        detail=(str(n),), data={"n": n}, once="event", step=event, attempt=n, from_outside=True,
     )  # fmt: skip

@@ -38,7 +38,7 @@ import msgspec
 from coord import limits
 from coord.core.watch import NO_FARE, Fare, Usage, Watch
 from coord.wire import presence as wire
-from coord.wire.presence import Heartbeat, Registration
+from coord.wire.presence import Heartbeat, Quotas, Registration
 
 State: TypeAlias = Literal["alive", "suspect", "gone"]
 Reason: TypeAlias = Literal["disconnected", "silent", "bye", "returned", "overdue"]
@@ -132,7 +132,11 @@ class Row(msgspec.Struct):
     closed_on: int | None = None
     """The number of the connection that died."""
     gone_at: float | None = None
-    quarantined: bool = False
+
+    @property
+    def takes(self) -> bool:
+        """Whether it would take a task: it is there, and neither drains nor is quarantined (it says so itself)."""
+        return self.state != "gone" and not self.beat.draining
 
     @property
     def ident(self) -> Ident:
@@ -160,8 +164,10 @@ class PresenceTable(Watch):
         """Heartbeats of instances beyond the bounds, or that could not be read."""
         self.fare_of: dict[tuple[str, str], Fare] = {}
         """Set by whoever sums over partitions and processes."""
-        self.used_by: dict[tuple[str, str], tuple[int, float]] = {}
-        """(tenant, agent) → (claims, facts per second), likewise."""
+        self.claims_of: dict[tuple[str, str], int] = {}
+        """(tenant, agent) → claims it holds, likewise."""
+        self.rate_of: dict[tuple[str, str], float] = {}
+        """(tenant, agent) → facts it states per second, where somebody counts."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -220,9 +226,17 @@ class PresenceTable(Watch):
 
     def usage(self, tenant: str, agent: str) -> Usage:
         """See `Watch`."""
-        inflight, facts_per_s = self.used_by.get((tenant, agent), (0, 0.0))
+        at = (tenant, agent)
         memory = max((row.beat.memory_mib or 0.0 for row in self.instances(tenant, agent)), default=0.0)
-        return Usage(inflight, facts_per_s, memory)
+        return Usage(self.claims_of.get(at, 0), self.rate_of.get(at, 0.0), memory)
+
+    def with_quotas(self) -> dict[tuple[str, str], Quotas]:
+        """(tenant, agent) → what its instances that are there say it may use."""
+        return {
+            (row.tenant, row.agent): row.about.quotas
+            for row in self._rows.values()
+            if row.about is not None and row.about.quotas is not None and row.state != "gone"
+        }
 
     # --- what is heard ---------------------------------------------------------------------
 

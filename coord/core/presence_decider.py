@@ -210,7 +210,8 @@ class PresenceDecider(Folding):
         effects: list[Effect] = []
         for at, agent in self._agents.items():
             for name, one in agent.instances.items():
-                if event := _due(one.status, _seen(presence, watch, agent, name)):
+                # Without an instance (a plain client's) nobody can tell whether it is there.
+                if name and (event := _due(one.status, _seen(presence, watch, agent, name))):
                     effects.append(_of_one(agent, name, one, event))
             if watch is not None and (agent.quarantined or agent.quotas is not None):
                 effects += self._quota(at, agent, watch.usage(*at), now)
@@ -287,14 +288,14 @@ def _of_one(agent: Agent, instance: str, one: Instance, event: str) -> State:
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
         detail=(instance, str(n)) if instance else (str(n),),
         data={"instance": instance, "others": agent.others(instance)},
-        once="event", step=f"{event}.{instance}", attempt=n,
+        once="event", step=f"{event}.{instance}", attempt=n, from_outside=True,
     )  # fmt: skip
 
 
 def _of_agent(agent: Agent, event: str, n: int, data: dict[str, Any]) -> State:
     return State(
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
-        detail=(str(n),), data=data, once="event", step=event, attempt=n,
+        detail=(str(n),), data=data, once="event", step=event, attempt=n, from_outside=True,
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ class DeciderService(Service):
         self.instance = _instance_name()
         self.partitions: list[PartitionDecider] = []
         self._nats = nats
-        self._presence: Presence = presence or Everybody()
+        self._presence: Presence = Everybody() if presence is None else presence  # an empty table is falsy
         self._factory = factory
         self._conn: Connection | None = None
         self._performer: Performer | None = None

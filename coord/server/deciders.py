@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from coord.core.capability import CapabilityDecider
 from coord.core.deciding import Decider
+from coord.core.presence_decider import PresenceDecider
 from coord.core.task_decider import TaskDecider
 
 Factory: TypeAlias = Callable[[int], list[Decider]]
 """The deciders of a partition, new ones at every call."""
 
 
-def deciders(p: int) -> list[Decider]:  # noqa: ARG001 - some may want to know their partition
+def deciders(p: int) -> list[Decider]:
     """New deciders of partition `p`."""
-    return [TaskDecider()]
+    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p)]
 
 
 KINDS: Final = frozenset(kind for decider in deciders(0) for kind in decider.kinds)

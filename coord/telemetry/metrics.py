@@ -120,11 +120,11 @@ class Metrics:
             "coord_presence_disconnects_total", "Lost connections of agents that the server told of", "reason"
         )
         self.presence_instances = gauge("coord_presence_instances", "Instances of agents by state", "state")
-        self.capability_depth = gauge(
-            "coord_capability_depth", "Tasks that wait to be taken, of the capabilities with the most", "capability"
+        self.capability_depth_max = gauge(
+            "coord_capability_depth_max", "Tasks that wait to be taken, of the capability with the most"
         )
         self.capabilities = gauge(
-            "coord_capabilities", "Capabilities with work or agents: starved (work, nobody who can) and by circuit", "state"
+            "coord_capabilities", "Capabilities with work or agents: all, starved (nobody who can), by circuit", "state"
         )
 
         # --- consuming and projecting ------------------------------------------------

@@ -492,6 +492,15 @@ def board(tenant: str, capability: str) -> str:
     return _build("coord.board", tenant=tenant, capability=capability)
 
 
+BOARDS_ALL: Final = "coord.board.*.*"
+
+
+def parse_board(subject: str) -> tuple[str, str]:
+    """(tenant, capability)."""
+    tenant, capability = _fields(subject, "coord.board.", 2)
+    return tenant, capability
+
+
 def snapshot(p: int, piece: str) -> str:
     """Where the deciders of partition `p` keep a piece of their snapshot; `head` names the rest."""
     return _build("coord.snapshot", p=PARTITION_TOKENS[p], piece=piece)

@@ -1,0 +1,144 @@
+"""The registry: who is there, who can do what, answered from memory.
+
+``coord.rpc.{tenant}.agents.find``          instances by capability, labels and state
+``coord.rpc.{tenant}.agents.capabilities``  the boards of the tenant's capabilities
+``coord.rpc.{tenant}.agents.drain``         have an agent (or one instance) drain or rejoin
+
+The tenant is the subject's, which the broker's permissions check; nobody sees another's agents.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus import rpc
+from coord.bus.connection import Connection
+from coord.core.admission import Board
+from coord.core.board import Sums
+from coord.core.presence import PresenceTable, Row
+from coord.server.presence import PresenceBoard
+from coord.telemetry.metrics import Metrics
+from coord.wire import presence as wire
+from coord.wire import subjects
+from coord.wire.agents import Found, FoundAgents
+
+
+class Find(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is looked for; what is None is not asked about."""
+
+    capability: str | None = None
+    agent: str | None = None
+    labels: dict[str, str] = {}
+    """All of them."""
+    state: Literal["alive", "suspect", "gone", "draining"] | None = None
+    """None: all that are there (alive, suspect, draining)."""
+    limit: int = limits.AGENTS_FOUND
+
+
+class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to tell."""
+
+    agent: str
+    instance: str | None = None
+    """None: all of its instances."""
+    rejoin: bool = False
+
+
+class Registry:
+    """See the module."""
+
+    def __init__(self, conn: Connection, presence: PresenceBoard, sums: Sums) -> None:
+        self._conn = conn
+        self._presence = presence
+        self._sums = sums
+
+    async def serve(self, registry: Metrics) -> list[rpc.Endpoint]:
+        """Listen for the requests of all tenants."""
+        methods = (("find", self.find), ("capabilities", self.capabilities), ("drain", self.drain))
+        return [
+            await rpc.serve(
+                self._conn, subjects.rpc_all("agents", method), handler, service="agents", method=method,
+                registry=registry,
+            )
+            for method, handler in methods
+        ]  # fmt: skip
+
+    async def find(self, request: rpc.Request) -> FoundAgents:
+        """Instances that match, by agent and instance."""
+        asked = request.decode(Find)
+        if not 1 <= asked.limit <= limits.AGENTS_FOUND_MAX:
+            raise errors.InvalidRequest(f"limit is 1 to {limits.AGENTS_FOUND_MAX}", limit=asked.limit)
+        tenant, _, _ = subjects.parse_rpc(request.subject)
+        now = time.monotonic()
+        found: list[Found] = []
+        more = False
+        for row in self._matching(self._presence.table, tenant, asked):
+            if len(found) == asked.limit:
+                more = True
+                break
+            found.append(_found(row, now))
+        return FoundAgents(sorted(found, key=lambda one: (one.agent, one.instance)), more)
+
+    def _matching(self, table: PresenceTable, tenant: str, asked: Find) -> Iterator[Row]:
+        rows = table.instances(tenant, asked.agent) if asked.agent else table.rows(tenant, asked.capability)
+        for row in rows:
+            about = row.about or wire.Registration()
+            if asked.capability is not None and asked.capability not in about.capabilities:
+                continue
+            if asked.labels.items() - about.labels.items():
+                continue
+            if asked.state is None:
+                if row.state == "gone":
+                    continue
+            elif asked.state != (_shown(row)):
+                continue
+            yield row
+
+    async def capabilities(self, request: rpc.Request) -> dict[str, Board]:
+        """The boards of the tenant's capabilities."""
+        tenant, _, _ = subjects.parse_rpc(request.subject)
+        boards = self._sums.boards(self._presence.table, time.time(), tenant=tenant)
+        return {capability: board for (_, capability), board in boards.items()}
+
+    async def drain(self, request: rpc.Request) -> dict[str, int]:
+        """Tell an agent; it says so itself when it has heard."""
+        asked = request.decode(Drain)
+        tenant, _, _ = subjects.parse_rpc(request.subject)
+        told = [
+            row
+            for row in self._presence.table.instances(tenant, subjects.check_token(asked.agent, "agent"))
+            if row.state != "gone" and asked.instance in (None, row.instance)
+        ]
+        if not told:
+            raise errors.UnknownAgent(agent=asked.agent, instance=asked.instance or "")
+        body = {"what": "rejoin" if asked.rejoin else "drain", "instance": asked.instance}
+        self._conn.publish(subjects.push(tenant, asked.agent, wire.TOPIC), msgspec.json.encode(body))
+        return {"instances": len(told)}
+
+
+def _shown(row: Row) -> str:
+    return "draining" if row.state == "alive" and row.beat.draining else row.state
+
+
+def _found(row: Row, now: float) -> Found:
+    beat, about = row.beat, row.about or wire.Registration()
+    fields: dict[str, Any] = {
+        name: getattr(about, name) for name in ("capabilities", "labels", "model", "version", "cost", "coordinator")
+    }
+    return Found(
+        agent=row.agent,
+        instance=row.instance,
+        state=_shown(row),
+        load=beat.load,
+        claims=beat.claims,
+        running=beat.running,
+        memory_mib=beat.memory_mib,
+        heard_s=round(now - row.heard, 3),
+        quotas=about.quotas,
+        **fields,
+    )
