@@ -138,7 +138,7 @@ class TaskDecider:
                 return self._claimed_in_vain(fact, None) if fact.event == "claimed" else NONE
             task = self._recollect(ident) or Task(tenant=fact.tenant, key=fact.key, id=fact.id)
         claimant, instance, claim, was = task.claimant, task.instance, task.claims, task.status
-        known = ident in self._tasks
+        known, delivered = ident in self._tasks, task.submitted_seq
         refusal = task.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
@@ -153,7 +153,7 @@ class TaskDecider:
         if event == "progress":
             return self._progress(task, fact)
         if event == "submitted":
-            return self._submitted(ident, task, fact)
+            return self._submitted(ident, task, fact, delivered if known else 0)
         if task.ended:
             return self._ended(ident, task, fact, claim if was == "claimed" else 0, claimant, instance)
         if event in ("failed", "returned", "released"):
@@ -193,8 +193,9 @@ class TaskDecider:
         recalled, self._recalled = self._recalled, None
         return recalled[1] if recalled is not None and recalled[0] == ident else None
 
-    def _submitted(self, ident: Ident, task: Task, fact: StoredFact) -> Iterable[Effect]:
-        effects: list[Effect] = []
+    def _submitted(self, ident: Ident, task: Task, fact: StoredFact, before: int) -> Iterable[Effect]:
+        """`before`: the submission that this one stands in for, stated again; 0: none."""
+        effects: list[Effect] = [] if not before else [Settle(_queue(task), before, "ack")]
         self._tasks[ident] = task
         if task.submission.input is not None:
             task.submission = msgspec.structs.replace(task.submission, input=None)  # the log has it
@@ -377,7 +378,7 @@ class TaskDecider:
 
     def edge(self, seq: int) -> Iterable[Effect]:
         """Submissions below `seq` are stated again, with what their facts have said since."""
-        return [_restate(task) for task in self._tasks.values() if task.submitted_seq < seq]
+        return (_restate(task) for task in list(self._tasks.values()) if task.submitted_seq < seq)
 
     def oldest(self) -> int | None:
         """The oldest submission of an open task."""

@@ -12,9 +12,9 @@
 While it catches up nothing is published: a statement that facts demanded is *owed* until it is
 met further on in the log, and what is still owed at the end is stated (`coord.core.deciding.Owed`).
 Of deliveries, pushes and timers each decider says once caught up what its state demands
-(`reconcile`).  What has ended is in no state any more: so acks and pushes that the last minute's
-facts led to are kept, and done once more at the end.  After a takeover an agent may be told
-something twice.
+(`reconcile`).  What has ended, or was given back unclaimed, is in no state: so acks, naks and
+pushes that the last minute's facts led to are kept, and done once more at the end.  After a
+takeover an agent may be told something twice, and a worker be given what is not free: it looks.
 
 Cost.  Facts are folded in the read loop's own turn: no task, no future and no queue for one.
 Whatever cannot be done synchronously (a history to be recalled, a full pipeline) pauses
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import deque
@@ -41,9 +42,9 @@ import msgspec
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.pull import Delivery, PinnedReader
-from coord.core.deciding import Decider, Effect, Owed, Presence, Push, Settle, State
+from coord.core.deciding import Decider, Effect, Folding, Owed, Presence, Push, Settle, State
 from coord.core.retry import backoff_s
-from coord.server import history
+from coord.server import edges, history
 from coord.server.deciders import Factory
 from coord.server.effects import Performer
 from coord.server.snapshots import Snapshots
@@ -66,7 +67,7 @@ _ACK_FACTS: Final = 2_000
 """The broker is told how far we are so often, and with every look at the time."""
 
 _TELL_S: Final = 60.0
-"""While catching up: acks and pushes of facts that are not older are made good,"""
+"""While catching up: acks, naks and pushes of facts that are not older are made good,"""
 _TELL_MAX: Final = 50_000
 """and no more of them than this."""
 
@@ -250,6 +251,8 @@ class _Session:
         self._failed.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._snapshots = Snapshots(conn, self._partition)
         self._by_kind: dict[str, list[Decider]] = {}
+        self._forgetful: dict[str, list[Decider]] = {}
+        """Those that may have to recall something."""
         self._owed: Owed | None = Owed()
         """None once caught up."""
         self._late: deque[Settle | Push] = deque(maxlen=_TELL_MAX)
@@ -275,6 +278,8 @@ class _Session:
         self._save_not_before = 0.0
         self._saving: asyncio.Task[None] | None = None
         self._end_seen = 0
+        self._looked_at = self._loop.time()
+        self._looking: asyncio.Task[None] | None = None
         self._recalling: asyncio.Task[None] | None = None
 
     # --- the beginning ---------------------------------------------------------------------
@@ -285,6 +290,8 @@ class _Session:
         for decider in deciders:
             for kind in decider.kinds:
                 self._by_kind.setdefault(kind, []).append(decider)
+                if not isinstance(decider, Folding) or "forgot" in vars(type(decider)):
+                    self._forgetful.setdefault(kind, []).append(decider)
         info = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}")
         self._created, state = info["created"], info["state"]
         self._target = state["last_seq"]
@@ -327,7 +334,7 @@ class _Session:
         """Nothing is done any more for this session."""
         if not self._failed.done():
             self._failed.cancel()
-        for task in (self._saving, self._recalling):
+        for task in (self._saving, self._recalling, self._looking):
             if task is not None:
                 task.cancel()
 
@@ -339,6 +346,7 @@ class _Session:
             while not leave.is_set():
                 self._tick(now(), presence)
                 self._save_if_due()
+                self._look_at_edge()
                 await asyncio.wait(ends, timeout=limits.DECIDER_TICK_S, return_when=asyncio.FIRST_COMPLETED)
                 self._check()
             await self._leave_behind()
@@ -418,7 +426,8 @@ class _Session:
             owed.meet(fact)
         if (
             fact.seq != self._recalled_seq
-            and any(decider.forgot(fact) for decider in deciders)
+            and fact.kind in self._forgetful
+            and any(decider.forgot(fact) for decider in self._forgetful[fact.kind])
             and not _is_first(fact, delivery.raw_headers)
         ):
             self._recall(fact, deciders)
@@ -540,6 +549,33 @@ class _Session:
             self._reader.ack(self._last)
             self._last, self._acked = None, self._received
 
+    # --- the window --------------------------------------------------------------------------
+
+    def _look_at_edge(self) -> None:
+        """Now and then: state again what open work needs of a part of the log that is about to leave it."""
+        now = self._loop.time()
+        if now - self._looked_at < limits.EDGE_LOOK_S or self._looking is not None:
+            return
+        self._looked_at = now
+        oldest = self._oldest()
+        if oldest is not None:
+            self._looking = self._loop.create_task(self._restate(oldest))
+
+    async def _restate(self, oldest: int) -> None:
+        try:
+            edge = await edges.near(self._conn, oldest)
+            if edge:
+                _log.info("deciders.near_edge", partition=self._partition, oldest=oldest, edge=edge)
+                self.outside(lambda decider: list(itertools.islice(decider.edge(edge), limits.RESTATE_MAX)))
+        except errors.CoordError as exc:
+            _log.warning("deciders.edge_unknown", partition=self._partition, error=exc)
+        finally:
+            self._looking = None
+
+    def _oldest(self) -> int | None:
+        """The oldest sequence that open work needs."""
+        return min((o for o in (decider.oldest() for decider in self.deciders) if o is not None), default=None)
+
     # --- snapshots ---------------------------------------------------------------------------
 
     def _save_if_due(self) -> None:
@@ -557,7 +593,7 @@ class _Session:
         """The states as of now: packed, of which sequence, and the oldest that they need."""
         began = time.perf_counter()
         states = msgspec.msgpack.encode({decider.name: decider.dump() for decider in self.deciders})
-        oldest = min((o for o in (decider.oldest() for decider in self.deciders) if o is not None), default=None)
+        oldest = self._oldest()
         # Packing holds everything else up: it may take a hundredth of the time.
         self._save_not_before = self._loop.time() + 100 * (time.perf_counter() - began)
         self._received = self._acked = 0
@@ -614,7 +650,7 @@ class _Session:
 
 def _is_told(effect: Effect) -> TypeGuard[Settle | Push]:
     """Whether it is made good after catching up."""
-    return type(effect) is Push or (type(effect) is Settle and effect.how == "ack")
+    return type(effect) is Push or (type(effect) is Settle and effect.how != "extend")
 
 
 def _is_first(fact: StoredFact, raw_headers: bytes | None) -> bool:

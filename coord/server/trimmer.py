@@ -35,7 +35,7 @@ from coord.core import trim
 from coord.core.trim import Blocked, Cut, Need, TrimConfig, Window
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
-from coord.server.holders import Holder, ProjectorCheckpoints
+from coord.server.holders import DeciderSnapshots, Holder, ProjectorCheckpoints
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 from coord.telemetry import logs
@@ -61,7 +61,7 @@ class Trimmer(Service):
         registry: Metrics | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`database`: where the checkpoints are.  `holders`: who needs the log beside the projector."""
+        """`database`: where the checkpoints are.  `holders`: who needs the log beside projector and deciders."""
         super().__init__("trimmer", registry=registry, clock=clock)
         self.config = config or TrimConfig()
         self.config.validate()
@@ -76,7 +76,11 @@ class Trimmer(Service):
         self._nats = nats
         # Not the pool that operators watch: counted in a registry nobody shows.
         self._pool = Pool(database, metrics=Metrics(CollectorRegistry()))
-        self._holders = (ProjectorCheckpoints(self._pool), *holders)
+        self._holders: tuple[Holder, ...] = (
+            ProjectorCheckpoints(self._pool),
+            DeciderSnapshots(lambda: self._conn),
+            *holders,
+        )
         self._conn: Connection | None = None
         self._failing: dict[str, str] = {}
         """Whom we ask → the code of its last failure, until it answers: an outage is said once."""
@@ -130,7 +134,7 @@ class Trimmer(Service):
         """Look once; trim if the log should be.  Returns what was decided, None when there was nothing to."""
         info = await conn.api(f"STREAM.INFO.{self._stream}")
         self._failing.pop("broker", None)
-        window = _window(info)
+        window = window_of(info)
         self._show(info, window)
         until_us = trim.lowered_until(info["config"])
         if until_us is not None:
@@ -184,7 +188,7 @@ class Trimmer(Service):
         before = await conn.api(f"STREAM.INFO.{self._stream}")
         if before["created"] != created:
             return  # another stream: what was decided is about the one before
-        now_us = _window(before).now_us
+        now_us = window_of(before).now_us
         until_us = now_us + int(self.config.lowered_s * 1e6)
         wanted = trim.lowered(before["config"], cut, now_us=now_us, until_us=until_us)
         self._lowered = True
@@ -200,14 +204,17 @@ class Trimmer(Service):
         self.left += left
         self.metrics.log_trimmed_messages.inc(left)
         _log.info(
-            "trimmer.trimmed", messages=left, fill=round(_window(after).fill, 3), max_age_s=(now_us - cut.cut_us) / 1e6
+            "trimmer.trimmed",
+            messages=left,
+            fill=round(window_of(after).fill, 3),
+            max_age_s=(now_us - cut.cut_us) / 1e6,
         )
 
     async def _until_left(self, conn: Connection, cut: Cut, until_us: int) -> dict[str, Any]:
         while True:
             info = await conn.api(f"STREAM.INFO.{self._stream}")
-            self._show(info, _window(info))
-            window = _window(info)
+            self._show(info, window_of(info))
+            window = window_of(info)
             if not window.messages or window.first_us > cut.cut_us or window.now_us >= until_us:
                 return info
             await asyncio.sleep(_LEFT_LOOK_S)
@@ -217,7 +224,7 @@ class Trimmer(Service):
         if trim.lowered_until(info["config"]) is not None:
             info = await conn.api(f"STREAM.UPDATE.{self._stream}", trim.restored(info["config"]))
         self._lowered = False
-        self._show(info, _window(info))
+        self._show(info, window_of(info))
 
     # --- saying so ---------------------------------------------------------------------------
 
@@ -245,7 +252,8 @@ class Trimmer(Service):
         self.metrics.log_held_seconds.labels(holder=kind).set(max(0.0, (window.now_us - barrier_us) / 1e6))
 
 
-def _window(info: dict[str, Any]) -> Window:
+def window_of(info: dict[str, Any]) -> Window:
+    """What an answer to STREAM.INFO says of the log."""
     config, state = info["config"], info["state"]
     empty = not state["messages"]
     return Window(

@@ -16,8 +16,10 @@ from coord.bus.connection import NatsConfig
 from coord.core.task_decider import TaskDecider
 from coord.runtime import assets
 from coord.server.decider_service import DeciderService
+from coord.server.holders import DeciderSnapshots
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from coord.wire.times import parse_time
 from tests.support.deciding import Hand
 from tests.support.waiting import until
 
@@ -143,6 +145,11 @@ async def test_what_a_dead_instance_held_starts_elsewhere_at_once(hand, start) -
     await until(lambda: held(service) == 21)
 
 
+def open_tasks(service: DeciderService) -> int:
+    """Tasks that the process holds as open."""
+    return sum(d.open_count() for d in service.deciders() if isinstance(d, TaskDecider))
+
+
 def held(service: DeciderService) -> int:
     """Claims that the process knows of."""
     return sum(sum(d.usage().values()) for d in service.deciders() if isinstance(d, TaskDecider))
@@ -262,7 +269,7 @@ async def test_a_used_id_is_not_opened_again(hand, start) -> None:
     await hand.claim("behind", 1)
     await hand.complete("behind")
     await until(lambda: len(hand.told("me", "ended")) == 2)
-    assert sum(d.open_count() for d in service.deciders()) == 0
+    assert open_tasks(service) == 0
     # Its queue delivers it all the same; whoever gets it has it settled.
     await hand.pull()
     await until(lambda: hand.times(again) == 1)
@@ -284,8 +291,58 @@ async def test_a_redriven_task_begins_anew(hand, start) -> None:
     await until(lambda: hand.told("me", "ended"))
     redriven = await hand.state("me", "t1", "submitted", "work", "normal", data={"instance": "me1", "redrive": 1})
     await until(lambda: hand.times(redriven) == 1)
-    await until(lambda: sum(d.open_count() for d in service.deciders()) == 1)
+    await until(lambda: open_tasks(service) == 1)
     await hand.claim("t1", 2)
     await hand.complete("t1", claim=2)
     told = await until(lambda: len(hand.told("me", "ended")) == 2 and hand.told("me", "ended"))
     assert [t["status"] for t in told] == ["rejected", "completed"]
+
+
+async def test_open_work_is_stated_again_before_it_leaves_the_window(hand, start, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "EDGE_LOOK_S", 0.2)
+    info = await hand.conn.api("STREAM.INFO.EVENTS")
+    short = {"max_age": 3_000_000_000, "duplicate_window": 1_000_000_000}
+    await hand.conn.api("STREAM.UPDATE.EVENTS", info["config"] | short)
+    service = await start()
+    await hand.open_queues()
+    await hand.pull()
+    free = await hand.submit("free", input={"n": 1}, instance="me1", retries=7)
+    busy = await hand.submit("busy", input=[2])
+    await hand.claim("busy", 1, instance="i1")
+    await until(lambda: hand.times(free) == hand.times(busy) == 1)
+
+    async def restated(id_: str) -> Any:
+        task = await hand.task(id_)
+        events = await hand.events(id_)
+        # The window begins with what was stated again.
+        return task if task is not None and task.submitted_seq > busy + 1 and events == ["submitted"] else None
+
+    again = await until(lambda: restated("free"), 30)
+    assert (again.submission.input, again.submission.retries, again.submitter) == ({"n": 1}, 7, "me")
+    held_ = await until(lambda: restated("busy"), 30)
+    assert (held_.status, held_.claimant, held_.instance, held_.next_claim) == ("claimed", "w1", "i1", 2)
+    await until(lambda: hand.times(again.submitted_seq) >= 1)
+    await hand.claim("free", 1)
+    await hand.complete("free")
+    await hand.complete("busy")
+    assert [t["id"] for t in await until(lambda: hand.told("me", "ended"))] == ["free"]
+    await until(lambda: open_tasks(service) == 0)
+
+
+async def test_the_trimmer_is_told_what_deciders_need(hand, start) -> None:
+    holder = DeciderSnapshots(lambda: hand.conn)
+    created = parse_time((await hand.conn.api("STREAM.INFO.EVENTS"))["created"])
+    assert await holder.needs("EVENTS", created) == []
+    open_seq = await hand.submit("open")
+    p = subjects.partition("open")
+    assert [(n.holder, n.seq) for n in await holder.needs("EVENTS", created)] == [(f"decider-{p}", 1)]
+    service = await start()
+    ended = next(f"t{n}" for n in range(1000) if subjects.partition(f"t{n}") == (p + 1) % limits.PARTITIONS)
+    await hand.submit(ended)
+    await hand.claim(ended, 1)
+    done = await hand.complete(ended)
+    await until(lambda: service.partitions[(p + 1) % limits.PARTITIONS].position >= done)
+    await until(lambda: service.partitions[p].position >= open_seq)
+    await service.drain()
+    needs = {n.holder: n.seq for n in await holder.needs("EVENTS", created)}
+    assert needs == {f"decider-{p}": open_seq, f"decider-{(p + 1) % limits.PARTITIONS}": done + 1}

@@ -69,7 +69,7 @@ async def end(service: DeciderService) -> None:
 
 
 def open_tasks(service: DeciderService) -> int:
-    return sum(d.open_count() for d in service.deciders())
+    return sum(d.open_count() for d in service.deciders() if isinstance(d, TaskDecider))
 
 
 def held(service: DeciderService) -> int:
