@@ -444,6 +444,7 @@ class Coord:
         finally:
             self.outcomes.close()
             await self._submitter.close()
+            await self.payloads.close()
             await self.beating.close()
             await self.stating.close()
             await self.pushes.close()

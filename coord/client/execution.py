@@ -147,6 +147,8 @@ class Execution:
         self.began_at = time.monotonic()
         self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
         self._aio_task = asyncio.get_running_loop().create_task(self._run(self.ctx), name=f"task-{self.fact.id}")
+        if self.preemptible:
+            self.worker.refill(self.handles.capability)  # something critical may be taken though no slot is free
 
     def end(self, because: Ended) -> None:
         """End the handler at its next await; nothing is stated, but that a drained task is returned."""

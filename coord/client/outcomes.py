@@ -10,6 +10,8 @@ task and is told instead, whenever the live log shows a fact of it.
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -120,6 +122,7 @@ class Outcomes:
     def __init__(self, coord: Coord) -> None:
         self._coord = coord
         self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
+        self._audit_at = 0.0
         self._unregister = [
             coord.pushes.on("task", self._pushed),
             coord.connection.on_reconnected(self._reconnected),
@@ -131,6 +134,14 @@ class Outcomes:
         if watch is None:
             watch = self._watches[key, id] = Watch(foreign=foreign)
         return watch
+
+    def may_audit(self) -> bool:
+        """Whether the log may be read for one more of those that wait: they share a rate, however many they are."""
+        now = time.monotonic()
+        if now < self._audit_at:
+            return False
+        self._audit_at = now + limits.RESULT_AUDIT_APART_S
+        return True
 
     def close(self) -> None:
         """Hear no more."""
@@ -181,8 +192,10 @@ class TaskHandle(Generic[T]):
         `timeout_s` (None: for as long as it takes).  The task goes on whatever happens here.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                outcome = await self._outcome()
+            outcome = self._watch.outcome
+            if outcome is None:
+                async with asyncio.timeout(timeout_s):
+                    outcome = await self._outcome()
         except TimeoutError as exc:
             raise errors.DeadlineExceeded("the task has no outcome yet", task=self.id, timeout_s=timeout_s) from exc
         if outcome.status != "completed":
@@ -248,10 +261,14 @@ class TaskHandle(Generic[T]):
                 if outcome is not None:
                     return outcome
                 heard = await watch.changed(wait_s)
-                wait_s = limits.RESULT_AUDIT_FIRST_S if heard else min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
-                if watch.suspicious or not heard:
+                if (watch.suspicious or not heard) and watch.outcome is None:
+                    # Where very many wait, each has its turn: they look again about when they are told they may.
+                    if not watch.foreign and not self._coord.outcomes.may_audit():
+                        wait_s = random.uniform(limits.RESULT_AUDIT_FIRST_S, limits.RESULT_AUDIT_MAX_S) / 4
+                        continue
                     watch.suspicious = False
                     await self._audit()
+                wait_s = limits.RESULT_AUDIT_FIRST_S if heard else min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
         finally:
             if live is not None:
                 await live.unsubscribe()

@@ -78,6 +78,8 @@ class Stating:
 
     async def room(self) -> None:
         """Return when another statement may be sent; `Overloaded` when that takes too long."""
+        if self._pipeline.inflight < self._inflight_max:
+            return
         try:
             async with asyncio.timeout(limits.OVERLOAD_WAIT_S):
                 while self._pipeline.inflight >= self._inflight_max:

@@ -69,7 +69,7 @@ class Submitter:
     async def submit(self, capability: str, input: Any = None, /, **options: Any) -> TaskHandle[Any]:
         """See `coord.client.connect.Coord.submit`."""
         ask = await self._ask(capability, input, **options)
-        await self._ready(ask.capability)
+        await self._ready(ask.capability, urgent=ask.said.priority == "critical")
         watch = self._coord.outcomes.watch(ask.key, ask.id)
         await self._coord.stating.room()
         return await self._stored(ask, watch, self._send(ask))
@@ -78,14 +78,14 @@ class Submitter:
         self, capability: str, inputs: Iterable[Any], ids: Iterable[str] | None, *, return_errors: bool, **options: Any
     ) -> list[Any]:
         """See `Coord.submit_many`."""
-        await self._ready(capability)
+        urgent = options.get("priority") == "critical"
+        await self._ready(capability, urgent=urgent)
         names = iter(ids) if ids is not None else None
         sent: list[tuple[Ask, Watch, Statement]] = []
         for value in inputs:
             given = options if names is None else options | {"id": next(names)}
             ask = await self._ask(capability, value, **given)
-            if not self._admitted(capability):
-                await self._enter(capability)
+            await self._ready(capability, urgent=urgent)
             watch = self._coord.outcomes.watch(ask.key, ask.id)
             await self._coord.stating.room()
             sent.append((ask, watch, self._send(ask)))
@@ -176,7 +176,7 @@ class Submitter:
 
     # --- admission -----------------------------------------------------------------------
 
-    async def _ready(self, capability: str) -> None:
+    async def _ready(self, capability: str, *, urgent: bool) -> None:
         """The capability's queues exist, its board is listened to, and one more may enter."""
         if capability not in self._doors:
             board = subjects.board(self._coord.tenant, capability)  # refuses what is no token
@@ -188,19 +188,16 @@ class Submitter:
                 self._heard(door, message.data)
 
             self._boards.append(await self._coord.connection.subscribe(board, heard))
-        if not self._admitted(capability):
-            await self._enter(capability)
-
-    def _admitted(self, capability: str) -> bool:
-        return self._doors[capability].ask(time.monotonic()) is ENTER
-
-    async def _enter(self, capability: str) -> None:
-        """Wait until there is room; raises `Overloaded`, or `CircuitOpen` at once."""
         door = self._doors[capability]
+        if door.ask(time.monotonic(), urgent=urgent) is not ENTER:
+            await self._enter(capability, door, urgent=urgent)
+
+    async def _enter(self, capability: str, door: Door, *, urgent: bool) -> None:
+        """Wait until there is room; raises `Overloaded`, or `CircuitOpen` at once."""
         ends_at = time.monotonic() + limits.SUBMIT_WAIT_S
         while True:
             now = time.monotonic()
-            verdict = door.ask(now)
+            verdict = door.ask(now, urgent=urgent)
             if isinstance(verdict, FailFast):
                 raise errors.CircuitOpen(
                     "tasks of this capability fail", circuit=capability, retry_after_s=verdict.retry_after_s

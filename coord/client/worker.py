@@ -20,7 +20,6 @@ from coord import errors, limits
 from coord.bus import rpc
 from coord.client.execution import Execution
 from coord.client.histories import read
-from coord.client.payloads import Payloads
 from coord.client.pulling import Delivery, Puller
 from coord.client.slots import Slots
 from coord.client.tasks import Delivered
@@ -65,7 +64,7 @@ class Worker:
         self.name = coord.agent
         self.instance = coord.instance
         self.stating = coord.stating
-        self.payloads = Payloads(self.conn, self.tenant)
+        self.payloads = coord.payloads
         self.stats = WorkerStats()
         self.draining = False
         self._handles = agent.handles
@@ -221,11 +220,9 @@ class Worker:
     def settle(self, queue: str, fact: StoredFact) -> None:
         """Have a delivery acknowledged that is nobody's any more: it would come again for ever."""
         self.stats.skipped += 1
-        self._start(self._settle({"queue": queue, "seq": fact.seq, "key": fact.key, "id": fact.id}, fact.detail[0]))
-
-    async def _settle(self, which: dict[str, Any], capability: str) -> None:
-        service = subjects.rpc(self.tenant, "task", "settle")
-        await rpc.call(self.conn, service, which | {"capability": capability}, Any, content="json")
+        name = subjects.queue(self.tenant, fact.detail[0], queue)
+        which = {"queue": name, "seq": fact.seq, "key": fact.key, "id": fact.id}
+        self._start(rpc.call(self.conn, subjects.rpc(self.tenant, "task", "settle"), which, Any, content="json"))
 
     # --- executions ----------------------------------------------------------------------
 
@@ -237,7 +234,11 @@ class Worker:
     def finishing(self, execution: Execution) -> None:
         """Its handler is done: the slot is free."""
         execution.slots.leave(execution)
-        self._pullers[execution.handles.capability].refill()
+        self.refill(execution.handles.capability)
+
+    def refill(self, capability: str) -> None:
+        """Look what may be pulled now."""
+        self._pullers[capability].refill()
 
     def left(self, execution: Execution, *, outcome: str | None = None) -> None:
         """It is over."""

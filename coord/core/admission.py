@@ -73,14 +73,17 @@ class Door:
         self._heard_at = now
         self._entered = 0
 
-    def ask(self, now: float) -> Verdict:
-        """May one more task enter?  `entered` counts it when it did."""
+    def ask(self, now: float, *, urgent: bool = False) -> Verdict:
+        """May one more task enter?  `entered` counts it when it did.
+
+        `urgent`: it enters whatever waits, since a flood of batch work must not hold it up.
+        """
         board = self._board
         if board is None or now - self._heard_at > limits.BOARD_STALE_S:
             return ENTER
         if board.circuit == "open" and now - self._heard_at < board.retry_after_s:
             return FailFast(max(0.0, board.retry_after_s - (now - self._heard_at)))
-        if board.bound is not None and board.depth + self._entered >= board.bound:
+        if not urgent and board.bound is not None and board.depth + self._entered >= board.bound:
             return Wait(board.retry_after_s)
         return ENTER
 

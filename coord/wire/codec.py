@@ -300,6 +300,8 @@ def _dump_foreign(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if callable(dump):
         return dump(mode="json")
+    if isinstance(value, msgspec.Raw):  # only `to_builtins` asks: the encoders write it as it is
+        return msgspec.json.decode(value)
     raise NotImplementedError(f"objects of type {type(value).__name__} cannot be sent")
 
 

@@ -33,7 +33,10 @@ DLQ: Final = "DLQ"
 CURSORS: Final = "CURSORS"
 TIMERS: Final = "TIMERS"
 SNAPSHOTS: Final = "SNAPSHOTS"
-STREAMS: Final = (EVENTS, TELEMETRY, DLQ, CURSORS, TIMERS, SNAPSHOTS)
+PAYLOADS: Final = "OBJ_PAYLOADS"
+"""The stream of the object store's bucket PAYLOADS."""
+
+STREAMS: Final = (EVENTS, TELEMETRY, DLQ, CURSORS, TIMERS, SNAPSHOTS, PAYLOADS)
 
 EVENTS_PUBLISH: Final = "coord.ev.*.*.*.*.*.>"
 TELEMETRY_PUBLISH: Final = "coord.tel.*.*.>"

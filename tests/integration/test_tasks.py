@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+import nats
 import pytest
 import pytest_asyncio
 
@@ -64,3 +65,342 @@ async def test_a_task_is_run_and_its_submitter_told(fleet: Fleet) -> None:
         with pytest.raises(errors.TaskRejected, match="empty"):
             await rejected.result(timeout_s=30)
         await until(lambda: worker.stats.completed == 1 and worker.stats.rejected == 1)
+
+
+# --- submitting --------------------------------------------------------------------------
+
+
+async def test_an_id_is_one_task_whoever_submits_it_again_and_other_work_is_refused(fleet: Fleet) -> None:
+    async with fleet.client() as c, fleet.client("other") as other:
+        first = await c.submit("summarize", Doc("a b"), id="d1", returns=Summary)
+        again = await c.submit("summarize", Doc("a b"), id="d1", returns=Summary)
+        elsewhere = await other.submit("summarize", Doc("a b"), id="d1", returns=Summary)
+        with pytest.raises(errors.TaskExists) as refused:
+            await c.submit("summarize", Doc("something else"), id="d1")
+        assert refused.value.details["submitter"] == "boss"
+        assert refused.value.details["first_event_id"] == (await first.status()).event_id
+        with pytest.raises(errors.TaskExists):
+            await c.submit("translate", Doc("a b"), id="d1")
+        async with summarizer().connect(fleet.url, tenant=fleet.tenant) as worker:
+            found = await asyncio.gather(*(h.result(timeout_s=30) for h in (first, again, elsewhere)))
+            assert found == [Summary(2)] * 3
+            assert worker.stats.completed == 1
+        seen = c.task("d1", returns=Summary)
+        assert await seen.result(timeout_s=30) == Summary(2), "a handle of a task that ended long ago"
+        with pytest.raises(errors.UnknownTask):
+            await c.task("never").status()
+
+
+async def test_many_are_submitted_at_once_and_one_refused_harms_no_other(fleet: Fleet) -> None:
+    async with summarizer().connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        await c.submit("summarize", Doc("x"), id="m3")
+        docs = [Doc("w " * n) for n in range(1, 8)]
+        ids = [f"m{n}" for n in range(7)]
+        with pytest.raises(errors.TaskExists):
+            await c.submit_many("summarize", docs, ids=ids)
+        handles = await c.submit_many("summarize", docs, ids=ids, return_errors=True, returns=Summary)
+        assert isinstance(handles[3], errors.TaskExists)
+        good = [h for h in handles if isinstance(h, coord.TaskHandle)]
+        assert [s.words for s in await asyncio.gather(*(h.result(timeout_s=30) for h in good))] == [1, 2, 3, 5, 6, 7]
+
+
+async def test_a_capability_that_nobody_has_waits_until_somebody_comes(fleet: Fleet) -> None:
+    async with fleet.client() as c:
+        handle = await c.submit("summarize", Doc("a"))
+        with pytest.raises(errors.DeadlineExceeded):
+            await handle.result(timeout_s=0.05)
+        assert (await handle.status()).status == "queued"
+        async with summarizer().connect(fleet.url, tenant=fleet.tenant):
+            assert await handle.result(timeout_s=30) == {"words": 1}
+
+
+async def test_bad_submissions_are_refused_before_they_are_stated(fleet: Fleet) -> None:
+    async with fleet.client() as c:
+        for refused, options in (
+            (errors.InvalidToken, {"id": "Not A Token"}),
+            (errors.InvalidPayload, {"priority": "urgent"}),
+            (errors.InvalidPayload, {"retries": -1}),
+            (errors.InvalidPayload, {"timeout_s": 0.0}),
+        ):
+            with pytest.raises(refused):
+                await c.submit("summarize", Doc("a"), **options)
+        with pytest.raises(errors.InvalidToken):
+            await c.submit("No Capability", Doc("a"))
+        with pytest.raises(errors.InvalidPayload):
+            await c.submit("summarize", float("nan"))
+
+
+async def test_beyond_the_bound_submitting_waits_and_an_open_circuit_fails_fast(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SUBMIT_WAIT_S", 0.3)
+    async with fleet.client() as c:
+        board = subjects.board(fleet.tenant, "crowded")
+
+        def say(**what: Any) -> None:
+            c.connection.publish(board, msgspec.json.encode(what))
+
+        await c.submit("crowded", 0)
+        say(depth=1, bound=2)
+        await c.connection.flush()
+        await c.submit("crowded", 1)
+        with pytest.raises(errors.Overloaded):
+            await c.submit("crowded", 2)
+        waiting = asyncio.ensure_future(c.submit("crowded", 3))
+        say(depth=0, bound=2)
+        await waiting
+        say(depth=0, bound=2, circuit="open", retry_after_s=60)
+        await c.connection.flush()
+        with pytest.raises(errors.CircuitOpen) as refused:
+            await c.submit("crowded", 4)
+        assert 0 < refused.value.retry_after_s <= 60
+
+
+# --- handlers ----------------------------------------------------------------------------
+
+
+async def test_what_a_handler_does_wrong_is_a_typed_failure(fleet: Fleet) -> None:
+    agent = coord.Agent("faulty")
+
+    @agent.task("wrong-type")
+    async def wrong_type(_: Any) -> Summary:
+        return "no summary"  # type: ignore[return-value]
+
+    @agent.task("too-large")
+    async def too_large(_: Any) -> str:
+        return "x" * (limits.TASK_OUTPUT_BYTES_MAX + 1)
+
+    @agent.task("too-slow", timeout_s=0.05, retries=0)
+    async def too_slow(_: Any) -> None:
+        await asyncio.sleep(60)
+
+    @agent.task("raises", retries=0)
+    async def raises(_: Any) -> None:
+        raise KeyError("nothing there")
+
+    @agent.task("typed", retries=0)
+    async def typed(doc: Doc) -> int:
+        return len(doc.text)
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        for capability, kind, error in (
+            ("wrong-type", errors.TaskFailed, "result.type"),
+            ("too-large", errors.TaskFailed, "result.too_large"),
+            ("too-slow", errors.TaskFailed, "timeout"),
+            ("raises", errors.TaskFailed, "KeyError"),
+            ("typed", errors.TaskRejected, "rejected"),
+        ):
+            handle = await c.submit(capability, {"no": "text"})
+            with pytest.raises(kind) as failed:
+                await handle.result(timeout_s=30)
+            assert failed.value.details["error"] == error
+
+
+async def test_a_failure_is_tried_again_and_the_handler_knows_which_attempt_it_is(fleet: Fleet) -> None:
+    agent = coord.Agent("flaky")
+    attempts: list[tuple[int, int]] = []
+
+    @agent.task("flaky", retries=5)
+    async def flaky(ctx: coord.TaskContext) -> int:
+        attempts.append((ctx.attempt, ctx.claim))
+        assert ctx.deadline is not None
+        if ctx.attempt < 3:
+            raise RuntimeError("not yet")
+        return ctx.attempt
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        handle = await c.submit("flaky", retries=2, backoff_s=0.02)
+        assert await handle.result(timeout_s=30) == 3
+        assert attempts == [(1, 1), (2, 2), (3, 3)]
+        hopeless = await c.submit("flaky", retries=1, backoff_s=0.02)
+        with pytest.raises(errors.TaskFailed, match="not yet"):
+            await hopeless.result(timeout_s=30)
+
+
+async def test_a_cancelled_task_ends_its_handler(fleet: Fleet) -> None:
+    agent = coord.Agent("patient")
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    @agent.task("wait")
+    async def wait(_: Any, ctx: coord.TaskContext) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            assert ctx.cancelled.is_set()
+            ended.set()
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant) as worker, fleet.client() as c:
+        handle = await c.submit("wait", 1)
+        await asyncio.wait_for(began.wait(), 30)
+        assert await handle.cancel("changed my mind")
+        await asyncio.wait_for(ended.wait(), 30)
+        with pytest.raises(errors.TaskCancelled, match="changed my mind"):
+            await handle.result(timeout_s=30)
+        assert not await handle.cancel()
+        await until(lambda: worker.held == 0)
+        queued = await c.submit("nobody-has-this", 1)
+        assert await queued.cancel()
+        with pytest.raises(errors.TaskCancelled):
+            await queued.result(timeout_s=30)
+
+
+async def test_progress_is_told_to_whoever_asks(fleet: Fleet) -> None:
+    agent = coord.Agent("walker")
+    go = asyncio.Event()
+
+    @agent.task("walk")
+    async def walk(ctx: coord.TaskContext) -> str:
+        await ctx.progress(0.25, note="a quarter")
+        await go.wait()
+        await ctx.progress(0.75)
+        return "there"
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        handle = await c.submit("walk", progress=True)
+        seen = []
+        async for progress in handle.progress():
+            seen.append(progress.done)
+            go.set()
+        assert seen[0] == 0.25
+        assert await handle.result(timeout_s=30) == "there"
+        assert (await handle.status()).progress == 1.0
+
+
+async def test_large_payloads_travel_by_reference(fleet: Fleet) -> None:
+    agent = coord.Agent("echo")
+
+    @agent.task("echo")
+    async def echo(text: str) -> str:
+        return text[::-1]
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        text = "ab" * limits.TASK_INLINE_BYTES
+        handle = await c.submit("echo", text)
+        assert await handle.result(timeout_s=60) == text[::-1]
+        ref = (await handle.status()).submission.ref
+        assert ref is not None
+        # Any NATS client reads it.
+        theirs = await nats.connect(fleet.url)
+        found = await (await theirs.jetstream().object_store("PAYLOADS")).get(ref.name)
+        assert msgspec.json.decode(found.data) == text
+        await theirs.close()
+
+
+# --- sharing and leaving -------------------------------------------------------------------
+
+
+async def test_a_saturated_worker_shares_itself_out_and_borrows_what_is_not_used(fleet: Fleet) -> None:
+    agent = coord.Agent("busy", capabilities={"busy": 1})
+    order: list[str] = []
+
+    @agent.task("busy")
+    async def busy(ctx: coord.TaskContext) -> None:
+        order.append(ctx.priority)
+
+    async with fleet.client() as c:
+        handles = []
+        for priority, count in (("batch", 40), ("normal", 24), ("critical", 64)):
+            handles += await c.submit_many("busy", range(count), priority=priority)
+        async with agent.connect(fleet.url, tenant=fleet.tenant):
+            await asyncio.gather(*(h.result(timeout_s=60) for h in handles))
+    saturated = order[:84]  # seven rounds of twelve: all three have work
+    assert {p: saturated.count(p) for p in work.PRIORITIES} == {"critical": 56, "normal": 21, "batch": 7}
+    assert order.count("batch") == 40, "in the end batch has it all"
+
+
+async def test_a_full_worker_leaves_what_it_cannot_take_to_others(fleet: Fleet) -> None:
+    go = asyncio.Event()
+
+    def one_at_a_time() -> coord.Agent:
+        agent = coord.Agent("single", capabilities={"single": 1})
+
+        @agent.task("single")
+        async def single(_: int) -> None:
+            await go.wait()
+
+        return agent
+
+    async with (
+        one_at_a_time().connect(fleet.url, tenant=fleet.tenant) as a,
+        one_at_a_time().connect(fleet.url, tenant=fleet.tenant) as b,
+        fleet.client() as c,
+    ):
+        handles = [await c.submit("single", n, priority=p) for n, p in enumerate(("normal", "critical"))]
+        await until(lambda: a.held == b.held == 1, 30)
+        go.set()
+        await asyncio.gather(*(h.result(timeout_s=30) for h in handles))
+
+
+async def test_a_worker_that_drains_finishes_what_it_can_and_returns_the_rest(fleet: Fleet) -> None:
+    began: list[str] = []
+
+    def sleeper(name: str, seconds: float) -> coord.Agent:
+        agent = coord.Agent(name, capabilities={"sleep": 1}, drain_s=0.1)
+
+        @agent.task("sleep")
+        async def sleep(_: int) -> str:
+            began.append(name)
+            await asyncio.sleep(seconds)
+            return name
+
+        return agent
+
+    async with fleet.client() as c:
+        async with sleeper("first", 60).connect(fleet.url, tenant=fleet.tenant) as worker:
+            handle = await c.submit("sleep", 1)
+            await until(lambda: began == ["first"], 30)
+            await worker.drain()
+        async with sleeper("second", 0).connect(fleet.url, tenant=fleet.tenant):
+            assert await handle.result(timeout_s=30) == "second"
+        assert (await handle.status()).deaths == 0, "it was given back, nobody died"
+
+
+async def test_batch_makes_way_for_critical_at_its_next_await(fleet: Fleet) -> None:
+    agent = coord.Agent("polite", capabilities={"polite": 1})
+    events: list[str] = []
+
+    @agent.task("polite", preemptible=True)
+    async def polite(name: str) -> None:
+        events.append(f"{name} begins")
+        for _ in range(200 if name == "batch" else 1):
+            await asyncio.sleep(0.005)
+        events.append(f"{name} ends")
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        batch = await c.submit("polite", "batch", priority="batch")
+        await until(lambda: events, 30)
+        critical = await c.submit("polite", "critical", priority="critical")
+        await asyncio.gather(batch.result(timeout_s=60), critical.result(timeout_s=60))
+    assert events == ["batch begins", "critical begins", "critical ends", "batch ends"]
+
+
+async def test_a_finished_task_that_is_delivered_again_reaches_no_handler(fleet: Fleet) -> None:
+    runs: list[int] = []
+    agent = coord.Agent("once", capabilities={"once": 2})
+
+    @agent.task("once")
+    async def once(n: int) -> int:
+        runs.append(n)
+        return n
+
+    async with fleet.client() as c:
+        async with agent.connect(fleet.url, tenant=fleet.tenant):
+            handles = await c.submit_many("once", range(5))
+            await asyncio.gather(*(h.result(timeout_s=30) for h in handles))
+        name = subjects.queue(fleet.tenant, "once", "normal")
+        # As after a crash of the broker that lost its acks: all five are delivered once more, as if for the first time.
+        config = (await c.connection.api(f"CONSUMER.INFO.EVENTS.{name}"))["config"]
+        await c.connection.api(f"CONSUMER.DELETE.EVENTS.{name}")
+        config |= {"deliver_policy": "all"}
+        config.pop("opt_start_seq", None)
+        await c.connection.api(f"CONSUMER.CREATE.EVENTS.{name}", {"stream_name": "EVENTS", "config": config})
+        async with agent.connect(fleet.url, tenant=fleet.tenant) as worker:
+            await until(lambda: worker.stats.skipped >= 5, 30)
+
+            async def settled() -> bool:
+                info = await c.connection.api(f"CONSUMER.INFO.EVENTS.{name}")
+                return bool(info["num_ack_pending"] == 0 and info["num_pending"] == 0)
+
+            await until(settled, 30)
+    assert sorted(runs) == [0, 1, 2, 3, 4]

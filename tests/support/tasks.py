@@ -46,7 +46,7 @@ async def services(url: str) -> AsyncIterator[Fleet]:
     async with await Connection.open(config, name="test") as conn:
         await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
         presence = PresenceService(config, registry=Metrics(CollectorRegistry()))
-        deciders = DeciderService(config, presence=presence.board, registry=Metrics(CollectorRegistry()))
+        deciders = DeciderService(config, presence=presence.board.table, registry=Metrics(CollectorRegistry()))
         unlisten = presence.board.listen(deciders.gone)
         async with query_service(url), presence, deciders:
             await deciders.wait_ready(30)
