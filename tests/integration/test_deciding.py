@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -12,7 +13,6 @@ from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
 from coord.bus import rpc, topology
-from coord.bus.connection import NatsConfig
 from coord.core.task_decider import TaskDecider
 from coord.runtime import assets
 from coord.server.decider_service import DeciderService
@@ -29,25 +29,32 @@ Start = Callable[..., Awaitable[DeciderService]]
 
 
 @pytest.fixture
-async def nats(start_nats):
-    return await start_nats()
-
-
-@pytest.fixture
-async def hand(nats) -> AsyncIterator[Hand]:
-    found = await Hand.open(nats.url)
+async def hand(nats_server) -> AsyncIterator[Hand]:
+    """Of a tenant of its own, on the shared server."""
+    found = await Hand.open(nats_server.url, f"t{secrets.token_hex(6)}")
     await topology.apply(found.conn, topology.load(assets.streams_dir(), "development"))
     yield found
     await found.close()
 
 
 @pytest.fixture
-async def start(hand, nats) -> AsyncIterator[Start]:
-    """`service = await start()`: started and ready."""
+async def alone(start_nats) -> AsyncIterator[Hand]:
+    """On a server of its own, for whoever looks at the whole log or changes it."""
+    server = await start_nats()
+    found = await Hand.open(server.url)
+    await topology.apply(found.conn, topology.load(assets.streams_dir(), "development"))
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def start(monkeypatch) -> AsyncIterator[Start]:
+    """`service = await start(hand)`: started and ready, on the same server."""
+    monkeypatch.setattr(limits, "REPLICA_BEAT_S", 0.05)  # it is alone: nobody's beat has to be waited for
     started: list[DeciderService] = []
 
-    async def begin(**options: Any) -> DeciderService:
-        service = DeciderService(NatsConfig(urls=(nats.url,)), registry=Metrics(CollectorRegistry()), **options)
+    async def begin(hand: Hand) -> DeciderService:
+        service = DeciderService(hand.conn.config, registry=Metrics(CollectorRegistry()))
         started.append(service)
         await service.start()
         await service.wait_ready(20)
@@ -60,9 +67,9 @@ async def start(hand, nats) -> AsyncIterator[Start]:
 
 
 async def test_a_task_from_its_submission_to_its_submitter(hand, start) -> None:
-    await start()
+    await start(hand)
     queues = await hand.open_queues()
-    assert queues["critical"] == "task~acme~work~critical"
+    assert queues["critical"] == f"task~{hand.tenant}~work~critical"
     await hand.pull()
     seq = await hand.submit("t1", input=1, instance="me1")
     await until(lambda: hand.times(seq) == 1)
@@ -81,7 +88,7 @@ async def test_a_task_from_its_submission_to_its_submitter(hand, start) -> None:
 
 
 async def test_how_long_it_takes_from_an_outcome_to_the_push(hand, start, record_property) -> None:
-    await start()
+    await start(hand)
     await hand.open_queues()
     loop = asyncio.get_running_loop()
     took: list[float] = []
@@ -100,7 +107,7 @@ async def test_how_long_it_takes_from_an_outcome_to_the_push(hand, start, record
 
 
 async def test_what_failed_comes_again_after_its_backoff(hand, start) -> None:
-    await start()
+    await start(hand)
     await hand.open_queues()
     await hand.pull()
     seq = await hand.submit("t1", instance="me1", retries=1, backoff_s=0.3, backoff_max_s=0.3)
@@ -123,7 +130,7 @@ async def nothing_pending(hand: Hand) -> bool:
 
 
 async def test_what_a_dead_instance_held_starts_elsewhere_at_once(hand, start) -> None:
-    service = await start()
+    service = await start(hand)
     await hand.open_queues()
     await hand.pull()
     seqs = [await hand.submit(f"t{n}") for n in range(20)]
@@ -131,32 +138,34 @@ async def test_what_a_dead_instance_held_starts_elsewhere_at_once(hand, start) -
     for n in range(20):
         await hand.claim(f"t{n}", 1, instance="dead")
     await hand.claim("kept", 1, instance="alive")
-    await until(lambda: held(service) == 21)
+    await until(lambda: held(service, hand) == 21)
     loop = asyncio.get_running_loop()
     died_at = loop.time()
-    service.gone("acme", "w1", "dead", 0.0)
-    service.gone("acme", "w1", "dead", 0.0)  # twice said is once released
+    service.gone(hand.tenant, "w1", "dead", 0.0)
+    service.gone(hand.tenant, "w1", "dead", 0.0)  # twice said is once released
     await until(lambda: all(hand.times(seq) == 2 for seq in seqs), every_s=0.001)
     print(f"20 tasks moved after {(loop.time() - died_at) * 1e3:.1f} ms")
     assert hand.times(other) == 1
     assert await hand.events("t7") == ["submitted", "claimed.1", "released.1"]
     for n in range(20):
         await hand.claim(f"t{n}", 2, agent="w2", instance="next")
-    await until(lambda: held(service) == 21)
+    await until(lambda: held(service, hand) == 21)
 
 
-def open_tasks(service: DeciderService) -> int:
-    """Tasks that the process holds as open."""
-    return sum(d.open_count() for d in service.deciders() if isinstance(d, TaskDecider))
+def open_tasks(service: DeciderService, hand: Hand) -> int:
+    """The tenant's tasks that the process holds as open."""
+    deciders = [d for d in service.deciders() if isinstance(d, TaskDecider)]
+    return sum(f.depth + f.claimed for d in deciders for (tenant, _), f in d.fares.items() if tenant == hand.tenant)
 
 
-def held(service: DeciderService) -> int:
-    """Claims that the process knows of."""
-    return sum(sum(d.usage().values()) for d in service.deciders() if isinstance(d, TaskDecider))
+def held(service: DeciderService, hand: Hand) -> int:
+    """The tenant's claims that the process knows of."""
+    deciders = [d for d in service.deciders() if isinstance(d, TaskDecider)]
+    return sum(n for d in deciders for (tenant, _), n in d.usage().items() if tenant == hand.tenant)
 
 
 async def test_a_delivery_given_back_comes_again(hand, start) -> None:
-    await start()
+    await start(hand)
     await hand.open_queues()
     await hand.pull()
     seq = await hand.submit("t1")
@@ -172,7 +181,7 @@ async def test_a_delivery_given_back_comes_again(hand, start) -> None:
 
 
 async def test_a_cancelled_task_is_stopped_and_not_started(hand, start) -> None:
-    await start()
+    await start(hand)
     await hand.open_queues()
     await hand.submit("running", instance="me1")
     await hand.claim("running", 1, instance="i1")
@@ -197,7 +206,7 @@ async def test_a_cancelled_task_is_stopped_and_not_started(hand, start) -> None:
 
 async def test_time_ends_what_overran(hand, start, monkeypatch) -> None:
     monkeypatch.setattr(limits, "TASK_TIMEOUT_GRACE_S", 0.1)
-    await start()
+    await start(hand)
     await hand.open_queues()
     await hand.pull()
     loop_now = time.time()
@@ -213,7 +222,7 @@ async def test_time_ends_what_overran(hand, start, monkeypatch) -> None:
 
 
 async def test_progress_is_told_where_it_was_asked_for(hand, start) -> None:
-    await start()
+    await start(hand)
     for id_, progress in (("t1", True), ("t2", False)):
         await hand.submit(id_, instance="me1", progress=progress)
         await hand.claim(id_, 1)
@@ -227,12 +236,12 @@ async def test_progress_is_told_where_it_was_asked_for(hand, start) -> None:
 
 async def test_a_client_that_asks_nobody_gets_its_queue(hand, start) -> None:
     """`nats pub` is enough: the submission is there first, its queue begins there."""
-    await start()
-    await hand.conn.request("coord.ev.acme.me.t1.task.t1.submitted.odd.batch", b"{}")
+    await start(hand)
+    await hand.conn.request(f"coord.ev.{hand.tenant}.me.t1.task.t1.submitted.odd.batch", b"{}")
 
     async def there() -> bool:
         try:
-            await hand.conn.api(f"CONSUMER.INFO.EVENTS.{subjects.queue('acme', 'odd', 'batch')}")
+            await hand.conn.api(f"CONSUMER.INFO.EVENTS.{subjects.queue(hand.tenant, 'odd', 'batch')}")
         except errors.ApiNotFound:
             return False
         return True
@@ -243,22 +252,22 @@ async def test_a_client_that_asks_nobody_gets_its_queue(hand, start) -> None:
 
 
 async def test_a_queue_that_began_too_late_is_made_again(hand, start) -> None:
-    service = await start()
+    service = await start(hand)
     first = await hand.submit("t1", "late")
-    await until(lambda: service._queues is not None and ("acme", "late") in service._queues._known)
-    consumer = subjects.queue("acme", "late", "normal")
+    await until(lambda: service._queues is not None and (hand.tenant, "late") in service._queues._known)
+    consumer = subjects.queue(hand.tenant, "late", "normal")
     await hand.conn.api(f"CONSUMER.DELETE.EVENTS.{consumer}")
     assert service._queues is not None
     service._queues._known.clear()
     await hand.open_queues("late")  # from now on: the submission is before it
-    await service._queues.ensure("acme", "late", from_seq=first)
+    await service._queues.ensure(hand.tenant, "late", from_seq=first)
     await hand.pull("late")
     await until(lambda: hand.times(first) == 1)
 
 
 async def test_a_used_id_is_not_opened_again(hand, start) -> None:
     """Also by a client that states no condition, after the decider has forgotten the task."""
-    service = await start()
+    service = await start(hand)
     await hand.open_queues()
     await hand.submit("t1", input=1, instance="me1")
     await hand.claim("t1", 1)
@@ -269,20 +278,22 @@ async def test_a_used_id_is_not_opened_again(hand, start) -> None:
     await hand.claim("behind", 1)
     await hand.complete("behind")
     await until(lambda: len(hand.told("me", "ended")) == 2)
-    assert open_tasks(service) == 0
+    assert open_tasks(service, hand) == 0
     # Its queue delivers it all the same; whoever gets it has it settled.
     await hand.pull()
     await until(lambda: hand.times(again) == 1)
-    request = {"queue": subjects.queue("acme", "work", "normal"), "seq": again, "key": "t1", "id": "t1"}
-    answer = await rpc.call(hand.conn, subjects.rpc("acme", "task", "settle"), request, dict[str, Any], timeout_s=10)
+    request = {"queue": subjects.queue(hand.tenant, "work", "normal"), "seq": again, "key": "t1", "id": "t1"}
+    answer = await rpc.call(
+        hand.conn, subjects.rpc(hand.tenant, "task", "settle"), request, dict[str, Any], timeout_s=10
+    )
     assert answer == {"settled": True}
     mine = {"queue": subjects.queue("other", "work", "normal"), "seq": again, "key": "t1", "id": "t1"}
     with pytest.raises(errors.InvalidRequest):
-        await rpc.call(hand.conn, subjects.rpc("acme", "task", "settle"), mine, dict[str, Any], timeout_s=10)
+        await rpc.call(hand.conn, subjects.rpc(hand.tenant, "task", "settle"), mine, dict[str, Any], timeout_s=10)
 
 
 async def test_a_redriven_task_begins_anew(hand, start) -> None:
-    service = await start()
+    service = await start(hand)
     await hand.open_queues()
     await hand.pull()
     await hand.submit("t1", instance="me1")
@@ -291,19 +302,20 @@ async def test_a_redriven_task_begins_anew(hand, start) -> None:
     await until(lambda: hand.told("me", "ended"))
     redriven = await hand.state("me", "t1", "submitted", "work", "normal", data={"instance": "me1", "redrive": 1})
     await until(lambda: hand.times(redriven) == 1)
-    await until(lambda: open_tasks(service) == 1)
+    await until(lambda: open_tasks(service, hand) == 1)
     await hand.claim("t1", 2)
     await hand.complete("t1", claim=2)
     told = await until(lambda: len(hand.told("me", "ended")) == 2 and hand.told("me", "ended"))
     assert [t["status"] for t in told] == ["rejected", "completed"]
 
 
-async def test_open_work_is_stated_again_before_it_leaves_the_window(hand, start, monkeypatch) -> None:
+async def test_open_work_is_stated_again_before_it_leaves_the_window(alone, start, monkeypatch) -> None:
+    hand: Hand = alone
     monkeypatch.setattr(limits, "EDGE_LOOK_S", 0.2)
     info = await hand.conn.api("STREAM.INFO.EVENTS")
     short = {"max_age": 3_000_000_000, "duplicate_window": 1_000_000_000}
     await hand.conn.api("STREAM.UPDATE.EVENTS", info["config"] | short)
-    service = await start()
+    service = await start(hand)
     await hand.open_queues()
     await hand.pull()
     free = await hand.submit("free", input={"n": 1}, instance="me1", retries=7)
@@ -326,17 +338,18 @@ async def test_open_work_is_stated_again_before_it_leaves_the_window(hand, start
     await hand.complete("free")
     await hand.complete("busy")
     assert [t["id"] for t in await until(lambda: hand.told("me", "ended"))] == ["free"]
-    await until(lambda: open_tasks(service) == 0)
+    await until(lambda: open_tasks(service, hand) == 0)
 
 
-async def test_the_trimmer_is_told_what_deciders_need(hand, start) -> None:
+async def test_the_trimmer_is_told_what_deciders_need(alone, start) -> None:
+    hand: Hand = alone
     holder = DeciderSnapshots(lambda: hand.conn)
     created = parse_time((await hand.conn.api("STREAM.INFO.EVENTS"))["created"])
     assert await holder.needs("EVENTS", created) == []
     open_seq = await hand.submit("open")
     p = subjects.partition("open")
     assert [(n.holder, n.seq) for n in await holder.needs("EVENTS", created)] == [(f"decider-{p}", 1)]
-    service = await start()
+    service = await start(hand)
     ended = next(f"t{n}" for n in range(1000) if subjects.partition(f"t{n}") == (p + 1) % limits.PARTITIONS)
     await hand.submit(ended)
     await hand.claim(ended, 1)

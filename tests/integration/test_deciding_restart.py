@@ -46,8 +46,9 @@ async def hand(nats) -> AsyncIterator[Hand]:
 
 
 @pytest.fixture
-async def start(hand, nats) -> AsyncIterator[Start]:
+async def start(hand, nats, monkeypatch) -> AsyncIterator[Start]:
     """`service = await start()`: started and ready."""
+    monkeypatch.setattr(limits, "REPLICA_BEAT_S", 0.05)
     started: list[DeciderService] = []
 
     async def begin(**options: Any) -> DeciderService:

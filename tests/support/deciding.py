@@ -20,14 +20,14 @@ from coord.wire import headers, subjects
 from coord.wire.envelope import Fact, encode_fact
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
-TENANT = "acme"
 
 
 class Hand:
     """States facts, pulls deliveries and hears pushes, for any agent."""
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, tenant: str) -> None:
         self.conn = conn
+        self.tenant = tenant
         self.pushes: list[tuple[str, dict[str, Any]]] = []
         """(agent.topic, body)."""
         self.pushed = asyncio.Event()
@@ -37,9 +37,10 @@ class Hand:
         self._inboxes: dict[str, str] = {}
 
     @classmethod
-    async def open(cls, url: str) -> Self:
-        hand = cls(await Connection.open(NatsConfig(urls=(url,)), name="hand"))
-        await hand.conn.subscribe(f"{subjects.PUSH_PREFIX}>", hand._pushed)
+    async def open(cls, url: str, tenant: str = "acme") -> Self:
+        """On a connection of its own."""
+        hand = cls(await Connection.open(NatsConfig(urls=(url,)), name="hand"), tenant)
+        await hand.conn.subscribe(f"{subjects.PUSH_PREFIX}{tenant}.>", hand._pushed)
         return hand
 
     def _pushed(self, message: Message) -> None:
@@ -60,11 +61,11 @@ class Hand:
         """State a fact; its sequence.  `once`: "entity" or "event"."""
         fact = Fact(kind=kind, id=id_, event=event, detail=detail, data={} if data is None else data, key=key)
         message = encode_fact(
-            fact, tenant=TENANT, agent=agent, event_id=f"{id_}-{next(self._ids)}-{id(self):x}", occurred_at=NOW
+            fact, tenant=self.tenant, agent=agent, event_id=f"{id_}-{next(self._ids)}-{id(self):x}", occurred_at=NOW
         )
         fields = message.headers
         if once is not None:
-            place = (TENANT, key or id_, kind, id_)
+            place = (self.tenant, key or id_, kind, id_)
             fields[headers.EXPECTED_LAST_SUBJECT_SEQ] = "0"
             fields[headers.EXPECTED_LAST_SUBJECT] = (
                 subjects.entity_filter(*place) if once == "entity" else subjects.event_filter(*place, event, detail)
@@ -91,11 +92,11 @@ class Hand:
 
     async def task(self, id_: str) -> Task | None:
         """What the log says of a task."""
-        return tasks.fold(await history.entity(self.conn, TENANT, id_, "task", id_))[0]
+        return tasks.fold(await history.entity(self.conn, self.tenant, id_, "task", id_))[0]
 
     async def events(self, id_: str) -> list[str]:
         """What the log has of a task, in order: ``submitted``, ``claimed.1`` …."""
-        facts = await history.entity(self.conn, TENANT, id_, "task", id_)
+        facts = await history.entity(self.conn, self.tenant, id_, "task", id_)
         # Of a submission the capability says nothing new.
         return [f.event if f.event == "submitted" else ".".join((f.event, *f.detail)) for f in facts]
 
@@ -104,14 +105,18 @@ class Hand:
     async def open_queues(self, capability: str = "work") -> dict[str, str]:
         """Ask for a capability's queues."""
         answer = await rpc.call(
-            self.conn, subjects.rpc(TENANT, "task", "open"), {"capability": capability}, dict[str, Any], timeout_s=10
+            self.conn,
+            subjects.rpc(self.tenant, "task", "open"),
+            {"capability": capability},
+            dict[str, Any],
+            timeout_s=10,
         )
         found: dict[str, str] = answer["queues"]
         return found
 
     async def pull(self, capability: str = "work", queue: str = "normal", batch: int = 1_000) -> None:
         """Take deliveries for a minute."""
-        consumer = subjects.queue(TENANT, capability, queue)
+        consumer = subjects.queue(self.tenant, capability, queue)
         inbox = self._inboxes.get(consumer)
         if inbox is None:
             inbox = self._inboxes[consumer] = self.conn.new_inbox()
@@ -131,7 +136,7 @@ class Hand:
 
     async def ack_pending(self, capability: str = "work", queue: str = "normal") -> int:
         """Deliveries that nobody settled."""
-        consumer = subjects.queue(TENANT, capability, queue)
+        consumer = subjects.queue(self.tenant, capability, queue)
         info = await self.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}")
         return int(info["num_ack_pending"])
 
