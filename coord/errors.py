@@ -476,11 +476,11 @@ class DurableInUse(CoordError):
 
 
 class CursorUnreadable(CoordError):
-    """The saved position of a durable subscription cannot be read."""
+    """The saved position of a durable subscription or of a replay cannot be read."""
 
     code = "subscribe.cursor_unreadable"
     fault = Fault.OPERATOR
-    remedy = "Choose another durable name, or delete the message from stream CURSORS."
+    remedy = "Choose another durable name (a replay: another --run-id), or delete the message from stream CURSORS."
 
 
 class QueryError(CoordError):

@@ -389,7 +389,7 @@ async def test_a_lost_ack_of_a_save_is_not_taken_for_somebody_else(log: Log) -> 
         await subscription.save()
         cursor = subscription._cursor
         assert cursor is not None
-        cursor._last_seq -= 1  # as if the last ack had not arrived
+        cursor._message._last_seq -= 1  # as if the last ack had not arrived
         await log.state(2)
         await take(subscription, 1)
         subscription.finish()
