@@ -16,7 +16,6 @@ permission to publish for all of them.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,10 +27,11 @@ from coord.bus.connection import Connection
 from coord.client.config import ClientConfig
 from coord.client.connect import Coord, connect
 from coord.client.log_source import LogSource
-from coord.core.retry import backoff_s
+from coord.core.retry import CallPolicy
 from coord.core.subscription import Position, Read
 from coord.ops.replay.bookmark import Bookmark, Bookmarks
 from coord.ops.replay.recording import Statement
+from coord.runtime.retrying import retrying
 from coord.wire import ids
 from coord.wire.log_api import Filter
 from coord.wire.records import Fact, StoredFact
@@ -54,6 +54,7 @@ class ReplayConfig(msgspec.Struct, frozen=True, kw_only=True):
     shift: bool = False
     """Move recorded times so that the first is now."""
     patience_s: float = limits.REPLAY_PATIENCE_S
+    """How long one statement, or the bookmark, is tried again while the broker is away or full."""
 
 
 class Tally(msgspec.Struct):
@@ -89,6 +90,8 @@ class Replayer:
         self._config = config
         self._digest = digest
         self._format = format_name
+        self._patience = CallPolicy(retries_max=None, deadline_s=config.patience_s)
+        """For publishing and for the bookmark: both are recognised when they come twice."""
         self._bookmarks = Bookmarks(conn, config.tenant, config.run)
         self._speakers = _Speakers(conn, config.tenant)
         self._slots = asyncio.Semaphore(limits.REPLAY_AHEAD)
@@ -220,21 +223,17 @@ class Replayer:
 
         False when somebody had stored it before.
         """
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._config.patience_s
-        rng = random.Random()
-        attempt = 0
-        while True:
-            try:
-                async with self._speakers.speaker(agent) as speaker:
-                    ack = await speaker.publish(fact)
-                    return attempt > 0 or not ack.duplicate
-            except errors.CoordError as exc:
-                attempt += 1
-                wait_s = backoff_s(attempt, rng, first_s=0.1, most_s=2.0)
-                if not exc.retryable or loop.time() + wait_s >= give_up_at:
-                    raise
-            await asyncio.sleep(wait_s)
+        attempts = 0
+
+        async def publish() -> bool:
+            nonlocal attempts
+            attempts += 1
+            async with self._speakers.speaker(agent) as speaker:
+                ack = await speaker.publish(fact)
+            # What a broker already has after we have tried before is most likely ours.
+            return attempts > 1 or not ack.duplicate
+
+        return await retrying(publish, self._patience)
 
     def _fact(self, statement: Statement) -> Fact:
         fact = statement.fact
@@ -268,19 +267,7 @@ class Replayer:
             self._stretches.popleft()
         since = self._stretches[0][1] if self._stretches else self._mark.since
         moved = msgspec.structs.replace(self._mark, done=self._done, ahead=ahead, since=since, complete=complete)
-        attempt, rng = 0, random.Random()
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._config.patience_s
-        while True:
-            try:
-                self._mark = await self._bookmarks.save(moved)
-                return
-            except errors.CoordError as exc:
-                attempt += 1
-                wait_s = backoff_s(attempt, rng, first_s=0.1, most_s=2.0)
-                if not exc.retryable or loop.time() + wait_s >= give_up_at:
-                    raise
-            await asyncio.sleep(wait_s)
+        self._mark = await retrying(lambda: self._bookmarks.save(moved), self._patience)
 
     async def _save_now_and_then(self, progress: Callable[[Tally], None]) -> None:
         while True:
