@@ -84,7 +84,7 @@ async def services(servers: Servers) -> AsyncIterator[ServiceGroup]:
         service=ServiceConfig(stats_every_s=0.5),
     )
     async with serve.services(settings, registry=Metrics(CollectorRegistry())) as group:
-        await group.wait_ready(30)
+        await group.wait_ready(60)
         yield group
 
 
@@ -267,7 +267,8 @@ async def test_doctor_finds_what_is_missing(empty: Servers, run: Run) -> None:
 async def test_a_user_that_may_too_little_is_told_what(start_nats: Any, run: Run, servers: Servers) -> None:
     extra = """
     authorization { users: [ { user: u, password: p, permissions: {
-      publish: [ "$JS.API.>", "$SYS.REQ.USER.INFO" ], subscribe: [ "_INBOX.>" ] } } ] }
+      publish: { allow: [ "$JS.API.>", "$SYS.REQ.USER.INFO" ], deny: "$JS.API.STREAM.UPDATE.EVENTS" },
+      subscribe: [ "_INBOX.>" ] } } ] }
     """
     server = await start_nats(extra=extra)
     url = server.url.replace("nats://", "nats://u:p@")
@@ -275,6 +276,7 @@ async def test_a_user_that_may_too_little_is_told_what(start_nats: Any, run: Run
     found = next(c for c in examined.json if c["name"] == "permissions")
     assert found["state"] == "fail"
     assert "publish coord.notice" in found["detail"]
+    assert "publish $JS.API.STREAM.UPDATE.EVENTS" in found["detail"]  # the trimmer's
     assert "u:p@" not in examined.out
 
 
@@ -372,7 +374,7 @@ async def test_an_operator_opens_a_new_epoch(services: ServiceGroup, servers: Se
     async def stopped() -> Any:
         return (await run("status")).code == 3 and not services.ready
 
-    await until(stopped, 30)
+    await until(stopped)
     found = await run("projection", "status", "--stream", "EVENTS", "-o", "json")
     assert found.code == 3
     assert {r["code"] for r in found.json} == {"projection.stream_replaced"}
@@ -383,12 +385,12 @@ async def test_an_operator_opens_a_new_epoch(services: ServiceGroup, servers: Se
     opened = await run("projection", "new-epoch", "events", "--yes", "-o", "json")
     assert opened.code == 0
     assert {(r["epoch"], r["seq"]) for r in opened.json} == {(2, 0)}
-    await services.wait_ready(30)
+    await services.wait_ready(60)
 
     async def went_on() -> bool:
         return await rows_of(servers.database) == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
 
-    await until(went_on, 30)
+    await until(went_on)
     assert (await run("projection", "status")).code == 0
 
 
@@ -438,7 +440,7 @@ async def test_serve_prepares_serves_and_drains(empty: Servers, tmp_path: Path) 
         async def ready() -> bool:
             return (await get(url, "/readyz"))[0] == 200
 
-        await until(ready, 30)
+        await until(ready)
         assert (await get(url, "/healthz"))[0] == 200
         status, body = await get(url, "/metrics")
         assert status == 200
@@ -503,7 +505,7 @@ async def test_dev_starts_everything_is_found_and_leaves_nothing_running(reachab
             query = ("db", "query", "recent_events", "-o", "json", "--database", env["COORD_DATABASE_URL"])
             return (await run_here(*query)).json
 
-        await until(row, 30)
+        await until(row)
         process.send(signal.SIGINT)
         assert await process.ends() == 0
     assert not any(psutil.pid_exists(pid) for pid in pids)
