@@ -36,7 +36,7 @@ async def test_drain_sends_what_was_published_before(nats_server) -> None:
             for n in range(size):
                 conn.publish(subject, b"%d" % n)
             await conn.drain()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while len(got) < size:
                     await listener.flush()
             assert got == [b"%d" % n for n in range(size)]

@@ -31,7 +31,7 @@ async def receive(conn: Connection, subject: str, count: int, act) -> list[Messa
     subscription = await conn.subscribe(subject, on_message)
     await conn.flush()
     await act()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await done.wait()
     await subscription.unsubscribe()
     return got
@@ -154,7 +154,7 @@ async def test_subscriptions_survive_a_server_that_is_killed_and_restarted(start
     conn.on_reconnected(back.set)
     got: asyncio.Queue[bytes] = asyncio.Queue()
     await conn.subscribe("t", lambda m: got.put_nowait(m.data))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         server.kill()
         await lost.wait()
         with pytest.raises(errors.NotConnected):
@@ -174,7 +174,7 @@ async def test_a_client_closed_by_an_error_comes_back(conn, nats_server) -> None
     subject = conn.new_inbox()
     await conn.subscribe(subject, lambda m: got.put_nowait(m.data))
     conn.client.write_publish("x", "", None, b"x" * (conn.max_payload + 10))  # past our own check
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await back.wait()
         conn.publish(subject, b"again")
         assert await got.get() == b"again"

@@ -180,12 +180,12 @@ async def projector(nats) -> AsyncIterator[StartProjector]:
         started.append(service)
         await service.start()
         if wait:
-            await service.wait_ready(20)
+            await service.wait_ready(60)
         return service
 
     yield start
     for service in started:
-        await asyncio.wait_for(service.drain(), 20)
+        await asyncio.wait_for(service.drain(), 60)
         await service.stop()
 
 

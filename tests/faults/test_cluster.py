@@ -33,7 +33,7 @@ async def test_a_killed_leader_costs_no_fact_and_no_order(tmp_path: Path, migrat
             connect(config, tenant="t", agent="a1", wait=True) as client,
             await cluster.connect("look") as conn,
         ):
-            await projector.wait_ready(20)
+            await projector.wait_ready(60)
             said = 0
 
             async def state(key: int, enough: asyncio.Event) -> None:
@@ -45,11 +45,11 @@ async def test_a_killed_leader_costs_no_fact_and_no_order(tmp_path: Path, migrat
 
             enough = asyncio.Event()
             lines = [asyncio.create_task(state(key, enough)) for key in range(KEYS)]
-            await until(lambda: said > 50, 20)
+            await until(lambda: said > 50)
             leader = await cluster.leader(conn, "EVENTS")
             cluster.kill(leader)
             before = said
-            await until(lambda: said > before + 50, 30)
+            await until(lambda: said > before + 50)
             enough.set()
             await asyncio.gather(*lines)
             db = await asyncpg.connect(migrated_database.url)

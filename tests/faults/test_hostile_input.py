@@ -186,7 +186,7 @@ async def stored(conn: Connection, stream: str) -> list[Message]:
         before = len(got)
         request = msgspec.json.encode({"batch": 500, "no_wait": True})
         conn.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", request, reply=inbox.subject)
-        await until(lambda b=before: len(got) >= min(want, b + 500), 20)  # type: ignore[misc]
+        await until(lambda b=before: len(got) >= min(want, b + 500))  # type: ignore[misc]
     await inbox.unsubscribe()
     await conn.api(f"CONSUMER.DELETE.{stream}.{name}")
     return got

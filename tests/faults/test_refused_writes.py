@@ -88,12 +88,12 @@ async def test_the_culprits_are_parked_and_their_siblings_projected(
         async def parked() -> bool:
             return bool(await db.fetchval("SELECT count(*) FROM coord.dead_letter") >= len(evil))
 
-        await until(parked, 30, every_s=0.1)
+        await until(parked, every_s=0.1)
 
         async def siblings() -> bool:
             return len(await evil_rows(db)) >= len(good)
 
-        await until(siblings, 30, every_s=0.1)
+        await until(siblings, every_s=0.1)
         assert await evil_rows(db) == sorted(good)
         await verify(url, load)
     letters = await db.fetch("SELECT * FROM coord.dead_letter")
@@ -162,14 +162,14 @@ async def test_what_an_operator_can_mend_is_waited_for(
         def told() -> bool:
             return code in {e.get("code") for e in service.health()["errors"]}
 
-        await until(told, 20)
+        await until(told)
         assert not service.ready
         await load.more(200)
         await db.execute(end.format(name=migrated_database.name))
         await load.stop()
         await verify(url, load)
     assert await db.fetchval("SELECT count(*) FROM coord.dead_letter") == 0
-    await service.wait_ready(10)
+    await service.wait_ready(60)
     await db.close()
 
 

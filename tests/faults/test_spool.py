@@ -86,7 +86,7 @@ async def test_a_killed_process_leaves_its_facts_to_the_next(start_nats, tmp_pat
         )  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await child.stdout.readline() == b"up\n"
             server.kill()
             child.stdin.write(b"\n")

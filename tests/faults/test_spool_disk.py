@@ -65,7 +65,7 @@ async def test_a_file_that_may_not_grow(start_nats, tmp_path) -> None:
             assert child.stdout is not None
             return msgspec.json.decode(await child.stdout.readline())
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await child.stdout.readline() == b"up\n"
             server.kill()
             child.stdin.write(b"\n")

@@ -63,7 +63,7 @@ async def test_a_dead_replicas_partitions_are_projected_within_five_seconds(
                 back = await first_rows(db, load.tenant, at)
                 return {slot: back[slot] for slot in orphans} if orphans <= back.keys() else {}
 
-            back = await until(all_back, 30, every_s=0.1)
+            back = await until(all_back, every_s=0.1)
             took.append(max(back.values()))
             print(f"{len(orphans)} partitions of EVENTS taken over within {max(back.values()):.2f} s")
         await load.stop()
@@ -110,17 +110,17 @@ async def test_a_frozen_owner_that_wakes_up_too_late_doubles_nothing(
         first = await process(url)
         second = await process(url)
         for frozen, other in [(first, second), (second, first)] * soak_rounds(1):
-            await until(lambda: first.owned and second.owned, 30)
+            await until(lambda: first.owned and second.owned)
             await load.more(100)
             theirs = set(frozen.owned)
             frozen.pause()
             frozen_at = time.monotonic()
-            await until(lambda t=theirs, o=other: t <= o.owned, 30)  # type: ignore[misc]
+            await until(lambda t=theirs, o=other: t <= o.owned)  # type: ignore[misc]
             took_s = time.monotonic() - frozen_at
             print(f"{len(theirs)} partitions of a frozen owner pinned elsewhere after {took_s:.2f} s")
             await load.more(300)
             frozen.resume()
-            await until(lambda f=frozen: len(f.owned) > 4, 30)  # type: ignore[misc]
+            await until(lambda f=frozen: len(f.owned) > 4)  # type: ignore[misc]
         await load.stop()
         rows = await verify(url, load)
     print(f"{len(rows)} rows, {load.acks} messages")

@@ -71,7 +71,7 @@ async def side(name: str, nats_url: str, database_url: str, *, rival: bool) -> A
         finally:
             for partition in partitions:
                 partition.close()
-            await asyncio.wait_for(asyncio.gather(*tasks), 20)
+            await asyncio.wait_for(asyncio.gather(*tasks), 60)
             for lane in lanes:
                 lane.cancel()
             await asyncio.wait(lanes)

@@ -85,9 +85,9 @@ async def test_two_processes_share_the_work_survive_a_death_and_drain(
                 states = find(record, "members")
                 return status == 200 and len(states) == 2 and all(len(m) == 2 for m in states)
 
-            await until(ready, 40)
+            await until(ready)
             await publish(0)
-            await until(lambda: rows(ROWS), 30)
+            await until(lambda: rows(ROWS))
             _, page = await asyncio.to_thread(get, url + "/metrics")
             lines = [line for line in page.decode().splitlines() if line.startswith("coord_events_consumed_total{")]
             consumed = {line.split('process="')[1][0]: 0.0 for line in lines}
@@ -105,10 +105,10 @@ async def test_two_processes_share_the_work_survive_a_death_and_drain(
                 _, now = await health(url)
                 return children(now)["1"]["pid"] not in {victim, None}
 
-            await until(replaced, 20)
+            await until(replaced)
             await publish(ROWS)
-            await until(lambda: rows(2 * ROWS), 30)
-            await until(ready, 30)
+            await until(lambda: rows(2 * ROWS))
+            await until(ready)
             _, record = await health(url)
             pids = [c["pid"] for c in children(record).values()]
             process.send(signal.SIGTERM)

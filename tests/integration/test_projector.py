@@ -65,7 +65,7 @@ async def projector(conn, nats, migrated_database) -> AsyncIterator[StartProject
         )
         started.append(service)
         await service.start()
-        await service.wait_ready(10)
+        await service.wait_ready(60)
         return service
 
     yield start

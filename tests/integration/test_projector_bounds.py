@@ -78,7 +78,7 @@ def committed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 async def count(db: asyncpg.Connection, table: str, wanted: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await db.fetchval(f"SELECT count(*) FROM coord.{table}")) < wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

@@ -100,7 +100,7 @@ async def test_the_stream_leads_from_anchor_to_anchor_to_checkpoint(
         for first in (0, 40):  # two sessions, the second of which goes on where the first one was
             async with service():
                 await publish(first, 40)
-                await until(lambda n=first: projected(3 * (n + 40)), 30)  # type: ignore[misc]
+                await until(lambda n=first: projected(3 * (n + 40)))  # type: ignore[misc]
         async with pool.acquire() as db:
             anchors = await db.fetch("SELECT * FROM coord.audit_anchor ORDER BY stream, partition, seq")
         busy = [m for m in await marks() if m.messages]

@@ -60,7 +60,7 @@ def service(nats, migrated_database) -> ProjectorService:
 
 
 async def rows(db: asyncpg.Connection, table: str, wanted: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while (await db.fetchval(f"SELECT count(*) FROM coord.{table}")) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

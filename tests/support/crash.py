@@ -94,12 +94,12 @@ class ProjectorProcess:
         async with asyncio.timeout(timeout_s), self._heard:
             await self._heard.wait_for(lambda: condition() or self._ended)
 
-    async def ready(self, timeout_s: float = 20) -> None:
+    async def ready(self, timeout_s: float = 60) -> None:
         """Return once it is connected and follows every partition; fail if it ended before."""
         await self._until(lambda: self._ready, timeout_s)
         assert self._ready, "the projector ended before it was ready"
 
-    async def owns(self, count: int, timeout_s: float = 20) -> None:
+    async def owns(self, count: int, timeout_s: float = 60) -> None:
         """Return once it holds exactly `count` partitions."""
         try:
             await self._until(lambda: len(self.owned) == count, timeout_s)
@@ -128,7 +128,7 @@ class ProjectorProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR1)
 
-    async def ended(self, timeout_s: float = 30) -> int:
+    async def ended(self, timeout_s: float = 60) -> int:
         """Wait for its end; the exit code (-9: killed)."""
         async with asyncio.timeout(timeout_s):
             code = await self._process.wait()

@@ -99,11 +99,11 @@ async def projector(url: str, database_url: str) -> AsyncIterator[ProjectorServi
     database = DatabaseConfig(url=database_url, pool_min=1, pool_max=6)
     service = ProjectorService(NatsConfig(urls=(url,)), database, registry=Metrics(CollectorRegistry()))
     async with service:
-        await service.wait_ready(20)
+        await service.wait_ready(60)
         yield service
 
 
-async def rows(database_url: str, query: str, *arguments: Any, count: int, timeout_s: float = 20) -> list[Any]:
+async def rows(database_url: str, query: str, *arguments: Any, count: int, timeout_s: float = 60) -> list[Any]:
     """What `query` returns once it returns `count` rows."""
     database = await asyncpg.connect(database_url)
     try:

@@ -176,7 +176,7 @@ class NatsCluster:
         """A connection to whichever is there."""
         return await Connection.open(NatsConfig(urls=self.urls, ping_interval_s=1.0), name=name, wait=True)
 
-    async def leader(self, conn: Connection, stream: str, timeout_s: float = 20) -> int:
+    async def leader(self, conn: Connection, stream: str, timeout_s: float = 60) -> int:
         """Who leads a stream now, waiting for an election under way."""
         async with asyncio.timeout(timeout_s):
             while True:
