@@ -227,6 +227,11 @@ class Connection:
         return int(self.client.max_payload)
 
     @property
+    def is_clustered(self) -> bool:
+        """Whether the server we are, or were last, connected to is part of a cluster: streams may be replicated."""
+        return bool(self.client._server_info.get("cluster"))  # noqa: SLF001 - nats-py keeps it and says only parts
+
+    @property
     def outgoing_bytes(self) -> int:
         """Bytes handed over and not yet taken by the socket: grows while the peer does not read."""
         return int(self.client.pending_data_size)

@@ -260,6 +260,10 @@ class AckPipeline:
         """What was submitted and has no answer, in that order."""
         return list(self._pending.values())
 
+    def unsettled(self) -> list[Publication]:
+        """What was submitted and is not settled: `pending`, and what is being compared."""
+        return [*self._comparing.values(), *self._pending.values()]
+
     def withdraw(self, publication: Publication) -> bool:
         """Let go of a publication without settling it; False: it has an answer, or is being compared.
 

@@ -102,6 +102,7 @@ class Publisher:
         self._encoder = Encoder(tenant, agent, config)
         self._outbox: Outbox[Receipt] = Outbox(config.lanes(conn.max_payload))
         self._outbox.held = not conn.is_connected
+        self._choose_order()
         self._meter = Meter(metrics)
         self._metrics_lane = self._outbox.lanes[METRICS]
         self._deadline_s = config.retry.deadline_s
@@ -419,7 +420,8 @@ class Publisher:
     def _keep_or_replay(self, keeper: Keeper, now: float) -> None:
         """Without a broker: into the spool; with one: what is in it first, and all that comes behind it."""
         while (receipt := keeper.take(now)) is not None:
-            if not self._encoded(receipt):
+            if (error := self._encode(receipt)) is not None:
+                self._failed(receipt, error)
                 self._outbox.leave_aside(receipt)
             elif not keeper.keep(receipt):
                 self._outbox.give_back(receipt)  # the disk refused it: it waits in memory, within the queue's bounds
@@ -427,38 +429,28 @@ class Publisher:
             keeper.replay(now)
             self._outbox.held = keeper.active
 
-    def _encoded(self, receipt: Receipt) -> bool:
-        """Give a frame its bytes; False: it cannot be sent, and whoever asks has been told."""
-        if receipt.label is not None and receipt.entries:
-            try:
-                message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
-            except errors.WireError as exc:
-                receipt.settle(None, exc)
-                self._failed(receipt, exc)
-                return False
-            receipt.headers = message.headers
-            receipt.body = message.body
-            receipt.event_id = message.event_id
-            receipt.entries = []
-        return True
+    def _encode(self, receipt: Receipt) -> errors.WireError | None:
+        """Give a frame its bytes; the error, and it is settled with it, if it cannot be sent."""
+        if receipt.label is None or not receipt.entries:
+            return None
+        try:
+            message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
+        except errors.WireError as exc:
+            receipt.settle(None, exc)
+            return exc
+        receipt.headers = message.headers
+        receipt.body = message.body
+        receipt.event_id = message.event_id
+        receipt.entries = []
+        return None
 
     def _send(self, receipt: Receipt, now: float) -> None:
-        if receipt.label is not None and receipt.entries:
-            try:
-                message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
-            except errors.WireError as exc:
-                self._pipeline_refused(receipt, exc)
-                return
-            receipt.headers = message.headers
-            receipt.body = message.body
-            receipt.event_id = message.event_id
-            receipt.entries = []
+        if receipt.entries:
             self._burst += 1
-        self._pipeline.submit(receipt, now)
-
-    def _pipeline_refused(self, receipt: Receipt, error: errors.CoordError) -> None:
-        receipt.settle(None, error)
-        self._settled(receipt)
+        if self._encode(receipt) is None:
+            self._pipeline.submit(receipt, now)
+        else:
+            self._settled(receipt)
 
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
@@ -588,6 +580,14 @@ class Publisher:
 
     # --- the connection ------------------------------------------------------------------
 
+    def _choose_order(self) -> None:
+        """See `PublisherConfig.order`; a reconnect may lead to another server."""
+        order = self.config.order
+        if order == "always" or (order == "auto" and self._conn.is_clustered):
+            self._outbox.go_in_turn(receipt for receipt in self._pipeline.unsettled() if isinstance(receipt, Receipt))
+        else:
+            self._outbox.go_pipelined()
+
     def _disconnected(self) -> None:
         self._up = False
         self._outbox.held = True
@@ -599,6 +599,7 @@ class Publisher:
 
     def _reconnected(self) -> None:
         self._up = True
+        self._choose_order()
         if self._keeper is not None:
             self._keeper.retry()
         self._outbox.held = self._keeper is not None and self._keeper.active

@@ -45,6 +45,12 @@ def test_private_names_exist() -> None:
         assert callable(getattr(client, name)), name
 
 
+async def test_a_server_alone_is_no_cluster(conn) -> None:
+    """That three are is in tests/faults/test_cluster.py."""
+    assert not conn.is_clustered
+    assert "max_payload" in conn.client._server_info
+
+
 async def test_publish_arrives_with_headers_and_in_order(conn) -> None:
     subject = conn.new_inbox()
 

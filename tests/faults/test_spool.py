@@ -23,11 +23,12 @@ def said(n: int, key: str) -> Fact:
     return Fact(kind="note", id=f"{key}-t", key=key, event="noted", data={"n": n})
 
 
-async def test_an_outage_longer_than_the_deadline_loses_nothing(start_nats, tmp_path) -> None:
+@pytest.mark.parametrize("order", ["pipelined", "always"])
+async def test_an_outage_longer_than_the_deadline_loses_nothing(start_nats, tmp_path, order) -> None:
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams()
-        config = quick(deadline_s=1.0, spool=str(tmp_path / "spool"))
+        config = quick(deadline_s=1.0, spool=str(tmp_path / "spool"), order=order)
         async with client(server.url, publisher=config) as c:
             await c.publish(said(-1, "k0"))
             server.kill()

@@ -324,6 +324,26 @@ async def test_a_stream_that_comes_in_time_takes_what_waited_for_it(start_nats) 
         assert len(await seen.facts(c)) == 50
 
 
+async def test_in_turn_what_a_broker_refuses_for_now_keeps_its_order(start_nats) -> None:
+    """Each refused fact is tried again after a random while: pipelined, the next of its key may be stored before it."""
+    server = await start_nats()
+    config = quick(deadline_s=20.0, order="always", progress_linger_ms=1)
+    async with observer(server.url) as seen, client(server.url, publisher=config) as c:
+        receipts = []
+        for n in range(200):
+            key = f"k{n % 2}"
+            event, kind = ("progress", "task") if n % 5 == 0 else ("noted", "note")
+            receipts.append(await c.emit(Fact(kind=kind, id=f"{key}-t", key=key, event=event, data=n)))
+        await until(lambda: max(r.refusals for r in receipts) >= 3)
+        assert sum(r.attempts > 0 for r in receipts) == 2, "of each key one was sent"
+        await seen.make_streams()
+        await c.flush()
+        stored = await seen.facts(c)
+        assert c.stats.resends >= 4
+    for key in ("k0", "k1"):
+        assert [f.data for f in stored if f.key == key] == list(range(int(key[1]), 200, 2))
+
+
 # --- the pipeline itself -----------------------------------------------------------------
 
 

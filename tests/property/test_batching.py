@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coord.core.batching import BatchPolicy
-from coord.core.outbox import Barrier, LanePolicy, Outbox
+from coord.core.lanes import LanePolicy
+from coord.core.outbox import Barrier, Outbox
 from coord.core.window import Admission, WhenFull
 
 CRITICAL, STATUS, METRICS = 0, 1, 2

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coord.core.batching import BatchPolicy
-from coord.core.outbox import LanePolicy, Outbox
+from coord.core.lanes import LanePolicy
+from coord.core.outbox import Outbox
 from coord.core.pacing import CEASES, COMES, COMPANY_MAX, Pace
 from coord.core.window import WhenFull
 
