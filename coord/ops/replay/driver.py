@@ -16,7 +16,7 @@ permission to publish for all of them.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -24,13 +24,12 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
-from coord.client.config import ClientConfig
-from coord.client.connect import Coord, connect
 from coord.client.log_source import LogSource
 from coord.core.retry import CallPolicy
 from coord.core.subscription import Position, Read
 from coord.ops.replay.bookmark import Bookmark, Bookmarks
 from coord.ops.replay.recording import Statement
+from coord.ops.replay.speakers import Speakers
 from coord.runtime.retrying import retrying
 from coord.wire import ids
 from coord.wire.log_api import Filter
@@ -93,7 +92,7 @@ class Replayer:
         self._patience = CallPolicy(retries_max=None, deadline_s=config.patience_s)
         """For publishing and for the bookmark: both are recognised when they come twice."""
         self._bookmarks = Bookmarks(conn, config.tenant, config.run)
-        self._speakers = _Speakers(conn, config.tenant)
+        self._speakers = Speakers(conn, config.tenant)
         self._slots = asyncio.Semaphore(limits.REPLAY_AHEAD)
         self._tails: dict[str, asyncio.Task[None]] = {}
         self._finished: set[int] = set()
@@ -302,71 +301,6 @@ class _Pace:
         wait_s = due - loop.time()
         if wait_s > 0:
             await asyncio.sleep(wait_s)
-
-
-class _Speakers:
-    """Agents with an open publisher, over one connection; the longest silent is closed for a new one."""
-
-    def __init__(self, conn: Connection, tenant: str) -> None:
-        self._conn = conn
-        self._tenant = tenant
-        self._open: OrderedDict[str, _Speaker] = OrderedDict()
-
-    def speaker(self, agent: str) -> _Speaker:
-        """Enter it to speak as `agent`."""
-        found = self._open.get(agent)
-        if found is None:
-            found = self._open[agent] = _Speaker(self, agent)
-        self._open.move_to_end(agent)
-        return found
-
-    async def connect(self, agent: str) -> Coord:
-        return await connect(ClientConfig(tenant=self._tenant, agent=agent), connection=self._conn)
-
-    async def close_surplus(self) -> None:
-        """Close idle speakers beyond the bound; those in use are bounded by what is under way."""
-        if len(self._open) <= limits.REPLAY_SPEAKERS:
-            return
-        silent = [name for name, speaker in self._open.items() if not speaker.users]
-        for name in silent[: len(self._open) - limits.REPLAY_SPEAKERS]:
-            speaker = self._open.pop(name)
-            await speaker.close()
-
-    async def close(self) -> None:
-        """Close all."""
-        while self._open:
-            _, speaker = self._open.popitem()
-            await speaker.close()
-
-
-class _Speaker:
-    def __init__(self, owner: _Speakers, agent: str) -> None:
-        self.users = 0
-        self._owner = owner
-        self._agent = agent
-        self._coord: Coord | None = None
-        self._opening = asyncio.Lock()
-
-    async def __aenter__(self) -> Coord:
-        self.users += 1
-        try:
-            async with self._opening:
-                if self._coord is None:
-                    self._coord = await self._owner.connect(self._agent)
-        except BaseException:
-            self.users -= 1
-            raise
-        return self._coord
-
-    async def __aexit__(self, *_: object) -> None:
-        self.users -= 1
-        if not self.users:
-            await self._owner.close_surplus()
-
-    async def close(self) -> None:
-        coord, self._coord = self._coord, None
-        if coord is not None:
-            await coord.close(report=False)
 
 
 def _chain(
