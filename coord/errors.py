@@ -467,6 +467,14 @@ class LogReplaced(LogTrimmed):
     remedy = "What the old log held is in the database; subscribe again from the new log's start."
 
 
+class LogUnreadable(LogTrimmed):
+    """The log goes on, but the broker cannot read a part of it: a file of it is damaged."""
+
+    code = "subscribe.unreadable"
+    fault = Fault.OPERATOR
+    remedy = "`coord doctor --audit` says what is damaged; read the missing part from the database, go on at first_seq."
+
+
 class DurableInUse(CoordError):
     """Another subscription has taken over this durable name."""
 
