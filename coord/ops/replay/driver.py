@@ -240,7 +240,10 @@ class Replayer:
         if occurred_at is None:
             occurred_at = self._mark.started_at
         elif self._mark.shift_us:
-            occurred_at += timedelta(microseconds=self._mark.shift_us)
+            try:
+                occurred_at += timedelta(microseconds=self._mark.shift_us)
+            except OverflowError:
+                raise errors.InvalidRecording(f"line {statement.line}: its time cannot be moved so far") from None
         return msgspec.structs.replace(fact, event_id=event_id(self._config.run, statement), occurred_at=occurred_at)
 
     # --- the bookmark ----------------------------------------------------------------------
