@@ -305,6 +305,9 @@ def test_times_as_people_type_them() -> None:
     assert times.since("2026-01-01 10:00") == now - timedelta(hours=2)
     with pytest.raises(ValueError, match="neither"):
         times.since("yesterday")
+    for long_ago in ("999999d", "99999999999999d"):
+        with pytest.raises(ValueError, match="longer ago"):
+            times.since(long_ago)
 
 
 # --- logs ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ _PASSING = frozenset({"load_1m_before", "cores_used_elsewhere"})
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report that `coord bench spine -o json` wrote; `SettingsError` when it is none."""
+    """A report that `coord bench … -o json` wrote; `SettingsError` when it is none."""
     try:
         found = msgspec.json.decode(path.read_bytes())
     except OSError as exc:
@@ -32,6 +32,8 @@ def read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not JSON: {exc}") from exc
     if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
         raise SettingsError(f"{path} is not a report of `coord bench`: it has no figures")
+    if not isinstance(found.get("bench"), str):
+        raise SettingsError(f"{path} does not say of which bench it is a report")
     return found
 
 

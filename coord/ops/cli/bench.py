@@ -250,7 +250,7 @@ def compare(
     if len(reports) > 2:
         raise typer.BadParameter("two reports at most")
     b = bench.read(reports[-1])
-    a = bench.read(reports[0]) if len(reports) == 2 else bench.baseline(b.get("bench", "spine"))
+    a = bench.read(reports[0]) if len(reports) == 2 else bench.baseline(b["bench"])
     ctx.out.rows(bench.compare(a, b), empty="No figures.")
     for line in bench.differences(a, b):
         ctx.out.say(f"Not the same in both: {line}")
