@@ -38,9 +38,6 @@ from coord.wire.records import Fact, StoredFact
 _STRETCH = 2 * limits.REPLAY_AHEAD
 """Statements that one bookmark announces."""
 
-_CLOCKS_S = 60.0
-"""How far the broker's clock may be from ours when the log is searched."""
-
 
 class ReplayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How a recording is replayed."""
@@ -172,7 +169,7 @@ class Replayer:
             return set()
         source = LogSource(self._conn, self._config.tenant, Filter(), limits.READ_PAGE_FACTS_MAX)
         found: set[str] = set()
-        start: datetime | Position = known.since - timedelta(seconds=_CLOCKS_S)
+        start: datetime | Position = known.since - timedelta(seconds=limits.CLOCKS_APART_S)
         try:
             while True:
                 page = await source.page(Read(start, 0, audit=False))
