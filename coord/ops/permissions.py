@@ -54,11 +54,11 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
         subjects.ask("t", "a", "status"),
     }
     # One consumer of each stream stands for those of all partitions.
-    for stream, consumer in {spec.stream: spec.consumer for spec in wanted.specs if spec.consumer}.items():
-        name = f"{stream}.{consumer}"
+    for stream, spec in {spec.stream: spec for spec in wanted.specs if spec.consumer}.items():
+        name = f"{stream}.{spec.consumer}"
         publish |= {f"$JS.API.STREAM.{verb}.{stream}" for verb in ("INFO", "MSG.GET")}
         publish |= {f"$JS.API.CONSUMER.{verb}.{name}" for verb in ("INFO", "MSG.NEXT", "RESET", "UNPIN")}
-        publish.add(f"$JS.ACK.{name}.1.1.1.1.1")
+        publish.add(f"$JS.API.CONSUMER.CREATE.{name}.{spec.config['filter_subject']}")
     if trims:
         publish.add(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}")
     return publish, {inbox, subjects.rpc("t", "log", "read"), subjects.beat("projector", "x")}

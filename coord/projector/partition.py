@@ -27,6 +27,7 @@ from typing import Any, Literal
 import msgspec
 
 from coord import errors, limits
+from coord.bus import topology
 from coord.bus.connection import Connection
 from coord.bus.direct import leadership
 from coord.bus.pull import PinnedReader
@@ -73,7 +74,9 @@ class PartitionProjector:
         writer: Writer,
         config: ProjectorConfig,
         metrics: Metrics,
+        consumer: topology.Spec | None = None,
     ) -> None:
+        """`consumer`: made anew where the broker has none; None: then the partition waits for one."""
         self.stream = stream
         self.partition = partition
         self.state: State = "unassigned"
@@ -87,6 +90,7 @@ class PartitionProjector:
         self._writer = writer
         self._config = config
         self._metrics = metrics
+        self._spec = consumer
         self._notices = Notices(conn)
         self._reader = PinnedReader(
             conn,
@@ -119,11 +123,11 @@ class PartitionProjector:
         self._anchored_at = 0.0
         """which was written then (the loop's clock); at first, where and when the session began."""
         self._offered_at = 0.0
-        consumer = f"{stream}.projector"
-        self._m_consumed = metrics.events_consumed.labels(consumer=consumer)
-        self._m_redelivered = metrics.messages_redelivered.labels(consumer=consumer)
+        label = f"{stream}.projector"
+        self._m_consumed = metrics.events_consumed.labels(consumer=label)
+        self._m_redelivered = metrics.messages_redelivered.labels(consumer=label)
         self._m_duplicates = metrics.duplicates_dropped.labels(stage="projector")
-        self._m_acked = metrics.messages_settled.labels(consumer=consumer, result="ack")
+        self._m_acked = metrics.messages_settled.labels(consumer=label, result="ack")
         self._m_flush = metrics.db_flush_duration_seconds.labels(stream=stream)
         self._m_rows = metrics.db_flush_rows.labels(stream=stream)
         self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
@@ -176,7 +180,15 @@ class PartitionProjector:
         self.checkpoint = await self._read_checkpoint()
         self._end = None
         self._set("standby")
-        if not await self._until_pinned():
+        try:
+            pinned = await self._until_pinned()
+        except errors.ApiNotFound:
+            if self._spec is None:
+                raise
+            # It lives in the broker's memory: a broker that was started again has forgotten it.
+            await topology.create_consumer(self._conn, self._spec)
+            pinned = await self._until_pinned()
+        if not pinned:
             await self._reader.stop()
             return
         checkpoint = await self._read_checkpoint()
@@ -439,9 +451,9 @@ class PartitionProjector:
     def _expect(self, seq: int) -> None:
         """Begin a new session when `seq` was on its way last time too, and nothing has come since.
 
-        Acknowledgements are sent once and may be lost without the connection (a consumer's leader
-        moves): a server that believes max_ack_pending deliveries to be unacknowledged sends no more,
-        and what it sends again after ack_wait brings no commit that would acknowledge it.
+        Whatever the server waits for: where a consumer wants acknowledgements they are sent once and
+        may be lost without the connection (its leader moves), and a server that believes
+        max_ack_pending deliveries to be unacknowledged sends no more.
         """
         if seq == self._overdue:
             raise errors.DeliveryGap("a message of the log is not delivered", seq=seq)
