@@ -1,7 +1,5 @@
 """Write a report into docs/benchmarks.md: ``coord bench report FILE``.
 
-Also ``python -m coord.ops.bench.report FILE [DOCUMENT]``.
-
 Replaces what stands between the two markers of the report's bench (spine, peers, soak) and leaves
 the rest of the page, which people write.  So the figures of a section are always those of one run::
 
@@ -10,12 +8,11 @@ the rest of the page, which people write.  So the figures of a section are alway
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from coord.errors import CoordError, SettingsError
+from coord.errors import SettingsError
 from coord.ops.bench.compare import flat, read
 from coord.runtime import assets
 
@@ -127,12 +124,3 @@ def write(found: Path, document: Path | None = None) -> Path:
         raise SettingsError(f"cannot read {page}: {exc.strerror}") from exc
     page.write_text(rewrite(text, read(found)), encoding="utf-8")
     return page
-
-
-if __name__ == "__main__":
-    if len(sys.argv) not in {2, 3}:
-        sys.exit("usage: python -m coord.ops.bench.report FILE [DOCUMENT]")
-    try:
-        print(f"Wrote {write(*map(Path, sys.argv[1:]))}.", file=sys.stderr)
-    except CoordError as error:
-        sys.exit(f"coord: {error}")

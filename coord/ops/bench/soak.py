@@ -6,8 +6,8 @@ partitions.  The publisher waits while the projectors are far behind, so the run
 the whole can keep up for minutes, not how fast a queue fills.
 
 The log is a window of a minute, so its oldest messages leave while new ones come, as they do
-in production after a day.  `coord.ops.bench.held` says what
-has to hold at the end, or the run fails.
+in production after a day.  `coord.ops.bench.held` says what has to hold at the end, or the run
+fails.
 """
 
 from __future__ import annotations
