@@ -45,12 +45,12 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     overload_wait_s: float = limits.OVERLOAD_WAIT_S
     """How long `emit` of a critical fact waits for room in a full queue before `Overloaded`."""
     order: Literal["auto", "always", "pipelined"] = "auto"
-    """Whether a fact waits until the one before it *of its key* is acknowledged.
+    """Whether a message waits until the one before it *of its key or series* is acknowledged.
 
-    ``pipelined``: no; several facts of a key are on their way together, and a replicated log whose leader dies may
-    store them in another order.  ``always``: yes; a key then has one message per round trip (facts that travel in
+    ``pipelined``: no; several of a key are on their way together, and a replicated log whose leader dies may store
+    them in another order.  ``always``: yes; a key has one message per round trip (facts and samples that travel in
     frames wait together, so their frames grow), other keys are not affected.  ``auto``: yes where the server is part
-    of a cluster.  Samples are always pipelined.  Costs: docs/benchmarks.md."""
+    of a cluster.  What it costs: docs/benchmarks.md."""
     adaptive: bool = False
     """Wait for company only where company came of late; False: always as long as the ``…_linger_ms`` say.
 

@@ -11,6 +11,7 @@ import msgspec
 from coord import limits
 from coord.core.batching import Batcher, BatchPolicy
 from coord.core.pacing import Pace
+from coord.core.turns import Turns
 from coord.core.window import DrainRate, WhenFull, Window
 
 
@@ -67,6 +68,7 @@ class Lane(Generic[ItemT]):
         "resumed",
         "taken",
         "taken_at",
+        "turns",
         "waiting",
         "when_full",
     )
@@ -89,6 +91,8 @@ class Lane(Generic[ItemT]):
         """Keyed lanes: group → items of it in `ready`, parked or open."""
         self.resumed: deque[str] = deque()
         """Groups with parked items whose turn it is."""
+        self.turns: Turns[ItemT] | None = None
+        """Whose turn it is, where of each group one message is in flight at most; keyed lanes share theirs."""
         self.taken = 0
         """Entries that have left the queue, ever."""
         self.taken_at = float("-inf")

@@ -19,10 +19,10 @@ the keyed lanes too: a critical fact lets its key's waiting status go first, in 
 and status whose key has a critical fact waiting queues up behind it.  So first sends keep
 the order per key; what a resend does to it is the pipeline's story.
 
-In turn (`go_in_turn`).  Of each key one message is in flight at most, and the next goes when
-it is settled, so that no resend can change the order (`coord.core.turns`).  What waits for
-its turn counts as queued; it is sent before what became ready later, and keeps nobody of
-another key waiting.
+In turn (`go_in_turn`).  Of each group one message is in flight at most, and the next goes
+when it is settled, so that no resend can change the order (`coord.core.turns`).  What waits
+for its turn counts as queued; it is sent before what became ready later, and keeps nobody of
+another group waiting.
 
 Barrier.  `barrier()` seals every open batch and covers all that was accepted before; its
 `remaining` reaches zero when all of it is done: acknowledged, refused, shed or expired.
@@ -63,25 +63,29 @@ class Outbox(Generic[ItemT]):
         self.unsettled = 0
         self.barriers: list[Barrier] = []
         self._ordinal = 0
-        self._turns: Turns[ItemT] | None = None
 
     @property
     def in_turn(self) -> bool:
-        """Whether of each key one message is in flight at most."""
-        return self._turns is not None
+        """Whether of each group one message is in flight at most."""
+        return self.lanes[0].turns is not None
 
     def go_in_turn(self, inflight: Iterable[ItemT]) -> None:
-        """From now on of each key one message is in flight at most; `inflight`: what is.  Twice is legal."""
-        if self._turns is None:
-            self._turns = Turns()
-            for item in inflight:
-                if self.lanes[item.lane].keyed:
-                    self._turns.begin(item.group)
+        """From now on of each group one message is in flight at most; `inflight`: what is.  Twice is legal."""
+        if self.in_turn:
+            return
+        of_keys: Turns[ItemT] = Turns()
+        for lane in self.lanes:
+            lane.turns = of_keys if lane.keyed else Turns()
+        for item in inflight:
+            turns = self.lanes[item.lane].turns
+            assert turns is not None
+            turns.begin(item.group)
 
     def go_pipelined(self) -> None:
-        """From now on messages of a key may be in flight together.  Twice is legal."""
+        """From now on messages of a group may be in flight together.  Twice is legal."""
         self._unpark()
-        self._turns = None
+        for lane in self.lanes:
+            lane.turns = None
 
     # --- accepting -----------------------------------------------------------------------
 
@@ -99,8 +103,8 @@ class Outbox(Generic[ItemT]):
                     lane.pace.opened(item.group, now, linger_s)
                 lane.taken += item.count
                 lane.taken_at = now
-                if self._turns is not None and lane.keyed:
-                    self._turns.begin(item.group)
+                if lane.turns is not None:
+                    lane.turns.begin(item.group)
                 return Admission.SEND
             if not lane.queue.take(item.count, item.size):
                 return Admission.WAIT if lane.when_full is WhenFull.WAIT else Admission.SHED
@@ -211,8 +215,8 @@ class Outbox(Generic[ItemT]):
         if self.held:
             return None
         for lane in self.lanes:
-            if self._turns is not None and lane.keyed:
-                waited = self._take_in_turn(lane, self._turns, now)
+            if lane.turns is not None:
+                waited = self._take_in_turn(lane, lane.turns, now)
                 if waited is None:
                     continue
                 item = waited
@@ -262,13 +266,12 @@ class Outbox(Generic[ItemT]):
         `known`: `take_aside` gave it.
         """
         lane = self.lanes[item.lane]
-        turns = self._turns if lane.keyed else None
-        if turns is not None and item.group in turns.under_way:
+        if lane.turns is not None and item.group in lane.turns.under_way:
             return False
         if not lane.inflight.take(1, item.size):
             return False
-        if turns is not None:
-            turns.begin(item.group)
+        if lane.turns is not None:
+            lane.turns.begin(item.group)
         if not known:
             self._accept(item)
         return True
@@ -279,11 +282,8 @@ class Outbox(Generic[ItemT]):
         lane = self.lanes[item.lane]
         if lane.keyed:
             lane = self._line_up(lane, item)
-            parked = self._turns.parked.get(item.group) if self._turns is not None else None
-            if parked is not None:
-                parked.appendleft(item)
-                return
-        lane.ready.appendleft(item)
+        parked = lane.turns.parked.get(item.group) if lane.turns is not None else None
+        (lane.ready if parked is None else parked).appendleft(item)
 
     def set_aside(self, item: ItemT) -> bool:
         """What is in flight is kept elsewhere until `readmit`; True when `take` may have something now."""
@@ -328,8 +328,11 @@ class Outbox(Generic[ItemT]):
     def shed(self, lane_number: int) -> ItemT | None:
         """Drop the oldest item of a lane that was not sent yet; None when there is none."""
         lane = self.lanes[lane_number]
-        if lane.keyed:
-            self._unpark()
+        if lane.turns is not None and lane.turns.parked:
+            group = next(iter(lane.turns.parked))
+            item = lane.turns.next_of(group)
+            self._forget_resumed(group, lane.turns)
+            return self._dropped([item])[0]
         if lane.ready:
             return self._dropped([lane.ready.popleft()])[0]
         if lane.batcher is not None and lane.batcher.open:
@@ -394,8 +397,8 @@ class Outbox(Generic[ItemT]):
 
     def unsent(self) -> Iterator[ItemT]:
         """Everything accepted and not sent: what waits for its turn, then the others lane by lane."""
-        if self._turns is not None:
-            for parked in self._turns.parked.values():
+        for turns in self._all_turns():
+            for parked in turns.parked.values():
                 yield from parked
         for lane in self.lanes:
             yield from lane.ready
@@ -407,7 +410,7 @@ class Outbox(Generic[ItemT]):
         """Whether a message may go out at once without overtaking anything of its lane or key."""
         if lane.ready or self.held:
             return False
-        if self._turns is not None and lane.keyed and item.group in self._turns.under_way:
+        if lane.turns is not None and item.group in lane.turns.under_way:
             return False
         if lane.keyed:
             for other in self._keyed:  # a plain loop: this is on the path of every fact
@@ -450,7 +453,7 @@ class Outbox(Generic[ItemT]):
 
     def _promote(self, source: Lane[ItemT], target: Lane[ItemT], group: str) -> None:
         """Move a key's waiting items into a more urgent lane, where one of its facts queues up behind them."""
-        parked = self._turns.parked.get(group, ()) if self._turns is not None else ()
+        parked = source.turns.parked.get(group, ()) if source.turns is not None else ()
         moved = [item for item in parked if item.lane == source.number]
         if moved and group in source.resumed:
             source.resumed.remove(group)
@@ -524,9 +527,9 @@ class Outbox(Generic[ItemT]):
             batch = batcher.peek_due(now)
             if batch is None:
                 return False
-            if self._turns is not None and lane.keyed and not self.held and batch.group in self._turns.under_way:
+            if lane.turns is not None and not self.held and batch.group in lane.turns.under_way:
                 batcher.put_off(batch)
-                self._turns.put_off[batch.group] = batch
+                lane.turns.put_off[batch.group] = batch
                 continue
             due_at = batcher.next_due()
             if lane.pace is not None and due_at is not None:
@@ -559,9 +562,9 @@ class Outbox(Generic[ItemT]):
         return item
 
     def _end_turn(self, lane: Lane[ItemT], item: ItemT) -> bool:
-        """A message is not in flight any more: its key's next may go; True when there may be one."""
-        turns = self._turns
-        if turns is None or not lane.keyed or not turns.end(item.group):
+        """A message is not in flight any more: its group's next may go; True when there may be one."""
+        turns = lane.turns
+        if turns is None or not turns.end(item.group):
             return False
         parked = turns.parked.get(item.group)
         if parked is not None:
@@ -575,32 +578,42 @@ class Outbox(Generic[ItemT]):
         batcher = self.lanes[batch.lane].batcher if batch is not None else None
         return batch is not None and batcher is not None and batcher.wake(batch)
 
+    def _all_turns(self) -> Iterable[Turns[ItemT]]:
+        """Of all lanes, each once: keyed lanes share theirs."""
+        return {id(lane.turns): lane.turns for lane in self.lanes if lane.turns is not None}.values()
+
     def _unpark(self) -> None:
         """What waits for its turn goes back to the front of its queue."""
-        turns = self._turns
-        if turns is None or not (turns.parked or turns.put_off):
-            return
-        for parked in turns.parked.values():
-            self.lanes[parked[0].lane].ready.extendleft(reversed(parked))
-        turns.parked.clear()
-        for lane in self._keyed:
-            lane.resumed.clear()
-        for batch in turns.put_off.values():
-            self._wake_batch(batch)
-        turns.put_off.clear()
+        for turns in self._all_turns():
+            if not (turns.parked or turns.put_off):
+                continue
+            for parked in turns.parked.values():
+                self.lanes[parked[0].lane].ready.extendleft(reversed(parked))
+            turns.parked.clear()
+            for lane in self.lanes:
+                if lane.turns is turns:
+                    lane.resumed.clear()
+            for batch in turns.put_off.values():
+                self._wake_batch(batch)
+            turns.put_off.clear()
 
     def _expired_parked(self, now: float) -> list[ItemT]:
-        turns = self._turns
-        if turns is None:
-            return []
-        dropped, emptied = turns.drop_while(lambda item: item.deadline_at <= now)
-        for group in emptied:
-            if group not in turns.under_way:
-                for lane in self._keyed:
-                    if group in lane.resumed:
-                        lane.resumed.remove(group)
-                self._wake_batch(turns.put_off.pop(group, None))
+        dropped: list[ItemT] = []
+        for turns in self._all_turns():
+            passed, emptied = turns.drop_while(lambda item: item.deadline_at <= now)
+            for group in emptied:
+                self._forget_resumed(group, turns)
+            dropped += passed
         return dropped
+
+    def _forget_resumed(self, group: str, turns: Turns[ItemT]) -> None:
+        """Some of a group's parked items were dropped: if that were all and it was its turn, it is the open batch's."""
+        if group in turns.parked or group in turns.under_way:
+            return
+        for lane in self.lanes:
+            if lane.turns is turns and group in lane.resumed:
+                lane.resumed.remove(group)
+        self._wake_batch(turns.put_off.pop(group, None))
 
     def _leave_queue(self, item: ItemT) -> None:
         """Account that an item is no longer queued."""

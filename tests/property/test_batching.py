@@ -106,8 +106,7 @@ class OutboxMachine(RuleBasedStateMachine):
             if batch is not None:
                 batch.entries.append(entry)
                 return
-            waiting = [e for p in self.outbox.lanes[METRICS].ready for e in p.entries]
-            waiting += [e for p in self.outbox.lanes[METRICS].open_batches() for e in p.entries]
+            waiting = [e for p in self.outbox.unsent() if p.lane == METRICS for e in p.entries]
             shed = self.outbox.shed(METRICS)
             assert shed is not None, "an empty queue refuses nothing"
             assert set(shed.entries) <= set(waiting)

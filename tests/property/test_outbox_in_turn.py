@@ -141,8 +141,8 @@ class InTurnMachine(OutboxMachine):
         """Unless it waits for its key's turn: then for an ack."""
         if not hasattr(self, "outbox") or self.outbox.held:
             return
-        flying = {i.group for i in self.inflight if i.home != METRICS}
         for lane in self.outbox.lanes:
+            flying = {i.group for i in self.inflight if (i.home == METRICS) == (lane.number == METRICS)}
             if not lane.inflight.paused and any(
                 batch.group not in flying and batch.group not in lane.resumed for batch in lane.open_batches()
             ):
@@ -164,9 +164,9 @@ class InTurnMachine(OutboxMachine):
             self.done.update(parcel.entries)
         assert not self.spool
         super().teardown()
-        turns = self.outbox._turns
-        assert turns is None or not (turns.under_way or turns.parked)
-        assert not any(lane.resumed for lane in self.outbox.lanes)
+        for lane in self.outbox.lanes:
+            assert not lane.resumed
+            assert lane.turns is None or not (lane.turns.under_way or lane.turns.parked)
 
     # --- helpers -------------------------------------------------------------------------
 
@@ -176,8 +176,10 @@ class InTurnMachine(OutboxMachine):
         super()._sent(item)
 
     def _flies(self, parcel: Parcel) -> None:
-        if self.outbox.in_turn and parcel.home != METRICS:
-            assert all(i.group != parcel.group or i.home == METRICS for i in self.inflight), "it is not its turn"
+        if self.outbox.in_turn:
+            of_keys = parcel.home != METRICS
+            of_its_group = [i for i in self.inflight if i.group == parcel.group and (i.home != METRICS) == of_keys]
+            assert not of_its_group, "it is not its turn"
         self.inflight.append(parcel)
 
     def _first_send(self, parcel: Parcel) -> None:
@@ -193,7 +195,7 @@ class InTurnMachine(OutboxMachine):
         sent = self.first_sends[space, parcel.group]
         at = sent.index(parcel.entries[0])
         assert set(sent[at:]) <= self.done | set(parcel.entries)
-        assert sent[at:] == parcel.entries or not self.outbox.in_turn or parcel.home == METRICS or self.was_pipelined
+        assert sent[at:] == parcel.entries or not self.outbox.in_turn or self.was_pipelined
         del sent[at:]
 
 
@@ -369,6 +371,30 @@ def test_what_was_in_flight_and_cannot_be_kept_is_the_next_of_its_key(first: int
     assert order == parcels
     assert outbox.unsettled == 0
     assert not any(lane.waiting or lane.inflight.count or lane.queue.count for lane in outbox.lanes)
+
+
+def test_a_key_and_a_series_of_one_name_do_not_wait_for_each_other() -> None:
+    outbox: Outbox[Any] = Outbox(policies())
+    outbox.go_in_turn([])
+    assert outbox.submit(Parcel(0, 0, "cpu", None, 5.0, [0], 1, 1), 0.0) is Admission.SEND
+    batch = outbox.place(METRICS, "cpu", "cpu", 1, 0.0, make)
+    assert batch is not None
+    assert outbox.take(0.0) is batch
+
+
+def test_of_samples_that_wait_for_their_turn_the_oldest_are_shed() -> None:
+    outbox: Outbox[Any] = Outbox(policies())
+    outbox.go_in_turn([])
+    batches = []
+    for n in range(4):
+        batch = outbox.place(METRICS, "cpu", n, 1, 0.0, make)  # another label: a batch of its own
+        assert batch is not None
+        batches.append(batch)
+        taken = outbox.take(0.0)
+        assert taken is (batch if n == 0 else None)
+    assert outbox.settle(batches[0]), "it is the turn of the second"
+    assert [outbox.shed(METRICS) for _ in range(2)] == batches[1:3]
+    assert outbox.take(2.0) is batches[3]
 
 
 def test_what_waits_for_its_turn_is_kept_before_what_came_later() -> None:
