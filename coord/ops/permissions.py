@@ -43,7 +43,7 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
     """The subjects, one of each sort, that `coord serve` publishes to and subscribes to.
 
     `trims`: the trimmer runs, which lowers the log's age for a moment.  What `coord stream apply`
-    and `--prepare` need to make streams is not among them.
+    and `coord serve --apply` need to make streams is not among them.
     """
     publish = {
         "$JS.API.INFO",
