@@ -165,7 +165,7 @@ async def test_a_lost_delivery_breaks_the_session(conn, stream) -> None:
     taken = asyncio.Event()
     await conn.subscribe(inbox, lambda m: taken.set() if m.status is None else None)
     # Unpinning the reader and pinning the thief: what arrives at the thief is lost to the reader.
-    request = b'{"batch":1,"expires":2000000000,"group":"w","id":"%b"}' % (reader._pin or "").encode()
+    request = b'{"batch":1,"expires":30000000000,"group":"w","id":"%b"}' % (reader._pin or "").encode()
     for _ in range(4):
         conn.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.c", request, reply=inbox)
     await conn.flush()

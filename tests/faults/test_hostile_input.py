@@ -362,7 +362,12 @@ async def test_an_agents_clock_is_sixty_years_off(
         await verify(url, load)
     db = await connect(url)
     for table, count in (("event", 4), ("metric_sample", 3)):
-        rows = await db.fetch(f"SELECT occurred_at, stored_at FROM coord.{table} WHERE tenant = 'acme'")
+
+        async def all_there(table: str = table, count: int = count) -> list[asyncpg.Record]:
+            rows = await db.fetch(f"SELECT occurred_at, stored_at FROM coord.{table} WHERE tenant = 'acme'")
+            return rows if len(rows) >= count else []
+
+        rows = await until(all_there)
         assert len(rows) == count
         assert {r["occurred_at"] for r in rows} == {said}
         assert all(abs(r["stored_at"] - began) < timedelta(minutes=5) for r in rows)

@@ -26,7 +26,7 @@ from coord.wire.envelope import Fact
 async def main():
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # a write beyond is cut, the next one fails: EFBIG
-    publisher = PublisherConfig(spool=sys.argv[2], queue_entries=50, overload_wait_s=0.05)
+    publisher = PublisherConfig(spool=sys.argv[2], queue_entries=50, overload_wait_s=1.0)
     c = await connect(sys.argv[1], tenant="disk", agent="a1", publisher=publisher)
     print("up", flush=True)
     await asyncio.to_thread(sys.stdin.readline)

@@ -153,21 +153,22 @@ async def test_poison_is_parked_in_the_table_and_the_dlq_and_its_siblings_are_ro
     await conn.request(subject, b'{"bad": \xff}')
     await conn.request(subject, b'{"good": 2}')
 
-    async def parked() -> list[asyncpg.Record]:
-        rows: list[asyncpg.Record] = await db.fetch("SELECT * FROM coord.dead_letter")
-        return rows
+    async def siblings() -> Any:  # perhaps in other transactions than the letter
+        return await db.fetchval("SELECT count(*) FROM coord.event") == 2
 
-    (letter,) = await eventually(parked)
+    await eventually(siblings)
+    (letter,) = await db.fetch("SELECT * FROM coord.dead_letter")
     assert letter["code"] == "wire.payload"
     assert letter["body"] == b'{"bad": \xff}'
     assert (letter["stream"], letter["tenant"], letter["agent"]) == ("EVENTS", "acme", "a1")
-    assert await db.fetchval("SELECT count(*) FROM coord.event") == 2
     copy = await conn.api("STREAM.MSG.GET.DLQ", {"last_by_subj": subjects.dlq("EVENTS", "acme", "a1")})
     assert copy["message"]["seq"] == 1
-    count = service.metrics.registry.get_sample_value(
-        "coord_messages_dead_lettered_total", {"stream": "EVENTS", "reason": "wire.payload"}
-    )
-    assert count == 1
+
+    async def counted() -> Any:
+        labels = {"stream": "EVENTS", "reason": "wire.payload"}
+        return service.metrics.registry.get_sample_value("coord_messages_dead_lettered_total", labels)
+
+    assert await eventually(counted) == 1
 
 
 async def test_a_row_the_database_refuses_is_parked_and_its_batch_goes_on(conn, db, projector) -> None:
@@ -177,11 +178,11 @@ async def test_a_row_the_database_refuses_is_parked_and_its_batch_goes_on(conn, 
         await send(conn, Fact(kind="note", id="n", event="said", data=data), event_id=f"e{i}")
     await projector()
 
-    async def parked() -> Any:
-        return await db.fetchval("SELECT count(*) FROM coord.dead_letter") == 2
+    async def siblings() -> Any:
+        return await db.fetchval("SELECT count(*) FROM coord.event") == 38
 
-    await eventually(parked)
-    assert await db.fetchval("SELECT count(*) FROM coord.event") == 38
+    await eventually(siblings)
+    assert await db.fetchval("SELECT count(*) FROM coord.dead_letter") == 2
     codes = await db.fetch("SELECT DISTINCT code, subject FROM coord.dead_letter")
     assert [c["code"] for c in codes] == ["store.refused"]
     assert codes[0]["subject"] == subjects.FactSubject("acme", "a1", "n", "note", "n", "said").stored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -47,6 +48,11 @@ def scanned(id: str = "f1", data: Any = None, **fields: Any) -> Fact:  # noqa: A
     return Fact(kind="file", id=id, event="scanned", data=data, **fields)
 
 
+def acting(server: Any, name: str) -> AbstractAsyncContextManager[Coord]:
+    """A client of that user; with a deadline beyond the tests', which must not have to wait for it."""
+    return client("", to=user(server, name), tenant="acme", agent=name, publisher=quick(deadline_s=30))
+
+
 @pytest.fixture
 async def seen(nats_server) -> AsyncIterator[Observer]:
     async with observer(nats_server.url) as seen:
@@ -71,13 +77,13 @@ async def test_a_full_stream_makes_wait_and_then_refuses_with_the_servers_code(s
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams(max_msgs=10)
-        async with client(server.url, publisher=quick(refused_wait_s=0.3)) as c:
+        async with client(server.url, publisher=quick(deadline_s=20, refused_wait_s=0.3)) as c:
             for n in range(10):
                 await c.publish(scanned(f"f{n}"))
             started = asyncio.get_running_loop().time()
             with pytest.raises(errors.StreamFull) as refused:
                 await c.publish(scanned("one-too-many"))
-            assert 0.1 < asyncio.get_running_loop().time() - started < 2
+            assert 0.1 < asyncio.get_running_loop().time() - started < 10
             assert refused.value.details["server_code"] == 10077
             assert refused.value.retryable
             assert len(await seen.facts(c)) == 10
@@ -120,9 +126,9 @@ async def test_flush_names_what_a_full_stream_refused_once(start_nats) -> None:
 
 async def test_speaking_as_another_agent_is_refused_at_once_and_harms_nothing_else(guarded) -> None:
     async with (
-        client("", to=user(guarded, "a1"), tenant="acme", agent="a1") as own,
-        client("", to=user(guarded, "a1"), tenant="acme", agent="a2") as other,
-        asyncio.timeout(5),
+        client("", to=user(guarded, "a1"), tenant="acme", agent="a1", publisher=quick(deadline_s=30)) as own,
+        client("", to=user(guarded, "a1"), tenant="acme", agent="a2", publisher=quick(deadline_s=30)) as other,
+        asyncio.timeout(15),
     ):
         receipts = [await other.emit(scanned(f"f{n}")) for n in range(300)]
         for receipt in receipts:
@@ -135,7 +141,7 @@ async def test_speaking_as_another_agent_is_refused_at_once_and_harms_nothing_el
 
 
 async def test_an_agent_that_may_not_hear_its_acks_is_told_why(guarded) -> None:
-    async with client("", to=user(guarded, "deaf"), tenant="acme", agent="deaf") as c, asyncio.timeout(3):
+    async with acting(guarded, "deaf") as c, asyncio.timeout(15):
         with pytest.raises(errors.NoPermission, match="inbox_prefix"):
             await c.publish(scanned())
         with pytest.raises(errors.NoPermission, match="inbox_prefix"):
@@ -213,7 +219,7 @@ async def test_an_id_used_for_another_fact_is_a_collision_the_same_fact_again_is
 
 
 async def test_an_agent_with_permission_for_its_own_subjects_can_compare_the_last(guarded) -> None:
-    async with client("", to=user(guarded, "a1"), tenant="acme", agent="a1") as c, asyncio.timeout(4):
+    async with acting(guarded, "a1") as c, asyncio.timeout(15):
         await c.publish(scanned(data=1, event_id="e1"))
         assert (await c.publish(scanned(data=1, event_id="e1"))).duplicate
         with pytest.raises(errors.IdCollision) as collided:
@@ -226,7 +232,7 @@ async def test_an_agent_with_permission_for_its_own_subjects_can_compare_the_las
 
 
 async def test_a_duplicate_that_may_not_be_read_is_a_collision_and_says_that_it_was_not_compared(guarded) -> None:
-    async with client("", to=user(guarded, "blind"), tenant="acme", agent="blind") as c, asyncio.timeout(4):
+    async with acting(guarded, "blind") as c, asyncio.timeout(15):
         await c.publish(scanned(data=1, event_id="e1"))
         with pytest.raises(errors.IdCollision, match="may not be read back") as unread:
             await c.publish(scanned(data=1, event_id="e1"))
@@ -248,7 +254,7 @@ async def test_many_duplicates_at_once_are_all_compared(nats_server, seen) -> No
 
 
 async def test_many_duplicates_that_may_not_be_read_do_not_wait_for_each_other(guarded) -> None:
-    async with client("", to=user(guarded, "blind"), tenant="acme", agent="blind") as c, asyncio.timeout(4):
+    async with acting(guarded, "blind") as c, asyncio.timeout(15):
         await asyncio.gather(*[await c.emit(scanned(data=n, event_id=f"e{n}")) for n in range(50)])
         again = [await c.emit(scanned(data=n, event_id=f"e{n}")) for n in range(50)]
         results = await asyncio.gather(*again, return_exceptions=True)
@@ -277,7 +283,7 @@ async def test_a_comparison_that_is_cut_off_is_made_again_after_the_reconnect(na
         proxy.cut()
         await until(lambda: not c.connection.is_connected)
         go.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(15):
             assert all(ack.duplicate for ack in await asyncio.gather(*again))
 
 
@@ -306,7 +312,7 @@ async def test_ids_are_unique_per_agent_only(nats_server, seen) -> None:
 
 async def test_without_a_stream_publishing_tries_until_the_deadline_and_says_so(start_nats) -> None:
     server = await start_nats()
-    async with client(server.url, publisher=quick(deadline_s=0.8)) as c, asyncio.timeout(4):
+    async with client(server.url, publisher=quick(deadline_s=0.8)) as c, asyncio.timeout(20):
         with pytest.raises(errors.NoStream) as refused:
             await c.publish(scanned())
         assert refused.value.retryable
@@ -319,7 +325,7 @@ async def test_a_stream_that_comes_in_time_takes_what_waited_for_it(start_nats) 
         receipts = [await c.emit(scanned(f"f{n}")) for n in range(50)]
         await until(lambda: c.stats.resends)
         await seen.make_streams()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(15):
             await asyncio.gather(*receipts)
         assert len(await seen.facts(c)) == 50
 
@@ -349,7 +355,7 @@ async def test_in_turn_what_a_broker_refuses_for_now_keeps_its_order(start_nats)
 
 @pytest.fixture
 async def pipeline(nats_server, seen) -> AsyncIterator[AckPipeline]:
-    policy = RetryPolicy(attempt_s=0.2, attempt_max_s=0.2, deadline_s=1.0, refused_wait_s=0.2, backoff_s=0.02)
+    policy = RetryPolicy(attempt_s=0.5, attempt_max_s=0.5, deadline_s=2.0, refused_wait_s=1.0, backoff_s=0.02)
     async with (
         await Connection.open(NatsConfig(urls=(nats_server.url,)), name="pipeline") as conn,
         await AckPipeline.open(conn, policy, inflight_max=50) as pipeline,
@@ -414,7 +420,8 @@ async def test_silence_ends_at_the_deadline_with_the_number_of_attempts(pipeline
     replies = await answering(seen.conn, subject, None)
     with pytest.raises(errors.PublishTimeout) as timeout:
         await pipeline.send(subject, b"x", msg_id="m")
-    assert timeout.value.details["attempts"] == len(replies) >= 3
+    assert timeout.value.details["attempts"] >= 3
+    await until(lambda: len(replies) == timeout.value.details["attempts"])
     assert timeout.value.details["last_refusal"] is None
 
 

@@ -144,7 +144,7 @@ async def test_nobody_works_for_a_caller_who_has_left(conn: Connection, subject:
 
     endpoint = await serve(conn, subject, forever)
     with pytest.raises(errors.DeadlineExceeded):
-        await rpc.call(conn, subject, {}, dict[str, Any], timeout_s=0.1)
+        await rpc.call(conn, subject, {}, dict[str, Any], timeout_s=1.0)  # long enough to be begun
     async with asyncio.timeout(60):
         await cancelled.wait()
     await until(lambda: endpoint.active == 0)

@@ -21,7 +21,7 @@ from coord.wire import headers as wire_headers
 from coord.wire import subjects
 from coord.wire.codec import FRAME_TYPE
 from tests.support.log import Log, open_log, query_service
-from tests.support.subscribing import crash, follow, nothing_more, publish_slowly, stored, take
+from tests.support.subscribing import QUICK, crash, follow, nothing_more, publish_until, stored, take
 from tests.support.waiting import until
 
 
@@ -37,7 +37,8 @@ async def log(nats_server) -> AsyncIterator[Log]:
 
 async def test_new_facts_arrive_live_and_only_those_that_match(log: Log) -> None:
     await log.state("before")
-    async with follow(log, kind="file", event="scanned") as subscription:
+    config = msgspec.structs.replace(QUICK, audit_s=30)  # whose pages would be counted
+    async with follow(log, kind="file", event="scanned", config=config) as subscription:
         assert subscription.live
         await log.state("other kind", kind="dir")
         await log.state("other event", event="skipped")
@@ -186,7 +187,8 @@ async def test_starting_in_the_past_then_going_on_live(log: Log) -> None:
 async def test_joining_while_others_publish_misses_and_repeats_nothing(log: Log, rng: random.Random) -> None:
     """The seam between the log and the live feed, under load, for many starts."""
     first = await log.state({"n": -1})
-    publishing = asyncio.create_task(publish_slowly(log, 6_000))
+    enough = asyncio.Event()
+    publishing = asyncio.create_task(publish_until(log, enough))
     starts: list[StartAt] = [*(first + rng.randrange(1, 2_000) for _ in range(6)), "new", "new"]
     subscriptions = []
     for start in starts:
@@ -195,14 +197,15 @@ async def test_joining_while_others_publish_misses_and_repeats_nothing(log: Log,
         subscription = follow(log, start=start, config=SubscriberConfig(page_facts=rng.randrange(20, 500)))
         await subscription.wait_ready(60)
         subscriptions.append(subscription)
-    assert not publishing.done(), "they were to join while facts are published"
-    await publishing
-    await log.state({"n": 6_000})
+    await until(functools.partial(stored, log, first + 6_000))
+    enough.set()  # only now: all of them joined while facts were published
+    last = await publishing
+    await log.state({"n": last})
     for subscription in subscriptions:
         numbers = [(await anext(subscription)).data["n"]]
-        while numbers[-1] != 6_000:
+        while numbers[-1] != last:
             numbers.append((await anext(subscription)).data["n"])
-        assert numbers == list(range(numbers[0], 6_001))
+        assert numbers == list(range(numbers[0], last + 1))
         await subscription.close()
 
 
@@ -253,7 +256,8 @@ async def test_the_buffer_is_bounded_in_bytes(log: Log) -> None:
 
 
 async def test_an_idle_audit_finds_what_the_live_feed_lost(log: Log) -> None:
-    async with follow(log) as subscription:
+    config = msgspec.structs.replace(QUICK, audit_s=1.0)  # time to lose all three in between
+    async with follow(log, config=config) as subscription:
         await log.state(0)
         await take(subscription, 1)
         live = subscription._bus[0]

@@ -56,6 +56,16 @@ async def publish_slowly(log: Log, count: int) -> None:
         await asyncio.sleep(0.001)
 
 
+async def publish_until(log: Log, enough: asyncio.Event) -> int:
+    """The same until it is enough; how many there were."""
+    count = 0
+    while not enough.is_set():
+        await log.flood(20, first=count)
+        count += 20
+        await asyncio.sleep(0.001)
+    return count
+
+
 async def stored(log: Log, seq: int) -> bool:
     return bool((await log.conn.api("STREAM.INFO.EVENTS"))["state"]["last_seq"] >= seq)
 
