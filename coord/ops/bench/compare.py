@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from coord.errors import SettingsError
-from coord.runtime import assets
+from coord.ops.bench import machine
 
 _SAME_BELOW = 0.05
 """Relative change below which a figure counts as the same: two runs of one commit differ by as much."""
@@ -39,10 +39,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def baseline_file() -> Path:
     """The checkout's; `SettingsError` outside one."""
-    root = assets.checkout_dir()
-    if root is None:
-        raise SettingsError("this is not a checkout: name two reports")
-    return root / "tests" / "bench" / "baseline.json"
+    return machine.in_checkout("tests", "bench", "baseline.json", instead="name two reports")
 
 
 def baseline(bench: str, file: Path | None = None) -> dict[str, Any]:
