@@ -17,7 +17,9 @@ metrics               frames            at once when idle, else     the oldest f
 
 Order.  Facts of one key are first sent in the order they were emitted, whatever their class;
 samples of one series likewise.  Facts of different keys, and facts and samples, are not
-ordered among each other.  What a resend can do to the order: `coord.bus.publish`.
+ordered among each other.  What a resend can do to the order: `coord.bus.publish`.  On a
+cluster, or when asked for (`PublisherConfig.order`), nothing: the next of a key or series is
+sent when the one before it is settled, so the log has them in the order they were emitted.
 
 Nothing waits for ever: a queued fact expires at its deadline (`PublishTimeout`), a caller
 waiting for room is refused (`Overloaded`), and closing settles everything (`BusClosed`).
