@@ -67,6 +67,18 @@ async def readable_again(
     return await _first_readable(conn, stream, filter_subject, from_seq + 1, newest)
 
 
+def gap(stream: str, partition: int, checkpoint_seq: int, first_seq: int) -> errors.LogGap:
+    """What stops a partition in front of such a part; `first_seq` is where reading goes on."""
+    return errors.LogGap(
+        "the broker cannot read a part of the log that was not projected: `coord doctor --audit` says more",
+        first_seq=first_seq,
+        sequences_lost_max=first_seq - checkpoint_seq - 1,
+        stream=stream,
+        partition=partition,
+        checkpoint=checkpoint_seq,
+    )
+
+
 async def _newest(conn: Connection, stream: str, filter_subject: str) -> int | None:
     try:
         answer = await conn.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": filter_subject})

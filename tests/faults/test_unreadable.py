@@ -16,9 +16,14 @@ from coord.bus import damage
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.subscriber import subscribe
 from coord.core.subscription import Position
+from coord.ops import projection
 from coord.query.reader import LogReader
+from coord.store.config import DatabaseConfig
+from coord.store.pool import Pool
 from coord.wire import subjects
-from tests.support.log import Log, apply_streams, query_service
+from tests.faults.conftest import apply_topology
+from tests.support.log import Log, query_service
+from tests.support.waiting import until
 
 FACTS = 200
 RARE = 60
@@ -37,7 +42,7 @@ async def damaged(start_nats, rng: random.Random) -> AsyncIterator[Damaged]:
     server = await start_nats()
     config = NatsConfig(urls=(server.url,), ping_interval_s=1.0, reconnect_wait_s=0.05)
     async with await Connection.open(config, name="test", wait=True) as conn:
-        await apply_streams(conn)
+        await apply_topology(conn)
         log = Log(conn, "t")
         texts = ["".join(rng.choices("abcdefgh \n", k=200_000)) for _ in range(7)]
         for n in range(1, FACTS + 1):
@@ -128,6 +133,33 @@ async def test_a_subscriber_is_told_and_goes_on(damaged: Damaged) -> None:
                     await Log(damaged.conn, "t").state("new", id="k1")
         assert gaps == [damaged.lost[0]]
         assert found == [n for n in range(1, FACTS + 2) if n not in damaged.lost]
+
+
+async def test_a_projector_stops_in_front_of_it_until_somebody_decides(
+    damaged: Damaged, migrated_database, projector
+) -> None:
+    url = migrated_database.url
+    await projector(url, nats_url=damaged.url, idle_checkpoint_s=0.5)
+    hit = {subjects.partition(f"k{n}") for n in range(KEYS)} | {subjects.partition("rare")}
+    async with Pool(DatabaseConfig(url=url, pool_min=1, pool_max=3)) as pool:
+
+        async def stopped() -> bool:
+            rows = await projection.status(damaged.conn, pool, ["EVENTS"])
+            assert all(isinstance(r.problem, errors.LogGap | None) for r in rows)
+            well = [r for r in rows if r.problem is None]
+            return len(rows) == 16 and len(well) == 16 - len(hit) and all(r.checkpoint.seq == FACTS for r in well)
+
+        async def projected(wanted: list[int]) -> bool:
+            async with pool.acquire() as db:
+                return [r["seq"] for r in await db.fetch("SELECT seq FROM coord.event ORDER BY seq")] == wanted
+
+        await until(stopped, 60)
+        assert await projected(list(range(1, damaged.lost[0])))  # nothing was passed over
+        plan = await projection.plan_new_epoch(damaged.conn, pool, "EVENTS", None)
+        assert set(plan.starts) == hit
+        await projection.new_epoch(pool, plan)
+        readable = [n for n in range(1, FACTS + 1) if n not in damaged.lost]
+        await until(lambda: projected(readable), 60)
 
 
 def test_only_what_is_new_needs_no_question() -> None:
