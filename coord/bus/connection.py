@@ -422,9 +422,11 @@ class Connection:
         *,
         headers: bytes | None = None,
         timeout_s: float = limits.RPC_TIMEOUT_S,
+        again_s: float | None = None,
     ) -> Message:
         """One question, one answer.
 
+        `again_s`: send it again whenever there was no answer for so long; for what changes nothing.
         Raises `ServiceUnavailable` when nobody listens, `DeadlineExceeded`, `NotConnected`.
         """
         if self._reply_subscription is None:
@@ -435,8 +437,10 @@ class Connection:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._replies[token] = future
         try:
-            self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
             async with asyncio.timeout(timeout_s):
+                self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
+                while again_s is not None and not (await asyncio.wait({future}, timeout=again_s))[0]:
+                    self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
                 message = await future
         except TimeoutError as exc:
             raise errors.DeadlineExceeded(f"no answer within {timeout_s:g} s", subject=subject) from exc
@@ -493,7 +497,9 @@ class Connection:
         body = msgspec.json.encode(payload) if payload is not None else b""
         try:
             with self.circuit("broker_api").guard():
-                message = await self.request("$JS.API." + request, body, timeout_s=timeout_s)
+                # While a stream or consumer changes its leader nobody may answer.
+                again_s = limits.API_AGAIN_S if request.split(".")[1:2] == ["INFO"] else None
+                message = await self.request("$JS.API." + request, body, timeout_s=timeout_s, again_s=again_s)
         except errors.ServiceUnavailable as exc:
             raise errors.ApiUnavailable(request=request) from exc
         try:

@@ -138,6 +138,39 @@ async def test_request_answer_no_responders_and_deadline(conn) -> None:
         await conn.request(silent, b"hello?", timeout_s=0.05)
 
 
+async def test_a_question_is_asked_again_where_that_is_allowed(conn, monkeypatch) -> None:
+    subject, asked = conn.new_inbox(), []
+
+    def answer(message: Message) -> None:
+        asked.append(message)
+        if len(asked) == 3:
+            conn.publish(message.reply, b"pong")
+
+    await conn.subscribe(subject, answer)
+    assert (await conn.request(subject, b"ping", timeout_s=30, again_s=0.01)).data == b"pong"
+    assert len(asked) >= 3
+    asked.clear()
+    with pytest.raises(errors.DeadlineExceeded):
+        await conn.request(subject, b"ping", timeout_s=0.05)
+    assert len(asked) == 1
+
+    repeats = []
+
+    async def request(subject: str, body: bytes, *, timeout_s: float, again_s: float | None) -> Message:
+        repeats.append(again_s)
+        return Message(subject, "", b"{}", None)
+
+    monkeypatch.setattr(conn, "request", request)
+    for question in (
+        "STREAM.INFO.EVENTS",
+        "CONSUMER.INFO.EVENTS.c",
+        "CONSUMER.RESET.EVENTS.INFO",
+        "STREAM.UPDATE.INFO",
+    ):
+        await conn.api(question)
+    assert [again_s is not None for again_s in repeats] == [True, True, False, False]
+
+
 async def test_too_large_is_refused_before_the_broker_cuts_us_off(conn) -> None:
     with pytest.raises(errors.MessageTooLarge):
         conn.publish("x", b"x" * (conn.max_payload + 1))
