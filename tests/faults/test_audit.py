@@ -20,9 +20,9 @@ from coord.ops.devstack.nats import NatsServer
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 from coord.wire.records import Fact
-from tests.faults.conftest import apply_topology
 from tests.support.cli import cli
 from tests.support.publishing import client
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
 from tests.support.workload import Workload, verify
 

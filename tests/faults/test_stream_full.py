@@ -11,8 +11,8 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.runtime import assets
 from coord.wire.envelope import Fact
-from tests.faults.conftest import apply_topology
 from tests.support.publishing import client, quick
+from tests.support.streams import apply_topology
 from tests.support.workload import Watcher, Workload, verify
 
 FULL = 10077

@@ -14,7 +14,7 @@ from coord import errors
 from coord.bus.connection import Connection
 from coord.projector.service import ProjectorService
 from coord.store import checkpoints
-from tests.faults.conftest import apply_topology
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
 from tests.support.workload import Workload, connect, read_rows, verify
 

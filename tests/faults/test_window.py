@@ -24,8 +24,8 @@ from coord.server.trimmer import Trimmer
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire.envelope import Fact
-from tests.faults.conftest import apply_topology
 from tests.support.publishing import client, quick
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
 from tests.support.workload import Watcher, Workload, verify
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 
 from coord import errors
 from coord.bus import topology
-from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message
 from coord.bus.pull import PinnedReader
 from coord.core import checkpoint
 from coord.projector import dead_letters, partition
-from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
 from coord.runtime import assets
-from coord.store.config import DatabaseConfig
-from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from tests.support.projecting import projector_service
 
 pytestmark = pytest.mark.slow
 
@@ -34,37 +30,14 @@ STALLED = {"stream": "EVENTS", "reason": errors.DeliveryGap.code}
 
 
 @pytest.fixture
-async def nats(start_nats):
-    return await start_nats()
-
-
-@pytest.fixture
-async def conn(nats) -> AsyncIterator[Connection]:
-    connection = await Connection.open(NatsConfig(urls=(nats.url,)), name="test")
-    await topology.apply(connection, topology.load(assets.streams_dir(), "development"))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def db(migrated_database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(migrated_database.url)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 def new_service(nats, migrated_database) -> Callable[[], ProjectorService]:
-    return lambda: ProjectorService(
-        NatsConfig(urls=(nats.url,)),
-        DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=6),
-        ProjectorConfig(streams=("EVENTS",), idle_checkpoint_s=0.5, retry_max_s=0.2),
-        registry=Metrics(CollectorRegistry()),
+    return lambda: projector_service(
+        nats.url, migrated_database.url, streams=("EVENTS",), idle_checkpoint_s=0.5, retry_max_s=0.2
     )
 
 
 @pytest.fixture
-def service(new_service) -> ProjectorService:
+def service(new_service: Callable[[], ProjectorService]) -> ProjectorService:
     return new_service()
 
 
