@@ -480,9 +480,7 @@ class Outbox(Generic[ItemT]):
         if closed is not None:
             self._ready(lane, [closed])
         if lane.pace is not None:
-            limit_s = batcher.policy.linger_s if linger_s is None else linger_s
-            lane.pace.opened(group, now, limit_s)
-            linger_s = lane.pace.linger_s(group, limit_s)
+            linger_s = lane.pace.opened(group, now, batcher.policy.linger_s if linger_s is None else linger_s)
         at_once = self._idle_but_for_this(lane, now, linger_s)
         self._accept(batch)
         oldest = batcher.start(batch, now, 0.0 if at_once else linger_s)
