@@ -21,8 +21,8 @@ from coord.query.reader import LogReader
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 from coord.wire import subjects
-from tests.faults.conftest import apply_topology
 from tests.support.log import Log, query_service
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
 
 FACTS = 200
