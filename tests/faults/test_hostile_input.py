@@ -28,7 +28,7 @@ from coord.projector.rows import stored_time
 from coord.wire import subjects
 from coord.wire.envelope import Fact, Poison, Sample, decode_message, encode_fact, encode_frame
 from tests.conftest import soak_rounds
-from tests.support.mutants import mutant, specimens
+from tests.support.mutants import publish_mutants
 from tests.support.rawnats import RawNats
 from tests.support.waiting import until
 from tests.support.workload import Watcher, Workload, connect, verify
@@ -400,14 +400,7 @@ async def test_ten_thousand_fuzzed_messages_and_a_shower_of_bombs(
     db = await connect(url)
     count = soak_rounds(1) * 10_000
     async with Workload(nats.url, rng, per_s=400) as load, Watcher(url, load.tenant), RawNats(nats.port) as raw:
-        base = specimens(rng, "mutants")
-        for i in range(count):
-            subject, headers, body = mutant(rng, rng.choice(base))
-            if headers is not None:
-                headers = headers.replace(b"{id}", b"f%d" % i)
-            await raw.publish(subject, body, headers)
-            if i % 100 == 99:
-                await raw.settle()
+        await publish_mutants(raw, rng, count)
         fates = await all_parked(db, conn)
         before = peak_memory_mib(projector.pid)
         # Every partition gets bombs at the same time: sixteen decoded at once would be gigabytes.

@@ -8,7 +8,6 @@ can think of, and compares what the outbox did with plain lists.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import msgspec
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from coord.core.batching import BatchPolicy
 from coord.core.lanes import LanePolicy
 from coord.core.outbox import Barrier, Outbox
 from coord.core.window import Admission, WhenFull
+from tests.support.parcels import Parcel, maker
 
 CRITICAL, STATUS, METRICS = 0, 1, 2
 DEADLINE_S = 5.0
@@ -28,20 +28,7 @@ LABELS = st.sampled_from(["a", "b"])
 SIZES = st.integers(1, 60)
 
 
-class Parcel(msgspec.Struct, eq=False):
-    lane: int
-    home: int
-    group: str
-    label: Any
-    deadline_at: float
-    entries: list[Any] = msgspec.field(default_factory=list)
-    count: int = 0
-    size: int = 0
-    ordinal: int = 0
-
-
-def make(lane: int, group: str, label: Any, now: float) -> Parcel:
-    return Parcel(lane, lane, group, label, now + DEADLINE_S)
+make = maker(DEADLINE_S)
 
 
 def policies() -> list[LanePolicy]:

@@ -13,7 +13,8 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from coord.core.outbox import Outbox
 from coord.core.window import Admission
-from tests.property.test_batching import CRITICAL, DEADLINE_S, METRICS, STATUS, OutboxMachine, Parcel, make, policies
+from tests.property.test_batching import CRITICAL, DEADLINE_S, METRICS, STATUS, OutboxMachine, make, policies
+from tests.support.parcels import Parcel
 
 
 class InTurnMachine(OutboxMachine):
