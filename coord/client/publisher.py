@@ -34,7 +34,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterable, Coroutine, Iterable
 from datetime import datetime
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -242,7 +242,7 @@ class Publisher:
             return accepted
         iterator = iter(items)
         while chunk := list(islice(iterator, self._chunk)):
-            values = _plain_values(chunk)
+            values = encoding.plain_values(chunk)
             if values is None:
                 for item in chunk:
                     await self._emit_patiently(item)
@@ -275,7 +275,7 @@ class Publisher:
         while receipt is None:
             self._shed_oldest()
             receipt = place(METRICS, series, label, size, now, self._new_frame)
-        _append(receipt, at_us, entry)
+        receipt.add(at_us, entry)
         self._meter.accepted += 1
         if receipt.count == 1 or self._metrics_lane.ready:  # a frame was opened, or filled
             self._pump()
@@ -295,9 +295,7 @@ class Publisher:
                 self._shed_oldest()
                 continue
             receipt, count = placed
-            if not receipt.entries:
-                receipt.base_us = at_us
-            receipt.entries += zip(repeat(at_us - receipt.base_us), values[start : start + count])
+            receipt.add_values(at_us, values[start : start + count])
             start += count
         self._meter.accepted += len(values)
         self._pump()
@@ -374,7 +372,7 @@ class Publisher:
         return self._added(receipt, framed)
 
     def _added(self, receipt: Receipt, framed: FramedFact) -> Receipt:
-        _append(receipt, framed.at_us, framed.data)
+        receipt.add(framed.at_us, framed.data)
         self._meter.accepted += 1
         self._pump()
         return receipt
@@ -436,7 +434,7 @@ class Publisher:
         if receipt.label is None or not receipt.entries:
             return None
         try:
-            message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
+            message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries, doubles=receipt.doubles)
         except errors.WireError as exc:
             receipt.settle(None, exc)
             return exc
@@ -665,26 +663,6 @@ class Publisher:
                 handle.cancel()
         self._timer = self._ticker = None
         self._meter.sync(self._outbox, self._pipeline, self._keeper)
-
-
-def _plain_values(items: list[Any]) -> list[Any] | None:
-    """The values of a run of samples of one series without labels or times; None: it is not one."""
-    series = getattr(items[0], "series", None)
-    values = [
-        item.value
-        for item in items
-        if type(item) is Sample and item.series == series and item.data is None and item.occurred_at is None
-    ]
-    return values if len(values) == len(items) and encoding.are_plain(values) else None
-
-
-def _append(receipt: Receipt, at_us: int, entry: Any) -> None:
-    """Add an entry to a frame that is being filled; times are kept relative to the first."""
-    if receipt.entries:
-        receipt.entries.append((at_us - receipt.base_us, entry))
-    else:
-        receipt.base_us = at_us
-        receipt.entries.append((0, entry))
 
 
 def _as_fact(item: Any, about: dict[str, Any]) -> Fact:
