@@ -1,4 +1,4 @@
-"""What the projector's tests share; other files here have `conn` and `db` of their own."""
+"""What the publisher's and the projector's tests share; other files here have `conn` and `db` of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import pytest
 
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import NatsServer
+from tests.support.publishing import Observer, observer
 from tests.support.streams import apply_topology
+
+
+@pytest.fixture
+async def seen(nats_server) -> AsyncIterator[Observer]:
+    """What the streams of the shared server hold."""
+    async with observer(nats_server.url) as seen:
+        await seen.make_streams()
+        yield seen
 
 
 @pytest.fixture

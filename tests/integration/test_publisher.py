@@ -21,15 +21,8 @@ from coord.wire import subjects
 from coord.wire.codec import FRAME_TYPE
 from coord.wire.envelope import Fact, Sample
 from coord.wire.facts import fact
-from tests.support.publishing import Observer, client, count, facts_of, observer, quick
+from tests.support.publishing import client, count, facts_of, observer, quick
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def seen(nats_server) -> AsyncIterator[Observer]:
-    async with observer(nats_server.url) as seen:
-        await seen.make_streams()
-        yield seen
 
 
 def scanned(id: str = "f1", **fields: object) -> Fact:  # noqa: A002

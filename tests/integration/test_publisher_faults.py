@@ -21,13 +21,6 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-async def seen(nats_server) -> AsyncIterator[Observer]:
-    async with observer(nats_server.url) as seen:
-        await seen.make_streams()
-        yield seen
-
-
-@pytest.fixture
 async def proxy(nats_server, seen) -> AsyncIterator[Proxy]:
     async with Proxy("127.0.0.1", nats_server.port) as proxy:
         yield proxy
