@@ -124,8 +124,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 API_TIMEOUT_S: Final = 5.0
 """One JetStream API request."""
 API_AGAIN_S: Final = 1.0
-"""One that changes nothing is sent again after so long without an answer: without a leader nobody answers, and
-whoever leads later does not know of it."""
+"""One that does no more when it comes twice is sent again after so long without an answer: without a leader nobody
+answers, and whoever leads later does not know of it."""
 
 # --- subscribing -------------------------------------------------------------------------
 

@@ -44,6 +44,9 @@ _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "
 
 _DENIED_LOG_EVERY_S = 1.0
 
+_REPEATABLE = frozenset({"INFO", "MSG", "CREATE", "RESET"})
+"""API requests that do no more when they come twice; a consumer that is reset twice ends a session at worst."""
+
 Unregister = Callable[[], None]
 
 
@@ -498,7 +501,7 @@ class Connection:
         try:
             with self.circuit("broker_api").guard():
                 # While a stream or consumer changes its leader nobody may answer.
-                again_s = limits.API_AGAIN_S if request.split(".")[1:2] == ["INFO"] else None
+                again_s = limits.API_AGAIN_S if _REPEATABLE.intersection(request.split(".")[:2]) else None
                 message = await self.request("$JS.API." + request, body, timeout_s=timeout_s, again_s=again_s)
         except errors.ServiceUnavailable as exc:
             raise errors.ApiUnavailable(request=request) from exc

@@ -161,14 +161,13 @@ async def test_a_question_is_asked_again_where_that_is_allowed(conn, monkeypatch
         return Message(subject, "", b"{}", None)
 
     monkeypatch.setattr(conn, "request", request)
-    for question in (
-        "STREAM.INFO.EVENTS",
-        "CONSUMER.INFO.EVENTS.c",
-        "CONSUMER.RESET.EVENTS.INFO",
-        "STREAM.UPDATE.INFO",
-    ):
+    for question in ("INFO", "STREAM.INFO.EVENTS", "CONSUMER.RESET.S.c", "STREAM.MSG.GET.S", "CONSUMER.CREATE.S.c.>"):
         await conn.api(question)
-    assert [again_s is not None for again_s in repeats] == [True, True, False, False]
+    assert None not in repeats
+    repeats.clear()
+    for change in ("STREAM.UPDATE.INFO", "STREAM.PURGE.INFO", "CONSUMER.UNPIN.S.c", "CONSUMER.DELETE.S.c"):
+        await conn.api(change)
+    assert repeats == [None] * 4
 
 
 async def test_too_large_is_refused_before_the_broker_cuts_us_off(conn) -> None:
