@@ -44,7 +44,7 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Single facts a round publishes."""
     samples: int = 500_000
     """Samples a round publishes one by one, in frames that the publisher makes."""
-    samples_many: int = 1_500_000
+    samples_many: int = 3_000_000
     """Samples a round publishes with `emit_many`, and in ready frames."""
     backlog_framed: int = 300_000
     """Rows of each backlog of frames."""
