@@ -289,7 +289,8 @@ class Outbox(Generic[ItemT]):
         """What is in flight is kept elsewhere until `readmit`; True when `take` may have something now."""
         lane = self.lanes[item.lane]
         resumed = lane.inflight.release(1, item.size)
-        return self._end_turn(lane, item) or resumed
+        freed = lane.turns is not None and self._end_turn(lane.turns, item)
+        return freed or resumed
 
     def leave_aside(self, item: ItemT) -> None:
         """What `take_aside` gave stays elsewhere: nobody here waits for it any more."""
@@ -315,7 +316,7 @@ class Outbox(Generic[ItemT]):
         lane = self.lanes[item.lane]
         resumed = lane.inflight.release(1, item.size)
         self._done(item)
-        if self._end_turn(lane, item):
+        if lane.turns is not None and self._end_turn(lane.turns, item):
             return True
         return resumed or (bool(lane.ready) and not lane.inflight.paused)
 
@@ -559,10 +560,9 @@ class Outbox(Generic[ItemT]):
         turns.begin(group)
         return item
 
-    def _end_turn(self, lane: Lane[ItemT], item: ItemT) -> bool:
+    def _end_turn(self, turns: Turns[ItemT], item: ItemT) -> bool:
         """A message is not in flight any more: its group's next may go; True when there may be one."""
-        turns = lane.turns
-        if turns is None or not turns.end(item.group):
+        if not turns.end(item.group):
             return False
         parked = turns.parked.get(item.group)
         if parked is not None:
