@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coord import errors
+from coord import errors, limits
 from coord.bus import damage
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.subscriber import subscribe
@@ -42,9 +42,10 @@ async def damaged(start_nats, rng: random.Random) -> AsyncIterator[Damaged]:
     server = await start_nats()
     config = NatsConfig(urls=(server.url,), ping_interval_s=1.0, reconnect_wait_s=0.05)
     async with await Connection.open(config, name="test", wait=True) as conn:
-        await apply_topology(conn)
+        # Below 32 MiB the broker makes blocks of 4 MB, not 8: half as much to write and to project.
+        await apply_topology(conn, EVENTS={"max_bytes": 30 * limits.MIB})
         log = Log(conn, "t")
-        texts = ["".join(rng.choices("abcdefgh \n", k=200_000)) for _ in range(7)]
+        texts = ["".join(rng.choices("abcdefgh \n", k=100_000)) for _ in range(7)]
         for n in range(1, FACTS + 1):
             rare = n == RARE
             await log.state(
@@ -87,9 +88,16 @@ async def test_what_cannot_be_read_is_told_from_what_is_not_there(damaged: Damag
         assert await ask(FACTS + 1, id=f"k{key}") is None
 
 
-@pytest.mark.parametrize("where", [{}, {"id": "k1"}, {"event": "said", "id": "k2"}, {"event": "failed"}])
-async def test_a_reader_names_the_gap_and_reads_what_is_behind_it(damaged: Damaged, where: dict[str, str]) -> None:
+async def test_a_reader_names_the_gap_and_reads_what_is_behind_it(damaged: Damaged) -> None:
     reader = LogReader(damaged.conn)
+    # One damaged log for all of them: making it takes as long as reading it four times.
+    for where in ({}, {"id": "k1"}, {"event": "said", "id": "k2"}, {"event": "failed"}):
+        print("reading", where)
+        await _names_the_gap(reader, damaged, where)
+    await reader.close()
+
+
+async def _names_the_gap(reader: LogReader, damaged: Damaged, where: dict[str, str]) -> None:
     wanted = [
         n for n in range(1, FACTS + 1)
         if (n == RARE) == (where.get("event") == "failed" or (not where and n == RARE))
@@ -108,7 +116,6 @@ async def test_a_reader_names_the_gap_and_reads_what_is_behind_it(damaged: Damag
         found += [fact.seq for fact in page.facts]
         assert page.next > at
         at = page.next
-    await reader.close()
     assert found == [n for n in wanted if n not in damaged.lost]
     ((wanted_seq, first_seq),) = gaps
     missed = [n for n in wanted if n in damaged.lost]
