@@ -484,6 +484,14 @@ class LogReplaced(LogTrimmed):
     remedy = "What the old log held is in the database; subscribe again from the new log's start."
 
 
+class LogUnreadable(LogTrimmed):
+    """The log goes on, but the broker cannot read a part of it: a file of it is damaged."""
+
+    code = "subscribe.unreadable"
+    fault = Fault.OPERATOR
+    remedy = "`coord doctor --audit` says what is damaged; read the missing part from the database, go on at first_seq."
+
+
 class DurableInUse(CoordError):
     """Another subscription has taken over this durable name."""
 
@@ -493,11 +501,11 @@ class DurableInUse(CoordError):
 
 
 class CursorUnreadable(CoordError):
-    """The saved position of a durable subscription cannot be read."""
+    """The saved position of a durable subscription or of a replay cannot be read."""
 
     code = "subscribe.cursor_unreadable"
     fault = Fault.OPERATOR
-    remedy = "Choose another durable name, or delete the message from stream CURSORS."
+    remedy = "Choose another durable name (a replay: another --run-id), or delete the message from stream CURSORS."
 
 
 class QueryError(CoordError):

@@ -99,8 +99,8 @@ SPOOL_AHEAD: Final = 256
 SPOOL_ASK_AFTER_S: Final = 90.0
 """Since its first send: from then on the log is asked whether it has a record, not the duplicate window."""
 
-SPOOL_CLOCK_S: Final = 300.0
-"""How far the clocks of agent and broker may be apart for the log to be asked from the right place."""
+CLOCKS_APART_S: Final = 300.0
+"""How far the clocks of broker and publisher may be apart when the log is searched for what was said at a time."""
 
 COMPRESS_BYTES: Final = 4 * KIB
 """Frames from here on travel as zstd: plain samples by the hundred (1.5 KB) would gain a third for 8 µs, what is
@@ -123,6 +123,9 @@ RECONNECT_WAIT_S: Final = 0.1
 CONNECT_TIMEOUT_S: Final = 5.0
 API_TIMEOUT_S: Final = 5.0
 """One JetStream API request."""
+API_AGAIN_S: Final = 1.0
+"""One that does no more when it comes twice is sent again after so long without an answer: without a leader nobody
+answers, and whoever leads later does not know of it."""
 
 # --- subscribing -------------------------------------------------------------------------
 

@@ -44,6 +44,9 @@ _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "
 
 _DENIED_LOG_EVERY_S = 1.0
 
+_REPEATABLE = frozenset({"INFO", "MSG", "CREATE", "RESET"})
+"""API requests that do no more when they come twice; a consumer that is reset twice ends a session at worst."""
+
 Unregister = Callable[[], None]
 
 
@@ -233,6 +236,11 @@ class Connection:
     def max_payload(self) -> int:
         """Largest message (headers and body together, bytes) that the broker accepts."""
         return int(self.client.max_payload)
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether the server we are, or were last, connected to is part of a cluster: streams may be replicated."""
+        return bool(self.client._server_info.get("cluster"))  # noqa: SLF001 - nats-py keeps it and says only parts
 
     @property
     def outgoing_bytes(self) -> int:
@@ -425,9 +433,11 @@ class Connection:
         *,
         headers: bytes | None = None,
         timeout_s: float = limits.RPC_TIMEOUT_S,
+        again_s: float | None = None,
     ) -> Message:
         """One question, one answer.
 
+        `again_s`: send it again whenever there was no answer for so long; for what changes nothing.
         Raises `ServiceUnavailable` when nobody listens, `DeadlineExceeded`, `NotConnected`.
         """
         if self._reply_subscription is None:
@@ -438,8 +448,10 @@ class Connection:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._replies[token] = future
         try:
-            self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
             async with asyncio.timeout(timeout_s):
+                self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
+                while again_s is not None and not (await asyncio.wait({future}, timeout=again_s))[0]:
+                    self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
                 message = await future
         except TimeoutError as exc:
             raise errors.DeadlineExceeded(f"no answer within {timeout_s:g} s", subject=subject) from exc
@@ -496,7 +508,9 @@ class Connection:
         body = msgspec.json.encode(payload) if payload is not None else b""
         try:
             with self.circuit("broker_api").guard():
-                message = await self.request("$JS.API." + request, body, timeout_s=timeout_s)
+                # While a stream or consumer changes its leader nobody may answer.
+                again_s = limits.API_AGAIN_S if _REPEATABLE.intersection(request.split(".")[:2]) else None
+                message = await self.request("$JS.API." + request, body, timeout_s=timeout_s, again_s=again_s)
         except errors.ServiceUnavailable as exc:
             raise errors.ApiUnavailable(request=request) from exc
         try:

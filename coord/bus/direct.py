@@ -38,6 +38,8 @@ class Batch(msgspec.Struct):
     messages: list[StoredMessage]
     pending: int = 0
     """How many more match, as far as the replica that answered knows."""
+    reached: int | None = None
+    """Read up to here, where that is further than the last of `messages`."""
 
 
 class _Collector:

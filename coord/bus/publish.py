@@ -28,7 +28,8 @@ connection closed for good             `BusClosed`
 Order.  First sends leave in the order of `submit`; a reconnect repeats them in that order.
 While a connection stays up a message can only fall behind by being refused and tried again
 (no leader, stream full) or by losing its ack: then later messages may be stored before it.
-Whoever cannot have that waits for the ack, or demands a sequence (optimistic concurrency).
+On a cluster that happens with every change of leader.  Whoever cannot have that waits for
+the ack, as the publisher does for each key there, or demands a sequence (optimistic concurrency).
 
 What it never does: bound what is in flight beyond `inflight_max` (callers have windows),
 queue, or batch.
@@ -259,6 +260,10 @@ class AckPipeline:
     def pending(self) -> list[Publication]:
         """What was submitted and has no answer, in that order."""
         return list(self._pending.values())
+
+    def unsettled(self) -> list[Publication]:
+        """What was submitted and is not settled: `pending`, and what is being compared."""
+        return [*self._comparing.values(), *self._pending.values()]
 
     def withdraw(self, publication: Publication) -> bool:
         """Let go of a publication without settling it; False: it has an answer, or is being compared.

@@ -101,6 +101,7 @@ class PinnedReader:
         self._buffered_bytes = 0
         self._outstanding: deque[int] = deque()  # remaining messages of each request, oldest first
         self._alone = False  # the next message exceeds the byte bound
+        self._acks = False  # the consumer wants acknowledgements
         self._broken: errors.CoordError | None = None
         self._wake = asyncio.Event()
         self.on_wake: Callable[[], None] | None = None
@@ -144,14 +145,15 @@ class PinnedReader:
         self._pin = pinned.result()
         self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 
-    async def rouse(self, position: int) -> bool:
+    async def rouse(self, position: int, *, overdue: bool = False) -> bool:
         """Make the server deliver to whoever waits for the pin, when it would not by itself; whether it had to.
 
-        A pin comes with a delivery, and what a dead owner had received is delivered again only
-        after ack_wait: without new messages nobody would be pinned until then.  So a consumer
+        A pin comes with a delivery, and what a dead owner had received is not delivered again (or
+        only after ack_wait): without new messages nobody would be pinned.  So a consumer
         that nobody is pinned to, and that is past `position` (the checkpoint), is reset.  Two
         standbys doing so at once, or one just after another was pinned, cost that one a
-        `DeliveryGap`, nothing else.  May be called while `wait_pinned` waits.
+        `DeliveryGap`, nothing else.  May be called while `wait_pinned` waits.  `overdue`: a message
+        behind `position` waits in vain; the consumer stands before what the broker cannot read.
 
         It is reset to the stream's beginning, not to `position`: whoever is pinned meanwhile may
         have read an older checkpoint (the database may have lost the last ones in a crash), and
@@ -160,8 +162,8 @@ class PinnedReader:
         info = await self._conn.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
         pinned = any(g.get("pinned_client_id") for g in info.get("priority_groups") or ())
         # Acks that were lost may have filled the window, of what is committed too: nothing is sent then.
-        stalled = info["num_ack_pending"] >= info["config"]["max_ack_pending"] > 0
-        if pinned or not (stalled or info["delivered"]["stream_seq"] > position):
+        stalled = info["num_ack_pending"] >= info["config"].get("max_ack_pending", 0) > 0
+        if pinned or not (stalled or overdue or info["delivered"]["stream_seq"] > position):
             return False
         await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": 1})
         return True
@@ -179,7 +181,8 @@ class PinnedReader:
         self._forget()
         self._order = DeliveryOrder(seq - 1)
         self._inbox = await self._conn.subscribe_bytes(self._conn.new_inbox(), self._arrived)
-        await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": seq})
+        info = await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": seq})
+        self._acks = info["config"]["ack_policy"] != "none"
         self.resets += 1
         self._heard_at = asyncio.get_running_loop().time()
         self._refill()
@@ -253,8 +256,8 @@ class PinnedReader:
         return not self._buffer
 
     def ack(self, delivery: Delivery) -> None:
-        """Tell operators how far this consumer is; losing it costs nothing."""
-        if self._conn.is_connected:
+        """Tell a consumer that asks for it how far this reader is; losing it costs nothing."""
+        if self._acks and self._conn.is_connected:
             self._conn.publish(delivery.ack.decode("latin-1"), b"+ACK")
 
     async def unpin(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:

@@ -51,6 +51,7 @@ _STATUS: Final[dict[str, int]] = {
     "query.invalid": 400,
     "subscribe.trimmed": 410,
     "subscribe.replaced": 410,
+    "subscribe.unreadable": 410,
     "coord.overloaded": 429,
     "rpc.unavailable": 503,
     "coord.deadline": 504,

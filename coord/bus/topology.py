@@ -33,7 +33,9 @@ _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 
 # Fields that the server refuses to change: the stream would have to be made anew.
 _STREAM_FIXED = frozenset({"storage", "retention", "name"})
-_CONSUMER_FIXED = frozenset({"deliver_policy", "ack_policy", "priority_policy", "priority_groups", "name"})
+_CONSUMER_FIXED = frozenset(
+    {"deliver_policy", "ack_policy", "mem_storage", "priority_policy", "priority_groups", "name"}
+)
 # Limits whose lowering deletes messages at once.
 _TRIMMING = frozenset({"max_age", "max_msgs", "max_bytes", "max_msgs_per_subject"})
 
@@ -177,15 +179,19 @@ def compare(spec: Spec, current: dict[str, Any] | None) -> Change | None:
         return None
     fixed = fields.keys() & (_STREAM_FIXED if spec.consumer is None else _CONSUMER_FIXED)
     if fixed:
-        return Change(
-            spec.label, "recreate", fields, destructive=True, reason=f"{', '.join(sorted(fixed))} cannot be changed"
-        )
+        reason = f"{', '.join(sorted(fixed))} cannot be changed"
+        return Change(spec.label, "recreate", fields, destructive=not _keeps_nothing(spec), reason=reason)
     trimming = [k for k in fields.keys() & _TRIMMING if spec.consumer is None and _lowers(*fields[k])]
     lost_subjects = sorted(set(current.get("subjects") or ()) - set(spec.config.get("subjects") or ()))
     reasons = [f"lowers {k}: messages beyond it are deleted" for k in sorted(trimming)]
     if spec.consumer is None and lost_subjects:
         reasons.append(f"stops storing {', '.join(lost_subjects)}")
     return Change(spec.label, "update", fields, destructive=bool(reasons), reason="; ".join(reasons))
+
+
+def _keeps_nothing(spec: Spec) -> bool:
+    """Whether a consumer can be made anew and nobody notices: its reader says each time where to begin."""
+    return spec.consumer is not None and spec.config.get("ack_policy") == "none"
 
 
 def _same(current: Any, wanted: Any) -> bool:
@@ -277,9 +283,20 @@ async def _perform(conn: Connection, spec: Spec, change: Change) -> None:
     if change.action == "recreate":
         await conn.api(f"CONSUMER.DELETE.{spec.stream}.{spec.consumer}")
     current = {} if change.action != "update" else await _current(conn, spec) or {}
+    if not current:
+        await create_consumer(conn, spec)
+        return
+    await conn.api(
+        _create_request(spec), {"stream_name": spec.stream, "config": {**current, **spec.config}, "action": "update"}
+    )
+
+
+async def create_consumer(conn: Connection, spec: Spec) -> None:
+    """Make the consumer; one that is there already, with just these fields, stays as it is."""
+    await conn.api(_create_request(spec), {"stream_name": spec.stream, "config": spec.config, "action": "create"})
+
+
+def _create_request(spec: Spec) -> str:
     # With several filters the request's subject names none.
     one = spec.config.get("filter_subject")
-    await conn.api(
-        f"CONSUMER.CREATE.{spec.stream}.{spec.consumer}" + (f".{one}" if one else ""),
-        {"stream_name": spec.stream, "config": {**current, **spec.config}, "action": "update" if current else "create"},
-    )
+    return f"CONSUMER.CREATE.{spec.stream}.{spec.consumer}" + (f".{one}" if one else "")

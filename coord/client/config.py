@@ -6,12 +6,14 @@ Every field has a default that suits an agent; nothing here reads the environmen
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from coord import limits
 from coord.bus.connection import NatsConfig
 from coord.core.batching import BatchPolicy
-from coord.core.outbox import LanePolicy
+from coord.core.lanes import LanePolicy
 from coord.core.retry import RetryPolicy
 from coord.core.window import WhenFull
 from coord.errors import SettingsError
@@ -42,6 +44,13 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """The same in bytes, per class."""
     overload_wait_s: float = limits.OVERLOAD_WAIT_S
     """How long `emit` of a critical fact waits for room in a full queue before `Overloaded`."""
+    order: Literal["auto", "always", "pipelined"] = "auto"
+    """Whether a message waits until the one before it *of its key or series* is acknowledged.
+
+    ``pipelined``: no; several of a key are on their way together, and a replicated log whose leader dies may store
+    them in another order.  ``always``: yes; a key has one message per round trip (facts and samples that travel in
+    frames wait together, so their frames grow), other keys are not affected.  ``auto``: yes where the server is part
+    of a cluster.  What it costs: docs/benchmarks.md."""
     adaptive: bool = False
     """Wait for company only where company came of late; False: always as long as the ``…_linger_ms`` say.
 

@@ -275,10 +275,10 @@ class Encoder:
             self._series[series] = label
         return label
 
-    def frame(self, label: Label, base_us: int, entries: list[tuple[int, Any]]) -> Message:
-        """A frame of these entries (µs since `base_us`, data); raises `PayloadTooLarge`."""
+    def frame(self, label: Label, base_us: int, entries: list[Any], *, doubles: bool = False) -> Message:
+        """A frame of these entries (µs since `base_us`, data), or `doubles` all at it; raises `PayloadTooLarge`."""
         event_id = new_event_id()
-        body = frames.pack(base_us, entries)
+        body = frames.pack_doubles(base_us, entries) if doubles else frames.pack(base_us, entries)
         head = label.head
         if self._config.compress_bytes and len(body) >= self._config.compress_bytes:
             smaller = self._zstd.compress(body)
@@ -320,6 +320,17 @@ def sample_entry(value: float, data: dict[str, Any] | None, occurred_at: datetim
     except (OverflowError, ValueError) as exc:  # an integer of more than 64 bits, a lone surrogate
         raise InvalidPayload(f"cannot be sent: {exc}") from exc
     return at_us, msgspec.Raw(packed), len(packed) + _ENTRY_BYTES
+
+
+def plain_values(items: list[Any]) -> list[Any] | None:
+    """The values of a run of samples of one series without labels or times; None: it is not one."""
+    series = getattr(items[0], "series", None)
+    values = [
+        item.value
+        for item in items
+        if type(item) is Sample and item.series == series and item.data is None and item.occurred_at is None
+    ]
+    return values if len(values) == len(items) and are_plain(values) else None
 
 
 def are_plain(values: list[Any]) -> bool:

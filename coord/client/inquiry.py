@@ -108,7 +108,7 @@ class Inquiry:
         wanted = {record.event_id: number for number, record in records.items()}
         since = datetime.fromtimestamp(min(r.at_ms for r in records.values()) / 1000, UTC)
         which = Filter(key=at.key, kind=at.kind, id=at.id, agent=at.agent, event=at.event)
-        request = ReadRequest(filter=which, from_time=since - timedelta(seconds=limits.SPOOL_CLOCK_S))
+        request = ReadRequest(filter=which, from_time=since - timedelta(seconds=limits.CLOCKS_APART_S))
         service = subjects.rpc(at.tenant, "log", "read")
         try:
             for _ in range(_PAGES_MAX):
@@ -143,7 +143,7 @@ def _decided(last: Message, stream: str, records: dict[int, Record], answer: Ans
             answer.stored[number] = PubAck(stream, part.seq, duplicate=True)
             return len(records) == 1  # whether those before it are stored too it does not say
     written_at = datetime.fromtimestamp(min(r.at_ms for r in records.values()) / 1000, UTC)
-    return part.stored_at < written_at - timedelta(seconds=limits.SPOOL_CLOCK_S)
+    return part.stored_at < written_at - timedelta(seconds=limits.CLOCKS_APART_S)
 
 
 def _message_id(record: Record) -> str | None:

@@ -17,7 +17,9 @@ metrics               frames            at once when idle, else     the oldest f
 
 Order.  Facts of one key are first sent in the order they were emitted, whatever their class;
 samples of one series likewise.  Facts of different keys, and facts and samples, are not
-ordered among each other.  What a resend can do to the order: `coord.bus.publish`.
+ordered among each other.  What a resend can do to the order: `coord.bus.publish`.  On a
+cluster, or when asked for (`PublisherConfig.order`), nothing: the next of a key or series is
+sent when the one before it is settled, so the log has them in the order they were emitted.
 
 Nothing waits for ever: a queued fact expires at its deadline (`PublishTimeout`), a caller
 waiting for room is refused (`Overloaded`), and closing settles everything (`BusClosed`).
@@ -32,7 +34,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterable, Coroutine, Iterable
 from datetime import datetime
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -102,6 +104,7 @@ class Publisher:
         self._encoder = Encoder(tenant, agent, config)
         self._outbox: Outbox[Receipt] = Outbox(config.lanes(conn.max_payload))
         self._outbox.held = not conn.is_connected
+        self._choose_order()
         self._meter = Meter(metrics)
         self._metrics_lane = self._outbox.lanes[METRICS]
         self._deadline_s = config.retry.deadline_s
@@ -239,7 +242,7 @@ class Publisher:
             return accepted
         iterator = iter(items)
         while chunk := list(islice(iterator, self._chunk)):
-            values = _plain_values(chunk)
+            values = encoding.plain_values(chunk)
             if values is None:
                 for item in chunk:
                     await self._emit_patiently(item)
@@ -272,7 +275,7 @@ class Publisher:
         while receipt is None:
             self._shed_oldest()
             receipt = place(METRICS, series, label, size, now, self._new_frame)
-        _append(receipt, at_us, entry)
+        receipt.add(at_us, entry)
         self._meter.accepted += 1
         if receipt.count == 1 or self._metrics_lane.ready:  # a frame was opened, or filled
             self._pump()
@@ -292,9 +295,7 @@ class Publisher:
                 self._shed_oldest()
                 continue
             receipt, count = placed
-            if not receipt.entries:
-                receipt.base_us = at_us
-            receipt.entries += zip(repeat(at_us - receipt.base_us), values[start : start + count])
+            receipt.add_values(at_us, values[start : start + count])
             start += count
         self._meter.accepted += len(values)
         self._pump()
@@ -371,7 +372,7 @@ class Publisher:
         return self._added(receipt, framed)
 
     def _added(self, receipt: Receipt, framed: FramedFact) -> Receipt:
-        _append(receipt, framed.at_us, framed.data)
+        receipt.add(framed.at_us, framed.data)
         self._meter.accepted += 1
         self._pump()
         return receipt
@@ -419,7 +420,8 @@ class Publisher:
     def _keep_or_replay(self, keeper: Keeper, now: float) -> None:
         """Without a broker: into the spool; with one: what is in it first, and all that comes behind it."""
         while (receipt := keeper.take(now)) is not None:
-            if not self._encoded(receipt):
+            if (error := self._encode(receipt)) is not None:
+                self._failed(receipt, error)
                 self._outbox.leave_aside(receipt)
             elif not keeper.keep(receipt):
                 self._outbox.give_back(receipt)  # the disk refused it: it waits in memory, within the queue's bounds
@@ -427,38 +429,28 @@ class Publisher:
             keeper.replay(now)
             self._outbox.held = keeper.active
 
-    def _encoded(self, receipt: Receipt) -> bool:
-        """Give a frame its bytes; False: it cannot be sent, and whoever asks has been told."""
-        if receipt.label is not None and receipt.entries:
-            try:
-                message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
-            except errors.WireError as exc:
-                receipt.settle(None, exc)
-                self._failed(receipt, exc)
-                return False
-            receipt.headers = message.headers
-            receipt.body = message.body
-            receipt.event_id = message.event_id
-            receipt.entries = []
-        return True
+    def _encode(self, receipt: Receipt) -> errors.WireError | None:
+        """Give a frame its bytes; the error, and it is settled with it, if it cannot be sent."""
+        if receipt.label is None or not receipt.entries:
+            return None
+        try:
+            message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries, doubles=receipt.doubles)
+        except errors.WireError as exc:
+            receipt.settle(None, exc)
+            return exc
+        receipt.headers = message.headers
+        receipt.body = message.body
+        receipt.event_id = message.event_id
+        receipt.entries = []
+        return None
 
     def _send(self, receipt: Receipt, now: float) -> None:
-        if receipt.label is not None and receipt.entries:
-            try:
-                message = self._encoder.frame(receipt.label, receipt.base_us, receipt.entries)
-            except errors.WireError as exc:
-                self._pipeline_refused(receipt, exc)
-                return
-            receipt.headers = message.headers
-            receipt.body = message.body
-            receipt.event_id = message.event_id
-            receipt.entries = []
+        if receipt.entries:
             self._burst += 1
-        self._pipeline.submit(receipt, now)
-
-    def _pipeline_refused(self, receipt: Receipt, error: errors.CoordError) -> None:
-        receipt.settle(None, error)
-        self._settled(receipt)
+        if self._encode(receipt) is None:
+            self._pipeline.submit(receipt, now)
+        else:
+            self._settled(receipt)
 
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
@@ -588,6 +580,14 @@ class Publisher:
 
     # --- the connection ------------------------------------------------------------------
 
+    def _choose_order(self) -> None:
+        """See `PublisherConfig.order`; a reconnect may lead to another server."""
+        order = self.config.order
+        if order == "always" or (order == "auto" and self._conn.is_clustered):
+            self._outbox.go_in_turn(receipt for receipt in self._pipeline.unsettled() if isinstance(receipt, Receipt))
+        else:
+            self._outbox.go_pipelined()
+
     def _disconnected(self) -> None:
         self._up = False
         self._outbox.held = True
@@ -599,6 +599,7 @@ class Publisher:
 
     def _reconnected(self) -> None:
         self._up = True
+        self._choose_order()
         if self._keeper is not None:
             self._keeper.retry()
         self._outbox.held = self._keeper is not None and self._keeper.active
@@ -662,26 +663,6 @@ class Publisher:
                 handle.cancel()
         self._timer = self._ticker = None
         self._meter.sync(self._outbox, self._pipeline, self._keeper)
-
-
-def _plain_values(items: list[Any]) -> list[Any] | None:
-    """The values of a run of samples of one series without labels or times; None: it is not one."""
-    series = getattr(items[0], "series", None)
-    values = [
-        item.value
-        for item in items
-        if type(item) is Sample and item.series == series and item.data is None and item.occurred_at is None
-    ]
-    return values if len(values) == len(items) and encoding.are_plain(values) else None
-
-
-def _append(receipt: Receipt, at_us: int, entry: Any) -> None:
-    """Add an entry to a frame that is being filled; times are kept relative to the first."""
-    if receipt.entries:
-        receipt.entries.append((at_us - receipt.base_us, entry))
-    else:
-        receipt.base_us = at_us
-        receipt.entries.append((0, entry))
 
 
 def _as_fact(item: Any, about: dict[str, Any]) -> Fact:

@@ -7,6 +7,7 @@ receipt: it is settled when the frame is.
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 from coord.bus.publish import Publication
@@ -26,7 +27,9 @@ class Receipt(Publication, eq=False):
     label: Any = None
     """A frame's subject and envelope; None for a single message."""
     entries: list[Any] = []  # noqa: RUF012 - msgspec copies it for every receipt
-    """A frame's entries: (µs since `base_us`, data)."""
+    """A frame's entries: (µs since `base_us`, data); where `doubles` is set the data alone."""
+    doubles: bool = False
+    """Its entries are doubles, all at `base_us`: a tuple for each would cost as much as packing it."""
     base_us: int = 0
     count: int = 0
     """Facts or samples it stands for."""
@@ -40,3 +43,27 @@ class Receipt(Publication, eq=False):
     """Whether it stays in memory when the connection goes: something younger is in the spool, or may be."""
     event_id: str = ""
     """The message's `ce-id`; a fact in a frame has ``{event_id}/{index}``.  Empty until a frame is sent."""
+
+    def add(self, at_us: int, data: Any) -> None:
+        """Add an entry to a frame that is being filled; times are kept relative to the first."""
+        if not self.entries:
+            self.base_us = at_us
+        elif self.doubles:
+            self._spell_out()
+        self.entries.append((at_us - self.base_us, data))
+
+    def add_values(self, at_us: int, values: list[Any]) -> None:
+        """`add` for values of one time that `coord.client.encoding.are_plain`; they are the receipt's from now on."""
+        if self.entries:
+            if self.doubles:
+                self._spell_out()
+            self.entries += zip(repeat(at_us - self.base_us), values)
+            return
+        self.base_us = at_us
+        self.doubles = type(values[0]) is float
+        self.entries = values if self.doubles else list(zip(repeat(0), values))
+
+    def _spell_out(self) -> None:
+        """Something else joins the doubles: each gets its time."""
+        self.doubles = False
+        self.entries = list(zip(repeat(0), self.entries))

@@ -21,12 +21,15 @@ at a clock: `now` is an argument (seconds of one monotonic clock).
 from __future__ import annotations
 
 import heapq
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from coord import limits
 from coord.errors import SettingsError
+
+AT_ONCE: Final = float("-inf")
+"""Due before anything that has a time."""
 
 
 class BatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,6 +118,18 @@ class Batcher(Generic[BatchT]):
     def pop(self, group: str) -> BatchT | None:
         """Take a group's open batch out, to be sent."""
         return self.open.pop(group, None)
+
+    def put_off(self, batch: BatchT) -> None:
+        """The batch that `peek_due` gave is not due before `wake`; it may be popped."""
+        due_at, ordinal, _ = heapq.heappop(self._due)
+        assert ordinal == batch.ordinal, f"another one is due ({due_at})"
+
+    def wake(self, batch: BatchT) -> bool:
+        """A batch that was put off is due; False: it is not open any more."""
+        if self.open.get(batch.group) is not batch:
+            return False
+        heapq.heappush(self._due, (AT_ONCE, batch.ordinal, batch.group))
+        return True
 
     def pop_all(self) -> list[BatchT]:
         """Take every open batch out, oldest first."""

@@ -19,6 +19,11 @@ the keyed lanes too: a critical fact lets its key's waiting status go first, in 
 and status whose key has a critical fact waiting queues up behind it.  So first sends keep
 the order per key; what a resend does to it is the pipeline's story.
 
+In turn (`go_in_turn`).  Of each group one message is in flight at most, and the next goes
+when it is settled, so that no resend can change the order (`coord.core.turns`).  What waits
+for its turn counts as queued; it is sent before what became ready later, and keeps nobody of
+another group waiting.
+
 Barrier.  `barrier()` seals every open batch and covers all that was accepted before; its
 `remaining` reaches zero when all of it is done: acknowledged, refused, shed or expired.
 
@@ -28,98 +33,13 @@ Nothing is ever lost between the states: `unsettled` counts what is accepted and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic
 
-import msgspec
-
-from coord import limits
-from coord.core.batching import Batcher, BatchPolicy
-from coord.core.pacing import Pace
-from coord.core.window import Admission, DrainRate, WhenFull, Window
-
-
-class Item(Protocol):
-    """What the outbox needs of an item: a single message, or a batch (entries of one label)."""
-
-    group: str
-    label: Any
-    count: int
-    """Facts or samples in it."""
-    size: int
-    """Bytes it is accounted with; fixed once it is sealed."""
-    ordinal: int
-    """Set here: its place among everything accepted."""
-    lane: int
-    """Whose in-flight window it takes."""
-    home: int
-    """Whose queue bound it takes."""
-    deadline_at: float
-
-
-ItemT = TypeVar("ItemT", bound=Item)
-
-
-class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """One class of service."""
-
-    name: str
-    when_full: WhenFull
-    queue_entries: int
-    queue_bytes: int
-    inflight_messages: int
-    inflight_bytes: int
-    batch: BatchPolicy | None
-    """None: every item is a message of its own."""
-    keyed: bool
-    """Groups are keys, ordered across all keyed lanes; False: groups belong to this lane alone."""
-
-
-class Lane(Generic[ItemT]):
-    """The state of one class of service."""
-
-    __slots__ = (
-        "batcher",
-        "drain_rate",
-        "inflight",
-        "keyed",
-        "name",
-        "number",
-        "pace",
-        "policy",
-        "queue",
-        "ready",
-        "taken",
-        "taken_at",
-        "waiting",
-        "when_full",
-    )
-
-    def __init__(self, number: int, policy: LanePolicy) -> None:
-        self.number = number
-        self.policy = policy
-        self.name = policy.name
-        self.when_full = policy.when_full
-        self.keyed = policy.keyed
-        shed = policy.when_full is WhenFull.SHED
-        # Shedding makes room for exactly what comes in: no lower mark, or a quarter would go at once.
-        self.queue = Window(policy.queue_entries, policy.queue_bytes, *([1.0] if shed else []))
-        self.inflight = Window(policy.inflight_messages, policy.inflight_bytes)
-        self.ready: deque[ItemT] = deque()
-        self.batcher: Batcher[ItemT] | None = Batcher(policy.batch) if policy.batch else None
-        self.pace = Pace(limits.PUBLISH_PACED_GROUPS) if policy.batch and policy.batch.adaptive else None
-        """How long batches linger; None: as long as the policy says."""
-        self.waiting: dict[str, int] = {}
-        """Keyed lanes: group → items of it in `ready` or open."""
-        self.taken = 0
-        """Entries that have left the queue, ever."""
-        self.taken_at = float("-inf")
-        """When the last item left it."""
-        self.drain_rate = DrainRate()
-
-    def open_batches(self) -> Sequence[ItemT]:
-        """The batches that still take entries, oldest first."""
-        return list(self.batcher.open.values()) if self.batcher else []
+from coord.core.batching import AT_ONCE
+from coord.core.lanes import ItemT, Lane, LanePolicy
+from coord.core.turns import Turns
+from coord.core.window import Admission, WhenFull
 
 
 class Barrier:
@@ -144,6 +64,29 @@ class Outbox(Generic[ItemT]):
         self.barriers: list[Barrier] = []
         self._ordinal = 0
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether of each group one message is in flight at most."""
+        return self.lanes[0].turns is not None
+
+    def go_in_turn(self, inflight: Iterable[ItemT]) -> None:
+        """From now on of each group one message is in flight at most; `inflight`: what is.  Twice is legal."""
+        if self.in_turn:
+            return
+        of_keys: Turns[ItemT] = Turns()
+        for lane in self.lanes:
+            lane.turns = of_keys if lane.keyed else Turns()
+        for item in inflight:
+            turns = self.lanes[item.lane].turns
+            assert turns is not None
+            turns.begin(item.group)
+
+    def go_pipelined(self) -> None:
+        """From now on messages of a group may be in flight together.  Twice is legal."""
+        self._unpark()
+        for lane in self.lanes:
+            lane.turns = None
+
     # --- accepting -----------------------------------------------------------------------
 
     def submit(self, item: ItemT, now: float, *, reserved: bool = False, linger_s: float | None = None) -> Admission:
@@ -160,6 +103,8 @@ class Outbox(Generic[ItemT]):
                     lane.pace.opened(item.group, now, linger_s)
                 lane.taken += item.count
                 lane.taken_at = now
+                if lane.turns is not None:
+                    lane.turns.begin(item.group)
                 return Admission.SEND
             if not lane.queue.take(item.count, item.size):
                 return Admission.WAIT if lane.when_full is WhenFull.WAIT else Admission.SHED
@@ -270,12 +215,18 @@ class Outbox(Generic[ItemT]):
         if self.held:
             return None
         for lane in self.lanes:
-            if not lane.ready and not self._seal_due(lane, now):
-                continue
-            item = lane.ready[0]
-            if not lane.inflight.take(1, item.size):
-                continue
-            lane.ready.popleft()
+            if lane.turns is not None:
+                waited = self._take_in_turn(lane, lane.turns, now)
+                if waited is None:
+                    continue
+                item = waited
+            else:
+                if not lane.ready and not self._seal_due(lane, now):
+                    continue
+                item = lane.ready[0]
+                if not lane.inflight.take(1, item.size):
+                    continue
+                lane.ready.popleft()
             self._leave_queue(item)
             lane.taken += item.count
             lane.taken_at = now
@@ -287,6 +238,7 @@ class Outbox(Generic[ItemT]):
 
         None when there is none, or the next is larger than what `fits`.
         """
+        self._unpark()
         for lane in self.lanes:
             if not lane.ready and not self._seal_due(lane, now):
                 continue
@@ -309,9 +261,17 @@ class Outbox(Generic[ItemT]):
             self.held = held
 
     def readmit(self, item: ItemT, *, known: bool) -> bool:
-        """Account in flight what was kept elsewhere; False: no room now.  `known`: `take_aside` gave it."""
-        if not self.lanes[item.lane].inflight.take(1, item.size):
+        """Account in flight what was kept elsewhere; False: no room, or not its turn.
+
+        `known`: `take_aside` gave it.
+        """
+        lane = self.lanes[item.lane]
+        if lane.turns is not None and item.group in lane.turns.under_way:
             return False
+        if not lane.inflight.take(1, item.size):
+            return False
+        if lane.turns is not None:
+            lane.turns.begin(item.group)
         if not known:
             self._accept(item)
         return True
@@ -321,12 +281,16 @@ class Outbox(Generic[ItemT]):
         self.lanes[item.home].queue.restore(item.count, item.size)
         lane = self.lanes[item.lane]
         if lane.keyed:
-            lane.waiting[item.group] = lane.waiting.get(item.group, 0) + 1
-        lane.ready.appendleft(item)
+            lane = self._line_up(lane, item)
+        parked = lane.turns.parked.get(item.group) if lane.turns is not None else None
+        (lane.ready if parked is None else parked).appendleft(item)
 
     def set_aside(self, item: ItemT) -> bool:
         """What is in flight is kept elsewhere until `readmit`; True when `take` may have something now."""
-        return self.lanes[item.lane].inflight.release(1, item.size)
+        lane = self.lanes[item.lane]
+        resumed = lane.inflight.release(1, item.size)
+        freed = lane.turns is not None and self._end_turn(lane.turns, item)
+        return freed or resumed
 
     def leave_aside(self, item: ItemT) -> None:
         """What `take_aside` gave stays elsewhere: nobody here waits for it any more."""
@@ -348,10 +312,12 @@ class Outbox(Generic[ItemT]):
     # --- settling ------------------------------------------------------------------------
 
     def settle(self, item: ItemT) -> bool:
-        """An item in flight is done, one way or the other; True when `take` may have something now."""
+        """An item in flight is done, one way or the other; True when `take` or `readmit` may have something now."""
         lane = self.lanes[item.lane]
         resumed = lane.inflight.release(1, item.size)
         self._done(item)
+        if lane.turns is not None and self._end_turn(lane.turns, item):
+            return True
         return resumed or (bool(lane.ready) and not lane.inflight.paused)
 
     def acked(self, lane_number: int, attempts: int, took_s: float, now: float) -> None:
@@ -363,6 +329,11 @@ class Outbox(Generic[ItemT]):
     def shed(self, lane_number: int) -> ItemT | None:
         """Drop the oldest item of a lane that was not sent yet; None when there is none."""
         lane = self.lanes[lane_number]
+        if lane.turns is not None and lane.turns.parked:
+            group = next(iter(lane.turns.parked))
+            item = lane.turns.next_of(group)
+            self._forget_resumed(group, lane.turns)
+            return self._dropped([item])[0]
         if lane.ready:
             return self._dropped([lane.ready.popleft()])[0]
         if lane.batcher is not None and lane.batcher.open:
@@ -377,7 +348,7 @@ class Outbox(Generic[ItemT]):
         Looks from the oldest on and stops at the first that has time left; the few that a
         promotion has put behind younger ones expire with those, or in flight.
         """
-        dropped: list[ItemT] = []
+        dropped = self._expired_parked(now)
         for lane in self.lanes:
             ready = lane.ready
             while ready and ready[0].deadline_at <= now:
@@ -392,6 +363,7 @@ class Outbox(Generic[ItemT]):
 
     def drain(self) -> list[ItemT]:
         """Drop everything that was not sent yet: the publisher closes."""
+        self._unpark()
         dropped: list[ItemT] = []
         for lane in self.lanes:
             dropped += lane.ready
@@ -425,7 +397,10 @@ class Outbox(Generic[ItemT]):
         return lane.drain_rate.retry_after_s(lane.queue.count - lane.queue.count_low)
 
     def unsent(self) -> Iterator[ItemT]:
-        """Everything accepted and not sent, lane by lane."""
+        """Everything accepted and not sent: what waits for its turn, then the others lane by lane."""
+        for turns in self._all_turns():
+            for parked in turns.parked.values():
+                yield from parked
         for lane in self.lanes:
             yield from lane.ready
             yield from lane.open_batches()
@@ -435,6 +410,8 @@ class Outbox(Generic[ItemT]):
     def _may_pass(self, lane: Lane[ItemT], item: ItemT) -> bool:
         """Whether a message may go out at once without overtaking anything of its lane or key."""
         if lane.ready or self.held:
+            return False
+        if lane.turns is not None and item.group in lane.turns.under_way:
             return False
         if lane.keyed:
             for other in self._keyed:  # a plain loop: this is on the path of every fact
@@ -454,15 +431,20 @@ class Outbox(Generic[ItemT]):
             if batch is not None:
                 self._ready(lane, [batch])
         if lane.keyed:
-            for other in self._keyed:
-                if other.number > lane.number and item.group in other.waiting:
-                    self._promote(other, lane, item.group)
-            ahead = self._waiting_above(lane, item.group)
-            if ahead is not None:
-                lane = ahead
-                item.lane = ahead.number
-            lane.waiting[item.group] = lane.waiting.get(item.group, 0) + 1
+            lane = self._line_up(lane, item)
         lane.ready.append(item)
+
+    def _line_up(self, lane: Lane[ItemT], item: ItemT) -> Lane[ItemT]:
+        """The lane in which an item waits, and all of its key with it; it is counted there."""
+        for other in self._keyed:
+            if other.number > lane.number and item.group in other.waiting:
+                self._promote(other, lane, item.group)
+        ahead = self._waiting_above(lane, item.group)
+        if ahead is not None:
+            lane = ahead
+            item.lane = ahead.number
+        lane.waiting[item.group] = lane.waiting.get(item.group, 0) + 1
+        return lane
 
     def _waiting_above(self, lane: Lane[ItemT], group: str) -> Lane[ItemT] | None:
         for other in self._keyed:
@@ -472,18 +454,25 @@ class Outbox(Generic[ItemT]):
 
     def _promote(self, source: Lane[ItemT], target: Lane[ItemT], group: str) -> None:
         """Move a key's waiting items into a more urgent lane, where one of its facts queues up behind them."""
-        moved = [item for item in source.ready if item.group == group]
-        if moved:
+        parked = source.turns.parked.get(group, ()) if source.turns is not None else ()
+        moved = [item for item in parked if item.lane == source.number]
+        if moved and group in source.resumed:
+            source.resumed.remove(group)
+            target.resumed.append(group)
+        batch = source.batcher.pop(group) if source.batcher is not None else None
+        count = source.waiting.pop(group)
+        if count > len(moved) + (batch is not None):
+            ready = [item for item in source.ready if item.group == group]
             source.ready = deque(item for item in source.ready if item.group != group)
-        if source.batcher is not None:
-            batch = source.batcher.pop(group)
-            if batch is not None:
-                moved.append(batch)
-        del source.waiting[group]
+            target.ready.extend(ready)
+            moved += ready
+        if batch is not None:
+            target.ready.append(batch)
+            moved.append(batch)
+        assert len(moved) == count, "what waits is ready, parked or open"
         for item in moved:
             item.lane = target.number
-        target.ready.extend(moved)
-        target.waiting[group] = target.waiting.get(group, 0) + len(moved)
+        target.waiting[group] = target.waiting.get(group, 0) + count
 
     def _open(self, lane: Lane[ItemT], batch: ItemT, now: float, linger_s: float | None) -> ItemT:
         batcher, group = lane.batcher, batch.group
@@ -492,9 +481,7 @@ class Outbox(Generic[ItemT]):
         if closed is not None:
             self._ready(lane, [closed])
         if lane.pace is not None:
-            limit_s = batcher.policy.linger_s if linger_s is None else linger_s
-            lane.pace.opened(group, now, limit_s)
-            linger_s = lane.pace.linger_s(group, limit_s)
+            linger_s = lane.pace.opened(group, now, batcher.policy.linger_s if linger_s is None else linger_s)
         at_once = self._idle_but_for_this(lane, now, linger_s)
         self._accept(batch)
         oldest = batcher.start(batch, now, 0.0 if at_once else linger_s)
@@ -539,11 +526,92 @@ class Outbox(Generic[ItemT]):
             batch = batcher.peek_due(now)
             if batch is None:
                 return False
+            if lane.turns is not None and not self.held and batch.group in lane.turns.under_way:
+                batcher.put_off(batch)
+                lane.turns.put_off[batch.group] = batch
+                continue
             due_at = batcher.next_due()
             if lane.pace is not None and due_at is not None:
-                lane.pace.late(now - due_at)
+                lane.pace.late(now - due_at if due_at > AT_ONCE else 0.0)
             self._seal(lane, batch)
         return True
+
+    def _take_in_turn(self, lane: Lane[ItemT], turns: Turns[ItemT], now: float) -> ItemT | None:
+        """The next item of a lane whose group has none in flight, accounted in flight but still as queued."""
+        while True:
+            if lane.resumed:
+                group = lane.resumed[0]
+                if not lane.inflight.take(1, turns.parked[group][0].size):
+                    return None
+                lane.resumed.popleft()
+                item = turns.next_of(group)
+                break
+            if not lane.ready and not self._seal_due(lane, now):
+                return None
+            item = lane.ready[0]
+            group = item.group
+            if group in turns.under_way:
+                turns.park(group, lane.ready.popleft())
+                continue
+            if not lane.inflight.take(1, item.size):
+                return None
+            lane.ready.popleft()
+            break
+        turns.begin(group)
+        return item
+
+    def _end_turn(self, turns: Turns[ItemT], item: ItemT) -> bool:
+        """A message is not in flight any more: its group's next may go; True when there may be one."""
+        if not turns.end(item.group):
+            return False
+        parked = turns.parked.get(item.group)
+        if parked is not None:
+            ahead = self.lanes[parked[0].lane]
+            ahead.resumed.append(item.group)
+            return not ahead.inflight.paused
+        return self._wake_batch(turns.put_off.pop(item.group, None)) or self.held  # held: something kept elsewhere
+
+    def _wake_batch(self, batch: ItemT | None) -> bool:
+        """A batch that was put off is due; False: there is none, or it is not open any more."""
+        batcher = self.lanes[batch.lane].batcher if batch is not None else None
+        return batch is not None and batcher is not None and batcher.wake(batch)
+
+    def _all_turns(self) -> Iterable[Turns[ItemT]]:
+        """Of all lanes, each once: keyed lanes share theirs."""
+        return {id(lane.turns): lane.turns for lane in self.lanes if lane.turns is not None}.values()
+
+    def _unpark(self) -> None:
+        """What waits for its turn goes back to the front of its queue."""
+        for turns in self._all_turns():
+            if not (turns.parked or turns.put_off):
+                continue
+            for parked in turns.parked.values():
+                self.lanes[parked[0].lane].ready.extendleft(reversed(parked))
+            turns.parked.clear()
+            for lane in self.lanes:
+                if lane.turns is turns:
+                    lane.resumed.clear()
+            for batch in turns.put_off.values():
+                self._wake_batch(batch)
+            turns.put_off.clear()
+
+    def _expired_parked(self, now: float) -> list[ItemT]:
+        dropped: list[ItemT] = []
+        for turns in self._all_turns():
+            passed, emptied = turns.drop_while(lambda item: item.deadline_at <= now)
+            for group in emptied:
+                self._forget_resumed(group, turns)
+            dropped += passed
+        return dropped
+
+    def _forget_resumed(self, group: str, turns: Turns[ItemT]) -> None:
+        """Some of a group's parked items were dropped: if that were all and it was its turn, it is the open batch's."""
+        if group in turns.parked or group in turns.under_way:
+            return
+        for lane in self.lanes:
+            if lane.turns is turns and group in lane.resumed:
+                lane.resumed.remove(group)
+        self._wake_batch(turns.put_off.pop(group, None))
 
     def _leave_queue(self, item: ItemT) -> None:
         """Account that an item is no longer queued."""

@@ -30,7 +30,7 @@ Nothing here looks at a clock: `now` is an argument, in seconds of one monotonic
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final
 
 COMPANY_MAX: Final = 2
@@ -62,7 +62,7 @@ QUICKEST_S: Final = 10.0
 class _Group:
     """What is known of one group."""
 
-    __slots__ = ("began_at", "company", "counted", "ended", "fresh", "waits")
+    __slots__ = ("began_at", "company", "counted", "ended", "fresh", "used", "waits")
 
     def __init__(self, now: float, company: float) -> None:
         self.began_at = now
@@ -73,6 +73,8 @@ class _Group:
         """The spell is over and accounted; the next entry begins one."""
         self.fresh = True
         """No spell of it has ended yet."""
+        self.used = False
+        """Seen again since it was last in line to be forgotten."""
 
 
 class Pace:
@@ -91,8 +93,9 @@ class Pace:
     )
 
     def __init__(self, groups_max: int) -> None:
-        """`groups_max`: groups remembered; beyond it the one that is silent longest is forgotten."""
-        self._groups: dict[str, _Group] = {}
+        """`groups_max`: groups remembered; beyond it one that was silent for long is forgotten (CLOCK)."""
+        # Ordered, because a dict looks for its first entry behind all that left from its front.
+        self._groups: OrderedDict[str, _Group] = OrderedDict()
         self._groups_max = groups_max
         self._newcomers = float(COMPANY_MAX)
         # (when it is surely over, batch sealed and all; group): the first spell of a group that stays silent.
@@ -122,30 +125,29 @@ class Pace:
 
     # --- what is measured ------------------------------------------------------------------
 
-    def opened(self, group: str, now: float, limit_s: float) -> None:
-        """An entry of `group` came that joined no open batch."""
-        groups = self._groups
-        known = groups.pop(group, None)  # and in again: the order of the dict is that of last use
+    def opened(self, group: str, now: float, limit_s: float) -> float:
+        """An entry of `group` came that joined no open batch; returns what `linger_s` says now."""
         if self._first_spells and self._first_spells[0][0] <= now:
             self._end_first_spells(now)
+        known = self._groups.get(group)
         if known is None:
-            if len(groups) >= self._groups_max:
-                groups.pop(next(iter(groups)))
-            groups[group] = _Group(now, self._newcomers)
-            self._first_spells.append((now + 2 * limit_s, group))
-            return
-        groups[group] = known
-        if known.ended or now - known.began_at >= limit_s or known.counted > COMPANY_MAX:
+            known = self._remember(group, now, limit_s)
+        elif known.ended or now - known.began_at >= limit_s or known.counted > COMPANY_MAX:
             if not known.ended:
                 self._end(known)
             known.ended = False
             known.began_at = now
             known.counted = 1
+            known.used = True
         else:
             known.counted += 1
+            known.used = True
+        return limit_s if known.waits else min(limit_s, QUEUED_GAIN * (self._late_s + self._slower_s))
 
     def sealed(self, group: str, count: int) -> None:
         """A batch was closed with `count` entries in it."""
+        if count == 1:
+            return
         known = self._groups.get(group)
         if known is not None:
             known.counted += count - 1  # `opened` has counted the first
@@ -166,6 +168,19 @@ class Pace:
         self._slower_s += DELAY_WEIGHT * (max(0.0, slower_s) - self._slower_s)
 
     # --- below: how ------------------------------------------------------------------------
+
+    def _remember(self, group: str, now: float, limit_s: float) -> _Group:
+        groups = self._groups
+        if len(groups) >= self._groups_max:
+            # Second chance: to move each group when it is used would cost all of them what only this one needs.
+            first, oldest = groups.popitem(last=False)
+            while oldest.used:
+                oldest.used = False
+                groups[first] = oldest
+                first, oldest = groups.popitem(last=False)
+        known = groups[group] = _Group(now, self._newcomers)
+        self._first_spells.append((now + 2 * limit_s, group))
+        return known
 
     def _end(self, known: _Group) -> None:
         company = min(COMPANY_MAX, known.counted - 1)

@@ -70,8 +70,10 @@ class CallPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     What changes something is asked once, unless what it changes is guarded against repeats.
     """
 
-    retries_max: int = limits.CALL_RETRIES_MAX
-    """Repeats, not counting the first; 0: none."""
+    retries_max: int | None = limits.CALL_RETRIES_MAX
+    """Repeats, not counting the first; 0: none; None: as many as `deadline_s` allows."""
+    deadline_s: float | None = None
+    """No repeat begins so long after the first was asked; None: `retries_max` alone bounds them."""
     first_s: float = limits.CALL_RETRY_FIRST_S
     """Before the first repeat; doubled each time, half of it random,"""
     most_s: float = limits.CALL_RETRY_MAX_S
@@ -79,21 +81,28 @@ class CallPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
-        if self.retries_max < 0 or not 0 < self.first_s <= self.most_s:
+        if self.retries_max is None and self.deadline_s is None:
+            raise SettingsError("retries: retries_max or deadline_s bounds them")
+        if (self.retries_max or 0) < 0 or not 0 < self.first_s <= self.most_s:
             raise SettingsError("retries: retries_max >= 0 and 0 < first_s <= most_s are demanded")
+        if self.deadline_s is not None and self.deadline_s < 0:
+            raise SettingsError("retries: deadline_s >= 0 is demanded")
 
-    def wait_s(self, attempt: int, error: CoordError, rng: random.Random) -> float | None:
+    def wait_s(self, attempt: int, error: CoordError, rng: random.Random, took_s: float = 0.0) -> float | None:
         """Seconds before asking again after attempt number `attempt` (1, 2, …) ended with `error`; None: give up.
 
-        An error that says when to come back is believed, unless that is longer than `most_s`.
+        `took_s`: since the first was asked.  An error that says when to come back is believed,
+        unless that is longer than `most_s`, or with a deadline than what is left.
         """
-        if attempt > self.retries_max or not error.retryable:
+        if not error.retryable or (self.retries_max is not None and attempt > self.retries_max):
             return None
         wait_s = backoff_s(attempt, rng, first_s=self.first_s, most_s=self.most_s)
         if isinstance(error, CircuitOpen | Overloaded):
-            if error.retry_after_s > self.most_s:
+            if self.deadline_s is None and error.retry_after_s > self.most_s:
                 return None
             wait_s = max(wait_s, error.retry_after_s)
+        if self.deadline_s is not None and took_s + wait_s >= self.deadline_s:
+            return None
         return wait_s
 
 

@@ -221,6 +221,15 @@ def lowered_until(config: Mapping[str, Any]) -> int | None:
     return _number(metadata.get(UNTIL), 0)
 
 
+def is_left_behind(until_us: int, *, now_us: int, lowered_s: float) -> bool:
+    """Whether whoever lowered the age until then died over it: its time is over, or too far away.
+
+    Further away than it ever was, that is: the broker's clock was set back.  The log must not go on
+    losing what it should keep until the clock is there again.
+    """
+    return not 0 <= until_us - now_us <= 2 * lowered_s * 1e6
+
+
 def unneeded_below(config: Mapping[str, Any]) -> int:
     """What is below this sequence and has left early was not needed; 0 when nothing ever left early."""
     return _number((config.get("metadata") or {}).get(UNNEEDED), 0)

@@ -35,7 +35,7 @@ from coord.store.sqlstate import translated
 from coord.wire import subjects
 from coord.wire.decode import decode_message
 
-Kind = Literal["gap", "tail", "front", "chain", "rows", "unreadable"]
+Kind = Literal["gap", "tail", "front", "chain", "rows"]
 
 _ROWS_EVERY: Final = 20_000
 """Messages compared with the tables at a time: each time the rows of that stretch of time are read."""
@@ -92,7 +92,7 @@ async def audit(
 ) -> Report:
     """Audit one stream: all that it holds, or what was stored from `since` on.
 
-    `progress(seq, last_seq)` is called now and then.  Raises `CoordError` when the broker or the
+    `progress(seq, last_seq)` is called after each batch.  Raises `CoordError` when the broker or the
     database cannot be asked.
     """
     return await _Audit(conn, pool, stream, progress).run(since)

@@ -30,7 +30,7 @@ from coord import errors
 from coord.bus import rpc, topology
 from coord.bus.connection import Connection
 from coord.client.connect import connect
-from coord.ops import build, circuits, settings, stats
+from coord.ops import build, circuits, permissions, settings, spools, stats
 from coord.ops.checks import Check, State, Subject, fail, ok, skip, there, warn
 from coord.ops.judge import judge
 from coord.ops.preflight import production
@@ -65,7 +65,8 @@ async def examine(
         conn = await _reach_broker(exits, found)
         pool = await _reach_database(exits, found)
         it = Subject(settings=found, conn=conn, pool=pool, preflight=preflight, monitor=monitor)
-        checks = [*_settings(loaded), *_process(it)]
+        spool = await spools.check(found.publisher)
+        checks = [*_settings(loaded), *_process(it), *([spool] if spool else [])]
         for area, examination in (
             ("broker", _broker),
             ("streams", _streams),
@@ -205,45 +206,8 @@ async def _broker(it: Subject) -> list[Check]:
                 f"Set max_payload: {largest} in nats-server's configuration.",
             )
         )  # fmt: skip
-    checks += await _permissions(conn)
+    checks.append(await permissions.check(conn, it.settings))
     return checks
-
-
-async def _permissions(conn: Connection) -> list[Check]:
-    """What this user may do, as the server says, against what the services do."""
-    try:
-        message = await conn.request("$SYS.REQ.USER.INFO", timeout_s=_FETCH_S)
-        granted = msgspec.json.decode(message.data)["data"].get("permissions")
-    except (errors.CoordError, msgspec.DecodeError, KeyError) as exc:
-        return [skip("broker", "permissions", f"the server does not tell: {type(exc).__name__}")]
-    if not granted:
-        return [ok("broker", "permissions", "unrestricted in this account")]
-    sends = {"$JS.API.INFO", subjects.notice("t", 0), subjects.dlq("EVENTS", "t", "a"), subjects.beat("projector", "x")}
-    hears = {f"{conn.config.inbox_prefix}.x", subjects.rpc("t", "log", "read"), subjects.beat("projector", "x")}
-    missing = [f"publish {s}" for s in sorted(sends) if not may(granted.get("publish"), s)]
-    missing += [f"subscribe {s}" for s in sorted(hears) if not may(granted.get("subscribe"), s)]
-    if missing:
-        return [fail("broker", "permissions", f"not allowed: {', '.join(missing)}", "Grant them to coord's user.")]
-    return [ok("broker", "permissions", "restricted, and enough")]
-
-
-def may(rules: dict[str, Any] | None, subject: str) -> bool:
-    """Whether NATS permissions `rules` ({allow: […], deny: […]}) let through one concrete subject."""
-    if not rules:
-        return True
-    allow, deny = rules.get("allow"), rules.get("deny") or []
-    return (not allow or any(_covers(a, subject) for a in allow)) and not any(_covers(d, subject) for d in deny)
-
-
-def _covers(pattern: str, subject: str) -> bool:
-    # "subject queue" is how a permission names a queue group.
-    wanted, given = pattern.split(" ", maxsplit=1)[0].split("."), subject.split(".")
-    for i, part in enumerate(wanted):
-        if part == ">":
-            return len(given) > i
-        if i >= len(given) or part not in {"*", given[i]}:
-            return False
-    return len(wanted) == len(given)
 
 
 async def _streams(it: Subject) -> list[Check]:

@@ -21,10 +21,13 @@ from typing import Any
 import msgspec
 
 from coord import errors
+from coord.bus import damage
 from coord.bus.connection import Connection
+from coord.bus.direct import next_on_leader
 from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.store import checkpoints, queries
 from coord.store.pool import Pool
+from coord.wire import subjects
 
 
 class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +152,9 @@ async def _start(conn: Connection, state: StreamState, row: PartitionStatus, *, 
     if at_end:
         return state.last_seq
     mark = row.checkpoint
-    if isinstance(row.problem, errors.LogGap) or mark.stream_created != state.created:
+    if isinstance(row.problem, errors.LogGap):
+        return int(row.problem.details["first_seq"]) - 1
+    if mark.stream_created != state.created:
         return max(state.first_seq - 1, 0)
     if mark.stored_at is None:
         return state.last_seq  # nothing tells what was projected: better a gap than rows twice
@@ -186,9 +191,20 @@ async def _judge(
     """As the projector judges: a tail that one partition misses stops the whole stream."""
     furthest = witness(mark, marks)
     problem = judge(furthest, await _with_time_at(conn, state, furthest))
-    if isinstance(problem, errors.StreamReplaced) or furthest is mark:
-        return problem
-    return judge(mark, await _with_time_at(conn, state, mark))
+    if furthest is not mark and not isinstance(problem, errors.StreamReplaced):
+        problem = judge(mark, await _with_time_at(conn, state, mark))
+    if problem is None and mark.seq < state.last_seq:
+        return await _unreadable(conn, state, mark)
+    return problem
+
+
+async def _unreadable(conn: Connection, state: StreamState, mark: Checkpoint) -> errors.LogGap | None:
+    """Whether what comes next for the partition lies in a part that the broker cannot read."""
+    mine = subjects.partition_filter(mark.stream, mark.partition)
+    if await next_on_leader(conn, mark.stream, mine, mark.seq + 1) is not None:
+        return None
+    after = await damage.readable_again(conn, mark.stream, mine, mark.seq + 1, state.last_seq)
+    return None if after is None else damage.gap(mark.stream, mark.partition, mark.seq, after)
 
 
 async def _with_time_at(conn: Connection, state: StreamState, mark: Checkpoint) -> StreamState:

@@ -17,7 +17,10 @@ def since(text: str, now: datetime | None = None) -> datetime:
     """
     now = now or datetime.now(UTC)
     if match := _AGO.fullmatch(text.strip()):
-        return now - timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+        try:
+            return now - timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+        except OverflowError:
+            raise ValueError(f"{text!r} is longer ago than the year 1") from None
     moment = parse(text.strip())
     if moment is None:
         raise ValueError(f"{text!r} is neither a duration such as 5m nor a time such as 2026-11-21T04:00Z")

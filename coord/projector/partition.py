@@ -27,6 +27,7 @@ from typing import Any, Literal
 import msgspec
 
 from coord import errors, limits
+from coord.bus import damage, topology
 from coord.bus.connection import Connection
 from coord.bus.direct import leadership
 from coord.bus.pull import PinnedReader
@@ -73,7 +74,9 @@ class PartitionProjector:
         writer: Writer,
         config: ProjectorConfig,
         metrics: Metrics,
+        consumer: topology.Spec | None = None,
     ) -> None:
+        """`consumer`: made anew where the broker has none; None: then the partition waits for one."""
         self.stream = stream
         self.partition = partition
         self.state: State = "unassigned"
@@ -87,6 +90,7 @@ class PartitionProjector:
         self._writer = writer
         self._config = config
         self._metrics = metrics
+        self._spec = consumer
         self._notices = Notices(conn)
         self._reader = PinnedReader(
             conn,
@@ -108,6 +112,7 @@ class PartitionProjector:
         """A sequence that waited for us when we last looked, and had not been delivered."""
         self._end: tuple[str, StreamState] | None = None
         """Who led a stream with copies, and its end, when we last found nothing of ours up to there."""
+        self._watched = damage.Watched()
         self._window_from = 0
         """The window had not passed this checkpoint when we last looked,"""
         self._window_at = 0.0
@@ -119,11 +124,11 @@ class PartitionProjector:
         self._anchored_at = 0.0
         """which was written then (the loop's clock); at first, where and when the session began."""
         self._offered_at = 0.0
-        consumer = f"{stream}.projector"
-        self._m_consumed = metrics.events_consumed.labels(consumer=consumer)
-        self._m_redelivered = metrics.messages_redelivered.labels(consumer=consumer)
+        label = f"{stream}.projector"
+        self._m_consumed = metrics.events_consumed.labels(consumer=label)
+        self._m_redelivered = metrics.messages_redelivered.labels(consumer=label)
         self._m_duplicates = metrics.duplicates_dropped.labels(stage="projector")
-        self._m_acked = metrics.messages_settled.labels(consumer=consumer, result="ack")
+        self._m_acked = metrics.messages_settled.labels(consumer=label, result="ack")
         self._m_flush = metrics.db_flush_duration_seconds.labels(stream=stream)
         self._m_rows = metrics.db_flush_rows.labels(stream=stream)
         self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
@@ -176,7 +181,15 @@ class PartitionProjector:
         self.checkpoint = await self._read_checkpoint()
         self._end = None
         self._set("standby")
-        if not await self._until_pinned():
+        try:
+            pinned = await self._until_pinned()
+        except errors.ApiNotFound:
+            if self._spec is None:
+                raise
+            # It lives in the broker's memory: a broker that was started again has forgotten it.
+            await topology.create_consumer(self._conn, self._spec)
+            pinned = await self._until_pinned()
+        if not pinned:
             await self._reader.stop()
             return
         checkpoint = await self._read_checkpoint()
@@ -419,11 +432,13 @@ class PartitionProjector:
                 f"STREAM.MSG.GET.{self.stream}", {"seq": checkpoint.seq + 1, "next_by_subj": filter_subject}
             )
         except errors.ApiNotFound:
-            pass
+            await self._check_readable(checkpoint, stream)
         else:
             if found["message"]["seq"] <= stream.last_seq:
                 if self.state == "pinned":
                     self._expect(found["message"]["seq"])
+                else:
+                    self._overdue = found["message"]["seq"]
                 return  # on its way to us
         if leader:
             self._end = leader, stream
@@ -436,12 +451,30 @@ class PartitionProjector:
         self.pending = 0
         self._window_from, self._window_messages = moved.seq, 0
 
+    async def _check_readable(self, checkpoint: Checkpoint, stream: StreamState) -> None:
+        """Stop at a part of the log that the broker cannot read; it answers there as if nothing were left.
+
+        TELEMETRY sheds by policy: it counts what is lost and begins behind it.
+        """
+        self._watched.saw(stream.last_seq, asyncio.get_running_loop().time())
+        if self._watched.covers(checkpoint.seq + 1):
+            return
+        mine = subjects.partition_filter(self.stream, self.partition)
+        after = await damage.readable_again(self._conn, self.stream, mine, checkpoint.seq + 1, stream.last_seq)
+        if after is None:
+            return
+        gap = damage.gap(checkpoint.stream, checkpoint.partition, checkpoint.seq, after)
+        if self.stream != subjects.TELEMETRY:
+            raise gap
+        await self._accept_gap(checkpoint, msgspec.structs.replace(stream, first_seq=after), gap)
+        raise errors.DeliveryGap("a part of the stream cannot be read; going on behind it", first_seq=after)
+
     def _expect(self, seq: int) -> None:
         """Begin a new session when `seq` was on its way last time too, and nothing has come since.
 
-        Acknowledgements are sent once and may be lost without the connection (a consumer's leader
-        moves): a server that believes max_ack_pending deliveries to be unacknowledged sends no more,
-        and what it sends again after ack_wait brings no commit that would acknowledge it.
+        Whatever the server waits for: where a consumer wants acknowledgements they are sent once and
+        may be lost without the connection (its leader moves), and a server that believes
+        max_ack_pending deliveries to be unacknowledged sends no more.
         """
         if seq == self._overdue:
             raise errors.DeliveryGap("a message of the log is not delivered", seq=seq)
@@ -466,6 +499,7 @@ class PartitionProjector:
         assert self.checkpoint is not None
         loop = asyncio.get_running_loop()
         began_at = followed_at = loop.time()
+        overdue, self._overdue = False, 0
         wait_s = _ROUSE_S / 10  # usually a message waits and brings the pin at once
         pinned = asyncio.ensure_future(self._reader.wait_pinned())
         leave = asyncio.ensure_future(self._leave.wait())
@@ -474,13 +508,16 @@ class PartitionProjector:
                 await asyncio.wait({pinned, leave}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 if pinned.done():
                     pinned.result()
+                    self._overdue = 0
                     return True
                 if leave.done():
                     return False
                 if loop.time() - followed_at >= self._config.idle_checkpoint_s:
                     followed_at = loop.time()
+                    waited_for, self._overdue = self._overdue, 0
                     await self._follow_end()
-                await self._reader.rouse(self.checkpoint.seq)
+                    overdue = 0 < waited_for == self._overdue
+                await self._reader.rouse(self.checkpoint.seq, overdue=overdue)
                 recent = loop.time() - began_at < limits.PIN_TTL_S + 1
                 wait_s = min(_ROUSE_S, self._config.idle_checkpoint_s) if recent else self._config.idle_checkpoint_s
         finally:

@@ -26,8 +26,6 @@ from coord.wire.envelope import Poison, StoredFact, StoredSample
 from coord.wire.subjects import FactSubject, SampleSubject
 from coord.wire.times import from_unix_us, from_unix_us_all
 
-assert EVENT_COLUMNS[5:] == usual.FIELDS, "a usual fact is the end of its row"
-
 
 class Letter(msgspec.Struct, frozen=True):
     """One dead letter: its row, and what its copy in the DLQ has besides."""

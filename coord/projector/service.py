@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from coord import errors, limits
+from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
 from coord.projector.asks import StatusAsks
@@ -24,6 +25,7 @@ from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.partition import PartitionProjector
 from coord.projector.strays import Strays
 from coord.projector.writer import Writer
+from coord.runtime import assets
 from coord.runtime.service import Service
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
@@ -74,10 +76,12 @@ class ProjectorService(Service):
         )
         for lane in range(self.config.writers):
             self.spawn(f"writer.{lane}", writer.run)
+        defined = topology.load(assets.streams_dir())  # consumers are the same in every profile
         for stream in self.config.streams:
             first = len(self.partitions)
             for p in range(limits.PARTITIONS):
-                partition = PartitionProjector(stream, p, conn, self._pool, writer, self.config, self.metrics)
+                consumer = defined.get(f"{stream}/projector-{p}")
+                partition = PartitionProjector(stream, p, conn, self._pool, writer, self.config, self.metrics, consumer)
                 self.partitions.append(partition)
                 self.spawn(f"{stream}.{p}", partition.run)
             strays = Strays(stream, conn, self._pool, dlq, self.metrics, partial(self._owns, first))

@@ -10,6 +10,8 @@ lets it lag, so the end of a page is believed in this order only::
                            hence nothing at or below last_seq is missing
     4. the info again      of a log with copies: it is still the leader of 2, or a leader of
                            before may have answered 3, and nothing is vouched for beyond the batch
+    5. the newest match    unless all of it was stored just now: "nothing more" is also what the
+                           leader says where it cannot read (`coord.bus.damage`); that is `LogUnreadable`
 
 Infos are shared: requests that arrive while one is under way wait together for the next
 one, so a thousand idle audits cost a handful of them.
@@ -21,17 +23,19 @@ A filter with an event needs two subjects (with and without detail tokens, see
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
 
 from coord import errors, limits
-from coord.bus import direct
+from coord.bus import damage, direct
 from coord.bus.connection import Connection
 from coord.bus.direct import Batch, DirectReader, StoredMessage
 from coord.core.retry import CallPolicy
 from coord.core.subscription import Position
+from coord.telemetry import logs
 from coord.wire import subjects
 from coord.wire.decode import decode_message
 from coord.wire.log_api import LogInfo
@@ -43,6 +47,12 @@ _POISON_COST = 10
 _BEFORE_EVERYTHING = datetime(1, 1, 2, tzinfo=UTC)
 _TIME_TRIES = 20
 _TIME_TRY_S = 0.05
+_BATCH_S = limits.RPC_TIMEOUT_S / 2
+"""How long a batch may stay unanswered; then there is as long for the way round a damaged block."""
+_COPIES_TRIES = 5
+"""Batches of a replicated log before its leader's damage is the last word: any replica may answer."""
+
+_log = logs.get("query")
 
 
 class LogPage(msgspec.Struct):
@@ -62,6 +72,8 @@ class LogReader:
         self._conn = conn
         self._direct = DirectReader(conn)
         self._info = SharedInfo(conn)
+        self._watched = damage.Watched()
+        self._uncounted = _Uncounted()
 
     async def close(self) -> None:
         """Stop what is under way.  Twice is legal."""
@@ -86,9 +98,10 @@ class LogReader:
         of frames than `messages_max`; the page says where to go on.
 
         Raises `LogTrimmed` when the start has left the window, `LogReplaced` when it is
-        beyond the log's end, and `BusError`s.
+        beyond the log's end, `LogUnreadable` when the broker cannot read what follows, and `BusError`s.
         """
         before = await self._info.get()
+        self._watched.saw(before.last_seq, asyncio.get_running_loop().time())
         position = await self._position(start, before)
         _check(position, before)
         if position.seq > before.last_seq:
@@ -105,13 +118,25 @@ class LogReader:
         return await _page(messages, position, bound, info, messages_max)
 
     async def _batch(self, filter_subject: str, seq: int, messages_max: int, bytes_max: int) -> Batch:
-        return await self._direct.batch(
-            subjects.EVENTS, filter_subject, from_seq=seq, messages_max=messages_max, bytes_max=bytes_max
-        )
+        async def batch(wanted: str) -> Batch:
+            return await self._direct.batch(
+                subjects.EVENTS, wanted, from_seq=seq, messages_max=messages_max, bytes_max=bytes_max,
+                timeout_s=_BATCH_S,
+            )  # fmt: skip
+
+        now = asyncio.get_running_loop().time()
+        if not self._uncounted.covers(seq, now):
+            with contextlib.suppress(errors.DeadlineExceeded):
+                return await batch(filter_subject)
+        everything = await batch(">")
+        self._uncounted.confirm(seq, now)
+        reached = everything.messages[-1].seq if everything.messages else None
+        wanted = [m for m in everything.messages if subjects.matches(filter_subject, m.subject)]
+        return Batch(wanted, everything.pending, reached)
 
     async def _bound(self, filter_subject: str, batch: Batch, from_seq: int, info: LogInfo) -> int:
-        """Everything that matches at or below this is in `batch`, which may gain one message here."""
-        reached = batch.messages[-1].seq if batch.messages else from_seq - 1
+        """Everything that matches at or below this is in `batch`, which may gain messages here."""
+        reached = batch.reached or (batch.messages[-1].seq if batch.messages else from_seq - 1)
         last_seq = info.last_seq
         if batch.pending:
             return reached
@@ -120,10 +145,31 @@ class LogReader:
         found = await direct.next_on_leader(self._conn, subjects.EVENTS, filter_subject, reached + 1)
         if found is None or found.seq > last_seq:
             same = not info.leader or (await self._info.get()).leader == info.leader
-            return last_seq if same else reached
+            if found is not None or not same or self._watched.covers(reached + 1):
+                return last_seq if same else reached
+            return await self._confirmed(filter_subject, batch, reached, info)
         # The replica that answered the batch lags: go on from what the leader has.
         batch.messages.append(found)
         return found.seq
+
+    async def _confirmed(self, filter_subject: str, batch: Batch, reached: int, info: LogInfo) -> int:
+        """The leader says that nothing follows `reached`: the log's end, unless it could not read that far."""
+        after = await damage.readable_again(self._conn, subjects.EVENTS, filter_subject, reached + 1, info.last_seq)
+        if after is None:
+            return info.last_seq
+        if batch.messages or batch.reached:
+            return reached  # what was read first; the next page begins at the damage
+        if info.leader:
+            for _ in range(_COPIES_TRIES):
+                with contextlib.suppress(errors.DeadlineExceeded):
+                    found = await self._direct.batch(
+                        subjects.EVENTS, filter_subject, from_seq=reached + 1, messages_max=1, timeout_s=_BATCH_S / 5
+                    )
+                    if found.messages and found.messages[0].seq <= info.last_seq:
+                        batch.messages.append(found.messages[0])
+                        return found.messages[0].seq
+        _log.error("query.log_unreadable", filter=filter_subject, from_seq=reached + 1, first_seq=after)
+        raise errors.LogUnreadable(wanted=reached + 1, first_seq=after, last_seq=info.last_seq)
 
     async def _position(self, start: Position | datetime | Literal["new", "first"], info: LogInfo) -> Position:
         if isinstance(start, Position):
@@ -143,7 +189,8 @@ class LogReader:
                 return Position(info.last_seq + 1)
             if info.first_seq > info.last_seq:
                 raise errors.LogTrimmed("nothing is left since then", wanted=time.isoformat(), first_seq=info.first_seq)
-            batch = await self._direct.batch(subjects.EVENTS, subjects.LOG_ALL, from_time=time, messages_max=1)
+            # Of everything, for a reason that `_batch` knows.
+            batch = await self._direct.batch(subjects.EVENTS, ">", from_time=time, messages_max=1)
             info = await self._info.get()
             if batch.messages:
                 first = batch.messages[0]
@@ -158,6 +205,31 @@ class LogReader:
             # The leader has messages that late, this replica does not have them yet.
             await asyncio.sleep(_TIME_TRY_S)
         raise errors.ApiUnavailable("no replica has caught up with the leader", stream=subjects.EVENTS)
+
+
+class _Uncounted:
+    """Where the broker does not answer what is asked by subject: from a damaged block to some way behind it.
+
+    It cannot count there what a filter lets through.  It need not count to give everything, so
+    that is asked for and filtered here.  How far that goes nobody says: a stretch is tried without
+    waiting for an answer that does not come, twice as long each time, and forgotten after a minute.
+    """
+
+    def __init__(self) -> None:
+        self._low = self._high = -1
+        self._until = 0.0
+
+    def covers(self, seq: int, now: float) -> bool:
+        return self._low <= seq <= self._high and now < self._until
+
+    def confirm(self, seq: int, now: float) -> None:
+        """Asked by subject from `seq` on it did not answer, or was not asked; asked for everything it did."""
+        if self.covers(seq, now):
+            return
+        if now >= self._until or seq < self._low:
+            self._low = self._high = seq
+        self._high = max(self._high, seq + 2 * (seq - self._low) + limits.READ_PAGE_FACTS_MAX)
+        self._until = now + damage.FRESH_S
 
 
 class SharedInfo:

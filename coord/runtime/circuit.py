@@ -75,6 +75,11 @@ class Circuit:
         """closed, open or half_open."""
         return self._breaker.state
 
+    @property
+    def policy(self) -> BreakerPolicy:
+        """When it opens, and for how long."""
+        return self._breaker.policy
+
     @contextlib.contextmanager
     def guard(self) -> Iterator[Call]:
         """Around one call: raises `CircuitOpen` instead of entering while it is open.

@@ -2,9 +2,10 @@
 
 ::
 
-    page = await retrying(lambda: ask(question), CallPolicy())
+    page = await retrying(lambda: ask(question), CallPolicy())  # three times more at most
+    await retrying(save, CallPolicy(retries_max=None, deadline_s=120))  # for two minutes
 
-`coord.core.retry.CallPolicy` says how often and when; only errors that are `retryable` are
+`coord.core.retry.CallPolicy` says how often, when and how long; only errors that are `retryable` are
 repeated, and only what its caller knows may be asked twice.
 """
 
@@ -31,13 +32,13 @@ async def retrying(
 
     Raises the last attempt's error.
     """
-    attempt = 0
+    attempt, began = 0, clock.monotonic()
     while True:
         attempt += 1
         try:
             return await ask()
         except errors.CoordError as exc:
-            wait_s = policy.wait_s(attempt, exc, rng)
+            wait_s = policy.wait_s(attempt, exc, rng, clock.monotonic() - began)
             if wait_s is None:
                 raise
         await clock.sleep(wait_s)

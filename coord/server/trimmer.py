@@ -139,7 +139,8 @@ class Trimmer(Service):
         until_us = trim.lowered_until(info["config"])
         if until_us is not None:
             # Another is at it, or was when it died.
-            if self._lowered or window.now_us > until_us:
+            left = trim.is_left_behind(until_us, now_us=window.now_us, lowered_s=self.config.lowered_s)
+            if self._lowered or left:
                 await self._set_back(conn)
             return None
         if window.fill < self.config.begin:

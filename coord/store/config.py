@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from coord import limits
+from coord.core.breaker import BreakerPolicy
 from coord.errors import SettingsError
 
 EditionName = Literal["community", "apache", "plain"]
@@ -39,6 +40,11 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """One attempt to connect, login included."""
     acquire_timeout_s: float = limits.POOL_ACQUIRE_S
     """How long a caller waits for a connection before it gets `Overloaded`."""
+    circuit_failures_max: int = limits.CIRCUIT_FAILURES_MAX
+    """Attempts in a row without a connection after which callers are refused at once (`DatabaseCircuitOpen`)
+    and one at a time tries."""
+    circuit_open_max_s: float = limits.CIRCUIT_OPEN_MAX_S
+    """How long nobody tries, at most: a database that was away is noticed to be back within that."""
     statement_timeout_s: float = limits.DB_STATEMENT_TIMEOUT_S
     """One statement: the server cancels it then, and the client hangs up a little later."""
     idle_in_transaction_s: float = limits.DB_IDLE_IN_TRANSACTION_S
@@ -51,6 +57,14 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def safe_url(self) -> str:
         """The URL without its password, for logs and messages."""
         return _PASSWORD.sub(r"\1***", self.url)
+
+    @property
+    def breaker(self) -> BreakerPolicy:
+        """When a pool's circuit opens, and for how long."""
+        first_s = min(limits.CIRCUIT_OPEN_FIRST_S, self.circuit_open_max_s)
+        return BreakerPolicy(
+            failures_max=self.circuit_failures_max, open_first_s=first_s, open_max_s=self.circuit_open_max_s
+        )
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
@@ -70,6 +84,8 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"database.{name} must be positive")
+        if self.circuit_failures_max < 1 or self.circuit_open_max_s <= 0:
+            raise SettingsError("database.circuit_failures_max is at least 1, circuit_open_max_s positive")
         if self.health_after_s >= self.idle_s:
             raise SettingsError(
                 f"database.health_after_s ({self.health_after_s}) must be below idle_s ({self.idle_s}):"

@@ -113,7 +113,8 @@ class Pool:
     ) -> None:
         """`settings`: session settings on top of coord's own (`PROJECTOR_SETTINGS`).
 
-        `circuit`: what its circuit is called in metrics and logs; `breaker`: when it opens.
+        `circuit`: what its circuit is called in metrics and logs; `breaker`: when it opens, instead of
+        what the config says.
         """
         config.validate()
         self.config: Final = config
@@ -127,7 +128,7 @@ class Pool:
         self._metrics = metrics if metrics is not None else telemetry.default()
         self.circuit: Final = Circuit(
             circuit,
-            breaker,
+            breaker or config.breaker,
             counts=(errors.DatabaseUnavailable, errors.DatabaseNotReady),
             error=errors.DatabaseCircuitOpen,
             metrics=self._metrics,

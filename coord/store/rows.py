@@ -1,4 +1,4 @@
-"""What a row is: the one place where the order of columns lives.
+"""What a row is: the place where the order of columns lives, with the end of it in `coord.wire.usual`.
 
 Rows of the two big tables are plain tuples, because asyncpg's COPY takes them as they are
 and a struct each would cost more than encoding it.  Whoever builds one follows EVENT_COLUMNS
@@ -14,29 +14,17 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from coord.wire import usual
+
 EVENT_COLUMNS: Final = (
     "stored_at",
     "epoch",
     "seq",
     "idx",
     "partition",
-    "tenant",
-    "agent",
-    "key",
-    "kind",
-    "id",
-    "event",
-    "detail",
-    "event_id",
-    "type",
-    "schema",
-    "occurred_at",
-    "correlation_id",
-    "causation_id",
-    "traceparent",
-    "data",
+    *usual.FIELDS,
 )
-"""Columns of `coord.event` in the order of an `EventRow`."""
+"""Columns of `coord.event` in the order of an `EventRow`: where it was stored, and what a usual fact says."""
 
 EventRow: TypeAlias = tuple[
     datetime,  # stored_at, aware

@@ -11,6 +11,8 @@ header declares, and where it declares none by the output buffer itself.
 
 from __future__ import annotations
 
+import functools
+import struct
 from datetime import datetime
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ from coord.wire.times import from_unix_us
 VERSION: Final = 1
 
 _ZSTD_LEVEL: Final = 3
+_DOUBLE_BYTES: Final = 11
 # The largest window a decoded frame can need; more would only reserve memory.
 _WINDOW_BYTES_MAX: Final = limits.FRAME_BYTES_MAX
 
@@ -37,6 +40,26 @@ def pack(base_us: int, entries: list[tuple[int, Any]], *, compress: bool = False
     if len(body) > limits.FRAME_BYTES_MAX:
         raise PayloadTooLarge("the frame is too large", bytes=len(body), bytes_max=limits.FRAME_BYTES_MAX)
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(body) if compress else body
+
+
+def pack_doubles(base_us: int, values: list[float]) -> bytes:
+    """`pack` of these values, all at `base_us`: the same bytes in half the time, without a tuple for each."""
+    count = len(values)
+    if count > limits.FRAME_ENTRIES_MAX:
+        raise PayloadTooLarge("too many entries for one frame", entries=count)
+    # Each entry is 92 00 cb and the double: an array of two, the integer 0, "a double follows".
+    entries = bytearray(_doubles(count).pack(*values))
+    entries[0::_DOUBLE_BYTES] = b"\x92" * count
+    entries[2::_DOUBLE_BYTES] = b"\xcb" * count
+    start = msgspec.msgpack.encode((VERSION, base_us, ()))[:-1]
+    length = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return start + length + entries
+
+
+@functools.lru_cache(maxsize=32)
+def _doubles(count: int) -> struct.Struct:
+    """Three zero bytes before each; compiling it takes longer than packing."""
+    return struct.Struct(">" + "3xd" * count)
 
 
 def unpack(body: bytes, *, compressed: bool = False) -> tuple[int, list[Any]]:

@@ -370,9 +370,11 @@ def _in_order(op: str, constant: Scalar) -> Callable[[Any], bool]:
 
 
 def _plain(value: Scalar) -> Scalar:
-    """A subclass (an enum, say) as what it is a kind of."""
-    if value is None or isinstance(value, bool | datetime):
+    """A subclass (an enum, a pandas timestamp) as what it is a kind of."""
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, datetime):
+        return value if type(value) is datetime else datetime.combine(value.date(), value.timetz())
     return str.__str__(value) if isinstance(value, str) else int(value) if isinstance(value, int) else float(value)
 
 

@@ -224,7 +224,7 @@ def test_what_else_differs_is_said_but_not_how_busy_it_was() -> None:
     assert compare.differences(REPORT, after) == ["machine.cores: 2 → 8"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"figures": 1}', "not json"])
+@pytest.mark.parametrize("content", ["", "[]", '{"figures": 1}', '{"figures": {}}', "not json"])
 def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)

@@ -31,7 +31,7 @@ async def receive(conn: Connection, subject: str, count: int, act) -> list[Messa
     subscription = await conn.subscribe(subject, on_message)
     await conn.flush()
     await act()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await done.wait()
     await subscription.unsubscribe()
     return got
@@ -43,6 +43,12 @@ def test_private_names_exist() -> None:
         assert hasattr(client, name), name
     for name in ("_send_command", "_flush_pending"):
         assert callable(getattr(client, name)), name
+
+
+async def test_a_server_alone_is_no_cluster(conn) -> None:
+    """That three are is in tests/faults/test_cluster.py."""
+    assert not conn.is_clustered
+    assert "max_payload" in conn.client._server_info
 
 
 async def test_publish_arrives_with_headers_and_in_order(conn) -> None:
@@ -132,6 +138,38 @@ async def test_request_answer_no_responders_and_deadline(conn) -> None:
         await conn.request(silent, b"hello?", timeout_s=0.05)
 
 
+async def test_a_question_is_asked_again_where_that_is_allowed(conn, monkeypatch) -> None:
+    subject, asked = conn.new_inbox(), []
+
+    def answer(message: Message) -> None:
+        asked.append(message)
+        if len(asked) == 3:
+            conn.publish(message.reply, b"pong")
+
+    await conn.subscribe(subject, answer)
+    assert (await conn.request(subject, b"ping", timeout_s=30, again_s=0.01)).data == b"pong"
+    assert len(asked) >= 3
+    asked.clear()
+    with pytest.raises(errors.DeadlineExceeded):
+        await conn.request(subject, b"ping", timeout_s=0.05)
+    assert len(asked) == 1
+
+    repeats = []
+
+    async def request(subject: str, body: bytes, *, timeout_s: float, again_s: float | None) -> Message:
+        repeats.append(again_s)
+        return Message(subject, "", b"{}", None)
+
+    monkeypatch.setattr(conn, "request", request)
+    for question in ("INFO", "STREAM.INFO.EVENTS", "CONSUMER.RESET.S.c", "STREAM.MSG.GET.S", "CONSUMER.CREATE.S.c.>"):
+        await conn.api(question)
+    assert None not in repeats
+    repeats.clear()
+    for change in ("STREAM.UPDATE.INFO", "STREAM.PURGE.INFO", "CONSUMER.UNPIN.S.c", "CONSUMER.DELETE.S.c"):
+        await conn.api(change)
+    assert repeats == [None] * 4
+
+
 async def test_too_large_is_refused_before_the_broker_cuts_us_off(conn) -> None:
     with pytest.raises(errors.MessageTooLarge):
         conn.publish("x", b"x" * (conn.max_payload + 1))
@@ -154,7 +192,7 @@ async def test_subscriptions_survive_a_server_that_is_killed_and_restarted(start
     conn.on_reconnected(back.set)
     got: asyncio.Queue[bytes] = asyncio.Queue()
     await conn.subscribe("t", lambda m: got.put_nowait(m.data))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         server.kill()
         await lost.wait()
         with pytest.raises(errors.NotConnected):
@@ -174,7 +212,7 @@ async def test_a_client_closed_by_an_error_comes_back(conn, nats_server) -> None
     subject = conn.new_inbox()
     await conn.subscribe(subject, lambda m: got.put_nowait(m.data))
     conn.client.write_publish("x", "", None, b"x" * (conn.max_payload + 10))  # past our own check
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await back.wait()
         conn.publish(subject, b"again")
         assert await got.get() == b"again"

@@ -37,7 +37,7 @@ async def test_a_buffer_that_was_full_for_long_is_no_silence_of_the_server(
     reader = PinnedReader(conn, "S", "c", messages_max=4)
     await reader.wait_pinned()
     await reader.start(1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while reader._outstanding or reader.is_empty:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         began = loop.time()
@@ -58,7 +58,7 @@ async def test_a_rouse_from_a_checkpoint_that_the_database_lost_skips_nothing(co
     first, second = PinnedReader(conn, "S", "c"), PinnedReader(conn, "S", "c")
     await first.wait_pinned()
     await first.start(1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await first.receive(100, 1.0):
             pass
     await first.close()
@@ -71,7 +71,7 @@ async def test_a_rouse_from_a_checkpoint_that_the_database_lost_skips_nothing(co
             await resets.get_nowait()()
         return answer
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         # What the standby decides to send, when nobody is pinned.
         resets: asyncio.Queue[Any] = asyncio.Queue()
         while any(  # noqa: ASYNC110

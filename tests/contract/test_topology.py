@@ -46,9 +46,12 @@ def test_files_agree_with_the_code() -> None:
             subjects.partition_filter(stream, p) for p in range(limits.PARTITIONS)
         ]
         for spec in consumers:
-            assert spec.config["max_ack_pending"] >= 2 * limits.PULL_MESSAGES + limits.PROJECT_BATCH_ROWS
             assert spec.config["priority_timeout"] == limits.PIN_TTL_S * 1e9
-            assert spec.config["ack_wait"] >= 2 * limits.DB_STATEMENT_TIMEOUT_S * 1e9
+            # Nothing bounds what is delivered but what was asked for, and nothing is sent again by itself.
+            assert spec.config["ack_policy"] == "none"
+        for profile in ("development", "cluster"):
+            other = topology.load(DIRECTORY, profile)
+            assert [s for s in other.specs if s.stream == stream and s.consumer] == consumers
     log = wanted.get("EVENTS").config
     assert "allow_msg_ttl" not in log
     assert log["discard"] == "new"
@@ -93,6 +96,22 @@ async def test_changes_are_shown_and_destructive_ones_refused(conn, tmp_path: Pa
 
     with pytest.raises(errors.DestructiveChange):  # would have to be made anew: never, data would go
         await topology.apply(conn, variant(storage="memory"), allow_destructive=True)
+
+
+async def test_a_consumer_that_keeps_nothing_is_made_anew_without_asking(conn) -> None:
+    """Those of an earlier version had acknowledgements and files; the checkpoints are in the database."""
+    wanted = topology.load(DIRECTORY, "development")
+    before = wanted.with_fields("EVENTS/projector-3", ack_policy="all", mem_storage=False)
+    await topology.apply(conn, before)
+    with pytest.raises(errors.DestructiveChange):  # the other way round acknowledgements would be lost
+        await topology.apply(conn, wanted.with_fields("EVENTS/projector-4", ack_policy="all"))
+    (change,) = await topology.plan(conn, wanted)
+    assert (change.label, change.action, change.destructive) == ("EVENTS/projector-3", "recreate", False)
+    await topology.apply(conn, wanted)
+    assert await topology.plan(conn, wanted) == []
+    await topology.create_consumer(conn, wanted.get("EVENTS/projector-3"))  # by two at once
+    with pytest.raises(errors.BusError, match="already exists"):
+        await topology.create_consumer(conn, before.get("EVENTS/projector-3"))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ async def stack(start_nats: Any, migrated_database: Any, monkeypatch: Any, tmp_p
     monkeypatch.setenv("COORD_DATABASE_URL", where.database)
     monkeypatch.setenv("COORD_STREAMS_PROFILE", "development")
     async with serve.services(config, registry=Metrics(CollectorRegistry())) as group:
-        await group.wait_ready(30)
+        await group.wait_ready(60)
         yield where
 
 
@@ -130,7 +130,7 @@ async def _run_python(block: Block, stack: Stack, folder: Path) -> None:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             said, _ = await process.communicate()
     finally:
         if process.returncode is None:
@@ -172,7 +172,7 @@ async def _all_projected(stack: Stack, letters: int) -> None:
             dead = await conn.fetchval("SELECT count(*) FROM coord.dead_letter WHERE stream = 'EVENTS'")
             return bool(rows + dead == sent)
 
-        await until(done, 20)
+        await until(done)
         dead = await conn.fetch("SELECT subject, reason FROM coord.dead_letter")
         assert len(dead) == min(letters, sent), dead
     finally:

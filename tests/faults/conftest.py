@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
 from coord import limits
-from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack import DevStackConfig, PostgresOptions, install, places
 from coord.ops.devstack.nats import NatsServer
 from coord.ops.devstack.postgres import PostgresServer
 from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
-from coord.runtime import assets
 from coord.store import migrations
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
@@ -30,6 +27,7 @@ from tests.support import cluster as clusters
 from tests.support.cluster import Cluster, Database
 from tests.support.crash import Crash, Job, ProjectorProcess, projector_process
 from tests.support.servers import run_sync
+from tests.support.streams import apply_topology
 
 StartProcess = Callable[..., Awaitable[ProjectorProcess]]
 StartProjector = Callable[..., Awaitable[ProjectorService]]
@@ -46,18 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # --- the broker --------------------------------------------------------------------------
-
-
-async def apply_topology(conn: Connection, **streams: dict[str, Any]) -> None:
-    """streams/ as in development; `EVENTS={...}` overrides fields of a stream."""
-    loaded = topology.load(assets.streams_dir(), "development")
-    specs = tuple(
-        msgspec.structs.replace(s, config=s.config | streams[s.stream])
-        if s.consumer is None and s.stream in streams
-        else s
-        for s in loaded.specs
-    )
-    await topology.apply(conn, topology.Topology(specs))
 
 
 @pytest.fixture
@@ -180,12 +166,12 @@ async def projector(nats) -> AsyncIterator[StartProjector]:
         started.append(service)
         await service.start()
         if wait:
-            await service.wait_ready(20)
+            await service.wait_ready(60)
         return service
 
     yield start
     for service in started:
-        await asyncio.wait_for(service.drain(), 20)
+        await asyncio.wait_for(service.drain(), 60)
         await service.stop()
 
 

@@ -20,9 +20,9 @@ from coord.ops.devstack.nats import NatsServer
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 from coord.wire.records import Fact
-from tests.faults.conftest import apply_topology
 from tests.support.cli import cli
 from tests.support.publishing import client
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
 from tests.support.workload import Workload, verify
 
@@ -52,7 +52,7 @@ class Victim:
     async def audited(self) -> Report:
         """Start the broker on what there is, and audit."""
         await self.server.start()
-        await self.conn.wait_connected(20)
+        await self.conn.wait_connected(60)
         return await audit(self.conn, self.pool, "EVENTS")
 
     async def lost(self) -> set[int]:

@@ -28,7 +28,7 @@ async def test_killed_at_random_moments(
             for stream, subject in (("EVENTS", "coord.log"), ("TELEMETRY", "coord.tlog")):
                 stored = {m.seq for m in await seen.messages(stream, f"{subject}.*.{load.tenant}.>")}
                 assert {e.seq for e in load.acked if e.stream == stream} == stored
-    await service.wait_ready(10)
+    await service.wait_ready(60)
     record_property("kills", kills)
     record_property("facts", len(rows))
     print(f"{kills} kills, {len(rows)} rows, {load.acks} messages, unanswered {dict(load.failures)}")

@@ -28,7 +28,7 @@ from coord.projector.rows import stored_time
 from coord.wire import subjects
 from coord.wire.envelope import Fact, Poison, Sample, decode_message, encode_fact, encode_frame
 from tests.conftest import soak_rounds
-from tests.support.mutants import mutant, specimens
+from tests.support.mutants import publish_mutants
 from tests.support.rawnats import RawNats
 from tests.support.waiting import until
 from tests.support.workload import Watcher, Workload, connect, verify
@@ -186,7 +186,7 @@ async def stored(conn: Connection, stream: str) -> list[Message]:
         before = len(got)
         request = msgspec.json.encode({"batch": 500, "no_wait": True})
         conn.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", request, reply=inbox.subject)
-        await until(lambda b=before: len(got) >= min(want, b + 500), 20)  # type: ignore[misc]
+        await until(lambda b=before: len(got) >= min(want, b + 500))  # type: ignore[misc]
     await inbox.unsubscribe()
     await conn.api(f"CONSUMER.DELETE.{stream}.{name}")
     return got
@@ -362,7 +362,12 @@ async def test_an_agents_clock_is_sixty_years_off(
         await verify(url, load)
     db = await connect(url)
     for table, count in (("event", 4), ("metric_sample", 3)):
-        rows = await db.fetch(f"SELECT occurred_at, stored_at FROM coord.{table} WHERE tenant = 'acme'")
+
+        async def all_there(table: str = table, count: int = count) -> list[asyncpg.Record]:
+            rows = await db.fetch(f"SELECT occurred_at, stored_at FROM coord.{table} WHERE tenant = 'acme'")
+            return rows if len(rows) >= count else []
+
+        rows = await until(all_there)
         assert len(rows) == count
         assert {r["occurred_at"] for r in rows} == {said}
         assert all(abs(r["stored_at"] - began) < timedelta(minutes=5) for r in rows)
@@ -395,14 +400,7 @@ async def test_ten_thousand_fuzzed_messages_and_a_shower_of_bombs(
     db = await connect(url)
     count = soak_rounds(1) * 10_000
     async with Workload(nats.url, rng, per_s=400) as load, Watcher(url, load.tenant), RawNats(nats.port) as raw:
-        base = specimens(rng, "mutants")
-        for i in range(count):
-            subject, headers, body = mutant(rng, rng.choice(base))
-            if headers is not None:
-                headers = headers.replace(b"{id}", b"f%d" % i)
-            await raw.publish(subject, body, headers)
-            if i % 100 == 99:
-                await raw.settle()
+        await publish_mutants(raw, rng, count)
         fates = await all_parked(db, conn)
         before = peak_memory_mib(projector.pid)
         # Every partition gets bombs at the same time: sixteen decoded at once would be gigabytes.

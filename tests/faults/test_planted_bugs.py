@@ -73,7 +73,7 @@ async def test_a_checkpoint_that_moves_without_its_guard(
     ):
         await load.until(500)
         await load.stop()
-        assert "doubled" in await found(url, load)
+        assert "doubled" in await found(url, load, timeout_s=20)
 
 
 async def test_a_position_taken_from_the_consumer_and_not_from_the_checkpoint(
@@ -108,16 +108,16 @@ async def test_an_ack_that_never_came_and_is_taken_for_one(
     )  # fmt: skip
     async with speaking(speech, tmp_path / "speakers.log") as speakers:
         for _ in range(2):
-            assert await speakers.until(speakers.told.acked + 2000, 30)
+            assert await speakers.until(speakers.told.acked + 2000, 60)
             os.kill(nats.pid, signal.SIGSTOP)  # what is said from now on is in flight when it dies
             for _ in range(2):
                 await speakers.word()
             nats.kill()
             await nats.start()
-        assert await speakers.until(speakers.told.acked + 500, 30)
+        assert await speakers.until(speakers.told.acked + 500, 60)
         await speakers.finish()
         checkpoints = Checkpoints(url)
-        assert await caught_up(speakers, checkpoints, 30) is not None
+        assert await caught_up(speakers, checkpoints, 60) is not None
         checkpoints.close()
     db = await connect(url)
     rows, findings = await judge(db, [speech])

@@ -60,7 +60,7 @@ async def test_broker_and_projector_killed_in_the_middle(
         async def all_there() -> bool:
             return bool(await database.fetchval("SELECT count(*) >= $1 FROM coord.event", total))
 
-        await until(all_there, 30)
+        await until(all_there)
         rows = await database.fetch("SELECT key, kind, event_id, data FROM coord.event ORDER BY epoch, seq, idx")
     finally:
         await database.close()

@@ -15,7 +15,7 @@ from coord.core.spool import Record
 from coord.wire.envelope import Fact, Sample
 from tests.support.log import query_service
 from tests.support.proxy import Proxy
-from tests.support.publishing import client, count, observer, quick
+from tests.support.publishing import client, count, lose_broker, observer, quick
 from tests.support.waiting import until
 
 WINDOW = 100_000_000
@@ -138,8 +138,7 @@ async def test_acks_that_a_killed_process_forgot_are_looked_up(start_nats, tmp_p
     async with observer(server.url) as seen:
         await seen.make_streams(duplicate_window=WINDOW)
         async with client(server.url, tenant="forgetful", publisher=config) as c:
-            server.kill()
-            await until(lambda: not c.connection.is_connected)
+            await lose_broker(server, c)
             receipts = [await c.emit(said(n, f"e{n}")) for n in range(50)]
             await until(lambda: all(r.spooled for r in receipts))
             shutil.copytree(folder, copy)
@@ -167,8 +166,7 @@ async def test_a_full_stream_is_waited_for(start_nats, tmp_path, monkeypatch) ->
         await seen.make_streams(max_msgs=10)
         config = quick(spool=str(tmp_path), refused_wait_s=0.1)
         async with client(server.url, publisher=config) as c:
-            server.kill()
-            await until(lambda: not c.connection.is_connected)
+            await lose_broker(server, c)
             receipts = [await c.emit(said(n, "e")) for n in range(30)]
             await until(lambda: all(r.spooled for r in receipts))
             await server.start()

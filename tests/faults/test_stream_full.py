@@ -11,8 +11,8 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.runtime import assets
 from coord.wire.envelope import Fact
-from tests.faults.conftest import apply_topology
 from tests.support.publishing import client, quick
+from tests.support.streams import apply_topology
 from tests.support.workload import Watcher, Workload, verify
 
 FULL = 10077
@@ -28,7 +28,7 @@ async def test_refuses_then_resumes(start_nats, migrated_database, projector, rn
             await load.until(ROOM)
             while not load.refusals[FULL]:
                 await load.more(1)
-            async with client(server.url, publisher=quick(deadline_s=3, refused_wait_s=0.2)) as c:
+            async with client(server.url, publisher=quick(deadline_s=10, refused_wait_s=0.2)) as c:
                 with pytest.raises(errors.StreamFull) as refused:
                     await c.publish(Fact(kind="note", id="n", event="said"))
                 assert refused.value.details["server_code"] == FULL

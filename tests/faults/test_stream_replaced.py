@@ -14,9 +14,9 @@ from coord import errors
 from coord.bus.connection import Connection
 from coord.projector.service import ProjectorService
 from coord.store import checkpoints
-from tests.faults.conftest import apply_topology
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
-from tests.support.workload import Workload, connect, read_rows, verify
+from tests.support.workload import Row, Workload, connect, read_rows, verify
 
 
 async def state_of(conn: Connection, stream: str) -> dict[str, Any]:
@@ -26,6 +26,14 @@ async def state_of(conn: Connection, stream: str) -> dict[str, Any]:
 async def created(conn: Connection, stream: str) -> datetime:
     """When the stream was made, as a checkpoint has it."""
     return datetime.fromisoformat((await state_of(conn, stream))["created"])
+
+
+async def projected(nats_url: str, url: str, rng: random.Random, acks: int) -> tuple[Workload, list[Row]]:
+    """State so many messages and wait until they are in the tables; the workload and its rows."""
+    async with Workload(nats_url, rng) as load:
+        await load.until(acks)
+        await load.stop()
+        return load, await verify(url, load)
 
 
 async def decide(conn: Connection, url: str, stream: str, *, seq: int = 0) -> None:
@@ -41,7 +49,7 @@ async def stopped(service: ProjectorService, stream: str, kind: type[errors.Proj
     def all_stopped() -> bool:
         return all(p.state == "stopped" and isinstance(p.error, kind) for p in service.partitions if p.stream == stream)
 
-    await until(all_stopped, 20)
+    await until(all_stopped)
     shown = [e for e in service.health()["errors"] if e["stream"] == stream]
     assert {e["code"] for e in shown} == {kind.code}
     assert all(e["remedy"] and e["message"] for e in shown)
@@ -53,10 +61,7 @@ async def test_made_anew_under_a_running_projector(
 ) -> None:
     url = migrated_database.url
     service = await projector(url)
-    async with Workload(nats.url, rng) as before:
-        await before.until(300)
-        await before.stop()
-        rows_before = await verify(url, before)
+    before, rows_before = await projected(nats.url, url, rng, 300)
     await conn.api("STREAM.DELETE.EVENTS")
     await apply_topology(conn)
     async with Workload(nats.url, rng) as after:
@@ -71,22 +76,19 @@ async def test_made_anew_under_a_running_projector(
             assert not [r for r in rows if r.stream == "EVENTS"], "projected from a stream that nobody has accepted"
             return len(rows) == len([e for e in after.acked if e.stream == "TELEMETRY"])
 
-        await until(samples, 20, every_s=0.1)  # the other stream is not concerned
+        await until(samples, every_s=0.1)  # the other stream is not concerned
         await db.close()
         await decide(conn, url, "EVENTS")
         await verify(url, after)
     assert await verify(url, before) == rows_before
-    await service.wait_ready(10)
+    await service.wait_ready(60)
 
 
 async def test_the_store_was_wiped(nats, migrated_database, projector, rng: random.Random) -> None:
     """Everything the broker had is gone, and it begins again at sequence 1."""
     url = migrated_database.url
     service = await projector(url)
-    async with Workload(nats.url, rng) as before:
-        await before.until(300)
-        await before.stop()
-        rows_before = await verify(url, before)
+    before, rows_before = await projected(nats.url, url, rng, 300)
     nats.kill()
     shutil.rmtree(nats.folder / "store")
     await nats.start()
@@ -102,7 +104,7 @@ async def test_the_store_was_wiped(nats, migrated_database, projector, rng: rand
             await after.stop()
             await verify(url, after)
     assert await verify(url, before) == rows_before
-    await service.wait_ready(10)
+    await service.wait_ready(60)
 
 
 async def test_its_tail_is_lost_and_written_again(
@@ -111,17 +113,11 @@ async def test_its_tail_is_lost_and_written_again(
     """A restored backup: same stream, same creation time, other messages behind the checkpoint."""
     url = migrated_database.url
     service = await projector(url)
-    async with Workload(nats.url, rng) as load:
-        await load.until(100)
-        await load.stop()
-        await verify(url, load)
+    await projected(nats.url, url, rng, 100)
     await nats.stop()
     shutil.copytree(nats.folder / "store", tmp_path / "backup")
     await nats.start()
-    async with Workload(nats.url, rng) as lost:
-        await lost.until(100)
-        await lost.stop()
-        rows = await verify(url, lost)
+    lost, rows = await projected(nats.url, url, rng, 100)
     assert rows
     nats.kill()
     shutil.rmtree(nats.folder / "store")
@@ -151,10 +147,7 @@ async def test_the_window_has_passed_the_checkpoint(
     """EVENTS stops: facts are missing, and somebody must say that they are given up.  TELEMETRY counts and goes on."""
     url = migrated_database.url
     service = await projector(url)
-    async with Workload(nats.url, rng) as before:
-        await before.until(300)
-        await before.stop()
-        await verify(url, before)
+    await projected(nats.url, url, rng, 300)
     await service.drain()
     await service.stop()
     async with Workload(nats.url, rng) as load:
@@ -175,12 +168,12 @@ async def test_the_window_has_passed_the_checkpoint(
     db = await connect(url)
     samples = [e for e in load.acked if e.stream == "TELEMETRY"]
 
-    async def projected() -> bool:
+    async def all_there() -> bool:
         rows = await read_rows(db, load.tenant)
         assert not [r for r in rows if r.stream == "EVENTS"]
         return len(rows) == len(samples)
 
-    await until(projected, 20, every_s=0.1)
+    await until(all_there, every_s=0.1)
     await db.close()
     shed = service.metrics.registry.get_sample_value("coord_projection_shed_messages_total", {"stream": "TELEMETRY"})
     lost = len({e.seq for e in passed if e.stream == "TELEMETRY"})
@@ -189,7 +182,7 @@ async def test_the_window_has_passed_the_checkpoint(
     await decide(conn, url, "EVENTS", seq=first["EVENTS"] - 1)
     load.acked = [_in_epoch(e, 2) if e.stream == "EVENTS" else e for e in load.acked]
     await verify(url, load)
-    await service.wait_ready(10)
+    await service.wait_ready(60)
     print(f"{len(passed)} entries passed by, {lost} messages of samples, counted as at most {shed}")
 
 

@@ -71,7 +71,7 @@ async def side(name: str, nats_url: str, database_url: str, *, rival: bool) -> A
         finally:
             for partition in partitions:
                 partition.close()
-            await asyncio.wait_for(asyncio.gather(*tasks), 20)
+            await asyncio.wait_for(asyncio.gather(*tasks), 60)
             for lane in lanes:
                 lane.cancel()
             await asyncio.wait(lanes)
@@ -103,7 +103,12 @@ async def test_on_consumers_of_their_own(nats, conn, migrated_database, rng: ran
         lost_races = [
             s.total("coord_projection_rollbacks_total", reason=errors.CheckpointMoved.code) for s in (one, two)
         ]
-        written = [s.total("coord_db_rows_written_total") for s in (one, two)]
+
+        def counted() -> list[float]:
+            return [s.total("coord_db_rows_written_total") for s in (one, two)]
+
+        await until(lambda: sum(counted()) >= len(rows))  # a writer counts when it has heard of its commit
+        written = counted()
     print(f"{len(rows)} rows, written by {written}, rolled back {lost_races}")
     assert all(written), "one of them never won"
     assert all(lost_races), "one of them never lost: they did not race"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from prometheus_client import CollectorRegistry
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message
-from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
 from coord.runtime import assets
 from coord.store import checkpoints
@@ -24,6 +22,8 @@ from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, encode_sample
+from tests.support.projecting import projector_service
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -32,55 +32,21 @@ StartProjector = Callable[..., Awaitable[ProjectorService]]
 
 
 @pytest.fixture
-async def nats(start_nats):
-    return await start_nats()
-
-
-@pytest.fixture
-async def conn(nats) -> AsyncIterator[Connection]:
-    connection = await Connection.open(NatsConfig(urls=(nats.url,)), name="test")
-    await topology.apply(connection, topology.load(assets.streams_dir(), "development"))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def db(migrated_database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(migrated_database.url)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def projector(conn, nats, migrated_database) -> AsyncIterator[StartProjector]:
     """`service = await projector(**ProjectorConfig fields)`: started and ready."""
     started: list[ProjectorService] = []
 
     async def start(**fields: Any) -> ProjectorService:
-        service = ProjectorService(
-            NatsConfig(urls=(nats.url,)),
-            DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=6),
-            ProjectorConfig(**fields),
-            registry=Metrics(CollectorRegistry()),
-        )
+        service = projector_service(nats.url, migrated_database.url, **fields)
         started.append(service)
         await service.start()
-        await service.wait_ready(10)
+        await service.wait_ready(60)
         return service
 
     yield start
     for service in started:
         await service.drain()
         await service.stop()
-
-
-async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float = 20) -> Any:
-    async with asyncio.timeout(timeout_s):
-        while True:
-            found = await condition()
-            if found:
-                return found
-            await asyncio.sleep(0.02)
 
 
 def send(conn: Connection, fact: Fact, agent: str = "a1", event_id: str = "e1") -> Awaitable[Message]:
@@ -104,7 +70,7 @@ async def test_a_bare_publish_and_a_full_envelope_become_rows(conn, db, projecto
         rows: list[asyncpg.Record] = await db.fetch("SELECT * FROM coord.event ORDER BY seq")
         return rows if len(rows) == 2 else []
 
-    bare, full = await eventually(both)
+    bare, full = await until(both)
     assert (bare["tenant"], bare["agent"], bare["key"], bare["kind"], bare["id"], bare["event"]) == (
         "acme", "me", "me", "agent", "me", "status",
     )  # fmt: skip
@@ -137,7 +103,7 @@ async def test_telemetry_frames_and_single_samples(conn, db, projector) -> None:
     async def all_there() -> Any:
         return await db.fetchval("SELECT count(*) FROM coord.metric_sample") == 502
 
-    await eventually(all_there)
+    await until(all_there)
     rows = await db.fetch("SELECT value, idx, occurred_at FROM coord.metric_sample WHERE series = 'mem' ORDER BY idx")
     assert [r["value"] for r in rows] == list(range(500))
     assert [r["idx"] for r in rows] == list(range(500))
@@ -153,21 +119,22 @@ async def test_poison_is_parked_in_the_table_and_the_dlq_and_its_siblings_are_ro
     await conn.request(subject, b'{"bad": \xff}')
     await conn.request(subject, b'{"good": 2}')
 
-    async def parked() -> list[asyncpg.Record]:
-        rows: list[asyncpg.Record] = await db.fetch("SELECT * FROM coord.dead_letter")
-        return rows
+    async def siblings() -> Any:  # perhaps in other transactions than the letter
+        return await db.fetchval("SELECT count(*) FROM coord.event") == 2
 
-    (letter,) = await eventually(parked)
+    await until(siblings)
+    (letter,) = await db.fetch("SELECT * FROM coord.dead_letter")
     assert letter["code"] == "wire.payload"
     assert letter["body"] == b'{"bad": \xff}'
     assert (letter["stream"], letter["tenant"], letter["agent"]) == ("EVENTS", "acme", "a1")
-    assert await db.fetchval("SELECT count(*) FROM coord.event") == 2
     copy = await conn.api("STREAM.MSG.GET.DLQ", {"last_by_subj": subjects.dlq("EVENTS", "acme", "a1")})
     assert copy["message"]["seq"] == 1
-    count = service.metrics.registry.get_sample_value(
-        "coord_messages_dead_lettered_total", {"stream": "EVENTS", "reason": "wire.payload"}
-    )
-    assert count == 1
+
+    async def counted() -> Any:
+        labels = {"stream": "EVENTS", "reason": "wire.payload"}
+        return service.metrics.registry.get_sample_value("coord_messages_dead_lettered_total", labels)
+
+    assert await until(counted) == 1
 
 
 async def test_a_row_the_database_refuses_is_parked_and_its_batch_goes_on(conn, db, projector) -> None:
@@ -177,11 +144,11 @@ async def test_a_row_the_database_refuses_is_parked_and_its_batch_goes_on(conn, 
         await send(conn, Fact(kind="note", id="n", event="said", data=data), event_id=f"e{i}")
     await projector()
 
-    async def parked() -> Any:
-        return await db.fetchval("SELECT count(*) FROM coord.dead_letter") == 2
+    async def siblings() -> Any:
+        return await db.fetchval("SELECT count(*) FROM coord.event") == 38
 
-    await eventually(parked)
-    assert await db.fetchval("SELECT count(*) FROM coord.event") == 38
+    await until(siblings)
+    assert await db.fetchval("SELECT count(*) FROM coord.dead_letter") == 2
     codes = await db.fetch("SELECT DISTINCT code, subject FROM coord.dead_letter")
     assert [c["code"] for c in codes] == ["store.refused"]
     assert codes[0]["subject"] == subjects.FactSubject("acme", "a1", "n", "note", "n", "said").stored
@@ -199,7 +166,7 @@ async def test_notices_follow_commits_and_form_a_chain(conn, db, projector) -> N
         async def told(n: int = i) -> Any:
             return any(f"note:n{n}" in notice["tags"] for notice in notices)
 
-        await eventually(told)
+        await until(told)
         assert await db.fetchval("SELECT count(*) FROM coord.event WHERE id = $1", f"n{i}") == 1  # committed before
     assert all(a["to"] == b["from"] for a, b in itertools.pairwise(notices))
     assert {n["partition"] for n in notices} == {p}
@@ -216,7 +183,7 @@ async def test_idle_partitions_follow_the_end_of_the_log(conn, db, projector) ->
             await db.fetchval("SELECT count(*) FROM coord.checkpoint WHERE stream = 'EVENTS' AND seq = $1", seq) == 16
         )
 
-    await eventually(all_there)
+    await until(all_there)
     # and what comes next is still projected, exactly once
     for i in range(32):
         await send(conn, Fact(kind="note", id=f"k{i}", event="said"), event_id=f"n{i}")
@@ -224,7 +191,7 @@ async def test_idle_partitions_follow_the_end_of_the_log(conn, db, projector) ->
     async def projected() -> Any:
         return await db.fetchval("SELECT count(*) FROM coord.event") == 33
 
-    await eventually(projected)
+    await until(projected)
 
 
 async def test_replicas_share_and_a_drained_one_hands_over(conn, db, projector) -> None:
@@ -234,7 +201,7 @@ async def test_replicas_share_and_a_drained_one_hands_over(conn, db, projector) 
     async def shared() -> Any:
         return len(first._replicas.members) == len(second._replicas.members) == 2
 
-    await eventually(shared)
+    await until(shared)
     for i in range(200):
         await send(conn, Fact(kind="note", id=f"k{i}", event="said"), event_id=f"e{i}")
 
@@ -245,7 +212,7 @@ async def test_replicas_share_and_a_drained_one_hands_over(conn, db, projector) 
         mine, theirs = (sum(s == "EVENTS" for s, _ in pinned(x)) for x in (first, second))
         return mine == theirs == 8
 
-    await eventually(even)
+    await until(even)
     assert not pinned(first) & pinned(second)
     await first.drain()
     await first.stop()
@@ -255,7 +222,7 @@ async def test_replicas_share_and_a_drained_one_hands_over(conn, db, projector) 
     async def projected() -> Any:
         return await db.fetchval("SELECT count(*) FROM coord.event") == 300
 
-    await eventually(projected)
+    await until(projected)
     assert await db.fetchval("SELECT count(DISTINCT (epoch, seq, idx)) FROM coord.event") == 300
     assert len(pinned(second)) >= 16
 
@@ -269,14 +236,14 @@ async def test_a_replaced_stream_stops_its_partitions_until_an_operator_decides(
     async def one() -> Any:
         return await db.fetchval("SELECT count(*) FROM coord.event") == 1
 
-    await eventually(one)
+    await until(one)
     await conn.api("STREAM.DELETE.EVENTS")
     await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
 
     async def stopped() -> Any:
         return all(p.state == "stopped" for p in service.partitions if p.stream == "EVENTS")
 
-    await eventually(stopped)
+    await until(stopped)
     assert not service.ready
     problem = service.health()["errors"][0]
     assert problem["code"] == "projection.stream_replaced"
@@ -286,7 +253,7 @@ async def test_a_replaced_stream_stops_its_partitions_until_an_operator_decides(
     async def sampled() -> Any:
         return await db.fetchval("SELECT count(*) FROM coord.metric_sample") == 1
 
-    await eventually(sampled)
+    await until(sampled)
     created = datetime.fromisoformat((await conn.api("STREAM.INFO.EVENTS"))["created"][:26] + "+00:00")
     await checkpoints.new_epoch(db, "EVENTS", stream_created=created, seq=0)
     await send(conn, Fact(kind="note", id="n", event="said"))
@@ -294,7 +261,7 @@ async def test_a_replaced_stream_stops_its_partitions_until_an_operator_decides(
     async def two() -> Any:
         return await db.fetchval("SELECT count(*) FROM coord.event") == 2
 
-    await eventually(two)
+    await until(two)
     assert [r["epoch"] for r in await db.fetch("SELECT epoch FROM coord.event ORDER BY epoch")] == [1, 2]
 
 
@@ -309,6 +276,6 @@ async def test_starts_without_its_servers_and_says_that_it_is_not_ready(nats, co
         async def troubled() -> Any:
             return bool(service.health()["errors"])
 
-        await eventually(troubled)
+        await until(troubled)
         assert not service.ready
         assert service.health()["errors"][0]["code"] == "store.unavailable"

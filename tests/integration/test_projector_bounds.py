@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
 import pytest
 import zstandard
-from prometheus_client import CollectorRegistry
 
 from coord import limits
-from coord.bus import topology
-from coord.bus.connection import Connection, NatsConfig
 from coord.bus.pull import Delivery
-from coord.projector.config import ProjectorConfig
 from coord.projector.rows import Batch
 from coord.projector.service import ProjectorService
 from coord.projector.writer import Offer, Writer
-from coord.runtime import assets
 from coord.store import copy
-from coord.store.config import DatabaseConfig
-from coord.telemetry.metrics import Metrics
 from coord.wire import frames, headers
+from tests.support.projecting import projector_service
 
 pytestmark = pytest.mark.slow
 
@@ -31,33 +25,8 @@ ZSTD = headers.encode({"ce-specversion": "1.0", "ce-datacontenttype": "applicati
 
 
 @pytest.fixture
-async def nats(start_nats):
-    return await start_nats()
-
-
-@pytest.fixture
-async def conn(nats) -> AsyncIterator[Connection]:
-    connection = await Connection.open(NatsConfig(urls=(nats.url,)), name="test")
-    await topology.apply(connection, topology.load(assets.streams_dir(), "development"))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def db(migrated_database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(migrated_database.url)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 def service(nats, migrated_database) -> ProjectorService:
-    return ProjectorService(
-        NatsConfig(urls=(nats.url,)),
-        DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=6),
-        ProjectorConfig(streams=("TELEMETRY",), batch_rows_max=2_000),
-        registry=Metrics(CollectorRegistry()),
-    )
+    return projector_service(nats.url, migrated_database.url, streams=("TELEMETRY",), batch_rows_max=2_000)
 
 
 @pytest.fixture
@@ -78,7 +47,7 @@ def committed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 async def count(db: asyncpg.Connection, table: str, wanted: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await db.fetchval(f"SELECT count(*) FROM coord.{table}")) < wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

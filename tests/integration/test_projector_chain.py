@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from coord import limits
 from coord.bus import topology
@@ -16,15 +15,12 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.bus.direct import next_on_leader
 from coord.core import chain
 from coord.core.checkpoint import Checkpoint
-from coord.projector.config import ProjectorConfig
-from coord.projector.service import ProjectorService
 from coord.runtime import assets
 from coord.store import checkpoints, maintenance
-from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
-from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.envelope import Fact, encode_fact
+from tests.support.projecting import projector_service
 from tests.support.store import pool_of
 from tests.support.waiting import until
 
@@ -69,14 +65,6 @@ async def test_the_stream_leads_from_anchor_to_anchor_to_checkpoint(
     async with await Connection.open(NatsConfig(urls=(nats.url,)), name="test") as conn:
         await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
 
-        def service() -> ProjectorService:
-            return ProjectorService(
-                NatsConfig(urls=(nats.url,)),
-                DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=6),
-                ProjectorConfig(),
-                registry=Metrics(CollectorRegistry()),
-            )
-
         async def publish(first: int, count: int) -> None:
             for i in range(first, first + count):
                 key = f"k{i % 3}"
@@ -98,9 +86,9 @@ async def test_the_stream_leads_from_anchor_to_anchor_to_checkpoint(
             return sum(m.messages for m in await marks()) == count
 
         for first in (0, 40):  # two sessions, the second of which goes on where the first one was
-            async with service():
+            async with projector_service(nats.url, migrated_database.url):
                 await publish(first, 40)
-                await until(lambda n=first: projected(3 * (n + 40)), 30)  # type: ignore[misc]
+                await until(lambda n=first: projected(3 * (n + 40)))  # type: ignore[misc]
         async with pool.acquire() as db:
             anchors = await db.fetch("SELECT * FROM coord.audit_anchor ORDER BY stream, partition, seq")
         busy = [m for m in await marks() if m.messages]

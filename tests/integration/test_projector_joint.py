@@ -121,7 +121,7 @@ async def rows_of(db: Any) -> dict[int, int]:
 
 
 async def settled(offers: Sequence[Offer]) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await asyncio.gather(*(offer.settled for offer in offers), return_exceptions=True)
 
 
@@ -144,7 +144,7 @@ async def test_a_batch_grows_until_it_is_taken_and_not_after(replica: Replica, d
     offer = replica.writer.offer(batch, mark)
     batch.add(Delivery(4, time.time_ns(), stored(0), None, b"{}"))
     replica.go()
-    await asyncio.wait_for(asyncio.shield(offer.taken), 10)
+    await asyncio.wait_for(asyncio.shield(offer.taken), 60)
     (move,) = await settled([offer])
     assert (move.after.seq, move.after.messages) == (4, 4)
     assert await rows_of(db) == {0: 4}
@@ -234,7 +234,7 @@ async def test_a_lane_cancelled_in_the_middle_leaves_nothing(
     monkeypatch.setattr(module, name, hanging)
     offers = [replica.writer.offer(batch_of(mark, 10), mark) for mark in marks]
     replica.go()
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), 60)
     await replica.halt()
     outcomes = await settled(offers)
     assert all(isinstance(o, errors.DatabaseUnavailable) and o.retryable for o in outcomes)
@@ -326,7 +326,7 @@ async def test_two_replicas_that_fight_leave_every_row_once_and_the_chain_whole(
                     rows = min(rng.randint(1, 9), goal - mark.seq)
                     offer = side.writer.offer(batch_of(mark, rows), mark)
                     try:
-                        mark = (await asyncio.wait_for(offer.settled, 20)).after
+                        mark = (await asyncio.wait_for(offer.settled, 60)).after
                     except errors.CheckpointMoved:
                         moved += 1
                         break

@@ -3,64 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 
 from coord import errors
 from coord.bus import topology
-from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message
 from coord.bus.pull import PinnedReader
 from coord.core import checkpoint
 from coord.projector import dead_letters, partition
-from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
 from coord.runtime import assets
-from coord.store.config import DatabaseConfig
-from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
+from tests.support.projecting import projector_service
 
 pytestmark = pytest.mark.slow
 
 GOOD = "coord.ev.acme.me.me.agent.me.status"
 POISON = "coord.ev.acme.me.other.agent.other.status"
+MINE = subjects.partition("me")
+STALLED = {"stream": "EVENTS", "reason": errors.DeliveryGap.code}
 
 
 @pytest.fixture
-async def nats(start_nats):
-    return await start_nats()
-
-
-@pytest.fixture
-async def conn(nats) -> AsyncIterator[Connection]:
-    connection = await Connection.open(NatsConfig(urls=(nats.url,)), name="test")
-    await topology.apply(connection, topology.load(assets.streams_dir(), "development"))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def db(migrated_database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(migrated_database.url)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-def service(nats, migrated_database) -> ProjectorService:
-    return ProjectorService(
-        NatsConfig(urls=(nats.url,)),
-        DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=6),
-        ProjectorConfig(streams=("EVENTS",), idle_checkpoint_s=0.5, retry_max_s=0.2),
-        registry=Metrics(CollectorRegistry()),
+def new_service(nats, migrated_database) -> Callable[[], ProjectorService]:
+    return lambda: projector_service(
+        nats.url, migrated_database.url, streams=("EVENTS",), idle_checkpoint_s=0.5, retry_max_s=0.2
     )
 
 
+@pytest.fixture
+def service(new_service: Callable[[], ProjectorService]) -> ProjectorService:
+    return new_service()
+
+
 async def rows(db: asyncpg.Connection, table: str, wanted: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while (await db.fetchval(f"SELECT count(*) FROM coord.{table}")) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -91,18 +73,57 @@ async def test_a_dead_letter_queue_that_is_none_blocks_no_partition(
 async def test_lost_acknowledgements_do_not_stall_a_partition(
     conn, db, service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a consumer's leader moves: the server waits for acks that were sent, and delivers no more."""
+    """A consumer that wants acks, as its leader moves: it waits for what was sent, and delivers no more."""
     for p in range(16):
-        config = (await conn.api(f"CONSUMER.INFO.EVENTS.projector-{p}"))["config"] | {"max_ack_pending": 10}
-        await conn.api(
-            f"CONSUMER.CREATE.EVENTS.projector-{p}.coord.log.{p}.>",
-            {"stream_name": "EVENTS", "config": config, "action": "update"},
-        )
+        spec = topology.load(assets.streams_dir()).get(f"EVENTS/projector-{p}")
+        await conn.api(f"CONSUMER.DELETE.EVENTS.projector-{p}")
+        wants = {"ack_policy": "all", "max_ack_pending": 10, "mem_storage": False}
+        await topology.create_consumer(conn, msgspec.structs.replace(spec, config=spec.config | wants))
     monkeypatch.setattr(PinnedReader, "ack", lambda *_: None)
     for _ in range(25):
         await conn.request(GOOD, b"{}")
     async with service:
         await rows(db, "event", 25)
+
+
+async def test_a_consumer_that_wants_acknowledgements_gets_them(conn, db, service) -> None:
+    """One that an earlier version has made, and nobody has applied streams/ since."""
+    for p in range(16):
+        spec = topology.load(assets.streams_dir()).get(f"EVENTS/projector-{p}")
+        await conn.api(f"CONSUMER.DELETE.EVENTS.projector-{p}")
+        config = spec.config | {"ack_policy": "all", "max_ack_pending": 10}
+        await topology.create_consumer(conn, msgspec.structs.replace(spec, config=config))
+    async with service:
+        for _ in range(25):
+            await conn.request(GOOD, b"{}")
+        await rows(db, "event", 25)
+        async with asyncio.timeout(20):
+            while True:
+                info = await conn.api(f"CONSUMER.INFO.EVENTS.projector-{MINE}")
+                if info["ack_floor"]["stream_seq"] == 25:
+                    break
+                await asyncio.sleep(0.05)
+    assert service.metrics.registry.get_sample_value("coord_projection_rollbacks_total", STALLED) is None
+
+
+async def test_a_broker_that_has_forgotten_its_consumers_gets_them_back(conn, db, nats, new_service) -> None:
+    """They live in its memory: it is started again, and then a projector that has never seen them."""
+    await conn.request(GOOD, b"{}")
+    async with new_service():
+        await rows(db, "event", 1)
+        await nats.restart()
+        await conn.wait_connected(10)
+        await conn.request(GOOD, b"{}")
+        await rows(db, "event", 2)
+    await nats.restart()
+    await conn.wait_connected(10)
+    with pytest.raises(errors.ApiNotFound):
+        await conn.api(f"CONSUMER.INFO.EVENTS.projector-{MINE}")
+    await conn.request(GOOD, b"{}")
+    async with new_service():
+        await rows(db, "event", 3)
+    missing = await topology.plan(conn, topology.load(assets.streams_dir(), "development"))
+    assert {change.label.partition("/")[0] for change in missing} == {"TELEMETRY"}, "nobody projects it here"
 
 
 async def test_a_defect_ends_a_session_and_nothing_else(conn, db, service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transact
     before = pool.stats.acquired_total
     writer = Writer(pool, NoQueue(), Metrics(CollectorRegistry()))  # type: ignore[arg-type]
     lane = asyncio.create_task(writer.run())
-    move = await asyncio.wait_for(writer.offer(batch, checkpoint).settled, 30)
+    move = await asyncio.wait_for(writer.offer(batch, checkpoint).settled, 60)
     lane.cancel()
     assert move.after.seq == ROWS
     assert pool.stats.acquired_total - before == 4, "the write, two searches, the write again"

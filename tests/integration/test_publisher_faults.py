@@ -21,13 +21,6 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-async def seen(nats_server) -> AsyncIterator[Observer]:
-    async with observer(nats_server.url) as seen:
-        await seen.make_streams()
-        yield seen
-
-
-@pytest.fixture
 async def proxy(nats_server, seen) -> AsyncIterator[Proxy]:
     async with Proxy("127.0.0.1", nats_server.port) as proxy:
         yield proxy
@@ -186,10 +179,10 @@ async def test_repeated_cuts_lose_and_double_nothing(proxy, seen, rng) -> None:
 
 
 async def test_a_deaf_connection_ends_in_publish_timeout_and_not_in_a_hang(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=0.6, attempt_s=0.2)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=2.0, attempt_s=0.5)) as c:
         await c.publish(scanned("f0"))
         proxy.stall()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             receipts = [await c.emit(scanned(f"f{n}", data="x" * 500)) for n in range(3000)]
             receipts += [await c.emit(progress(data=n)) for n in range(100)]
             receipts += [await c.sample("cpu", n) for n in range(500)]
@@ -210,7 +203,7 @@ async def test_a_flush_can_be_bounded_and_what_is_unsettled_stays_on_its_way(pro
             await c.flush(timeout_s=0.05)
         assert exceeded.value.details["unsettled_messages"] == 1
         proxy.resume()
-        await c.flush(timeout_s=5)
+        await c.flush(timeout_s=15)
         assert c.stats.acked == 2
 
 
@@ -226,7 +219,7 @@ async def test_a_full_queue_of_critical_facts_makes_wait_and_then_overloads(prox
         started = asyncio.get_running_loop().time()
         with pytest.raises(errors.Overloaded) as refused:
             await c.emit(scanned("too-many"))
-        assert 0.15 < asyncio.get_running_loop().time() - started < 2
+        assert 0.15 < asyncio.get_running_loop().time() - started < 10
         assert 0.1 <= refused.value.retry_after_s <= 30
         assert refused.value.retryable
         assert c.stats.queued == 50
@@ -404,7 +397,7 @@ async def test_cancelling_an_await_of_a_receipt_cancels_nothing_else(proxy, seen
 
 
 async def test_a_cancelled_flush_leaves_its_findings_to_the_next(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=0.3, attempt_s=0.1)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=1.5, attempt_s=0.4)) as c:
         await c.publish(scanned("f0"))
         proxy.stall("down")
         await c.emit(scanned("f1"))
@@ -421,7 +414,7 @@ async def test_a_cancelled_flush_leaves_its_findings_to_the_next(proxy, seen) ->
 
 
 async def test_a_receipt_somebody_gave_up_on_is_named_by_the_next_flush(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=0.5, attempt_s=0.2)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=2.0, attempt_s=0.5)) as c:
         await c.publish(scanned("f0"))
         proxy.stall("down")
         receipt = await c.emit(scanned("f1"))
@@ -439,7 +432,7 @@ async def test_a_receipt_somebody_gave_up_on_is_named_by_the_next_flush(proxy, s
 async def test_leaving_the_block_drains_also_when_it_is_cancelled(nats_server, seen) -> None:
     started = asyncio.Event()
     stated = 0
-    slow = quick(status_linger_ms=4000, metrics_linger_ms=4000)
+    slow = quick(deadline_s=60, status_linger_ms=40_000, metrics_linger_ms=40_000)
     c: Any = None
 
     async def agent() -> None:
@@ -457,7 +450,7 @@ async def test_leaving_the_block_drains_also_when_it_is_cancelled(nats_server, s
     task = asyncio.create_task(agent())
     await started.wait()
     task.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(asyncio.CancelledError):
             await task
     assert len(await seen.facts(c)) == 1000
@@ -468,7 +461,7 @@ async def test_a_drain_is_bounded_and_names_what_it_leaves(proxy, seen) -> None:
     with pytest.raises(errors.FlushFailed) as failed:
         async with (
             client(proxy.url, publisher=quick(deadline_s=20, attempt_s=10, drain_s=0.2)) as c,
-            asyncio.timeout(5),
+            asyncio.timeout(15),
         ):
             await c.publish(scanned("f0"))
             proxy.stall("down")
@@ -492,7 +485,7 @@ async def test_an_error_in_the_block_is_not_hidden_by_what_could_not_be_stored(p
 
 async def test_a_connection_closed_underneath_fails_everything_at_once(proxy, seen) -> None:
     config = quick(deadline_s=20, attempt_s=10, queue_entries=20, inflight_messages=4, overload_wait_s=10)
-    async with client(proxy.url, publisher=config) as c, asyncio.timeout(5):
+    async with client(proxy.url, publisher=config) as c, asyncio.timeout(15):
         await c.publish(scanned("f0"))
         proxy.stall("down")
         receipts = [await c.emit(scanned(f"f{n}")) for n in range(22)]
@@ -541,7 +534,7 @@ async def test_a_client_that_starts_without_a_broker_waits_for_it(start_nats) ->
     await asyncio.sleep(0.2)
     assert not opening.done()
     await server.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         c = await opening
     async with observer(url) as seen:
         await seen.make_streams()

@@ -24,7 +24,7 @@ from tests.support.waiting import until
 async def until_shown(statuses: Statuses, state: Any) -> list[AgentStatus]:
     """Follow until the agent's state is shown and current."""
     seen: list[AgentStatus] = []
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         async for status in statuses:
             seen.append(status)
             if status.state == state and not status.stale:

@@ -62,7 +62,7 @@ async def test_create_read_advance(pool: Pool) -> None:
 
 
 async def test_whoever_creates_second_gets_the_first(pool: Pool) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         made = await asyncio.gather(*(create(pool, seq=s) for s in range(8)))
     assert len(set(made)) == 1
 
@@ -114,7 +114,7 @@ async def test_of_two_at_once_exactly_one_commits(pool: Pool) -> None:
             await checkpoints.advance(conn, first, after, pending=0)
         return marker
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         outcomes = await asyncio.gather(project("one"), project("two"), return_exceptions=True)
     winners = [o for o in outcomes if isinstance(o, str)]
     losers = [o for o in outcomes if isinstance(o, BaseException)]
@@ -151,7 +151,7 @@ async def test_the_loser_waits_for_the_winners_commit_and_no_longer(pool: Pool) 
                 )
             )
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         one, other = asyncio.create_task(fails()), asyncio.create_task(waits())
         await waiting.until(is_waiting)
         give_up.set()

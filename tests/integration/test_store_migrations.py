@@ -152,7 +152,7 @@ async def test_an_index_built_concurrently_does_not_deadlock_with_a_waiting_run(
 ) -> None:
     """A waiter that held a snapshot would stop CREATE INDEX CONCURRENTLY for ever."""
     add(folder, "pre", "-- coord: no-transaction\nCREATE INDEX CONCURRENTLY slow_idx ON coord.agent (last_seen);")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         reports = await asyncio.gather(*(migrate(config, folder) for _ in range(3)))
     assert sum(len(r.applied) for r in reports) == LAST + 1
 

@@ -74,7 +74,7 @@ async def test_a_log_made_anew_is_noticed(start_nats, how: str) -> None:
     server = await start_nats()
     async with open_log(server.url) as log, query_service(server.url):
         subscription = follow(log, durable="d")
-        await subscription.wait_ready(5)
+        await subscription.wait_ready(60)
         for n in range(5):
             await log.state(n)
         await take(subscription, 5)
@@ -89,7 +89,7 @@ async def test_a_log_made_anew_is_noticed(start_nats, how: str) -> None:
         if how == "resumed":
             subscription = follow(log, durable="d")
         with pytest.raises(errors.LogReplaced):
-            await take(subscription, 20, 5)
+            await take(subscription, 20)
         subscription.seek("first")
         assert [f.data for f in await take(subscription, 7)] == [["new log", n] for n in range(7)]
         await subscription.close()
@@ -109,14 +109,14 @@ async def test_a_gap_without_a_query_service_is_said_and_mended_once_there_is_on
     server = await start_nats()
     async with open_log(server.url) as log, Line(server.port) as line, connected(line) as conn:
         subscription = follow(log, conn=conn)
-        await subscription.wait_ready(5)
+        await subscription.wait_ready(60)
         await log.state(0)
         await take(subscription, 1)
         await cut(line, conn, log.state(1))
         with pytest.raises(errors.ServiceUnavailable):
-            await take(subscription, 1, 5)
+            await take(subscription, 1)
         with pytest.raises(errors.ServiceUnavailable):  # again, not once for all
-            await take(subscription, 1, 5)
+            await take(subscription, 1)
         await log.state(2)
         async with query_service(server.url):
             assert [(await take_patiently(subscription)).data for _ in range(2)] == [1, 2]
@@ -126,7 +126,7 @@ async def test_a_gap_without_a_query_service_is_said_and_mended_once_there_is_on
 
 async def take_patiently(subscription: Subscription) -> StoredFact:
     """The next fact; told that nobody answers, iterate again: a circuit may be open for two seconds more."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(errors.ServiceUnavailable):
                 return await anext(subscription)
@@ -136,10 +136,10 @@ async def test_a_gap_before_any_position_was_known_is_an_error(start_nats) -> No
     server = await start_nats()
     async with open_log(server.url) as log, Line(server.port) as line, connected(line) as conn:
         subscription = follow(log, conn=conn)
-        await subscription.wait_ready(5)
+        await subscription.wait_ready(60)
         await cut(line, conn, log.state("nobody can know of this"))
         with pytest.raises(errors.ServiceUnavailable, match="before this subscription knew"):
-            await take(subscription, 1, 5)
+            await take(subscription, 1)
         await subscription.close()
 
 
@@ -147,7 +147,7 @@ async def test_starting_in_the_past_without_a_query_service_is_an_error(nats_ser
     async with open_log(nats_server.url) as log:
         subscription = follow(log, start="first")
         with pytest.raises(errors.ServiceUnavailable):
-            await take(subscription, 1, 5)
+            await take(subscription, 1)
         await subscription.close()
 
 
@@ -163,7 +163,7 @@ async def test_after_a_reconnect_nothing_is_missing(start_nats, rng: random.Rand
         connected(line) as conn,
     ):
         subscription = follow(log, conn=conn)
-        await subscription.wait_ready(5)
+        await subscription.wait_ready(60)
         publishing = asyncio.create_task(publish_slowly(log, 4_000))
         got: list[int] = []
         cuts = sorted(rng.sample(range(3_000), 3))
@@ -183,7 +183,7 @@ async def test_a_killed_broker_costs_nothing_but_time(start_nats) -> None:
     server = await start_nats()
     async with open_log(server.url) as log, query_service(server.url):
         subscription = follow(log, durable="survivor")
-        await subscription.wait_ready(5)
+        await subscription.wait_ready(60)
         acked: list[int] = []
         stop = asyncio.Event()
 
@@ -216,12 +216,12 @@ async def test_a_closed_connection_ends_the_loop_with_an_error(nats_server) -> N
     async with open_log(nats_server.url) as log, query_service(nats_server.url):
         conn = await Connection.open(NatsConfig(urls=(nats_server.url,)), name="agent")
         subscription = follow(log, conn=conn)
-        await subscription.wait_ready(5)
+        await subscription.wait_ready(60)
         waiting = asyncio.ensure_future(anext(subscription))
         await asyncio.sleep(0)
         await conn.close()
         with pytest.raises(errors.BusClosed):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, 60)
         await subscription.close()
 
 
@@ -297,7 +297,7 @@ async def test_a_missing_permission_is_an_error_not_silence(start_nats) -> None:
         await apply_streams(conn)
         subscription = follow(Log(conn, "acme"), conn=agent)
         with pytest.raises(errors.NoPermission):
-            await take(subscription, 1, 5)
+            await take(subscription, 1)
         await subscription.close()
 
 
@@ -316,13 +316,13 @@ async def test_a_missing_permission_for_the_cursor_is_an_error(start_nats) -> No
         await apply_streams(conn)
         subscription = follow(Log(conn, "acme"), conn=agent, durable="d")
         with pytest.raises(errors.NoPermission):
-            await subscription.wait_ready(10)
+            await subscription.wait_ready(60)
         await subscription.close()
 
 
 async def test_many_subscriptions_share_a_connection(log: Log) -> None:
     subscriptions = [follow(log, id=f"f{n}") for n in range(300)]
-    await asyncio.gather(*(s.wait_ready(20) for s in subscriptions))
+    await asyncio.gather(*(s.wait_ready(60) for s in subscriptions))
     for n in range(300):
         log.conn.publish(log.subject(id=f"f{n}"), str(n).encode())
     facts = await asyncio.gather(*(take(s, 1) for s in subscriptions))

@@ -8,7 +8,6 @@ can think of, and compares what the outbox did with plain lists.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import msgspec
 from hypothesis import given, settings
@@ -16,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coord.core.batching import BatchPolicy
-from coord.core.outbox import Barrier, LanePolicy, Outbox
+from coord.core.lanes import LanePolicy
+from coord.core.outbox import Barrier, Outbox
 from coord.core.window import Admission, WhenFull
+from tests.support.parcels import Parcel, maker
 
 CRITICAL, STATUS, METRICS = 0, 1, 2
 DEADLINE_S = 5.0
@@ -27,20 +28,7 @@ LABELS = st.sampled_from(["a", "b"])
 SIZES = st.integers(1, 60)
 
 
-class Parcel(msgspec.Struct, eq=False):
-    lane: int
-    home: int
-    group: str
-    label: Any
-    deadline_at: float
-    entries: list[Any] = msgspec.field(default_factory=list)
-    count: int = 0
-    size: int = 0
-    ordinal: int = 0
-
-
-def make(lane: int, group: str, label: Any, now: float) -> Parcel:
-    return Parcel(lane, lane, group, label, now + DEADLINE_S)
+make = maker(DEADLINE_S)
 
 
 def policies() -> list[LanePolicy]:
@@ -105,8 +93,7 @@ class OutboxMachine(RuleBasedStateMachine):
             if batch is not None:
                 batch.entries.append(entry)
                 return
-            waiting = [e for p in self.outbox.lanes[METRICS].ready for e in p.entries]
-            waiting += [e for p in self.outbox.lanes[METRICS].open_batches() for e in p.entries]
+            waiting = [e for p in self.outbox.unsent() if p.lane == METRICS for e in p.entries]
             shed = self.outbox.shed(METRICS)
             assert shed is not None, "an empty queue refuses nothing"
             assert set(shed.entries) <= set(waiting)

@@ -10,7 +10,6 @@ import heapq
 import itertools
 import random
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import msgspec
 import pytest
@@ -18,29 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coord.core.batching import BatchPolicy
-from coord.core.outbox import LanePolicy, Outbox
+from coord.core.lanes import LanePolicy
+from coord.core.outbox import Outbox
 from coord.core.pacing import CEASES, COMES, COMPANY_MAX, Pace
 from coord.core.window import WhenFull
+from tests.support.parcels import Parcel, maker
 
 LIMIT_S = 0.1
 TRIP_S = 0.002
 SEEDS = range(5)
 
 
-class Parcel(msgspec.Struct, eq=False):
-    lane: int
-    home: int
-    group: str
-    label: Any
-    deadline_at: float
-    entries: list[float] = msgspec.field(default_factory=list)
-    count: int = 0
-    size: int = 0
-    ordinal: int = 0
-
-
-def make(lane: int, group: str, label: Any, now: float) -> Parcel:
-    return Parcel(lane, lane, group, label, now + 60.0)
+make = maker(60.0)
 
 
 class Run(msgspec.Struct):

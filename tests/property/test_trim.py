@@ -301,3 +301,9 @@ def test_whatever_stands_in_the_metadata(metadata: dict[str, str], age: int) -> 
 def test_settings_that_do_not_fit(fields: dict[str, Any]) -> None:
     with pytest.raises(errors.SettingsError):
         TrimConfig(**fields).validate()
+
+
+def test_an_age_that_was_left_lowered_is_told_from_one_that_is_being_used() -> None:
+    us = 1_000_000
+    for until_s, left in ((100.0, False), (100.1, False), (105.0, False), (99.9, True), (3_700.0, True), (0.0, True)):
+        assert trim.is_left_behind(int(until_s * us), now_us=100 * us, lowered_s=5.0) is left, until_s

@@ -182,6 +182,10 @@ class Colour(enum.StrEnum):
     RED = "red"
 
 
+class Moment(datetime):
+    """As pandas and pendulum have them."""
+
+
 def test_how_values_compare() -> None:
     stored = FactSubject("acme", "me", "f1", "file", "f1", "scanned", ("x",)).stored
 
@@ -217,6 +221,9 @@ def test_how_values_compare() -> None:
         where.type == "coord.file.scanned",
         where.schema == 1,
         where.occurred_at <= AT,
+        where.occurred_at == Moment.fromtimestamp(AT.timestamp(), UTC),
+        ~(where.occurred_at > Moment.fromtimestamp(AT.timestamp(), UTC)),
+        ~(d["list"] > Moment.fromtimestamp(AT.timestamp(), UTC)),
         ~where.correlation_id.exists(),
         (where.kind == "file") & (where.agent == "me") | (where.id == "other"),
     ):

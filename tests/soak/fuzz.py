@@ -28,7 +28,7 @@ from tests.soak.lag import caught_up
 from tests.soak.speakers import Speech, speaking
 from tests.soak.stack import Checkpoints, Stack
 from tests.soak.verdict import judge
-from tests.support.mutants import ANY, mutant, mutate_bytes, specimens
+from tests.support.mutants import ANY, mutant, mutate_bytes, publish_mutants, specimens
 from tests.support.rawnats import RawNats
 from tests.support.waiting import until
 
@@ -140,15 +140,7 @@ async def _through_servers(job: Job, result: Result, count: int) -> None:
                 if not await speakers.until(500, 30):
                     result.found("few", "the honest agents state nothing")
                 began = time.monotonic()
-                base = specimens(rng, "mutants")
-                for i in range(count):
-                    subject, headers, body = mutant(rng, rng.choice(base))
-                    if headers is not None:
-                        headers = headers.replace(b"{id}", b"f%d" % i)
-                    await raw.publish(subject, body, headers)
-                    if i % 200 == 199:
-                        await raw.settle(timeout_s=30)
-                await raw.settle(timeout_s=30)
+                await publish_mutants(raw, rng, count)
                 said = time.monotonic() - began
                 told = await speakers.finish()
                 checkpoints = Checkpoints(stack.database_url)

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from tests.soak.harness import percentile
+from tests.support import programs
 
 _CONNECT_AT_A_TIME = 32
 
@@ -70,21 +71,13 @@ class Listeners:
 @contextlib.asynccontextmanager
 async def listening(audience: Audience, log: Path) -> AsyncIterator[Listeners]:
     """Start them; returns when every subscription is live."""
-    root = Path(__file__).parents[2]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
-    with log.open("ab") as err:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.soak.listeners", msgspec.json.encode(audience).decode(),
-            cwd=root, env=environ, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=err,
-        )  # fmt: skip
+    process = await programs.start("tests.soak.listeners", audience, log)
     running = Listeners(process)
     try:
         await running.line(120)
         yield running
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await programs.end(process)
 
 
 # --- the program -------------------------------------------------------------------------

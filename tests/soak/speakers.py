@@ -28,6 +28,7 @@ from coord import errors
 from coord.wire import subjects
 from coord.wire.envelope import Fact, Sample
 from tests.support.planted import Bug
+from tests.support.programs import Program, start
 
 RECORD = struct.Struct("<IBBHIQ")
 """line, stream (0 EVENTS, 1 TELEMETRY), acked (1) or unsure (0), facts, first number, stream sequence."""
@@ -110,43 +111,27 @@ class Told(msgspec.Struct, frozen=True):
         return {(STREAMS[i // 16], i % 16): seq for i, seq in enumerate(self.ends) if seq}
 
 
-class Speakers:
+class Speakers(Program):
     """The scenario's half: `told` is the program's latest word."""
 
     def __init__(self, speech: Speech, process: asyncio.subprocess.Process) -> None:
         self.speech = speech
         self.told = Told(0, 0, 0, [], {}, 0, 0)
-        self._process = process
-        self._news = asyncio.Condition()
-        self._ended = False
-        self._reader = asyncio.create_task(self._read())
+        super().__init__(process)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            self.told = msgspec.json.decode(line, type=Told)
-            async with self._news:
-                self._news.notify_all()
-        self._ended = True
-        async with self._news:
-            self._news.notify_all()
+    def hear(self, line: bytes) -> None:
+        self.told = msgspec.json.decode(line, type=Told)
 
     async def until(self, acked: int, timeout_s: float) -> bool:
         """Return once `acked` facts were acknowledged; False after `timeout_s`, or when they end before."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._news:
-                await self._news.wait_for(lambda: self.told.acked >= acked or self._ended)
+            await self._until(lambda: self.told.acked >= acked, timeout_s)
         return self.told.acked >= acked
 
     async def told_of_failure(self, timeout_s: float) -> bool:
         """Return once some emit has ended with an error; False after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._news:
-                await self._news.wait_for(lambda: bool(self.told.failures) or self._ended)
+            await self._until(lambda: bool(self.told.failures), timeout_s)
         return bool(self.told.failures)
 
     async def word(self) -> Told:
@@ -176,25 +161,11 @@ class Speakers:
         assert self.told.done, "the speakers ended without their last word"
         return self.told
 
-    async def close(self) -> None:
-        """End them for certain."""
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-        await self._reader
-
 
 @contextlib.asynccontextmanager
 async def speaking(speech: Speech, log: Path) -> AsyncIterator[Speakers]:
     """Start them; they are killed at the end if they still run.  Their own words go to `log`."""
-    root = Path(__file__).parents[2]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
-    with log.open("ab") as err:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.soak.speakers", msgspec.json.encode(speech).decode(),
-            cwd=root, env=environ, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=err,
-        )  # fmt: skip
-    running = Speakers(speech, process)
+    running = Speakers(speech, await start("tests.soak.speakers", speech, log))
     try:
         yield running
     finally:

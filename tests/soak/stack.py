@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import msgspec
 
-from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack import DevStackConfig, PostgresOptions, install, places
 from coord.ops.devstack.nats import NatsOptions, NatsServer
 from coord.ops.devstack.postgres import PostgresServer
 from coord.projector.config import ProjectorConfig
-from coord.runtime import assets
 from coord.store import migrations
 from coord.store.config import DatabaseConfig
 from tests.support import crash
 from tests.support.crash import ProjectorProcess
 from tests.support.planted import Bug
+from tests.support.streams import apply_topology
 from tests.support.workload import connect
 
 LOSES_MUCH = {
@@ -73,7 +71,7 @@ class Stack:
             try:
                 await nats.start()
                 async with await Connection.open(NatsConfig(urls=(nats.url,)), name="soak-setup") as conn:
-                    await make_streams(conn, **streams)
+                    await apply_topology(conn, "production", **streams)
                 yield stack
             finally:
                 await stack._projectors.aclose()
@@ -111,18 +109,6 @@ async def database(
         yield postgres
     finally:
         await postgres.stop(immediate=True)
-
-
-async def make_streams(conn: Connection, **streams: dict[str, Any]) -> None:
-    """streams/ as in production; `EVENTS={…}` overrides fields of a stream."""
-    loaded = topology.load(assets.streams_dir(), "production")
-    specs = tuple(
-        msgspec.structs.replace(s, config=s.config | streams[s.stream])
-        if s.consumer is None and s.stream in streams
-        else s
-        for s in loaded.specs
-    )
-    await topology.apply(conn, topology.Topology(specs))
 
 
 _SESSIONS = """

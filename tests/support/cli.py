@@ -97,7 +97,7 @@ class Process:
         """Send it a signal."""
         self._process.send_signal(os_signal)
 
-    async def ends(self, timeout_s: float = 40.0) -> int:
+    async def ends(self, timeout_s: float = 60.0) -> int:
         """Wait for its end; the exit code."""
         async with asyncio.timeout(timeout_s):
             code = await self._process.wait()

@@ -27,6 +27,7 @@ from typing import Any, Literal, NoReturn, get_args
 import msgspec
 
 from coord.projector.config import ProjectorConfig
+from tests.support import programs
 from tests.support.planted import Bug, plant
 
 Point = Literal["copied", "advanced", "committing", "committed", "acked"]
@@ -54,52 +55,34 @@ class Job(msgspec.Struct, frozen=True):
     """A bug to have, so that it can be found."""
 
 
-class ProjectorProcess:
+class ProjectorProcess(programs.Program):
     """The test's half."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+        super().__init__(process)
         self.crashed_at: str | None = None
         """The crash point it died at."""
         self.owned: set[tuple[str, int]] = set()
         """(stream, partition) it holds the pin of."""
-        self._heard = asyncio.Condition()
         self._ready = False
-        self._ended = False
-        self._reader = asyncio.create_task(self._read())
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def hear(self, line: bytes) -> None:
+        word, *rest = line.decode().split()
+        if word == "ready":
+            self._ready = True
+        elif word == "pinned":
+            self.owned.add((rest[0], int(rest[1])))
+        elif word == "lost":
+            self.owned.discard((rest[0], int(rest[1])))
+        elif word == "crash":
+            self.crashed_at = rest[0]
 
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            word, *rest = line.decode().split()
-            if word == "ready":
-                self._ready = True
-            elif word == "pinned":
-                self.owned.add((rest[0], int(rest[1])))
-            elif word == "lost":
-                self.owned.discard((rest[0], int(rest[1])))
-            elif word == "crash":
-                self.crashed_at = rest[0]
-            async with self._heard:
-                self._heard.notify_all()
-        self._ended = True
-        async with self._heard:
-            self._heard.notify_all()
-
-    async def _until(self, condition: Any, timeout_s: float) -> None:
-        async with asyncio.timeout(timeout_s), self._heard:
-            await self._heard.wait_for(lambda: condition() or self._ended)
-
-    async def ready(self, timeout_s: float = 20) -> None:
+    async def ready(self, timeout_s: float = 60) -> None:
         """Return once it is connected and follows every partition; fail if it ended before."""
         await self._until(lambda: self._ready, timeout_s)
         assert self._ready, "the projector ended before it was ready"
 
-    async def owns(self, count: int, timeout_s: float = 20) -> None:
+    async def owns(self, count: int, timeout_s: float = 60) -> None:
         """Return once it holds exactly `count` partitions."""
         try:
             await self._until(lambda: len(self.owned) == count, timeout_s)
@@ -128,38 +111,18 @@ class ProjectorProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR1)
 
-    async def ended(self, timeout_s: float = 30) -> int:
+    async def ended(self, timeout_s: float = 60) -> int:
         """Wait for its end; the exit code (-9: killed)."""
         async with asyncio.timeout(timeout_s):
             code = await self._process.wait()
             await self._reader
         return code
 
-    async def close(self) -> None:
-        """End it for certain."""
-        if self._process.returncode is None:
-            self.kill()
-        await self.ended()
-
 
 @contextlib.asynccontextmanager
 async def projector_process(job: Job, log: Path) -> AsyncIterator[ProjectorProcess]:
     """Start one; it is killed at the end if it still runs.  Its own words go to `log`."""
-    root = Path(__file__).parents[2]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
-    with log.open("ab") as err:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.crash",
-            msgspec.json.encode(job).decode(),
-            cwd=root,
-            env=environ,
-            stdin=asyncio.subprocess.PIPE,  # its end tells the program that we are gone
-            stdout=asyncio.subprocess.PIPE,
-            stderr=err,
-        )
-    running = ProjectorProcess(process)
+    running = ProjectorProcess(await programs.start("tests.support.crash", job, log))
     try:
         yield running
     finally:

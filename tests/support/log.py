@@ -19,10 +19,11 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.projector.service import ProjectorService
 from coord.query.service import QueryConfig, QueryService
 from coord.runtime import assets
-from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import headers as wire_headers
 from coord.wire.subjects import FactSubject
+from tests.support.projecting import projector_service
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
 
 
@@ -95,15 +96,13 @@ async def query_service(url: str, config: QueryConfig | None = None) -> AsyncIte
 async def projector(url: str, database_url: str) -> AsyncIterator[ProjectorService]:
     """The consumers, and a projector on a migrated database."""
     async with await Connection.open(NatsConfig(urls=(url,)), name="apply") as conn:
-        await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
-    database = DatabaseConfig(url=database_url, pool_min=1, pool_max=6)
-    service = ProjectorService(NatsConfig(urls=(url,)), database, registry=Metrics(CollectorRegistry()))
-    async with service:
-        await service.wait_ready(20)
+        await apply_topology(conn)
+    async with projector_service(url, database_url) as service:
+        await service.wait_ready(60)
         yield service
 
 
-async def rows(database_url: str, query: str, *arguments: Any, count: int, timeout_s: float = 20) -> list[Any]:
+async def rows(database_url: str, query: str, *arguments: Any, count: int, timeout_s: float = 60) -> list[Any]:
     """What `query` returns once it returns `count` rows."""
     database = await asyncpg.connect(database_url)
     try:

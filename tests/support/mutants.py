@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame
+from tests.support.rawnats import RawNats
 
 
 def specimens(rng: random.Random, tenant: str) -> list[tuple[bytes, bytes | None, bytes]]:
@@ -85,3 +86,16 @@ def mutant(rng: random.Random, specimen: tuple[bytes, bytes | None, bytes]) -> t
     if what in ("body", "all"):
         body = mutate_bytes(rng, body, ANY)
     return subject, headers, body
+
+
+async def publish_mutants(raw: RawNats, rng: random.Random, count: int) -> None:
+    """So many of the tenant `mutants`, each with an id of its own; returns once the server has read them."""
+    base = specimens(rng, "mutants")
+    for i in range(count):
+        subject, headers, body = mutant(rng, rng.choice(base))
+        if headers is not None:
+            headers = headers.replace(b"{id}", b"f%d" % i)
+        await raw.publish(subject, body, headers)
+        if i % 100 == 99:
+            await raw.settle()
+    await raw.settle()

@@ -17,15 +17,12 @@ import signal
 from pathlib import Path
 from typing import Any, Self
 
-import msgspec
-
 from coord import errors, limits
-from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack import ports
 from coord.ops.devstack.nats import NatsOptions, NatsServer
-from coord.runtime import assets
 from tests.support.proxy import Proxy
+from tests.support.streams import apply_topology
 
 SIZE = 3
 _NOWHERE = f"{ports.LOOPBACK}:1"
@@ -157,26 +154,19 @@ class NatsCluster:
 
     async def apply(self, **streams: dict[str, Any]) -> None:
         """streams/ in the profile `cluster`; `EVENTS={…}` overrides fields of a stream."""
-        loaded = topology.load(assets.streams_dir(), "cluster")
-        specs = tuple(
-            msgspec.structs.replace(s, config=s.config | streams[s.stream])
-            if s.consumer is None and s.stream in streams
-            else s
-            for s in loaded.specs
-        )
         async with await self.connect("topology") as conn:
             async with asyncio.timeout(_APPLY_S):
                 while True:
                     # A young cluster may forget a request; what is there already stays as it is.
                     with contextlib.suppress(errors.DeadlineExceeded, errors.ApiUnavailable):
-                        await topology.apply(conn, topology.Topology(specs))
+                        await apply_topology(conn, "cluster", **streams)
                         return
 
     async def connect(self, name: str) -> Connection:
         """A connection to whichever is there."""
         return await Connection.open(NatsConfig(urls=self.urls, ping_interval_s=1.0), name=name, wait=True)
 
-    async def leader(self, conn: Connection, stream: str, timeout_s: float = 20) -> int:
+    async def leader(self, conn: Connection, stream: str, timeout_s: float = 60) -> int:
         """Who leads a stream now, waiting for an election under way."""
         async with asyncio.timeout(timeout_s):
             while True:

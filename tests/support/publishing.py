@@ -16,10 +16,12 @@ from coord.bus.direct import DirectReader, StoredMessage
 from coord.client.config import PublisherConfig
 from coord.client.connect import Coord, connect
 from coord.core.retry import RetryPolicy
+from coord.ops.devstack.nats import NatsServer
 from coord.runtime import assets
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.envelope import Poison, StoredFact, StoredSample, decode_message
+from tests.support.waiting import until
 
 
 def quick(*, deadline_s: float = 5.0, attempt_s: float = 0.4, **fields: Any) -> PublisherConfig:
@@ -42,6 +44,12 @@ async def client(url: str, *, agent: str = "a1", **options: Any) -> AsyncIterato
     to = options.pop("to", url)
     async with connect(to, agent=agent, **options) as c:
         yield c
+
+
+async def lose_broker(server: NatsServer, c: Coord) -> None:
+    """Kill the server; returns once the client has noticed."""
+    server.kill()
+    await until(lambda: not c.connection.is_connected)
 
 
 def count(c: Coord, name: str, **labels: str) -> float:

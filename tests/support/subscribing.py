@@ -33,7 +33,7 @@ def follow(
     )
 
 
-async def take(subscription: Subscription, count: int, timeout_s: float = 20.0) -> list[StoredFact]:
+async def take(subscription: Subscription, count: int, timeout_s: float = 60.0) -> list[StoredFact]:
     facts: list[StoredFact] = []
     async with asyncio.timeout(timeout_s):
         while len(facts) < count:
@@ -54,6 +54,16 @@ async def publish_slowly(log: Log, count: int) -> None:
     for first in range(0, count, 20):
         await log.flood(20, first=first)
         await asyncio.sleep(0.001)
+
+
+async def publish_until(log: Log, enough: asyncio.Event) -> int:
+    """The same until it is enough; how many there were."""
+    count = 0
+    while not enough.is_set():
+        await log.flood(20, first=count)
+        count += 20
+        await asyncio.sleep(0.001)
+    return count
 
 
 async def stored(log: Log, seq: int) -> bool:

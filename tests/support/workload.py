@@ -371,7 +371,7 @@ async def findings(db: asyncpg.Connection, load: Workload) -> list[Finding]:
     return found
 
 
-async def verify(url: str, load: Workload, *, timeout_s: float = 30) -> list[Row]:
+async def verify(url: str, load: Workload, *, timeout_s: float = 45) -> list[Row]:
     """Wait until everything acknowledged is in the tables, then demand exactly that.
 
     Returns the rows.  Raises `GuaranteeBroken`: at once when something is there that must not be,
@@ -454,7 +454,7 @@ class Watcher:
         self.looks += 1
 
 
-async def connect(url: str, timeout_s: float = 30) -> asyncpg.Connection:
+async def connect(url: str, timeout_s: float = 60) -> asyncpg.Connection:
     """A connection to a database that may be restarting."""
 
     async def attempt() -> asyncpg.Connection | None:

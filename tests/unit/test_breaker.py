@@ -246,7 +246,39 @@ async def test_who_says_when_to_come_back_is_believed() -> None:
     assert (await attempts(CallPolicy(), late, 7))[:2] == (late, 1)
 
 
-@pytest.mark.parametrize("fields", [{"retries_max": -1}, {"first_s": 0.0}, {"first_s": 2.0, "most_s": 1.0}])
-def test_impossible_retries_are_refused(fields: dict[str, float]) -> None:
+async def test_with_a_deadline_it_is_asked_until_then_however_often() -> None:
+    patient = CallPolicy(retries_max=None, deadline_s=20.0)
+    down = errors.ServiceUnavailable("none")
+    assert (await attempts(patient, *[down] * 9, 7))[:2] == (7, 10)
+    error, asked, took_s = await attempts(patient, *[down] * 99)
+    assert error is down
+    assert 10 <= asked <= 30  # 2 s between two of them, half of each random
+    assert 17.9 <= took_s < 20.0  # the next would have begun later
+    refusal = errors.InvalidRequest("never")
+    assert (await attempts(patient, down, refusal, 7))[:2] == (refusal, 2)
+    assert (await attempts(CallPolicy(retries_max=1, deadline_s=20.0), down, down, 7))[:2] == (down, 2)
+    assert (await attempts(CallPolicy(retries_max=None, deadline_s=0.0), down, 7))[:2] == (down, 1)
+
+
+async def test_with_a_deadline_who_says_when_to_come_back_is_believed_up_to_it() -> None:
+    patient = CallPolicy(retries_max=None, deadline_s=20.0)
+    found, asked, took_s = await attempts(patient, errors.Overloaded(retry_after_s=10), 7)
+    assert (found, asked) == (7, 2)
+    assert took_s >= 10
+    late = errors.Overloaded(retry_after_s=21)
+    assert (await attempts(patient, late, 7))[:2] == (late, 1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retries_max": -1},
+        {"first_s": 0.0},
+        {"first_s": 2.0, "most_s": 1.0},
+        {"retries_max": None},
+        {"deadline_s": -1.0},
+    ],
+)
+def test_impossible_retries_are_refused(fields: dict[str, float | None]) -> None:
     with pytest.raises(errors.SettingsError):
         CallPolicy(**fields).validate()  # type: ignore[arg-type]

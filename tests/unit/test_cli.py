@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -16,12 +17,13 @@ import typer
 from coord import errors
 from coord.ops import times
 from coord.ops.cli import base, output
+from coord.ops.cli.bars import bar
 from coord.ops.cli.base import Context, Exit, command, group
 from coord.ops.cli.output import Format, Output
 from tests.support.cli import Result, run_cli
 
-NOUNS = ("event", "stream", "db", "dlq", "projection", "logs", "config", "dev", "bench")
-VERBS = ("serve", "status", "top", "doctor", "demo")
+NOUNS = ("event", "stream", "db", "dlq", "projection", "spool", "logs", "config", "dev", "bench")
+VERBS = ("serve", "replay", "status", "top", "doctor", "demo")
 
 
 @pytest.fixture(autouse=True)
@@ -294,6 +296,25 @@ def test_sizes(count: int, text: str) -> None:
     assert output.size(count) == text
 
 
+# --- bars ----------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_for_terminals_and_leaves_data_alone() -> None:
+    for stderr, shown in ((Terminal(), True), (io.StringIO(), False)):
+        stdout = io.StringIO()
+        ctx = SimpleNamespace(out=Output(Format.JSON, stdout=stdout, stderr=stderr))
+        with bar(ctx, "counting") as show:  # type: ignore[arg-type]
+            show(1, 3)
+            show(3, 3)
+        assert ("counting" in stderr.getvalue()) is shown
+        assert stdout.getvalue() == ""
+
+
 # --- times ---------------------------------------------------------------------------------
 
 
@@ -305,6 +326,9 @@ def test_times_as_people_type_them() -> None:
     assert times.since("2026-01-01 10:00") == now - timedelta(hours=2)
     with pytest.raises(ValueError, match="neither"):
         times.since("yesterday")
+    for long_ago in ("999999d", "99999999999999d"):
+        with pytest.raises(ValueError, match="longer ago"):
+            times.since(long_ago)
 
 
 # --- logs ----------------------------------------------------------------------------------

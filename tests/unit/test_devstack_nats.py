@@ -26,6 +26,14 @@ async def test_it_answers_with_jetstream(nats_server):
     assert info["max_payload"] == 8 * 1024 * 1024
 
 
+async def test_its_garbage_collector_is_told_how_often_unless_the_environment_says(start_nats, monkeypatch):
+    monkeypatch.delenv("GOGC", raising=False)
+    monkeypatch.setenv("GOMEMLIMIT", "123MiB")
+    server = await start_nats(gc_percent=300)
+    sees = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+    assert {b"GOGC=300", b"GOMEMLIMIT=123MiB"} <= set(sees)
+
+
 async def test_a_killed_server_comes_back_on_its_port(start_nats):
     server = await start_nats()
     port, pid = server.port, server.pid

@@ -19,7 +19,8 @@ from coord import errors, limits
 from coord.client import context, encoding
 from coord.client.config import CRITICAL, STATUS, PublisherConfig
 from coord.client.encoding import Encoder, Message, sample_entry
-from coord.wire import codec, headers
+from coord.client.receipt import Receipt
+from coord.wire import codec, frames, headers
 from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample, decode_message, encode_fact, encode_frame
 from coord.wire.facts import REGISTRY
 from coord.wire.subjects import FactSubject, parse_published
@@ -402,3 +403,25 @@ def test_small_frames_and_those_that_do_not_shrink_travel_as_they_are() -> None:
     packed = msgspec.Raw(msgspec.msgpack.encode({"value": 1, "blob": random.Random(7).randbytes(8_000)}))
     made = fast.frame(fast.series("cpu"), NOW_US, [(0, packed)])
     assert f"{codec.FRAME_TYPE}\r\n".encode() in made.headers, "random bytes do not shrink"
+
+
+ADDED = st.one_of(
+    st.tuples(st.just("one"), st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-9, 9))),
+    st.tuples(st.just("run"), st.lists(st.floats(0, 9), min_size=1, max_size=4)),
+    st.tuples(st.just("run"), st.lists(st.integers(0, 9), min_size=1, max_size=4)),
+)
+
+
+@given(st.lists(ADDED, min_size=1, max_size=6))
+def test_however_a_frame_is_filled_its_entries_are_those(added: list[tuple[str, Any]]) -> None:
+    receipt, expected = Receipt(deadline_at=0.0), []
+    for at_us, (how, what) in enumerate(added, 1_000_000):
+        if how == "one":
+            receipt.add(at_us, what)
+            expected.append([at_us - 1_000_000, what])
+        else:
+            receipt.add_values(at_us, list(what))
+            expected += [[at_us - 1_000_000, value] for value in what]
+    label = encoder().series("cpu")
+    message = encoder().frame(label, receipt.base_us, receipt.entries, doubles=receipt.doubles)
+    assert frames.unpack(message.body) == (1_000_000, expected)

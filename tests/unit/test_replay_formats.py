@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 
 from coord.errors import InvalidRecording
-from coord.ops.replay.formats import FORMATS, conversations, detect
+from coord.ops.replay.formats import FORMATS, conversations, detect, otlp
 from coord.ops.replay.recording import Item, LeftOut, Problem, Statement
 from coord.ops.replay.source import Source
 from coord.ops.replay.survey import checked, survey
@@ -96,6 +97,14 @@ def test_a_conversation_is_a_run_its_messages_and_a_handoff_at_each_change_of_sp
         ({"name": "Ann (→ Bob)", "role": "user"}, "Ann", "Bob", None),
         ({"name": "  ", "role": "user"}, "user", None, None),
         ({"role": "f(x) (-> Coder)"}, "f(x)", "Coder", None),
+        ({"role": "Planner(to Coder )"}, "Planner", "Coder", None),
+        ({"role": "Planner (->Coder)"}, "Planner", "Coder", None),
+        ({"role": "Coder (tool)"}, "Coder", None, "tool"),
+        ({"role": "Coder (->)"}, "Coder", None, "->"),
+        ({"role": "Coder ()"}, "Coder ()", None, None),
+        ({"role": "(-> Coder)"}, "(-> Coder)", None, None),
+        ({"role": "f(x))"}, "f(x))", None, None),
+        ({"role": "Coder (a) b"}, "Coder (a) b", None, None),
     ],
 )
 def test_roles_name_speaker_and_addressee(
@@ -191,6 +200,14 @@ def test_a_trajectory_is_steps_taken_and_observed(tmp_path: Path, indent: int | 
     assert (found[2].at - found[1].at).total_seconds() == 0.5
 
 
+def test_steps_that_take_for_ever_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A day each at most: it would take three million of them.
+    monkeypatch.setattr("coord.ops.replay.formats.trajectory._BEGIN", datetime(9999, 12, 30, tzinfo=UTC))
+    slow = {"trajectory": [{"action": "wait", "execution_time": 1e300}] * 3}
+    (found,) = problems(items(write(tmp_path, slow)))
+    assert (found.line, "9999" in found.reason) == (1, True)
+
+
 def test_a_bad_step_of_a_document_is_named_by_its_own_line(tmp_path: Path) -> None:
     bad = {**STEPS, "trajectory": [*STEPS["trajectory"], {"thought": "no action"}]}
     text = json.dumps(bad, indent=1)
@@ -241,6 +258,14 @@ def test_ids_in_base64_are_understood(tmp_path: Path) -> None:
     packed = {name: base64.b64encode(bytes.fromhex(value)).decode() for name, value in HEX.items()}
     (found,) = statements(items(write(tmp_path, spans(SPAN | packed))))
     assert found.fact.id == HEX["spanId"]
+
+
+def test_an_attribute_nested_too_deeply_is_a_problem_of_its_span() -> None:
+    value: dict[str, Any] = {"intValue": "1"}
+    for _ in range(5_000):
+        value = {"arrayValue": {"values": [value]}}
+    with pytest.raises(ValueError, match="attribute"):
+        otlp._attributes([otlp.KeyValue("a", value)])
 
 
 def test_one_bad_span_does_not_take_its_neighbours_along(tmp_path: Path) -> None:
@@ -322,6 +347,13 @@ def test_a_file_in_no_format_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRecording):
         Source(tmp_path / "nothing")
+
+
+def test_what_can_be_read_only_once_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(InvalidRecording, match="no file"):
+            Source(tmp_path / name)
 
 
 def test_lines_that_are_no_text_are_named(tmp_path: Path) -> None:

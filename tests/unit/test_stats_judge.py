@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from coord.ops import doctor, judge, top
+from coord.bus import topology
+from coord.ops import judge, permissions, top
 from coord.ops.cli.output import Format, Output
 from coord.ops.judge import LAG_ERROR_S, LAG_WARNING_S, SILENT_S
 from coord.ops.stats import (
@@ -22,6 +23,7 @@ from coord.ops.stats import (
     Snapshot,
     StreamStats,
 )
+from coord.runtime import assets
 from coord.wire import subjects
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -228,4 +230,16 @@ def test_the_picture_and_the_rows_hold_what_matters() -> None:
 def test_permissions_are_read_as_the_server_means_them(
     rules: dict[str, Any] | None, subject: str, allowed: bool
 ) -> None:
-    assert doctor.may(rules, subject) is allowed
+    assert permissions.may(rules, subject) is allowed
+
+
+def test_what_the_services_need_includes_the_trimmers_update() -> None:
+    wanted = topology.load(assets.streams_dir(), "production")
+    publish, subscribe = permissions.needed(wanted, trims=True, inbox="_INBOX.x")
+    update = f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}"
+    assert publish - permissions.needed(wanted, trims=False, inbox="_INBOX.x")[0] == {update}
+    # Enough to project and to answer, as an operator would grant it before there was a trimmer.
+    api = ["INFO", "STREAM.INFO.*", "STREAM.MSG.GET.*", "DIRECT.GET.>", "CONSUMER.>"]
+    rules = {"allow": [*(f"$JS.API.{a}" for a in api), "$JS.ACK.>", "coord.>"]}
+    assert [s for s in publish if not permissions.may(rules, s)] == [update]
+    assert all(permissions.may({"allow": ["_INBOX.>", "coord.>"]}, s) for s in subscribe)

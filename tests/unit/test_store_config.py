@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from coord.core.breaker import BreakerPolicy
 from coord.errors import SettingsError
 from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.pool import Pool
+from coord.telemetry.metrics import Metrics
 
 
 def test_the_defaults_are_valid() -> None:
@@ -28,6 +32,8 @@ def test_the_defaults_are_valid() -> None:
         ({"acquire_timeout_s": -1.0}, "acquire_timeout_s"),
         ({"health_after_s": 300.0, "idle_s": 300.0}, "health_after_s"),
         ({"idle_in_transaction_s": 31.0}, "idle_in_transaction_s"),
+        ({"circuit_failures_max": 0}, "circuit_failures_max"),
+        ({"circuit_open_max_s": 0.0}, "circuit_open_max_s"),
         ({"application_name": "x" * 64}, "application_name"),
     ],
 )
@@ -35,6 +41,15 @@ def test_what_does_not_fit_is_refused_naming_the_field(fields: dict[str, object]
     config = DatabaseConfig(**fields)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=names):
         config.validate()
+
+
+def test_a_circuit_is_open_no_longer_than_the_setting_says() -> None:
+    assert DatabaseConfig().breaker == BreakerPolicy()
+    shortest = DatabaseConfig(circuit_failures_max=2, circuit_open_max_s=0.05)
+    shortest.validate()
+    shortest.breaker.validate()
+    assert shortest.breaker == BreakerPolicy(failures_max=2, open_first_s=0.05, open_max_s=0.05)
+    assert Pool(shortest, metrics=Metrics(CollectorRegistry())).circuit.policy == shortest.breaker
 
 
 @pytest.mark.parametrize("ages", [AgesConfig(hot_days=0), AgesConfig(hot_days=7, retain_days=7)])

@@ -32,6 +32,18 @@ def test_a_frame_byte_by_byte():
     assert [(r.value, r.occurred_at.timestamp(), r.index) for r in rows] == [(0.5, 1.0, 0), (2.0, 0.999999, 1)]
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 100, 255, 256, limits.FRAME_ENTRIES_MAX])
+@pytest.mark.parametrize("base_us", [0, 1_000_000, 1_795_255_200_250_000, -5])
+def test_doubles_of_one_time_are_packed_alike_by_a_short_cut(count, base_us):
+    values = [(-1) ** i * i / 7 for i in range(count - 1)] + [1.7976931348623157e308]
+    assert frames.pack_doubles(base_us, values) == frames.pack(base_us, [(0, value) for value in values])
+
+
+def test_the_short_cut_has_the_same_bound():
+    with pytest.raises(PayloadTooLarge):
+        frames.pack_doubles(0, [1.0] * (limits.FRAME_ENTRIES_MAX + 1))
+
+
 @pytest.mark.parametrize("compress", [False, True])
 def test_samples(compress):
     samples = [

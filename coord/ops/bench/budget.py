@@ -19,9 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from coord.errors import SettingsError
-from coord.ops.bench import paths, servers
+from coord.ops.bench import machine, paths, servers
 from coord.ops.devstack.stack import DevStackConfig
-from coord.runtime import assets
 
 OF_PYTHON: Final = frozenset({"bytecodes", "memory_in_flight", "memory_in_hand"})
 """Counts that depend on the version of Python."""
@@ -72,10 +71,7 @@ def python() -> str:
 
 def default_file() -> Path:
     """The checkout's; `SettingsError` outside one."""
-    root = assets.checkout_dir()
-    if root is None:
-        raise SettingsError("this is not a checkout: name the budget's file")
-    return root / "tests" / "bench" / "budget.toml"
+    return machine.in_checkout("tests", "bench", "budget.toml", instead="name the budget's file")
 
 
 def read(file: Path) -> Budget:
@@ -105,7 +101,7 @@ def compare(budget: Budget, found: Mapping[str, Mapping[str, float]]) -> list[di
                 {
                     "path": path,
                     "count": name,
-                    "measured": None if value is None else _rounded(value),
+                    "measured": None if value is None else _four_digits(value),
                     "bound": bound.bound if bound else None,
                     "verdict": _verdict(name, value, bound, budget.python),
                 }
@@ -135,7 +131,7 @@ def renewed(budget: Budget | None, found: Mapping[str, Mapping[str, float]]) -> 
         before = old.get(path, {}).get(name)
         return Bound(
             bound=_ceiling(value * _slack(path, name)),
-            measured=_rounded(value),
+            measured=_four_digits(value),
             reason=before.reason if before else "say why it is what it is",
         )
 
@@ -172,5 +168,5 @@ def _ceiling(value: float) -> float:
     return float(f"{math.ceil(value / unit - 1e-9) * unit:.6g}")
 
 
-def _rounded(value: float) -> float:
+def _four_digits(value: float) -> float:
     return float(f"{value:.4g}")

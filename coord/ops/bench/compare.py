@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from coord.errors import SettingsError
-from coord.runtime import assets
+from coord.ops.bench import machine
 
 _SAME_BELOW = 0.05
 """Relative change below which a figure counts as the same: two runs of one commit differ by as much."""
@@ -23,7 +23,7 @@ _PASSING = frozenset({"load_1m_before", "cores_used_elsewhere"})
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report that `coord bench spine -o json` wrote; `SettingsError` when it is none."""
+    """A report that `coord bench … -o json` wrote; `SettingsError` when it is none."""
     try:
         found = msgspec.json.decode(path.read_bytes())
     except OSError as exc:
@@ -32,15 +32,14 @@ def read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not JSON: {exc}") from exc
     if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
         raise SettingsError(f"{path} is not a report of `coord bench`: it has no figures")
+    if not isinstance(found.get("bench"), str):
+        raise SettingsError(f"{path} does not say of which bench it is a report")
     return found
 
 
 def baseline_file() -> Path:
     """The checkout's; `SettingsError` outside one."""
-    root = assets.checkout_dir()
-    if root is None:
-        raise SettingsError("this is not a checkout: name two reports")
-    return root / "tests" / "bench" / "baseline.json"
+    return machine.in_checkout("tests", "bench", "baseline.json", instead="name two reports")
 
 
 def baseline(bench: str, file: Path | None = None) -> dict[str, Any]:

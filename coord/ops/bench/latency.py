@@ -28,22 +28,18 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
-from prometheus_client import CollectorRegistry
 
-from coord.bus.connection import NatsConfig
-from coord.client.connect import Coord, connect
+from coord.client.connect import Coord
 from coord.ops.bench import workload
+from coord.ops.bench.author import author
 from coord.ops.bench.measure import BenchError, Figures, percentiles
 from coord.ops.bench.workers import Job, Worker
 from coord.store.config import DatabaseConfig
-from coord.telemetry.metrics import Metrics
 from coord.wire.envelope import Fact
 
 _MARKERS_PER_S: Final = 20
 _ASK_EVERY_S: Final = 0.001
 _PATIENCE_S: Final = 30.0
-
-_AGENT: Final = "author"
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +86,7 @@ async def latency(
     pinned, plans cached.
     """
     service = Job(role="service", nats_url=nats_url, database_url=database.url)
-    async with Worker(service), _author(nats_url) as coord:
+    async with Worker(service), author(nats_url) as coord:
         say(f"  {visible.facts_per_s:,.0f} facts/s for {visible.windows} × {visible.seconds:g} s → SELECT")
         data = workload.bodies()
         warm_up = Load(facts_per_s=visible.facts_per_s, seconds=warm_up_s)
@@ -106,12 +102,6 @@ async def latency(
 def _say_windows(found: Figures, say: Callable[[str], None]) -> None:
     for number, (p50, p99) in enumerate(zip(found["p50"], found["p99"], strict=True), 1):
         say(f"    {number}/{len(found['p50'])} p50 {p50:>6.1f} ms   p99 {p99:>6.1f} ms")
-
-
-def _author(nats_url: str) -> Any:
-    return connect(
-        NatsConfig(urls=(nats_url,)), tenant=workload.TENANT, agent=_AGENT, metrics=Metrics(CollectorRegistry())
-    )
 
 
 # --- the open loop -------------------------------------------------------------------------

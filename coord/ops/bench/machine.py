@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from coord.errors import SettingsError
 from coord.ops.build import version
 from coord.runtime import assets
 
@@ -97,6 +98,14 @@ def commit() -> str | None:
         return None
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "coord", "sql", "streams")
     return head + ("+" if changed else "")
+
+
+def in_checkout(*parts: str, instead: str) -> Path:
+    """A file of the checkout; outside one `SettingsError`, which says what to do `instead`."""
+    root = assets.checkout_dir()
+    if root is None:
+        raise SettingsError(f"this is not a checkout: {instead}")
+    return root.joinpath(*parts)
 
 
 def _busy_s() -> float:

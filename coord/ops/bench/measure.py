@@ -96,6 +96,11 @@ def cpu_us(runs: Sequence[Run]) -> list[float]:
     return [(run.client_cpu_s + run.server_cpu_s) / run.count * 1e6 for run in runs]
 
 
+def rounded(value: float) -> float:
+    """A figure as a report has it: three places, none from a hundred on."""
+    return round(value, 3) if abs(value) < 100 else float(round(value))
+
+
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest value that `share` of them do not exceed; `ordered` is sorted and not empty."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -26,14 +26,14 @@ from prometheus_client import CollectorRegistry
 from coord import limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.config import PublisherConfig
-from coord.client.connect import Coord, connect
+from coord.client.connect import Coord
 from coord.client.subscriber import subscribe
 from coord.core.retry import RetryPolicy
-from coord.ops.bench import workload
+from coord.ops.bench import ends, workload
+from coord.ops.bench.author import author
 from coord.ops.bench.bare import BareLoop
 from coord.ops.bench.counting import Aside, Held, Opcodes, Wire
 from coord.ops.bench.measure import BenchError
-from coord.ops.bench.projecting import partition_ends
 from coord.ops.bench.workers import Job, Worker
 from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
@@ -57,8 +57,6 @@ _PATIENCE_S: Final = 30.0
 
 _PUBLISHER: Final = PublisherConfig(metrics_linger_ms=20_000, retry=RetryPolicy(attempt_s=25.0, attempt_max_s=25.0))
 """However slow the machine: frames are closed when they are full, and nothing is sent twice."""
-
-AGENT: Final = "author"
 
 
 async def measure(nats_url: str, database: DatabaseConfig) -> dict[str, Counts]:
@@ -111,10 +109,7 @@ class _Paths:
         return await self._publish(subjects.TELEMETRY, SAMPLES, publish)
 
     async def _publish(self, stream: str, count: int, publish: Callable[[Coord], Awaitable[None]]) -> Counts:
-        async with connect(
-            NatsConfig(urls=(self._nats.url,)),
-            tenant=workload.TENANT, agent=AGENT, publisher=_PUBLISHER, metrics=Metrics(CollectorRegistry()),
-        ) as coord:  # fmt: skip
+        async with author(self._nats.url, _PUBLISHER) as coord:
             await publish(coord)  # caches and templates are there afterwards
             await coord.flush()
             before, wire = await self._stored(stream), (self._nats.sent, self._nats.received)
@@ -207,14 +202,12 @@ class _Paths:
     async def _until_caught_up(self, stream: str) -> None:
         """Until every partition's checkpoint has the partition's last message."""
         async with await Connection.open(NatsConfig(urls=(self._nats_url,)), name="bench-budget") as broker:
-            ends = await partition_ends(broker, stream)
+            wanted = await ends.partition_ends(broker, stream)
         conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self._database.url)
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 while True:
-                    found = await conn.fetch("SELECT partition, seq FROM coord.checkpoint WHERE stream = $1", stream)
-                    checkpoints: dict[int, int] = {row["partition"]: row["seq"] for row in found}
-                    if all(checkpoints.get(p, 0) >= end for p, end in ends.items()):
+                    if ends.reached(wanted, await ends.checkpoints(conn, stream)):
                         return
                     await asyncio.sleep(0.02)
         except TimeoutError:

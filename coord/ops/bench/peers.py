@@ -35,7 +35,7 @@ from coord import errors
 from coord.bus.connection import Connection, NatsConfig
 from coord.errors import EnvironmentProblem, SettingsError
 from coord.ops.bench import machine, projecting, servers
-from coord.ops.bench.measure import BenchError, Clock, Run, Side, alternate, rates, ratios, settle
+from coord.ops.bench.measure import BenchError, Clock, Run, Side, alternate, rates, ratios, rounded, settle
 from coord.ops.bench.workers import Job, Worker
 from coord.ops.devstack.stack import DevStackConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
@@ -114,9 +114,9 @@ async def peers(config: PeersConfig, say: Callable[[str], None]) -> dict[str, An
         FORMAT,
         versions=versions | {name: metadata.version(name) for name in _DISTRIBUTIONS.values()},
         edition=database.edition,
-        settings=_settings(config),
-        figures={"peers": {name: _rounded(statistics.median(values)) for name, values in figures.items()}},
-        by_round={"peers": {name: [_rounded(v) for v in values] for name, values in figures.items()}},
+        settings=servers.settings(config),
+        figures={"peers": {name: rounded(statistics.median(values)) for name, values in figures.items()}},
+        by_round={"peers": {name: [rounded(v) for v in values] for name, values in figures.items()}},
         rounds={name: [run.record() for run in of] for name, of in found.items()},
     )
 
@@ -196,13 +196,3 @@ def _installed() -> None:
         raise EnvironmentProblem(
             f"{' and '.join(missing)} not installed: pip install 'coord[bench]', or make bench-peers in a checkout"
         )
-
-
-def _settings(config: PeersConfig) -> dict[str, Any]:
-    found = msgspec.structs.asdict(config)
-    del found["database"]
-    return found | {"streams_profile": servers.PROFILE, "synchronous_commit": "off", "event_loop": "uvloop"}
-
-
-def _rounded(value: float) -> float:
-    return round(value, 3) if abs(value) < 100 else float(round(value))

@@ -17,18 +17,18 @@ log, the order that is quickest to index.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias, get_args
 
 import asyncpg
 import msgspec
 
-from coord import errors, limits
+from coord import limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.bench import servers, workload
 from coord.ops.bench.bare import BareLoop, bare_copy
+from coord.ops.bench.ends import partition_ends
 from coord.ops.bench.measure import BenchError, Clock, Figures, Run, Side, alternate, quiet_heap, rates, ratios, settle
 from coord.ops.bench.workers import Job, Worker
 from coord.runtime import assets
@@ -123,17 +123,6 @@ def backlogs(counts: Counts, kinds: Sequence[Kind]) -> Iterator[Backlog]:
     if "singles" in kinds:
         messages = workload.encoded_facts(singles, workload.bodies(), agents)
         yield Backlog("singles", subjects.EVENTS, "event", EVENT_COLUMNS, messages, singles)
-
-
-async def partition_ends(conn: Connection, stream: str) -> dict[int, int]:
-    """The last stream sequence of each partition that has a message."""
-    ends: dict[int, int] = {}
-    for p in range(limits.PARTITIONS):
-        last = {"last_by_subj": subjects.partition_filter(stream, p)}
-        with contextlib.suppress(errors.ApiNotFound):  # a small backlog leaves partitions empty
-            found = await conn.api(f"STREAM.MSG.GET.{stream}", last)
-            ends[p] = int(found["message"]["seq"])
-    return ends
 
 
 class Bench:

@@ -19,16 +19,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from coord import limits
-from coord.bus.connection import NatsConfig
 from coord.client.config import PublisherConfig
-from coord.client.connect import Coord, connect
+from coord.client.connect import Coord
 from coord.ops.bench import workload
+from coord.ops.bench.author import AGENT, author
 from coord.ops.bench.bare import BareLoop
 from coord.ops.bench.measure import (
     BenchError,
@@ -43,10 +42,7 @@ from coord.ops.bench.measure import (
     ratios,
     settle,
 )
-from coord.telemetry.metrics import Metrics
 from coord.wire.envelope import Encoded
-
-AGENT: Final = "author"
 
 _WARM_UP: Final = 10
 """A first round of this share is not counted: caches fill, the broker opens its files."""
@@ -125,17 +121,12 @@ class _Bench:
     @classmethod
     async def open(cls, stack: AsyncExitStack, nats_url: str, nats_pid: int, counts: Counts) -> _Bench:
         """Connect; `stack` closes."""
-
-        def agent(config: PublisherConfig) -> Any:
-            return connect(
-                NatsConfig(urls=(nats_url,)),
-                tenant=workload.TENANT, agent=AGENT, publisher=config, metrics=Metrics(CollectorRegistry()),
-            )  # fmt: skip
-
-        coord = await stack.enter_async_context(agent(PublisherConfig()))
+        coord = await stack.enter_async_context(author(nats_url))
         # One sample a message; and nothing may be shed while the broker is the slower side.
         room = max(limits.PUBLISH_QUEUE_ENTRIES, counts.samples)
-        alone = await stack.enter_async_context(agent(PublisherConfig(metrics_entries=1, queue_entries=room)))
+        alone = await stack.enter_async_context(
+            author(nats_url, PublisherConfig(metrics_entries=1, queue_entries=room))
+        )
         bare = await stack.enter_async_context(BareLoop(nats_url))
         return cls(nats_pid, counts, coord, alone, bare)
 

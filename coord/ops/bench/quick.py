@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from coord.ops.bench import machine, projecting, servers
+from coord.ops.bench.measure import rounded
 from coord.ops.devstack.stack import DevStackConfig
 
 FORMAT: Final = 1
@@ -43,7 +44,7 @@ async def project(
         versions=versions,
         edition=database.edition,
         settings={"rows": rows, "rounds": rounds, "kinds": list(kinds)},
-        figures={name: round(statistics.median(values), 3) for name, values in figures.items()},
+        figures={name: rounded(statistics.median(values)) for name, values in figures.items()},
         rounds={name: [run.record() for run in of] for name, of in runs.items()},
     )
 

@@ -1,7 +1,5 @@
 """Write a report into docs/benchmarks.md: ``coord bench report FILE``.
 
-Also ``python -m coord.ops.bench.report FILE [DOCUMENT]``.
-
 Replaces what stands between the two markers of the report's bench (spine, peers, soak) and leaves
 the rest of the page, which people write.  So the figures of a section are always those of one run::
 
@@ -10,14 +8,13 @@ the rest of the page, which people write.  So the figures of a section are alway
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from coord.errors import CoordError, SettingsError
+from coord.errors import SettingsError
+from coord.ops.bench import machine
 from coord.ops.bench.compare import flat, read
-from coord.runtime import assets
 
 BENCHES: Final = ("spine", "peers", "soak")
 """Whose reports have a place on the page."""
@@ -55,12 +52,12 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def _circumstances(report: Mapping[str, Any]) -> str:
-    machine, settings = report["machine"], report["settings"]
+    host, settings = report["machine"], report["settings"]
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
-    others = f"{machine['cores_used_elsewhere']} cores on average; load {machine['load_1m_before']} before the run"
+    others = f"{host['cores_used_elsewhere']} cores on average; load {host['load_1m_before']} before the run"
     rows = {
-        "machine": f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']:g} GiB",
-        "system": f"{machine['system']}, kernel {machine['kernel']}",
+        "machine": f"{host['cores']} cores of {host['cpu']}, {host['memory_gib']:g} GiB",
+        "system": f"{host['system']}, kernel {host['kernel']}",
         "used by others meanwhile": others,
         "versions": f"{report['python']}, {versions}",
         "edition": report["edition"],
@@ -117,22 +114,10 @@ def write(found: Path, document: Path | None = None) -> Path:
 
     Raises `SettingsError` when there is no such document or no such report.
     """
-    root = assets.checkout_dir()
-    if document is None and root is None:
-        raise SettingsError("this is not a checkout: name the document")
-    page = document or Path(root or ".") / "docs" / "benchmarks.md"
+    page = document or machine.in_checkout("docs", "benchmarks.md", instead="name the document")
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as exc:
         raise SettingsError(f"cannot read {page}: {exc.strerror}") from exc
     page.write_text(rewrite(text, read(found)), encoding="utf-8")
     return page
-
-
-if __name__ == "__main__":
-    if len(sys.argv) not in {2, 3}:
-        sys.exit("usage: python -m coord.ops.bench.report FILE [DOCUMENT]")
-    try:
-        print(f"Wrote {write(*map(Path, sys.argv[1:]))}.", file=sys.stderr)
-    except CoordError as error:
-        sys.exit(f"coord: {error}")

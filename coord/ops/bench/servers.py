@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -42,14 +43,21 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     """The stack's folder: how much disk it takes can be counted there."""
 
 
+def settings(config: msgspec.Struct) -> dict[str, Any]:
+    """What a report says about a bench's settings and those of its servers; `config` has a field `database`."""
+    found = msgspec.structs.asdict(config)
+    del found["database"]
+    return found | {"streams_profile": PROFILE, "synchronous_commit": "off", "event_loop": "uvloop"}
+
+
 @asynccontextmanager
 async def database(config: DevStackConfig, say: Callable[[str], None]) -> AsyncIterator[Database]:
     """A fresh database, migrated.  Raises `EnvironmentProblem` when there is no server to be had."""
     say("Starting the database …")
     async with DevStack(config, say=say) as stack:
-        settings = DatabaseConfig(url=stack.database_url)
-        await asyncio.to_thread(migrations.migrate, settings)
-        yield Database(config=settings, edition=stack.edition, pid=stack.postgres_pid, data_dir=stack.data_dir)
+        own = DatabaseConfig(url=stack.database_url)
+        await asyncio.to_thread(migrations.migrate, own)
+        yield Database(config=own, edition=stack.edition, pid=stack.postgres_pid, data_dir=stack.data_dir)
 
 
 async def emptied(config: DatabaseConfig) -> None:

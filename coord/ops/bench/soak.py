@@ -6,8 +6,8 @@ partitions.  The publisher waits while the projectors are far behind, so the run
 the whole can keep up for minutes, not how fast a queue fills.
 
 The log is a window of a minute, so its oldest messages leave while new ones come, as they do
-in production after a day.  `coord.ops.bench.held` says what
-has to hold at the end, or the run fails.
+in production after a day.  `coord.ops.bench.held` says what has to hold at the end, or the run
+fails.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from coord import limits
 from coord.bus.connection import Connection, NatsConfig
-from coord.client.connect import Coord, connect
+from coord.client.connect import Coord
 from coord.errors import EnvironmentProblem, SettingsError
-from coord.ops.bench import held, machine, projecting, servers, workload
+from coord.ops.bench import ends, held, machine, servers
+from coord.ops.bench.author import author
 from coord.ops.bench.held import Sample
 from coord.ops.bench.measure import BenchError, Clock, rss_bytes
 from coord.ops.bench.workers import Job, Worker
 from coord.ops.devstack.stack import DevStackConfig
-from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.envelope import Fact
 
@@ -66,8 +65,6 @@ _WINDOW_S_MIN: Final = limits.PUBLISH_DEADLINE_S + 5 * limits.PUBLISH_ATTEMPT_S
 
 _ROW_BYTES: Final = 900
 """Disk wanted for a fact before anything starts: its row, its indexes and write-ahead log, with room to spare."""
-
-AGENT: Final = "author"
 
 
 class SoakConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,7 +115,7 @@ async def soak(
         workers = [await stack.enter_async_context(Worker(job)) for _ in range(config.processes)]
         db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.config.url)
         stack.push_async_callback(db.close)
-        coord = await stack.enter_async_context(_author(nats.url))
+        coord = await stack.enter_async_context(author(nats.url))
         run = _Run(config, coord, conn, db, workers, (nats.folder, database.data_dir), tick)
         assert nats.pid is not None
         clock = Clock(server=nats.pid, database=database.pid)
@@ -153,7 +150,7 @@ async def soak(
         FORMAT,
         versions=versions,
         edition=edition,
-        settings=_settings(config),
+        settings=servers.settings(config) | {"facts_a_task": TASK, "singles_one_in": _SINGLES_EVERY},
         figures={"soak": figures | rss},
         held=found | held.judged(rss, facts),
         samples=held.thinned(run.samples),
@@ -204,7 +201,7 @@ class _Run:
             if watch.done():
                 watch.result()
             publish.result()
-            self._ends = await projecting.partition_ends(self._conn, subjects.EVENTS)
+            self._ends = await ends.partition_ends(self._conn, subjects.EVENTS)
             complete = asyncio.create_task(self._complete.wait())
             await asyncio.wait({watch, complete}, return_when=asyncio.FIRST_COMPLETED)
             complete.cancel()
@@ -235,9 +232,8 @@ class _Run:
         moved = time.perf_counter()
         done = looks = 0
         while True:
-            found = await self._db.fetch("SELECT partition, seq FROM coord.checkpoint WHERE stream = 'EVENTS'")
+            checkpoints = await ends.checkpoints(self._db, subjects.EVENTS)
             info = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}")
-            checkpoints: dict[int, int] = {row["partition"]: row["seq"] for row in found}
             self._follow(checkpoints, int(info["state"]["last_seq"]))
             if looks % _DISK_EVERY == 0:
                 self._weigh(await asyncio.to_thread(self._disk_bytes))
@@ -261,7 +257,7 @@ class _Run:
             self._near.clear()
         else:
             self._near.set()
-        if self._ends and all(checkpoints.get(p, 0) >= end for p, end in self._ends.items()):
+        if self._ends and ends.reached(self._ends, checkpoints):
             self.projected = self.published
             self._complete.set()
 
@@ -275,12 +271,6 @@ class _Run:
         self.disk_bytes_max = max(self.disk_bytes_max, found)
         if found > self._config.disk_gib_max * 2**30:
             raise BenchError("the soak takes more disk than it may", gib=round(found / 2**30, 1))
-
-
-def _author(nats_url: str) -> Any:
-    return connect(
-        NatsConfig(urls=(nats_url,)), tenant=workload.TENANT, agent=AGENT, metrics=Metrics(CollectorRegistry())
-    )
 
 
 def _progress(tasks: range) -> Iterator[Fact]:
@@ -321,15 +311,3 @@ def folder_bytes(folder: Path) -> int:
             except OSError:
                 continue
     return total
-
-
-def _settings(config: SoakConfig) -> dict[str, Any]:
-    found = msgspec.structs.asdict(config)
-    del found["database"]
-    return found | {
-        "facts_a_task": TASK,
-        "singles_one_in": _SINGLES_EVERY,
-        "streams_profile": servers.PROFILE,
-        "synchronous_commit": "off",
-        "event_loop": "uvloop",
-    }

@@ -20,7 +20,7 @@ import msgspec
 from coord.errors import SettingsError
 from coord.ops.bench import machine, projecting, publishing, servers
 from coord.ops.bench.latency import Load, latency
-from coord.ops.bench.measure import Figures, Run
+from coord.ops.bench.measure import Figures, Run, rounded
 from coord.ops.bench.servers import Database
 from coord.ops.devstack.nats import NatsServer
 from coord.ops.devstack.stack import DevStackConfig
@@ -44,7 +44,7 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Single facts a round publishes."""
     samples: int = 500_000
     """Samples a round publishes one by one, in frames that the publisher makes."""
-    samples_many: int = 1_500_000
+    samples_many: int = 3_000_000
     """Samples a round publishes with `emit_many`, and in ready frames."""
     backlog_framed: int = 300_000
     """Rows of each backlog of frames."""
@@ -185,21 +185,10 @@ async def _run(
 def _each(figures: dict[str, Figures], of: Callable[[list[float]], Any]) -> dict[str, dict[str, Any]]:
     """The figures by part and name, each made of its rounds' values, which are rounded first."""
     return {
-        part: {name: of([_rounded(value) for value in values]) for name, values in found.items()}
+        part: {name: of([rounded(value) for value in values]) for name, values in found.items()}
         for part, found in figures.items()
     }
 
 
 def _settings(config: SpineConfig) -> dict[str, Any]:
-    found = msgspec.structs.asdict(config)
-    del found["database"]
-    return found | {
-        "streams_profile": servers.PROFILE,
-        "synchronous_commit": "off",
-        "fsync": True,
-        "event_loop": "uvloop",
-    }
-
-
-def _rounded(value: float) -> float:
-    return round(value, 3) if abs(value) < 100 else float(round(value))
+    return servers.settings(config) | {"fsync": True}

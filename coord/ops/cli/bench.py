@@ -143,7 +143,9 @@ async def soak(
 ) -> int:
     """Push ten million facts through: each must be a row once, the projector's memory must stay flat.
 
-    Five to twenty minutes and about 7 GiB of temporary disk.  Exits with 3 when memory did not hold.
+    Two to twenty minutes; wants 10.5 GiB of free disk in TMPDIR, and takes about half of it.
+
+    Exits with 3 when memory did not hold.
     """
     from coord.ops import environment
     from coord.ops.bench.soak import SoakConfig
@@ -250,7 +252,7 @@ def compare(
     if len(reports) > 2:
         raise typer.BadParameter("two reports at most")
     b = bench.read(reports[-1])
-    a = bench.read(reports[0]) if len(reports) == 2 else bench.baseline(b.get("bench", "spine"))
+    a = bench.read(reports[0]) if len(reports) == 2 else bench.baseline(b["bench"])
     ctx.out.rows(bench.compare(a, b), empty="No figures.")
     for line in bench.differences(a, b):
         ctx.out.say(f"Not the same in both: {line}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coord.ops.cli.bars import bar
 from coord.ops.cli.base import Context, Exit, command
 from coord.ops.cli.projection import Stream
 
@@ -79,7 +80,8 @@ async def _audit(ctx: Context, stream: Stream | None, since: str | None) -> int:
     reports = []
     async with ctx.bus() as conn, ctx.pool() as pool:
         for one in [stream] if stream else Stream:
-            report = await auditing.audit(conn, pool, one.value, since=begin)
+            with bar(ctx, f"reading {one.value}") as show:
+                report = await auditing.audit(conn, pool, one.value, since=begin, progress=show)
             reports.append(report)
             if ctx.out.is_table:
                 _show(ctx, report)

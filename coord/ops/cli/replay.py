@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli.bars import bar
 from coord.ops.cli.base import Context, Exit, command
 
 if TYPE_CHECKING:
-    from coord.ops.replay.driver import Tally
     from coord.ops.replay.formats import Format
     from coord.ops.replay.recording import Statement
     from coord.ops.replay.source import Source
@@ -78,8 +77,9 @@ async def replay(
     async with ctx.bus() as conn:
         config = ReplayConfig(tenant=fleet, run=run, speed=factor, shift=shift)
         replayer = Replayer(conn, config, digest=digest, format_name=known.name)
-        with _progress(ctx, found.statements) as progress:
-            new = await replayer.run(_statements(known, source, run, fleet), progress)
+        with bar(ctx, "replaying") as show:
+            statements = _statements(known, source, run, fleet)
+            new = await replayer.run(statements, lambda tally: show(tally.done, found.statements))
     if not new:
         ctx.out.say(f"Replayed before, as run {run}; --run-id NAME replays it again, under other keys.")
     tally = replayer.tally
@@ -164,18 +164,3 @@ def _summary(file: Path, known: Format, run: str, tenant: str, found: Survey) ->
         "first_at": found.first_at,
         "last_at": found.last_at,
     }
-
-
-@contextmanager
-def _progress(ctx: Context, total: int) -> Iterator[Callable[[Tally], None]]:
-    """A bar on stderr where that is a terminal, otherwise nothing."""
-    if not ctx.out.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=ctx.out.stderr), transient=True) as bar:
-        task = bar.add_task("replay", total=total)
-        yield lambda tally: bar.update(task, completed=tally.done)

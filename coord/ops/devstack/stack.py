@@ -175,11 +175,6 @@ class DevStack:
         return self._nats_state().system_user
 
     @property
-    def nats_http_url(self) -> str:
-        """nats-server's monitoring pages."""
-        return self._nats_state().http_url
-
-    @property
     def database_url(self) -> str:
         """Where the database's owner connects."""
         return self._database_state().url

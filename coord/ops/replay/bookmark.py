@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from coord import errors, limits
-from coord.bus import direct, errors_map
+from coord import errors
 from coord.bus.connection import Connection
-from coord.wire import headers, subjects
+from coord.client.cursor_message import CursorMessage
 
 AGENT = "replay"
 """The name under which bookmarks are kept."""
@@ -45,49 +44,20 @@ class Bookmarks:
     """The bookmark of one run in one tenant; whoever opened it last holds it."""
 
     def __init__(self, conn: Connection, tenant: str, run: str) -> None:
-        self._conn = conn
-        self._subject = subjects.cursor(tenant, AGENT, run)
         self._holder = secrets.token_hex(8)
-        self._last_seq = 0
+        self._message = CursorMessage(conn, tenant, AGENT, run, Bookmark)
 
     async def load(self) -> Bookmark | None:
-        """What the run's last replay left; None when there was none within CURSORS' `max_age`."""
-        message = await direct.last_by_subject(self._conn, subjects.CURSORS, self._subject)
-        self._last_seq = 0 if message is None else message.seq
-        if message is None:
-            return None
-        try:
-            return msgspec.json.decode(message.body, type=Bookmark)
-        except msgspec.DecodeError as exc:
-            raise errors.CursorUnreadable(run=self._subject, error=str(exc)) from exc
+        """What the run's last replay left; None when there was none within CURSORS' `max_age`.
+
+        Raises `CursorUnreadable`, and `ApiUnavailable` (retryable) when CURSORS does not answer.
+        """
+        return await self._message.load()
 
     async def save(self, bookmark: Bookmark) -> Bookmark:
         """Write it; `ReplayTakenOver` when another process has written since we did."""
         saved = msgspec.structs.replace(bookmark, holder=self._holder, saved_at=datetime.now(UTC))
-        try:
-            await self._put(saved)
-        except errors.WrongLastSequence as exc:
-            # Perhaps our own, stored while its ack was lost.
-            known = await self.load()
-            if known is not None and known.holder != self._holder:
-                raise errors.ReplayTakenOver(saved_at=known.saved_at.isoformat()) from exc
-            await self._put(saved)
+        other = await self._message.put_as_holder(saved)
+        if other is not None:
+            raise errors.ReplayTakenOver(saved_at=other.saved_at.isoformat())
         return saved
-
-    async def _put(self, bookmark: Bookmark) -> None:
-        block = headers.encode({headers.EXPECTED_LAST_SUBJECT_SEQ: str(self._last_seq)})
-        try:
-            message = await self._conn.request(
-                self._subject, msgspec.json.encode(bookmark), headers=block, timeout_s=limits.API_TIMEOUT_S
-            )
-        except errors.ServiceUnavailable as exc:
-            raise errors.ApiUnavailable("CURSORS does not answer", subject=self._subject) from exc
-        answer = msgspec.json.decode(message.data, type=_Answer)
-        if answer.error:
-            raise errors_map.publish_error(answer.error, self._subject)
-        self._last_seq = answer.seq
-
-
-class _Answer(msgspec.Struct):
-    seq: int = 0
-    error: dict[str, object] | None = None

@@ -16,8 +16,7 @@ permission to publish for all of them.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -25,22 +24,19 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
-from coord.client.config import ClientConfig
-from coord.client.connect import Coord, connect
 from coord.client.log_source import LogSource
-from coord.core.retry import backoff_s
+from coord.core.retry import CallPolicy
 from coord.core.subscription import Position, Read
 from coord.ops.replay.bookmark import Bookmark, Bookmarks
 from coord.ops.replay.recording import Statement
+from coord.ops.replay.speakers import Speakers
+from coord.runtime.retrying import retrying
 from coord.wire import ids
 from coord.wire.log_api import Filter
 from coord.wire.records import Fact, StoredFact
 
 _STRETCH = 2 * limits.REPLAY_AHEAD
 """Statements that one bookmark announces."""
-
-_CLOCKS_S = 60.0
-"""How far the broker's clock may be from ours when the log is searched."""
 
 
 class ReplayConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +50,7 @@ class ReplayConfig(msgspec.Struct, frozen=True, kw_only=True):
     shift: bool = False
     """Move recorded times so that the first is now."""
     patience_s: float = limits.REPLAY_PATIENCE_S
+    """How long one statement, or the bookmark, is tried again while the broker is away or full."""
 
 
 class Tally(msgspec.Struct):
@@ -89,8 +86,10 @@ class Replayer:
         self._config = config
         self._digest = digest
         self._format = format_name
+        self._patience = CallPolicy(retries_max=None, deadline_s=config.patience_s)
+        """For publishing and for the bookmark: both are recognised when they come twice."""
         self._bookmarks = Bookmarks(conn, config.tenant, config.run)
-        self._speakers = _Speakers(conn, config.tenant)
+        self._speakers = Speakers(conn, config.tenant)
         self._slots = asyncio.Semaphore(limits.REPLAY_AHEAD)
         self._tails: dict[str, asyncio.Task[None]] = {}
         self._finished: set[int] = set()
@@ -170,7 +169,7 @@ class Replayer:
             return set()
         source = LogSource(self._conn, self._config.tenant, Filter(), limits.READ_PAGE_FACTS_MAX)
         found: set[str] = set()
-        start: datetime | Position = known.since - timedelta(seconds=_CLOCKS_S)
+        start: datetime | Position = known.since - timedelta(seconds=limits.CLOCKS_APART_S)
         try:
             while True:
                 page = await source.page(Read(start, 0, audit=False))
@@ -220,21 +219,17 @@ class Replayer:
 
         False when somebody had stored it before.
         """
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._config.patience_s
-        rng = random.Random()
-        attempt = 0
-        while True:
-            try:
-                async with self._speakers.speaker(agent) as speaker:
-                    ack = await speaker.publish(fact)
-                    return attempt > 0 or not ack.duplicate
-            except errors.CoordError as exc:
-                attempt += 1
-                wait_s = backoff_s(attempt, rng, first_s=0.1, most_s=2.0)
-                if not exc.retryable or loop.time() + wait_s >= give_up_at:
-                    raise
-            await asyncio.sleep(wait_s)
+        attempts = 0
+
+        async def publish() -> bool:
+            nonlocal attempts
+            attempts += 1
+            async with self._speakers.speaker(agent) as speaker:
+                ack = await speaker.publish(fact)
+            # What a broker already has after we have tried before is most likely ours.
+            return attempts > 1 or not ack.duplicate
+
+        return await retrying(publish, self._patience)
 
     def _fact(self, statement: Statement) -> Fact:
         fact = statement.fact
@@ -242,7 +237,10 @@ class Replayer:
         if occurred_at is None:
             occurred_at = self._mark.started_at
         elif self._mark.shift_us:
-            occurred_at += timedelta(microseconds=self._mark.shift_us)
+            try:
+                occurred_at += timedelta(microseconds=self._mark.shift_us)
+            except OverflowError:
+                raise errors.InvalidRecording(f"line {statement.line}: its time cannot be moved so far") from None
         return msgspec.structs.replace(fact, event_id=event_id(self._config.run, statement), occurred_at=occurred_at)
 
     # --- the bookmark ----------------------------------------------------------------------
@@ -268,19 +266,7 @@ class Replayer:
             self._stretches.popleft()
         since = self._stretches[0][1] if self._stretches else self._mark.since
         moved = msgspec.structs.replace(self._mark, done=self._done, ahead=ahead, since=since, complete=complete)
-        attempt, rng = 0, random.Random()
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._config.patience_s
-        while True:
-            try:
-                self._mark = await self._bookmarks.save(moved)
-                return
-            except errors.CoordError as exc:
-                attempt += 1
-                wait_s = backoff_s(attempt, rng, first_s=0.1, most_s=2.0)
-                if not exc.retryable or loop.time() + wait_s >= give_up_at:
-                    raise
-            await asyncio.sleep(wait_s)
+        self._mark = await retrying(lambda: self._bookmarks.save(moved), self._patience)
 
     async def _save_now_and_then(self, progress: Callable[[Tally], None]) -> None:
         while True:
@@ -315,71 +301,6 @@ class _Pace:
         wait_s = due - loop.time()
         if wait_s > 0:
             await asyncio.sleep(wait_s)
-
-
-class _Speakers:
-    """Agents with an open publisher, over one connection; the longest silent is closed for a new one."""
-
-    def __init__(self, conn: Connection, tenant: str) -> None:
-        self._conn = conn
-        self._tenant = tenant
-        self._open: OrderedDict[str, _Speaker] = OrderedDict()
-
-    def speaker(self, agent: str) -> _Speaker:
-        """Enter it to speak as `agent`."""
-        found = self._open.get(agent)
-        if found is None:
-            found = self._open[agent] = _Speaker(self, agent)
-        self._open.move_to_end(agent)
-        return found
-
-    async def connect(self, agent: str) -> Coord:
-        return await connect(ClientConfig(tenant=self._tenant, agent=agent), connection=self._conn)
-
-    async def close_surplus(self) -> None:
-        """Close idle speakers beyond the bound; those in use are bounded by what is under way."""
-        if len(self._open) <= limits.REPLAY_SPEAKERS:
-            return
-        silent = [name for name, speaker in self._open.items() if not speaker.users]
-        for name in silent[: len(self._open) - limits.REPLAY_SPEAKERS]:
-            speaker = self._open.pop(name)
-            await speaker.close()
-
-    async def close(self) -> None:
-        """Close all."""
-        while self._open:
-            _, speaker = self._open.popitem()
-            await speaker.close()
-
-
-class _Speaker:
-    def __init__(self, owner: _Speakers, agent: str) -> None:
-        self.users = 0
-        self._owner = owner
-        self._agent = agent
-        self._coord: Coord | None = None
-        self._opening = asyncio.Lock()
-
-    async def __aenter__(self) -> Coord:
-        self.users += 1
-        try:
-            async with self._opening:
-                if self._coord is None:
-                    self._coord = await self._owner.connect(self._agent)
-        except BaseException:
-            self.users -= 1
-            raise
-        return self._coord
-
-    async def __aexit__(self, *_: object) -> None:
-        self.users -= 1
-        if not self.users:
-            await self._owner.close_surplus()
-
-    async def close(self) -> None:
-        coord, self._coord = self._coord, None
-        if coord is not None:
-            await coord.close(report=False)
 
 
 def _chain(

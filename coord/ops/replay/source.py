@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,10 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.bytes = path.stat().st_size
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):  # a pipe can be read once only, and opening it would wait
+                raise InvalidRecording(f"{path} is no file: a recording is read several times", path=str(path))
+            self.bytes = about.st_size
             with path.open("rb"):
                 pass
         except OSError as exc:

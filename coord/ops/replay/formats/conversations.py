@@ -30,8 +30,7 @@ from coord.wire.records import Fact
 NAME: Final = "conversations"
 TITLE: Final = "JSON lines of conversations: question, history of name, role and content"
 
-_ADDRESSED: Final = re.compile(r"\s*(?P<speaker>.*?\S)\s*\(\s*(?:->|→|to)\s*(?P<to>[^()]*\S)\s*\)\s*")
-_REMARKED: Final = re.compile(r"\s*(?P<speaker>.*?\S)\s*\(\s*(?P<remark>[^()]*\S)\s*\)\s*")
+_ARROW: Final = re.compile(r"(?:->|→|to\b)\s*")
 
 
 class Message(msgspec.Struct):
@@ -94,11 +93,14 @@ def speaker_of(message: Message) -> Speaker | None:
 
 
 def _split(text: str) -> Speaker:
-    if match := _ADDRESSED.fullmatch(text):
-        return Speaker(match["speaker"], to=match["to"])
-    if match := _REMARKED.fullmatch(text):
-        return Speaker(match["speaker"], remark=match["remark"])
-    return Speaker(text)
+    """``Planner (-> Coder)``, ``Planner (remark)`` or a name; by hand, because a name may be as long as a line."""
+    speaker, parenthesis, inner = text.removesuffix(")").rpartition("(")
+    speaker, inner = speaker.strip(), inner.strip()
+    if not (text.endswith(")") and parenthesis and speaker and inner) or ")" in inner:
+        return Speaker(text)
+    if (match := _ARROW.match(inner)) is not None and match.end() < len(inner):
+        return Speaker(speaker, to=inner[match.end() :])
+    return Speaker(speaker, remark=inner)
 
 
 class _Unreadable(ValueError):

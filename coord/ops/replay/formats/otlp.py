@@ -238,7 +238,7 @@ def _moment(nanos: int) -> datetime:
 def _attributes(pairs: list[KeyValue]) -> dict[str, Any]:
     try:
         return {pair.key: _value(pair.value) for pair in pairs}
-    except (AttributeError, KeyError, TypeError) as exc:
+    except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as exc:
         raise ValueError(f"an attribute's value is not as OTLP writes it: {exc}") from None
 
 

@@ -110,9 +110,17 @@ def _run(document: Document, key: str, agents: Names) -> Iterator[Statement]:
         observation = taken.pop("observation", None)
         yield statement(agent, "step", str(index), "taken", taken)
         if at is not None:
-            at += timedelta(seconds=min(max(step.execution_time or 0.0, 0.0), 86_400.0))
+            at = _later(document, at, step.execution_time or 0.0, index)
         if observation is not None:
             yield statement(environment, "step", str(index), "observed", {"index": index, "observation": observation})
+
+
+def _later(document: Document, at: datetime, seconds: float, index: int) -> datetime:
+    """When the next step was taken; no step is believed to have taken longer than a day."""
+    try:
+        return at + timedelta(seconds=min(max(seconds, 0.0), 86_400.0))
+    except OverflowError:
+        raise _Unreadable(document, "its steps take longer than until the year 9999", "trajectory", index) from None
 
 
 def _step(document: Document, raw: dict[str, Any], index: int) -> Step:

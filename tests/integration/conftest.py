@@ -1,0 +1,44 @@
+"""What the publisher's and the projector's tests share; other files here have `conn` and `db` of their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from coord.bus.connection import Connection, NatsConfig
+from coord.ops.devstack.nats import NatsServer
+from tests.support.publishing import Observer, observer
+from tests.support.streams import apply_topology
+
+
+@pytest.fixture
+async def seen(nats_server) -> AsyncIterator[Observer]:
+    """What the streams of the shared server hold."""
+    async with observer(nats_server.url) as seen:
+        await seen.make_streams()
+        yield seen
+
+
+@pytest.fixture
+async def nats(start_nats) -> NatsServer:
+    """A nats-server of this test's own."""
+    server: NatsServer = await start_nats()
+    return server
+
+
+@pytest.fixture
+async def conn(nats) -> AsyncIterator[Connection]:
+    """A connection to it, with coord's streams there."""
+    async with await Connection.open(NatsConfig(urls=(nats.url,)), name="test") as connection:
+        await apply_topology(connection)
+        yield connection
+
+
+@pytest.fixture
+async def db(migrated_database) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to this test's database."""
+    connection = await asyncpg.connect(migrated_database.url)
+    yield connection
+    await connection.close()
