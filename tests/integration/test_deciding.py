@@ -354,8 +354,9 @@ async def test_the_trimmer_is_told_what_deciders_need(alone, start) -> None:
     await hand.submit(ended)
     await hand.claim(ended, 1)
     done = await hand.complete(ended)
-    await until(lambda: service.partitions[(p + 1) % limits.PARTITIONS].position >= done)
-    await until(lambda: service.partitions[p].position >= open_seq)
+    for q, seq in ((p, open_seq), ((p + 1) % limits.PARTITIONS, done)):
+        partition = service.partitions[q]
+        await until(lambda partition=partition, seq=seq: partition.is_running and partition.position >= seq)
     await service.drain()
     needs = {n.holder: n.seq for n in await holder.needs("EVENTS", created)}
     assert needs == {f"decider-{p}": open_seq, f"decider-{(p + 1) % limits.PARTITIONS}": done + 1}
