@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.connect import Connecting, connect
+from coord.ops.devstack.nats import SYSTEM_USER
 from coord.runtime import assets
 from coord.server.decider_service import DeciderService
-from coord.server.presence import PresenceService
+from coord.server.presence import PresenceConfig, PresenceService
 from coord.telemetry.metrics import Metrics
 from tests.support.log import query_service
 
@@ -45,7 +46,8 @@ async def services(url: str) -> AsyncIterator[Fleet]:
     config = NatsConfig(urls=(url,), reconnect_wait_s=0.05)
     async with await Connection.open(config, name="test") as conn:
         await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
-        presence = PresenceService(config, registry=Metrics(CollectorRegistry()))
+        system = PresenceConfig(system_user=SYSTEM_USER, system_password=SYSTEM_USER)
+        presence = PresenceService(config, system, registry=Metrics(CollectorRegistry()))
         deciders = DeciderService(config, presence=presence.board.table, registry=Metrics(CollectorRegistry()))
         unlisten = presence.board.listen(deciders.gone)
         async with query_service(url), presence, deciders:
