@@ -357,6 +357,7 @@ class Coord:
         labels: dict[str, str] | None = None,
         preemptible: bool | None = None,
         progress: bool | None = None,
+        reuse_for_s: float | None = None,
         returns: Any = Any,
     ) -> Coroutine[Any, Any, TaskHandle[Any]]:
         """Submit a task to whoever has `capability`; returns, once it is stored, the handle of its outcome.
@@ -367,7 +368,9 @@ class Coord:
         `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
         `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how an
         agent is chosen; default: the next free one takes it.  `preemptible`: a batch task that may be held
-        while something critical runs.  `progress`: be told of it.  `returns`: type of the result.
+        while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
+        and input) that runs, or was done no longer ago, answers instead of being done again; see
+        `coord.core.reuse`.  `returns`: type of the result.
 
         Raises `TaskExists` for an id that other work has, `Overloaded` when too many wait, `CircuitOpen`
         when the capability fails, and what publishing raises.  A capability that nobody has is no error:
@@ -377,6 +380,7 @@ class Coord:
             capability, input, id=id, key=key, priority=priority, retries=retries, timeout_s=timeout_s,
             backoff_s=backoff_s, backoff_max_s=backoff_max_s, deadline=deadline, deadline_s=deadline_s,
             placement=placement, labels=labels, preemptible=preemptible, progress=progress, returns=returns,
+            reuse_for_s=reuse_for_s,
         )  # fmt: skip
 
     def submit_many(

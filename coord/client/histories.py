@@ -24,8 +24,8 @@ _decode_fact = msgspec.msgpack.Decoder(PackedFact).decode
 _ASK = CallPolicy()
 
 
-async def facts_of(conn: Connection, tenant: str, key: str, id: str) -> list[StoredFact]:
-    """All facts of a task that the log holds, in its order.
+async def facts_of(conn: Connection, tenant: str, key: str, id: str | None = None) -> list[StoredFact]:
+    """All facts of a task (or, without `id`, of all tasks of a key) that the log holds, in its order.
 
     Raises what `rpc.call` raises: `ServiceUnavailable`, `DeadlineExceeded`, `NotConnected`, …
     """

@@ -76,9 +76,10 @@ class _Told(msgspec.Struct):
 class Watch:
     """What is known of one task whose outcome somebody may want."""
 
-    __slots__ = ("__weakref__", "_changed", "foreign", "outcome", "progress", "seen", "suspicious")
+    __slots__ = ("__weakref__", "_changed", "foreign", "id", "outcome", "progress", "seen", "suspicious")
 
-    def __init__(self, *, foreign: bool) -> None:
+    def __init__(self, id: str, *, foreign: bool) -> None:
+        self.id = id
         self.foreign = foreign
         """Somebody else is told: the live log has to be watched."""
         self.outcome: Outcome | None = None
@@ -132,7 +133,7 @@ class Outcomes:
         """The watch of a task; the caller keeps it."""
         watch = self._watches.get((key, id))
         if watch is None:
-            watch = self._watches[key, id] = Watch(foreign=foreign)
+            watch = self._watches[key, id] = Watch(id, foreign=foreign)
         return watch
 
     def may_audit(self) -> bool:
@@ -170,7 +171,9 @@ class Outcomes:
 class TaskHandle(Generic[T]):
     """A submitted task.  Keep it for as long as you want to be told of its outcome."""
 
-    def __init__(self, coord: Coord, key: str, id: str, watch: Watch, returns: Any) -> None:
+    def __init__(self, coord: Coord, key: str, id: str, watch: Watch, returns: Any, *, reused: bool = False) -> None:
+        self.reused = reused
+        """Whether the work was begun, or done, before it was asked for here."""
         self._coord = coord
         self.key = key
         self.id = id

@@ -13,14 +13,16 @@ import time
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from coord import errors, limits
 from coord.bus.patched import Message
 from coord.client.encoding import new_event_id
-from coord.client.histories import read
-from coord.client.outcomes import TaskHandle, Watch
+from coord.client.histories import facts_of, read
+from coord.client.outcomes import TaskHandle, Watch, outcome_of
+from coord.core import reuse
 from coord.core.admission import ENTER, Board, Door, FailFast
 from coord.wire import codec, subjects, work
 from coord.wire.records import Fact
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from coord.client.connect import Coord
     from coord.client.stating import Statement
     from coord.core.tasks import Task
+    from coord.wire.records import StoredFact
 
 _LOOKS_MAX: Final = 20
 _LOOK_AGAIN_S: Final = 0.05
@@ -60,6 +63,8 @@ class Submitter:
         self._doors: dict[str, Door] = {}
         self._boards: list[Any] = []
         self._news = asyncio.Event()
+        self._shared: WeakValueDictionary[str, Watch] = WeakValueDictionary()
+        """Of work that may be reused: the newest task that is known here, by its key."""
 
     async def close(self) -> None:
         """Listen to no board any more."""
@@ -68,6 +73,9 @@ class Submitter:
 
     async def submit(self, capability: str, input: Any = None, /, **options: Any) -> TaskHandle[Any]:
         """See `coord.client.connect.Coord.submit`."""
+        reuse_for_s = options.pop("reuse_for_s", None)
+        if reuse_for_s is not None:
+            return await self._reuse(capability, input, reuse_for_s, options)
         ask = await self._ask(capability, input, **options)
         await self._ready(ask.capability, urgent=ask.said.priority == "critical")
         watch = self._coord.outcomes.watch(ask.key, ask.id)
@@ -151,18 +159,16 @@ class Submitter:
         try:
             await statement
         except errors.WrongLastSequence as refused:
-            task = await self._first(ask, refused)
-            # Whoever submitted it is told of it; where that is another instance, the log is watched here.
-            watch.foreign = task.submitter != self._coord.agent or task.submission.instance != self._coord.instance
+            self._join(watch, *await self._first(ask, refused))
         return TaskHandle(self._coord, ask.key, ask.id, watch, ask.returns)
 
-    async def _first(self, ask: Ask, refused: errors.WrongLastSequence) -> Task:
+    async def _first(self, ask: Ask, refused: errors.WrongLastSequence) -> tuple[Task, list[StoredFact]]:
         """The task that was there before, if it is the same work; `TaskExists` if not."""
         for _ in range(_LOOKS_MAX):
             task, facts = await read(self._coord.connection, self._coord.tenant, ask.key, ask.id)
             if task is not None:
                 if _same(ask, task):
-                    return task
+                    return task, facts
                 raise errors.TaskExists(
                     task=ask.id, key=ask.key, first_event_id=task.event_id, first_seq=facts[0].seq,
                     submitter=task.submitter, capability=task.capability, status=task.status,
@@ -173,6 +179,50 @@ class Submitter:
         raise errors.TaskExists(
             "something that is no submission is stored under this id", task=ask.id, key=ask.key
         ) from refused
+
+    # --- reuse -----------------------------------------------------------------------------
+
+    async def _reuse(self, capability: str, input: Any, reuse_for_s: float, options: dict[str, Any]) -> TaskHandle[Any]:
+        """Join identical work, or begin it; see `coord.core.reuse`."""
+        if options.get("id") is not None or options.get("key") is not None or reuse_for_s < 0:
+            raise errors.InvalidPayload("reuse gives a task its id and key, and takes a time of at least 0")
+        ask = await self._ask(capability, input, **options)
+        key = reuse.key_of(capability, ask.raw)
+        watch = self._shared.get(key)
+        if watch is not None and watch.outcome is None:
+            return TaskHandle(self._coord, key, watch.id, watch, ask.returns, reused=True)
+        urgent = ask.said.priority == "critical"
+        said = msgspec.structs.replace(ask.said, reuse_key=key)
+        generation = 1
+        for _ in range(_LOOKS_MAX):
+            await self._ready(capability, urgent=urgent)
+            name = reuse.name_of(key, generation)
+            watch = self._coord.outcomes.watch(key, name)
+            self._shared[key] = watch
+            try:
+                await self._send(msgspec.structs.replace(ask, key=key, id=name, said=said))
+            except errors.WrongLastSequence:
+                found = reuse.newest(key, await facts_of(self._coord.connection, self._coord.tenant, key))
+            else:
+                return TaskHandle(self._coord, key, name, watch, ask.returns)
+            if found is None or found.generation < generation:
+                await asyncio.sleep(_LOOK_AGAIN_S)  # who answers lags behind who refused
+            elif reuse.joinable(found.task, reuse_for_s=reuse_for_s, now=time.time()):
+                watch = self._shared[key] = self._coord.outcomes.watch(key, found.task.id)
+                self._join(watch, found.task, found.facts)
+                return TaskHandle(self._coord, key, found.task.id, watch, ask.returns, reused=True)
+            else:
+                generation = found.generation + 1
+        raise errors.Overloaded("others begin this work all the time", capability=capability, key=key)
+
+    def _join(self, watch: Watch, task: Task, facts: list[StoredFact]) -> None:
+        """Be told of a task that was there before."""
+        # Whoever submitted it is told of it; where that is another instance, the log is watched here.
+        if task.submitter != self._coord.agent or task.submission.instance != self._coord.instance:
+            watch.foreign = True
+        outcome = outcome_of(facts)
+        if outcome is not None:
+            watch.hear(outcome=outcome)
 
     # --- admission -----------------------------------------------------------------------
 

@@ -404,3 +404,47 @@ async def test_a_finished_task_that_is_delivered_again_reaches_no_handler(fleet:
 
             await until(settled, 30)
     assert sorted(runs) == [0, 1, 2, 3, 4]
+
+
+# --- reuse -------------------------------------------------------------------------------
+
+
+async def test_identical_work_is_done_once_and_everybody_gets_its_outcome(fleet: Fleet) -> None:
+    agent = coord.Agent("thinker", capabilities={"think": 4})
+    runs: list[dict[str, int]] = []
+    go = asyncio.Event()
+
+    @agent.task("think", retries=0)
+    async def think(what: dict[str, int]) -> int:
+        runs.append(what)
+        await go.wait()
+        if what.get("fails"):
+            raise RuntimeError("no")
+        return sum(what.values())
+
+    async with (
+        agent.connect(fleet.url, tenant=fleet.tenant),
+        fleet.client() as c,
+        fleet.client("other") as other,
+    ):
+        first = await c.submit("think", {"a": 1, "b": 2}, reuse_for_s=60)
+        meanwhile = await asyncio.gather(
+            *(who.submit("think", {"b": 2, "a": 1}, reuse_for_s=60) for who in (c, other) for _ in range(5))
+        )
+        assert not first.reused
+        assert all(h.reused and h.id == first.id for h in meanwhile)
+        go.set()
+        assert set(await asyncio.gather(*(h.result(timeout_s=30) for h in (first, *meanwhile)))) == {3}
+        after = await other.submit("think", {"a": 1, "b": 2}, reuse_for_s=60)
+        assert after.reused
+        assert await after.result(timeout_s=30) == 3
+        assert len(runs) == 1
+
+        again = await c.submit("think", {"a": 1, "b": 2}, reuse_for_s=0.0)
+        assert not again.reused, "older than is accepted: a new generation"
+        assert await again.result(timeout_s=30) == 3
+        failed = await c.submit("think", {"fails": 1}, reuse_for_s=60)
+        with pytest.raises(errors.TaskFailed):
+            await failed.result(timeout_s=30)
+        assert not (await c.submit("think", {"fails": 1}, reuse_for_s=60)).reused, "a failure is no answer"
+        await until(lambda: len(runs) == 4, 30)
