@@ -424,6 +424,15 @@ class Coord:
         where = subjects.rpc(self.tenant, "agents", "find")
         return (await rpc.call(self.connection, where, asked, FoundAgents)).instances
 
+    async def drain_agent(self, agent: str, *, instance: str | None = None, rejoin: bool = False) -> int:
+        """Have an agent, or one instance of it, take no more; `rejoin`: take work again.  Returns how many were told.
+
+        They say so themselves when they have heard: ``agent.draining``.  Raises `UnknownAgent`.
+        """
+        asked = {"agent": agent, "instance": instance, "rejoin": rejoin}
+        answer = await rpc.call(self.connection, subjects.rpc(self.tenant, "agents", "drain"), asked, dict[str, int])
+        return answer["instances"]
+
     async def capabilities(self) -> dict[str, Board]:
         """How the tenant's capabilities fare: depth, running, agents, whether they are starved, their circuits."""
         where = subjects.rpc(self.tenant, "agents", "capabilities")

@@ -147,15 +147,24 @@ class Row(msgspec.Struct):
 class PresenceTable(Watch):
     """All instances that this process has heard of.  See the module."""
 
-    def __init__(self, now: float, *, instances_max: int = limits.PRESENCE_INSTANCES_MAX) -> None:
+    def __init__(
+        self,
+        now: float,
+        *,
+        settle_s: float = limits.PRESENCE_SETTLE_S,
+        instances_max: int = limits.PRESENCE_INSTANCES_MAX,
+    ) -> None:
         self._rows: dict[Ident, Row] = {}
         self._per_agent: dict[tuple[str, str], set[str]] = {}
         self._able: dict[tuple[str, str], dict[Ident, Row]] = {}
         """(tenant, capability) → instances that can do it, gone ones too."""
+        self._full_until: dict[tuple[str, str], float] = {}
+        """Agents with too many instances, and when it is looked again whether some of them are gone."""
         self._pending: dict[Ident, Row] = {}
         """Connections that died, until the grace is over."""
         self._instances_max = instances_max
-        self._settles = now + limits.PRESENCE_SETTLE_S
+        self._settle_s = settle_s
+        self._settles = now + settle_s
         self._blind = False
         self._ticked = now
         self._present = 0
@@ -247,7 +256,7 @@ class PresenceTable(Watch):
             row.heard = now  # nearly all of them
             return None
         said = wire.decode_heartbeat(body)
-        if said is None or (row is None and not self._has_room(tenant, agent)):
+        if said is None or (row is None and not self._has_room(tenant, agent, now)):
             self.ignored += 1
             return None
         if row is None:
@@ -315,7 +324,7 @@ class PresenceTable(Watch):
     def sees(self, now: float) -> None:
         """Our own connection is back: everybody gets the time to beat."""
         self._blind = False
-        self._settles = max(self._settles, now + limits.PRESENCE_SETTLE_S)
+        self._settles = max(self._settles, now + self._settle_s)
 
     def _forgive(self) -> None:
         for row in self._pending.values():
@@ -396,18 +405,20 @@ class PresenceTable(Watch):
         row.closed_at = row.closed_on = None
         return self._enter(row, what, "returned", now)
 
-    def _has_room(self, tenant: str, agent: str) -> bool:
-        if len(self._per_agent.get((tenant, agent), ())) >= limits.PRESENCE_PER_AGENT_MAX:
-            self._make_room(tenant, agent)
-        return (
-            len(self._rows) < self._instances_max
-            and len(self._per_agent.get((tenant, agent), ())) < limits.PRESENCE_PER_AGENT_MAX
-        )
-
-    def _make_room(self, tenant: str, agent: str) -> None:
-        for row in list(self.instances(tenant, agent)):
-            if row.state == "gone":
-                self._remove(row)
+    def _has_room(self, tenant: str, agent: str, now: float) -> bool:
+        if len(self._rows) >= self._instances_max:
+            return False
+        others = self._per_agent.get((tenant, agent))
+        if others is None or len(others) < limits.PRESENCE_PER_AGENT_MAX:
+            return True
+        if now < self._full_until.get((tenant, agent), 0.0):
+            return False  # a flood of new instances must not cost a search each
+        gone = [row for row in self.instances(tenant, agent) if row.state == "gone"]
+        for row in gone:
+            self._remove(row)
+        if not gone:
+            self._full_until[tenant, agent] = now + 1.0
+        return bool(gone)
 
     def _add(self, row: Row) -> Row:
         self._rows[row.ident] = row
@@ -424,6 +435,7 @@ class PresenceTable(Watch):
             others.discard(row.instance)
             if not others:
                 del self._per_agent[row.tenant, row.agent]
+                self._full_until.pop((row.tenant, row.agent), None)
 
     def _about(self, row: Row, said: Heartbeat) -> None:
         if said.about is None or said.about == row.about:

@@ -60,6 +60,8 @@ class PresenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     system_password: str | None = None
     system_creds_file: str | None = None
     """Instead of user and password: a .creds file."""
+    settle_s: float = limits.PRESENCE_SETTLE_S
+    """For so long after a start, or after the broker was away, nobody is gone because nothing was heard."""
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
@@ -67,6 +69,8 @@ class PresenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise errors.SettingsError("presence.system_user and presence.system_password go together")
         if self.system_user and self.system_creds_file:
             raise errors.SettingsError("presence: give system_user or system_creds_file")
+        if not 0 < self.settle_s <= 300:
+            raise errors.SettingsError("presence.settle_s must be above 0 and at most 300")
 
     @property
     def hears_deaths(self) -> bool:
@@ -105,9 +109,10 @@ class _News(msgspec.Struct, frozen=True):
 class PresenceBoard:
     """See the module; the connections are the caller's.  `table` answers what is asked, until `open` by doubt."""
 
-    def __init__(self, *, registry: Metrics) -> None:
-        self.table = PresenceTable(time.monotonic())
+    def __init__(self, *, registry: Metrics, settle_s: float = limits.PRESENCE_SETTLE_S) -> None:
+        self.table = PresenceTable(time.monotonic(), settle_s=settle_s)
         self._conn: Connection | None = None
+        self._system: Connection | None = None
         self._listeners: list[Listener] = []
         self._known: dict[bytes, Row] = {}
         """By the subject of its heartbeats: most are found by this alone."""
@@ -151,6 +156,11 @@ class PresenceBoard:
         ]
         self._sees()
 
+    @property
+    def hears_deaths(self) -> bool:
+        """Whether the server tells of lost connections."""
+        return self._system is not None and self._system.is_connected
+
     async def hear_deaths(self, system: Connection) -> None:
         """Begin to hear the server's news, on a connection to its system account."""
         self._unregister.append(system.on_disconnected(self.table.deaf))
@@ -158,6 +168,8 @@ class PresenceBoard:
             await system.subscribe_bytes(_CONNECTED, self._connected),
             await system.subscribe_bytes(_DISCONNECTED, self._disconnected),
         ]
+        await system.flush()
+        self._system = system
 
     async def close(self) -> None:
         """Hear nothing more.  Twice is legal."""
@@ -318,7 +330,7 @@ class PresenceService(Service):
         super().__init__("presence", clock=clock, registry=registry)
         self.config = config or PresenceConfig()
         self.config.validate()
-        self.board = PresenceBoard(registry=self.metrics)
+        self.board = PresenceBoard(registry=self.metrics, settle_s=self.config.settle_s)
         self._nats = nats
         self._conn: Connection | None = None
         self._system: Connection | None = None
@@ -366,5 +378,5 @@ class PresenceService(Service):
         return {
             "instances": len(self.board.table),
             "heartbeats": self.board.beats,
-            "events": self._system is not None and self._system.is_connected,
+            "events": self.board.hears_deaths,
         }

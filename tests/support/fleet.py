@@ -1,0 +1,132 @@
+"""For tests of presence: coord's decider side on one broker, and agents in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+
+import coord
+from coord.bus import topology
+from coord.bus.connection import Connection, NatsConfig
+from coord.ops.devstack.nats import SYSTEM_USER, NatsServer
+from coord.ops.serve import deciding
+from coord.ops.settings import Settings
+from coord.runtime import assets
+from coord.runtime.service import ServiceGroup
+from coord.server.board import BoardService
+from coord.server.decider_service import DeciderService
+from coord.server.presence import PresenceBoard, PresenceConfig, PresenceService
+from coord.telemetry.metrics import Metrics
+from tests.support.log import query_service
+
+_ROOT = Path(coord.__file__).resolve().parents[1]
+
+WORKER = """
+import asyncio, sys
+import coord
+
+url, name, tenant = sys.argv[1:4]
+agent = coord.Agent(name, capabilities={"work": 4}, labels={"region": "eu"})
+
+@agent.task("work")
+async def work(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return name
+
+async def main():
+    async with agent.connect(url, tenant=tenant) as worker:
+        print(worker.instance, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+class Process:
+    """An agent in a process of its own, to be killed, stopped and continued."""
+
+    def __init__(self, process: asyncio.subprocess.Process, instance: str) -> None:
+        self.process = process
+        self.instance = instance
+
+    @classmethod
+    async def start(cls, url: str, name: str, *, tenant: str = "acme", code: str = WORKER) -> Self:
+        """Started, connected, registered."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, url, name, tenant,
+            stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        )  # fmt: skip
+        assert process.stdout is not None
+        return cls(process, (await process.stdout.readline()).decode().strip())
+
+    def signal(self, number: signal.Signals) -> float:
+        """Send it, and say when (monotonic)."""
+        at = time.monotonic()
+        self.process.send_signal(number)
+        return at
+
+    async def end(self) -> None:
+        """Kill it, whatever it is doing."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+class Fleet:
+    """What `serving` gives."""
+
+    def __init__(self, server: NatsServer, group: ServiceGroup, conn: Connection) -> None:
+        self.server = server
+        self.group = group
+        self.conn = conn
+        self.gone: list[tuple[float, str]] = []
+        """(monotonic, instance) of the deaths that deciders were told of."""
+        self.board.listen(lambda tenant, agent, instance, now: self.gone.append((time.monotonic(), instance)))  # noqa: ARG005
+
+    @property
+    def board(self) -> PresenceBoard:
+        """Of presence."""
+        return next(m.board for m in self.group.members if isinstance(m, PresenceService))
+
+    @property
+    def deciders(self) -> DeciderService:
+        """The service."""
+        return next(m for m in self.group.members if isinstance(m, DeciderService))
+
+    @property
+    def boards(self) -> BoardService:
+        """Of capabilities."""
+        return next(m for m in self.group.members if isinstance(m, BoardService))
+
+    def died_at(self, instance: str) -> float | None:
+        """When its death was told, first."""
+        return next((at for at, who in self.gone if who == instance), None)
+
+
+@contextlib.asynccontextmanager
+async def serving(server: NatsServer, *, system: bool = True, settle_s: float = 0.5) -> AsyncIterator[Fleet]:
+    """Streams, presence, deciders, board and query service on a broker."""
+    nats = NatsConfig(urls=(server.url,))
+    user = SYSTEM_USER if system else None
+    presence = PresenceConfig(system_user=user, system_password=user, settle_s=settle_s)
+    registry = Metrics(CollectorRegistry())
+    members = deciding(Settings(nats=nats, presence=presence), registry=registry)
+    async with await Connection.open(nats, name="fleet") as conn, query_service(server.url):
+        await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
+        async with ServiceGroup("fleet", members, registry=registry) as group:
+            await group.wait_ready(30)
+            fleet = Fleet(server, group, conn)
+            if system:
+                async with asyncio.timeout(30):
+                    while not fleet.board.hears_deaths:
+                        await asyncio.sleep(0.01)
+            yield fleet

@@ -1,0 +1,289 @@
+"""Who is there: the table of instances, and what time, beats and lost connections do to it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coord import limits
+from coord.core import presence
+from coord.core.presence import TRANSITIONS, Change, PresenceTable, state_after
+
+WHO = ("acme", "a1", "i1")
+START = 100.0
+SETTLED = START + limits.PRESENCE_SETTLE_S + 0.01
+
+
+def beat(every_s: float = 1.0, **fields: object) -> bytes:
+    return msgspec.json.encode({"every_s": every_s, **fields})
+
+
+def settled(*instances: str) -> PresenceTable:
+    """A table that has been there for long, with instances of a1 that beat just now."""
+    table = PresenceTable(START)
+    at = START
+    while at < SETTLED:
+        for instance in instances:
+            table.beat("acme", "a1", instance, beat(), at)
+        table.tick(at)
+        at += limits.PRESENCE_TICK_S
+    for instance in instances:
+        table.beat("acme", "a1", instance, beat(), SETTLED)
+    table.tick(SETTLED)
+    return table
+
+
+def states(changes: list[Change]) -> list[tuple[str, str, str]]:
+    return [(c.instance, c.state, c.reason) for c in changes]
+
+
+def pass_time(table: PresenceTable, begin: float, end: float) -> list[Change]:
+    found, at = [], begin
+    while at <= end:
+        found += table.tick(at)
+        at += limits.PRESENCE_TICK_S
+    return found
+
+
+def test_one_that_beats_is_alive_and_nobody_else_is_known() -> None:
+    table = settled("i1")
+    assert table.state(*WHO) == "alive"
+    assert table.lives(*WHO)
+    assert table.state("acme", "a1", "i2") == "unknown"
+    assert not table.lives("acme", "a1", "i2")
+
+
+def test_a_hung_one_is_suspect_and_then_gone_within_three_seconds() -> None:
+    table = settled("i1")
+    found = pass_time(table, SETTLED, SETTLED + 3.0)
+    assert states(found) == [("i1", "suspect", "overdue"), ("i1", "gone", "silent")]
+    assert table.state(*WHO) == "gone"
+
+
+def test_an_idle_one_has_the_time_that_it_says() -> None:
+    table = settled()
+    table.beat(*WHO, beat(5.0), SETTLED)
+    assert pass_time(table, SETTLED, SETTLED + 5 * limits.SUSPECT_AFTER - 0.3) == []
+    assert [c.state for c in pass_time(table, SETTLED + 7.3, SETTLED + 13)] == ["suspect", "gone"]
+
+
+def test_a_killed_one_is_gone_when_the_grace_is_over() -> None:
+    table = settled("i1")
+    change = table.disconnected(*WHO, "s/1", SETTLED)
+    assert change is not None and change.state == "suspect"
+    due = table.due_at()
+    assert due == SETTLED + limits.DISCONNECT_GRACE_S
+    assert table.lost(due - 0.001) == []
+    assert states(table.lost(due)) == [("i1", "gone", "disconnected")]
+    assert limits.DISCONNECT_GRACE_S < 0.1
+
+
+def test_one_that_reconnects_and_beats_keeps_everything() -> None:
+    table = settled()
+    table.beat(*WHO, beat(connection=1), SETTLED)
+    table.disconnected(*WHO, "s/1", SETTLED)
+    change = table.beat(*WHO, beat(connection=2), SETTLED + 0.02)
+    assert change is not None and (change.state, change.reason) == ("alive", "returned")
+    assert table.due_at() is None
+    assert table.lost(SETTLED + 1) == []
+
+
+def test_a_beat_that_was_under_way_does_not_save_the_dead() -> None:
+    table = settled()
+    table.beat(*WHO, beat(connection=1), SETTLED)
+    table.disconnected(*WHO, "s/1", SETTLED)
+    assert table.beat(*WHO, beat(connection=1, load=0.5), SETTLED + 0.001) is None
+    assert states(table.lost(SETTLED + 0.1)) == [("i1", "gone", "disconnected")]
+
+
+def test_an_answer_saves_one_whose_new_connection_was_heard_of_before_the_end_of_the_old_one() -> None:
+    table = settled()
+    table.beat(*WHO, beat(connection=2), SETTLED)  # the new one already
+    table.disconnected(*WHO, "s/1", SETTLED + 0.01)
+    assert table.beat(*WHO, beat(connection=2, here=True), SETTLED + 0.02) is not None
+    assert table.lost(SETTLED + 1) == []
+
+
+def test_a_connection_that_began_before_the_old_one_ended_is_enough() -> None:
+    table = settled("i1")
+    table.connected(*WHO, "s/2", SETTLED)
+    assert table.disconnected(*WHO, "s/1", SETTLED) is None
+    assert table.disconnected(*WHO, "s/2", SETTLED) is not None
+
+
+def test_a_connection_that_the_server_ended_is_no_death() -> None:
+    table = settled("i1")
+    assert table.disconnected(*WHO, "s/1", SETTLED, died=False) is None
+    assert table.due_at() is None
+
+
+def test_a_mass_disconnect_releases_nothing() -> None:
+    names = [f"i{n}" for n in range(40)]
+    table = settled(*names)
+    for name in names:
+        table.disconnected("acme", "a1", name, f"s/{name}", SETTLED)
+    assert table.lost(SETTLED + limits.DISCONNECT_GRACE_S) == []
+    for name in names[1:]:
+        table.beat("acme", "a1", name, beat(connection=2), SETTLED + 0.5)
+    gone = [c.instance for c in pass_time(table, SETTLED, SETTLED + 2.9) if c.state == "gone"]
+    assert gone == ["i0"]  # its heartbeats decided
+
+
+def test_few_of_many_are_deaths_even_if_they_are_more_than_a_handful() -> None:
+    names = [f"i{n}" for n in range(200)]
+    table = settled(*names)
+    for name in names[:20]:
+        table.disconnected("acme", "a1", name, f"s/{name}", SETTLED)
+    assert len(table.lost(SETTLED + limits.DISCONNECT_GRACE_S)) == 20
+
+
+def test_our_own_blindness_is_nobodys_death() -> None:
+    table = settled("i1")
+    table.disconnected(*WHO, "s/1", SETTLED)
+    table.blind()
+    assert table.lost(SETTLED + 1) == []
+    assert pass_time(table, SETTLED, SETTLED + 60) == []
+    table.sees(SETTLED + 60)
+    assert pass_time(table, SETTLED + 60, SETTLED + 60 + limits.PRESENCE_SETTLE_S - 0.3) == []
+    assert table.lives("acme", "a1", "never-heard")
+    assert "gone" in [c.state for c in pass_time(table, SETTLED + 65, SETTLED + 66)]
+
+
+def test_after_the_start_nobody_is_gone_before_they_had_the_time_to_beat() -> None:
+    table = PresenceTable(START)
+    assert table.lives(*WHO)
+    assert table.state(*WHO) == "alive"
+    pass_time(table, START, START + limits.PRESENCE_SETTLE_S + 0.3)
+    assert not table.lives(*WHO)
+
+
+def test_a_process_that_stood_still_reads_before_it_judges() -> None:
+    table = settled("i1")
+    assert table.tick(SETTLED + 30) == []
+    table.beat(*WHO, beat(), SETTLED + 30.01)
+    assert pass_time(table, SETTLED + 30.2, SETTLED + 31) == []
+
+
+def test_a_goodbye_is_at_once() -> None:
+    table = settled("i1")
+    change = table.beat(*WHO, beat(bye=True), SETTLED)
+    assert change is not None and (change.state, change.reason) == ("gone", "bye")
+    assert table.beat("acme", "a1", "stranger", beat(bye=True), SETTLED) is not None
+
+
+def test_one_that_was_gone_and_beats_is_back() -> None:
+    table = settled("i1")
+    pass_time(table, SETTLED, SETTLED + 3)
+    change = table.beat(*WHO, beat(), SETTLED + 4)
+    assert change is not None and change.state == "alive"
+
+
+def test_what_is_no_heartbeat_proves_nothing() -> None:
+    table = settled()
+    for body in (b"[]", b"{", b"\xff", b'{"every_s":-1}', b'{"claims":-1}', b" " * (limits.HEARTBEAT_BYTES_MAX + 1)):
+        assert table.beat(*WHO, body, SETTLED) is None
+    assert table.state(*WHO) == "unknown"
+    assert table.ignored == 6
+    table.beat(*WHO, b"", SETTLED)  # an empty one is one, as `{}` is
+    assert table.state(*WHO) == "alive"
+
+
+def test_one_name_with_a_new_instance_every_time_is_bounded_and_harms_nobody() -> None:
+    table = settled("i1")
+    for n in range(10_000):
+        table.beat("acme", "flood", f"x{n}", beat(), SETTLED)
+    assert len(list(table.instances("acme", "flood"))) == limits.PRESENCE_PER_AGENT_MAX
+    assert table.ignored == 10_000 - limits.PRESENCE_PER_AGENT_MAX
+    assert table.lives("acme", "flood", "x9999")  # doubt: it is not watched
+    assert table.beat("acme", "a2", "i1", beat(), SETTLED) is None
+    assert table.state("acme", "a2", "i1") == "alive"
+
+
+def test_capabilities_are_found_and_forgotten_with_what_an_instance_says() -> None:
+    table = settled()
+    table.beat(*WHO, beat(about={"capabilities": {"ocr": 2, "sum": 1}}), SETTLED)
+    assert [row.instance for row in table.rows("acme", "ocr")] == ["i1"]
+    table.beat(*WHO, beat(about={"capabilities": {"sum": 1}}), SETTLED)
+    assert list(table.rows("acme", "ocr")) == []
+    assert {place for place, _ in table.capabilities()} == {("acme", "sum")}
+
+
+def test_who_is_gone_is_forgotten_in_the_end() -> None:
+    table = settled("i1")
+    pass_time(table, SETTLED, SETTLED + 3)
+    assert len(table) == 1
+    pass_time(table, SETTLED + 3, SETTLED + 4 + limits.PRESENCE_KEPT_S)
+    assert len(table) == 0
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("beat"), st.booleans()),
+    st.tuples(st.just("connected"), st.integers(1, 3)),
+    st.tuples(st.just("disconnected"), st.integers(1, 3)),
+    st.tuples(st.just("pass"), st.floats(0.01, 4)),
+    st.tuples(st.just("blind"), st.none()),
+    st.tuples(st.just("bye"), st.none()),
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), EVENTS), max_size=60))
+def test_whatever_happens_every_change_is_in_the_table_and_gone_is_told_once(events) -> None:
+    table, now, before = PresenceTable(START), START, {}
+    for n, (what, value) in events:
+        who = ("acme", "a1", f"i{n}")
+        changes: list[Change | None] = []
+        if what == "beat":
+            changes = [table.beat(*who, beat(connection=int(now) if value else None), now)]
+        elif what == "connected":
+            changes = [table.connected(*who, f"s/{value}", now)]
+        elif what == "disconnected":
+            changes = [table.disconnected(*who, f"s/{value}", now)]
+        elif what == "bye":
+            changes = [table.beat(*who, beat(bye=True), now)]
+        elif what == "blind":
+            table.blind()
+            table.sees(now)
+        else:
+            end = now + value
+            while now < end:
+                now += limits.PRESENCE_TICK_S
+                changes += table.lost(now)
+                changes += table.tick(now)
+        for change in filter(None, changes):
+            was = before.get(change.instance, "alive" if change.reason != "bye" else "-")
+            assert change.state != was or change.reason == "bye"
+            assert change.state in TRANSITIONS.values()
+            before[change.instance] = change.state
+        assert table.pending == sum(1 for row in table.rows() if row.closed_at is not None)
+
+
+def test_every_transition_is_walked() -> None:
+    """Each (state, what happens) of the table, from a table brought into that state."""
+    for (state, what), after in TRANSITIONS.items():
+        table = settled() if state == "-" else settled("i1")
+        row = table.get(*WHO)
+        if row is not None:
+            row.state = state  # type: ignore[assignment]
+            assert table._enter(row, what, "silent", SETTLED) is None or row.state == after
+            assert row.state == after, (state, what)
+        else:
+            table.beat(*WHO, beat(), SETTLED)
+            assert table.state(*WHO) == after
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "state"),
+    [
+        ("gone", {"instance": "i1", "others": 0}, "gone"),
+        ("gone", {"instance": "i1", "others": 2}, None),
+        ("left", None, "left"),
+        ("registered", {"instance": "i1"}, "alive"),
+        ("quarantined", {"quota": "inflight"}, "quarantined"),
+        ("unheard-of", None, None),
+    ],
+)
+def test_the_end_of_one_instance_is_not_the_agents(event, data, state) -> None:
+    assert state_after(event, data) == state
+    assert presence.STATES >= {"alive", "suspect", "gone", "left", "draining", "quarantined"}

@@ -1,0 +1,313 @@
+"""What the presence and the capability decider state, and what they do not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from coord import limits
+from coord.core import board, capability
+from coord.core.capability import CapabilityDecider, CapabilityState
+from coord.core.deciding import Push, State
+from coord.core.presence import PresenceTable
+from coord.core.presence_decider import TRANSITIONS, Agent, PresenceDecider
+from coord.core.watch import Fare, Usage, Watch
+from coord.wire.records import StoredFact
+from coord.wire.subjects import partition
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+T = NOW.timestamp()
+
+
+def fact(
+    event: str, data: Any = None, *, agent: str = "a1", by: str | None = None, detail: tuple[str, ...] = (),
+    seq: int = 1, kind: str = "agent", at: float = 0.0,
+) -> StoredFact:  # fmt: skip
+    return StoredFact(
+        "acme", by or agent, agent, kind, agent, event, detail, partition(agent), seq, 0, NOW + timedelta(seconds=at),
+        NOW, f"e{seq}", f"coord.{kind}.{event}", 1, None, None, None, msgspec.json.encode(data), "json",
+    )  # fmt: skip
+
+
+def registered(instance: str = "i1", seq: int = 1, **about: Any) -> StoredFact:
+    return fact("registered", {"instance": instance, **about}, seq=seq)
+
+
+class World(Watch):
+    """What the deciders are told."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+        self.used = Usage()
+        self.fare: dict[tuple[str, str], Fare] = {}
+
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
+        return self.state(tenant, agent, instance) in ("alive", "suspect")
+
+    def state(self, tenant: str, agent: str, instance: str) -> str:
+        return self.states.get(instance, "alive")
+
+    def fares(self):
+        return self.fare.items()
+
+    def usage(self, tenant: str, agent: str) -> Usage:
+        return self.used
+
+
+class Loop:
+    """A decider whose statements become facts."""
+
+    def __init__(self, decider: Any) -> None:
+        self.decider = decider
+        self.world = World()
+        self.now = T
+        self.seq = 100
+        self.pushes: list[Push] = []
+
+    def look(self, after_s: float = 1.0) -> list[str]:
+        self.now += after_s
+        return self.take(self.decider.tick(self.now, self.world))
+
+    def take(self, effects: Any) -> list[str]:
+        said = []
+        for effect in list(effects):
+            if isinstance(effect, Push):
+                self.pushes.append(effect)
+                continue
+            assert isinstance(effect, State) and effect.once == "event" and effect.from_outside
+            self.seq += 1
+            stated = fact(
+                effect.event, effect.data, agent=effect.id, by=effect.agent, detail=effect.detail, seq=self.seq,
+                kind=effect.kind, at=self.now - T,
+            )  # fmt: skip
+            said.append(".".join((effect.event, *effect.detail)))
+            self.take(self.decider.apply(stated))
+        return said
+
+
+@pytest.fixture
+def presence() -> Loop:
+    return Loop(PresenceDecider())
+
+
+def test_a_death_is_stated_once_with_who_is_left(presence: Loop) -> None:
+    presence.decider.apply(registered("i1", 1))
+    presence.decider.apply(registered("i2", 2))
+    (effect,) = presence.decider.gone("acme", "a1", "i1", T)
+    assert effect.data == {"instance": "i1", "others": 1}
+    assert presence.take([effect]) == ["gone.i1.1"]
+    assert list(presence.decider.gone("acme", "a1", "i1", T)) == []
+    assert presence.take(presence.decider.gone("acme", "a1", "i2", T)) == ["gone.i2.1"]
+
+
+def test_suspicion_return_and_death_are_numbered(presence: Loop) -> None:
+    presence.decider.apply(registered())
+    said = []
+    for state in ("alive", "suspect", "suspect", "alive", "gone", "gone", "alive", "unknown"):
+        presence.world.states["i1"] = state
+        said += presence.look()
+    assert said == ["suspected.i1.1", "returned.i1.2", "gone.i1.3", "returned.i1.4", "gone.i1.5"]
+
+
+def test_who_never_registered_costs_the_log_nothing(presence: Loop) -> None:
+    assert list(presence.decider.gone("acme", "a1", "i1", T)) == []
+    presence.decider.apply(fact("registered", {"capabilities": {"ocr": 1}}))  # a plain client's, without instance
+    presence.world.states[""] = "unknown"
+    assert presence.look() == []
+
+
+def test_who_left_is_forgotten_and_nobody_is_missed(presence: Loop) -> None:
+    presence.decider.apply(registered())
+    presence.decider.apply(fact("left", {"instance": "i1"}))
+    presence.world.states["i1"] = "gone"
+    assert presence.look() == []
+    assert presence.decider.open_count() == 0
+
+
+def test_what_somebody_else_numbers_wrongly_is_not_believed(presence: Loop) -> None:
+    presence.decider.apply(registered())
+    presence.decider.apply(fact("gone", {"instance": "i1"}, by="_presence", detail=("i1", "7")))
+    assert presence.decider.get("acme", "a1").instances["i1"].status == "alive"
+
+
+def test_ten_thousand_registrations_of_one_name_are_bounded(presence: Loop) -> None:
+    for n in range(10_000):
+        presence.decider.apply(registered(f"x{n}", n + 1))
+    agent = presence.decider.get("acme", "a1")
+    assert len(agent.instances) == limits.PRESENCE_PER_AGENT_MAX
+    assert agent.forgotten == 10_000 - limits.PRESENCE_PER_AGENT_MAX
+    assert len(presence.look()) == 0
+
+
+def test_bad_registrations_are_passed_over(presence: Loop) -> None:
+    for about in (
+        {"capabilities": {"UPPER": 1}}, {"capabilities": {"x": 0}}, {"labels": {"x": "y" * 257}}, {"instance": "a.b"},
+        {"capabilities": {f"c{n}": 1 for n in range(65)}}, {"capabilities": 7},
+    ):  # fmt: skip
+        presence.decider.apply(fact("registered", about))
+    assert presence.decider.open_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("quotas", "used", "broken"),
+    [
+        ({"inflight": 2}, Usage(inflight=3), "inflight"),
+        ({"facts_per_s": 10}, Usage(facts_per_s=11.0), "facts_per_s"),
+        ({"memory_mib": 100}, Usage(memory_mib=101.0), "memory_mib"),
+    ],
+)
+def test_an_offender_is_quarantined_and_released(presence: Loop, quotas, used, broken) -> None:
+    presence.decider.apply(registered(quotas=quotas))
+    presence.world.used = used
+    assert presence.look() == presence.look() == []  # one look may fall between a claim and its end
+    assert presence.look() == ["quarantined.1"]
+    assert presence.decider.get("acme", "a1").quarantined
+    presence.world.used = Usage()
+    assert presence.look() == []
+    assert presence.look(limits.QUARANTINE_S) == ["released.1"]
+    assert [push.body["what"] for push in presence.pushes] == ["quarantined", "released"]
+    presence.world.used = used
+    assert [presence.look(), presence.look(), presence.look()] == [[], [], ["quarantined.2"]]
+
+
+def test_a_short_excess_is_forgiven(presence: Loop) -> None:
+    presence.decider.apply(registered(quotas={"inflight": 2}))
+    for inflight in (3, 3, 2, 3, 3, 2):
+        presence.world.used = Usage(inflight=inflight)
+        assert presence.look() == []
+
+
+def test_a_snapshot_is_the_state(presence: Loop) -> None:
+    presence.decider.apply(registered("i1", 1, quotas={"inflight": 2}, labels={"region": "eu"}))
+    presence.take(presence.decider.gone("acme", "a1", "i1", T))
+    other = PresenceDecider()
+    other.load(msgspec.msgpack.decode(msgspec.msgpack.encode(presence.decider.dump())))
+    assert other.dump() == presence.decider.dump()
+    assert list(other.gone("acme", "a1", "i1", T)) == []
+
+
+def test_every_transition_of_an_instance_is_walked() -> None:
+    for (status, event), after in TRANSITIONS.items():
+        agent = Agent("acme", "a1")
+        if status != "-":
+            agent.apply(registered())
+            agent.instances["i1"].status = status  # type: ignore[assignment]
+        one = {"registered": registered(seq=5), "left": fact("left", {"instance": "i1"})}.get(
+            event, fact(event, {"instance": "i1"}, detail=("i1", "1"))
+        )
+        agent.apply(one)
+        assert (agent.instances["i1"].status if after != "left" else "left") == after
+        assert after != "left" or "i1" not in agent.instances
+
+
+# --- circuits ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def circuit() -> Loop:
+    return Loop(CapabilityDecider(partition("ocr")))
+
+
+def outcomes(loop: Loop, completed: int, failed: int) -> None:
+    was = loop.world.fare.get(("acme", "ocr"), Fare())
+    loop.world.fare = {("acme", "ocr"): Fare(completed=was.completed + completed, failed=was.failed + failed)}
+
+
+def test_a_circuit_opens_probes_and_closes(circuit: Loop) -> None:
+    outcomes(circuit, 0, 0)
+    assert circuit.look() == []
+    outcomes(circuit, 9, 10)
+    assert circuit.look() == []  # not enough to say
+    outcomes(circuit, 0, 1)
+    assert circuit.look() == ["opened.1"]
+    assert circuit.look() == []
+    assert circuit.look(limits.CAPABILITY_OPEN_S) == ["probing.1"]
+    outcomes(circuit, 2, 0)
+    assert circuit.look() == []
+    outcomes(circuit, 1, 0)
+    assert circuit.look() == ["closed.1"]
+    assert circuit.look() == []
+
+
+def test_a_probe_that_fails_opens_it_for_twice_as_long(circuit: Loop) -> None:
+    outcomes(circuit, 0, 0)
+    circuit.look()
+    outcomes(circuit, 0, 30)
+    assert circuit.look() == ["opened.1"]
+    assert circuit.look(limits.CAPABILITY_OPEN_S) == ["probing.1"]
+    outcomes(circuit, 0, 1)
+    assert circuit.look() == ["opened.2"]
+    assert circuit.look(limits.CAPABILITY_OPEN_S) == []
+    assert circuit.look(limits.CAPABILITY_OPEN_S) == ["probing.2"]
+
+
+def test_old_failures_do_not_count_and_neither_does_a_partition_that_changed_hands(circuit: Loop) -> None:
+    outcomes(circuit, 0, 0)
+    circuit.look()
+    outcomes(circuit, 0, 19)
+    circuit.look()
+    outcomes(circuit, 0, 1)
+    assert circuit.look(limits.CAPABILITY_WINDOW_S + 1) == []
+    circuit.world.fare = {("acme", "ocr"): Fare()}
+    assert circuit.look() == []
+    assert circuit.decider.open_count() == 0
+
+
+def test_only_the_partition_of_the_name_decides() -> None:
+    loop = Loop(CapabilityDecider((partition("ocr") + 1) % limits.PARTITIONS))
+    for failed in (0, 100):
+        outcomes(loop, 0, failed)
+        assert loop.look() == []
+
+
+def test_every_transition_of_a_circuit_is_walked() -> None:
+    for (before, event), after in capability.TRANSITIONS.items():
+        state = CapabilityState("acme", "ocr", circuit=before, n=1)
+        assert state.apply(event, 2 if event == "opened" else 1, T)
+        assert state.circuit == after
+    assert not CapabilityState("acme", "ocr").apply("probing", 0, T)
+    assert not CapabilityState("acme", "ocr").apply("opened", 7, T)
+
+
+# --- the board -----------------------------------------------------------------------------
+
+
+def test_parts_are_added_up_and_the_first_by_name_speaks() -> None:
+    table, sums = PresenceTable(0.0), board.Sums("b")
+    table.beat("acme", "w", "i1", b'{"about":{"capabilities":{"ocr":4}}}', 1.0)
+    one = board.part([{("acme", "ocr"): Fare(queued=2, claimed=1)}], [{("acme", "w"): 1}], [], frozenset({("acme", "w")}))
+    two = board.part([{("acme", "ocr"): Fare(queued=3)}, {("acme", "tts"): Fare(queued=1)}], [], [], frozenset())
+    sums.hear("b", one, 1.0)
+    assert sums.speaks
+    sums.hear("a", two, 1.0)
+    assert not sums.speaks
+    sums.add_up(table, 1.0)
+    found = sums.boards(table, 9.0)
+    assert (found["acme", "ocr"].depth, found["acme", "ocr"].running) == (5, 1)
+    assert (found["acme", "ocr"].agents, found["acme", "ocr"].capacity, found["acme", "ocr"].starved) == (1, 4, False)
+    assert found["acme", "tts"].starved
+    assert table.usage("acme", "w").inflight == 1
+    sums.hear("b", one, 9.0)
+    sums.add_up(table, 9.0)  # "a" is silent: its part went with it
+    assert sums.speaks
+    assert ("acme", "tts") not in sums.boards(table, 9.0)
+
+
+def test_news_is_all_once_a_second_and_what_changed_a_lot_between() -> None:
+    table, sums = PresenceTable(0.0), board.Sums("b")
+
+    def news(fares: dict[tuple[str, str], Fare], *, due: bool) -> dict[str, int]:
+        sums.hear("b", board.part([fares], [], [], frozenset()), 1.0)
+        sums.add_up(table, 1.0)
+        said = sums.news(sums.boards(table, 5.0), all_of_them=due)
+        return {place[1]: one.depth for place, one in said.items()}
+
+    assert news({("acme", "ocr"): Fare(queued=2)}, due=False) == {"ocr": 2}
+    assert news({("acme", "ocr"): Fare(queued=3)}, due=False) == {}
+    assert news({("acme", "ocr"): Fare(queued=3)}, due=True) == {"ocr": 3}
+    assert news({("acme", "ocr"): Fare(queued=limits.CAPABILITY_DEPTH)}, due=False) == {"ocr": limits.CAPABILITY_DEPTH}
+    assert news({}, due=False) == {"ocr": 0}
+    assert news({}, due=True) == {}
