@@ -1,0 +1,329 @@
+"""Tasks under any facts by anybody: who is believed, that claims never overlap, that every task ends.
+
+The facts are drawn without regard to what is allowed; `Task` and `TaskDecider` have to sort them
+out.  A plain model, written from docs/protocol.md §16, says what must hold.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coord import limits
+from coord.core import tasks
+from coord.core.deciding import Open, Push, Settle, State
+from coord.core.task_decider import TaskDecider
+from coord.core.tasks import ENDED, TRANSITIONS, Task
+from coord.wire import subjects
+from coord.wire.envelope import StoredFact
+
+T0 = datetime(2026, 11, 21, 10, tzinfo=UTC)
+SUBMITTER = "me"
+AGENTS = ("me", "w1", "w2", "eve", "_task")
+NUMBERED = ("claimed", "returned", "released")
+EVENTS = (
+    *NUMBERED,
+    "submitted",
+    "progress",
+    "completed",
+    "rejected",
+    "failed",
+    "cancelled",
+    "expired",
+    "placed",
+    "odd",
+)
+
+
+few = settings(max_examples=60)
+
+
+def stored(seq: int, agent: str, event: str, detail: tuple[str, ...], data: Any, *, id_: str = "t1") -> StoredFact:
+    return StoredFact(
+        "acme", agent, id_, "task", id_, event, detail, subjects.partition(id_), seq, 0,
+        T0 + timedelta(seconds=seq), T0, f"e{seq}", f"coord.task.{event}", 1, None, None, None,
+        data if isinstance(data, bytes) else msgspec.json.encode(data), "json",
+    )  # fmt: skip
+
+
+def submitted(
+    seq: int = 1, *, agent: str = SUBMITTER, queue: str = "normal", id_: str = "t1", **said: Any
+) -> StoredFact:
+    return stored(seq, agent, "submitted", ("work", queue), said, id_=id_)
+
+
+@st.composite
+def bodies(draw: st.DrawFn, event: str) -> Any:
+    if draw(st.integers(0, 19)) == 0:  # what no release ever wrote
+        return draw(st.sampled_from([b"[]", b'"x"', b'{"claim":"one"}', b"7", b"", b"null"]))
+    body: dict[str, Any] = {}
+    if event == "submitted":
+        body = {"input": draw(st.integers(0, 2)), "retries": draw(st.integers(-1, 2)), "instance": "me1"}
+        for name in ("redrive", "restated"):
+            if draw(st.integers(0, 3)) == 0:
+                body[name] = draw(st.integers(0, 3))
+        if draw(st.integers(0, 4)) == 0:
+            body["carried"] = {"claims": draw(st.integers(0, 5)), "submitter": "eve"}
+    elif event == "claimed":
+        body = {"instance": draw(st.sampled_from(["i1", "i2", None]))}
+    elif event in ("progress", "completed", "rejected", "failed"):
+        body = {"claim": draw(st.one_of(st.none(), st.integers(0, 4)))}
+        if event == "failed":
+            body["final"] = draw(st.booleans())
+    elif event == "released":
+        body = {"reason": draw(st.sampled_from(["gone", "timeout", "drained"]))}
+    return body
+
+
+@st.composite
+def facts(draw: st.DrawFn, seq: int) -> StoredFact:
+    event = draw(st.sampled_from(EVENTS))
+    # Deciders' events from deciders, mostly: `authors.check` refuses the rest before any fold.
+    agent = draw(st.sampled_from(AGENTS))
+    if event in ("released", "expired", "placed"):
+        agent = "_task"
+    detail: tuple[str, ...] = ()
+    if event in NUMBERED or event == "placed":
+        detail = (draw(st.sampled_from(["1", "2", "3", "4", "0", "01", "x"])),)
+    elif event == "submitted":
+        detail = draw(st.sampled_from([("work", "normal"), ("work", "batch"), ("work", "odd"), ("work",)]))
+    return stored(seq, agent, event, detail, draw(bodies(event)))
+
+
+@st.composite
+def sensible(draw: st.DrawFn, task: Task, seq: int) -> StoredFact:
+    """What somebody who knows the task might state next."""
+    data: Any = {}
+    if task.status == "claimed":
+        assert task.claimant is not None
+        agent = task.claimant
+        event = draw(
+            st.sampled_from([*["failed", "released"] * 2, "completed", "rejected", "returned", "progress", "cancelled"])
+        )
+    elif task.ended:
+        redrive = task.redrives + 1
+        return submitted(seq, input=0, retries=1, instance="me1", redrive=redrive)
+    else:
+        agent = draw(st.sampled_from(["w1", "w2"]))
+        event = draw(st.sampled_from([*["claimed"] * 4, "placed", "returned", "expired", "cancelled"]))
+    if event in ("released", "placed", "expired"):
+        agent = "_task"
+    if event == "cancelled":
+        agent = SUBMITTER
+    if event == "claimed":
+        data = {"instance": draw(st.sampled_from(["i1", "i2", None]))}
+    detail: tuple[str, ...] = ()
+    if event in (*NUMBERED, "placed"):
+        detail = (str(task.claims if task.status == "claimed" else task.next_claim),)
+    return stored(seq, agent, event, detail, data)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[StoredFact]:
+    """Half of it makes sense."""
+    task = Task(tenant="acme", key="t1", id="t1")
+    history = [submitted(1, input=0, retries=2, instance="me1")] if draw(st.integers(0, 9)) else []
+    for fact in history:
+        task.apply(fact)
+    for seq in range(len(history) + 1, len(history) + 1 + draw(st.integers(0, 14))):
+        known = task.submitted_seq and draw(st.booleans())
+        history.append(draw(sensible(task, seq) if known else facts(seq)))
+        task.apply(history[-1])
+    return history
+
+
+def status(task: Task) -> str:
+    return task.status if task.submitted_seq else "-"
+
+
+@few
+@given(histories())
+def test_only_listed_transitions_and_only_by_whom_they_are_given_to(history: list[StoredFact]) -> None:
+    task = Task(tenant="acme", key="t1", id="t1")
+    for fact in history:
+        before, was, held_by, claim = msgspec.to_builtins(task), status(task), task.claimant, task.claims
+        submitter = task.submitter
+        refusal = task.apply(fact)
+        if refusal is not None:
+            assert msgspec.to_builtins(task) == before, "a refused fact changes nothing"
+            assert refusal.code.startswith("task.")
+            continue
+        assert status(task) in TRANSITIONS[was, fact.event]
+        match fact.event:
+            case "claimed":
+                assert was in ("queued", "waiting")
+                assert fact.detail == (str(claim + 1),)
+                assert (task.claimant, task.claims) == (fact.agent, claim + 1)
+            case "completed" | "rejected" | "failed" | "progress":
+                assert was == "claimed"
+                assert fact.agent == held_by
+            case "returned":
+                assert fact.agent == held_by or was != "claimed"
+            case "released":
+                assert (was, fact.detail) == ("claimed", (str(claim),))
+            case "cancelled":
+                assert fact.agent == submitter or fact.agent.startswith("_")
+            case "submitted":
+                assert was == "-" or was in ENDED - {"completed"} or fact.agent == "_task"
+        assert was not in ENDED or fact.event == "submitted"
+
+
+@few
+@given(histories())
+def test_claims_never_overlap_and_executions_are_bounded(history: list[StoredFact]) -> None:
+    task = Task(tenant="acme", key="t1", id="t1")
+    holder: str | None = None
+    for fact in history:
+        if task.apply(fact) is not None:
+            continue
+        if fact.event == "claimed":
+            assert holder is None, "claimed while it was held"
+            holder = fact.agent
+        elif task.status != "claimed":
+            holder = None
+        assert (task.claimant is not None) == (holder is not None) or task.ended
+        assert task.failures <= task.submission.retries + 1
+        assert task.deaths <= limits.TASK_DEATHS_MAX + 1
+        if task.status in ("queued", "waiting"):
+            assert task.failures <= task.submission.retries
+            assert task.deaths <= limits.TASK_DEATHS_MAX
+        if task.status == "waiting":
+            assert task.retry_at is not None
+            wait_s = task.retry_at - fact.stored_at.timestamp() if fact.event == "failed" else 0.0
+            assert wait_s <= task.submission.backoff_max_s
+
+
+def test_a_task_that_kills_everybody_ends() -> None:
+    task = Task(tenant="acme", key="t1", id="t1")
+    assert task.apply(submitted(1, retries=0)) is None
+    seq = 1
+    while not task.ended:
+        seq += 2
+        assert task.apply(stored(seq, "w1", "claimed", (str(task.next_claim),), {"instance": "i"})) is None
+        assert task.apply(stored(seq + 1, "_task", "released", (str(task.claims),), {"reason": "gone"})) is None
+    assert (task.status, task.error, task.claims) == ("failed", "gone", limits.TASK_DEATHS_MAX + 1)
+
+
+@few
+@given(histories(), st.integers(0, 26))
+def test_dump_and_load_anywhere_decide_the_same(history: list[StoredFact], cut: int) -> None:
+    whole, first, second = TaskDecider(), TaskDecider(), TaskDecider()
+    expected = [effects(whole, fact) for fact in history]
+    found = [effects(first, fact) for fact in history[:cut]]
+    second.load(msgspec.msgpack.decode(msgspec.msgpack.encode(first.dump())))
+    assert second.oldest() == first.oldest()
+    found += [effects(second, fact) for fact in history[cut:]]
+    # What was opened is not remembered: asking twice for a queue is harmless.
+    assert without_opens(found) == without_opens(expected)
+    assert msgspec.msgpack.encode(second.dump()) == msgspec.msgpack.encode(whole.dump())
+    assert second.usage() == whole.usage()
+    ours, theirs = whole.fares.get(("acme", "work")), second.fares.get(("acme", "work"))
+    if ours is not None and theirs is not None:
+        assert (ours.queued, ours.claimed, ours.waiting) == (theirs.queued, theirs.claimed, theirs.waiting)
+
+
+def effects(decider: TaskDecider, fact: StoredFact) -> list[Any]:
+    return list(decider.apply(fact))
+
+
+def without_opens(found: list[list[Any]]) -> list[list[Any]]:
+    return [[e for e in es if not isinstance(e, Open)] for es in found]
+
+
+@few
+@given(histories())
+def test_what_the_decider_holds_is_what_is_open(history: list[StoredFact]) -> None:
+    decider, task = TaskDecider(), Task(tenant="acme", key="t1", id="t1")
+    acked: set[int] = set()
+    for fact in history:
+        if decider.forgot(fact) and task.submitted_seq:
+            decider.recall(history[: fact.seq - 1])
+        task.apply(fact)
+        for effect in decider.apply(fact):
+            assert not isinstance(effect, State), "facts alone make the task decider state nothing"
+            if isinstance(effect, Settle) and effect.how == "ack":
+                acked.add(effect.seq)
+            if isinstance(effect, Push) and effect.body["what"] == "ended":
+                assert task.ended
+        is_open = task.submitted_seq > 0 and not task.ended
+        assert len(decider) == is_open
+        if is_open:
+            assert decider.oldest() == task.submitted_seq not in acked
+            fare = decider.fares["acme", task.capability]
+            assert getattr(fare, task.status) == 1
+            assert fare.queued + fare.claimed + fare.waiting == 1
+        elif task.submitted_seq:
+            assert task.submitted_seq in acked
+    held = {(task.tenant, task.claimant): 1} if task.status == "claimed" else {}
+    assert decider.usage() == held
+
+
+class Nobody:
+    """Knows of the death of some."""
+
+    def __init__(self, *dead: str) -> None:
+        self.dead = set(dead)
+
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
+        return instance not in self.dead
+
+
+@few
+@given(histories(), st.sets(st.sampled_from(["i1", "i2"])), st.integers(0, 5_000))
+def test_what_time_and_deaths_lead_to_is_believed(history: list[StoredFact], dead: set[str], later: int) -> None:
+    """Folding what the decider states has the effect that it meant, and it asks for nothing twice."""
+    decider, task = TaskDecider(), Task(tenant="acme", key="t1", id="t1")
+    seq = 0
+    for fact in history:
+        seq = fact.seq
+        if decider.forgot(fact) and task.submitted_seq:
+            decider.recall(history[: fact.seq - 1])
+        task.apply(fact)
+        effects(decider, fact)
+    now = T0.timestamp() + seq + later
+    found = [e for instance in sorted(dead) for agent in AGENTS for e in decider.gone("acme", agent, instance, now)]
+    found += decider.tick(now, Nobody(*dead))
+    stated = {(e.event, e.detail): e for e in found if isinstance(e, State)}
+    holds = task.status == "claimed" and task.instance in dead
+    overran = task.status == "claimed" and later > task.submission.timeout_s + limits.TASK_TIMEOUT_GRACE_S + 100
+    if holds or overran:
+        assert ("released", (str(task.claims),)) in stated
+    for state in stated.values():
+        seq += 1
+        assert state.from_outside
+        body = msgspec.to_builtins(state.data)
+        refusal = task.apply(stored(seq, state.agent, state.event, state.detail, body))
+        assert refusal is None or task.ended
+        effects(decider, stored(seq, state.agent, state.event, state.detail, body))
+    assert not [e for e in decider.gone("acme", "w1", "i1", now) if task.status != "claimed"]
+
+
+@few
+@given(histories())
+def test_a_task_stated_again_goes_on_as_it_was(history: list[StoredFact]) -> None:
+    """Whoever finds only the restatement in the log knows what matters."""
+    task, _ = tasks.fold(history)
+    if task is None or task.ended:
+        return
+    decider = TaskDecider()
+    for at, fact in enumerate(history):
+        if decider.forgot(fact):
+            decider.recall(history[:at])
+        effects(decider, fact)
+    (state,) = [e for e in decider.edge(1_000) if isinstance(e, State)]
+    assert state.merge_seq == task.submitted_seq
+    again = stored(500, state.agent, state.event, state.detail, msgspec.to_builtins(state.data))
+    alone, _ = tasks.fold([again])
+    assert alone is not None
+    assert task.apply(again) is None
+    for name in msgspec.structs.fields(Task):
+        if name.name not in ("submission", "progress", "error", "message", "run_s", "event_id", "payload_hash",
+                             "correlation_id", "redrives"):  # fmt: skip
+            assert getattr(alone, name.name) == getattr(task, name.name), name.name
+    assert alone.apply(stored(501, "w9", "claimed", (str(alone.next_claim),), {})) == task.apply(
+        stored(501, "w9", "claimed", (str(task.next_claim),), {})
+    )
