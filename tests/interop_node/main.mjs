@@ -7,11 +7,35 @@ import { encode } from "@msgpack/msgpack";
 import { jetstream } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
 import * as coord from "./coord.mjs";
+import { Tasks } from "./tasks.mjs";
 
 const say = (value) => console.log(JSON.stringify(value));
 const TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const commands = {
+  // Submit tasks, and say how each ended.
+  async submit(nc, tenant, capability, inputs) {
+    const tasks = new Tasks(nc, tenant, "node-boss", "nodeboss1");
+    for (const [n, input] of JSON.parse(inputs).entries()) say(await tasks.submit(capability, "normal", `js-${n}`, input));
+    try {
+      await tasks.submit(capability, "normal", "js-0", "another input");
+    } catch (error) {
+      say({ refused: error.code });
+    }
+  },
+
+  // Run tasks: a number is doubled, text is rejected.
+  async work(nc, tenant, capability, count) {
+    const tasks = new Tasks(nc, tenant, "node-worker", "nodeworker1");
+    await tasks.open(capability);
+    say({ ready: true });
+    await tasks.work(capability, "normal", Number(count), async ({ input }) =>
+      typeof input === "number"
+        ? { event: "completed", body: { output: input * 2 } }
+        : { event: "rejected", body: { reason: "not a number" } },
+    );
+  },
+
   async publish(nc, tenant) {
     const js = jetstream(nc);
     const agent = "node-1";

@@ -1,0 +1,44 @@
+"""Tasks between the SDK and a Node client that knows nothing but docs/protocol.md."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import coord
+from coord import errors
+from tests.support import interop
+from tests.support.tasks import services
+
+pytestmark = pytest.mark.node
+
+
+async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server) -> None:
+    async with services(nats_server.url) as fleet, fleet.client() as c:
+        agent = coord.Agent("halver")
+
+        @agent.task("halve", retries=0)
+        async def halve(n: float) -> float:
+            if n < 0:
+                raise coord.Reject("negative")
+            return n / 2
+
+        async with (
+            agent.connect(fleet.url, tenant=fleet.tenant),
+            interop.script("submit", fleet.url, fleet.tenant, "halve", "[4, -1]") as script,
+        ):
+            completed, rejected, refused = [await script.line() for _ in range(3)]
+            await script.end()
+        assert (completed["status"], completed["output"]) == ("completed", 2)
+        assert (rejected["status"], rejected["message"]) == ("rejected", "negative")
+        assert refused == {"refused": 10071}
+
+        async with interop.script("work", fleet.url, fleet.tenant, "double", "2") as script:
+            assert await script.line() == {"ready": True}
+            number, text = await asyncio.gather(c.submit("double", 21), c.submit("double", "x"))
+            assert await number.result(timeout_s=30) == 42
+            with pytest.raises(errors.TaskRejected, match="not a number"):
+                await text.result(timeout_s=30)
+            await script.end()
+        assert (await number.status()).claimant == "node-worker"
