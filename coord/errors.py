@@ -605,6 +605,14 @@ class UnknownTask(CoordError):
     remedy = "Check id and key; tasks that ended long ago are in the table `coord.v_task`."
 
 
+class SignalDeadlock(CoordError):
+    """Agents wait for each other's signals; `cycle` names who waits for what."""
+
+    code = "signal.deadlocked"
+    fault = Fault.CALLER
+    remedy = "Let one of them raise its signal without waiting, or raise it by hand: `coord signal raise`."
+
+
 class WorkflowError(CoordError):
     """A workflow did not complete."""
 

@@ -534,6 +534,26 @@ QUOTA_AGENTS_MAX: Final = 256
 BOARD_EVERY_S: Final = 1.0
 """How often a capability's depth is said; sooner when it has changed a lot."""
 
+# --- signals, timers, locks, flags, handoffs ------------------------------------------------
+
+SIGNAL_NAMES_MAX: Final = 64
+"""Signals that one wait waits for, or provides."""
+
+SIGNAL_TOLD_BYTES: Final = KIB
+"""Of a signal's data: more is read from the log, a decider keeps no more."""
+
+SIGNAL_LATCHES_MAX: Final = 100_000
+"""Latches that one partition's decider holds; then the oldest raised one is forgotten, and counted."""
+
+SIGNAL_KEPT_S: Final = 7 * 86_400.0
+"""How long the raised signals of a piece of work are known; those of the tenant are for good."""
+
+ENTITY_FACTS_MAX: Final = 100_000
+"""Facts that a client folds of one kind, key or entity."""
+
+DEADLOCK_WAITS_MAX: Final = 2_000
+"""Waits that are looked at when a cycle is sought: beyond that none is claimed."""
+
 # --- deciders -----------------------------------------------------------------------------
 
 DECIDER_SNAPSHOT_S: Final = 10.0

@@ -46,6 +46,7 @@ from coord.wire.agents import Found, FoundAgents
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
     from coord.client.receipt import Receipt
+    from coord.client.signals import Signals
     from coord.client.status import OwnStatus
     from coord.client.statuses import Statuses
     from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
@@ -173,6 +174,7 @@ class Coord:
         self._subscriptions: WeakSet[Subscription | Statuses] = WeakSet()
         self._metrics = metrics
         self._status: OwnStatus | None = None
+        self._signals: Signals | None = None
 
     @property
     def tenant(self) -> str:
@@ -404,6 +406,17 @@ class Coord:
         """The handle of a task that somebody submitted; nothing is asked until it is used."""
         return self._submitter.handle(id, key, returns)
 
+    # --- coordinating --------------------------------------------------------------------
+
+    @property
+    def signals(self) -> Signals:
+        """Latches that are raised once and awaited from anywhere: ``await c.signals.wait("memory-ready")``."""
+        if self._signals is None:
+            from coord.client.signals import Signals
+
+            self._signals = Signals(self)
+        return self._signals
+
     # --- who is there --------------------------------------------------------------------
 
     async def agents(
@@ -455,6 +468,8 @@ class Coord:
                 await self._status.close()
             await self._publisher.close(drain_s=drain_s, report=report)
         finally:
+            if self._signals is not None:
+                self._signals.close()
             self.outcomes.close()
             await self._submitter.close()
             await self.payloads.close()

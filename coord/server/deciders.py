@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from coord.core.capability import CapabilityDecider
 from coord.core.deciding import Decider
 from coord.core.presence_decider import PresenceDecider
+from coord.core.signals import SignalDecider
 from coord.core.task_decider import TaskDecider
 
 Factory: TypeAlias = Callable[[int], list[Decider]]
@@ -19,7 +20,7 @@ Factory: TypeAlias = Callable[[int], list[Decider]]
 
 def deciders(p: int) -> list[Decider]:
     """New deciders of partition `p`."""
-    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p)]
+    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p), SignalDecider()]
 
 
 KINDS: Final = frozenset(kind for decider in deciders(0) for kind in decider.kinds)
