@@ -31,7 +31,7 @@ from coord.client.entities import facts
 from coord.core import signals as core
 from coord.core.signals import Latch
 from coord.wire import latch as wire
-from coord.wire.latch import Awaited, Edge, Mode, Raised, Resumed
+from coord.wire.latch import Awaited, Edge, Ending, Mode, Raised, Resumed
 from coord.wire.records import Fact
 
 if TYPE_CHECKING:
@@ -162,8 +162,10 @@ class Signals:
         timeout_s: float | None = None,
         key: str = KEY,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Wait for all of `needs`, run the block, then raise all of `provides`: started in any order, agents come
-        up in the order of what they need.  Raises what `wait` raises; if the block raises, nothing is raised.
+        """Wait for all of `needs`, run the block, then raise all of `provides`.
+
+        Agents that do so, started in any order, come up in the order of what they need.  Raises what `wait`
+        raises; if the block raises, nothing is raised.
         """
         needed, provided = tuple(needs), tuple(provides)
         found = await self.wait_all(*needed, timeout_s=timeout_s, key=key, provides=provided) if needed else {}
@@ -208,7 +210,7 @@ class Signals:
         waiting = _Waiting(f"{self._coord.instance}-{next(self._count)}", names, mode)
         holding = ("signal", waiting.token)
         self._waitings[waiting.token] = waiting
-        reason: core.Ending = "cancelled"
+        reason: Ending = "cancelled"
         try:
             async with asyncio.timeout(timeout_s):
                 await self._coord.pushes.open()
@@ -265,7 +267,7 @@ class Signals:
             elif latch is not None and waiting.token in latch.waits and latch.waits[waiting.token].deadlock:
                 waiting.cycle = waiting.cycle or (Edge(self._coord.agent, name, waiting.token),)
 
-    def _leave(self, waiting: _Waiting, key: str, reason: core.Ending) -> None:
+    def _leave(self, waiting: _Waiting, key: str, reason: Ending) -> None:
         """Say of what is not raised that nobody waits for it here; if that cannot be said, the decider finds out."""
         for name in waiting.missing:
             with contextlib.suppress(errors.CoordError):

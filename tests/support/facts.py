@@ -69,9 +69,7 @@ class Log:
             data = effect.data
             if effect.merge_seq is not None:
                 data = {**(self.facts[effect.merge_seq - 1].data or {}), **data}
-            self.state(
-                effect.agent, effect.kind, effect.id, effect.event, *effect.detail, key=effect.key, data=data
-            )
+            self.state(effect.agent, effect.kind, effect.id, effect.event, *effect.detail, key=effect.key, data=data)
 
     def pass_s(self, seconds: float, presence: Any = None) -> None:
         """Time passes."""
@@ -98,12 +96,12 @@ class Log:
 class Everybody:
     """All live."""
 
-    def lives(self, tenant: str, agent: str, instance: str) -> bool:  # noqa: ARG002
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
         return True
 
 
 class Nobody:
     """None does."""
 
-    def lives(self, tenant: str, agent: str, instance: str) -> bool:  # noqa: ARG002
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
         return False

@@ -1,0 +1,146 @@
+"""Signals through the SDK on the real services."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from coord import errors, limits
+from coord.ops.devstack.nats import NatsServer
+from tests.support.tasks import Fleet, new_tenant, services
+from tests.support.waiting import until
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
+    async with services(nats_server.url) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def fleet(running: Fleet) -> Fleet:
+    """The module's services, and a tenant of this test's own."""
+    running.tenant = new_tenant()
+    return running
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_raised_before_or_after_the_wait(fleet: Fleet) -> None:
+    async with fleet.client("a") as a, fleet.client("b") as b:
+        early = asyncio.create_task(a.signals.wait("memory-ready", timeout_s=30))
+
+        async def awaited() -> bool:
+            latch = await b.signals.get("memory-ready")
+            return latch is not None and [w.agent for w in latch.waits.values()] == ["a"]
+
+        await until(awaited)
+        assert await b.signals.raise_("memory-ready", {"shards": 4})
+        assert not await a.signals.raise_("memory-ready", {"shards": 5})
+        assert await early == {"shards": 4}
+        assert await b.signals.wait("memory-ready", timeout_s=30) == {"shards": 4}
+        large = "x" * 10_000
+        await a.signals.raise_("large", large)
+        assert await b.signals.wait("large", timeout_s=30) == large
+        assert [latch.id for latch in await a.signals.ls()] == ["memory-ready", "large"]
+
+
+async def test_all_any_and_in_time(fleet: Fleet) -> None:
+    async with fleet.client("a") as a, fleet.client("b") as b:
+        both = asyncio.create_task(a.signals.wait_all("x", "y", timeout_s=30, key="job-1"))
+        either = asyncio.create_task(a.signals.wait_any("y", "z", timeout_s=30, key="job-1"))
+        await b.signals.raise_("x", 1, key="job-1")
+        with pytest.raises(errors.DeadlineExceeded, match="not raised in time"):
+            await b.signals.wait("y", timeout_s=0.1, key="job-1")
+        assert not both.done()
+        assert not either.done()
+        await b.signals.raise_("y", 2, key="job-1")
+        assert await both == {"x": 1, "y": 2}
+        assert await either == {"y": 2}
+
+        async def nobody_waits() -> bool:
+            return all(not latch.waits for latch in await a.signals.ls(key="job-1"))
+
+        await until(nobody_waits)
+
+
+async def test_agents_started_in_any_order_come_up_in_dependency_order(fleet: Fleet) -> None:
+    needs = {"web": ["memory", "search"], "search": ["memory", "log"], "memory": ["log"], "log": []}
+    up: list[str] = []
+
+    async def agent(name: str) -> None:
+        async with fleet.client(name) as c:
+            before = [f"{need}-ready" for need in needs[name]]
+            async with c.signals.starting(needs=before, provides=[f"{name}-ready"], timeout_s=60):
+                up.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name in needs:
+            tasks.create_task(agent(name))
+    assert up == ["log", "memory", "search", "web"]
+
+
+async def test_a_cycle_is_named_to_those_who_wait(fleet: Fleet) -> None:
+    async def agent(name: str, needs: str) -> None:
+        async with fleet.client(name) as c, c.signals.starting(needs=[needs], provides=[f"{name}-ready"]):
+            pass
+
+    found = await asyncio.wait_for(
+        asyncio.gather(agent("a", "b-ready"), agent("b", "c-ready"), agent("c", "a-ready"), return_exceptions=True), 60
+    )
+    assert [type(exc) for exc in found] == [errors.SignalDeadlock] * 3
+    assert "a waits for b-ready, b waits for c-ready, c waits for a-ready" in str(found[0])
+
+
+async def test_a_waiter_that_dies_waits_no_more(fleet: Fleet) -> None:
+    async with fleet.client("b") as b:
+        a = await fleet.client("a")
+        waiting = asyncio.create_task(a.signals.wait("never"))
+
+        async def waits() -> int:
+            latch = await b.signals.get("never")
+            return 0 if latch is None else len(latch.waits)
+
+        await until(waits)
+        await a.connection.close()  # no goodbye
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, errors.CoordError):
+            await waiting
+
+        async def gone() -> bool:
+            return not await waits()
+
+        await until(gone, timeout_s=30)
+        with contextlib.suppress(errors.CoordError):
+            await a.close()
+
+
+async def test_a_push_that_is_lost_is_made_good_by_the_log(fleet: Fleet) -> None:
+    async with fleet.client("a") as a, fleet.client("b") as b:
+        a.signals  # noqa: B018 - registers for pushes
+        a.pushes._handlers["signal"] = []
+        await b.signals.raise_("quiet", 7)
+        began = time.monotonic()
+        assert await a.signals.wait("quiet", timeout_s=60) == 7
+        assert time.monotonic() - began >= limits.RESULT_AUDIT_FIRST_S * 0.9
+
+
+async def test_how_long_it_takes_from_a_raise_to_the_waiter(fleet: Fleet, record_property) -> None:
+    took: list[float] = []
+    async with fleet.client("a") as a, fleet.client("b") as b:
+        for n in range(50):
+            waiting = asyncio.create_task(a.signals.wait(f"s{n}", timeout_s=60))
+            await asyncio.sleep(0.005)
+            began = time.monotonic()
+            await b.signals.raise_(f"s{n}", n)
+            assert await waiting == n
+            took.append(time.monotonic() - began)
+    took.sort()
+    print(f"raised → resumed: p50 {took[25] * 1e3:.2f} ms, p99 {took[-1] * 1e3:.2f} ms")
+    record_property("p50_ms", took[25] * 1e3)
