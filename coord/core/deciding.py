@@ -105,10 +105,11 @@ class Arm(msgspec.Struct, frozen=True):
 
 
 class Open(msgspec.Struct, frozen=True):
-    """A capability has work: its queues must exist, from this submission on."""
+    """A capability has work: its queues must exist, that of this submission from it on."""
 
     tenant: str
     capability: str
+    queue: str
     seq: int
 
 

@@ -47,7 +47,7 @@ _OUTCOMES: Final = frozenset({"completed", "failed", "rejected"})
 EXTEND_EVERY_S: Final = limits.QUEUE_ACK_WAIT_S / 3
 
 _OPEN_EVERY_S: Final = 30.0
-"""How often it is made sure that the queues of a capability exist whose work nobody takes."""
+"""How often it is made sure that the queues exist whose work nobody takes."""
 
 _OPEN_AFTER_S: Final = 2.0
 """Queued for so long: nobody takes it."""
@@ -57,6 +57,9 @@ _GONE_S: Final = limits.PUBLISH_DEADLINE_S
 
 Ident: TypeAlias = tuple[str, str, str]
 """(tenant, key, id)."""
+
+Place: TypeAlias = tuple[str, str, str]
+"""(tenant, capability, queue)."""
 
 Holder: TypeAlias = tuple[str, str, str]
 """(tenant, agent, instance)."""
@@ -98,11 +101,12 @@ class TaskDecider:
         """(when to extend, task, claim): every claim, in order of time."""
         self._due: list[tuple[float, Ident, int]] = []
         """A heap of (when to look, task, claim or 0): timeouts and deadlines."""
-        self._opened: dict[tuple[str, str], float] = {}
-        """Capabilities whose queues were asked for, and when last."""
+        self._opened: dict[Place, float] = {}
+        """Queues that were asked for, and when last."""
         self._recalled: tuple[Ident, Task] | None = None
         self._now = 0.0
         self._swept_at = 0.0
+        self._looked_at = 0.0
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -205,10 +209,10 @@ class TaskDecider:
             self._hold(ident, task, fact.stored_at.timestamp())
         elif task.status == "waiting":
             effects.append(_nak(task, fact.stored_at.timestamp()))
-        place = (task.tenant, task.capability)
+        place = (task.tenant, task.capability, task.queue)
         if place not in self._opened:
             self._opened[place] = self._now
-            effects.append(Open(task.tenant, task.capability, task.submitted_seq))
+            effects.append(Open(*place, task.submitted_seq))
         return effects
 
     def _claimed(self, ident: Ident, task: Task, fact: StoredFact) -> Iterable[Effect]:
@@ -345,26 +349,26 @@ class TaskDecider:
         return (_release(task, "timeout"),)
 
     def _unserved(self, now: float) -> Iterable[Effect]:
-        """Queues that may have been deleted under work that waits: the oldest of each capability is looked at."""
-        oldest: dict[tuple[str, str], int] = {}
+        """Queues that may have been deleted under work that waits: the oldest of each is looked at."""
+        if not any(fare.queued for fare in self.fares.values()):
+            return NONE
+        if now - self._looked_at < _OPEN_EVERY_S:
+            return NONE
+        self._looked_at = now
+        oldest: dict[Place, int] = {}
         for task in self._tasks.values():
-            place = (task.tenant, task.capability)
             if task.status == "queued" and now - task.submitted_at >= _OPEN_AFTER_S:
+                place = (task.tenant, task.capability, task.queue)
                 oldest[place] = min(oldest.get(place, task.submitted_seq), task.submitted_seq)
-        effects: list[Effect] = []
-        for place, seq in oldest.items():
-            if now - self._opened.get(place, 0.0) >= _OPEN_EVERY_S:
-                self._opened[place] = now
-                effects.append(Open(*place, seq))
-        return effects
+        return [Open(*place, seq) for place, seq in oldest.items()]
 
     def reconcile(self, now: float) -> Iterable[Effect]:
         """Caught up: the queues of what is open, leases of what is claimed, deliveries of what is not."""
         self._now = now
-        first: dict[tuple[str, str], int] = {}
+        first: dict[Place, int] = {}
         settles: list[Effect] = []
         for task in self._tasks.values():
-            place = (task.tenant, task.capability)
+            place = (task.tenant, task.capability, task.queue)
             first[place] = min(first.get(place, task.submitted_seq), task.submitted_seq)
             if task.status == "claimed":
                 settles.append(Settle(_queue(task), task.submitted_seq, "extend"))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -85,8 +86,8 @@ class Queues:
         self._count = 0
         """Queue consumers of the stream, at the last look."""
         self._making = asyncio.Lock()
-        self._wanted: dict[tuple[str, str], int] = {}
-        """What deciders asked for: from which submission on."""
+        self._wanted: dict[tuple[str, str, str], int] = {}
+        """What deciders asked for, by tenant, capability and queue: from which submission on."""
         self._woken = asyncio.Event()
         self._endpoints: list[rpc.Endpoint] = []
 
@@ -110,7 +111,7 @@ class Queues:
 
     def demand(self, wanted: Open) -> None:
         """There is work of this capability: `run` sees to its queues."""
-        place = (wanted.tenant, wanted.capability)
+        place = (wanted.tenant, wanted.capability, wanted.queue)
         self._wanted[place] = min(self._wanted.get(place, wanted.seq), wanted.seq)
         self._woken.set()
 
@@ -120,28 +121,28 @@ class Queues:
             await self._woken.wait()
             self._woken.clear()
             wanted, self._wanted = self._wanted, {}
-            for place, seq in wanted.items():
+            for (tenant, capability, queue), seq in wanted.items():
                 try:
-                    await self.ensure(*place, from_seq=seq)
+                    await self.ensure(tenant, capability, begin={queue: seq})
                 except errors.CoordError as exc:
                     # The decider asks again while the work waits.
-                    _log.warning("queues.failed", tenant=place[0], capability=place[1], error=exc)
+                    _log.warning("queues.failed", tenant=tenant, capability=capability, error=exc)
 
     # --- making ------------------------------------------------------------------------------
 
-    async def ensure(self, tenant: str, capability: str, *, from_seq: int | None = None) -> dict[str, str]:
-        """Have all queues of a capability, from this submission on; None: from now on.
+    async def ensure(self, tenant: str, capability: str, *, begin: Mapping[str, int] | None = None) -> dict[str, str]:
+        """Have all queues of a capability: some from a certain submission on, the others from now on at the latest.
 
         Raises `TooManyCapabilities`, and what the API raises.
         """
         names = {name: subjects.queue(tenant, capability, name) for name in work.QUEUES}
         place = (tenant, capability)
         now = asyncio.get_running_loop().time()
-        if from_seq is None and now - self._known.get(place, -_KNOWN_S) < _KNOWN_S:
+        if not begin and now - self._known.get(place, -_KNOWN_S) < _KNOWN_S:
             return names
         async with self._making:
             for name in work.QUEUES:
-                await self._ensure(tenant, capability, name, from_seq)
+                await self._ensure(tenant, capability, name, (begin or {}).get(name))
         self._known[place] = asyncio.get_running_loop().time()
         return names
 

@@ -260,7 +260,7 @@ async def test_a_queue_that_began_too_late_is_made_again(hand, start) -> None:
     assert service._queues is not None
     service._queues._known.clear()
     await hand.open_queues("late")  # from now on: the submission is before it
-    await service._queues.ensure(hand.tenant, "late", from_seq=first)
+    await service._queues.ensure(hand.tenant, "late", begin={"normal": first})
     await hand.pull("late")
     await until(lambda: hand.times(first) == 1)
 
