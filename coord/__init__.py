@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from coord import errors
     from coord.bus.connection import NatsConfig
     from coord.bus.publish import PubAck
-    from coord.client.agent import Agent, Quotas
+    from coord.client.agent import Agent
     from coord.client.config import ClientConfig, PublisherConfig
     from coord.client.connect import Coord, connect
     from coord.client.context import handling
     from coord.client.outcomes import TaskHandle
+    from coord.client.quotas import Quotas
     from coord.client.receipt import Receipt
     from coord.client.tasks import TaskContext
     from coord.core.retry import RetryPolicy
@@ -62,7 +63,7 @@ __all__ = [
 
 _HOME = {
     "Agent": "coord.client.agent",
-    "Quotas": "coord.client.agent",
+    "Quotas": "coord.client.quotas",
     "Reject": "coord.errors",
     "TaskContext": "coord.client.tasks",
     "TaskHandle": "coord.client.outcomes",

@@ -23,26 +23,15 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
-import msgspec
-
 from coord import errors, limits
 from coord.client.connect import Coord, agent_name, connect
+from coord.client.quotas import Quotas
 from coord.client.tasks import Handler, Handles, declare
 from coord.client.worker import Worker
 from coord.runtime.signals import interrupts
 from coord.wire import subjects
 
 H = TypeVar("H", bound=Handler)
-
-
-class Quotas(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent limits itself to; a decider watches and quarantines who does not.  None: no limit."""
-
-    inflight: int | None = None
-    """Tasks at once, of all its capabilities together."""
-    facts_per_s: float | None = None
-    memory_mib: float | None = None
-    """Declared: what placement counts on, and what heartbeats are compared with."""
 
 
 class Agent:
@@ -59,9 +48,10 @@ class Agent:
     ) -> None:
         """Declare it.
 
-        `name`: who it is, the same in every process that does the same.  `capabilities`: tasks at once
-        by what they are; a capability that only a handler names has 1.  `labels`: region, model, cost,
-        for placement and whoever looks.  `drain_s`: how long what runs may take when it is told to stop.
+        `name`: who it is, the same in every process that does the same.  `capabilities`: tasks at once by
+        what they are; a capability that only a handler names has 1.  `labels`: region, model, cost, for
+        placement and whoever looks.  `quotas`: what it limits itself to.  `drain_s`: how long what runs
+        may take when it is told to stop.
 
         Raises `InvalidToken`, `SettingsError`.
         """
@@ -69,6 +59,7 @@ class Agent:
         self.capabilities: dict[str, int] = {}
         self.labels = dict(labels or {})
         self.quotas = quotas or Quotas()
+        self.quotas.validate()
         self.drain_s = drain_s
         self.handles: dict[str, Handles] = {}
         for capability, capacity in (capabilities or {}).items():

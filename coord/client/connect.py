@@ -19,7 +19,7 @@ import re
 import socket
 from collections.abc import AsyncIterable, Coroutine, Generator, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from weakref import WeakSet
 
 import msgspec
@@ -45,6 +45,7 @@ from coord.wire.agents import Found, FoundAgents
 
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
+    from coord.client.quotas import Allowance
     from coord.client.receipt import Receipt
     from coord.client.signals import Signals
     from coord.client.status import OwnStatus
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from coord.wire.envelope import Fact, Sample
     from coord.wire.where import Condition
     from coord.wire.work import Priority
+
+T = TypeVar("T")
 
 
 def connect(
@@ -168,6 +171,8 @@ class Coord:
         """Makes sure that there are some."""
         self.workers: list[Worker] = []
         """What works on this connection; closing it drains them."""
+        self.allowance: Allowance | None = None
+        """Of facts a second, where the agent that works here limits itself."""
         self._submitter = Submitter(self)
         self._publisher = publisher
         self._owns_connection = owns_connection
@@ -223,7 +228,19 @@ class Coord:
         Raises the `WireError` a reader would refuse it with, `Overloaded` when there was no
         room in time, `BusClosed`.  Cancelled or raising, it has accepted nothing.
         """
+        if self.allowance is not None:
+            return self._in_turn(self._publisher.emit(item, **about))
         return self._publisher.emit(item, **about)
+
+    async def _in_turn(self, stating: Coroutine[Any, Any, T]) -> T:
+        """State something when this agent's quota allows it."""
+        assert self.allowance is not None
+        try:
+            await self.allowance.turn()
+        except BaseException:
+            stating.close()
+            raise
+        return await stating
 
     @overload
     def publish(self, item: Fact | Sample, /) -> Coroutine[Any, Any, PubAck]: ...
@@ -250,6 +267,8 @@ class Coord:
         Raises what `emit` raises and what the broker answered: `StreamFull`, `NoPermission`,
         `MessageTooLarge`, `IdCollision`, `NoStream`, `PublishTimeout`, …
         """
+        if self.allowance is not None:
+            return self._in_turn(self._publisher.publish(item, **about))
         return self._publisher.publish(item, **about)
 
     def emit_many(self, items: Iterable[Any] | AsyncIterable[Any]) -> Coroutine[Any, Any, int]:

@@ -21,12 +21,13 @@ from coord.bus import rpc
 from coord.client.execution import Execution
 from coord.client.histories import read
 from coord.client.pulling import Delivery, Puller
+from coord.client.quotas import FACTS_OF_A_TASK, Allowance
 from coord.client.slots import Slots
 from coord.client.tasks import Delivered
 from coord.telemetry import logs
 from coord.wire import headers, subjects, work
 from coord.wire.decode import decode_message
-from coord.wire.presence import Quotas
+from coord.wire.presence import Quotas as DeclaredQuotas
 from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class Worker:
         self._unregister = self.coord.pushes.on("task", self._pushed)
         self._beating = coord.beating
         self._unregisters = [self._beating.describe(self.load), self._beating.on_change(self._paused)]
+        self.allowance = Allowance(agent.quotas)
+        if agent.quotas.facts_per_s is not None:
+            coord.allowance = self.allowance
+        self._later: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -87,7 +92,7 @@ class Worker:
         """Say what this agent can do, then begin to pull."""
         await self.coord.pushes.open()
         agent = self.agent
-        quotas = Quotas(agent.quotas.inflight, agent.quotas.facts_per_s, agent.quotas.memory_mib)
+        quotas = DeclaredQuotas(agent.quotas.inflight, agent.quotas.facts_per_s, agent.quotas.memory_mib)
         await self._beating.register(capabilities=agent.capabilities, labels=agent.labels, quotas=quotas)
         for capability in self._slots:
             await self.coord.queues.open(capability)
@@ -135,6 +140,8 @@ class Worker:
         for unregister in self._unregisters:
             unregister()
         self._beating.release(self)
+        if self._later is not None:
+            self._later.cancel()
         for puller in self._pullers.values():
             await puller.close()
         for execution in list(self._executions.values()):
@@ -156,20 +163,42 @@ class Worker:
         """What heartbeats say: the fullest capability's share of slots taken, and what is held."""
         running = {capability: slots.used for capability, slots in self._slots.items()}
         shares = [slots.used / slots.capacity for slots in self._slots.values()]
-        return {"load": round(max(shares, default=0.0), 3), "claims": len(self._executions), "running": running}
+        return {
+            "load": round(max(shares, default=0.0), 3),
+            "claims": len(self._executions),
+            "running": running,
+            "memory_mib": round(self.allowance.memory_mib(), 1),
+        }
 
     # --- deliveries ----------------------------------------------------------------------
 
     def _paused(self) -> None:
+        """Whether something may be taken has changed."""
         for puller in self._pullers.values():
             puller.refill()  # takes its waits back where nothing is free
 
     def _free(self, capability: str) -> int:
         if self._beating.paused:
             return 0  # told to drain, or quarantined: nothing more is taken until that is over
+        wait_s = self.allowance.wait_s(len(self._executions))
+        if wait_s > 0:
+            self._look_later(wait_s)
+            return 0
         free = self._slots[capability].free
         most = self.agent.quotas.inflight
-        return free if most is None else min(free, most - len(self._executions))
+        if most is None:
+            return free
+        asked = sum(puller.asked for other, puller in self._pullers.items() if other != capability)
+        return min(free, most - len(self._executions) - asked)
+
+    def _look_later(self, wait_s: float) -> None:
+        """Pull again when the quotas allow it; where a task must end first, its end does so."""
+        if self._later is None and wait_s != float("inf"):
+            self._later = asyncio.get_running_loop().call_later(wait_s, self._look_now)
+
+    def _look_now(self) -> None:
+        self._later = None
+        self._paused()
 
     def _delivered(self, capability: str, delivery: Delivery) -> None:
         """One delivery, in the read loop."""
@@ -191,10 +220,13 @@ class Worker:
             return
         slots = self._slots[capability]
         execution = Execution(self, slots, self._handles[capability], queue, fact, said)
-        if self.draining or self._beating.paused or not slots.take(execution):
+        most = self.agent.quotas.inflight
+        full = most is not None and len(self._executions) >= most
+        if full or self.draining or self._beating.paused or not slots.take(execution):
             self._start(self._give_back_unclaimed(fact, first=first))
             return
         self._executions[place] = execution
+        self.allowance.spend(FACTS_OF_A_TASK)
         self._idle.clear()
         self._beating.hold(self)
         first = first and not said.redrive and not said.restated
@@ -248,6 +280,8 @@ class Worker:
             setattr(self.stats, outcome, getattr(self.stats, outcome) + 1)
         elif outcome is None:
             self.finishing(execution)
+        if self.agent.quotas.inflight is not None:
+            self._paused()
         if not self._executions:
             self._idle.set()
             self._beating.release(self)

@@ -448,3 +448,44 @@ async def test_identical_work_is_done_once_and_everybody_gets_its_outcome(fleet:
             await failed.result(timeout_s=30)
         assert not (await c.submit("think", {"fails": 1}, reuse_for_s=60)).reused, "a failure is no answer"
         await until(lambda: len(runs) == 4, 30)
+
+
+# --- quotas ------------------------------------------------------------------------------
+
+
+async def test_an_agent_keeps_to_its_quotas(fleet: Fleet) -> None:
+    most = 0
+
+    def limited(name: str, quotas: coord.Quotas) -> coord.Agent:
+        agent = coord.Agent(name, capabilities={f"{name}-a": 8, f"{name}-b": 8}, quotas=quotas)
+        now = 0
+
+        async def count(_: int) -> float:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.002)
+            now -= 1
+            return asyncio.get_running_loop().time()
+
+        agent.task(f"{name}-a")(count)
+        agent.task(f"{name}-b")(count)
+        return agent
+
+    async with fleet.client() as c:
+        async with limited("few", coord.Quotas(inflight=3)).connect(fleet.url, tenant=fleet.tenant):
+            handles = await c.submit_many("few-a", range(20)) + await c.submit_many("few-b", range(20))
+            await asyncio.gather(*(h.result(timeout_s=30) for h in handles))
+        assert 1 <= most <= 3
+        async with limited("slow", coord.Quotas(facts_per_s=40)).connect(fleet.url, tenant=fleet.tenant):
+            # 40 facts are saved up, which is 20 tasks; the other 20 take a second.
+            handles = await c.submit_many("slow-a", range(40))
+            ran = sorted(await asyncio.gather(*(h.result(timeout_s=30) for h in handles)))
+            assert ran[-1] - ran[0] >= 0.7
+        async with limited("huge", coord.Quotas(memory_mib=1)).connect(fleet.url, tenant=fleet.tenant) as worker:
+            handle = await c.submit("huge-a", 1)
+            with pytest.raises(errors.DeadlineExceeded):
+                await handle.result(timeout_s=0.3)
+            assert worker.held == 0
+        with pytest.raises(errors.SettingsError):
+            coord.Agent("none", quotas=coord.Quotas(facts_per_s=0))
