@@ -49,6 +49,10 @@ _LOOK_EVERY_S: Final = 1.0
 """How often all registered instances are compared with what is heard; deaths are told at once."""
 
 
+_STATED_AT_ONCE: Final = 256
+"""Statements of one look, the others come with the next: thousands that register and never beat are as many deaths."""
+
+
 class Instance(msgspec.Struct, omit_defaults=True):
     """One registered run of an agent."""
 
@@ -74,16 +78,17 @@ class Agent(msgspec.Struct, omit_defaults=True):
     since: float = 0.0
     """The broker's clock, of the last quarantine or release."""
     forgotten: int = 0
-    """Instances beyond `limits.PRESENCE_PER_AGENT_MAX`: the oldest, those that ended first."""
+    """Instances beyond `limits.PRESENCE_PER_AGENT_MAX`: those that registered longest ago."""
 
-    def others(self, instance: str) -> int:
-        """Instances beside this one that are there."""
-        return sum(1 for name, one in self.instances.items() if name != instance and one.status in ("alive", "suspect"))
+    @property
+    def present(self) -> int:
+        """Instances that are there."""
+        return sum(1 for one in self.instances.values() if one.status in ("alive", "suspect"))
 
     @property
     def quotas(self) -> Quotas | None:
         """Those of its newest registration."""
-        newest = max(self.instances.values(), key=lambda one: one.seq, default=None)
+        newest = next(reversed(self.instances.values()), None)
         return None if newest is None else newest.about.quotas
 
     def apply(self, fact: StoredFact) -> bool:
@@ -111,20 +116,19 @@ class Agent(msgspec.Struct, omit_defaults=True):
         about = wire.decode_registration(fact.json_text.encode())
         if about is None:
             return False
-        one = self.instances.get(about.instance)
+        one = self.instances.pop(about.instance, None)
         if one is None:
             self._make_room()
-            one = self.instances[about.instance] = Instance(about, seq=fact.seq)
-        else:
-            one.about, one.status, one.seq = about, "alive", fact.seq
+            one = Instance(about)
+        self.instances[about.instance] = one  # the last: those at the front registered longest ago
+        one.about, one.status, one.seq = about, "alive", fact.seq
         one.since = fact.stored_at.timestamp()
         self.draining = False
         return True
 
     def _make_room(self) -> None:
         while len(self.instances) >= limits.PRESENCE_PER_AGENT_MAX:
-            ended = (name for name, one in self.instances.items() if one.status in ("gone", "left"))
-            oldest = next(ended, None) or next(iter(self.instances))
+            oldest = next(iter(self.instances))  # a search for one that ended would make a flood costly
             del self.instances[oldest]
             self.forgotten += 1
 
@@ -199,7 +203,7 @@ class PresenceDecider(Folding):
         one = None if found is None else found.instances.get(instance)
         if found is None or one is None or one.status not in ("alive", "suspect"):
             return NONE
-        return (_of_one(found, instance, one, "gone"),)
+        return (_of_one(found, instance, one, "gone", found.present),)
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
         """Compare what is registered with who is heard."""
@@ -209,10 +213,14 @@ class PresenceDecider(Folding):
         watch = presence if isinstance(presence, Watch) else None
         effects: list[Effect] = []
         for at, agent in self._agents.items():
+            present: int | None = None
             for name, one in agent.instances.items():
+                if len(effects) >= _STATED_AT_ONCE:
+                    break
                 # Without an instance (a plain client's) nobody can tell whether it is there.
                 if name and (event := _due(one.status, _seen(presence, watch, agent, name))):
-                    effects.append(_of_one(agent, name, one, event))
+                    present = agent.present if present is None else present
+                    effects.append(_of_one(agent, name, one, event, present))
             if watch is not None and (agent.quarantined or agent.quotas is not None):
                 effects += self._quota(at, agent, watch.usage(*at), now)
         self._forget(now)
@@ -282,12 +290,13 @@ def _broken(quotas: Quotas | None, usage: Usage) -> str | None:
     return None
 
 
-def _of_one(agent: Agent, instance: str, one: Instance, event: str) -> State:
+def _of_one(agent: Agent, instance: str, one: Instance, event: str, present: int) -> State:
     n = one.n + 1
+    others = present - (one.status in ("alive", "suspect"))
     return State(
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
         detail=(instance, str(n)) if instance else (str(n),),
-        data={"instance": instance, "others": agent.others(instance)},
+        data={"instance": instance, "others": others},
         once="event", step=f"{event}.{instance}", attempt=n, from_outside=True,
     )  # fmt: skip
 

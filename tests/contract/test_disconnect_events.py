@@ -53,9 +53,7 @@ def of(news: list[tuple[float, str, Any]], what: str) -> list[tuple[float, Any]]
 
 
 async def start(url: str) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CLIENT, url, stdout=asyncio.subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", CLIENT, url, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"up\n"
     return process

@@ -27,6 +27,7 @@ from coord.server.decider_service import DeciderService
 from coord.server.presence import PresenceBoard, PresenceConfig, PresenceService
 from coord.telemetry.metrics import Metrics
 from tests.support.log import query_service
+from tests.support.waiting import until
 
 _ROOT = Path(coord.__file__).resolve().parents[1]
 
@@ -90,7 +91,7 @@ class Fleet:
         self.conn = conn
         self.gone: list[tuple[float, str]] = []
         """(monotonic, instance) of the deaths that deciders were told of."""
-        self.board.listen(lambda tenant, agent, instance, now: self.gone.append((time.monotonic(), instance)))  # noqa: ARG005
+        self.board.listen(lambda tenant, agent, instance, now: self.gone.append((time.monotonic(), instance)))
 
     @property
     def board(self) -> PresenceBoard:
@@ -126,7 +127,5 @@ async def serving(server: NatsServer, *, system: bool = True, settle_s: float = 
             await group.wait_ready(30)
             fleet = Fleet(server, group, conn)
             if system:
-                async with asyncio.timeout(30):
-                    while not fleet.board.hears_deaths:
-                        await asyncio.sleep(0.01)
+                await until(lambda: fleet.board.hears_deaths, 30)
             yield fleet

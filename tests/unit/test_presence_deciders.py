@@ -77,7 +77,9 @@ class Loop:
             if isinstance(effect, Push):
                 self.pushes.append(effect)
                 continue
-            assert isinstance(effect, State) and effect.once == "event" and effect.from_outside
+            assert isinstance(effect, State)
+            assert effect.once == "event"
+            assert effect.from_outside
             self.seq += 1
             stated = fact(
                 effect.event, effect.data, agent=effect.id, by=effect.agent, detail=effect.detail, seq=self.seq,
@@ -278,7 +280,9 @@ def test_every_transition_of_a_circuit_is_walked() -> None:
 def test_parts_are_added_up_and_the_first_by_name_speaks() -> None:
     table, sums = PresenceTable(0.0), board.Sums("b")
     table.beat("acme", "w", "i1", b'{"about":{"capabilities":{"ocr":4}}}', 1.0)
-    one = board.part([{("acme", "ocr"): Fare(queued=2, claimed=1)}], [{("acme", "w"): 1}], [], frozenset({("acme", "w")}))
+    one = board.part(
+        [{("acme", "ocr"): Fare(queued=2, claimed=1)}], [{("acme", "w"): 1}], [], frozenset({("acme", "w")})
+    )
     two = board.part([{("acme", "ocr"): Fare(queued=3)}, {("acme", "tts"): Fare(queued=1)}], [], [], frozenset())
     sums.hear("b", one, 1.0)
     assert sums.speaks

@@ -1,0 +1,256 @@
+"""Presence on real servers, with agents in processes of their own: killed, hung, drained, quarantined."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import coord
+from coord import errors, limits
+from coord.bus.connection import Connection, NatsConfig
+from coord.wire.presence import Quotas
+from tests.support.fleet import Fleet, Process, serving
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def fleet(start_nats) -> AsyncIterator[Fleet]:
+    async with serving(await start_nats()) as found:
+        yield found
+
+
+def connect(fleet: Fleet, agent: str) -> Any:
+    return coord.connect(fleet.server.url, tenant="acme", agent=agent)
+
+
+async def events(c: Any, agent: str) -> list[tuple[str, str]]:
+    """(event, author) of all that was stated about an agent."""
+    found = []
+    async with asyncio.timeout(20):
+        subscription = c.subscribe(kind="agent", id=agent, start="first")
+        await subscription.wait_ready(20)
+        try:
+            async with asyncio.timeout(0.5):
+                async for fact in subscription:
+                    found.append((fact.event, fact.agent))  # noqa: PERF401 - what came by then counts
+        except TimeoutError:
+            pass
+        await subscription.close()
+    return found
+
+
+async def test_a_killed_agent_is_noticed_at_once_and_its_task_moves(fleet: Fleet) -> None:
+    first, second = await asyncio.gather(Process.start(fleet.server.url, "w1"), Process.start(fleet.server.url, "w1"))
+    try:
+        async with connect(fleet, "boss") as c:
+            handle = await c.submit("work", 1.0, id="t1")
+
+            async def claimant() -> str | None:
+                return (await handle.status()).instance
+
+            claimed = await until(claimant)
+            victim, other = (first, second) if claimed == first.instance else (second, first)
+            killed = victim.signal(signal.SIGKILL)
+            noticed = await until(lambda: fleet.died_at(victim.instance))
+            print(f"noticed {(noticed - killed) * 1e3:.0f} ms after SIGKILL")
+            assert noticed - killed < 2.0  # 65 to 80 ms where nothing else runs
+            assert await handle.result(timeout_s=30) == "w1"
+            assert (await handle.status()).instance == other.instance
+            assert (await handle.status()).deaths == 1
+            assert fleet.died_at(other.instance) is None
+            said = await until(lambda: events(c, "w1"))
+            assert said.count(("gone", "_presence")) == 1
+            gone = await c.agents(state="gone")
+            assert [one.instance for one in gone] == [victim.instance]
+    finally:
+        await asyncio.gather(first.end(), second.end())
+
+
+async def test_a_hung_agent_is_noticed_by_its_heartbeats(fleet: Fleet) -> None:
+    worker = await Process.start(fleet.server.url, "w1")
+    try:
+        async with connect(fleet, "boss") as c:
+            handle = await c.submit("work", 60.0, id="t1")
+            await until(lambda: any(row.beat.claims for row in fleet.board.table.rows("acme", "work")))
+            stopped = worker.signal(signal.SIGSTOP)
+            noticed = await until(lambda: fleet.died_at(worker.instance), 30)
+            print(f"noticed {noticed - stopped:.2f} s after SIGSTOP")
+            assert noticed - stopped > limits.HEARTBEAT_S  # not by a lost connection
+
+            async def released() -> Any:
+                return (await handle.status()).deaths
+
+            assert await until(released) == 1
+            worker.signal(signal.SIGCONT)
+            await until(lambda: fleet.board.table.state("acme", "w1", worker.instance) == "alive")
+            await until(lambda: _stated(c, "w1", "returned"), 30)
+            await handle.cancel()
+    finally:
+        await worker.end()
+
+
+async def _stated(c: Any, agent: str, event: str) -> bool:
+    return event in [name for name, _ in await events(c, agent)]
+
+
+async def test_a_restarted_broker_and_a_lost_connection_release_nothing(fleet: Fleet, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "DISCONNECT_GRACE_S", 5.0)  # on a busy machine a client comes back late
+    async with connect(fleet, "a1") as c:
+        others = [await coord.connect(fleet.server.url, tenant="acme", agent=f"b{n}") for n in range(20)]
+        for one in (c, *others):
+            await one.beating.register(capabilities={"x": 1})
+        await until(lambda: len(list(fleet.board.table.rows("acme", "x"))) == 21)
+        for _ in range(2):
+            await fleet.server.restart()
+            await until(lambda: all(one.connection.is_connected for one in (c, *others)))
+            await until(lambda: not fleet.board.table.is_blind)
+            await until(lambda: all(r.beat.connection == c.connection.epoch for r in fleet.board.table.rows("acme")))
+        epoch = c.connection.epoch
+        c.connection.client._transport.close()  # a moment without network
+        await until(lambda: c.connection.epoch > epoch)
+        await until(lambda: fleet.board.table.get("acme", "a1", c.instance).beat.connection == c.connection.epoch)
+        await until(lambda: fleet.board.table.state("acme", "a1", c.instance) == "alive")
+        assert fleet.board.table.pending == 0
+        assert fleet.gone == []
+        for one in others:
+            await one.close()
+        await until(lambda: len(fleet.gone) == 20)  # goodbyes
+
+
+async def test_without_a_system_account_heartbeats_alone_decide(start_nats) -> None:
+    server = await start_nats(system=False)
+    async with serving(server, system=False) as fleet:
+        worker = await Process.start(server.url, "w1")
+        await until(lambda: fleet.board.table.state("acme", "w1", worker.instance) == "alive")
+        fleet.board.table.get("acme", "w1", worker.instance).beat = coord_beat(every_s=0.2)
+        await worker.end()
+        await until(lambda: fleet.died_at(worker.instance), 30)
+
+
+def coord_beat(**fields: Any) -> Any:
+    from coord.wire.presence import Heartbeat
+
+    return Heartbeat(**fields)
+
+
+async def test_agents_are_found_drained_and_rejoin(fleet: Fleet) -> None:
+    async with connect(fleet, "a1") as one, connect(fleet, "a2") as two, connect(fleet, "boss") as c:
+        await one.beating.register(capabilities={"ocr": 2}, labels={"region": "eu", "model": "m1"}, version="1.2.3")
+        await two.beating.register(capabilities={"ocr": 1, "tts": 1}, labels={"region": "us"})
+
+        async def found(**asked: Any) -> list[str]:
+            return [agent.agent for agent in await c.agents(**asked)]
+
+        await until(lambda: _is(found(capability="ocr"), ["a1", "a2"]))
+        assert await found(capability="tts") == ["a2"]
+        assert await found(capability="ocr", labels={"region": "eu"}) == ["a1"]
+        assert await found(capability="nothing") == []
+        assert len(await c.agents(limit=1)) == 1
+        with pytest.raises(errors.InvalidRequest):
+            await c.agents(limit=limits.AGENTS_FOUND_MAX + 1)
+        async with coord.connect(fleet.server.url, tenant="other", agent="boss") as stranger:
+            assert await stranger.agents() == []
+
+        await c.drain_agent("a1")
+        await until(lambda: one.beating.draining)
+        await until(lambda: _is(found(state="draining"), ["a1"]))
+        boards = await until(c.capabilities)
+        assert boards["ocr"].agents == 1
+        await c.drain_agent("a1", rejoin=True)
+        await until(lambda: _is(found(state="alive"), ["a1", "a2"]))
+        with pytest.raises(errors.UnknownAgent):
+            await c.drain_agent("nobody")
+        said = [event for event, _ in await events(c, "a1")]
+        assert said == ["registered", "draining", "registered"]
+
+
+async def _is(asked: Any, wanted: Any) -> bool:
+    return await asked == wanted
+
+
+async def test_nats_own_discovery_shows_agents(fleet: Fleet) -> None:
+    import nats
+
+    async with connect(fleet, "a1") as c:
+        await c.beating.register(capabilities={"ocr": 2}, labels={"region": "eu"}, version="1.2.3")
+        nc = await nats.connect(fleet.server.url)
+        try:
+            for subject in ("$SRV.INFO", "$SRV.INFO.a1", f"$SRV.INFO.a1.{c.instance}"):
+                answer = (await nc.request(subject, timeout=10)).data
+                assert b'"version":"1.2.3"' in answer
+                assert b'"region":"eu"' in answer
+            await nc.publish("$SRV.PING", b"", reply="coord.ev.acme.mallory.x.note.x.said")
+            assert b"io.nats.micro.v1.ping_response" in (await nc.request("$SRV.PING.a1", timeout=10)).data
+            assert b"io.nats.micro.v1.stats_response" in (await nc.request("$SRV.STATS.a1", timeout=10)).data
+        finally:
+            await nc.close()
+
+
+async def test_work_that_nobody_can_do_is_starved_and_visible(fleet: Fleet) -> None:
+    async with connect(fleet, "boss") as c:
+        await c.submit("rare", None, id="t1")
+
+        async def starved() -> bool:
+            return bool((board := (await c.capabilities()).get("rare")) and board.starved and board.depth == 1)
+
+        await until(starved)
+
+
+async def test_who_uses_more_than_it_may_is_quarantined(fleet: Fleet) -> None:
+    async with connect(fleet, "greedy") as greedy, connect(fleet, "boss") as c:
+        await greedy.beating.register(capabilities={"x": 1}, quotas=Quotas(facts_per_s=5))
+        stop = asyncio.Event()
+
+        async def state() -> None:
+            n = 0
+            while not stop.is_set():
+                n += 1
+                await greedy.emit(coord.Fact(kind="note", id=f"n{n}", event="said"))
+                await asyncio.sleep(0.02)
+
+        stating = asyncio.create_task(state())
+        try:
+            await until(lambda: greedy.beating.quarantined, 30)
+        finally:
+            stop.set()
+            await stating
+        await until(lambda: _stated(c, "greedy", "quarantined"), 30)
+
+        async def seen() -> bool:
+            return "x" not in await c.capabilities()  # nobody takes it any more, and nobody wants it
+
+        await until(seen)
+
+
+async def test_ten_thousand_registrations_of_one_name_do_no_harm(fleet: Fleet) -> None:
+    async with connect(fleet, "flood") as flood, connect(fleet, "a1") as c:
+        began = time.monotonic()
+        await flood.emit_many(
+            coord.Fact(kind="agent", id="flood", event="registered", data={"instance": f"x{n}"}) for n in range(10_000)
+        )
+        await flood.flush()
+        print(f"10,000 registrations stored after {time.monotonic() - began:.1f} s")
+        await c.beating.register(capabilities={"y": 1})
+        await until(lambda: _is(_names(c, "y"), ["a1"]))
+        decider = next(d for d in fleet.deciders.deciders() if d.name == "presence" and d.get("acme", "flood"))
+        await until(lambda: decider.get("acme", "flood").forgotten >= 10_000 - limits.PRESENCE_PER_AGENT_MAX, 30)
+
+
+async def _names(c: Any, capability: str) -> list[str]:
+    return [agent.agent for agent in await c.agents(capability=capability)]
+
+
+async def test_a_plain_client_beats_and_is_seen(fleet: Fleet) -> None:
+    async with await Connection.open(NatsConfig(urls=(fleet.server.url,)), name="coord:acme:plain:p1") as plain:
+        plain.publish("coord.hb.acme.plain.p1", b'{"about":{"capabilities":{"ocr":1}}}')
+        await plain.flush()
+        async with connect(fleet, "boss") as c:
+            await until(lambda: _is(_names(c, "ocr"), ["plain"]))
+    await until(lambda: fleet.died_at("p1"))  # its connection ended, and it does not come back
