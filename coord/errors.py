@@ -687,7 +687,7 @@ class DuplicateStep(InvalidWorkflow):
 class UnknownAgent(CoordError):
     """No instance of this agent is there."""
 
-    code = "agent.unknown"
+    code = "coord.agent_unknown"
     fault = Fault.CALLER
     remedy = "`coord agent ls` shows who is; an agent that does not beat is not seen."
 
