@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import operator
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
@@ -39,6 +40,9 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPS: Final[dict[type[ast.cmpop], str]] = {
     ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in",
     ast.NotIn: "not in",
+}  # fmt: skip
+_BUILD: Final[dict[str, Callable[[Any, Any], Condition]]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 _TURNED: Final = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
@@ -91,20 +95,7 @@ def _compared(left: ast.expr, op: str | None, right: ast.expr) -> Condition:
         return found if op == "in" else ~found
     if _is_constant(left) and not _is_constant(right):
         left, right, op = right, left, _TURNED[op]
-    place, constant = _members(left), _constant(right)
-    match op:
-        case "==":
-            return place == constant
-        case "!=":
-            return place != constant
-        case "<":
-            return place < constant
-        case "<=":
-            return place <= constant
-        case ">":
-            return place > constant
-        case _:
-            return place >= constant
+    return _BUILD[op](_members(left), _constant(right))
 
 
 def _is_constant(node: ast.expr) -> bool:

@@ -209,6 +209,10 @@ def _check_step(step: Step, kind: Kind, depth: int) -> None:
         raise InvalidWorkflow("for_each is a list, or names one: $input.files", found=step.for_each[:100])
     if isinstance(step.for_each, list) and len(step.for_each) > limits.FLOW_ITEMS_MAX:
         raise InvalidWorkflow("for_each has too many members", max=limits.FLOW_ITEMS_MAX)
+    if step.timeout_s is not None and kind in ("sleep", "decide"):
+        raise InvalidWorkflow("timeout_s is for tasks, workflows and signals")
+    if step.deadline_s is not None and kind != "task":
+        raise InvalidWorkflow("deadline_s is for tasks")
     if step.approval and kind != "signal":
         raise InvalidWorkflow("only a signal can be an approval")
     if step.undo is not None:
@@ -286,7 +290,8 @@ def _check_path(step: str, path: Path, numbers: dict[str, int], *, item: bool) -
     if head != "steps":
         return set()
     if len(path) < 3 or path[2] not in _OF_STEP:
-        raise InvalidWorkflow("of a step there is its output, its status and its error", step=step, value=".".join(path))
+        value = ".".join(path)
+        raise InvalidWorkflow("of a step there is its output, its status and its error", step=step, value=value)
     if path[1] not in numbers:
         raise errors.UnknownStep(step=step, unknown=path[1])
     return {path[1]}

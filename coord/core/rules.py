@@ -31,7 +31,7 @@ NO_RULE: Final = "rules.none_holds"
 class Table:
     """A decision table, ready to decide."""
 
-    __slots__ = ("said", "_judges")
+    __slots__ = ("_judges", "said")
 
     def __init__(self, said: RuleTable) -> None:
         """Raises `InvalidWorkflow` for what is no table."""

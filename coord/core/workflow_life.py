@@ -125,14 +125,14 @@ class Workflow(msgspec.Struct, kw_only=True, omit_defaults=True):
         said = decode(fact, flow.Started)
         decided = is_decider(fact.agent)
         if not self.started_seq:
-            self._begin(fact, said, decided)
+            self._begin(fact, said, decided=decided)
             return None
         if decided and said.restated > self.restated and (not self.ended or self.status == "cancelled"):
             self.started_seq, self.restated = fact.seq, said.restated
             return None
         return _REPEATED if payload_hash(fact) == self.payload_hash else _EXISTS
 
-    def _begin(self, fact: StoredFact, said: flow.Started, decided: bool) -> None:
+    def _begin(self, fact: StoredFact, said: flow.Started, *, decided: bool) -> None:
         self.started_seq, self.started_at = fact.seq, fact.stored_at.timestamp()
         self.submitter, self.instance = fact.agent, said.instance
         self.parent = said.parent if decided else None

@@ -13,6 +13,7 @@ from coord.core.deciding import Decider
 from coord.core.presence_decider import PresenceDecider
 from coord.core.signals import SignalDecider
 from coord.core.task_decider import TaskDecider
+from coord.core.workflow import WorkflowDecider
 
 Factory: TypeAlias = Callable[[int], list[Decider]]
 """The deciders of a partition, new ones at every call."""
@@ -20,7 +21,7 @@ Factory: TypeAlias = Callable[[int], list[Decider]]
 
 def deciders(p: int) -> list[Decider]:
     """New deciders of partition `p`."""
-    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p), SignalDecider()]
+    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p), SignalDecider(), WorkflowDecider()]
 
 
 KINDS: Final = frozenset(kind for decider in deciders(0) for kind in decider.kinds)

@@ -1,0 +1,504 @@
+"""How a workflow goes on: what follows for its steps from what has just happened.
+
+A `Run` is made for one fact; it changes the flow and gathers what is to be stated.  Everything in
+it is a function of the flow and that fact, so whoever folds the same facts states the same.
+
+Stopping.  A step that fails (and is not optional), or a cancellation, stops a workflow: nothing new
+begins, waits end, tasks and sub-workflows are cancelled.  A task that can be undone and is being
+executed is not broken off: half a step cannot be undone, so its end is waited for.  When nothing
+is open any more, what was completed is undone, newest first, one after another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.core import rules
+from coord.core.deciding import Effect, State
+from coord.core.flow_definition import UNDO, Plan, Planned, task_id
+from coord.core.flow_state import NULL, OVER, STATED, TAKEN, Flow, Live, StepState, reference_in
+from coord.core.tasks import Task
+from coord.wire import flow as said
+from coord.wire import ids
+from coord.wire.envelope import StoredFact
+from coord.wire.latch import Awaited, Ending, Resumed
+from coord.wire.work import Ended, Submission
+
+AGENT: Final = "_workflow"
+
+TOO_LARGE: Final = "workflow.too_large"
+NOT_A_LIST: Final = "workflow.not_a_list"
+TAKEN_CODE: Final = "workflow.task_taken"
+DECLINED: Final = "workflow.declined"
+TIMEOUT: Final = "workflow.timeout"
+
+
+def begin(plan: Plan, flow: Flow) -> None:
+    """Give a flow that has just started its steps."""
+    flow.steps = [StepState(missing=len(planned.needs)) for planned in plan.steps]
+    flow.left = len(plan.steps)
+
+
+class Run:
+    """What one fact leads to."""
+
+    def __init__(self, live: Live, fact: StoredFact) -> None:
+        self.live = live
+        self.flow = live.flow
+        self.plan = live.plan
+        self.effects: list[Effect] = []
+        self.due: list[tuple[float, int]] = []
+        """(when, step) of waits that have begun."""
+        self._at = fact.stored_at.timestamp()
+        self._ready: deque[Planned] = deque()
+
+    # --- forward --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the steps that need none."""
+        self._ready.extend(planned for planned in self.plan.steps if not planned.needs)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin what has become ready, and settle what must not."""
+        self._forward()
+        self.settle()
+
+    def _forward(self) -> None:
+        while self._ready and self.flow.phase == "running":
+            self._begin(self._ready.popleft())
+        self._ready.clear()
+        if self.flow.phase == "running" and not self.flow.left:
+            self._complete()
+
+    def _begin(self, planned: Planned) -> None:
+        state = self.flow.steps[planned.index]
+        if planned.needs and all(self.flow.steps[need].status == "skipped" for need in planned.needs):
+            self._end_step(planned, "skipped")
+            return
+        if not self.live.holds(planned):
+            self._end_step(planned, "skipped")
+            return
+        count = 1
+        if planned.fanned:
+            members = self.live.fan(planned)
+            if not isinstance(members, list) or len(members) > limits.FLOW_ITEMS_MAX:
+                kind = f"{len(members)} members" if isinstance(members, list) else type(members).__name__
+                self._fail_step(
+                    planned, NOT_A_LIST, f"for_each takes a list of at most {limits.FLOW_ITEMS_MAX}: {kind}"
+                )
+                return
+            count = len(members)
+        state.status = "running"
+        state.parts = bytearray(count)
+        if planned.fanned:
+            state.outputs = [NULL] * count
+            if not count:
+                self._end_step(planned, "completed", b"[]")
+                return
+        for name in self.flow.taken:
+            part = self.plan.part_of(name)
+            if part is not None and part[0] is planned and part[1] < count:
+                state.parts[part[1]] = TAKEN
+        self._fill(planned, state)
+
+    def _fill(self, planned: Planned, state: StepState) -> None:
+        """Begin as many parts as may run at once."""
+        most = planned.step.max_parallelism if planned.fanned else 1
+        while (
+            self.flow.phase == "running"
+            and state.status == "running"
+            and state.begun < len(state.parts)
+            and state.begun - state.over < most
+        ):
+            item = state.begun
+            state.begun += 1
+            if state.parts[item] == TAKEN:
+                self._end_part(planned, item, error=TAKEN_CODE, message="somebody else has submitted a task of this id")
+                continue
+            try:
+                self._begin_part(planned, state, item)
+            except errors.PayloadTooLarge as exc:
+                self._end_part(planned, item, error=TOO_LARGE, message=exc.message)
+
+    def _begin_part(self, planned: Planned, state: StepState, item: int) -> None:
+        kind, step = planned.kind, planned.step
+        if kind == "signal":
+            assert step.signal is not None
+            raised = self.flow.signals.get(step.signal)
+            if raised is None:
+                self._await(planned, state)
+            else:
+                self.signalled(planned, raised)
+            return
+        if kind == "sleep":
+            assert step.sleep_s is not None
+            self._open(state, item)
+            self._set_timer(planned, state, step.sleep_s)
+            return
+        given = _bounded(self.live.input_of(planned, item))
+        self._open(state, item)
+        if kind == "task":
+            self._submit(planned, item, given)
+        elif kind == "workflow":
+            self._start_child(planned, item, given)
+            if step.timeout_s is not None and state.due is None:
+                self._set_timer(planned, state, step.timeout_s)
+        else:
+            self._decide(planned, given)
+
+    def _open(self, state: StepState, item: int) -> None:
+        state.parts[item] = STATED
+        self.flow.open += 1
+
+    def _await(self, planned: Planned, state: StepState) -> None:
+        """Wait for a signal, and say so: who waits for what is asked of those facts."""
+        step = planned.step
+        self._open(state, 0)
+        if step.timeout_s is not None:
+            self._set_timer(planned, state, step.timeout_s)
+        self._state(
+            "awaited", Awaited(deadline=state.due), f"{step.name}/awaited", kind="signal", id=step.signal,
+            detail=(step.name,), once=None,
+        )  # fmt: skip
+
+    def _resume(self, planned: Planned, reason: Ending) -> None:
+        """Wait no more for a signal that was not raised."""
+        step = planned.step
+        self._state(
+            "resumed", Resumed(reason), f"{step.name}/resumed", kind="signal", id=step.signal, detail=(step.name,),
+            once=None,
+        )  # fmt: skip
+
+    # --- the end of parts and steps ---------------------------------------------------------
+
+    def part_ended(
+        self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None, message: str | None = None,
+        undoable: bool = False,
+    ) -> None:  # fmt: skip
+        """A part that was open has ended; `undoable`: it had begun, whatever became of it."""
+        self.flow.open -= 1
+        self._end_part(planned, item, output=output, error=error, message=message, undoable=undoable)
+        self.go_on()
+
+    def _end_part(
+        self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None, message: str | None = None,
+        undoable: bool = False,
+    ) -> None:  # fmt: skip
+        state = self.flow.steps[planned.index]
+        state.parts[item] = OVER
+        state.over += 1
+        if planned.fanned:
+            state.outputs[item] = output
+        if planned.step.undo is not None and (error is None or undoable):
+            if not planned.fanned:
+                state.output = output
+            self.flow.done.append((planned.index, item))
+        if self.flow.phase != "running":
+            return
+        if error is not None and not (planned.step.optional and planned.fanned):
+            self._fail_step(planned, error, message or "")
+        elif state.over == len(state.parts):
+            self._end_step(planned, "completed", _together(state) if planned.fanned else output)
+        elif planned.fanned:
+            self._fill(planned, state)
+
+    def _fail_step(self, planned: Planned, error: str, message: str) -> None:
+        state = self.flow.steps[planned.index]
+        state.error, state.message = error[:200], message[:2_000]
+        if planned.step.optional:
+            self._end_step(planned, "failed")
+            return
+        state.status = "failed"
+        self.flow.left -= 1
+        self._clear_timer(planned, state)
+        self.stop(error, message, planned.step.name)
+
+    def _end_step(self, planned: Planned, status: Any, output: bytes | None = None) -> None:
+        state = self.flow.steps[planned.index]
+        if output is not None and len(output) > limits.FLOW_BYTES_MAX:
+            self._fail_step(planned, TOO_LARGE, f"its output has more than {limits.FLOW_BYTES_MAX} bytes")
+            return
+        state.status, state.output = status, output
+        state.outputs = [] if planned.step.undo is None else state.outputs
+        self._clear_timer(planned, state)
+        self.flow.left -= 1
+        for index in planned.dependents:
+            other = self.flow.steps[index]
+            other.missing -= 1
+            if not other.missing:
+                self._ready.append(self.plan.steps[index])
+
+    def signalled(self, planned: Planned, raised: bytes) -> None:
+        """The signal that a step waits for is there; an approval must say that it is one."""
+        state = self.flow.steps[planned.index]
+        if state.parts[0] == STATED:
+            self.flow.open -= 1
+        if planned.step.approval and not _approved(raised):
+            self._end_part(planned, 0, error=DECLINED, message="it was not approved: " + raised.decode()[:500])
+        else:
+            self._end_part(planned, 0, output=raised)
+
+    def decided(self, planned: Planned, decided: said.Decided) -> None:
+        """A decision table has answered."""
+        if decided.error is not None:
+            self.part_ended(planned, 0, error=decided.error, message=decided.message)
+        else:
+            self.part_ended(planned, 0, output=bytes(decided.output))
+
+    def joined(self, planned: Planned, item: int, joined: said.Joined) -> None:
+        """A sub-workflow has ended."""
+        if joined.status == "completed":
+            self.part_ended(planned, item, output=bytes(joined.output))
+            return
+        state = self.flow.steps[planned.index]
+        if state.error == TIMEOUT:
+            self.part_ended(planned, item, error=TIMEOUT, message="it took too long")
+        else:
+            self.part_ended(planned, item, error=joined.error or joined.status, message=joined.message)
+
+    def timed(self, planned: Planned) -> None:
+        """The time of a step has come: it has slept, or it has taken too long."""
+        state = self.flow.steps[planned.index]
+        state.due = None
+        if planned.kind == "sleep":
+            self.part_ended(planned, 0)
+            return
+        state.error, state.message = TIMEOUT, "it took too long"
+        if planned.kind == "signal":
+            self._resume(planned, "timeout")
+            self.part_ended(planned, 0, error=TIMEOUT, message="nobody raised it in time")
+            return
+        self.cancel_parts(planned)  # each ends as cancelled
+
+    # --- the end of the workflow --------------------------------------------------------------
+
+    def _complete(self) -> None:
+        try:
+            output = _bounded(self.live.output())
+        except errors.PayloadTooLarge as exc:
+            self.stop(TOO_LARGE, exc.message, None)
+            return
+        self.flow.phase, self.flow.succeeds = "ending", True
+        self._state("completed", said.Completed(output=msgspec.Raw(output)), "completed")
+
+    def stop(self, error: str, message: str, step: str | None) -> None:
+        """Begin nothing more and end what is open; what was completed is undone then."""
+        flow = self.flow
+        if flow.phase in ("stopping", "undoing"):
+            return
+        if flow.error is None:
+            flow.error, flow.message, flow.step = error[:200], message[:2_000], step
+        flow.phase, flow.succeeds = "stopping", False
+        for planned in self.plan.steps:
+            state = flow.steps[planned.index]
+            if state.status == "waiting":
+                continue
+            if STATED not in state.parts:
+                continue
+            if planned.kind in ("task", "workflow"):
+                self.cancel_parts(planned)
+            else:
+                state.parts[0] = OVER
+                flow.open -= 1
+                if planned.kind == "signal":
+                    self._resume(planned, "cancelled")
+            self._clear_timer(planned, state)
+
+    def cancel_parts(self, planned: Planned) -> None:
+        """Cancel the tasks or sub-workflows of a step that are open, but for those to be waited for."""
+        parts = self.flow.steps[planned.index].parts
+        item = parts.find(STATED)
+        while item >= 0:
+            self.cancel_part(planned, item)
+            item = parts.find(STATED, item + 1)
+
+    def cancel_part(self, planned: Planned, item: int) -> None:
+        """Cancel one part, unless it is being executed and can be undone."""
+        name = task_id(planned, item)
+        reason = self.flow.message or "its workflow stops"
+        if planned.kind == "workflow":
+            child = child_id(self.flow.life.tenant, self.flow.life.id, self.plan, name)
+            self._state("cancelled", said.Cancelled(reason=reason), f"{name}/cancelled", key=child, id=child, once=None)
+            return
+        task = self.flow.tasks.get(name)
+        if task is not None and task.status == "claimed" and planned.step.undo is not None:
+            return
+        # Not on a condition: somebody else's word of cancelling, which counts for nothing, must not hold it up.
+        self._state("cancelled", Ended(reason=reason), f"{name}/cancelled", kind="task", id=name, once=None)
+
+    def settle(self) -> None:
+        """Go on with stopping or undoing once nothing is open."""
+        flow = self.flow
+        if flow.open or flow.undoing is not None:
+            return
+        if flow.phase == "stopping":
+            flow.phase = "undoing"
+            if flow.done:
+                undo = [task_id(self.plan.steps[index], item) for index, item in reversed(flow.done)]
+                told = said.Compensating(error=flow.error or "", message=flow.message, step=flow.step, undo=undo)
+                self._state("compensating", told, "compensating")
+        if flow.phase == "undoing":
+            self._undo()
+
+    def _undo(self) -> None:
+        """The next compensation, or the end."""
+        flow = self.flow
+        while flow.done:
+            index, item = flow.done.pop()
+            planned = self.plan.steps[index]
+            undo = planned.step.undo
+            assert undo is not None, "only such parts are remembered"
+            name = task_id(planned, item)
+            if UNDO + name in flow.taken:
+                flow.not_undone.append(name)
+                continue
+            state = flow.steps[index]
+            output = (state.outputs[item] if planned.fanned else state.output) or NULL
+            if undo.input is None:
+                given = self.live.input_of(planned, item)
+                raw = msgspec.json.encode({"input": msgspec.Raw(given), "output": msgspec.Raw(output)})
+            else:
+                raw = self.live.input_of(planned, item, undo.input, output)
+            if len(raw) > limits.EVENT_BYTES_MAX - limits.KIB:
+                flow.not_undone.append(name)
+                continue
+            flow.undoing = name
+            told = Submission(
+                input=msgspec.Raw(raw), retries=undo.retries, timeout_s=undo.timeout_s, backoff_s=planned.step.backoff_s,
+                backoff_max_s=planned.step.backoff_max_s, priority=planned.step.priority, labels=planned.step.labels,
+            )  # fmt: skip
+            self._state(
+                "submitted", told, f"{planned.step.name}/undo", kind="task", id=UNDO + name, ordinal=item, once="entity",
+                detail=(undo.task, planned.step.priority),
+            )  # fmt: skip
+            return
+        self._end()
+
+    def _end(self) -> None:
+        flow = self.flow
+        flow.phase = "ending"
+        if flow.life.status != "cancelled":
+            told = said.Failed(
+                error=flow.error or "", message=flow.message, step=flow.step, undone=flow.undone,
+                not_undone=flow.not_undone,
+            )  # fmt: skip
+            self._state("failed", told, "failed")
+        elif flow.undone or flow.not_undone:
+            done = said.Compensated(undone=flow.undone, not_undone=flow.not_undone)
+            self._state("compensated", done, "compensated")
+
+    def undone(self, *, well: bool) -> None:
+        """The compensation that ran has ended."""
+        flow = self.flow
+        name, flow.undoing = flow.undoing, None
+        assert name is not None, "it was stated"
+        (flow.undone if well else flow.not_undone).append(name)
+        self.settle()
+
+    # --- statements -----------------------------------------------------------------------
+
+    def _submit(self, planned: Planned, item: int, given: bytes) -> None:
+        step = planned.step
+        assert step.task is not None
+        ref = reference_in(given)
+        told = Submission(
+            input=None if ref is not None else msgspec.Raw(given),
+            ref=ref,
+            retries=step.retries,
+            backoff_s=step.backoff_s,
+            backoff_max_s=step.backoff_max_s,
+            timeout_s=limits.TASK_TIMEOUT_S if step.timeout_s is None else step.timeout_s,
+            deadline=None if step.deadline_s is None else self._at + step.deadline_s,
+            priority=step.priority,
+            placement=step.placement,
+            labels=step.labels,
+            preemptible=step.preemptible,
+        )
+        queue = step.priority if step.placement is None else "placed"
+        self._state(
+            "submitted", told, f"{step.name}/submitted", kind="task", id=task_id(planned, item), ordinal=item,
+            once="entity", detail=(step.task, queue),
+        )  # fmt: skip
+
+    def _start_child(self, planned: Planned, item: int, given: bytes) -> None:
+        life, name = self.flow.life, task_id(planned, item)
+        child = child_id(life.tenant, life.id, self.plan, name)
+        told = said.Started(
+            definition=msgspec.Raw(msgspec.json.encode(planned.step.workflow)),
+            input=msgspec.Raw(given),
+            parent=said.Parent(life.id, name),
+        )
+        self._state("started", told, f"{planned.step.name}/started", key=child, id=child, ordinal=item, once="entity")
+
+    def _decide(self, planned: Planned, given: bytes) -> None:
+        step = planned.step
+        if isinstance(step.decide, str):
+            asked = said.Asked(input=msgspec.Raw(given))
+            self._state(
+                "asked", asked, f"{self.flow.life.id}/{step.name}/asked",  # many ask under that key
+                key=step.decide, kind="rules", id=step.decide,
+                detail=(self.flow.life.id, step.name), once="event",
+            )  # fmt: skip
+            return
+        assert step.decide is not None
+        decided = rules.Table(step.decide).decide(msgspec.json.decode(given))
+        self._state("decided", decided, f"{step.name}/decided", detail=(step.name,), once="event")
+
+    def _set_timer(self, planned: Planned, state: StepState, after_s: float) -> None:
+        state.due = self._at + after_s
+        self.due.append((state.due, planned.index))
+        self._state(
+            "set", {"at": state.due}, f"{planned.step.name}/timer", kind="timer", id=planned.step.name, once=None
+        )
+
+    def _clear_timer(self, planned: Planned, state: StepState) -> None:
+        if state.due is not None:
+            state.due = None
+            self._state(
+                "cancelled", None, f"{planned.step.name}/timer/cancelled", kind="timer", id=planned.step.name, once=None
+            )
+
+    def _state(
+        self, event: str, data: Any, step: str, *, key: str | None = None, kind: str = "workflow",
+        id: str | None = None, detail: tuple[str, ...] = (), ordinal: int = 0, once: Any = None,  # noqa: A002
+    ) -> None:  # fmt: skip
+        life = self.flow.life
+        stated = State(
+            tenant=life.tenant, agent=AGENT, key=key or life.id, kind=kind, id=id or life.id, event=event,
+            detail=detail, data=data, once=once, version=self.plan.version, step=step, ordinal=ordinal,
+            correlation_id=life.correlation_id,
+        )  # fmt: skip
+        self.effects.append(stated)
+
+
+def child_id(tenant: str, parent: str, plan: Plan, name: str) -> str:
+    """The id of the sub-workflow that is a part of a workflow."""
+    plain = f"{parent}-{name}"
+    if len(plain) <= limits.TOKEN_BYTES_MAX:
+        return plain
+    return f"w-{ids.derive_id(tenant, parent, plan.version, name, 0, 0)}"
+
+
+def failure_of(task: Task) -> tuple[str, str]:
+    """Why a task has ended without success."""
+    return task.error or task.status, task.message or ""
+
+
+def _together(state: StepState) -> bytes:
+    return b"[" + b",".join(state.outputs) + b"]"
+
+
+def _approved(raised: bytes) -> bool:
+    data = msgspec.json.decode(raised)
+    return isinstance(data, dict) and data.get("approved") is True
+
+
+def _bounded(raw: bytes) -> bytes:
+    if len(raw) > limits.FLOW_BYTES_MAX:
+        raise errors.PayloadTooLarge(f"more than {limits.FLOW_BYTES_MAX} bytes are to be handed on", bytes=len(raw))
+    return raw
