@@ -96,7 +96,6 @@ class Execution:
 
     def _state_claim(self, n: int, *, attempt: int) -> None:
         said = work.Claim(instance=self.worker.instance)
-        fact = Fact(kind="task", id=self.fact.id, key=self.fact.key, event="claimed", detail=(str(n),), data=said)
         self.claim = n
 
         def stored(statement: Statement) -> None:
@@ -109,8 +108,16 @@ class Execution:
                 _log.warning("worker.claim_failed", task=self.fact.id, error=statement.error)
                 self.worker.left(self)
 
-        with context.handling(self.fact):
-            self.worker.stating.send(fact, once="event", then=stored)
+        self.worker.stating.send(self._about("claimed", said, (str(n),)), once="event", then=stored)
+
+    def _about(self, event: str, said: Any, detail: tuple[str, ...] = ()) -> Fact:
+        """A fact about the task, caused by its submission."""
+        fact = self.fact
+        return Fact(
+            kind="task", id=fact.id, key=fact.key, event=event, detail=detail, data=said, event_id=new_event_id(),
+            correlation_id=fact.correlation_id or fact.event_id, causation_id=fact.event_id,
+            traceparent=fact.traceparent,
+        )  # fmt: skip
 
     async def _look(self) -> None:
         """Read the task, and do what follows; what is read may be stale, then a claim is refused again."""
@@ -258,11 +265,7 @@ class Execution:
         assert self.ctx is not None
         self._outcome_sent = True
         await self.ctx.settled()
-        fact = Fact(
-            kind="task", id=self.fact.id, key=self.fact.key, event=event, data=said, event_id=new_event_id(),
-            correlation_id=self.fact.correlation_id or self.fact.event_id, causation_id=self.fact.event_id,
-            traceparent=self.fact.traceparent,
-        )  # fmt: skip
+        fact = self._about(event, said)
         wait_s = _AGAIN_S
         self.worker.finishing(self)
         while True:

@@ -88,21 +88,28 @@ class Stating:
         except TimeoutError as exc:
             raise errors.Overloaded("too many unacknowledged statements", inflight=self._pipeline.inflight) from exc
 
-    def send(self, fact: Fact, *, once: Once = None, then: Callable[[Statement], None] | None = None) -> Statement:
+    def send(
+        self,
+        fact: Fact,
+        *,
+        once: Once = None,
+        then: Callable[[Statement], None] | None = None,
+        entity: str | None = None,
+    ) -> Statement:
         """Hand `fact` to the broker now; raises the `WireError` a reader would refuse it with.
 
-        The caller bounds what is in flight (`room`, or slots of its own).
+        The caller bounds what is in flight (`room`, or slots of its own).  `entity`: `subjects.entity_of` the
+        fact, where the caller knows it.
         """
         if context.current() is not None:
             fact = self._encoder.caused(fact)
         message = self._encoder.single(fact, self._encoder.shape(fact))
         block = message.headers
         if once is not None:
-            key = fact.id if fact.key is None else fact.key
-            if once == "entity":
-                first = subjects.entity_filter(self.tenant, key, fact.kind, fact.id)
-            else:
-                first = subjects.event_filter(self.tenant, key, fact.kind, fact.id, fact.event, fact.detail)
+            if entity is None:
+                key = fact.id if fact.key is None else fact.key
+                entity = subjects.entity_of(subjects.entity_filter(self.tenant, key, fact.kind, fact.id))
+            first = f"{entity}.>" if once == "entity" else ".".join((entity, "*", fact.event, *fact.detail))
             block = b"%b%b%b%b" % (block[:-2], _FIRST, first.encode(), _END)
         now = time.monotonic()
         statement = Statement(

@@ -206,7 +206,7 @@ class Worker:
         fact = decode_message(delivery.subject, delivery.headers, delivery.body, delivery.seq, stored_at)[0]
         if not isinstance(fact, StoredFact):
             return  # a dead letter: nobody can run it
-        self._take(capability, delivery.queue, fact, first=delivery.delivered == 1 and _is_first(delivery, fact))
+        self._take(capability, delivery.queue, fact, first=_is_first(delivery))
 
     def _take(self, capability: str, queue: str, fact: StoredFact, *, first: bool) -> None:
         try:
@@ -345,7 +345,9 @@ async def _logged(job: Any) -> None:
         _log.warning("worker.job_failed", error=exc)
 
 
-def _is_first(delivery: Delivery, fact: StoredFact) -> bool:
+def _is_first(delivery: Delivery) -> bool:
     """Whether the broker vouches that this submission is the first fact of its task: nobody has claimed it."""
-    line = _FIRST + subjects.entity_filter(fact.tenant, fact.key, "task", fact.id) + "\r\n"
-    return delivery.headers is not None and line.encode() in delivery.headers
+    if delivery.delivered != 1 or delivery.headers is None:
+        return False
+    line = f"{_FIRST}{subjects.entity_of(delivery.subject)}.>\r\n"
+    return line.encode() in delivery.headers

@@ -329,6 +329,14 @@ def event_filter(tenant: str, key: str, kind: str, id: str, event: str, detail: 
     return ".".join((f"{_LOG}{partition(key)}.{tenant}.{key}.{kind}.{id}.*.{event}", *detail))
 
 
+def entity_of(stored: str) -> str:
+    """The stored subject of a fact up to its entity: ``….>`` behind it is `entity_filter`.
+
+    `stored` was checked; this only cuts it.
+    """
+    return ".".join(stored.split(".", 7)[:7])
+
+
 def log_filter(
     tenant: str,
     *,
