@@ -31,7 +31,7 @@ Pure: time is an argument (monotonic seconds), what is to be done is returned.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -82,17 +82,27 @@ are not listed leave the state as it is.
 
 STATES: Final = frozenset(STATE_AFTER.values())
 
-_OF_ONE: Final = frozenset({"left", "suspected", "gone"})
+_OF_ONE: Final = frozenset({"suspected", "gone"})
 
 
-def state_after(event: str, data: Any = None) -> str | None:
-    """The agent's state after this fact; None: as before.
+class _Others(msgspec.Struct):
+    others: int = 0
 
-    The end of one instance is not the agent's while others of its name are there (`others` in
-    the fact's data).
+
+_OTHERS: Final = msgspec.json.Decoder(_Others)
+
+
+def state_after(event: str, data: str | None = None) -> str | None:
+    """The agent's state after this fact, whose data are this JSON; None: as before.
+
+    The end of one instance is not the agent's while others of its name are there, as the data say.
     """
-    if event in _OF_ONE and isinstance(data, dict) and data.get("others"):
-        return None
+    if event in _OF_ONE and data is not None:
+        try:
+            if _OTHERS.decode(data).others:
+                return None
+        except msgspec.MsgspecError:
+            return STATE_AFTER[event]
     return STATE_AFTER.get(event)
 
 

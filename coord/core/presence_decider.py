@@ -40,6 +40,7 @@ TRANSITIONS: Final[dict[tuple[str, str], Status]] = {
     ("suspect", "gone"): "gone",
     ("suspect", "returned"): "alive",
     ("gone", "returned"): "alive",
+    ("alive", "returned"): "alive",  # another one of its name left
     ("alive", "left"): "left",
     ("suspect", "left"): "left",
     ("gone", "left"): "left",
@@ -84,6 +85,10 @@ class Agent(msgspec.Struct, omit_defaults=True):
     def present(self) -> int:
         """Instances that are there."""
         return sum(1 for one in self.instances.values() if one.status in ("alive", "suspect"))
+
+    def first_present(self) -> str:
+        """An instance that is there; empty: none is."""
+        return next((name for name, one in self.instances.items() if name and one.status in ("alive", "suspect")), "")
 
     @property
     def quotas(self) -> Quotas | None:
@@ -191,6 +196,9 @@ class PresenceDecider(Folding):
             self._agents[at] = agent
         elif not agent.quarantined:
             self._agents.pop(at, None)
+        if fact.event == "left" and (there := agent.first_present()):
+            # One of several: what it said of the agent is not so.
+            return (_of_one(agent, there, agent.instances[there], "returned", agent.present, outside=False),)
         if fact.event in ("quarantined", "released"):
             return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": fact.event}),)
         return NONE
@@ -290,14 +298,14 @@ def _broken(quotas: Quotas | None, usage: Usage) -> str | None:
     return None
 
 
-def _of_one(agent: Agent, instance: str, one: Instance, event: str, present: int) -> State:
+def _of_one(agent: Agent, instance: str, one: Instance, event: str, present: int, *, outside: bool = True) -> State:
     n = one.n + 1
     others = present - (one.status in ("alive", "suspect"))
     return State(
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
         detail=(instance, str(n)) if instance else (str(n),),
         data={"instance": instance, "others": others},
-        once="event", step=f"{event}.{instance}", attempt=n, from_outside=True,
+        once="event", step=f"{event}.{instance}", attempt=n, from_outside=outside,
     )  # fmt: skip
 
 

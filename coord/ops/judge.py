@@ -20,6 +20,9 @@ LAG_WARNING_S: Final = 30.0
 LAG_ERROR_S: Final = 300.0
 """Age of the newest projected message while more are waiting."""
 
+_NAMED: Final = 10
+"""Capabilities of one kind that are named; `coord agent capabilities` has all."""
+
 SILENT_S: Final = 4 * limits.CHECKPOINT_IDLE_S
 """A checkpoint nobody confirmed for so long, while messages wait, has no projector."""
 
@@ -30,6 +33,7 @@ def judge(snapshot: Snapshot) -> list[Problem]:
     if snapshot.broker is not None:
         problems += _judge_streams(snapshot)
         problems += _judge_consumers(snapshot)
+        problems += _judge_capabilities(snapshot)
     if snapshot.database is not None:
         problems += _judge_database(snapshot)
     if snapshot.broker is not None and snapshot.database is not None and snapshot.database.migrated:
@@ -40,6 +44,29 @@ def judge(snapshot: Snapshot) -> list[Problem]:
 def healthy(problems: list[Problem]) -> bool:
     """Whether none of them is an error."""
     return all(p.severity != "error" for p in problems)
+
+
+def _judge_capabilities(snapshot: Snapshot) -> list[Problem]:
+    starved = [c for c in snapshot.capabilities if c.starved]
+    opened = [c for c in snapshot.capabilities if c.circuit != "closed"]
+    return [
+        *(
+            _warning(
+                f"capability {c.capability}",
+                f"{c.depth} tasks of {c.tenant} wait and no agent can do them",
+                "Start an agent with this capability, or cancel them.",
+            )
+            for c in starved[:_NAMED]
+        ),
+        *(
+            _warning(
+                f"capability {c.capability}",
+                f"its circuit is {c.circuit} for {c.tenant}: half of what ran lately failed",
+                "See why its tasks fail; it closes by itself once some end well.",
+            )
+            for c in opened[:_NAMED]
+        ),
+    ]
 
 
 def _judge_streams(snapshot: Snapshot) -> list[Problem]:

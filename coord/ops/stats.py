@@ -8,6 +8,7 @@ away: what could not be asked is None, and a `Problem` among the `failures` says
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
+from coord.core.admission import Board
 from coord.store import editions
 from coord.store.pool import Pool
 from coord.store.queries import statement
@@ -127,6 +129,18 @@ class DatabaseStats(msgspec.Struct, frozen=True, kw_only=True):
     migrated: bool
 
 
+class CapabilityStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of one capability on its board."""
+
+    tenant: str
+    capability: str
+    depth: int
+    running: int
+    agents: int
+    starved: bool
+    circuit: str
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Something a person should know."""
 
@@ -146,6 +160,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerStats, ...] = ()
     instances: tuple[str, ...] | None = None
     """Projectors heard of; None when nobody listened."""
+    capabilities: tuple[CapabilityStats, ...] = ()
+    """Those with work or agents, as heard; nothing where nobody listened or no decider runs."""
     database: DatabaseStats | None = None
     projection: tuple[ProjectionStats, ...] = ()
     dead_letters: tuple[DeadLetterStats, ...] = ()
@@ -188,6 +204,7 @@ async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> 
         if isinstance(conn, errors.CoordError):
             raise conn
         heard = asyncio.ensure_future(_instances(conn)) if listen else None
+        boards = asyncio.ensure_future(_boards(conn)) if listen else None
         try:
             about = await broker(conn)
             found = await streams(conn)
@@ -196,11 +213,13 @@ async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> 
                 "streams": tuple(found),
                 "consumers": tuple([c for s in found for c in await consumers(conn, s.name)]),
                 "instances": await heard if heard is not None else None,
+                "capabilities": await boards if boards is not None else (),
             }
         finally:
-            if heard is not None:
-                heard.cancel()
-                await asyncio.wait({heard})
+            for listening in (heard, boards):
+                if listening is not None:
+                    listening.cancel()
+                    await asyncio.wait({listening})
     except errors.CoordError as exc:
         return {"failures": (_failure("broker", exc),)}
 
@@ -348,6 +367,34 @@ async def _instances(conn: Connection) -> tuple[str, ...]:
     finally:
         await subscription.unsubscribe()
     return tuple(sorted(heard))
+
+
+async def _boards(conn: Connection) -> tuple[CapabilityStats, ...]:
+    """Every capability whose board is said within one and a half beats: each is, once a second."""
+    heard: dict[tuple[str, str], Board] = {}
+
+    def listen(message: Any) -> None:
+        if len(heard) < 2 * limits.CAPABILITIES_MAX:
+            with contextlib.suppress(msgspec.MsgspecError, errors.WireError):
+                heard[subjects.parse_board(message.subject)] = msgspec.json.decode(message.data, type=Board)
+
+    subscription = await conn.subscribe(subjects.BOARDS_ALL, listen)
+    try:
+        await asyncio.sleep(1.5 * limits.BOARD_EVERY_S)
+    finally:
+        await subscription.unsubscribe()
+    return tuple(
+        CapabilityStats(
+            tenant=tenant,
+            capability=capability,
+            depth=board.depth,
+            running=board.running,
+            agents=board.agents,
+            starved=board.starved,
+            circuit=board.circuit,
+        )
+        for (tenant, capability), board in sorted(heard.items())
+    )
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -17,7 +17,7 @@ import msgspec
 from coord import limits
 from coord.bus.pull import Delivery
 from coord.core import chain
-from coord.core.presence import STATE_AFTER
+from coord.core.presence import state_after
 from coord.errors import CoordError
 from coord.store.rows import EVENT_COLUMNS, AgentRow, DeadLetterRow, EventRow, SampleRow
 from coord.wire import usual
@@ -317,7 +317,7 @@ def _agent_row(row: EventRow) -> AgentRow:
         agent=row[9],
         seen_first=stored_at,
         seen_last=stored_at,
-        state=STATE_AFTER.get(event),
+        state=state_after(event, row[19]),
         status=row[19] if event == "status" else None,
         change=row[19] if event == "changed" else None,
         epoch=row[1],

@@ -280,11 +280,12 @@ def test_every_transition_is_walked() -> None:
 @pytest.mark.parametrize(
     ("event", "data", "state"),
     [
-        ("gone", {"instance": "i1", "others": 0}, "gone"),
-        ("gone", {"instance": "i1", "others": 2}, None),
+        ("gone", '{"instance":"i1","others":0}', "gone"),
+        ("gone", '{"instance":"i1","others":2}', None),
+        ("gone", "[1]", "gone"),
         ("left", None, "left"),
-        ("registered", {"instance": "i1"}, "alive"),
-        ("quarantined", {"quota": "inflight"}, "quarantined"),
+        ("registered", '{"instance":"i1"}', "alive"),
+        ("quarantined", '{"quota":"inflight"}', "quarantined"),
         ("unheard-of", None, None),
     ],
 )

@@ -129,6 +129,14 @@ def test_who_left_is_forgotten_and_nobody_is_missed(presence: Loop) -> None:
     assert presence.decider.open_count() == 0
 
 
+def test_when_one_of_several_leaves_the_agent_is_still_there(presence: Loop) -> None:
+    presence.decider.apply(registered("i1", 1))
+    presence.decider.apply(registered("i2", 2))
+    (effect,) = presence.decider.apply(fact("left", {"instance": "i1"}))
+    assert (effect.event, effect.detail, effect.data["others"]) == ("returned", ("i2", "1"), 0)
+    assert not effect.from_outside  # every decider says the same
+
+
 def test_what_somebody_else_numbers_wrongly_is_not_believed(presence: Loop) -> None:
     presence.decider.apply(registered())
     presence.decider.apply(fact("gone", {"instance": "i1"}, by="_presence", detail=("i1", "7")))

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from coord.ops.cli import (
+    agent,
     bench,
     config,
     db,
@@ -44,7 +45,7 @@ serve.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
 replay.add_to(app)
-for noun in (event, stream, db, dlq, projection, spool, logs, config, bench):
+for noun in (event, agent, stream, db, dlq, projection, spool, logs, config, bench):
     app.add_typer(noun.app)
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from coord.store.pool import Pool
 
 
+_CAPABILITIES_SHOWN = 30
+
+
 def add_to(app: typer.Typer) -> None:
     """Register both commands at the root: they are about everything."""
     command(app, "status")(status)
@@ -132,6 +135,8 @@ def _record(snapshot: Snapshot, measured: Rates, problems: list[Problem]) -> dic
 
 
 def _show(ctx: Context, snapshot: Snapshot, measured: Rates | None = None) -> None:
+    import msgspec
+
     from coord.ops.top import consumer_rows, projection_rows, stream_rows
 
     out = ctx.out
@@ -152,6 +157,7 @@ def _show(ctx: Context, snapshot: Snapshot, measured: Rates | None = None) -> No
             f"{out.style('agents', 'bold')}     {', '.join(f'{n} {state}' for state, n in snapshot.agents.items())}"
         )
     for rows in (
+        [msgspec.structs.asdict(c) for c in snapshot.capabilities[:_CAPABILITIES_SHOWN]],
         stream_rows(snapshot, measured),
         consumer_rows(snapshot, measured),
         projection_rows(snapshot),

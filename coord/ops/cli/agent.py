@@ -1,0 +1,140 @@
+"""``coord agent``: who is there, what they can do, and having them take no more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coord.ops.cli.base import Context, Exit, command, group
+
+if TYPE_CHECKING:
+    from coord.bus.connection import Connection
+    from coord.wire.agents import Found
+
+app = group("agent", "Agents that are there, as the service hears them; who was there is in coord.agent.")
+
+_COLUMNS = ["agent", "instance", "state", "claims", "load", "capabilities", "labels", "heard_s"]
+
+_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
+
+
+@command(app, "ls")
+async def ls(
+    ctx: Context,
+    capability: Annotated[str, typer.Option("--capability", "-c", help="Only those that can do this.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", help="Only with this label, as name=value.")
+    ] = None,
+    state: Annotated[
+        str, typer.Option("--state", help="alive, draining, suspect or gone; default: all but gone.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="How many instances.")] = 100,
+    tenant: _Tenant = "",
+) -> None:
+    """List instances of agents with what they hold and can do."""
+    asked = {"capability": capability or None, "labels": _labels(label or []), "state": state or None, "limit": limit}
+    async with ctx.bus() as conn:
+        found, more = await _find(ctx, conn, tenant, asked)
+    ctx.out.rows([_row(one) for one in found], _COLUMNS, empty="No agent is there.")
+    if more:
+        ctx.out.say(f"There are more than {limit}: narrow it down, or raise --limit.")
+
+
+@command(app, "get")
+async def get(ctx: Context, agent: Annotated[str, typer.Argument(help="Its name.")], tenant: _Tenant = "") -> int:
+    """Show every instance of an agent whole, those lately gone included."""
+    import msgspec
+
+    async with ctx.bus() as conn:
+        there, _ = await _find(ctx, conn, tenant, {"agent": agent})
+        gone, _ = await _find(ctx, conn, tenant, {"agent": agent, "state": "gone"})
+    if not there and not gone:
+        ctx.out.say(f"No instance of {agent} is there, or was lately.")
+        return Exit.NOT_FOUND
+    if not ctx.out.is_table:
+        ctx.out.rows([msgspec.to_builtins(one) for one in (*there, *gone)])
+        return Exit.OK
+    for number, one in enumerate((*there, *gone)):
+        if number:
+            ctx.out.text()
+        ctx.out.record(msgspec.to_builtins(one))
+    return Exit.OK
+
+
+@command(app, "drain")
+async def drain(
+    ctx: Context,
+    agent: Annotated[str, typer.Argument(help="Its name.")],
+    instance: Annotated[str, typer.Option("--instance", help="Only this one; default: all of them.")] = "",
+    rejoin: Annotated[bool, typer.Option("--rejoin", help="Have it take work again.")] = False,
+    tenant: _Tenant = "",
+) -> int:
+    """Have an agent take no more tasks; what it holds it finishes."""
+    from coord.bus import rpc
+    from coord.errors import UnknownAgent
+    from coord.wire import subjects
+
+    async with ctx.bus() as conn:
+        where = subjects.rpc(tenant or ctx.settings.identity.tenant, "agents", "drain")
+        asked = {"agent": agent, "instance": instance or None, "rejoin": rejoin}
+        try:
+            told = await rpc.call(conn, where, asked, dict[str, int])
+        except UnknownAgent as exc:
+            ctx.out.say(f"{exc.message} {exc.remedy}")
+            return Exit.NOT_FOUND
+    if ctx.out.is_table:
+        ctx.out.text(f"told {told['instances']} instance{'' if told['instances'] == 1 else 's'} of {agent}")
+    else:
+        ctx.out.record(told)
+    return Exit.OK
+
+
+@command(app, "capabilities")
+async def capabilities(ctx: Context, tenant: _Tenant = "") -> None:
+    """List what the fleet can do: how much waits and runs, who can, what is starved, which circuits are open."""
+    import msgspec
+
+    from coord.bus import rpc
+    from coord.core.admission import Board
+    from coord.wire import subjects
+
+    async with ctx.bus() as conn:
+        where = subjects.rpc(tenant or ctx.settings.identity.tenant, "agents", "capabilities")
+        boards = await rpc.call(conn, where, None, dict[str, Board])
+    columns = ["capability", "depth", "running", "agents", "capacity", "starved", "circuit", "bound"]
+    rows = [{"capability": name, **msgspec.structs.asdict(board)} for name, board in sorted(boards.items())]
+    ctx.out.rows(rows, columns, empty="No capability has work or agents.")
+
+
+async def _find(ctx: Context, conn: Connection, tenant: str, asked: dict[str, Any]) -> tuple[list[Found], bool]:
+    from coord.bus import rpc
+    from coord.wire import subjects
+    from coord.wire.agents import FoundAgents
+
+    where = subjects.rpc(tenant or ctx.settings.identity.tenant, "agents", "find")
+    answer = await rpc.call(conn, where, asked, FoundAgents)
+    return answer.instances, answer.more
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not name=value", param_hint="--label")
+        labels[name] = value
+    return labels
+
+
+def _row(one: Found) -> dict[str, Any]:
+    return {
+        "agent": one.agent,
+        "instance": one.instance,
+        "state": one.state,
+        "claims": one.claims,
+        "load": one.load,
+        "capabilities": " ".join(f"{name}:{count}" for name, count in one.capabilities.items()),
+        "labels": " ".join(f"{name}={value}" for name, value in one.labels.items()),
+        "heard_s": one.heard_s,
+    }
