@@ -613,6 +613,14 @@ class SignalDeadlock(CoordError):
     remedy = "Let one of them raise its signal without waiting, or raise it by hand: `coord signal raise`."
 
 
+class TimerTaken(CoordError):
+    """Another agent has set this timer; `setter` names it."""
+
+    code = "timer.taken"
+    fault = Fault.CALLER
+    remedy = "Use another id, or let that agent cancel it."
+
+
 class WorkflowError(CoordError):
     """A workflow did not complete."""
 

@@ -551,6 +551,24 @@ SIGNAL_KEPT_S: Final = 7 * 86_400.0
 ENTITY_FACTS_MAX: Final = 100_000
 """Facts that a client folds of one kind, key or entity."""
 
+TIMERS_MAX: Final = 100_000
+"""Timers that are set in one partition; another one is refused."""
+
+TIMER_AHEAD_MAX_S: Final = 365 * 86_400.0
+"""A day below the age of what TIMERS holds."""
+
+TIMER_EVERY_MIN_S: Final = 1.0
+"""The server's own bound."""
+
+TIMER_LATE_S: Final = 5.0
+"""What has not fired so long after it was due is armed again; the server is 2 ms late, 250 ms after it was away."""
+
+TIMER_DUE_TTL_S: Final = 3_600
+"""How long TIMERS keeps what was due: the log takes it in at once, or when its server is back."""
+
+TIMER_THEN_BYTES: Final = 16 * KIB
+"""What a timer submits or raises: its decider holds it."""
+
 DEADLOCK_WAITS_MAX: Final = 2_000
 """Waits that are looked at when a cycle is sought: beyond that none is claimed."""
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from coord.client.status import OwnStatus
     from coord.client.statuses import Statuses
     from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
+    from coord.client.timers import Timers
     from coord.client.worker import Worker
     from coord.telemetry.metrics import Metrics
     from coord.wire.envelope import Fact, Sample
@@ -180,6 +181,7 @@ class Coord:
         self._metrics = metrics
         self._status: OwnStatus | None = None
         self._signals: Signals | None = None
+        self._timers: Timers | None = None
 
     @property
     def tenant(self) -> str:
@@ -379,6 +381,8 @@ class Coord:
         preemptible: bool | None = None,
         progress: bool | None = None,
         reuse_for_s: float | None = None,
+        at: datetime | None = None,
+        delay_s: float | None = None,
         returns: Any = Any,
     ) -> Coroutine[Any, Any, TaskHandle[Any]]:
         """Submit a task to whoever has `capability`; returns, once it is stored, the handle of its outcome.
@@ -391,12 +395,19 @@ class Coord:
         agent is chosen; default: the next free one takes it.  `preemptible`: a batch task that may be held
         while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
         and input) that runs, or was done no longer ago, answers instead of being done again; see
-        `coord.core.reuse`.  `returns`: type of the result.
+        `coord.core.reuse`.  `at` (an aware time) or `delay_s`: it is submitted then, by a timer of its id
+        (`timers.submit` for what recurs).  `returns`: type of the result.
 
         Raises `TaskExists` for an id that other work has, `Overloaded` when too many wait, `CircuitOpen`
         when the capability fails, and what publishing raises.  A capability that nobody has is no error:
         the task waits, and `coord status` shows it.
         """
+        if at is not None or delay_s is not None:
+            return self.timers.submit_later(
+                capability, input, at=at, delay_s=delay_s, id=id, key=key, priority=priority, retries=retries,
+                timeout_s=timeout_s, backoff_s=backoff_s, backoff_max_s=backoff_max_s, placement=placement,
+                labels=labels, preemptible=preemptible, progress=progress, returns=returns,
+            )  # fmt: skip
         return self._submitter.submit(
             capability, input, id=id, key=key, priority=priority, retries=retries, timeout_s=timeout_s,
             backoff_s=backoff_s, backoff_max_s=backoff_max_s, deadline=deadline, deadline_s=deadline_s,
@@ -435,6 +446,22 @@ class Coord:
 
             self._signals = Signals(self)
         return self._signals
+
+    @property
+    def timers(self) -> Timers:
+        """Timers that the broker keeps: ``await c.timers.set("tea", delay_s=240, raise_="tea-ready")``."""
+        if self._timers is None:
+            from coord.client.timers import Timers
+
+            self._timers = Timers(self)
+        return self._timers
+
+    def sleep_until(self, at: datetime, *, id: str | None = None, key: str | None = None) -> Coroutine[Any, Any, None]:
+        """Return when that (aware) time has come, by the broker's clock; with an `id`, across restarts.
+
+        See `coord.client.timers`.
+        """
+        return self.timers.sleep_until(at, id=id, key=key)
 
     # --- who is there --------------------------------------------------------------------
 

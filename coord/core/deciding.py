@@ -102,6 +102,10 @@ class Arm(msgspec.Struct, frozen=True):
     schedule: str | None
     """JetStream's: ``@at …``, ``@every …`` or cron; None: remove it."""
     data: Any = None
+    zone: str | None = None
+    """Of a cron schedule; None: UTC."""
+    absent: bool = False
+    """Only if there is none."""
 
 
 class Open(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from coord.core.deciding import Decider
 from coord.core.presence_decider import PresenceDecider
 from coord.core.signals import SignalDecider
 from coord.core.task_decider import TaskDecider
+from coord.core.timers import TimerDecider
 from coord.core.workflow import WorkflowDecider
 
 Factory: TypeAlias = Callable[[int], list[Decider]]
@@ -21,7 +22,7 @@ Factory: TypeAlias = Callable[[int], list[Decider]]
 
 def deciders(p: int) -> list[Decider]:
     """New deciders of partition `p`."""
-    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p), SignalDecider(), WorkflowDecider()]
+    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p), SignalDecider(), TimerDecider(), WorkflowDecider()]
 
 
 KINDS: Final = frozenset(kind for decider in deciders(0) for kind in decider.kinds)

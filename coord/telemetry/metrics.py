@@ -188,6 +188,11 @@ class Metrics:
             "coord_decider_refused_facts_total", "Facts that a decider did not believe, by code", "reason"
         )
         self.decider_pushes = counter("coord_decider_pushes_total", "Messages by which deciders told agents something")
+        self.timers_armed = counter(
+            "coord_timers_armed_total",
+            "Schedules given to the broker: armed, there (it had one), removed, refused, failed",
+            "outcome",
+        )
         self.decider_defects = counter("coord_decider_defects_total", "Exceptions in a decider's fold", "decider")
         self.decider_owned = gauge("coord_decider_owned_partitions", "Partitions this process decides about now")
         self.decider_open = gauge("coord_decider_open", "Entities that deciders hold as open", "decider")

@@ -111,6 +111,8 @@ def _read_any(raw: bytes, tenant: str, agent: str) -> Attributes:
     event_id = get(headers.ID)
     if event_id is not None and not 0 < len(event_id) <= limits.EVENT_ID_BYTES_MAX:
         raise InvalidEnvelope(f"ce-id is 1 to {limits.EVENT_ID_BYTES_MAX} bytes", event_id=event_id[:256])
+    if event_id is None and (source := get(headers.STREAM_SOURCE)) is not None:
+        event_id = _sourced_id(source)
     time = get(headers.TIME)
     schema = get(headers.SCHEMA)
     trace = get(headers.TRACEPARENT) or get(headers.CE_TRACEPARENT)
@@ -129,6 +131,15 @@ def _read_any(raw: bytes, tenant: str, agent: str) -> Attributes:
         "json" if content_type is None else codec.media_of(content_type),
     )
 
+
+def _sourced_id(source: str) -> str | None:
+    """The id of what was taken in from another stream and has none: its place there, however often it came."""
+    stream, _, rest = source.partition(" ")
+    number = rest.partition(" ")[0]
+    return f"{stream.lower()}-{number}" if _SOURCED.fullmatch(f"{stream} {number}") else None
+
+
+_SOURCED: Final = re.compile(r"[A-Z]{1,32} [0-9]{1,20}")
 
 _BOUNDS: Final = {
     headers.ID: limits.EVENT_ID_BYTES_MAX,

@@ -43,6 +43,13 @@ LIVE_SEQUENCE: Final = "Nats-Sequence"
 LIVE_LAST_SEQUENCE: Final = "Nats-Last-Sequence"
 LIVE_TIME: Final = "Nats-Time-Stamp"
 NUM_PENDING: Final = "Nats-Num-Pending"
+STREAM_SOURCE: Final = "Nats-Stream-Source"
+"""Appended by the server to what a stream took in from another: ``{stream} {sequence} …``."""
+
+SCHEDULE: Final = "Nats-Schedule"
+SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+SCHEDULE_TTL: Final = "Nats-Schedule-TTL"
+SCHEDULE_ZONE: Final = "Nats-Schedule-Time-Zone"
 PIN_ID: Final = "Nats-Pin-Id"
 """Appended by the server to every delivery of a pinned consumer."""
 

@@ -1,0 +1,260 @@
+"""Timers that outlive whoever sets them: the broker keeps the time, the log says what fired.
+
+::
+
+    await c.timers.set("tea", delay_s=240, raise_="tea-ready")
+    await c.timers.submit("nightly", "report", {"of": "day"}, cron="0 0 3 * * *", zone="Europe/Berlin")
+    await c.timers.cancel("nightly")
+    await c.sleep_until(when, id="job-7-pause")  # resumes where it was, after a restart too
+
+An id is one timer: setting it again as it is changes nothing, setting it otherwise replaces it.
+Whether a cancellation or a firing was first, the log's order decides: after `cancel` has returned True
+nothing follows any more.
+"""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.client.encoding import new_event_id
+from coord.client.entities import facts
+from coord.core import timers as core
+from coord.core.timers import Timer
+from coord.wire import codec, subjects
+from coord.wire import timing as wire
+from coord.wire.latch import KEY as SIGNALS
+from coord.wire.records import Fact
+from coord.wire.timing import Cancelled, Raise, Submit, Then, TimerSet
+from coord.wire.work import Submission
+
+if TYPE_CHECKING:
+    from coord.bus.patched import Message
+    from coord.client.connect import Coord
+    from coord.client.outcomes import TaskHandle
+
+_INLINE_BYTES: Final = limits.TIMER_THEN_BYTES // 2
+
+
+class Timers:
+    """Of one connection: ``c.timers``."""
+
+    def __init__(self, coord: Coord) -> None:
+        self._coord = coord
+
+    async def set(
+        self,
+        id: str,
+        *,
+        at: datetime | None = None,
+        delay_s: float | None = None,
+        every_s: float | None = None,
+        cron: str | None = None,
+        zone: str | None = None,
+        times_max: int | None = None,
+        key: str | None = None,
+        raise_: str | None = None,
+        data: Any = None,
+        signal_key: str = SIGNALS,
+    ) -> Timer:
+        """Set a timer, or replace it; returns it as the log has it.
+
+        When: `at` an aware time, in `delay_s`, `every_s` seconds (at least 1), or by `cron` (six fields, in
+        `zone`; default UTC), `times_max` times at most.  `raise_`: the signal that is raised when it fires,
+        with `data`; each firing is the fact ``timer.fired`` in any case.  `key`: what it is ordered with.
+
+        Raises `InvalidPayload`, `TimerTaken` when another agent has set it, and what stating a fact raises.
+        """
+        then = None if raise_ is None else Then(raise_=Raise(raise_, signal_key, data))
+        return await self._set(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
+
+    async def submit(
+        self,
+        id: str,
+        capability: str,
+        input: Any = None,
+        /,
+        *,
+        at: datetime | None = None,
+        delay_s: float | None = None,
+        every_s: float | None = None,
+        cron: str | None = None,
+        zone: str | None = None,
+        times_max: int | None = None,
+        key: str | None = None,
+        **task: Any,
+    ) -> Timer:
+        """Submit a task whenever the timer fires: ``{id}``, or ``{id}-1``, ``{id}-2``, … of one that recurs.
+
+        `task`: what `Submission` has (priority, retries, timeout_s, …); a deadline is not among it.  Raises
+        what `set` raises.
+        """
+        said = await self._submission(input, task)
+        then = Then(submit=Submit(capability, said))
+        return await self._set(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
+
+    async def submit_later(
+        self,
+        capability: str,
+        input: Any,
+        *,
+        at: datetime | None = None,
+        delay_s: float | None = None,
+        id: str | None = None,
+        key: str | None = None,
+        returns: Any = Any,
+        **task: Any,
+    ) -> TaskHandle[Any]:
+        """A task that is submitted later, once: the timer has its id.  `Coord.submit` with `delay_s` or `at`."""
+        name = new_event_id() if id is None else id
+        said = await self._submission(input, task)
+        await self._coord.pushes.open()
+        await self._coord.queues.open(capability)
+        handle: TaskHandle[Any] = self._coord.task(name, key=key, returns=returns)
+        then = Then(submit=Submit(capability, said, id=name, key=key))
+        await self._set(name, key, _when(at, delay_s, None, None, None, None), then)
+        return handle
+
+    async def cancel(self, id: str, *, key: str | None = None, reason: str = "") -> bool:
+        """Cancel a timer; False: it is not set, or fired first.
+
+        Raises `TimerTaken` when another agent has set it, and what stating a fact raises.
+        """
+        fact = Fact(kind="timer", id=id, key=key, event="cancelled", data=Cancelled(reason))
+        stored = await self._coord.stating.state(fact)
+        timer: Timer | None = None
+        for found in await self._facts(id, key, stored.seq):
+            if timer is None:
+                timer = Timer(tenant=found.tenant, key=found.key, id=found.id)
+            refusal = timer.apply(found)
+            if found.seq == stored.seq:
+                if refusal is not None and refusal.code == "timer.not_setter":
+                    raise errors.TimerTaken(timer=id, setter=timer.setter)
+                return refusal is None
+        return False
+
+    async def get(self, id: str, *, key: str | None = None) -> Timer | None:
+        """A timer as the log has it now, `status` set, fired or cancelled; None: the log knows of none."""
+        return core.fold(await self._facts(id, key, 0))
+
+    async def ls(self) -> list[Timer]:
+        """All timers of the tenant that are set."""
+        found: dict[tuple[str, str], Timer] = {}
+        for fact in await facts(self._coord.connection, self._coord.tenant, kind="timer"):
+            place = (fact.key, fact.id)
+            found.setdefault(place, Timer(tenant=fact.tenant, key=fact.key, id=fact.id)).apply(fact)
+        return [timer for timer in found.values() if timer.set_seq and timer.status == "set"]
+
+    async def sleep_until(self, at: datetime, *, id: str | None = None, key: str | None = None) -> None:
+        """Return when that time has come, by the broker's clock.
+
+        With an `id` it is one sleep, however often it is begun: who was restarted goes on sleeping, or returns
+        at once when it is over.  Without, the timer is cancelled when the sleeper is.
+        """
+        name = new_event_id() if id is None else id
+        fired = asyncio.Event()
+        place = name if key is None else key
+        live = subjects.stored_to_live(
+            subjects.event_filter(self._coord.tenant, place, "timer", name, "fired")
+        )
+
+        def heard(_message: Message) -> None:
+            fired.set()
+
+        subscription = await self._coord.connection.subscribe(live, heard)
+        try:
+            timer = await self.get(name, key=key) if id is not None else None
+            if timer is None:
+                timer = await self._set(name, key, TimerSet(at=at.timestamp()), None)
+            wait_s = max(0.0, (timer.said.at or 0.0) - time.time()) + limits.RESULT_AUDIT_FIRST_S
+            while timer is None or timer.status == "set":
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await fired.wait()
+                    return
+                except TimeoutError:
+                    wait_s = limits.RESULT_AUDIT_FIRST_S
+                    timer = await self.get(name, key=key)
+        except asyncio.CancelledError:
+            if id is None:
+                self._coord.stating.send(
+                    Fact(kind="timer", id=name, key=key, event="cancelled", data=Cancelled()), then=lambda _: None
+                )
+            raise
+        finally:
+            await subscription.unsubscribe()
+
+    # --- inside ----------------------------------------------------------------------------
+
+    async def _set(self, id: str, key: str | None, said: TimerSet, then: Then | None) -> Timer:
+        said = msgspec.structs.replace(said, then=then)
+        wire.check(said, time.time())
+        fact = Fact(kind="timer", id=id, key=key, event="set", data=said)
+        try:
+            stored = await self._coord.stating.state(fact, once="entity")
+        except errors.WrongLastSequence:
+            timer = await self.get(id, key=key)
+            if timer is not None and _same(timer, said):
+                return timer
+            stored = await self._coord.stating.state(fact)
+        timer = core.fold(await self._facts(id, key, stored.seq))
+        assert timer is not None, "it was stored"
+        if timer.setter != self._coord.agent:
+            raise errors.TimerTaken(timer=id, setter=timer.setter)
+        return timer
+
+    async def _facts(self, id: str, key: str | None, seq: int) -> list[Any]:
+        """The timer's facts; what answers may lag behind what was just stored at `seq`."""
+        for _ in range(_LOOKS_MAX):
+            found = await facts(
+                self._coord.connection, self._coord.tenant, key=id if key is None else key, kind="timer", id=id
+            )
+            if not seq or any(fact.seq >= seq for fact in found):
+                return found
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        raise errors.DeadlineExceeded("the log does not show what was just stored", timer=id)
+
+    async def _submission(self, input: Any, task: dict[str, Any]) -> Submission:
+        raw = codec.encode(input, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
+        given = {name: value for name, value in task.items() if value is not None}
+        if len(raw) > _INLINE_BYTES:
+            given["ref"] = await self._coord.payloads.put(raw)
+        elif input is not None:
+            given["input"] = msgspec.Raw(raw)
+        try:
+            return Submission(instance=self._coord.instance, **given)
+        except TypeError as exc:
+            raise errors.InvalidPayload(f"not an option of a task: {exc}") from exc
+
+
+_LOOKS_MAX: Final = 20
+_LOOK_AGAIN_S: Final = 0.05
+
+
+def _when(
+    at: datetime | None,
+    delay_s: float | None,
+    every_s: float | None,
+    cron: str | None,
+    zone: str | None,
+    times_max: int | None,
+) -> TimerSet:
+    if at is not None and delay_s is not None:
+        raise errors.InvalidPayload("give at or delay_s, not both")
+    moment = at.timestamp() if at is not None else None if delay_s is None else time.time() + delay_s
+    return TimerSet(at=moment, every_s=every_s, cron=cron, zone=zone, times_max=times_max)
+
+
+def _same(timer: Timer, said: TimerSet) -> bool:
+    """Whether a timer that is set is this one; of one that fires once any time is: it was set before."""
+    there = msgspec.structs.replace(timer.said, restated=0, held=None)
+    if timer.status != "set":
+        return False
+    return bool(msgspec.to_builtins(there) == msgspec.json.decode(msgspec.json.encode(said)))

@@ -1,0 +1,317 @@
+"""Timers: the fold of one, and what is done when it is set, fires or is cancelled.
+
+::
+
+                set                    fired (once), times_max reached
+    (nothing) ─────▶ set ─────────────────────────────────────────────▶ fired
+                     │ ▲ set again, fired (recurring)                      │ set
+                     │ └──────────────────────────────────────────────────┘ │
+                     │ cancelled                                             │
+                     └──────────▶ cancelled ──── set ──▶ set ◀───────────────┘
+
+The server keeps the time: a timer that is set is *armed*, a message in the stream TIMERS, and the
+log takes in what that publishes.  Exactly once comes from here: a `fired` counts when it
+belongs to the `set` that holds, was not counted before, and nobody cancelled first, in log order.  So
+arming twice, firing twice, or firing after a cancellation change nothing, and whatever was not
+armed because somebody crashed is armed again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.core.deciding import NONE, Arm, Effect, Folding, Presence, Push, State
+from coord.core.tasks import Refusal, decode
+from coord.errors import WireError
+from coord.wire import timing as wire
+from coord.wire.envelope import StoredFact
+from coord.wire.timing import Cancelled, Fired, Held, TimerSet
+from coord.wire.work import Carried
+
+AGENT: Final = "_timer"
+
+Status: TypeAlias = Literal["set", "fired", "cancelled"]
+
+TRANSITIONS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
+    ("-", "set"): ("set",),
+    ("set", "set"): ("set",),
+    ("set", "fired"): ("set", "fired"),
+    ("set", "cancelled"): ("cancelled",),
+    ("fired", "set"): ("set",),
+    ("cancelled", "set"): ("set",),
+}
+
+_MALFORMED: Final = "timer.malformed"
+_UNKNOWN: Final = Refusal("timer.not_set", "no such timer is set")
+_STALE: Final = Refusal("timer.stale", "it belongs to an earlier setting of this timer")
+_REPEATED: Final = Refusal("timer.repeated", "this firing was counted before")
+_TAKEN: Final = Refusal("timer.taken", "somebody else has set this timer")
+_NOT_SETTER: Final = Refusal("timer.not_setter", "only whoever set it, or a decider, may cancel a timer")
+_FULL: Final = Refusal("timer.too_many", "too many timers are set")
+
+Ident: TypeAlias = tuple[str, str, str]
+"""(tenant, key, id)."""
+
+
+class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One timer as its facts leave it.  Mutable: `apply` changes it."""
+
+    tenant: str
+    key: str
+    id: str
+    status: Status = "set"
+    said: TimerSet = TimerSet()
+    setter: str = ""
+    set_at: float = 0.0
+    """Broker's clock, Unix seconds."""
+    set_seq: int = 0
+    """Of the fact by which it was set: says which firings are its."""
+    seq: int = 0
+    """Of the fact that the log has of that."""
+    fires: int = 0
+    fired_at: float | None = None
+    """The last time."""
+    fired_id: str = ""
+
+    @property
+    def once(self) -> bool:
+        """Whether it fires once."""
+        return self.said.at is not None
+
+    @property
+    def next_at(self) -> float | None:
+        """When it fires next, where that is known here: not of a cron schedule."""
+        if self.status != "set" or self.said.cron is not None:
+            return None
+        if self.said.every_s is None:
+            return self.said.at
+        return (self.set_at if self.fired_at is None else self.fired_at) + self.said.every_s
+
+    def apply(self, fact: StoredFact) -> Refusal | None:
+        """Fold the next fact of this timer; None: believed.  A refused one has changed nothing."""
+        try:
+            if fact.event == "set":
+                return self._set(fact, decode(fact, TimerSet))
+            if self.set_seq == 0 or self.status != "set":
+                return _UNKNOWN
+            if fact.event == "fired":
+                return self._fire(fact, decode(fact, Fired))
+            if fact.event == "cancelled":
+                return self._cancel(fact, decode(fact, Cancelled))
+        except WireError as exc:
+            return Refusal(_MALFORMED, exc.message)
+        return Refusal(_MALFORMED, "no such event of a timer")
+
+    def _set(self, fact: StoredFact, said: TimerSet) -> Refusal | None:
+        at = fact.stored_at.timestamp()
+        held = said.held if fact.agent == AGENT else None
+        wire.check(said, at if held is None else held.set_at)
+        holds = self.set_seq != 0 and self.status == "set"
+        if held is not None and holds:
+            if held.set_seq == self.set_seq and said.restated > self.said.restated:
+                self.said, self.seq = said, fact.seq
+                return None
+            return _STALE
+        if holds and fact.agent != self.setter and not fact.agent.startswith("_"):
+            return _TAKEN
+        self.status, self.said, self.seq = "set", said, fact.seq
+        self.setter, self.set_at, self.set_seq, self.fires = fact.agent, at, fact.seq, 0
+        self.fired_at, self.fired_id = None, ""
+        if held is not None:
+            for name in Held.__struct_fields__:
+                setattr(self, name, getattr(held, name))
+        return None
+
+    def _fire(self, fact: StoredFact, said: Fired) -> Refusal | None:
+        if said.set != self.set_seq:
+            return _STALE
+        if self.fired_id and _place(fact.event_id) <= _place(self.fired_id):
+            return _REPEATED
+        self.fires += 1
+        self.fired_at, self.fired_id = fact.stored_at.timestamp(), fact.event_id
+        if self.once or (self.said.times_max is not None and self.fires >= self.said.times_max):
+            self.status = "fired"
+        return None
+
+    def _cancel(self, fact: StoredFact, _said: Cancelled) -> Refusal | None:
+        if fact.detail and fact.detail != (str(self.set_seq),):
+            return _STALE
+        if fact.agent != self.setter and not fact.agent.startswith("_"):
+            return _NOT_SETTER
+        self.status = "cancelled"
+        return None
+
+
+def fold(facts: Iterable[StoredFact]) -> Timer | None:
+    """One timer's history in log order; None: it was never set."""
+    timer: Timer | None = None
+    for fact in facts:
+        if timer is None:
+            timer = Timer(tenant=fact.tenant, key=fact.key, id=fact.id)
+        timer.apply(fact)
+    return timer if timer is not None and timer.set_seq else None
+
+
+def _place(event_id: str) -> tuple[int, str]:
+    """Firings in order: ``timers-{sequence of TIMERS}`` where the server said it."""
+    number = event_id.removeprefix("timers-")
+    return (int(number), "") if number.isdecimal() and len(number) < 19 else (0, event_id)
+
+
+class _Dump(msgspec.Struct):
+    """A snapshot; only grows."""
+
+    timers: list[Timer] = []
+
+
+class TimerDecider(Folding):
+    """Of one partition; a `coord.core.deciding.Decider`.  It holds the timers that are set."""
+
+    name = "timers"
+    kinds = frozenset({"timer"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timers: dict[Ident, Timer] = {}
+        self._due: list[tuple[float, Ident, int]] = []
+        """A heap of (when to look, timer, set_seq): timers that fire once, if they did not."""
+
+    def get(self, tenant: str, key: str, id: str) -> Timer | None:  # noqa: A002 - an entity's id
+        """A timer that is set; not to be changed."""
+        return self._timers.get((tenant, key, id))
+
+    # --- facts -----------------------------------------------------------------------------
+
+    def apply(self, fact: StoredFact) -> Iterable[Effect]:
+        """Fold one fact of a timer."""
+        ident = (fact.tenant, fact.key, fact.id)
+        timer = self._timers.get(ident)
+        if timer is None:
+            if fact.event == "set" and len(self._timers) >= limits.TIMERS_MAX:
+                self.refused[_FULL.code] += 1
+                return NONE
+            timer = Timer(tenant=fact.tenant, key=fact.key, id=fact.id)
+        set_seq = timer.set_seq
+        refusal = timer.apply(fact)
+        if refusal is not None:
+            self.refused[refusal.code] += 1
+            # What fires in vain and holds another's place is replaced.
+            return (_arm(timer),) if refusal is _STALE and fact.event == "fired" else NONE
+        if fact.event == "set":
+            self._timers[ident] = timer
+            if timer.set_seq == set_seq:
+                return NONE  # stated again
+            self._watch(ident, timer)
+            return (_arm(timer),)
+        effects: list[Effect] = []
+        if timer.status != "set":
+            del self._timers[ident]
+            if not timer.once or fact.event == "cancelled":
+                effects.append(_arm(timer, remove=True))
+        if fact.event == "fired":
+            effects += _follow(timer, fact)
+        return effects
+
+    def _watch(self, ident: Ident, timer: Timer) -> None:
+        if timer.said.at is not None:
+            heapq.heappush(self._due, (max(timer.said.at, timer.set_at) + limits.TIMER_LATE_S, ident, timer.set_seq))
+
+    # --- time ------------------------------------------------------------------------------
+
+    def tick(self, now: float, presence: Presence) -> Iterable[Effect]:  # noqa: ARG002
+        """What should have fired and did not is armed again: it may never have been."""
+        effects: list[Effect] = []
+        while self._due and self._due[0][0] <= now:
+            _, ident, set_seq = heapq.heappop(self._due)
+            timer = self._timers.get(ident)
+            if timer is not None and timer.set_seq == set_seq:
+                effects.append(_arm(timer))
+                heapq.heappush(self._due, (now + 6 * limits.TIMER_LATE_S, ident, set_seq))
+        return effects
+
+    def reconcile(self, now: float) -> Iterable[Effect]:  # noqa: ARG002
+        """Whatever is not armed is."""
+        return [_arm(timer, absent=True) for timer in self._timers.values()]
+
+    # --- the window ------------------------------------------------------------------------
+
+    def edge(self, seq: int) -> Iterable[Effect]:
+        """Timers that were set long ago are set again, as they are."""
+        return (_again(timer) for timer in list(self._timers.values()) if timer.seq < seq)
+
+    def oldest(self) -> int | None:
+        """Of what set them."""
+        return min((timer.seq for timer in self._timers.values()), default=None)
+
+    # --- snapshots -------------------------------------------------------------------------
+
+    def dump(self) -> Any:
+        """The timers that are set."""
+        return _Dump(list(self._timers.values()))
+
+    def load(self, dumped: Any) -> None:
+        """The same again."""
+        self._timers = {(t.tenant, t.key, t.id): t for t in msgspec.convert(dumped, _Dump).timers}
+        self._due = []
+        for ident, timer in self._timers.items():
+            self._watch(ident, timer)
+
+    def open_count(self) -> int:
+        """Timers that are set."""
+        return len(self._timers)
+
+
+def _arm(timer: Timer, *, remove: bool = False, absent: bool = False) -> Arm:
+    return Arm(
+        timer.tenant, timer.key, "timer", timer.id, None if remove else wire.schedule(timer.said),
+        msgspec.to_builtins(Fired(timer.set_seq)), zone=timer.said.zone, absent=absent,
+    )  # fmt: skip
+
+
+def _follow(timer: Timer, fact: StoredFact) -> list[Effect]:
+    """What its setter wanted to happen."""
+    effects: list[Effect] = []
+    n, then = timer.fires, timer.said.then
+    if timer.said.instance is not None:
+        body = {"what": "fired", "key": timer.key, "id": timer.id, "n": n, "instance": timer.said.instance}
+        effects.append(Push(timer.tenant, timer.setter, timer.said.instance, wire.TOPIC, body))
+    if then is not None and then.submit is not None:
+        effects.append(_submit(timer, then.submit, n, fact))
+    if then is not None and then.raise_ is not None:
+        told = then.raise_
+        effects.append(
+            State(
+                tenant=timer.tenant, agent=AGENT, key=told.key, kind="signal", id=told.name, event="raised",
+                data={"data": told.data}, once="event", step=f"raise.{timer.key}.{timer.id}.{told.name}",
+                attempt=timer.set_seq, ordinal=n,
+            )  # fmt: skip
+        )
+    return effects
+
+
+def _submit(timer: Timer, told: wire.Submit, n: int, fact: StoredFact) -> State:
+    name = (told.id or timer.id) if timer.once else f"{timer.id[: limits.TOKEN_BYTES_MAX - 12]}-{n}"
+    # In the name of whoever set the timer: outcomes are told to him, and he may cancel.
+    carried = Carried(submitter=timer.setter, submitted_at=fact.stored_at.timestamp(), event_id=fact.event_id)
+    task = msgspec.structs.replace(told.task, carried=carried)
+    return State(
+        tenant=timer.tenant, agent=AGENT, key=told.key or name, kind="task", id=name, event="submitted",
+        detail=(told.capability, wire.queue_of(task)), data=msgspec.to_builtins(task), once="entity",
+        step=f"submit.{timer.key}.{timer.id}.{name}", attempt=timer.set_seq, ordinal=n,
+    )  # fmt: skip
+
+
+def _again(timer: Timer) -> State:
+    n = timer.said.restated + 1
+    held = Held(**{name: getattr(timer, name) for name in Held.__struct_fields__})
+    said = msgspec.structs.replace(timer.said, restated=n, held=held)
+    return State(
+        tenant=timer.tenant, agent=AGENT, key=timer.key, kind="timer", id=timer.id, event="set",
+        detail=(str(timer.set_seq), str(n)), data=msgspec.to_builtins(said), once="event", step=f"set.{timer.id}",
+        attempt=timer.set_seq, ordinal=n, from_outside=True,
+    )  # fmt: skip
