@@ -22,7 +22,7 @@ _Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: 
 @command(app, "ls")
 async def ls(
     ctx: Context,
-    capability: Annotated[str, typer.Option("--capability", "-c", help="Only those that can do this.")] = "",
+    capability: Annotated[str, typer.Option("--capability", help="Only those that can do this.")] = "",
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", help="Only with this label, as name=value.")
     ] = None,
