@@ -145,7 +145,7 @@ class PinnedReader:
         self._pin = pinned.result()
         self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 
-    async def rouse(self, position: int, *, overdue: bool = False) -> bool:
+    async def rouse(self, position: int | None, *, overdue: bool = False) -> bool:
         """Make the server deliver to whoever waits for the pin, when it would not by itself; whether it had to.
 
         A pin comes with a delivery, and what a dead owner had received is not delivered again (or
@@ -154,6 +154,7 @@ class PinnedReader:
         standbys doing so at once, or one just after another was pinned, cost that one a
         `DeliveryGap`, nothing else.  May be called while `wait_pinned` waits.  `overdue`: a message
         behind `position` waits in vain; the consumer stands before what the broker cannot read.
+        `position` None: reset if anything was delivered since it was reset last.
 
         It is reset to the stream's beginning, not to `position`: whoever is pinned meanwhile may
         have read an older checkpoint (the database may have lost the last ones in a crash), and
@@ -163,7 +164,9 @@ class PinnedReader:
         pinned = any(g.get("pinned_client_id") for g in info.get("priority_groups") or ())
         # Acks that were lost may have filled the window, of what is committed too: nothing is sent then.
         stalled = info["num_ack_pending"] >= info["config"].get("max_ack_pending", 0) > 0
-        if pinned or not (stalled or overdue or info["delivered"]["stream_seq"] > position):
+        delivered = info["delivered"]
+        past = delivered["consumer_seq"] > 0 if position is None else delivered["stream_seq"] > position
+        if pinned or not (stalled or overdue or past):
             return False
         await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": 1})
         return True

@@ -14,14 +14,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from coord import errors, limits
+from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
 from coord.core.deciding import Decider, Presence
+from coord.runtime import assets
 from coord.runtime.service import Service
 from coord.server.deciders import Factory, deciders
 from coord.server.deciding import PartitionDecider
 from coord.server.effects import Performer
 from coord.server.queues import Queues
+from coord.server.timers import Arming
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 
@@ -59,6 +62,7 @@ class DeciderService(Service):
         self._conn: Connection | None = None
         self._performer: Performer | None = None
         self._queues: Queues | None = None
+        self._arming: Arming | None = None
         self._replicas: Replicas | None = None
 
     async def setup(self) -> None:
@@ -69,12 +73,17 @@ class DeciderService(Service):
         self._performer = await Performer.open(conn, self.metrics)
         self._queues = Queues(conn, self.metrics)
         self._performer.on_open = self._queues.demand
+        performer = self._performer
+        self._arming = Arming(conn, self.metrics, lambda state: performer.state(state, _left))
+        self._performer.on_arm = self._arming.demand
         self.spawn("rpc", self._serve)
         self.spawn("queues", self._queues.run)
         self.spawn("sweep", self._sweep)
+        defined = topology.load(assets.streams_dir())  # consumers are the same in every profile
         for p in range(limits.PARTITIONS):
+            consumer = defined.get(f"EVENTS/decider-{p}")
             partition = PartitionDecider(
-                p, conn, self._performer, self._presence, self._factory, self.metrics, now=self._unix
+                p, conn, self._performer, self._presence, self._factory, self.metrics, consumer, now=self._unix
             )
             self.partitions.append(partition)
             self.spawn(f"partition.{p}", partition.run)
@@ -145,6 +154,8 @@ class DeciderService(Service):
 
     async def teardown(self) -> None:
         """Close the connection."""
+        if self._arming is not None:
+            await self._arming.close()
         if self._performer is not None:
             await self._performer.close()
         if self._conn is not None:
@@ -169,6 +180,10 @@ class DeciderService(Service):
                 if p.error is not None
             ],
         }
+
+
+def _left(_error: errors.CoordError | None) -> None:
+    """What could not be stated is demanded again."""
 
 
 def _instance_name() -> str:

@@ -40,6 +40,7 @@ from typing import Any, Final, Literal, TypeGuard
 import msgspec
 
 from coord import errors, limits
+from coord.bus import topology
 from coord.bus.connection import Connection
 from coord.bus.pull import Delivery, PinnedReader
 from coord.core.deciding import Decider, Effect, Folding, Owed, Presence, Push, Settle, State
@@ -63,9 +64,6 @@ _TAKE: Final = 128
 
 _ROUSE_S: Final = 0.5
 _UNPIN_S: Final = 1.0
-_ACK_FACTS: Final = 2_000
-"""The broker is told how far we are so often, and with every look at the time."""
-
 _TELL_S: Final = 60.0
 """While catching up: acks, naks and pushes of facts that are not older are made good,"""
 _TELL_MAX: Final = 50_000
@@ -85,10 +83,14 @@ class PartitionDecider:
         presence: Presence,
         factory: Factory,
         metrics: Metrics,
+        consumer: topology.Spec | None = None,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`now`: Unix seconds, as near to the broker's as the machine's clock is."""
+        """`consumer`: what to make when the broker has forgotten it; None: nothing.
+
+        `now`: Unix seconds, as near to the broker's as the machine's clock is.
+        """
         self.partition = partition
         self.phase: Phase = "unassigned"
         self.error: errors.CoordError | None = None
@@ -104,6 +106,7 @@ class PartitionDecider:
         self._presence = presence
         self._factory = factory
         self._metrics = metrics
+        self._spec = consumer
         self.now = now
         self._reader = PinnedReader(conn, subjects.EVENTS, f"decider-{partition}")
         self._reader.on_wake = self._wake
@@ -166,7 +169,15 @@ class PartitionDecider:
 
     async def _own(self) -> None:
         self._set("standby")
-        if not await self._until_pinned():
+        try:
+            pinned = await self._until_pinned()
+        except errors.ApiNotFound:
+            if self._spec is None:
+                raise
+            # It lives in the broker's memory: a broker that was started again has forgotten it.
+            await topology.create_consumer(self._conn, self._spec)
+            pinned = await self._until_pinned()
+        if not pinned:
             await self._reader.stop()
             return
         began = time.monotonic()
@@ -197,6 +208,7 @@ class PartitionDecider:
     async def _until_pinned(self) -> bool:
         """Wait for the pin; False when told to leave."""
         wait_s = _ROUSE_S / 10  # usually a message waits and brings the pin at once
+        roused = False
         pinned = asyncio.ensure_future(self._reader.wait_pinned())
         leave = asyncio.ensure_future(self._leave.wait())
         try:
@@ -207,7 +219,9 @@ class PartitionDecider:
                     return True
                 if leave.done():
                     return False
-                await self._reader.rouse(0)
+                # Once whatever it was given; then only if it has given something to somebody since: looking for
+                # what there is costs the broker more the longer the log is.
+                roused |= await self._reader.rouse(None if roused else 0)
                 wait_s = _ROUSE_S
         finally:
             for future in (pinned, leave):
@@ -270,9 +284,10 @@ class _Session:
         """Sequence → statements that it led to and that the log does not have for sure."""
         self._answered = asyncio.Event()
         """Set when there may be fewer."""
-        self._last: Delivery | None = None
-        self._acked = 0
         self._received = 0
+        """Deliveries folded since the last snapshot,"""
+        self._delivered = 0
+        """and since the session began."""
         self._saved_seq = 0
         self._saved_at = 0.0
         self._save_not_before = 0.0
@@ -312,7 +327,8 @@ class _Session:
         self._reader = reader
         await reader.start(self._owner.position + 1)
         consumer = await self._conn.api(f"CONSUMER.INFO.{subjects.EVENTS}.decider-{self._partition}")
-        if not consumer["num_pending"] and consumer["delivered"]["stream_seq"] <= self._owner.position:
+        # Its stream sequence says nothing: it moves past what the filters leave out.
+        if not consumer["num_pending"] and not consumer["delivered"]["consumer_seq"]:
             self._target = 0  # nothing follows
         _log.info("deciders.restored", partition=self._partition, position=self._owner.position)
 
@@ -386,24 +402,24 @@ class _Session:
         if folded < len(deliveries):
             self._reader.put_back(deliveries[folded:])
             return  # paused: a history is being read
-        if folded:
-            self._last = deliveries[-1]
-            if self._received - self._acked >= _ACK_FACTS:
-                self._ack()
-            if not self._reader.is_empty:
-                self.wake()
+        if folded and not self._reader.is_empty:
+            self.wake()
 
     def _fold_all(self, deliveries: list[Delivery]) -> int:
         """How many were folded."""
-        for count, delivery in enumerate(deliveries):
+        folded = 0
+        for delivery in deliveries:
             if not self._fold(delivery):
-                return count
-        if deliveries:
-            self._received += len(deliveries)
-            self._metrics.decider_facts.inc(len(deliveries))
+                break
+            folded += 1
+        self._received += folded
+        self._delivered += folded
+        if folded:
+            self._metrics.decider_facts.inc(folded)
             if self._owed is None:
-                self._metrics.decider_lag_seconds.observe(max(0.0, time.time() - deliveries[-1].stored_ns / 1e9))
-        return len(deliveries)
+                stored_s = deliveries[folded - 1].stored_ns / 1e9
+                self._metrics.decider_lag_seconds.observe(max(0.0, time.time() - stored_s))
+        return folded
 
     def _fold(self, delivery: Delivery) -> bool:
         """False: its entity's history has to be read first."""
@@ -538,16 +554,10 @@ class _Session:
 
     def _tick(self, now: float, presence: Presence) -> None:
         self.outside(lambda decider: decider.tick(now, presence))
-        self._ack()
         for decider in self.deciders:
             refused = decider.refused
             for code in list(refused):
                 self._metrics.decider_refused.labels(reason=code).inc(refused.pop(code))
-
-    def _ack(self) -> None:
-        if self._last is not None and self._reader is not None:
-            self._reader.ack(self._last)
-            self._last, self._acked = None, self._received
 
     # --- the window --------------------------------------------------------------------------
 
@@ -596,7 +606,7 @@ class _Session:
         oldest = self._oldest()
         # Packing holds everything else up: it may take a hundredth of the time.
         self._save_not_before = self._loop.time() + 100 * (time.perf_counter() - began)
-        self._received = self._acked = 0
+        self._received = 0
         return states, self._owner.position, oldest
 
     async def _save(self, states: bytes, seq: int, oldest: int | None) -> None:
@@ -632,8 +642,8 @@ class _Session:
         if before <= self._owner.position or info["created"] != self._created:
             return
         consumer = await self._conn.api(f"CONSUMER.INFO.{subjects.EVENTS}.decider-{self._partition}")
-        if consumer["num_pending"] or consumer["delivered"]["stream_seq"] > self._owner.position:
-            return
+        if consumer["num_pending"] or consumer["delivered"]["consumer_seq"] != self._delivered:
+            return  # something is on its way
         self._owner.position = max(self._owner.position, before)
         await self._save(*self._packed())
 

@@ -98,4 +98,4 @@ class DeciderSnapshots:
         except errors.ApiNotFound:
             return None
         # Nothing of what deciders read is in this partition: there is nothing that one would miss.
-        return Need(name, 1) if info["num_pending"] or info["delivered"]["stream_seq"] else None
+        return Need(name, 1) if info["num_pending"] or info["delivered"]["consumer_seq"] else None
