@@ -16,6 +16,7 @@ under the same event id, for as long as there is a connection.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -90,9 +91,10 @@ class Execution:
         """Claim a task that nobody can have claimed yet, unseen."""
         self._state_claim(1, attempt=1)
 
-    def look(self) -> None:
-        """Read the task first."""
-        self._aio_task = asyncio.get_running_loop().create_task(self._look(), name=f"task-{self.fact.id}")
+    def look(self, *, until_known: bool = False) -> None:
+        """Read the task first; `until_known`: it may be claimed by this instance, which has to find out."""
+        looking = self._look(until_known=until_known)
+        self._aio_task = asyncio.get_running_loop().create_task(looking, name=f"task-{self.fact.id}")
 
     def _state_claim(self, n: int, *, attempt: int) -> None:
         said = work.Claim(instance=self.worker.instance)
@@ -103,8 +105,9 @@ class Execution:
                 self._start(attempt)
             elif isinstance(statement.error, errors.WrongLastSequence):
                 self.look()
+            elif isinstance(statement.error, errors.PublishTimeout):
+                self.look(until_known=True)  # it may be stored: then it is held until the task's timeout
             else:
-                # Nobody knows whether it is stored; if it is, the claim ends with this instance or its timeout.
                 _log.warning("worker.claim_failed", task=self.fact.id, error=statement.error)
                 self.worker.left(self)
 
@@ -119,38 +122,58 @@ class Execution:
             traceparent=fact.traceparent,
         )  # fmt: skip
 
-    async def _look(self) -> None:
+    async def _look(self, *, until_known: bool) -> None:
         """Read the task, and do what follows; what is read may be stale, then a claim is refused again."""
-        worker = self.worker
-        try:
-            task, _ = await read(worker.conn, worker.tenant, *self.place)
-            move = claiming.decide(task, agent=worker.name, instance=worker.instance, seq=self.seq)
-            if isinstance(move, claiming.Leave):
-                if move.settle:
-                    worker.settle(self.queue, self.fact)
+        worker, task = self.worker, None
+        wait_s = _AGAIN_S
+        for tried in itertools.count(1):
+            try:
+                task, _ = await read(worker.conn, worker.tenant, *self.place)
+                if task is not None or tried >= _LOOKS_MAX:
+                    break
+            except errors.BusClosed:
                 worker.left(self)
-            elif isinstance(move, claiming.Claim):
-                self._aio_task = None
-                if move.n == self.claim:  # refused just now: the reader lags
-                    await asyncio.sleep(_AGAIN_S)
-                self._state_claim(move.n, attempt=attempt_of(task))
-            elif worker.holds(self.place, but=self):
-                worker.left(self)  # delivered again while it runs here
-            else:
-                self.claim = move.n
-                self._start(attempt_of(task))
-        except errors.CoordError as exc:
-            # It comes again after ack_wait.
-            _log.warning("worker.look_failed", task=self.fact.id, error=exc)
+                return
+            except errors.CoordError as exc:
+                if not (exc.retryable and (until_known or tried < _LOOKS_MAX)):
+                    # It comes again after ack_wait.
+                    _log.warning("worker.look_failed", task=self.fact.id, error=exc)
+                    worker.left(self)
+                    return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _AGAIN_MOST_S)
+        move = claiming.decide(task, agent=worker.name, instance=worker.instance, seq=self.seq)
+        if isinstance(move, claiming.Leave):
+            if move.settle:
+                worker.settle(self.queue, self.fact)
             worker.left(self)
+        elif isinstance(move, claiming.Claim):
+            if move.n == self.claim:  # refused just now: the reader lags
+                await asyncio.sleep(_AGAIN_S)
+            self._aio_task = None
+            self._state_claim(move.n, attempt=attempt_of(task))
+        else:
+            self.claim = move.n
+            self._start(attempt_of(task))
+
+    async def verify(self) -> None:
+        """End the handler if its claim is not held any more: this process was away, or stood still."""
+        task, _ = await read(self.worker.conn, self.worker.tenant, *self.place)
+        lost = task is not None and (task.status != "claimed" or task.claims != self.claim)
+        if lost and self.started and not self._outcome_sent:
+            _log.warning("worker.claim_lost", task=self.fact.id, claim=self.claim)
+            self.end("lost")
 
     # --- running -------------------------------------------------------------------------
 
     def _start(self, attempt: int) -> None:
         if self.ended_because is not None:
+            if self.ended_because == "drained":
+                self.worker.give_back(self.fact, self.claim, "drained")
             self.worker.left(self)
             return
         self.started = True
+        self.worker.stats.claimed += 1
         self.began_at = time.monotonic()
         self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
         self._aio_task = asyncio.get_running_loop().create_task(self._run(self.ctx), name=f"task-{self.fact.id}")
@@ -183,6 +206,9 @@ class Execution:
             event, said = self._failed(ctx, "coord.defect", f"{type(exc).__name__}: {exc}")
         finally:
             context.restore(token)
+        if self.ended_because in ("cancelled", "lost"):  # it would not be believed
+            self.worker.left(self)
+            return
         await self._state_outcome(event, said)
 
     async def _outcome(self, ctx: TaskContext) -> tuple[str, Any]:

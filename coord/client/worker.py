@@ -11,6 +11,7 @@ nothing; its claims move because its connection died.
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,8 @@ _log = logs.get("worker")
 
 _FIRST: Final = f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: 0\r\n{headers.EXPECTED_LAST_SUBJECT}: "
 _OPEN_AGAIN_S: Final = 1.0
+_WATCH_S: Final = 1.0
+"""How often a worker that holds something looks whether it stood still."""
 
 
 class WorkerStats(msgspec.Struct):
@@ -77,11 +80,17 @@ class Worker:
         self._opening: set[str] = set()
         self._unregister = self.coord.pushes.on("task", self._pushed)
         self._beating = coord.beating
-        self._unregisters = [self._beating.describe(self.load), self._beating.on_change(self._paused)]
+        self._unregisters = [
+            self._beating.describe(self.load),
+            self._beating.on_change(self._paused),
+            self.conn.on_reconnected(self._verify_soon),
+        ]
         self.allowance = Allowance(agent.quotas)
         if agent.quotas.facts_per_s is not None:
             coord.allowance = self.allowance
         self._later: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.TimerHandle | None = None
+        self._watched_at = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -140,8 +149,9 @@ class Worker:
         for unregister in self._unregisters:
             unregister()
         self._beating.release(self)
-        if self._later is not None:
-            self._later.cancel()
+        for timer in (self._later, self._watcher):
+            if timer is not None:
+                timer.cancel()
         for puller in self._pullers.values():
             await puller.close()
         for execution in list(self._executions.values()):
@@ -226,6 +236,9 @@ class Worker:
             self._start(self._give_back_unclaimed(fact, first=first))
             return
         self._executions[place] = execution
+        if self._watcher is None:
+            self._watched_at = time.monotonic()
+            self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch)
         self.allowance.spend(FACTS_OF_A_TASK)
         self._idle.clear()
         self._beating.hold(self)
@@ -258,10 +271,20 @@ class Worker:
 
     # --- executions ----------------------------------------------------------------------
 
-    def holds(self, place: tuple[str, str], *, but: Execution) -> bool:
-        """Whether another execution of this worker has that task."""
-        held = self._executions.get(place)
-        return held is not None and held is not but
+    def _verify_soon(self) -> None:
+        """After a reconnect, or when this process stood still: some claims may have been given to others."""
+        for execution in list(self._executions.values()):
+            if execution.started:
+                self._start(execution.verify())
+
+    def _watch(self) -> None:
+        """Notice that this process stood still for longer than an instance may be silent."""
+        now = time.monotonic()
+        stood_still = now - self._watched_at > _WATCH_S + limits.GONE_AFTER * limits.HEARTBEAT_S / 2
+        self._watched_at = now
+        self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch) if self._executions else None
+        if stood_still:
+            self._verify_soon()
 
     def finishing(self, execution: Execution) -> None:
         """Its handler is done: the slot is free."""
