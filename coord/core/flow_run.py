@@ -12,7 +12,7 @@ is open any more, what was completed is undone, newest first, one after another.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -24,9 +24,8 @@ from coord.core.flow_state import NULL, OVER, STATED, TAKEN, Flow, Live, StepSta
 from coord.core.tasks import Task
 from coord.wire import flow as said
 from coord.wire import ids
-from coord.wire.envelope import StoredFact
 from coord.wire.latch import Awaited, Ending, Resumed
-from coord.wire.work import Ended, Submission
+from coord.wire.work import PLACED, Ended, Submission
 
 AGENT: Final = "_workflow"
 
@@ -46,14 +45,17 @@ def begin(plan: Plan, flow: Flow) -> None:
 class Run:
     """What one fact leads to."""
 
-    def __init__(self, live: Live, fact: StoredFact) -> None:
+    def __init__(self, live: Live, at: float) -> None:
+        """`at`: the broker's time of the fact, Unix seconds."""
         self.live = live
         self.flow = live.flow
         self.plan = live.plan
         self.effects: list[Effect] = []
         self.due: list[tuple[float, int]] = []
         """(when, step) of waits that have begun."""
-        self._at = fact.stored_at.timestamp()
+        self.submitted: list[str] = []
+        """Tasks that are to be met in the log."""
+        self.at = at
         self._ready: deque[Planned] = deque()
 
     # --- forward --------------------------------------------------------------------------
@@ -171,14 +173,13 @@ class Run:
         step = planned.step
         self._state(
             "resumed", Resumed(reason), f"{step.name}/resumed", kind="signal", id=step.signal, detail=(step.name,),
-            once=None,
         )  # fmt: skip
 
     # --- the end of parts and steps ---------------------------------------------------------
 
     def part_ended(
-        self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None, message: str | None = None,
-        undoable: bool = False,
+        self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None,
+        message: str | None = None, undoable: bool = False,
     ) -> None:  # fmt: skip
         """A part that was open has ended; `undoable`: it had begun, whatever became of it."""
         self.flow.open -= 1
@@ -186,8 +187,8 @@ class Run:
         self.go_on()
 
     def _end_part(
-        self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None, message: str | None = None,
-        undoable: bool = False,
+        self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None,
+        message: str | None = None, undoable: bool = False,
     ) -> None:  # fmt: skip
         state = self.flow.steps[planned.index]
         state.parts[item] = OVER
@@ -323,13 +324,14 @@ class Run:
         reason = self.flow.message or "its workflow stops"
         if planned.kind == "workflow":
             child = child_id(self.flow.life.tenant, self.flow.life.id, self.plan, name)
-            self._state("cancelled", said.Cancelled(reason=reason), f"{name}/cancelled", key=child, id=child, once=None)
+            self._state("cancelled", said.Cancelled(reason=reason), f"{name}/cancelled", key=child, id=child)
             return
         task = self.flow.tasks.get(name)
         if task is not None and task.status == "claimed" and planned.step.undo is not None:
             return
-        # Not on a condition: somebody else's word of cancelling, which counts for nothing, must not hold it up.
-        self._state("cancelled", Ended(reason=reason), f"{name}/cancelled", kind="task", id=name, once=None)
+        # What was said before the task was submitted, or while it was executed, did not count: another statement.
+        attempt = 0 if task is None else 1 + task.claims
+        self._state("cancelled", Ended(reason=reason), f"{name}/cancelled", kind="task", id=name, attempt=attempt)
 
     def settle(self) -> None:
         """Go on with stopping or undoing once nothing is open."""
@@ -349,35 +351,42 @@ class Run:
         """The next compensation, or the end."""
         flow = self.flow
         while flow.done:
-            index, item = flow.done.pop()
-            planned = self.plan.steps[index]
-            undo = planned.step.undo
-            assert undo is not None, "only such parts are remembered"
-            name = task_id(planned, item)
+            part = flow.done.pop()
+            name = task_id(self.plan.steps[part[0]], part[1])
             if UNDO + name in flow.taken:
                 flow.not_undone.append(name)
                 continue
-            state = flow.steps[index]
-            output = (state.outputs[item] if planned.fanned else state.output) or NULL
-            if undo.input is None:
-                given = self.live.input_of(planned, item)
-                raw = msgspec.json.encode({"input": msgspec.Raw(given), "output": msgspec.Raw(output)})
-            else:
-                raw = self.live.input_of(planned, item, undo.input, output)
-            if len(raw) > limits.EVENT_BYTES_MAX - limits.KIB:
+            try:
+                self._submit_undo(*part)
+            except errors.PayloadTooLarge:
                 flow.not_undone.append(name)
                 continue
-            flow.undoing = name
-            told = Submission(
-                input=msgspec.Raw(raw), retries=undo.retries, timeout_s=undo.timeout_s, backoff_s=planned.step.backoff_s,
-                backoff_max_s=planned.step.backoff_max_s, priority=planned.step.priority, labels=planned.step.labels,
-            )  # fmt: skip
-            self._state(
-                "submitted", told, f"{planned.step.name}/undo", kind="task", id=UNDO + name, ordinal=item, once="entity",
-                detail=(undo.task, planned.step.priority),
-            )  # fmt: skip
+            flow.undoing, flow.undoing_part = name, part
             return
         self._end()
+
+    def _submit_undo(self, index: int, item: int, *, again: bool = False) -> None:
+        planned, state = self.plan.steps[index], self.flow.steps[index]
+        step, undo = planned.step, planned.step.undo
+        assert undo is not None, "only such parts are remembered"
+        output = (state.outputs[item] if planned.fanned else state.output) or NULL
+        if undo.input is None:
+            given = self.live.input_of(planned, item)
+            raw = msgspec.json.encode({"input": msgspec.Raw(given), "output": msgspec.Raw(output)})
+        else:
+            raw = self.live.input_of(planned, item, undo.input, output)
+        told = Submission(
+            input=msgspec.Raw(_bounded(raw)),
+            retries=undo.retries,
+            timeout_s=undo.timeout_s,
+            backoff_s=step.backoff_s,
+            backoff_max_s=step.backoff_max_s,
+            priority=step.priority,
+            labels=step.labels,
+        )
+        self._task(
+            UNDO + task_id(planned, item), f"{step.name}/undo", told, undo.task, step.priority, item, again=again
+        )
 
     def _end(self) -> None:
         flow = self.flow
@@ -395,14 +404,14 @@ class Run:
     def undone(self, *, well: bool) -> None:
         """The compensation that ran has ended."""
         flow = self.flow
-        name, flow.undoing = flow.undoing, None
+        name, flow.undoing, flow.undoing_part = flow.undoing, None, None
         assert name is not None, "it was stated"
         (flow.undone if well else flow.not_undone).append(name)
         self.settle()
 
     # --- statements -----------------------------------------------------------------------
 
-    def _submit(self, planned: Planned, item: int, given: bytes) -> None:
+    def _submit(self, planned: Planned, item: int, given: bytes, *, again: bool = False) -> None:
         step = planned.step
         assert step.task is not None
         ref = reference_in(given)
@@ -413,17 +422,37 @@ class Run:
             backoff_s=step.backoff_s,
             backoff_max_s=step.backoff_max_s,
             timeout_s=limits.TASK_TIMEOUT_S if step.timeout_s is None else step.timeout_s,
-            deadline=None if step.deadline_s is None else self._at + step.deadline_s,
+            deadline=None if step.deadline_s is None else self.at + step.deadline_s,
             priority=step.priority,
             placement=step.placement,
             labels=step.labels,
             preemptible=step.preemptible,
         )
-        queue = step.priority if step.placement is None else "placed"
+        queue = step.priority if step.placement is None else PLACED
+        self._task(task_id(planned, item), f"{step.name}/submitted", told, step.task, queue, item, again=again)
+
+    def _task(
+        self, name: str, step: str, told: Submission, capability: str, queue: str, item: int, *, again: bool
+    ) -> None:
+        """Submit a task: as the first fact of it, which spares its worker a look; `again`: on no condition."""
         self._state(
-            "submitted", told, f"{step.name}/submitted", kind="task", id=task_id(planned, item), ordinal=item,
-            once="entity", detail=(step.task, queue),
+            "submitted", told, step, kind="task", id=name, ordinal=item, attempt=int(again),
+            once=None if again else "entity", detail=(capability, queue), from_outside=again,
         )  # fmt: skip
+        self.submitted.append(name)
+
+    def submit_again(self, name: str) -> None:
+        """A submission that was not met in the log: other facts stand where it was to be the first.
+
+        Those count for nothing, and must not hold it up.
+        """
+        flow = self.flow
+        if flow.undoing_part is not None and name.startswith(UNDO):
+            self._submit_undo(*flow.undoing_part, again=True)
+            return
+        part = self.plan.part_of(name)
+        if part is not None:
+            self._submit(*part, self.live.input_of(*part), again=True)
 
     def _start_child(self, planned: Planned, item: int, given: bytes) -> None:
         life, name = self.flow.life, task_id(planned, item)
@@ -433,7 +462,7 @@ class Run:
             input=msgspec.Raw(given),
             parent=said.Parent(life.id, name),
         )
-        self._state("started", told, f"{planned.step.name}/started", key=child, id=child, ordinal=item, once="entity")
+        self._state("started", told, f"{planned.step.name}/started", key=child, id=child, ordinal=item)
 
     def _decide(self, planned: Planned, given: bytes) -> None:
         step = planned.step
@@ -442,36 +471,38 @@ class Run:
             self._state(
                 "asked", asked, f"{self.flow.life.id}/{step.name}/asked",  # many ask under that key
                 key=step.decide, kind="rules", id=step.decide,
-                detail=(self.flow.life.id, step.name), once="event",
+                detail=(self.flow.life.id, step.name),
             )  # fmt: skip
             return
         assert step.decide is not None
         decided = rules.Table(step.decide).decide(msgspec.json.decode(given))
-        self._state("decided", decided, f"{step.name}/decided", detail=(step.name,), once="event")
+        self._state("decided", decided, f"{step.name}/decided", detail=(step.name,))
 
     def _set_timer(self, planned: Planned, state: StepState, after_s: float) -> None:
-        state.due = self._at + after_s
+        state.due = self.at + after_s
         self.due.append((state.due, planned.index))
-        self._state(
-            "set", {"at": state.due}, f"{planned.step.name}/timer", kind="timer", id=planned.step.name, once=None
-        )
+        self._state("set", {"at": state.due}, f"{planned.step.name}/timer", kind="timer", id=planned.step.name)
 
     def _clear_timer(self, planned: Planned, state: StepState) -> None:
         if state.due is not None:
             state.due = None
-            self._state(
-                "cancelled", None, f"{planned.step.name}/timer/cancelled", kind="timer", id=planned.step.name, once=None
-            )
+            self._state("cancelled", None, f"{planned.step.name}/timer/cancelled", kind="timer", id=planned.step.name)
 
     def _state(
         self, event: str, data: Any, step: str, *, key: str | None = None, kind: str = "workflow",
-        id: str | None = None, detail: tuple[str, ...] = (), ordinal: int = 0, once: Any = None,  # noqa: A002
+        id: str | None = None, detail: tuple[str, ...] = (), attempt: int = 0, ordinal: int = 0,  # noqa: A002
+        once: Literal["entity"] | None = None, from_outside: bool = False,
     ) -> None:  # fmt: skip
+        """To be stated.
+
+        On no condition, but for tasks: a forged fact, which no reader believes, would hold it up for ever.
+        Equal ids, and folds that take the first, see to it that what is stated twice counts once.
+        """
         life = self.flow.life
         stated = State(
             tenant=life.tenant, agent=AGENT, key=key or life.id, kind=kind, id=id or life.id, event=event,
-            detail=detail, data=data, once=once, version=self.plan.version, step=step, ordinal=ordinal,
-            correlation_id=life.correlation_id,
+            detail=detail, data=data, once=once, version=self.plan.version, step=step, attempt=attempt, ordinal=ordinal,
+            from_outside=from_outside, correlation_id=life.correlation_id,
         )  # fmt: skip
         self.effects.append(stated)
 

@@ -90,7 +90,9 @@ class Flow(msgspec.Struct, kw_only=True):
     done: list[tuple[int, int]] = []
     """Parts that can be undone, in the order in which they were completed; taken from the end."""
     undoing: str | None = None
-    """The compensating task that runs."""
+    """The part whose compensating task runs, by the id of its own task,"""
+    undoing_part: tuple[int, int] | None = None
+    """and by step and number."""
     undone: list[str] = []
     not_undone: list[str] = []
     error: str | None = None

@@ -24,7 +24,8 @@ It holds the workflows that have not ended, their tasks that have not, and the t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -32,7 +33,7 @@ import msgspec
 from coord import limits
 from coord.core import flow_definition, rules, workflow_life
 from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
-from coord.core.flow_definition import UNDO, Plan, Planned
+from coord.core.flow_definition import UNDO, Plan, Planned, task_id
 from coord.core.flow_run import AGENT, TAKEN_CODE, Run, begin, child_id, failure_of
 from coord.core.flow_state import NULL, STATED, Flow, Inlined, Live
 from coord.core.tasks import Task
@@ -46,6 +47,9 @@ TOPIC: Final = "workflow"
 
 _TIMER_GRACE_S: Final = 2.0
 """A timer that has not fired so long after its time is fired here."""
+
+_MEET_S: Final = 3.0
+"""A submission that is not in the log so long after what led to it is stated again."""
 
 _EARLY_S: Final = 0.1
 """What has fired so much earlier than a step's time was not its timer."""
@@ -104,6 +108,8 @@ class WorkflowDecider(Folding):
         """By the definition's bytes: many workflows have one definition."""
         self._due: list[tuple[float, Ident, int]] = []
         """A heap of (when, workflow, step): times that have to come."""
+        self._unmet: deque[tuple[float, Ident, str]] = deque()
+        """(when to look, workflow, task): submissions that the log should have by then."""
         self._recalled: Workflow | None = None
 
     def get(self, tenant: str, id: str) -> Flow | None:
@@ -139,8 +145,11 @@ class WorkflowDecider(Folding):
     def _done(self, run: Run) -> list[Effect]:
         """What a run has led to."""
         life = run.flow.life
+        ident = (life.tenant, life.id)
         for due, step in run.due:
-            heapq.heappush(self._due, (due, (life.tenant, life.id), step))
+            heapq.heappush(self._due, (due, ident, step))
+        for name in run.submitted:
+            self._unmet.append((run.at + _MEET_S, ident, name))
         return run.effects
 
     # --- the workflow itself ----------------------------------------------------------------
@@ -190,7 +199,7 @@ class WorkflowDecider(Folding):
             return NONE  # it has ended
         live = self._live[fact.tenant, fact.id] = Live(flow, plan)
         begin(plan, flow)
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         run.start()
         return self._done(run)
 
@@ -219,7 +228,7 @@ class WorkflowDecider(Folding):
         told = _told(flow, fact)
         if flow.phase == "ending" and not flow.succeeds:
             return [*told, *self._forget(live)]  # all that can be undone has been
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         run.stop("cancelled", flow.life.message or "", None)
         run.settle()
         effects = self._done(run)
@@ -242,7 +251,7 @@ class WorkflowDecider(Folding):
             joined = msgspec.structs.replace(joined, output=decode(fact, said.Completed).output)
         stated = State(
             tenant=life.tenant, agent=AGENT, key=life.parent.id, kind="workflow", id=life.parent.id, event="joined",
-            detail=(life.parent.task,), data=joined, once="event", version=live.plan.version,
+            detail=(life.parent.task,), data=joined, once=None, version=live.plan.version,
             step=f"joined/{life.parent.task}/{life.id}", correlation_id=life.correlation_id,
         )  # fmt: skip
         return (stated,)
@@ -251,7 +260,7 @@ class WorkflowDecider(Folding):
         planned = live.plan.by_name.get(fact.detail[0])
         if planned is None or planned.kind != "decide" or not _is_open(live, planned, 0):
             return NONE
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         run.decided(planned, decode(fact, said.Decided))
         return self._after(run)
 
@@ -263,7 +272,7 @@ class WorkflowDecider(Folding):
         life = live.flow.life
         if joined.workflow != child_id(life.tenant, life.id, live.plan, fact.detail[0]):
             return NONE
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         run.joined(*part, joined)
         return self._after(run)
 
@@ -290,7 +299,7 @@ class WorkflowDecider(Folding):
                 return NONE
             return self._freed(fact, live)
         del flow.tasks[fact.id]
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         if fact.id.startswith(UNDO):
             run.undone(well=task.status == "completed")
             return self._after(run)
@@ -319,7 +328,7 @@ class WorkflowDecider(Folding):
             return NONE
         task.submission = msgspec.structs.replace(task.submission, input=None)
         flow.tasks[fact.id] = task
-        return NONE
+        return self._freed(fact, live) if flow.phase == "stopping" else NONE
 
     def _taken(
         self, fact: StoredFact, live: Live, part: tuple[Planned, int] | None, *, is_open: bool
@@ -333,7 +342,7 @@ class WorkflowDecider(Folding):
             if of_step and fact.id not in flow.taken and len(flow.taken) < _SIGNALS_MAX:
                 flow.taken.append(fact.id)
             return NONE
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         if part is None:
             run.undone(well=False)
         else:
@@ -341,11 +350,11 @@ class WorkflowDecider(Folding):
         return self._after(run)
 
     def _freed(self, fact: StoredFact, live: Live) -> Iterable[Effect]:
-        """A task that was waited for while its workflow stops will be executed again: not any more."""
+        """A task may be executed (again) while its workflow stops: not any more."""
         part = live.plan.part_of(fact.id)
         if part is None or live.flow.phase != "stopping":
             return NONE
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         run.cancel_part(*part)
         return run.effects
 
@@ -360,7 +369,7 @@ class WorkflowDecider(Folding):
             self.refused["workflow.too_large"] += 1
             return NONE
         flow.signals[fact.id] = raised
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         for planned in live.plan.steps:
             if planned.step.signal == fact.id and _is_open(live, planned, 0):
                 run.signalled(planned, raised)
@@ -376,7 +385,7 @@ class WorkflowDecider(Folding):
         due = live.flow.steps[planned.index].due
         if due is None or fact.stored_at.timestamp() < due - _EARLY_S:
             return NONE
-        run = Run(live, fact)
+        run = Run(live, fact.stored_at.timestamp())
         run.timed(planned)
         return self._after(run)
 
@@ -394,19 +403,31 @@ class WorkflowDecider(Folding):
                 data={"at": due}, version=live.plan.version, step=f"{name}/fired", from_outside=True,
             )  # fmt: skip
             effects.append(fired)
+        while self._unmet and self._unmet[0][0] <= now:
+            _, ident, name = self._unmet.popleft()
+            live = self._live.get(ident)
+            if live is not None and name not in live.flow.tasks and _is_awaited(live, name):
+                run = Run(live, now)
+                run.submit_again(name)
+                effects += run.effects
         return effects
 
-    def reconcile(self, now: float) -> Iterable[Effect]:  # noqa: ARG002
-        """Caught up: a cancellation that somebody else's took the place of is said again."""
+    def reconcile(self, now: float) -> Iterable[Effect]:
+        """Caught up: what is to be cancelled is cancelled again, and submissions are looked for."""
+        self._unmet.clear()
+        for ident, live in self._live.items():
+            self._unmet.extend((now + _MEET_S, ident, name) for name in _awaited(live))
         effects: list[Effect] = []
         for live in self._live.values():
             flow = live.flow
             if flow.phase != "stopping":
                 continue
+            run = Run(live, now)
             for name, task in flow.tasks.items():
                 part = live.plan.part_of(name)
                 if part is not None and task.status != "claimed":
-                    effects.append(_cancel(live, name))
+                    run.cancel_part(*part)
+            effects += run.effects
         return effects
 
     # --- decision tables --------------------------------------------------------------------
@@ -455,8 +476,8 @@ class WorkflowDecider(Folding):
             given = msgspec.json.decode(decode(fact, said.Asked).input)
             decided = ready.decide(given, fact.id)
         return State(
-            tenant=fact.tenant, agent=AGENT, key=workflow, kind="workflow", id=workflow, event="decided", detail=(step,),
-            data=decided, once="event", version=f"rules/{fact.id}", step=f"{step}/decided",
+            tenant=fact.tenant, agent=AGENT, key=workflow, kind="workflow", id=workflow, event="decided",
+            detail=(step,), data=decided, once=None, version=f"rules/{fact.id}", step=f"{step}/decided",
             correlation_id=fact.correlation_id,
         )  # fmt: skip
 
@@ -493,6 +514,7 @@ class WorkflowDecider(Folding):
         self._live.clear()
         self._ready.clear()
         self._due.clear()
+        self._unmet.clear()
         found = msgspec.convert(dumped, _Dump)
         self._tables = {(table.tenant, table.name): table for table in found.tables}
         for flow in found.flows:
@@ -515,6 +537,28 @@ def _is_open(live: Live, planned: Planned, item: int) -> bool:
     return item < len(parts) and parts[item] == STATED
 
 
+def _is_awaited(live: Live, name: str) -> bool:
+    """Whether a task was to be submitted and has not ended."""
+    if name.startswith(UNDO):
+        return live.flow.undoing == name[len(UNDO) :]
+    part = live.plan.part_of(name)
+    return part is not None and part[0].kind == "task" and _is_open(live, *part)
+
+
+def _awaited(live: Live) -> Iterator[str]:
+    """Tasks that were to be submitted and were not met."""
+    flow = live.flow
+    if flow.undoing is not None and UNDO + flow.undoing not in flow.tasks:
+        yield UNDO + flow.undoing
+    for planned in live.plan.steps:
+        parts = flow.steps[planned.index].parts
+        if planned.kind != "task" or STATED not in parts:
+            continue
+        for item, part in enumerate(parts):
+            if part == STATED and task_id(planned, item) not in flow.tasks:
+                yield task_id(planned, item)
+
+
 def _outcome(life: Workflow) -> said.Outcome:
     if life.status in ("completed", "cancelled"):
         return life.status
@@ -529,15 +573,6 @@ def _refused(flow: Flow, exc: CoordError) -> State:
     return State(
         tenant=life.tenant, agent=AGENT, key=life.id, kind="workflow", id=life.id, event="failed", data=told, once=None,
         version=f"{life.name}@{life.version}", step="refused", correlation_id=life.correlation_id,
-    )  # fmt: skip
-
-
-def _cancel(live: Live, name: str) -> State:
-    life = live.flow.life
-    return State(
-        tenant=life.tenant, agent=AGENT, key=life.id, kind="task", id=name, event="cancelled",
-        data={"reason": live.flow.message or "its workflow stops"}, once=None, version=live.plan.version,
-        step=f"{name}/cancelled", correlation_id=life.correlation_id,
     )  # fmt: skip
 
 
@@ -583,8 +618,8 @@ def _restated(live: Live) -> State | None:
     if len(msgspec.json.encode(told)) > limits.EVENT_BYTES_MAX - limits.KIB:
         return None
     return State(
-        tenant=life.tenant, agent=AGENT, key=life.id, kind="workflow", id=life.id, event="started", data=told, once=None,
-        version=live.plan.version, step="restated", attempt=life.restated + 1, from_outside=True,
+        tenant=life.tenant, agent=AGENT, key=life.id, kind="workflow", id=life.id, event="started", data=told,
+        once=None, version=live.plan.version, step="restated", attempt=life.restated + 1, from_outside=True,
         correlation_id=life.correlation_id,
     )  # fmt: skip
 
@@ -592,6 +627,6 @@ def _restated(live: Live) -> State | None:
 def _set_again(table: _Table) -> State:
     told = msgspec.structs.replace(table.said, restated=table.said.restated + 1)
     return State(
-        tenant=table.tenant, agent=AGENT, key=table.name, kind="rules", id=table.name, event="set", data=told, once=None,
-        version=f"rules/{table.name}", step=f"restated/{table.seq}", attempt=told.restated, from_outside=True,
+        tenant=table.tenant, agent=AGENT, key=table.name, kind="rules", id=table.name, event="set", data=told,
+        once=None, version=f"rules/{table.name}", step=f"restated/{table.seq}", attempt=told.restated, from_outside=True,
     )  # fmt: skip
