@@ -40,10 +40,6 @@ from coord.wire.envelope import StoredFact
 AGENT: Final = "_task"
 TOPIC: Final = "task"
 
-_OPEN: Final = frozenset({"queued", "claimed", "waiting"})
-_OUTCOMES: Final = frozenset({"completed", "failed", "rejected"})
-"""Events that end an execution; a death ends none that says anything of the capability."""
-
 EXTEND_EVERY_S: Final = limits.QUEUE_ACK_WAIT_S / 3
 
 _OPEN_EVERY_S: Final = 30.0
@@ -167,17 +163,31 @@ class TaskDecider:
     def _count(self, task: Task, was: str | None, event: str, claimant: str | None) -> None:
         """One task more or less in a status; `claimant`: who held it before."""
         fare = self._fare(task)
-        if was != task.status:
-            if was in _OPEN:
-                setattr(fare, was, getattr(fare, was) - 1)
-            if task.status in _OPEN:
-                setattr(fare, task.status, getattr(fare, task.status) + 1)
-            if was == "claimed" and claimant is not None:
-                self._uses(task.tenant, claimant, -1)
-            if task.status == "claimed" and task.claimant is not None:
-                self._uses(task.tenant, task.claimant, +1)
-        if event in _OUTCOMES:
-            setattr(fare, event, getattr(fare, event) + 1)
+        status = task.status
+        if was != status:
+            if was == "queued":
+                fare.queued -= 1
+            elif was == "claimed":
+                fare.claimed -= 1
+                if claimant is not None:
+                    self._uses(task.tenant, claimant, -1)
+            elif was == "waiting":
+                fare.waiting -= 1
+            if status == "queued":
+                fare.queued += 1
+            elif status == "claimed":
+                fare.claimed += 1
+                if task.claimant is not None:
+                    self._uses(task.tenant, task.claimant, +1)
+            elif status == "waiting":
+                fare.waiting += 1
+        # What ends an execution; a death says nothing of the capability.
+        if event == "completed":
+            fare.completed += 1
+        elif event == "failed":
+            fare.failed += 1
+        elif event == "rejected":
+            fare.rejected += 1
 
     def _fare(self, task: Task) -> Fare:
         place = (task.tenant, task.capability)

@@ -36,7 +36,7 @@ import msgspec
 
 from coord import limits
 from coord.core.retry import backoff_of
-from coord.errors import WireError
+from coord.errors import InvalidPayload, WireError
 from coord.wire import work
 from coord.wire.envelope import StoredFact
 from coord.wire.work import (
@@ -387,6 +387,23 @@ def payload_hash(fact: StoredFact) -> str:
     return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
+_DECODERS: Final = {
+    to: msgspec.json.Decoder(to).decode
+    for to in (Submission, Claim, Progress, Completed, Rejected, Failed, Returned, Released, Ended)
+}
+
+
 def decode(fact: StoredFact, to: type[Any]) -> Any:
-    """The body as that type; nothing and null are its defaults."""
-    return fact.decode(to) if fact.body and fact.body not in (b"null", b"\xc0") else to()
+    """The body as that type; nothing and null are its defaults.  Raises `InvalidPayload`."""
+    body = fact.body
+    if not body or body in (b"null", b"\xc0"):
+        return to()
+    if fact.content == "json":
+        # `StoredFact.decode` for types that nobody upcasts, at a third of its cost.
+        decoder = _DECODERS.get(to)
+        if decoder is not None:
+            try:
+                return decoder(body)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+                raise InvalidPayload(f"not a {to.__name__}: {exc}") from exc
+    return fact.decode(to)
