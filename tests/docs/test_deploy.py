@@ -26,12 +26,14 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.config import ClientConfig
-from coord.ops import preflight, settings
+from coord.ops import preflight, serve, settings
 from coord.ops.checks import Subject
 from coord.ops.devstack import ports
 from coord.ops.devstack.nats import find_binary, server_info
 from coord.query.service import QueryService
 from coord.runtime import assets
+from coord.runtime.service import ServiceGroup
+from coord.server.presence import PresenceConfig, PresenceService
 from coord.telemetry.metrics import Metrics
 from tests.docs.test_docs import parse
 from tests.support.sources import ROOT
@@ -41,7 +43,12 @@ NATS_CONF = ROOT / "deploy/nats/nats.conf"
 UNIT = ROOT / "deploy/systemd/coord.service"
 SETTINGS_FILE = ROOT / "deploy/systemd/coord.toml"
 COMPOSE = ROOT / "deploy/compose/compose.yaml"
-PASSWORDS = {"COORD_NATS_PASSWORD": "pw-coord", "COORD_OPS_PASSWORD": "pw-ops", "COORD_A1_PASSWORD": "pw-a1"}
+PASSWORDS = {
+    "COORD_NATS_PASSWORD": "pw-coord",
+    "COORD_OPS_PASSWORD": "pw-ops",
+    "COORD_PRESENCE_SYSTEM_PASSWORD": "pw-presence",
+    "COORD_A1_PASSWORD": "pw-a1",
+}
 
 
 # --- nats-server ---------------------------------------------------------------------------
@@ -139,6 +146,36 @@ async def test_an_agent_has_all_it_needs(broker: Broker, service: Connection) ->
     assert (await service.api("STREAM.INFO.TELEMETRY"))["state"]["messages"] == 1
 
 
+async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Connection) -> None:
+    presence = PresenceConfig(system_user="presence", system_password="pw-presence")
+    given = settings.Settings(nats=service.config, presence=presence)
+    registry = Metrics(CollectorRegistry())
+    agent = coord.Agent("a1", capabilities={"summarize": 1})
+
+    @agent.task("summarize")
+    async def summarize(text: str) -> str:
+        return text[:1]
+
+    async with ServiceGroup("deciding", serve.deciding(given, registry=registry), registry=registry) as group:
+        await group.wait_ready(30)
+        board = next(m.board for m in group.members if isinstance(m, PresenceService))
+        await until(lambda: board.hears_deaths)
+        gone: list[str] = []
+        board.listen(lambda tenant, agent, instance, now: gone.append(instance))
+        async with coord.connect(broker.as_a1) as c:
+            await agent.start(c)
+            handle = await c.submit("summarize", "abc", id="t1")
+            assert await handle.result(timeout_s=30) == "a"
+            assert [found.agent for found in await c.agents(capability="summarize")] == ["a1"]
+            await c.drain_agent("a1")
+            await until(lambda: c.beating.draining)
+        assert gone == [c.instance]
+        before = board.events
+        nc = await nats.connect(broker.url, user="a1", password="pw-a1", name="coord:acme:a1:x1")
+        await nc.close()
+        await until(lambda: board.events > before)
+
+
 async def test_an_agent_speaks_only_as_itself(broker: Broker, service: Connection) -> None:
     other = msgspec.structs.replace(broker.as_a1, agent="a2")
     async with coord.connect(other) as c:
@@ -175,7 +212,8 @@ async def test_an_agent_has_no_jetstream_of_its_own(broker: Broker, service: Con
 
 
 async def test_preflight_finds_every_ack_behind_an_fsync(broker: Broker, service: Connection) -> None:
-    given = settings.load(SETTINGS_FILE, environ={"COORD_NATS_PASSWORD": "p"}, dev_folder=None).settings
+    environ = {"COORD_NATS_PASSWORD": "p", "COORD_PRESENCE_SYSTEM_PASSWORD": "p"}
+    given = settings.load(SETTINGS_FILE, environ=environ, dev_folder=None).settings
     subject = Subject(
         settings=given, conn=service, pool=errors.DatabaseUnavailable(), preflight=True, monitor=broker.monitor
     )
@@ -222,6 +260,7 @@ def test_the_units_secrets_are_settings(tmp_path: Path) -> None:
     credentials = dict(re.findall(r"^LoadCredential=([\w-]+):(\S+)$", text, re.MULTILINE))
     assert {value.removeprefix("%d/") for value in environ.values()} == set(credentials)
     (tmp_path / "nats-password").write_text("secret\n")
+    (tmp_path / "presence-password").write_text("secret\n")
     (tmp_path / "database-url").write_text("postgresql://coord:secret@db/coord\n")
     given = {name: value.replace("%d", str(tmp_path)) for name, value in environ.items()}
     loaded = settings.load(SETTINGS_FILE, environ=given, dev_folder=None).settings
