@@ -628,5 +628,6 @@ def _set_again(table: _Table) -> State:
     told = msgspec.structs.replace(table.said, restated=table.said.restated + 1)
     return State(
         tenant=table.tenant, agent=AGENT, key=table.name, kind="rules", id=table.name, event="set", data=told,
-        once=None, version=f"rules/{table.name}", step=f"restated/{table.seq}", attempt=told.restated, from_outside=True,
+        once=None, version=f"rules/{table.name}", step=f"restated/{table.seq}", attempt=told.restated,
+        from_outside=True,
     )  # fmt: skip
