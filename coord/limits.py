@@ -569,6 +569,17 @@ TIMER_DUE_TTL_S: Final = 3_600
 TIMER_THEN_BYTES: Final = 16 * KIB
 """What a timer submits or raises: its decider holds it."""
 
+LOCK_REQUESTS_MAX: Final = 10_000
+"""Who holds one lock or waits for it; another one is refused."""
+
+LOCK_PERMITS_MAX: Final = 10_000
+
+LOCK_TTL_S: Final = 30.0
+"""How long a plain client, of which nobody knows whether it lives, holds a lock unless it renews;"""
+LOCK_TTL_MIN_S: Final = 1.0
+LOCK_TTL_MAX_S: Final = 7 * 86_400.0
+"""and what others may ask for."""
+
 DEADLOCK_WAITS_MAX: Final = 2_000
 """Waits that are looked at when a cycle is sought: beyond that none is claimed."""
 

@@ -99,7 +99,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("signal", "resumed"): Rule(_A.ANYONE, deciders=True),
     ("signal", "deadlocked"): Rule(_A.DECIDER),
     # A lock, an election or a semaphore: who has it is a fold of these, in log order.
-    ("lock", "requested"): Rule(_A.ANYONE),
+    ("lock", "requested"): Rule(_A.ANYONE, deciders=True),  # stated again, near the end of the window
     ("lock", "released"): Rule(_A.ANYONE),
     ("lock", "revoked"): Rule(_A.DECIDER),
     # A timer: asked for by anyone, fired by the timer decider.
@@ -107,7 +107,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("timer", "cancelled"): Rule(_A.SUBMITTER, deciders=True),
     ("timer", "fired"): Rule(_A.DECIDER),
     # A feature flag.
-    ("flag", "set"): Rule(_A.ANYONE),
+    ("flag", "set"): Rule(_A.ANYONE, deciders=True),  # as above
     ("flag", "removed"): Rule(_A.ANYONE),
     # How the tasks of one capability fare: its circuit.
     ("capability", "opened"): Rule(_A.DECIDER),

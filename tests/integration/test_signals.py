@@ -121,7 +121,8 @@ async def test_a_waiter_that_dies_waits_no_more(fleet: Fleet) -> None:
             await a.close()
 
 
-async def test_a_push_that_is_lost_is_made_good_by_the_log(fleet: Fleet) -> None:
+async def test_a_push_that_is_lost_is_made_good_by_the_log(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RESULT_AUDIT_FIRST_S", 0.3)
     async with fleet.client("a") as a, fleet.client("b") as b:
         a.signals  # noqa: B018 - registers for pushes
         a.pushes._handlers["signal"] = []
