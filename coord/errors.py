@@ -621,6 +621,14 @@ class TimerTaken(CoordError):
     remedy = "Use another id, or let that agent cancel it."
 
 
+class LockRefused(CoordError):
+    """The lock is in use with another number of permits, or too many wait for it."""
+
+    code = "lock.refused"
+    fault = Fault.CALLER
+    remedy = "Ask for as many permits as everybody does, under one name for one thing."
+
+
 class WorkflowError(CoordError):
     """A workflow did not complete."""
 

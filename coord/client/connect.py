@@ -46,6 +46,7 @@ from coord.wire.agents import Found, FoundAgents
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
     from coord.client.quotas import Allowance
+    from coord.client.locks import Locking, Locks
     from coord.client.receipt import Receipt
     from coord.client.signals import Signals
     from coord.client.status import OwnStatus
@@ -182,6 +183,7 @@ class Coord:
         self._status: OwnStatus | None = None
         self._signals: Signals | None = None
         self._timers: Timers | None = None
+        self._locks: Locks | None = None
 
     @property
     def tenant(self) -> str:
@@ -463,6 +465,46 @@ class Coord:
         """
         return self.timers.sleep_until(at, id=id, key=key)
 
+    @property
+    def locks(self) -> Locks:
+        """Who holds what: ``await c.locks.get("index")``; `lock`, `elect` and `semaphore` take one."""
+        if self._locks is None:
+            from coord.client.locks import Locks
+
+            self._locks = Locks(self)
+        return self._locks
+
+    def lock(
+        self, name: str, *, timeout_s: float | None = None, ttl_s: float | None = None, key: str | None = None
+    ) -> Locking:
+        """Hold a lock: ``async with c.lock("index") as held:``, with `held.epoch` for fencing.
+
+        Held until the block ends, this instance dies, or `ttl_s` have passed (default: no such bound).
+        `key`: of the piece of work it belongs to; default: its name.  Entering raises `DeadlineExceeded` after
+        `timeout_s` (default: it waits); see `coord.client.locks`.
+        """
+        return self.locks.locking(name, 1, key, ttl_s, timeout_s)
+
+    def elect(self, role: str, *, timeout_s: float | None = None, key: str | None = None) -> Locking:
+        """Lead: ``async with c.elect("planner") as led:`` begins when this instance does, with `led.epoch`.
+
+        Who leads does so until the block ends or its instance dies; `led.lost` is set when somebody else may.
+        It is the lock of that name.
+        """
+        return self.locks.locking(role, 1, key, None, timeout_s)
+
+    def semaphore(
+        self,
+        name: str,
+        permits: int,
+        *,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        key: str | None = None,
+    ) -> Locking:
+        """Hold one of `permits`: `lock`, for so many at a time.  Everybody says the same number."""
+        return self.locks.locking(name, permits, key, ttl_s, timeout_s)
+
     # --- who is there --------------------------------------------------------------------
 
     async def agents(
@@ -514,8 +556,9 @@ class Coord:
                 await self._status.close()
             await self._publisher.close(drain_s=drain_s, report=report)
         finally:
-            if self._signals is not None:
-                self._signals.close()
+            for part in (self._signals, self._locks):
+                if part is not None:
+                    part.close()
             self.outcomes.close()
             await self._submitter.close()
             await self.payloads.close()
