@@ -404,6 +404,9 @@ RESULT_AUDIT_APART_S: Final = 0.02
 """Who waits for an outcome and is told nothing reads the log after this, doubling; one of
 a connection's waiters at a time, 50 a second."""
 
+TASK_PULL_HASTY_S: Final = 2.0
+"""And of one that holds claims: when it is found to hang, nothing of its waits with the broker any more."""
+
 TASK_FACTS_MAX: Final = 10_000
 """Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
 
@@ -757,6 +760,7 @@ assert 2 * GONE_AFTER * HEARTBEAT_S <= PRESENCE_SETTLE_S
 assert 2 * PRESENCE_TICK_S < PRESENCE_STALL_S < GONE_AFTER * HEARTBEAT_S
 assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
 assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
+assert TASK_PULL_HASTY_S < GONE_AFTER * HEARTBEAT_S, "a hung worker's pulls end before its claims move"
 assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
 assert FLOW_BYTES_MAX < EVENT_BYTES_MAX
 assert FLOW_NAME_BYTES_MAX + len("undo_") + len(f"-{FLOW_ITEMS_MAX}") <= TOKEN_BYTES_MAX

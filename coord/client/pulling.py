@@ -119,6 +119,7 @@ class Puller:
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._closed = False
+        self._hasty = False
         self._jobs: set[asyncio.Task[None]] = set()
         self._unregister = [conn.on_disconnected(self._forget), conn.on_reconnected(self.refill)]
 
@@ -132,6 +133,14 @@ class Puller:
     def asked(self) -> int:
         """Deliveries that may come at any moment."""
         return sum(pull.left for pull in self._asked.values())
+
+    def hasten(self, *, hasty: bool) -> None:
+        """Whether waits are to be short: those of a worker that hangs would swallow what its end sets free."""
+        if hasty == self._hasty:
+            return
+        self._hasty = hasty
+        if hasty and self._waits:
+            self._take_back_waits()
 
     def refill(self) -> None:
         """A slot was freed, or the broker is back: ask for more, soon, for all that happens meanwhile at once."""
@@ -190,7 +199,8 @@ class Puller:
                 return
             # Each gets a part of the slots; when work comes for one of them the others are made smaller.
             count = max(1, free // (len(work.PRIORITIES) + 1))
-            expires_s = limits.TASK_PULL_EXPIRES_S * self._rng.uniform(0.8, 1.0)
+            most_s = limits.TASK_PULL_HASTY_S if self._hasty else limits.TASK_PULL_EXPIRES_S
+            expires_s = most_s * self._rng.uniform(0.8, 1.0)
             body = msgspec.json.encode({"batch": count, "expires": int(expires_s * 1e9)})
             prefix = self._wait_inbox.subject[:-1]
             for queue in queues:

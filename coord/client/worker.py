@@ -39,8 +39,11 @@ _log = logs.get("worker")
 
 _FIRST: Final = f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: 0\r\n{headers.EXPECTED_LAST_SUBJECT}: "
 _OPEN_AGAIN_S: Final = 1.0
-_WATCH_S: Final = 1.0
+_WATCH_S: Final = 0.5
 """How often a worker that holds something looks whether it stood still."""
+
+_LONG_S: Final = 0.3
+"""Whoever has held something for so long does not leave pulls at the broker that outlive it."""
 
 
 class WorkerStats(msgspec.Struct):
@@ -282,7 +285,12 @@ class Worker:
         now = time.monotonic()
         stood_still = now - self._watched_at > _WATCH_S + limits.GONE_AFTER * limits.HEARTBEAT_S / 2
         self._watched_at = now
-        self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch) if self._executions else None
+        holds = bool(self._executions)
+        self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch) if holds else None
+        long = now - _LONG_S
+        holds_long = any(execution.started and execution.began_at < long for execution in self._executions.values())
+        for puller in self._pullers.values():
+            puller.hasten(hasty=holds_long)
         if stood_still:
             self._verify_soon()
 

@@ -363,7 +363,7 @@ async def test_batch_makes_way_for_critical_at_its_next_await(fleet: Fleet) -> N
     @agent.task("polite", preemptible=True)
     async def polite(name: str) -> None:
         events.append(f"{name} begins")
-        for _ in range(200 if name == "batch" else 1):
+        for _ in range(60 if name == "batch" else 1):
             await asyncio.sleep(0.005)
         events.append(f"{name} ends")
 

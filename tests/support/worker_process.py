@@ -17,7 +17,11 @@ async def main(url: str, tenant: str, name: str, seconds: float) -> None:
     @agent.task("hold")
     async def hold(n: int) -> str:
         print("began", n, flush=True)
-        await asyncio.sleep(seconds)
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            print("ended", n, flush=True)
+            raise
         return name
 
     async with agent.connect(url, tenant=tenant):
