@@ -1,20 +1,24 @@
 """Payloads that are too large for the log: objects of the bucket PAYLOADS, by reference.
 
-The bucket is an object store as every NATS client knows it (chunks under ``$O.PAYLOADS.C.{nuid}``,
-one record under ``$O.PAYLOADS.M.{name}``), so that ``nats object get`` and other languages read
-what is put here; it is spoken on the agent's own connection, with acks pipelined.
+A payload ``{tenant}/{digest}/{token}`` is its bytes in chunks of 128 KiB under
+``$O.PAYLOADS.C.{tenant}.{token}.{n}``: the tenant stands in the subject, so permissions keep one
+from another's, and each chunk is read by its own subject.  Where the agent may, it also writes the
+record that makes it an object for every NATS client (``nats object get PAYLOADS …``); coord
+reads none.
 
-The object is stored before the fact that names it.  Each payload is an object of its own, though
-another has the same content: one that is stored again would be gone for a moment, for whoever
-reads it just then.  It lives as long as the bucket keeps it (streams/OBJ_PAYLOADS.toml), which is
-longer than the log's window.
+It is stored before the fact that names it.  Each payload is an object of its own, though another
+has the same content: one that is stored again would be gone for a moment, for whoever reads it
+just then.  It lives as long as the bucket keeps it (streams/OBJ_PAYLOADS.toml), which is longer
+than the log's window.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -22,8 +26,8 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
-from coord.bus.direct import DirectReader, last_by_subject
-from coord.bus.publish import AckPipeline
+from coord.bus.direct import last_by_subject
+from coord.bus.publish import AckPipeline, Publication
 from coord.wire import headers as wire_headers
 from coord.wire import subjects
 from coord.wire.work import Reference
@@ -32,8 +36,13 @@ BUCKET: Final = "PAYLOADS"
 
 _CHUNKS: Final = f"$O.{BUCKET}.C."
 _RECORDS: Final = f"$O.{BUCKET}.M."
-_CHUNK_BYTES: Final = 128 * limits.KIB
-"""The usual one of NATS's own clients."""
+CHUNK_BYTES: Final = 128 * limits.KIB
+"""The usual one of NATS's own clients; part of the protocol."""
+
+_AT_ONCE: Final = 16
+"""Chunks under way: 2 MiB."""
+
+_RECORD_S: Final = 5.0
 
 _ROLLUP: Final = wire_headers.encode({"Nats-Rollup": "sub"})
 
@@ -59,7 +68,9 @@ class Payloads:
         self._conn = conn
         self._tenant = tenant
         self._pipeline: AckPipeline | None = None
-        self._reader: DirectReader | None = None
+        self._record: Publication | None = None
+        """The newest."""
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def put(self, body: bytes, content: Literal["json", "msgpack"] = "json") -> Reference:
         """Store a payload; raises `PayloadTooLarge`, and what publishing raises (`NoStream`: no bucket)."""
@@ -67,61 +78,67 @@ class Payloads:
             raise errors.PayloadTooLarge(bytes=len(body), bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
         if self._pipeline is None:
             self._pipeline = await AckPipeline.open(self._conn)
+        pipeline = self._pipeline
         digest = hashlib.sha256(body)
-        nuid = secrets.token_hex(11)
-        name = f"{self._tenant}/{digest.hexdigest()}/{nuid}"
-        view = memoryview(body)
-        sent = [
-            self._pipeline.send(_CHUNKS + nuid, bytes(view[at : at + _CHUNK_BYTES]), msg_id=f"{nuid}/{at}")
-            for at in range(0, len(body), _CHUNK_BYTES)
-        ]
-        for publication in sent:
-            await publication
+        token = secrets.token_hex(11)
+        name = f"{self._tenant}/{digest.hexdigest()}/{token}"
+        chunks = _chunks_of(len(body))
+
+        async def store(n: int) -> None:
+            async with self._slots:
+                piece = body[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]
+                await pipeline.send(_chunk(self._tenant, token, n), piece, msg_id=f"{token}/{n}")
+
+        await _all(store, chunks)
         record = _Record(
-            name=name, bucket=BUCKET, nuid=nuid, size=len(body), chunks=len(sent),
+            name=name, bucket=BUCKET, nuid=f"{self._tenant}.{token}.*", size=len(body), chunks=chunks,
             mtime=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            digest="SHA-256=" + urlsafe_b64encode(digest.digest()).decode(), options={"max_chunk_size": _CHUNK_BYTES},
+            digest="SHA-256=" + urlsafe_b64encode(digest.digest()).decode(), options={"max_chunk_size": CHUNK_BYTES},
         )  # fmt: skip
-        await self._pipeline.send(_RECORDS + _encoded(name), msgspec.json.encode(record), _ROLLUP)
+        if self._record is None or not isinstance(self._record.error, errors.NoPermission):
+            # For others' convenience: nobody waits for it, and who may not write it does not try again.
+            subject = _RECORDS + urlsafe_b64encode(name.encode()).decode()
+            self._record = pipeline.send(subject, msgspec.json.encode(record), _ROLLUP, deadline_s=_RECORD_S)
         return Reference(name=name, size=len(body), digest=digest.hexdigest(), content=content)
 
     async def get(self, ref: Reference) -> bytes:
         """A payload; raises `ApiNotFound` where it is not there any more, and `InvalidPayload` for another one."""
-        if ref.size > limits.TASK_OUTPUT_BYTES_MAX or not ref.name.startswith(f"{self._tenant}/"):
-            raise errors.InvalidPayload("not a payload of this tenant", name=ref.name[:128], size=ref.size)
-        found = await last_by_subject(self._conn, subjects.PAYLOADS, _RECORDS + _encoded(ref.name))
-        if found is None:
-            raise errors.ApiNotFound("this payload is not kept any more", name=ref.name)
-        try:
-            record = msgspec.json.decode(found.body, type=_Record)
-        except msgspec.MsgspecError as exc:
-            raise errors.InvalidPayload("the record of this payload cannot be read", name=ref.name) from exc
-        body = await self._chunks(record, ref)
+        tenant, _, token = (*ref.name.split("/"), "", "")[:3]
+        if tenant != self._tenant or not 0 < ref.size <= limits.TASK_OUTPUT_BYTES_MAX:
+            raise errors.InvalidPayload("not a payload of this tenant", name=ref.name[:256], size=ref.size)
+        subjects.check_token(token, "payload")
+        pieces = [b""] * _chunks_of(ref.size)
+
+        async def fetch(n: int) -> None:
+            async with self._slots:
+                found = await last_by_subject(self._conn, subjects.PAYLOADS, _chunk(tenant, token, n))
+            if found is None:
+                raise errors.ApiNotFound("this payload is not kept any more", name=ref.name)
+            pieces[n] = found.body
+
+        await _all(fetch, len(pieces))
+        body = b"".join(pieces)
         if hashlib.sha256(body).hexdigest() != ref.digest:
             raise errors.InvalidPayload("the payload is not the one that was stored", name=ref.name)
         return body
-
-    async def _chunks(self, record: _Record, ref: Reference) -> bytes:
-        if self._reader is None:
-            self._reader = DirectReader(self._conn)
-        pieces: list[bytes] = []
-        seq, size = 1, 0
-        while size < ref.size and len(pieces) < record.chunks:
-            batch = await self._reader.batch(subjects.PAYLOADS, _CHUNKS + record.nuid, from_seq=seq, messages_max=64)
-            if not batch.messages:
-                raise errors.ApiNotFound("a part of this payload is not kept any more", name=ref.name)
-            pieces += [message.body for message in batch.messages]
-            size += sum(len(message.body) for message in batch.messages)
-            seq = batch.messages[-1].seq + 1
-        return b"".join(pieces)
 
     async def close(self) -> None:
         """Let go of what was opened.  Twice is legal."""
         if self._pipeline is not None:
             await self._pipeline.close()
-        if self._reader is not None:
-            await self._reader.close()
 
 
-def _encoded(name: str) -> str:
-    return urlsafe_b64encode(name.encode()).decode()
+def _chunk(tenant: str, token: str, n: int) -> str:
+    return f"{_CHUNKS}{tenant}.{token}.{n}"
+
+
+def _chunks_of(size: int) -> int:
+    return -(-size // CHUNK_BYTES)
+
+
+async def _all(do: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
+    """All of them at once; the first error is raised when those that were begun are over."""
+    found = await asyncio.gather(*(do(n) for n in range(count)), return_exceptions=True)
+    for error in found:
+        if error is not None:
+            raise error

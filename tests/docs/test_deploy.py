@@ -154,7 +154,7 @@ async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Co
 
     @agent.task("summarize")
     async def summarize(text: str) -> str:
-        return text[:1]
+        return text[:1] if len(text) == 3 else text[::-1]
 
     async with ServiceGroup("deciding", serve.deciding(given, registry=registry), registry=registry) as group:
         await group.wait_ready(30)
@@ -166,6 +166,8 @@ async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Co
             await agent.start(c)
             handle = await c.submit("summarize", "abc", id="t1")
             assert await handle.result(timeout_s=30) == "a"
+            large = await c.submit("summarize", "ab" * limits.TASK_INLINE_BYTES)  # by reference, both ways
+            assert await large.result(timeout_s=60) == "ba" * limits.TASK_INLINE_BYTES
             assert [found.agent for found in await c.agents(capability="summarize")] == ["a1"]
             await c.drain_agent("a1")
             await until(lambda: c.beating.draining)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-import nats
+import nats.js.errors
 import pytest
 import pytest_asyncio
 
@@ -267,6 +268,12 @@ async def test_progress_is_told_to_whoever_asks(fleet: Fleet) -> None:
         assert (await handle.status()).progress == 1.0
 
 
+async def recorded(store: Any, name: str) -> bool:
+    with contextlib.suppress(nats.js.errors.ObjectNotFoundError):
+        return bool(await store.get_info(name))
+    return False
+
+
 async def test_large_payloads_travel_by_reference(fleet: Fleet) -> None:
     agent = coord.Agent("echo")
 
@@ -282,8 +289,9 @@ async def test_large_payloads_travel_by_reference(fleet: Fleet) -> None:
         assert ref is not None
         # Any NATS client reads it.
         theirs = await nats.connect(fleet.url)
-        found = await (await theirs.jetstream().object_store("PAYLOADS")).get(ref.name)
-        assert msgspec.json.decode(found.data) == text
+        store = await theirs.jetstream().object_store("PAYLOADS")
+        await until(lambda: recorded(store, ref.name), 30)
+        assert msgspec.json.decode((await store.get(ref.name)).data) == text
         await theirs.close()
 
 
