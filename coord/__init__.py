@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from coord.bus.connection import NatsConfig
     from coord.bus.publish import PubAck
     from coord.client.agent import Agent
+    from coord.client.building import Workflow
     from coord.client.config import ClientConfig, PublisherConfig
     from coord.client.connect import Coord, connect
     from coord.client.context import handling
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from coord.client.quotas import Quotas
     from coord.client.receipt import Receipt
     from coord.client.tasks import TaskContext
+    from coord.client.workflows import WorkflowHandle
     from coord.core.retry import RetryPolicy
     from coord.errors import CoordError, FlushFailed, Overloaded, Reject
     from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
@@ -54,6 +56,8 @@ __all__ = [
     "StoredSample",
     "TaskContext",
     "TaskHandle",
+    "Workflow",
+    "WorkflowHandle",
     "connect",
     "errors",
     "fact",
@@ -81,6 +85,8 @@ _HOME = {
     "Sample": "coord.wire.envelope",
     "StoredFact": "coord.wire.envelope",
     "StoredSample": "coord.wire.envelope",
+    "Workflow": "coord.client.building",
+    "WorkflowHandle": "coord.client.workflows",
     "connect": "coord.client.connect",
     "fact": "coord.wire.facts",
     "handling": "coord.client.context",

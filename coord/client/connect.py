@@ -45,8 +45,10 @@ from coord.wire.agents import Found, FoundAgents
 
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
-    from coord.client.quotas import Allowance
+    from coord.client.building import Workflow
+    from coord.client.flags import Flags
     from coord.client.locks import Locking, Locks
+    from coord.client.quotas import Allowance
     from coord.client.receipt import Receipt
     from coord.client.signals import Signals
     from coord.client.status import OwnStatus
@@ -54,8 +56,10 @@ if TYPE_CHECKING:
     from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
     from coord.client.timers import Timers
     from coord.client.worker import Worker
+    from coord.client.workflows import WorkflowHandle, Workflows
     from coord.telemetry.metrics import Metrics
     from coord.wire.envelope import Fact, Sample
+    from coord.wire.flow import Definition
     from coord.wire.where import Condition
     from coord.wire.work import Priority
 
@@ -182,8 +186,10 @@ class Coord:
         self._metrics = metrics
         self._status: OwnStatus | None = None
         self._signals: Signals | None = None
+        self._workflows: Workflows | None = None
         self._timers: Timers | None = None
         self._locks: Locks | None = None
+        self._flags: Flags | None = None
 
     @property
     def tenant(self) -> str:
@@ -438,6 +444,46 @@ class Coord:
         """The handle of a task that somebody submitted; nothing is asked until it is used."""
         return self._submitter.handle(id, key, returns)
 
+    # --- workflows -----------------------------------------------------------------------
+
+    def start_workflow(
+        self, definition: Workflow | Definition, input: Any = None, /, *, id: str | None = None, returns: Any = Any
+    ) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
+        """Start a workflow; returns, once that is stored, the handle of its result.
+
+        `definition`: a `coord.Workflow`, or one from a file (`coord.core.flow_files`); it is stored with the
+        start, so later versions of it change nothing.  `id`: the workflow exists once under it; default: a
+        fresh one.  `returns`: type of the result.
+
+        Raises `InvalidWorkflow` (`CyclicWorkflow`, `UnknownStep`, `StepWithoutHandler`, `DuplicateStep`) naming the
+        step at fault, `WorkflowExists` for an id that another one has, and what publishing raises.
+        """
+        return self._flows().start(definition, input, id=id, returns=returns)
+
+    async def run_workflow(
+        self,
+        definition: Workflow | Definition,
+        input: Any = None,
+        /,
+        *,
+        id: str | None = None,
+        returns: Any = Any,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """`start_workflow`, and wait for its result; raises what both raise."""
+        return await (await self.start_workflow(definition, input, id=id, returns=returns)).result(timeout_s)
+
+    def workflow(self, id: str, /, *, returns: Any = Any) -> WorkflowHandle[Any]:
+        """The handle of a workflow that somebody started; nothing is asked until it is used."""
+        return self._flows().handle(id, returns)
+
+    def _flows(self) -> Workflows:
+        if self._workflows is None:
+            from coord.client.workflows import Workflows
+
+            self._workflows = Workflows(self)
+        return self._workflows
+
     # --- coordinating --------------------------------------------------------------------
 
     @property
@@ -505,6 +551,15 @@ class Coord:
         """Hold one of `permits`: `lock`, for so many at a time.  Everybody says the same number."""
         return self.locks.locking(name, permits, key, ttl_s, timeout_s)
 
+    @property
+    def flags(self) -> Flags:
+        """Feature flags: ``await c.flags.enabled("new-ranker", subject=user)``."""
+        if self._flags is None:
+            from coord.client.flags import Flags
+
+            self._flags = Flags(self)
+        return self._flags
+
     # --- who is there --------------------------------------------------------------------
 
     async def agents(
@@ -518,7 +573,7 @@ class Coord:
     ) -> list[Found]:
         """Instances of this tenant's agents, as the service sees them now: nothing is stored, nobody is polled.
 
-        What is None is not asked about; `state`: alive, draining, suspect or gone (default: all but gone).
+        What is None is not asked about; `state`: alive, draining, quarantined, suspect or gone (default: all but gone).
         Raises `InvalidRequest`, `ServiceUnavailable`, `DeadlineExceeded`.
         """
         asked = {"capability": capability, "agent": agent, "labels": labels or {}, "state": state, "limit": limit}
@@ -556,7 +611,9 @@ class Coord:
                 await self._status.close()
             await self._publisher.close(drain_s=drain_s, report=report)
         finally:
-            for part in (self._signals, self._locks):
+            if self._flags is not None:
+                await self._flags.close()
+            for part in (self._signals, self._locks, self._workflows):
                 if part is not None:
                     part.close()
             self.outcomes.close()

@@ -194,6 +194,13 @@ def _is_word(name: str) -> bool:
 # --- mappings ---------------------------------------------------------------------------------
 
 
+def path_named(value: Members) -> Path:
+    """What a value that was written in Python names."""
+    named = value.exists()
+    assert isinstance(named, Compare), "that is what it makes"
+    return tuple(str(part) for part in named.place.path)
+
+
 def reference(path: Path) -> str:
     """A path as mappings write it."""
     for part in path:

@@ -1,0 +1,314 @@
+"""Starting workflows, and what becomes of them.
+
+::
+
+    handle = await c.start_workflow(definition, {"url": …}, id="import-7")
+    await handle.signal("approved", {"approved": True})
+    result = await handle.result(timeout_s=60)
+
+A start is stored on the condition that it is the first fact of its workflow: whoever starts the same
+work again gets the same workflow, other work under that id is `WorkflowExists`.  How it ends is pushed
+to whoever started it; whoever waits reads the log too, as for tasks (`coord.client.outcomes`).
+"""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus import rpc
+from coord.bus.patched import Message
+from coord.client.building import Workflow as Built
+from coord.client.encoding import new_event_id
+from coord.client.outcomes import Outcome, Watch
+from coord.core import flow_definition, flow_view, workflow_life
+from coord.core.flow_view import View
+from coord.core.retry import CallPolicy
+from coord.core.workflow_life import Workflow
+from coord.wire import codec, flow, log_api, subjects
+from coord.wire.flow import Definition
+from coord.wire.latch import Raised
+from coord.wire.log_api import Filter, PackedFact, ReadRequest
+from coord.wire.records import Fact, StoredFact
+
+if TYPE_CHECKING:
+    from coord.client.connect import Coord
+
+T = TypeVar("T")
+
+_decode_fact = msgspec.msgpack.Decoder(PackedFact).decode
+_ASK: Final = CallPolicy()
+_FACTS_MAX: Final = 100_000
+_LOOKS_MAX: Final = 20
+_LOOK_AGAIN_S: Final = 0.05
+"""Who was refused as the second looks for the first so often: what answers may lag."""
+
+
+class FlowOutcome(Outcome, frozen=True):
+    """How a workflow ended."""
+
+    step: str | None = None
+    """The one that failed."""
+
+
+class _Told(msgspec.Struct):
+    """A push of topic `workflow`."""
+
+    what: str
+    id: str = ""
+    status: str = ""
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    error: str | None = None
+    message: str | None = None
+    step: str | None = None
+
+
+class Workflows:
+    """Of one connection."""
+
+    def __init__(self, coord: Coord) -> None:
+        self._coord = coord
+        self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
+        self._unregister = [
+            coord.pushes.on("workflow", self._pushed),
+            coord.connection.on_reconnected(self._reconnected),
+        ]
+
+    def close(self) -> None:
+        """Hear no more."""
+        for unregister in self._unregister:
+            unregister()
+
+    def handle(self, id: str, returns: Any) -> WorkflowHandle[Any]:
+        """Of a workflow that somebody started."""
+        subjects.check_token(id, "a workflow's id")
+        return WorkflowHandle(self._coord, id, self._watch(id, foreign=True), returns)
+
+    async def start(
+        self, definition: Definition | Built, input: Any, *, id: str | None, returns: Any
+    ) -> WorkflowHandle[Any]:
+        """See `coord.client.connect.Coord.start_workflow`."""
+        defined = definition.definition() if isinstance(definition, Built) else definition
+        plan = flow_definition.plan(defined)
+        raw, given = msgspec.json.encode(defined), codec.encode(input)
+        if len(raw) + len(given) > limits.FLOW_BYTES_MAX:
+            raise errors.PayloadTooLarge(
+                "a workflow's definition and input are too large together", bytes=len(raw) + len(given),
+                bytes_max=limits.FLOW_BYTES_MAX,
+            )  # fmt: skip
+        await self._coord.pushes.open()
+        for capability in sorted(plan.capabilities()):
+            await self._coord.queues.open(capability)
+        name = new_event_id() if id is None else id
+        watch = self._watch(name)
+        data = flow.Started(definition=msgspec.Raw(raw), input=msgspec.Raw(given), instance=self._coord.instance)
+        try:
+            await self._coord.stating.state(
+                Fact(kind="workflow", id=name, key=name, event="started", data=data), once="entity"
+            )
+        except errors.WrongLastSequence as refused:
+            life = await self._first(name, raw, given, refused)
+            watch.foreign = life.submitter != self._coord.agent or life.instance != self._coord.instance
+        return WorkflowHandle(self._coord, name, watch, returns)
+
+    async def _first(self, id: str, raw: bytes, given: bytes, refused: errors.WrongLastSequence) -> Workflow:
+        """The workflow that was there before, if it is the same; `WorkflowExists` if not."""
+        for _ in range(_LOOKS_MAX):
+            facts = await facts_of(self._coord, id, "workflow")
+            life, _ = workflow_life.fold(facts)
+            if life is not None:
+                said = workflow_life.decode(next(f for f in facts if f.event == "started"), flow.Started)
+                if _same(said.definition, raw) and _same(said.input, given):
+                    return life
+                raise errors.WorkflowExists(
+                    workflow=id, first_event_id=life.event_id, first_seq=facts[0].seq, submitter=life.submitter,
+                    definition=f"{life.name}@{life.version}", status=life.status,
+                ) from refused  # fmt: skip
+            if facts:
+                break
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        raise errors.WorkflowExists("something that is no start is stored under this id", workflow=id) from refused
+
+    def _watch(self, id: str, *, foreign: bool = False) -> Watch:
+        watch = self._watches.get(id)
+        if watch is None:
+            watch = self._watches[id] = Watch(id, foreign=foreign)
+        return watch
+
+    def _pushed(self, body: bytes) -> None:
+        try:
+            told = msgspec.json.decode(body, type=_Told)
+        except msgspec.MsgspecError:
+            return
+        watch = self._watches.get(told.id)
+        if watch is not None and told.what == "ended" and told.status in workflow_life.ENDED:
+            watch.hear(
+                outcome=FlowOutcome(told.status, told.output, None, told.error, told.message, told.step)  # type: ignore[arg-type]
+            )
+
+    def _reconnected(self) -> None:
+        for watch in list(self._watches.values()):
+            watch.hear()
+
+
+class WorkflowHandle(Generic[T]):
+    """A started workflow.  Keep it for as long as you want to be told how it ends."""
+
+    def __init__(self, coord: Coord, id: str, watch: Watch, returns: Any) -> None:
+        self._coord = coord
+        self.id = id
+        self._watch = watch
+        self._returns = returns
+
+    def __repr__(self) -> str:
+        return f"WorkflowHandle({self.id!r})"
+
+    @property
+    def done(self) -> bool:
+        """Whether its end is known here."""
+        return self._watch.outcome is not None
+
+    async def result(self, timeout_s: float | None = None) -> T:
+        """Wait for its end: its output, as the type that was given as `returns`.
+
+        Raises `WorkflowFailed` (`step` and `error` say where and what), `WorkflowCancelled`, or `DeadlineExceeded`
+        after `timeout_s` (None: for as long as it takes).  The workflow goes on whatever happens here.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                outcome = await self._outcome()
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded(
+                "the workflow has not ended yet", workflow=self.id, timeout_s=timeout_s
+            ) from exc
+        if outcome.status != "completed":
+            kind = errors.WorkflowCancelled if outcome.status == "cancelled" else errors.WorkflowFailed
+            step = outcome.step if isinstance(outcome, FlowOutcome) else None
+            raise kind(outcome.message or None, workflow=self.id, step=step, error=outcome.error)
+        raw = bytes(outcome.output)
+        result: T = codec.decode_as(raw, "json", raw.decode(), self._returns)
+        return result
+
+    async def status(self) -> View:
+        """The workflow and its steps as the log has them now; raises `UnknownWorkflow`, and what asking raises."""
+        found = flow_view.view(await facts_of(self._coord, self.id))
+        if found is None:
+            raise errors.UnknownWorkflow(workflow=self.id)
+        return found
+
+    async def cancel(self, reason: str = "") -> bool:
+        """Cancel it: nothing more begins, and what was completed is undone.  False: it has ended already.
+
+        Only whoever started it may; raises `UnknownWorkflow`, and what stating a fact raises.
+        """
+        if (await self._life()).ended:
+            return False
+        said = flow.Cancelled(reason=reason)
+        await self._coord.stating.state(Fact(kind="workflow", id=self.id, key=self.id, event="cancelled", data=said))
+        return True
+
+    async def signal(self, name: str, data: Any = None) -> None:
+        """Raise a signal under its key: what a step with ``signal`` waits for.
+
+        An approval takes ``{"approved": True}``.  The first raising counts.  Raises `UnknownWorkflow`, and what
+        stating a fact raises.
+        """
+        await self._life()
+        await self._coord.stating.state(
+            Fact(kind="signal", id=name, key=self.id, event="raised", data=Raised(data=data))
+        )
+
+    async def approve(self, name: str, **data: Any) -> None:
+        """Say yes to the approval that waits for the signal `name`."""
+        await self.signal(name, {**data, "approved": True, "by": self._coord.agent})
+
+    async def decline(self, name: str, **data: Any) -> None:
+        """Say no to it: its step fails."""
+        await self.signal(name, {**data, "approved": False, "by": self._coord.agent})
+
+    # --- waiting --------------------------------------------------------------------------
+
+    async def _life(self) -> Workflow:
+        life, _ = workflow_life.fold(await facts_of(self._coord, self.id, "workflow"))
+        if life is None:
+            raise errors.UnknownWorkflow(workflow=self.id)
+        return life
+
+    async def _outcome(self) -> Outcome:
+        watch = self._watch
+        live = None
+        if watch.foreign and watch.outcome is None:
+            own = subjects.entity_filter(self._coord.tenant, self.id, "workflow", self.id)
+            live = await self._coord.connection.subscribe(subjects.stored_to_live(own), self._on_live)
+            watch.suspicious = True
+        wait_s = limits.RESULT_AUDIT_FIRST_S
+        try:
+            while True:
+                if watch.outcome is not None:
+                    return watch.outcome
+                heard = True
+                if not watch.suspicious:
+                    heard = await watch.changed(wait_s)
+                    wait_s = limits.RESULT_AUDIT_FIRST_S if heard else min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
+                if not self.done and (watch.suspicious or not heard):
+                    watch.suspicious = False
+                    await self._audit()
+        finally:
+            if live is not None:
+                await live.unsubscribe()
+
+    def _on_live(self, _message: Message) -> None:
+        self._watch.hear()
+
+    async def _audit(self) -> None:
+        """Read the log; what cannot be read now is read the next time."""
+        try:
+            facts = await facts_of(self._coord, self.id, "workflow")
+        except errors.CoordError as exc:
+            if not exc.retryable:
+                raise
+            return
+        outcome = outcome_of(facts)
+        if outcome is not None:
+            self._watch.hear(outcome=outcome)
+
+
+def outcome_of(facts: list[StoredFact]) -> FlowOutcome | None:
+    """How a workflow ended, from its own facts in log order; None: it has not."""
+    life: Workflow | None = None
+    for fact in facts:
+        life = life or Workflow(tenant=fact.tenant, id=fact.id)
+        if life.apply(fact) is not None or fact.event not in workflow_life.ENDED:
+            continue
+        if fact.event == "completed":
+            return FlowOutcome("completed", workflow_life.decode(fact, flow.Completed).output)
+        status = "cancelled" if fact.event == "cancelled" else "failed"
+        return FlowOutcome(status, error=life.error, message=life.message, step=life.step)  # type: ignore[arg-type]
+    return None
+
+
+async def facts_of(coord: Coord, id: str, kind: str | None = None) -> list[StoredFact]:
+    """Facts under a workflow's key that the log holds, in its order: all, or those of a kind.
+
+    Raises what `rpc.call` raises: `ServiceUnavailable`, `DeadlineExceeded`, `NotConnected`, …
+    """
+    service = subjects.rpc(coord.tenant, "log", "read")
+    which = Filter(key=id, kind=kind)
+    request = ReadRequest(filter=which, from_="first", max=limits.READ_PAGE_FACTS_MAX)
+    found: list[StoredFact] = []
+    while True:
+        page = await rpc.call(coord.connection, service, request, log_api.Page, policy=_ASK)
+        found += [_decode_fact(raw).unpack() for raw in page.facts]
+        if page.next_seq > page.last_seq or len(found) >= _FACTS_MAX:
+            return found
+        request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    return bytes(one) == bytes(other) or msgspec.json.decode(one) == msgspec.json.decode(other)

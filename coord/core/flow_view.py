@@ -1,0 +1,147 @@
+"""A workflow as whoever asks sees it: its life, and how far each of its steps is.
+
+A fold over the facts under its key, made for people and graphs: what the decider holds is more
+(`coord.core.flow_state`) and gone when the workflow has ended.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from coord.core import workflow_life
+from coord.core.flow_definition import UNDO
+from coord.core.tasks import Task
+from coord.core.workflow_life import Workflow, decode
+from coord.wire import flow
+from coord.wire.envelope import StoredFact
+from coord.wire.flow import Definition, Step
+
+StepStatus: TypeAlias = Literal["waiting", "running", "completed", "failed", "cancelled", "skipped", "undone"]
+
+
+class StepView(msgspec.Struct):
+    """One step."""
+
+    name: str
+    status: StepStatus = "waiting"
+    kind: str = "task"
+    parts: dict[str, str] = {}
+    """Task (of a sub-workflow: its part) → its status."""
+    waits_since: float | None = None
+    """signal: when it began to wait, Unix seconds."""
+    decided: dict[str, Any] | None = None
+    """decide: which table, version and rule."""
+
+
+class View(msgspec.Struct):
+    """A workflow."""
+
+    life: Workflow
+    definition: Definition | None
+    """None: what was started is no definition."""
+    steps: list[StepView]
+    undo: dict[str, str] = {}
+    """Compensating task → its status."""
+
+
+def view(facts: list[StoredFact]) -> View | None:
+    """From the facts under a workflow's key, in log order; None: it was not started."""
+    life, _ = workflow_life.fold([fact for fact in facts if fact.kind == "workflow"])
+    if life is None:
+        return None
+    started = next(f for f in facts if f.kind == "workflow" and f.event == "started")
+    try:
+        definition = msgspec.json.decode(decode(started, flow.Started).definition, type=Definition)
+    except (msgspec.MsgspecError, RecursionError):
+        return View(life, None, [])
+    steps = {step.name: StepView(step.name, kind=_kind(step)) for step in definition.steps}
+    found = View(life, definition, list(steps.values()))
+    tasks: dict[str, Task] = {}
+    for fact in facts:
+        if fact.kind == "task":
+            task = tasks.setdefault(fact.id, Task(tenant=fact.tenant, key=fact.key, id=fact.id))
+            if task.apply(fact) is None:
+                _task(found, steps, fact.id, task.status)
+        elif fact.kind == "workflow" and fact.event in ("decided", "joined"):
+            _reported(steps, fact)
+        elif fact.kind in ("signal", "timer"):
+            _waited(definition, steps, fact)
+    _conclude(life, steps)
+    return found
+
+
+def _kind(step: Step) -> str:
+    for kind in ("task", "workflow", "signal", "decide"):
+        if getattr(step, kind) is not None:
+            return kind
+    return "sleep"
+
+
+def _step_of(steps: dict[str, StepView], name: str) -> StepView | None:
+    return steps.get(name) or steps.get(name.rpartition("-")[0])
+
+
+def _task(found: View, steps: dict[str, StepView], name: str, status: str) -> None:
+    if name.startswith(UNDO):
+        found.undo[name] = status
+        step = _step_of(steps, name[len(UNDO) :])
+        if step is not None and status == "completed":
+            step.status = "undone"
+        return
+    step = _step_of(steps, name)
+    if step is not None:
+        step.parts[name] = status
+        step.status = _together(step.parts)
+
+
+def _together(parts: dict[str, str]) -> StepStatus:
+    statuses = set(parts.values())
+    if statuses & {"failed", "rejected", "expired"}:
+        return "failed"
+    if statuses & {"queued", "claimed", "waiting"}:
+        return "running"
+    return "cancelled" if "cancelled" in statuses else "completed"
+
+
+def _reported(steps: dict[str, StepView], fact: StoredFact) -> None:
+    step = _step_of(steps, fact.detail[0]) if fact.detail else None
+    if step is None:
+        return
+    said = fact.data or {}
+    if fact.event == "decided":
+        step.status = "failed" if said.get("error") else "completed"
+        step.decided = {name: said.get(name) for name in ("table", "version", "rule", "confidence")}
+    else:
+        step.parts[fact.detail[0]] = said.get("status", "completed")
+        step.status = _together(step.parts)
+
+
+def _waited(definition: Definition, steps: dict[str, StepView], fact: StoredFact) -> None:
+    if fact.kind == "timer":
+        step = steps.get(fact.id)
+        if step is not None and step.kind == "sleep":
+            step.status = "running" if fact.event == "set" else "completed" if fact.event == "fired" else "cancelled"
+        return
+    for said in definition.steps:
+        step = steps[said.name]
+        if said.signal != fact.id:
+            continue
+        if fact.event == "awaited" and fact.detail == (said.name,):
+            step.status, step.waits_since = "running", fact.stored_at.timestamp()
+        elif fact.event == "raised" and step.status in ("running", "waiting"):
+            step.status, step.waits_since = "completed", None
+        elif fact.event == "resumed" and fact.detail == (said.name,):
+            step.status, step.waits_since = "failed", None
+
+
+def _conclude(life: Workflow, steps: dict[str, StepView]) -> None:
+    """What has not begun in a workflow that has ended will not."""
+    if not life.ended:
+        return
+    for step in steps.values():
+        if step.status in ("waiting", "running"):
+            step.status = "skipped" if step.status == "waiting" else "cancelled"
+    if life.step in steps and steps[life.step].status in ("completed", "skipped"):
+        steps[life.step].status = "failed"
