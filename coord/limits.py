@@ -583,6 +583,12 @@ LOCK_TTL_MIN_S: Final = 1.0
 LOCK_TTL_MAX_S: Final = 7 * 86_400.0
 """and what others may ask for."""
 
+FLAGS_MAX: Final = 10_000
+"""Flags of the tenants of one partition; another one is refused."""
+FLAG_RULES_MAX: Final = 64
+FLAG_RULE_NAMES_MAX: Final = 1_000
+FLAG_BYTES_MAX: Final = 64 * KIB
+
 DEADLOCK_WAITS_MAX: Final = 2_000
 """Waits that are looked at when a cycle is sought: beyond that none is claimed."""
 

@@ -286,10 +286,18 @@ def _follow(timer: Timer, fact: StoredFact) -> list[Effect]:
         told = then.raise_
         effects.append(
             State(
-                tenant=timer.tenant, agent=AGENT, key=told.key, kind="signal", id=told.name, event="raised",
-                data={"data": told.data}, once="event", step=f"raise.{timer.key}.{timer.id}.{told.name}",
-                attempt=timer.set_seq, ordinal=n,
-            )  # fmt: skip
+                tenant=timer.tenant,
+                agent=AGENT,
+                key=told.key,
+                kind="signal",
+                id=told.name,
+                event="raised",
+                data={"data": told.data},
+                once="event",
+                step=f"raise.{timer.key}.{timer.id}.{told.name}",
+                attempt=timer.set_seq,
+                ordinal=n,
+            )
         )
     return effects
 

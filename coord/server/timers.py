@@ -135,5 +135,5 @@ class Arming:
                 step=f"cancelled.{arm.id}",
                 attempt=set_seq,
                 from_outside=True,
-            )  # fmt: skip
+            )
         )

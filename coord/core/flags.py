@@ -1,0 +1,196 @@
+r"""Feature flags: the fold of one, whether it is on for somebody, and who keeps them in the log.
+
+A flag is the last `set` in log order, unless it was removed since.  Whether it is on is a function
+of the flag and of who asks, computed where it is asked:
+
+    bucket(salt, subject)   0 to 100: the first 4 bytes of SHA-256 of ``{salt}\0{subject}``,
+                            as a big-endian number, times 100 / 2^32
+    on, if                  bucket < percentage of the first rule that fits, or of the flag
+
+So a subject is in or out everywhere alike, and stays in while the percentage grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.core.deciding import NONE, Effect, Folding, State
+from coord.core.tasks import Refusal, decode
+from coord.errors import WireError
+from coord.wire import flagging as wire
+from coord.wire.envelope import StoredFact
+from coord.wire.flagging import FlagSet, Removed, Rule, Said
+
+AGENT: Final = "_flag"
+
+_MALFORMED: Final = "flag.malformed"
+_KEY: Final = Refusal("flag.key", f"the key of flags is {wire.KEY!r}")
+_NOT_SET: Final = Refusal("flag.not_set", "no such flag is set")
+_FULL: Final = Refusal("flag.too_many", "the tenant has too many flags")
+
+
+class Flag(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One flag as its facts leave it.  Mutable: `apply` changes it."""
+
+    tenant: str
+    key: str
+    id: str
+    """Its name."""
+    said: FlagSet | None = None
+    """None: it is not set, or was removed."""
+    by: str = ""
+    at: float = 0.0
+    """Broker's clock, Unix seconds, of the last change."""
+    changes: int = 0
+    seq: int = 0
+    """Of the fact that the log has of it."""
+
+    def apply(self, fact: StoredFact) -> Refusal | None:
+        """Fold the next fact of this flag; None: believed.  A refused one has changed nothing."""
+        if fact.key != wire.KEY:
+            return _KEY
+        try:
+            if fact.event == "set":
+                return self._set(fact, wire.check(decode(fact, FlagSet)))
+            if fact.event == "removed":
+                decode(fact, Removed)
+                if self.said is None:
+                    return _NOT_SET
+                self.said, self.by, self.at, self.seq = None, fact.agent, fact.stored_at.timestamp(), fact.seq
+                self.changes += 1
+                return None
+        except WireError as exc:
+            return Refusal(_MALFORMED, exc.message)
+        return Refusal(_MALFORMED, "no such event of a flag")
+
+    def _set(self, fact: StoredFact, said: FlagSet) -> Refusal | None:
+        again = said.said if fact.agent == AGENT else None
+        if again is not None and self.seq:
+            # Somebody may have changed it before this was stored: what he said holds.
+            if self.said is not None and said.restated > self.said.restated and _core(said) == _core(self.said):
+                self.said, self.seq = said, fact.seq
+            return None
+        self.said, self.seq = said, fact.seq
+        self.by, self.at = (fact.agent, fact.stored_at.timestamp()) if again is None else (again.by, again.at)
+        self.changes += again is None
+        return None
+
+
+def _core(said: FlagSet) -> FlagSet:
+    return msgspec.structs.replace(said, restated=0, said=None)
+
+
+# --- whether it is on ----------------------------------------------------------------------
+
+
+def bucket(salt: str, subject: str) -> float:
+    """Where a subject stands, 0 (in first) to 100."""
+    digest = hashlib.sha256(f"{salt}\0{subject}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") * 100 / 2**32
+
+
+def enabled(
+    name: str, said: FlagSet, subject: str, *, agent: str = "", labels: Mapping[str, str] | None = None
+) -> bool:
+    """Whether the flag is on for `subject`, where `agent` with `labels` asks."""
+    if not said.enabled:
+        return False
+    percentage = said.percentage
+    for rule in said.rules:
+        if _fits(rule, subject, agent, labels or {}):
+            percentage = rule.percentage
+            break
+    return bucket(said.salt or name, subject) < percentage
+
+
+def _fits(rule: Rule, subject: str, agent: str, labels: Mapping[str, str]) -> bool:
+    return (
+        (not rule.agents or agent in rule.agents)
+        and (not rule.subjects or subject in rule.subjects)
+        and all(labels.get(name) == value for name, value in rule.labels.items())
+    )
+
+
+# --- the decider ---------------------------------------------------------------------------
+
+Ident: TypeAlias = tuple[str, str]
+"""(tenant, name)."""
+
+
+class _Dump(msgspec.Struct):
+    """A snapshot; only grows."""
+
+    flags: list[Flag] = []
+
+
+class FlagDecider(Folding):
+    """Of one partition; a `coord.core.deciding.Decider`.  It keeps flags in the log, for those who begin to read."""
+
+    name = "flags"
+    kinds = frozenset({"flag"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flags: dict[Ident, Flag] = {}
+
+    def get(self, tenant: str, name: str) -> Flag | None:
+        """A flag that is set; not to be changed."""
+        flag = self._flags.get((tenant, name))
+        return None if flag is None or flag.said is None else flag
+
+    def apply(self, fact: StoredFact) -> Iterable[Effect]:
+        """Fold one fact of a flag."""
+        ident = (fact.tenant, fact.id)
+        flag = self._flags.get(ident)
+        if flag is None:
+            if len(self._flags) >= limits.FLAGS_MAX:
+                self.refused[_FULL.code] += 1
+                return NONE
+            flag = Flag(tenant=fact.tenant, key=fact.key, id=fact.id)
+        refusal = flag.apply(fact)
+        if refusal is not None:
+            self.refused[refusal.code] += 1
+        else:
+            # One that was removed too: it may be on its way to be stated again.
+            self._flags[ident] = flag
+        return NONE
+
+    def edge(self, seq: int) -> Iterable[Effect]:
+        """Flags that were set long ago are stated again, as they are."""
+        old = [flag for flag in self._flags.values() if flag.seq < seq]
+        for flag in old:
+            if flag.said is None:
+                del self._flags[flag.tenant, flag.id]
+            else:
+                yield _again(flag, flag.said)
+
+    def oldest(self) -> int | None:
+        """Of the facts that say what they are."""
+        return min((flag.seq for flag in self._flags.values() if flag.said is not None), default=None)
+
+    def dump(self) -> Any:
+        """The flags that are set, and those that were lately removed."""
+        return _Dump(list(self._flags.values()))
+
+    def load(self, dumped: Any) -> None:
+        """The same again."""
+        self._flags = {(flag.tenant, flag.id): flag for flag in msgspec.convert(dumped, _Dump).flags}
+
+    def open_count(self) -> int:
+        """Flags that are set."""
+        return sum(flag.said is not None for flag in self._flags.values())
+
+
+def _again(flag: Flag, said: FlagSet) -> State:
+    n = said.restated + 1
+    again = msgspec.structs.replace(said, restated=n, said=Said(flag.by, flag.at))
+    return State(
+        tenant=flag.tenant, agent=AGENT, key=flag.key, kind="flag", id=flag.id, event="set",
+        detail=(str(flag.seq), str(n)), data=msgspec.to_builtins(again), once="event", step=f"set.{flag.id}",
+        attempt=flag.seq, ordinal=n, from_outside=True,
+    )  # fmt: skip
