@@ -123,7 +123,7 @@ async def test_an_approval_by_somebody_else(fleet: Fleet) -> None:
             await yes.result(0.1)
 
         async def waits() -> bool:
-            return all((await handle.status()).steps[0].status == "running" for handle in (yes, no))
+            return all([(await handle.status()).steps[0].status == "running" for handle in (yes, no)])
 
         await until(waits)
         await human.workflow("yes").approve("approved")
