@@ -20,7 +20,10 @@ from coord.ops.bench.measure import BenchError
 
 _START_S: Final = 60.0
 _STOP_S: Final = 20.0
-_PEERS: Final = frozenset({"faststream", "faststream-lean", "nats-sinks"})
+_MODULES: Final = {
+    "faststream": "peer_worker", "faststream-lean": "peer_worker", "nats-sinks": "peer_worker",
+    "fleet": "task_worker", "agents": "task_worker",
+}  # fmt: skip
 _LINE_BYTES_MAX: Final = 64 * 2**20
 """A result may hold every latency there was."""
 
@@ -28,7 +31,9 @@ _LINE_BYTES_MAX: Final = 64 * 2**20
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is to do."""
 
-    role: Literal["drain", "projector", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks"]
+    role: Literal[
+        "drain", "projector", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks", "fleet", "agents"
+    ]
     nats_url: str
     database_url: str = ""
     stream: str = ""
@@ -40,6 +45,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """subscribers: how many facts they will receive, all together; peers: how many rows they will write."""
     batch: int = 0
     """Peers: messages of one pull, rows of one transaction."""
+    agents: int = 1
+    """agents: how many, each with a connection of its own;"""
+    capacity: int = 1
+    """how many tasks each takes at once;"""
+    handler: Literal["nothing", "work", "hold"] = "nothing"
+    """and what it does with one: nothing, ten milliseconds of CPU, or holding it until it is killed."""
     profile: str | None = None
     """Write cProfile's data of the worker into this file."""
 
@@ -49,17 +60,19 @@ class Worker(AbstractAsyncContextManager["Worker"]):
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.told: dict[str, Any] = {}
+        """What it said when it was ready."""
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         """Start it and wait until it is ready."""
-        module = "coord.ops.bench.peer_worker" if self.job.role in _PEERS else "coord.ops.bench.worker"
+        module = _MODULES.get(self.job.role, "worker")
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, msgspec.json.encode(self.job).decode(),
+            sys.executable, "-m", f"coord.ops.bench.{module}", msgspec.json.encode(self.job).decode(),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
         )  # fmt: skip
         try:
-            await self._line(_START_S)
+            self.told = await self._line(_START_S)
         except BaseException:
             await self._end()
             raise
@@ -78,6 +91,11 @@ class Worker(AbstractAsyncContextManager["Worker"]):
     def alive(self) -> bool:
         """Whether it still runs."""
         return self._process is not None and self._process.returncode is None
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        assert self._process is not None
+        self._process.kill()
 
     async def result(self, timeout_s: float) -> dict[str, Any]:
         """What it found out; `BenchError` when that takes longer or it dies."""

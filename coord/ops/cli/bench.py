@@ -105,6 +105,52 @@ async def project(
         ctx.out.record(report)
 
 
+class TaskPart(StrEnum):
+    """What to measure of tasks."""
+
+    IDLE = "idle"
+    FLOOD = "flood"
+    KILL = "kill"
+    SCALE = "scale"
+    OVERHEAD = "overhead"
+
+
+@command(app, "tasks")
+async def tasks(
+    ctx: Context,
+    part: Annotated[list[TaskPart] | None, typer.Option("--part", help="Only this; repeat for more.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of the flood; a figure is their median.")] = 3,
+    scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every count and duration.")] = 1.0,
+    agents: Annotated[
+        list[int] | None, typer.Option("--agents", min=1, help="Agents connected; repeat for more. [10, 100, 1000]")
+    ] = None,
+    sync_interval: Annotated[
+        str | None, typer.Option("--sync-interval", help="nats-server's, such as always; default: its own.")
+    ] = None,
+) -> None:
+    """Tasks from submission to result, with projector and deciders running, in less than two minutes.
+
+    Free ports, temporary files; nothing is left. docs/benchmarks.md says what each figure is.
+    """
+    import msgspec
+
+    from coord.ops import environment
+    from coord.ops.bench.tasks import PARTS, TasksConfig
+    from coord.ops.bench.tasks import tasks as run
+    from coord.ops.devstack.stack import DevStackConfig
+
+    _on_own_servers(ctx)
+    config = TasksConfig(
+        parts=tuple(p.value for p in part) if part else PARTS,
+        rounds=rounds,
+        sync_interval=sync_interval,
+        database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
+    ).scaled(scale)
+    if agents:
+        config = msgspec.structs.replace(config, scales=tuple(agents))
+    _print(ctx, await run(config, ctx.out.say))
+
+
 @command(app, "peers")
 async def peers(
     ctx: Context,

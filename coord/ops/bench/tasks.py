@@ -1,0 +1,325 @@
+"""The bench of tasks: submitted, claimed, done and told to the submitter, with all of coord running beside.
+
+One process is ``coord serve``, one or more host the agents, this one submits; nats-server and
+PostgreSQL are the fourth and fifth.  Everything is temporary and on free ports of loopback.
+
+idle        one task at a time, a pause before each: submit to start, submit to result
+flood       as many as a window takes, for the rate; how long an acknowledgement takes meanwhile
+kill        agents that hold tasks are killed (-9): until others have begun them
+scale       the same rate of tasks with ever more agents connected and beating: CPU of coord and
+            nats-server a task
+overhead    tasks of ten milliseconds of CPU: what share of all CPU is not theirs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from statistics import median
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import msgspec
+
+import coord
+from coord.errors import SettingsError
+from coord.ops.bench import machine, servers
+from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, quiet_heap, rounded
+from coord.ops.bench.servers import Database
+from coord.ops.bench.task_worker import TENANT, WORK_S
+from coord.ops.bench.workers import Job, Worker
+from coord.ops.devstack.nats import NatsServer
+from coord.ops.devstack.stack import DevStackConfig
+
+FORMAT: Final = 1
+
+Say: TypeAlias = Callable[[str], None]
+
+Part: TypeAlias = Literal["idle", "flood", "kill", "scale", "overhead"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+_RESULT_S: Final = 60.0
+"""A result that takes longer is a failure of the bench."""
+
+_AGENTS_A_PROCESS: Final = 500
+
+
+class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the bench does.  The defaults take less than two minutes on two cores."""
+
+    idle: int = 300
+    """Tasks one at a time."""
+    idle_pause_s: float = 0.01
+    flood: int = 20_000
+    """Tasks of each round of the flood."""
+    window: int = 512
+    """How many of them wait for their result at a time."""
+    rounds: int = 3
+    kills: int = 6
+    """Processes killed,"""
+    held: int = 10
+    """each holding so many tasks."""
+    scales: tuple[int, ...] = (10, 100, 1_000)
+    """Agents connected; 5,000 take 3 GiB and a minute: `--agents 5000`."""
+    scale_per_s: float = 200
+    scale_s: float = 4
+    overhead: int = 400
+    parts: tuple[Part, ...] = PARTS
+    sync_interval: str | None = None
+    """nats-server's; None: its default."""
+    database: DevStackConfig = DevStackConfig(ephemeral=True, nats=False)
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when a count is not positive or a part unknown."""
+        for name in ("idle", "flood", "window", "rounds", "kills", "held", "overhead"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"bench: {name} is at least 1")
+        if not self.parts or set(self.parts) - set(PARTS) or not all(n > 0 for n in self.scales):
+            raise SettingsError(f"bench: parts are {', '.join(PARTS)}; scales are numbers of agents")
+
+    def scaled(self, share: float) -> TasksConfig:
+        """With `share` of every count; agents stay."""
+        names = ("idle", "flood", "kills", "overhead")
+        return msgspec.structs.replace(
+            self,
+            scale_s=self.scale_s * share,
+            **{name: max(1, int(getattr(self, name) * share)) for name in names},
+        )
+
+
+class Bench:
+    """Servers, the fleet's process and the submitter, while a bench runs."""
+
+    def __init__(
+        self, config: TasksConfig, nats: NatsServer, database: Database, fleet: Worker, c: coord.Coord, say: Say
+    ) -> None:
+        self.config = config
+        self.nats = nats
+        self.database = database
+        self.fleet = fleet
+        self.c = c
+        self.say = say
+        self._ids = 0
+
+    def id(self) -> str:
+        """A task's, not used before."""
+        self._ids += 1
+        return f"t{self._ids}"
+
+    def agents(self, handler: Literal["nothing", "work", "hold"], *, agents: int = 1, capacity: int = 1) -> Worker:
+        """A process of agents: enter it."""
+        return Worker(Job(role="agents", nats_url=self.nats.url, handler=handler, agents=agents, capacity=capacity))
+
+    def clock(self) -> Clock:
+        """Counts from now on: CPU of nats-server, of the database, and of this process."""
+        return Clock(server=self.nats.pid, database=self.database.pid)
+
+
+async def tasks(config: TasksConfig, say: Say) -> dict[str, Any]:
+    """Run it; returns the report, plain values only.
+
+    Raises `EnvironmentProblem`, and `BenchError` when a task had no outcome or another one than it should.
+    """
+    config.validate()
+    circumstances = machine.Circumstances()
+    figures: Figures = {}
+    async with servers.database(config.database, say) as database:
+        versions: dict[str, str | None] = {}
+        for part in config.parts:
+            say(part)
+            await servers.emptied(database.config)
+            async with servers.broker(config.sync_interval) as nats, _bench(config, nats, database, say) as bench:
+                versions = await servers.versions(nats, database.config)
+                found = await _PARTS[part](bench)
+                for name, values in found.items():
+                    say(f"    {name:<34} {rounded(median(values)):>12,}")
+                figures |= found
+        edition = database.edition
+    return circumstances.report(
+        "tasks",
+        FORMAT,
+        versions=versions,
+        edition=edition,
+        settings=servers.settings(config),
+        figures={name: rounded(median(values)) for name, values in figures.items()},
+        by_round={name: [rounded(v) for v in values] for name, values in figures.items()},
+    )
+
+
+@contextlib.asynccontextmanager
+async def _bench(config: TasksConfig, nats: NatsServer, database: Database, say: Say) -> AsyncIterator[Bench]:
+    fleet = Job(role="fleet", nats_url=nats.url, database_url=database.config.url)
+    async with Worker(fleet) as worker, coord.connect(nats.url, tenant=TENANT, agent="submitter") as c:
+        yield Bench(config, nats, database, worker, c, say)
+
+
+# --- the parts -------------------------------------------------------------------------------
+
+
+async def idle(bench: Bench) -> Figures:
+    """One task at a time."""
+    started: list[float] = []
+    done: list[float] = []
+    async with bench.agents("nothing", capacity=8):
+        for n in range(bench.config.idle + _WARM_UP):
+            await asyncio.sleep(bench.config.idle_pause_s)
+            at, clock = time.time(), time.perf_counter()
+            handle = await bench.c.submit("nothing", id=bench.id(), returns=float)
+            began = await handle.result(timeout_s=_RESULT_S)
+            if n >= _WARM_UP:
+                done.append((time.perf_counter() - clock) * 1e3)
+                started.append((began - at) * 1e3)
+    return _percentiles("submit_to_start_ms", started) | _percentiles("submit_to_result_ms", done)
+
+
+_WARM_UP: Final = 30
+
+
+async def flood(bench: Bench) -> Figures:
+    """As many as the window takes."""
+    rates: list[float] = []
+    acks: list[float] = []
+    cpu: Figures = {}
+    config = bench.config
+    # Two agents: one process hosts them, as one would on two cores.
+    async with bench.agents("nothing", agents=2, capacity=128) as workers:
+        await _flood(bench, config.flood // 4, [])
+        for _ in range(config.rounds):
+            coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers.pid), bench.clock()
+            took_s = await _flood(bench, config.flood, acks)
+            clock.stop()
+            rates.append(config.flood / took_s)
+            spent = {
+                "submitter": clock.client_cpu_s,
+                "agents": cpu_s(workers.pid) - agents_s,
+                "coord": cpu_s(bench.fleet.pid) - coord_s,
+                "nats": clock.server_cpu_s,
+                "database": clock.database_cpu_s,
+            }
+            for name, seconds in spent.items() | {("all", sum(spent.values()))}:
+                cpu.setdefault(f"task_cpu_us.{name}", []).append(seconds / config.flood * 1e6)
+    return {"tasks_per_s": rates} | dict(sorted(cpu.items())) | _percentiles("command_ack_ms", acks)
+
+
+async def _flood(bench: Bench, count: int, acks: list[float]) -> float:
+    """Submit `count` tasks, never more than the window without a result; the seconds until the last one."""
+    room = asyncio.Semaphore(bench.config.window)
+
+    async def one(id: str) -> None:  # noqa: A002 - what a task's id is called, everywhere
+        clock = time.perf_counter()
+        handle = await bench.c.submit("nothing", id=id, returns=float)
+        acks.append((time.perf_counter() - clock) * 1e3)
+        try:
+            await handle.result(timeout_s=_RESULT_S)
+        finally:
+            room.release()
+
+    with quiet_heap():
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                await room.acquire()
+                group.create_task(one(bench.id()))
+        return time.perf_counter() - began
+
+
+async def kill(bench: Bench) -> Figures:
+    """Kill processes that hold tasks; how long until others have begun them."""
+    config = bench.config
+    moved: list[float] = []
+    async with bench.agents("hold", capacity=4 * config.held):
+        for _ in range(config.kills):
+            # The one to be killed takes them all: the other agent has no room while these last.
+            async with bench.agents("hold", capacity=4 * config.held) as victim:
+                handles = [await bench.c.submit("hold", id=bench.id(), returns=float) for _ in range(2 * config.held)]
+                held = [h for h in handles if await _held_by(h, str(victim.pid))]
+                at = time.time()
+                victim.kill()
+                began = await asyncio.gather(*(h.result(timeout_s=_RESULT_S) for h in held))
+                moved += [(b - at) * 1e3 for b in began]
+                for handle in handles:
+                    await handle.cancel("the bench has what it wanted")
+    if not moved:
+        raise BenchError("no killed process held a task")
+    return _percentiles("moved_after_kill_ms", moved)
+
+
+async def _held_by(handle: Any, pid: str) -> bool:
+    """Wait until somebody has claimed the task; whether it was that process."""
+    async with asyncio.timeout(_RESULT_S):
+        while (task := await handle.status()).claimant is None:  # noqa: ASYNC110 - it is the log that is asked
+            await asyncio.sleep(0.01)
+    return f"-{pid}-" in task.claimant
+
+
+async def scale(bench: Bench) -> Figures:
+    """One rate of tasks, ever more agents."""
+    config = bench.config
+    found: Figures = {}
+    for agents in config.scales:
+        async with contextlib.AsyncExitStack() as stack:
+            left, memory = agents, 0.0
+            while left > 0:
+                some = min(left, _AGENTS_A_PROCESS)
+                worker = await stack.enter_async_context(bench.agents("nothing", agents=some))
+                memory = max(memory, worker.told.get("agent_bytes", 0.0))
+                left -= some
+            await _steadily(bench, config.scale_per_s, 1.0)
+            before = _cpu_s(bench.fleet.pid)
+            clock = bench.clock()
+            count = await _steadily(bench, config.scale_per_s, config.scale_s)
+            clock.stop()
+            spent = _cpu_s(bench.fleet.pid) - before + clock.server_cpu_s
+            found[f"agents_scale.{agents}.cpu_us"] = [spent / count * 1e6]
+            found[f"agents_scale.{agents}.agent_kib"] = [memory / 1024]
+    first = found[f"agents_scale.{config.scales[0]}.cpu_us"][0]
+    last = found[f"agents_scale.{config.scales[-1]}.cpu_us"][0]
+    return found | {"agents_scale.growth": [last / first - 1]}
+
+
+async def _steadily(bench: Bench, per_s: float, seconds: float) -> int:
+    """Submit at a rate, whatever becomes of them (open loop); returns how many, once all have a result."""
+    count = max(1, int(per_s * seconds))
+    began = time.perf_counter()
+    results: list[asyncio.Task[Any]] = []
+    for n in range(count):
+        await asyncio.sleep(max(0.0, began + n / per_s - time.perf_counter()))
+        handle = await bench.c.submit("nothing", id=bench.id(), returns=float)
+        results.append(asyncio.ensure_future(handle.result(timeout_s=_RESULT_S)))
+    await asyncio.gather(*results)
+    return count
+
+
+async def overhead(bench: Bench) -> Figures:
+    """Tasks that take CPU: what share is not theirs."""
+    async with bench.agents("work", capacity=4) as workers:
+        before = _cpu_s(bench.fleet.pid, workers.pid)
+        clock = bench.clock()
+        handles = await bench.c.submit_many("work", [None] * bench.config.overhead, returns=float)
+        await asyncio.gather(*(h.result(timeout_s=_RESULT_S) for h in handles))
+        clock.stop()
+        spent = clock.client_cpu_s + clock.server_cpu_s + clock.database_cpu_s
+        spent += _cpu_s(bench.fleet.pid, workers.pid) - before
+    return {"coordination_overhead": [1 - bench.config.overhead * WORK_S / spent]}
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def _percentiles(name: str, values: list[float]) -> Figures:
+    ordered = sorted(values)
+    return {f"{name}.p50": [percentile(ordered, 0.5)], f"{name}.p99": [percentile(ordered, 0.99)]}
+
+
+def _cpu_s(*pids: int) -> float:
+    return sum(cpu_s(pid) for pid in pids)
+
+
+_PARTS: Final[dict[str, Callable[[Bench], Awaitable[Figures]]]] = {
+    "idle": idle,
+    "flood": flood,
+    "kill": kill,
+    "scale": scale,
+    "overhead": overhead,
+}
