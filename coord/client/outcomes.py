@@ -66,6 +66,8 @@ class _Told(msgspec.Struct):
     status: str = ""
     output: msgspec.Raw = _NULL
     ref: work.Reference | None = None
+    omitted: bool = False
+    """The output is too large to be pushed: the log has it."""
     error: str | None = None
     message: str | None = None
     claim: int | None = None
@@ -157,7 +159,9 @@ class Outcomes:
         watch = self._watches.get((told.key, told.id))
         if watch is None:
             return
-        if told.what == "ended" and told.status in tasks.ENDED:
+        if told.what == "ended" and told.omitted:
+            watch.hear()  # whoever waits reads the log
+        elif told.what == "ended" and told.status in tasks.ENDED:
             outcome = Outcome(told.status, told.output, told.ref, told.error, told.message)  # type: ignore[arg-type]
             watch.hear(outcome=outcome)
         elif told.what == "progress":
@@ -257,7 +261,8 @@ class TaskHandle(Generic[T]):
         live = await self._live() if watches_log else None
         try:
             wait_s = limits.RESULT_AUDIT_FIRST_S
-            if watches_log:
+            if watches_log or watch.suspicious:
+                watch.suspicious = False
                 await self._audit()
             while True:
                 outcome = watch.outcome

@@ -1,0 +1,97 @@
+"""A handler is held where it would go on, and nothing else about it changes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coord.client.yielding import Gate, through
+
+
+async def test_results_and_exceptions_come_through_an_open_gate() -> None:
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise KeyError("x")
+
+    async def at_once() -> int:
+        return 1
+
+    assert await through(Gate(), answer()) == 42
+    assert await through(Gate(), at_once()) == 1
+    with pytest.raises(KeyError):
+        await through(Gate(), fail())
+
+
+async def test_a_closed_gate_holds_the_handler_at_its_await_not_what_it_awaits() -> None:
+    gate, steps = Gate(), []
+    reached, answered = asyncio.Event(), asyncio.Event()
+
+    async def call() -> str:
+        reached.set()
+        await asyncio.sleep(0)
+        answered.set()
+        return "answer"
+
+    async def handler() -> str:
+        aio_task = asyncio.ensure_future(call())
+        steps.append("before")
+        found = await aio_task
+        steps.append("after")
+        return found
+
+    running = asyncio.ensure_future(through(gate, handler()))
+    await reached.wait()
+    gate.close()
+    gate.close()
+    await answered.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert steps == ["before"]
+    gate.open()
+    assert await running == "answer"
+    assert steps == ["before", "after"]
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_cancellation_reaches_the_handler_gate_or_not(held: bool) -> None:
+    gate, seen = Gate(), []
+    reached = asyncio.Event()
+
+    async def handler() -> None:
+        try:
+            reached.set()
+            await (asyncio.sleep(0) if held else asyncio.sleep(60))
+            seen.append("went on")
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    if held:
+        gate.close()
+    running = asyncio.ensure_future(through(gate, handler()))
+    await reached.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert seen == ["cancelled"]
+
+
+async def test_timeouts_and_task_groups_work_inside() -> None:
+    async def handler() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(60)
+        except TimeoutError:
+            pass
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0))
+        return "done"
+
+    assert await through(Gate(), handler()) == "done"
