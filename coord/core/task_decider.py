@@ -5,6 +5,7 @@ What a task *is* after a fact, `coord.core.tasks` says.  This adds what is to be
     ended                       ack its delivery · tell the submitter · tell a claimant who still runs it
     waiting (failed, retried)   nak its delivery, to come back when the backoff is over
     queued (returned, released) nak it, to come back at once
+    free, and not claimed       nak it after 1, 2, 4 … 10 s: whoever was given it may be dead or hang
     claimed                     extend its lease every third of ack_wait while the instance lives
     instance gone · overran     state released.{n}
     deadline passed             state expired
@@ -22,6 +23,7 @@ at once when it has caught up, long before ack_wait is over.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
@@ -47,6 +49,15 @@ _OPEN_EVERY_S: Final = 30.0
 
 _OPEN_AFTER_S: Final = 2.0
 """Queued for so long: nobody takes it."""
+
+_UNTAKEN_S: Final = 1.0
+"""A delivery that nobody claimed for so long is with somebody who died, hangs or went away: it is naked again,"""
+_UNTAKEN_MAX_S: Final = 10.0
+"""then after twice as long each time, up to this."""
+_UNTAKEN_MAX: Final = 64
+"""The oldest of each queue are looked at: what is behind them was not delivered, or comes first later."""
+_UNTAKEN_LOOK: Final = 2_000
+"""Open tasks gone through for that, the oldest first."""
 
 _GONE_S: Final = limits.PUBLISH_DEADLINE_S
 """A claim that was sent is stored within this, or never."""
@@ -99,6 +110,8 @@ class TaskDecider:
         """A heap of (when to look, task, claim or 0): timeouts and deadlines."""
         self._opened: dict[Place, float] = {}
         """Queues that were asked for, and when last."""
+        self._untaken: dict[Ident, tuple[float, float]] = {}
+        """(when to nak the delivery again, and how long it was waited before): of what is not claimed."""
         self._recalled: tuple[Ident, Task] | None = None
         self._now = 0.0
         self._swept_at = 0.0
@@ -148,6 +161,8 @@ class TaskDecider:
             self._count(task, was if known else None, event, claimant)
         if was == "claimed" and (task.status != "claimed" or event == "submitted"):
             self._let_go(ident, claimant, instance)
+        if task.status == "claimed" or task.ended:
+            self._untaken.pop(ident, None)
         if event == "claimed":
             return self._claimed(ident, task, fact)
         if event == "progress":
@@ -336,8 +351,9 @@ class TaskDecider:
         while self._due and self._due[0][0] <= now:
             _, ident, claim = heapq.heappop(self._due)
             effects += self._overdue(ident, claim, now)
-        if now - self._swept_at >= _OPEN_AFTER_S:
+        if now - self._swept_at >= _UNTAKEN_S:
             self._swept_at = now
+            effects += self._naks_again(now)
             if self._gone:
                 self._gone = {who: at for who, at in self._gone.items() if now - at < _GONE_S}
             effects += self._unserved(now)
@@ -357,6 +373,30 @@ class TaskDecider:
             return NONE
         heapq.heappush(self._due, (now + 5.0, ident, claim))
         return (_release(task, "timeout"),)
+
+    def _naks_again(self, now: float) -> Iterable[Effect]:
+        """Deliveries that may be with somebody who will never claim them.
+
+        Who hangs has pulls waiting at the broker still: what was taken from him is given to him again.
+        """
+        effects: list[Effect] = []
+        seen: Counter[Place] = Counter()
+        untaken: dict[Ident, tuple[float, float]] = {}
+        for ident, task in itertools.islice(self._tasks.items(), _UNTAKEN_LOOK):
+            place = (task.tenant, task.capability, task.queue)
+            # What is to be placed is with the scheduler, which looks after it.
+            if task.status == "claimed" or task.queue == work.PLACED or seen[place] >= _UNTAKEN_MAX:
+                continue
+            seen[place] += 1
+            free_at = task.submitted_at if task.retry_at is None else task.retry_at
+            at, waited_s = self._untaken.get(ident, (max(free_at, now) + _UNTAKEN_S, _UNTAKEN_S))
+            if at <= now:
+                effects.append(Settle(_queue(task), task.submitted_seq, "nak"))
+                waited_s = min(2 * waited_s, _UNTAKEN_MAX_S)
+                at = now + waited_s
+            untaken[ident] = at, waited_s
+        self._untaken = untaken
+        return effects
 
     def _unserved(self, now: float) -> Iterable[Effect]:
         """Queues that may have been deleted under work that waits: the oldest of each is looked at."""
@@ -415,6 +455,7 @@ class TaskDecider:
         self._leases.clear()
         self._due.clear()
         self._opened.clear()
+        self._untaken.clear()
         self.fares.clear()
         self._claims.clear()
         for task in msgspec.convert(dumped, _Dump).tasks:

@@ -136,8 +136,10 @@ class Performer:
             _log.info("deciders.nak_lost", queue=queue, error=exc)
             self._naks.pop(queue, None)
             return
-        consumer_seq = int(info["delivered"]["consumer_seq"])
+        consumer_seq, delivered_to = int(info["delivered"]["consumer_seq"]), int(info["delivered"]["stream_seq"])
         for settle in self._naks.pop(queue, ()):
+            if settle.seq > delivered_to:
+                continue  # it waits in the queue: nobody was given it
             word = b"-NAK" if settle.delay_s <= 0 else b'-NAK {"delay": %d}' % int(settle.delay_s * 1e9)
             try:
                 self._conn.publish(subjects.delivery_ack(queue, settle.seq, consumer_seq), word)

@@ -360,3 +360,15 @@ async def test_the_trimmer_is_told_what_deciders_need(alone, start) -> None:
     await service.drain()
     needs = {n.holder: n.seq for n in await holder.needs("EVENTS", created)}
     assert needs == {f"decider-{p}": open_seq, f"decider-{(p + 1) % limits.PARTITIONS}": done + 1}
+
+
+async def test_a_delivery_that_nobody_claims_is_given_to_others(hand, start) -> None:
+    """Whoever got it first died before he claimed it, or hangs."""
+    await start(hand)
+    await hand.open_queues()
+    await hand.pull()
+    seq = await hand.submit("t1")
+    await until(lambda: hand.times(seq) >= 3)  # after about 1 s, and 2 s more
+    await hand.claim("t1", 1)
+    await hand.complete("t1")
+    await until(lambda: nothing_pending(hand))
