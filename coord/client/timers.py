@@ -161,9 +161,7 @@ class Timers:
         name = new_event_id() if id is None else id
         fired = asyncio.Event()
         place = name if key is None else key
-        live = subjects.stored_to_live(
-            subjects.event_filter(self._coord.tenant, place, "timer", name, "fired")
-        )
+        live = subjects.stored_to_live(subjects.event_filter(self._coord.tenant, place, "timer", name, "fired"))
 
         def heard(_message: Message) -> None:
             fired.set()

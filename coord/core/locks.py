@@ -338,9 +338,7 @@ def _revoke(lock: Lock, request: Request, reason: Why) -> State:
 def _again(lock: Lock, request: Request) -> State:
     n = request.restated + 1
     held = Held(**{name: getattr(request, name) for name in Held.__struct_fields__})
-    said = Requested(
-        instance=request.instance, permits=lock.permits, ttl_s=request.ttl_s, restated=n, held=held
-    )
+    said = Requested(instance=request.instance, permits=lock.permits, ttl_s=request.ttl_s, restated=n, held=held)
     return State(
         tenant=lock.tenant, agent=AGENT, key=lock.key, kind="lock", id=lock.id, event="requested",
         detail=(request.token, str(request.epoch), str(n)), data=msgspec.to_builtins(said), once="event",
