@@ -271,7 +271,8 @@ class Beating:
         return Heartbeat(
             **fields,
             every_s=self.every_s,
-            draining=self.paused,
+            draining=self.draining,
+            quarantined=self.quarantined,
             connection=self._conn.epoch,
             here=here,
             about=about,

@@ -40,6 +40,7 @@ from coord.client.stating import Stating
 from coord.client.submitting import Submitter
 from coord.core.admission import Board
 from coord.errors import InvalidToken, SettingsError
+from coord.telemetry.metrics import default as default_metrics
 from coord.wire import subjects
 from coord.wire.agents import Found, FoundAgents
 
@@ -179,6 +180,8 @@ class Coord:
         """What works on this connection; closing it drains them."""
         self.allowance: Allowance | None = None
         """Of facts a second, where the agent that works here limits itself."""
+        self.metrics = metrics or default_metrics()
+        """Where this process counts."""
         self._submitter = Submitter(self)
         self._publisher = publisher
         self._owns_connection = owns_connection

@@ -43,10 +43,15 @@ TRANSITIONS: Final[dict[tuple[str, str], Circuit]] = {
 }
 
 
+_SETTLE_S: Final = 3 * limits.BOARD_EVERY_S
+"""After its start a decider hears sums that have been counted for long."""
+
+
 class _Window(msgspec.Struct):
     """What ended lately: (when, completed, failed) by tick."""
 
     seen: tuple[int, int] | None = None
+    """The counts at the last look; None: whatever they are, they are old."""
     slots: deque[tuple[float, int, int]] = msgspec.field(default_factory=deque)
     completed: int = 0
     failed: int = 0
@@ -130,6 +135,8 @@ class CapabilityDecider(Folding):
         self._p = p
         self._states: dict[tuple[str, str], CapabilityState] = {}
         self._windows: dict[tuple[str, str], _Window] = {}
+        self._settles: float | None = None
+        """Until then what is told for the first time is taken for old."""
 
     def states(self) -> Iterable[CapabilityState]:
         """All circuits that were ever open."""
@@ -154,6 +161,8 @@ class CapabilityDecider(Folding):
         """Look how the capabilities fare."""
         if not isinstance(presence, Watch):
             return NONE
+        if self._settles is None:
+            self._settles = now + _SETTLE_S
         effects: list[Effect] = []
         for at, fare in presence.fares():
             if partition(at[1]) != self._p:
@@ -162,7 +171,7 @@ class CapabilityDecider(Folding):
             if window is None:
                 if len(self._windows) >= limits.CAPABILITIES_MAX:
                     continue
-                window = self._windows[at] = _Window()
+                window = self._windows[at] = _Window((0, 0) if now > self._settles else None)
             window.take(fare, now)
             state = self._states.get(at) or CapabilityState(*at)
             if event := state.decide(window, now):

@@ -146,7 +146,7 @@ class Row(msgspec.Struct):
     @property
     def takes(self) -> bool:
         """Whether it would take a task: it is there, and neither drains nor is quarantined (it says so itself)."""
-        return self.state != "gone" and not self.beat.draining
+        return self.state != "gone" and not self.beat.draining and not self.beat.quarantined
 
     @property
     def ident(self) -> Ident:

@@ -199,6 +199,9 @@ class PresenceDecider(Folding):
         if fact.event == "left" and (there := agent.first_present()):
             # One of several: what it said of the agent is not so.
             return (_of_one(agent, there, agent.instances[there], "returned", agent.present, outside=False),)
+        if fact.event == "registered" and agent.quarantined:
+            # A new instance does not know: being started again is no way out.
+            return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": "quarantined"}),)
         if fact.event in ("quarantined", "released"):
             return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": fact.event}),)
         return NONE

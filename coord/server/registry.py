@@ -35,8 +35,8 @@ class Find(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: str | None = None
     labels: dict[str, str] = {}
     """All of them."""
-    state: Literal["alive", "suspect", "gone", "draining"] | None = None
-    """None: all that are there (alive, suspect, draining)."""
+    state: Literal["alive", "suspect", "gone", "draining", "quarantined"] | None = None
+    """None: all that are there, whatever else they are."""
     limit: int = limits.AGENTS_FOUND
 
 
@@ -122,7 +122,9 @@ class Registry:
 
 
 def _shown(row: Row) -> str:
-    return "draining" if row.state == "alive" and row.beat.draining else row.state
+    if row.state != "alive":
+        return row.state
+    return "quarantined" if row.beat.quarantined else "draining" if row.beat.draining else "alive"
 
 
 def _found(row: Row, now: float) -> Found:

@@ -13,7 +13,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent: str
     instance: str
     state: str
-    """alive, draining, suspect or gone."""
+    """alive, draining, quarantined, suspect or gone."""
     capabilities: dict[str, int] = {}
     labels: dict[str, str] = {}
     model: str | None = None

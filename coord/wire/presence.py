@@ -59,6 +59,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_mib: float | None = None
     draining: bool = False
     """It takes no more."""
+    quarantined: bool = False
+    """It was told that it uses more than it may, and takes no more until it is released."""
     connection: int | None = None
     """Counts its connections to the broker: a heartbeat on a later one proves that it came back."""
     here: bool = False

@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 import coord
 from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
+from coord.ops.devstack.nats import NatsOptions, NatsServer
 from coord.wire.presence import Quotas
 from tests.support.fleet import Fleet, Process, serving
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    server = NatsServer(tmp_path_factory.mktemp("presence"))
+    await server.start()
+    async with serving(server) as found:
+        yield found
+    await server.stop()
 
 
 @pytest.fixture
-async def fleet(start_nats) -> AsyncIterator[Fleet]:
-    async with serving(await start_nats()) as found:
-        yield found
+def fleet(shared: Fleet) -> Fleet:
+    """The module's services, with a tenant of this test's own."""
+    shared.tenant = f"t{secrets.token_hex(4)}"
+    return shared
 
 
 def connect(fleet: Fleet, agent: str) -> Any:
-    return coord.connect(fleet.server.url, tenant="acme", agent=agent)
+    return coord.connect(fleet.server.url, tenant=fleet.tenant, agent=agent)
+
+
+def start(fleet: Fleet) -> Any:
+    """A worker in a process of its own."""
+    return Process.start(fleet.server.url, "w1", tenant=fleet.tenant)
 
 
 async def events(c: Any, agent: str) -> list[tuple[str, str]]:
@@ -47,7 +67,7 @@ async def events(c: Any, agent: str) -> list[tuple[str, str]]:
 
 
 async def test_a_killed_agent_is_noticed_at_once_and_its_task_moves(fleet: Fleet) -> None:
-    first, second = await asyncio.gather(Process.start(fleet.server.url, "w1"), Process.start(fleet.server.url, "w1"))
+    first, second = await asyncio.gather(start(fleet), start(fleet))
     try:
         async with connect(fleet, "boss") as c:
             handle = await c.submit("work", 1.0, id="t1")
@@ -74,11 +94,11 @@ async def test_a_killed_agent_is_noticed_at_once_and_its_task_moves(fleet: Fleet
 
 
 async def test_a_hung_agent_is_noticed_by_its_heartbeats(fleet: Fleet) -> None:
-    worker = await Process.start(fleet.server.url, "w1")
+    worker = await start(fleet)
     try:
         async with connect(fleet, "boss") as c:
             handle = await c.submit("work", 60.0, id="t1")
-            await until(lambda: any(row.beat.claims for row in fleet.board.table.rows("acme", "work")))
+            await until(lambda: any(row.beat.claims for row in fleet.board.table.rows(fleet.tenant, "work")))
             stopped = worker.signal(signal.SIGSTOP)
             noticed = await until(lambda: fleet.died_at(worker.instance), 30)
             print(f"noticed {noticed - stopped:.2f} s after SIGSTOP")
@@ -89,7 +109,7 @@ async def test_a_hung_agent_is_noticed_by_its_heartbeats(fleet: Fleet) -> None:
 
             assert await until(released) == 1
             worker.signal(signal.SIGCONT)
-            await until(lambda: fleet.board.table.state("acme", "w1", worker.instance) == "alive")
+            await until(lambda: fleet.board.table.state(fleet.tenant, "w1", worker.instance) == "alive")
             await until(lambda: _stated(c, "w1", "returned"), 30)
             await handle.cancel()
     finally:
@@ -100,23 +120,32 @@ async def _stated(c: Any, agent: str, event: str) -> bool:
     return event in [name for name, _ in await events(c, agent)]
 
 
+def _heard_again(fleet: Fleet, one: Any) -> bool:
+    """Whether what was heard last came over the connection that stands now."""
+    row = fleet.board.table.get(fleet.tenant, one.agent, one.instance)
+    return row is not None and row.beat.connection == one.connection.epoch
+
+
 async def test_a_restarted_broker_and_a_lost_connection_release_nothing(fleet: Fleet, monkeypatch) -> None:
+    fleet.gone.clear()
     monkeypatch.setattr(limits, "DISCONNECT_GRACE_S", 5.0)  # on a busy machine a client comes back late
-    async with connect(fleet, "a1") as c:
-        others = [await coord.connect(fleet.server.url, tenant="acme", agent=f"b{n}") for n in range(20)]
+    async with contextlib.AsyncExitStack() as stack:
+        c, *others = [await stack.enter_async_context(connect(fleet, f"a{n}")) for n in range(21)]
         for one in (c, *others):
             await one.beating.register(capabilities={"x": 1})
-        await until(lambda: len(list(fleet.board.table.rows("acme", "x"))) == 21)
+        await until(lambda: len(list(fleet.board.table.rows(fleet.tenant, "x"))) == 21)
         for _ in range(2):
             await fleet.server.restart()
             await until(lambda: all(one.connection.is_connected for one in (c, *others)))
             await until(lambda: not fleet.board.table.is_blind)
-            await until(lambda: all(r.beat.connection == c.connection.epoch for r in fleet.board.table.rows("acme")))
+            await until(
+                lambda: all(r.beat.connection == c.connection.epoch for r in fleet.board.table.rows(fleet.tenant, "x"))
+            )
         epoch = c.connection.epoch
         c.connection.client._transport.close()  # a moment without network
         await until(lambda: c.connection.epoch > epoch)
-        await until(lambda: fleet.board.table.get("acme", "a1", c.instance).beat.connection == c.connection.epoch)
-        await until(lambda: fleet.board.table.state("acme", "a1", c.instance) == "alive")
+        await until(lambda: _heard_again(fleet, c))
+        await until(lambda: fleet.board.table.state(fleet.tenant, "a0", c.instance) == "alive")
         assert fleet.board.table.pending == 0
         assert fleet.gone == []
         for one in others:
@@ -124,14 +153,16 @@ async def test_a_restarted_broker_and_a_lost_connection_release_nothing(fleet: F
         await until(lambda: len(fleet.gone) == 20)  # goodbyes
 
 
-async def test_without_a_system_account_heartbeats_alone_decide(start_nats) -> None:
-    server = await start_nats(system=False)
+async def test_without_a_system_account_heartbeats_alone_decide(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "plain", NatsOptions(system=False))
+    await server.start()
     async with serving(server, system=False) as fleet:
-        worker = await Process.start(server.url, "w1")
-        await until(lambda: fleet.board.table.state("acme", "w1", worker.instance) == "alive")
-        fleet.board.table.get("acme", "w1", worker.instance).beat = coord_beat(every_s=0.2)
+        worker = await start(fleet)
+        await until(lambda: fleet.board.table.state(fleet.tenant, "w1", worker.instance) == "alive")
+        fleet.board.table.get(fleet.tenant, "w1", worker.instance).beat = coord_beat(every_s=0.2)
         await worker.end()
         await until(lambda: fleet.died_at(worker.instance), 30)
+    await server.stop()
 
 
 def coord_beat(**fields: Any) -> Any:
@@ -203,7 +234,8 @@ async def test_work_that_nobody_can_do_is_starved_and_visible(fleet: Fleet) -> N
         await until(starved)
 
 
-async def test_who_uses_more_than_it_may_is_quarantined(fleet: Fleet) -> None:
+async def test_who_uses_more_than_it_may_is_quarantined(fleet: Fleet, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "QUOTA_LOOKS", 1)
     async with connect(fleet, "greedy") as greedy, connect(fleet, "boss") as c:
         await greedy.beating.register(capabilities={"x": 1}, quotas=Quotas(facts_per_s=5))
         stop = asyncio.Event()
@@ -223,10 +255,7 @@ async def test_who_uses_more_than_it_may_is_quarantined(fleet: Fleet) -> None:
             await stating
         await until(lambda: _stated(c, "greedy", "quarantined"), 30)
 
-        async def seen() -> bool:
-            return "x" not in await c.capabilities()  # nobody takes it any more, and nobody wants it
-
-        await until(seen)
+        await until(lambda: _is(_names(c, state="quarantined"), ["greedy"]))
 
 
 async def test_ten_thousand_registrations_of_one_name_do_no_harm(fleet: Fleet) -> None:
@@ -239,17 +268,46 @@ async def test_ten_thousand_registrations_of_one_name_do_no_harm(fleet: Fleet) -
         print(f"10,000 registrations stored after {time.monotonic() - began:.1f} s")
         await c.beating.register(capabilities={"y": 1})
         await until(lambda: _is(_names(c, "y"), ["a1"]))
-        decider = next(d for d in fleet.deciders.deciders() if d.name == "presence" and d.get("acme", "flood"))
-        await until(lambda: decider.get("acme", "flood").forgotten >= 10_000 - limits.PRESENCE_PER_AGENT_MAX, 30)
+        decider = next(d for d in fleet.deciders.deciders() if d.name == "presence" and d.get(fleet.tenant, "flood"))
+        await until(lambda: decider.get(fleet.tenant, "flood").forgotten >= 10_000 - limits.PRESENCE_PER_AGENT_MAX, 30)
 
 
-async def _names(c: Any, capability: str) -> list[str]:
-    return [agent.agent for agent in await c.agents(capability=capability)]
+async def _names(c: Any, capability: str | None = None, state: str | None = None) -> list[str]:
+    return [agent.agent for agent in await c.agents(capability=capability, state=state)]
+
+
+async def test_what_fails_opens_its_circuit_and_submissions_fail_fast(fleet: Fleet) -> None:
+    agent = coord.Agent("a1", capabilities={"bad": 8})
+
+    @agent.task("bad", retries=0)
+    async def bad() -> None:
+        raise ValueError("always")
+
+    async with connect(fleet, "a1") as worker, connect(fleet, "boss") as c:
+        await agent.start(worker)
+        await c.submit_many("bad", [None] * (limits.CAPABILITY_OUTCOMES_MIN + 5))
+
+        async def opened() -> bool:
+            board = (await c.capabilities()).get("bad")
+            return board is not None and board.circuit == "open"
+
+        await until(opened, 30)
+
+        async def refused() -> bool:
+            try:
+                await c.submit("bad", None)
+            except errors.CircuitOpen as exc:
+                return exc.retry_after_s > 0
+            return False
+
+        await until(refused, 30, every_s=0.2)
 
 
 async def test_a_plain_client_beats_and_is_seen(fleet: Fleet) -> None:
-    async with await Connection.open(NatsConfig(urls=(fleet.server.url,)), name="coord:acme:plain:p1") as plain:
-        plain.publish("coord.hb.acme.plain.p1", b'{"about":{"capabilities":{"ocr":1}}}')
+    async with await Connection.open(
+        NatsConfig(urls=(fleet.server.url,)), name=f"coord:{fleet.tenant}:plain:p1"
+    ) as plain:
+        plain.publish(f"coord.hb.{fleet.tenant}.plain.p1", b'{"about":{"capabilities":{"ocr":1}}}')
         await plain.flush()
         async with connect(fleet, "boss") as c:
             await until(lambda: _is(_names(c, "ocr"), ["plain"]))

@@ -89,6 +89,7 @@ class Fleet:
         self.server = server
         self.group = group
         self.conn = conn
+        self.tenant = "acme"
         self.gone: list[tuple[float, str]] = []
         """(monotonic, instance) of the deaths that deciders were told of."""
         self.board.listen(lambda tenant, agent, instance, now: self.gone.append((time.monotonic(), instance)))

@@ -242,6 +242,16 @@ def test_a_circuit_opens_probes_and_closes(circuit: Loop) -> None:
     assert circuit.look() == []
 
 
+def test_what_failed_before_it_was_looked_at_counts_unless_the_decider_has_just_begun(circuit: Loop) -> None:
+    outcomes(circuit, 0, 100)
+    assert circuit.look() == []  # who knows when
+    circuit.look(10)
+    circuit.world.fare = {}
+    circuit.decider._windows.clear()
+    outcomes(circuit, 0, 100)
+    assert circuit.look() == ["opened.1"]
+
+
 def test_a_probe_that_fails_opens_it_for_twice_as_long(circuit: Loop) -> None:
     outcomes(circuit, 0, 0)
     circuit.look()

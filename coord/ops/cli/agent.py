@@ -27,7 +27,7 @@ async def ls(
         list[str] | None, typer.Option("--label", "-l", help="Only with this label, as name=value.")
     ] = None,
     state: Annotated[
-        str, typer.Option("--state", help="alive, draining, suspect or gone; default: all but gone.")
+        str, typer.Option("--state", help="alive, draining, quarantined, suspect or gone; default: all but gone.")
     ] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="How many instances.")] = 100,
     tenant: _Tenant = "",
