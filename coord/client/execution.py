@@ -173,7 +173,7 @@ class Execution:
             self.worker.left(self)
             return
         self.started = True
-        self.worker.stats.claimed += 1
+        self.worker.began(self)
         self.began_at = time.monotonic()
         self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
         self._aio_task = asyncio.get_running_loop().create_task(self._run(self.ctx), name=f"task-{self.fact.id}")

@@ -41,7 +41,7 @@ class Slots:
                 return False
             self.running.discard(other)
             self.held.append(other)
-            other.worker.stats.preempted += 1
+            other.worker.preempted(other)
             other.gate.close()
         self.running.add(execution)
         return True

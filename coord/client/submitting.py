@@ -153,6 +153,7 @@ class Submitter:
         )
         statement = self._coord.stating.send(fact, once="entity")
         self._doors[ask.capability].entered()
+        self._coord.metrics.task_submitted.labels(ask.capability).inc()
         return statement
 
     async def _stored(self, ask: Ask, watch: Watch, statement: Statement) -> TaskHandle[Any]:

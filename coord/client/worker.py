@@ -74,6 +74,7 @@ class Worker:
         self.payloads = coord.payloads
         self.stats = WorkerStats()
         self.draining = False
+        self._m = coord.metrics
         self._handles = agent.handles
         self._slots = {capability: Slots(count) for capability, count in agent.capabilities.items()}
         self._pullers: dict[str, Puller] = {}
@@ -303,8 +304,24 @@ class Worker:
         """Look what may be pulled now."""
         self._pullers[capability].refill()
 
+    def began(self, execution: Execution) -> None:
+        """Its handler is about to run."""
+        self.stats.claimed += 1
+        waited_s = time.time() - execution.fact.stored_at.timestamp()
+        self._m.task_wait_seconds.labels(execution.handles.capability, execution.queue).observe(max(0.0, waited_s))
+
+    def preempted(self, execution: Execution) -> None:
+        """It is held for something critical."""
+        self.stats.preempted += 1
+        self._m.task_preempted.labels(execution.handles.capability).inc()
+
     def left(self, execution: Execution, *, outcome: str | None = None) -> None:
         """It is over."""
+        capability = execution.handles.capability
+        if execution.started:
+            self._m.task_run_seconds.labels(capability).observe(time.monotonic() - execution.began_at)
+            ended = "returned" if execution.ended_because == "drained" else "dropped"
+            self._m.task_outcomes.labels(capability, outcome or ended).inc()
         if self._executions.get(execution.place) is execution:
             del self._executions[execution.place]
         if outcome in ("completed", "failed", "rejected"):

@@ -215,6 +215,25 @@ class Metrics:
         )
         self.decider_queues = gauge("coord_decider_queue_consumers", "Consumers that are queues of capabilities")
 
+        # --- working on tasks --------------------------------------------------------
+        self.task_outcomes = counter(
+            "coord_task_outcomes_total",
+            "Executions by this process's agents; outcome is completed, failed, rejected, returned or dropped",
+            "capability", "outcome",
+        )  # fmt: skip
+        self.task_run_seconds = histogram(
+            "coord_task_run_seconds", "From claim stored to the handler's end", "capability", buckets=LATENCY_BUCKETS_S
+        )
+        self.task_wait_seconds = histogram(
+            "coord_task_wait_seconds",
+            "From submission (the broker's clock) to the handler's start (this machine's)",
+            "capability", "priority", buckets=LATENCY_BUCKETS_S,
+        )  # fmt: skip
+        self.task_preempted = counter(
+            "coord_task_preempted_total", "Batch executions held for something critical", "capability"
+        )
+        self.task_submitted = counter("coord_task_submitted_total", "Tasks submitted by this process", "capability")
+
         # --- subscribing and querying ------------------------------------------------
         self.subscribe_catch_ups = counter(
             "coord_subscribe_catch_ups_total", "Times a subscription read from the log, by why", "reason"
