@@ -209,12 +209,14 @@ class Encoder:
 
     def _subject(self, fact: Fact, shape: Shape) -> str:
         key = fact.id if fact.key is None else fact.key
-        if shape.each or fact.detail or not (_token(fact.id) and _token(key)):
+        detail = fact.detail
+        if shape.each or not (_token(fact.id) and (key is fact.id or _token(key))) or not _are_tokens(detail):
             subject = fact.subject(self.tenant, self.agent).checked()
             authors.check(subject)
             return subject.publish
         # kind, event and their author were checked when the shape was made.
-        return shape.subject % (key, fact.id)
+        subject_text = shape.subject % (key, fact.id)
+        return ".".join((subject_text, *detail)) if detail else subject_text
 
     def _extra(self, fact: Fact) -> str | None:
         """The header lines that not every fact has; None where the reference has to be asked."""
@@ -340,6 +342,11 @@ def are_plain(values: list[Any]) -> bool:
         return bool(min(values) >= _INT_LEAST and max(values) <= _INT_MOST)
     # NaN and infinities survive a sum; a sum that overflows is looked at one by one.
     return kinds == {float} and math.isfinite(sum(values))
+
+
+def _are_tokens(detail: tuple[str, ...]) -> bool:
+    """Whether these may stand behind an event."""
+    return not detail or (len(detail) <= limits.DETAIL_TOKENS_MAX and all(map(_token, detail)))
 
 
 _FLAT: Final = frozenset({str, int, float, bool, type(None)})
