@@ -589,6 +589,21 @@ FLAG_RULES_MAX: Final = 64
 FLAG_RULE_NAMES_MAX: Final = 1_000
 FLAG_BYTES_MAX: Final = 64 * KIB
 
+HANDOFF_TIMEOUT_MS: Final = 5_000
+"""By when whoever is asked to take work over answers;"""
+HANDOFF_TIMEOUT_MIN_MS: Final = 10
+HANDOFF_TIMEOUT_MAX_MS: Final = 3_600_000
+"""and what may be asked for: people answer too."""
+HANDOFF_CANDIDATES: Final = 3
+"""Agents with a capability that are asked before a handoff escalates."""
+HANDOFF_STEPS_MAX: Final = 16
+HANDOFFS_MAX: Final = 100_000
+"""Open handoffs of one partition; another one is refused."""
+HANDOFF_BYTES: Final = 16 * KIB
+"""Work and context: their decider holds them; more travels by reference."""
+HANDOFFS_AT_ONCE: Final = 64
+"""Offers that one instance thinks about; it declines more."""
+
 DEADLOCK_WAITS_MAX: Final = 2_000
 """Waits that are looked at when a cycle is sought: beyond that none is claimed."""
 
@@ -614,6 +629,9 @@ RESTATE_MAX: Final = 500
 
 DECIDER_INFLIGHT: Final = 4_096
 """Statements of one process's deciders that the broker has not answered yet; then they fold no further."""
+
+DECIDER_BURST: Final = 2_048
+"""Statements that one death or tick leads to at once; the rest comes with the next ticks."""
 
 SNAPSHOT_BYTES_MAX: Final = 256 * MIB
 """One partition's state before compression: 400 bytes a task make half a million open tasks."""

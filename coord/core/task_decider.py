@@ -328,27 +328,28 @@ class TaskDecider:
         return self._release_all(tenant, agent, instance, "gone")
 
     def _release_all(self, tenant: str, agent: str, instance: str, reason: ReleaseReason) -> Iterable[Effect]:
-        held = self._held.get((tenant, agent, instance))
-        if not held:
-            return NONE
-        return [_release(self._tasks[ident], reason) for ident in sorted(held)]
+        held = sorted(self._held.get((tenant, agent, instance), ()))
+        for ident in held[limits.DECIDER_BURST :]:  # with the next ticks
+            self._leases.appendleft((0.0, ident, self._tasks[ident].claims))
+        return [_release(self._tasks[ident], reason) for ident in held[: limits.DECIDER_BURST]]
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
         """Extend the leases that are due; end what overran; make sure of queues."""
         self._now = now
         effects: list[Effect] = []
-        leases = self._leases
-        while leases and leases[0][0] <= now:
+        leases, released = self._leases, 0
+        while leases and leases[0][0] <= now and released < limits.DECIDER_BURST:
             _, ident, claim = leases.popleft()
             task = self._tasks.get(ident)
             if task is None or task.status != "claimed" or task.claims != claim:
                 continue
             leases.append((now + EXTEND_EVERY_S, ident, claim))
             if not _lives(task, presence):
+                released += 1
                 effects.append(_release(task, "gone"))
             else:
                 effects.append(Settle(_queue(task), task.submitted_seq, "extend"))
-        while self._due and self._due[0][0] <= now:
+        while self._due and self._due[0][0] <= now and len(effects) < 2 * limits.DECIDER_BURST:
             _, ident, claim = heapq.heappop(self._due)
             effects += self._overdue(ident, claim, now)
         if now - self._swept_at >= _UNTAKEN_S:

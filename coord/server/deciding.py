@@ -69,6 +69,9 @@ _TELL_S: Final = 60.0
 _TELL_MAX: Final = 50_000
 """and no more of them than this."""
 
+_COMPLAIN_S: Final = 1.0
+"""Between two lines of one partition about defects."""
+
 _EXPECTED: Final = headers.EXPECTED_LAST_SUBJECT_SEQ.encode()
 
 
@@ -184,7 +187,7 @@ class PartitionDecider:
         self._set("catching_up")
         session = _Session(self, self._conn, self._performer, self._metrics)
         try:
-            await session.restore(self._factory(self.partition), self._reader)
+            await session.restore(lambda: self._factory(self.partition), self._reader)
             self.deciders = session.deciders
             self._session = session
             await session.caught_up(self._leave)
@@ -269,7 +272,7 @@ class _Session:
         """Those that may have to recall something."""
         self._owed: Owed | None = Owed()
         """None once caught up."""
-        self._late: deque[Settle | Push] = deque(maxlen=_TELL_MAX)
+        self._late: deque[tuple[Decider, Settle | Push]] = deque(maxlen=_TELL_MAX)
         """What was not done while catching up."""
         self._ready: asyncio.Future[None] = self._loop.create_future()
         """Done once caught up."""
@@ -293,37 +296,25 @@ class _Session:
         self._save_not_before = 0.0
         self._saving: asyncio.Task[None] | None = None
         self._end_seen = 0
+        self._complain_at = 0.0
         self._looked_at = self._loop.time()
         self._looking: asyncio.Task[None] | None = None
         self._recalling: asyncio.Task[None] | None = None
 
     # --- the beginning ---------------------------------------------------------------------
 
-    async def restore(self, deciders: list[Decider], reader: PinnedReader) -> None:
+    async def restore(self, make: Callable[[], list[Decider]], reader: PinnedReader) -> None:
         """Load the snapshot and begin to read behind it."""
-        self.deciders = deciders
-        for decider in deciders:
+        info = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}")
+        self._created, state = info["created"], info["state"]
+        self._target = state["last_seq"]
+        self._owner.position = self._saved_seq = await self._load(make, max(0, state["first_seq"] - 1))
+        self._saved_at = self._loop.time()
+        for decider in self.deciders:
             for kind in decider.kinds:
                 self._by_kind.setdefault(kind, []).append(decider)
                 if not isinstance(decider, Folding) or "forgot" in vars(type(decider)):
                     self._forgetful.setdefault(kind, []).append(decider)
-        info = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}")
-        self._created, state = info["created"], info["state"]
-        self._target = state["last_seq"]
-        position = state["first_seq"] - 1
-        snapshot = await self._snapshots.load(self._created)
-        if snapshot is not None:
-            head = snapshot.head
-            if head.seq < position:
-                # Facts left the log that nobody had folded: open work is restated, ends may be missing.
-                _log.error("deciders.gap", partition=self._partition, sequences_max=position - head.seq)
-            position = max(position, head.seq)
-            for decider in deciders:
-                if decider.name in snapshot.states:
-                    decider.load(snapshot.states[decider.name])
-        await self._snapshots.tidy()
-        self._owner.position = self._saved_seq = max(position, 0)
-        self._saved_at = self._loop.time()
         self._reader = reader
         await reader.start(self._owner.position + 1)
         consumer = await self._conn.api(f"CONSUMER.INFO.{subjects.EVENTS}.decider-{self._partition}")
@@ -331,6 +322,32 @@ class _Session:
         if not consumer["num_pending"] and not consumer["delivered"]["consumer_seq"]:
             self._target = 0  # nothing follows
         _log.info("deciders.restored", partition=self._partition, position=self._owner.position)
+
+    async def _load(self, make: Callable[[], list[Decider]], begins: int) -> int:
+        """Make the deciders as the snapshot has them; up to which sequence that is.
+
+        `begins`: the sequence before the log's first, where whoever has no snapshot begins.
+        """
+        self.deciders = make()
+        snapshot = await self._snapshots.load(self._created)
+        await self._snapshots.tidy()
+        if snapshot is None:
+            return begins
+        if missing := [d.name for d in self.deciders if d.name not in snapshot.states]:
+            # A release with more deciders: what they would have folded is behind the snapshot.
+            _log.info("deciders.snapshot_lacks", partition=self._partition, deciders=missing)
+            return begins
+        try:
+            for decider in self.deciders:
+                decider.load(snapshot.states[decider.name])
+        except Exception as exc:  # noqa: BLE001 - a state that cannot be read must not stop the partition for ever
+            _log.error("deciders.snapshot_broken", partition=self._partition, exc_info=exc)
+            self.deciders = make()
+            return begins
+        if snapshot.head.seq < begins:
+            # Nobody decided for as long as the window is: open work is stated again, ends may have been missed.
+            _log.error("deciders.gap", partition=self._partition, sequences_max=begins - snapshot.head.seq)
+        return max(begins, snapshot.head.seq)
 
     async def caught_up(self, leave: asyncio.Event) -> None:
         """Return when everything that was in the log has been folded, or told to leave."""
@@ -399,6 +416,10 @@ class _Session:
         except errors.CoordError as exc:
             self._fail(exc)
             return
+        except Exception as exc:  # noqa: BLE001 - what was taken and not folded must come again
+            _log.error("deciders.defect", partition=self._partition, exc_info=exc)
+            self._fail(errors.CoordError(f"a defect: {type(exc).__name__}: {exc}"))
+            return
         if folded < len(deliveries):
             self._reader.put_back(deliveries[folded:])
             return  # paused: a history is being read
@@ -455,7 +476,7 @@ class _Session:
                 self._defect(decider, exc, seq=fact.seq)
                 continue
             if effects:
-                self._perform(effects, fact)
+                self._perform(decider, effects, fact)
         return True
 
     def _recall(self, fact: StoredFact, deciders: list[Decider]) -> None:
@@ -483,20 +504,28 @@ class _Session:
 
     # --- effects ---------------------------------------------------------------------------
 
-    def _perform(self, effects: Iterable[Effect], fact: StoredFact | None) -> None:
-        owed = self._owed
+    def _perform(self, decider: Decider, effects: Iterable[Effect], fact: StoredFact | None) -> None:
         for effect in effects:
-            if type(effect) is State:
-                if fact is not None and effect.causation_id is None:
-                    effect = msgspec.structs.replace(effect, causation_id=fact.event_id)  # noqa: PLW2901
-                if owed is not None:
-                    owed.demand(effect)
-                else:
-                    self._state(effect, self._owner.position + 1)  # of the fact that is being folded, or none
-            elif owed is None:
-                self._performer.perform(effect)
-            elif fact is not None and _is_told(effect) and fact.stored_at.timestamp() >= self._tell_from:
-                self._late.append(effect)
+            try:
+                self._perform_one(decider, effect, fact)
+            except errors.CoordError:
+                raise
+            except Exception as exc:  # noqa: BLE001 - as for folding: a push that cannot be encoded, say
+                self._defect(decider, exc, effect=type(effect).__name__)
+
+    def _perform_one(self, decider: Decider, effect: Effect, fact: StoredFact | None) -> None:
+        owed = self._owed
+        if type(effect) is State:
+            if fact is not None and effect.causation_id is None:
+                effect = msgspec.structs.replace(effect, causation_id=fact.event_id)
+            if owed is not None:
+                owed.demand(effect)
+            else:
+                self._state(effect, self._owner.position + 1)  # of the fact that is being folded, or none
+        elif owed is None:
+            self._performer.perform(effect)
+        elif fact is not None and _is_told(effect) and fact.stored_at.timestamp() >= self._tell_from:
+            self._late.append((decider, effect))
 
     def _state(self, state: State, seq: int) -> None:
         """`seq`: no snapshot as of it, or later, is stored before this is in the log."""
@@ -525,12 +554,16 @@ class _Session:
                 except Exception as exc:  # noqa: BLE001 - as above
                     self._defect(decider, exc)
                     continue
-                self._perform(effects, None)
+                self._perform(decider, effects, None)
         except errors.CoordError as exc:
             self._fail(exc)
 
     def _defect(self, decider: Decider, exc: Exception, **where: Any) -> None:
         self._metrics.decider_defects.labels(decider=decider.name).inc()
+        now = self._loop.time()
+        if now < self._complain_at:
+            return  # counted: a defect at every fact must not flood the log
+        self._complain_at = now + _COMPLAIN_S
         _log.error("deciders.decider_raised", decider=decider.name, partition=self._partition, exc_info=exc, **where)
 
     def _fail(self, exc: errors.CoordError) -> None:
@@ -546,8 +579,8 @@ class _Session:
             self._state(state, self._owner.position)
         now = self._owner.now()
         late, self._late = self._late, deque()
-        for effect in late:
-            self._performer.perform(effect)
+        for decider, effect in late:
+            self._perform(decider, (effect,), None)
         self.outside(lambda decider: decider.reconcile(now))
         if not self._ready.done():
             self._ready.set_result(None)

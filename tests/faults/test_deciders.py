@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
 from coord.bus.connection import NatsConfig
-from coord.core.deciding import Effect, Folding, State
+from coord.core.deciding import Effect, Folding, Push, State
 from coord.core.task_decider import TaskDecider
 from coord.server.decider_service import DeciderService
 from coord.server.queues import Queues
@@ -98,7 +98,10 @@ class Careless(Folding):
         if self.count % 2:
             raise ValueError("a defect")
         where: dict[str, Any] = {"tenant": fact.tenant, "key": fact.key, "kind": "task", "id": fact.id}
-        return [State(**where, agent="_x", event="no such event", once="event", step="x", data=object())]
+        return [
+            Push(fact.tenant, fact.agent, None, "x", object()),
+            State(**where, agent="_x", event="no such event", once="event", step="x", data=object()),
+        ]
 
     def tick(self, now: float, presence: Any) -> Iterable[Effect]:
         raise ValueError("another defect")
