@@ -43,6 +43,9 @@ _log = logs.get("worker")
 _LOOKS_MAX: Final = 5
 """A task is read so often while what is read turns out to be stale."""
 
+_COARSE_S: Final = 5.0
+"""Longer time limits are kept to within half a second; the grace of a claim is two (`limits.TASK_TIMEOUT_GRACE_S`)."""
+
 _AGAIN_S: Final = 0.05
 _AGAIN_MOST_S: Final = 5.0
 
@@ -53,8 +56,8 @@ class Execution:
     """See the module.  Made for a delivery that has a slot; `begin` or `look` starts it."""
 
     __slots__ = (
-        "_aio_task", "_outcome_sent", "began_at", "claim", "ctx", "ended_because", "fact", "gate", "handles",
-        "preemptible", "queue", "said", "seq", "slots", "started", "worker",
+        "_aio_task", "_outcome_sent", "_overran", "began_at", "claim", "ctx", "ended_because", "fact", "gate",
+        "handles", "overruns_at", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +82,9 @@ class Execution:
         self.ended_because: Ended | None = None
         self._aio_task: asyncio.Task[None] | None = None
         self._outcome_sent = False
+        self.overruns_at: float | None = None
+        """Monotonic; None: a timer of its own sees to it."""
+        self._overran = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -190,6 +196,13 @@ class Execution:
         if self.started and self._aio_task is not None:
             self._aio_task.cancel()
 
+    def overrun(self) -> None:
+        """It has run for as long as it may: end the handler at its next await."""
+        self.overruns_at = None
+        if not self._overran and not self._outcome_sent and self._aio_task is not None:
+            self._overran = True
+            self._aio_task.cancel()
+
     async def _run(self, ctx: TaskContext) -> None:
         token = context.follow(self.fact)
         try:
@@ -220,18 +233,27 @@ class Execution:
             if exc.retryable:
                 return self._failed(ctx, exc.code, exc.message)
             return "rejected", work.Rejected(claim=claim, reason=f"the input cannot be read: {exc.message}", run_s=0.0)
-        limit = asyncio.timeout(self._limit_s(ctx))
+        limit_s = self._limit_s(ctx)
+        # A timer for each of many short executions would cost more than it brings: the worker looks every half second.
+        self.overruns_at = self.began_at + limit_s if limit_s > _COARSE_S else None
+        limit = asyncio.timeout(limit_s) if self.overruns_at is None else None
         try:
-            async with limit:
+            if limit is None:
                 output = await self._call(ctx, value)
+            else:
+                async with limit:
+                    output = await self._call(ctx, value)
         except errors.Reject as exc:
             return "rejected", work.Rejected(claim=claim, reason=exc.message, run_s=self._run_s())
         except TimeoutError as exc:
-            if not limit.expired():
+            if limit is None or not limit.expired():
                 return self._failed(ctx, type(exc).__name__, str(exc))
             return self._failed(ctx, "timeout", "the handler ran longer than it may")
         except asyncio.CancelledError:
             current = asyncio.current_task()
+            if self._overran and self.ended_because is None and current is not None:
+                current.uncancel()
+                return self._failed(ctx, "timeout", "the handler ran longer than it may")
             if self.ended_because is not None or (current is not None and current.cancelling()):
                 raise
             return self._failed(ctx, "CancelledError", "the handler cancelled itself")

@@ -6,7 +6,7 @@ them twice a second and at the end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -136,3 +136,29 @@ class Meter:
         if self._frame_entries:
             telemetry.observe_many(self._metrics.publish_batch_messages, self._frame_entries)
             self._frame_entries.clear()
+
+
+class CapabilityMeter:
+    """What a worker counts of one capability; the labels are looked up once."""
+
+    def __init__(self, metrics: Metrics, capability: str) -> None:
+        self.ran = metrics.task_run_seconds.labels(capability)
+        self.preempted = metrics.task_preempted.labels(capability)
+        self._metrics = metrics
+        self._capability = capability
+        self._outcomes: dict[str, Any] = {}
+        self._waits: dict[str, Any] = {}
+
+    def outcome(self, outcome: str) -> Any:
+        """The counter of executions that ended so."""
+        counter = self._outcomes.get(outcome)
+        if counter is None:
+            counter = self._outcomes[outcome] = self._metrics.task_outcomes.labels(self._capability, outcome)
+        return counter
+
+    def waited(self, priority: str) -> Any:
+        """The histogram of how long tasks of a priority waited."""
+        histogram = self._waits.get(priority)
+        if histogram is None:
+            histogram = self._waits[priority] = self._metrics.task_wait_seconds.labels(self._capability, priority)
+        return histogram

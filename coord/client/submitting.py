@@ -61,6 +61,8 @@ class Submitter:
     def __init__(self, coord: Coord) -> None:
         self._coord = coord
         self._doors: dict[str, Door] = {}
+        self._submitted: dict[str, Any] = {}
+        """Counters, as the doors by capability."""
         self._boards: list[Any] = []
         self._news = asyncio.Event()
         self._shared: WeakValueDictionary[str, Watch] = WeakValueDictionary()
@@ -153,7 +155,7 @@ class Submitter:
         )
         statement = self._coord.stating.send(fact, once="entity")
         self._doors[ask.capability].entered()
-        self._coord.metrics.task_submitted.labels(ask.capability).inc()
+        self._submitted[ask.capability].inc()
         return statement
 
     async def _stored(self, ask: Ask, watch: Watch, statement: Statement) -> TaskHandle[Any]:
@@ -234,6 +236,7 @@ class Submitter:
             await self._coord.pushes.open()
             await self._coord.queues.open(capability)
             door = self._doors.setdefault(capability, Door())
+            self._submitted[capability] = self._coord.metrics.task_submitted.labels(capability)
 
             def heard(message: Message) -> None:
                 self._heard(door, message.data)

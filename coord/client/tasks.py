@@ -131,11 +131,16 @@ class TaskContext:
         """The number of this claim, from 1: unique among all executions of the task."""
         self.attempt = attempt
         """1 for the first execution; failures count, agents that died do not."""
-        self.deadline: datetime | None = None
-        """When this execution is ended: its timeout, or the task's deadline where that is sooner."""
-        self.cancelled = asyncio.Event()
-        """Set when the task is cancelled or lost; then the handler is, too, at its next await."""
+        self._ends_at = 0.0
+        self._cancelled: asyncio.Event | None = None
         self._progress: Receipt | None = None
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set when the task is cancelled or lost; then the handler is, too, at its next await."""
+        if self._cancelled is None:
+            self._cancelled = asyncio.Event()
+        return self._cancelled
 
     async def progress(self, done: float | None = None, note: Any = None) -> None:
         """Say how far it is (0 to 1) and what about it; returns when that is queued.
@@ -155,9 +160,14 @@ class TaskContext:
             except errors.CoordError:
                 return  # the outcome is what counts
 
+    @property
+    def deadline(self) -> datetime:
+        """When this execution is ended: its timeout, or the task's deadline where that is sooner."""
+        return datetime.fromtimestamp(self._ends_at, UTC)
+
     def bound(self, ends_at: float) -> None:
         """Note when it will be ended (Unix seconds)."""
-        self.deadline = datetime.fromtimestamp(ends_at, UTC)
+        self._ends_at = ends_at
 
 
 def attempt_of(task: Task | None) -> int:

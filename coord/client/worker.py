@@ -21,6 +21,7 @@ from coord import errors, limits
 from coord.bus import rpc
 from coord.client.execution import Execution
 from coord.client.histories import read
+from coord.client.metering import CapabilityMeter
 from coord.client.pulling import Delivery, Puller
 from coord.client.quotas import FACTS_OF_A_TASK, Allowance
 from coord.client.slots import Slots
@@ -74,7 +75,7 @@ class Worker:
         self.payloads = coord.payloads
         self.stats = WorkerStats()
         self.draining = False
-        self._m = coord.metrics
+        self._meters: dict[str, CapabilityMeter] = {}
         self._handles = agent.handles
         self._slots = {capability: Slots(count) for capability, count in agent.capabilities.items()}
         self._pullers: dict[str, Puller] = {}
@@ -288,8 +289,11 @@ class Worker:
         self._watched_at = now
         holds = bool(self._executions)
         self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch) if holds else None
-        long = now - _LONG_S
-        holds_long = any(execution.started and execution.began_at < long for execution in self._executions.values())
+        holds_long = False
+        for execution in self._executions.values():
+            holds_long |= execution.started and execution.began_at < now - _LONG_S
+            if execution.overruns_at is not None and execution.overruns_at <= now:
+                execution.overrun()
         for puller in self._pullers.values():
             puller.hasten(hasty=holds_long)
         if stood_still:
@@ -304,24 +308,31 @@ class Worker:
         """Look what may be pulled now."""
         self._pullers[capability].refill()
 
+    def _meter(self, capability: str) -> CapabilityMeter:
+        meter = self._meters.get(capability)
+        if meter is None:
+            meter = self._meters[capability] = CapabilityMeter(self.coord.metrics, capability)
+        return meter
+
     def began(self, execution: Execution) -> None:
         """Its handler is about to run."""
         self.stats.claimed += 1
         waited_s = time.time() - execution.fact.stored_at.timestamp()
-        self._m.task_wait_seconds.labels(execution.handles.capability, execution.queue).observe(max(0.0, waited_s))
+        self._meter(execution.handles.capability).waited(execution.queue).observe(max(0.0, waited_s))
 
     def preempted(self, execution: Execution) -> None:
         """It is held for something critical."""
         self.stats.preempted += 1
-        self._m.task_preempted.labels(execution.handles.capability).inc()
+        self._meter(execution.handles.capability).preempted.inc()
 
     def left(self, execution: Execution, *, outcome: str | None = None) -> None:
         """It is over."""
         capability = execution.handles.capability
         if execution.started:
-            self._m.task_run_seconds.labels(capability).observe(time.monotonic() - execution.began_at)
+            meter = self._meter(capability)
+            meter.ran.observe(time.monotonic() - execution.began_at)
             ended = "returned" if execution.ended_because == "drained" else "dropped"
-            self._m.task_outcomes.labels(capability, outcome or ended).inc()
+            meter.outcome(outcome or ended).inc()
         if self._executions.get(execution.place) is execution:
             del self._executions[execution.place]
         if outcome in ("completed", "failed", "rejected"):

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 import coord
 from coord import errors, limits
+from coord.client import execution
 from coord.ops.devstack.nats import NatsServer
 from coord.wire import subjects, work
 from tests.support.tasks import Fleet, new_tenant, services
@@ -195,6 +196,26 @@ async def test_what_a_handler_does_wrong_is_a_typed_failure(fleet: Fleet) -> Non
             with pytest.raises(kind) as failed:
                 await handle.result(timeout_s=30)
             assert failed.value.details["error"] == error
+
+
+async def test_long_time_limits_are_kept_too(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_COARSE_S", 0.01)  # so that 50 ms is a long one
+    agent = coord.Agent("slow")
+    ended: list[str] = []
+
+    @agent.task("overruns", retries=0)
+    async def overruns(how: str) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(how)
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        handle = await c.submit("overruns", "x", timeout_s=0.05)
+        with pytest.raises(errors.TaskFailed) as failed:
+            await handle.result(timeout_s=30)
+        assert failed.value.details["error"] == "timeout"
+        assert ended == ["x"]
 
 
 async def test_a_failure_is_tried_again_and_the_handler_knows_which_attempt_it_is(fleet: Fleet) -> None:
