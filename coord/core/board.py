@@ -81,6 +81,8 @@ class Sums:
         self.name = name
         self._parts: dict[str, tuple[float, Part]] = {}
         self._said: dict[Place, Board] = {}
+        self._able: dict[Place, tuple[int, int]] = {}
+        """(instances that would take a task, what they run at a time), as `count` found."""
         self.circuits: dict[Place, Open] = {}
 
     def hear(self, name: str, said: Part, now: float) -> None:
@@ -110,9 +112,13 @@ class Sums:
         table.fare_of = fares
         table.claims_of = claims
 
+    def count(self, table: PresenceTable) -> None:
+        """Count who can do what: the costly part, which need not be newer than a second."""
+        self._able = {place: _able(rows, place[1]) for place, rows in table.capabilities()}
+
     def boards(self, table: PresenceTable, now: float, *, tenant: str | None = None) -> dict[Place, Board]:
         """Every capability with work, with agents or with a circuit that is not closed (Unix seconds)."""
-        able = {place: _able(rows, place[1]) for place, rows in table.capabilities() if tenant in (None, place[0])}
+        able = self._able
         places = {p for p, (agents, _) in able.items() if agents} | self.circuits.keys()
         places |= {p for p, fare in table.fare_of.items() if fare.depth or fare.claimed}
         found = {}

@@ -166,8 +166,10 @@ class PresenceTable(Watch):
     ) -> None:
         self._rows: dict[Ident, Row] = {}
         self._per_agent: dict[tuple[str, str], set[str]] = {}
+        self._of_tenant: dict[str, dict[Ident, Row]] = {}
         self._able: dict[tuple[str, str], dict[Ident, Row]] = {}
         """(tenant, capability) → instances that can do it, gone ones too."""
+        self._swept_at = now - 1.0
         self._full_until: dict[tuple[str, str], float] = {}
         """Agents with too many instances, and when it is looked again whether some of them are gone."""
         self._pending: dict[Ident, Row] = {}
@@ -199,13 +201,14 @@ class PresenceTable(Watch):
 
     def rows(self, tenant: str | None = None, capability: str | None = None) -> Iterator[Row]:
         """All instances, or a tenant's, or those that can do something; not to be changed."""
-        if tenant is not None and capability is not None:
-            yield from self._able.get((tenant, capability), {}).values()
-            return
-        for row in self._rows.values():
-            if (tenant is None or row.tenant == tenant) and (
-                capability is None or (row.about is not None and capability in row.about.capabilities)
-            ):
+        if tenant is None:
+            found: Iterable[Row] = self._rows.values()
+        elif capability is None:
+            found = self._of_tenant.get(tenant, {}).values()
+        else:
+            found = self._able.get((tenant, capability), {}).values()
+        for row in found:
+            if capability is None or (row.about is not None and capability in row.about.capabilities):
                 yield row
 
     def capabilities(self) -> Iterator[tuple[tuple[str, str], Iterable[Row]]]:
@@ -417,7 +420,13 @@ class PresenceTable(Watch):
 
     def _has_room(self, tenant: str, agent: str, now: float) -> bool:
         if len(self._rows) >= self._instances_max:
-            return False
+            if now < self._swept_at + 1.0:
+                return False
+            self._swept_at = now
+            for row in [row for row in self._rows.values() if row.state == "gone"]:
+                self._remove(row)  # shown for as long as there is room
+            if len(self._rows) >= self._instances_max:
+                return False
         others = self._per_agent.get((tenant, agent))
         if others is None or len(others) < limits.PRESENCE_PER_AGENT_MAX:
             return True
@@ -432,6 +441,7 @@ class PresenceTable(Watch):
 
     def _add(self, row: Row) -> Row:
         self._rows[row.ident] = row
+        self._of_tenant.setdefault(row.tenant, {})[row.ident] = row
         self._present += 1
         self._per_agent.setdefault((row.tenant, row.agent), set()).add(row.instance)
         return row
@@ -440,6 +450,10 @@ class PresenceTable(Watch):
         self._unindex(row)
         self._rows.pop(row.ident, None)
         self._pending.pop(row.ident, None)
+        tenants = self._of_tenant.get(row.tenant, {})
+        tenants.pop(row.ident, None)
+        if not tenants:
+            self._of_tenant.pop(row.tenant, None)
         others = self._per_agent.get((row.tenant, row.agent))
         if others is not None:
             others.discard(row.instance)

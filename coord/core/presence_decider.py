@@ -50,6 +50,8 @@ _LOOK_EVERY_S: Final = 1.0
 """How often all registered instances are compared with what is heard; deaths are told at once."""
 
 
+_FORGET_EVERY_S: Final = 30.0
+
 _STATED_AT_ONCE: Final = 256
 """Statements of one look, the others come with the next: thousands that register and never beat are as many deaths."""
 
@@ -171,6 +173,7 @@ class PresenceDecider(Folding):
         super().__init__()
         self._agents: dict[tuple[str, str], Agent] = {}
         self._looked_at = 0.0
+        self._forgot_at = 0.0
         self._over: dict[tuple[str, str], int] = {}
         """Looks in a row at which an agent used more than it may."""
 
@@ -234,7 +237,9 @@ class PresenceDecider(Folding):
                     effects.append(_of_one(agent, name, one, event, present))
             if watch is not None and (agent.quarantined or agent.quotas is not None):
                 effects += self._quota(at, agent, watch.usage(*at), now)
-        self._forget(now)
+        if now - self._forgot_at >= _FORGET_EVERY_S:
+            self._forgot_at = now
+            self._forget(now)
         return effects
 
     def _forget(self, now: float) -> None:

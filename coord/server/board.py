@@ -64,6 +64,8 @@ class BoardService(Service):
         self._counted: Counter[tuple[str, str]] = Counter()
         """Facts of watched agents since the last look."""
         self._following: dict[tuple[str, str], Subscription] = {}
+        self._watched: frozenset[tuple[str, str]] = frozenset()
+        """Agents with quotas."""
         self._looked_at = 0.0
 
     async def run(self) -> None:
@@ -74,6 +76,9 @@ class BoardService(Service):
         while True:
             now = time.monotonic()
             due = now - said_at >= limits.BOARD_EVERY_S
+            if due:
+                self.sums.count(table)
+                self._watched = frozenset(table.with_quotas())
             mine = self._part()
             self.sums.hear(self.sums.name, mine, now)
             self.sums.add_up(table, now)
@@ -121,8 +126,7 @@ class BoardService(Service):
         running = list(self._deciders())
         tasks = [d for d in running if isinstance(d, TaskDecider)]
         circuits = [state for d in running if isinstance(d, CapabilityDecider) for state in d.states()]
-        watched = frozenset(self._presence.table.with_quotas())
-        return board.part([d.fares for d in tasks], [d.usage() for d in tasks], circuits, watched)
+        return board.part([d.fares for d in tasks], [d.usage() for d in tasks], circuits, self._watched)
 
     def _hear(self, message: Message) -> None:
         name = message.subject.rpartition(".")[2]

@@ -102,6 +102,7 @@ class Registry:
     async def capabilities(self, request: rpc.Request) -> dict[str, Board]:
         """The boards of the tenant's capabilities."""
         tenant, _, _ = subjects.parse_rpc(request.subject)
+        self._sums.count(self._presence.table)
         boards = self._sums.boards(self._presence.table, time.time(), tenant=tenant)
         return {capability: board for (_, capability), board in boards.items()}
 

@@ -205,6 +205,19 @@ def test_one_name_with_a_new_instance_every_time_is_bounded_and_harms_nobody() -
     assert table.state("acme", "a2", "i1") == "alive"
 
 
+def test_a_full_table_forgets_the_gone_and_then_doubts() -> None:
+    table = PresenceTable(START, instances_max=3)
+    for n in range(3):
+        table.beat("acme", f"a{n}", "i", beat(), SETTLED)
+    table.tick(SETTLED)
+    table.beat("acme", "a0", "i", beat(bye=True), SETTLED)
+    table.beat("acme", "a3", "i", beat(), SETTLED + 2)
+    assert [row.agent for row in table.rows("acme")] == ["a1", "a2", "a3"]
+    table.beat("acme", "a4", "i", beat(), SETTLED + 4)
+    assert table.ignored == 1
+    assert table.lives("acme", "a4", "i")
+
+
 def test_capabilities_are_found_and_forgotten_with_what_an_instance_says() -> None:
     table = settled()
     table.beat(*WHO, beat(about={"capabilities": {"ocr": 2, "sum": 1}}), SETTLED)
@@ -239,6 +252,8 @@ def test_whatever_happens_every_change_is_in_the_table_and_gone_is_told_once(eve
         who = ("acme", "a1", f"i{n}")
         changes: list[Change | None] = []
         if what == "beat":
+            if table.get(*who) is None:
+                before[f"i{n}"] = "alive"  # a new one is alive without a change
             changes = [table.beat(*who, beat(connection=int(now) if value else None), now)]
         elif what == "connected":
             changes = [table.connected(*who, f"s/{value}", now)]

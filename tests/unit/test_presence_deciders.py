@@ -307,6 +307,7 @@ def test_parts_are_added_up_and_the_first_by_name_speaks() -> None:
     sums.hear("a", two, 1.0)
     assert not sums.speaks
     sums.add_up(table, 1.0)
+    sums.count(table)
     found = sums.boards(table, 9.0)
     assert (found["acme", "ocr"].depth, found["acme", "ocr"].running) == (5, 1)
     assert (found["acme", "ocr"].agents, found["acme", "ocr"].capacity, found["acme", "ocr"].starved) == (1, 4, False)

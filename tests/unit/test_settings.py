@@ -13,6 +13,7 @@ from coord import errors
 from coord.bus.topology import Spec, Topology
 from coord.ops import settings
 from coord.ops.devstack.process import ProcessRef
+from coord.wire import subjects
 from coord.ops.devstack.stack import DatabaseState, NatsState, StackState
 from coord.ops.settings import Loaded, Settings
 
@@ -197,7 +198,7 @@ def test_the_pool_fits_exactly() -> None:
 @pytest.mark.parametrize("profile", ["production", "cluster", "development"])
 def test_the_shipped_streams_fit_the_publisher(profile: str) -> None:
     found = load(None, {"COORD_STREAMS_PROFILE": profile}).settings
-    assert {s.stream for s in settings.topology(found).streams} == {"EVENTS", "TELEMETRY", "DLQ", "CURSORS"}
+    assert {s.stream for s in settings.topology(found).streams} == set(subjects.STREAMS)
 
 
 def test_a_duplicate_window_within_the_publish_deadline_is_refused() -> None:
