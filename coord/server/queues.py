@@ -41,7 +41,8 @@ _NAMES_PAGE: Final = 1_024
 _KNOWN_S: Final = 10.0
 """For so long a queue that was there is believed to be there, unless somebody is told otherwise."""
 
-_RETRY_S: Final = 1.0
+_EARLIER: Final = 20_000
+"""So much further back a queue begins than the work that it is made for: a second or less of a busy log."""
 
 
 class OpenRequest(msgspec.Struct, frozen=True):
@@ -159,7 +160,8 @@ class Queues:
                 await self._look()
                 if self._count >= limits.CAPABILITIES_MAX * len(work.QUEUES):
                     raise errors.TooManyCapabilities(capability=capability, capabilities_max=limits.CAPABILITIES_MAX)
-            start = from_seq
+            # Deciders of other partitions are about to name other first submissions.
+            start = None if from_seq is None else max(1, from_seq - _EARLIER)
             if start is None:
                 info = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}")
                 start = int(info["state"]["last_seq"]) + 1
