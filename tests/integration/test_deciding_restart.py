@@ -145,6 +145,27 @@ async def test_a_snapshot_that_is_broken_is_not_believed(hand, start) -> None:
     await until(lambda: open_tasks(second) == len(left))
 
 
+class Forgetful(TaskDecider):
+    """Of a release that cannot read what this one wrote."""
+
+    def load(self, dumped: Any) -> None:
+        super().load(dumped)
+        raise ValueError("what is this")
+
+
+async def test_another_releases_snapshot_costs_time_and_nothing_else(hand, start) -> None:
+    first = await start(factory=lambda _: [TaskDecider()])
+    await hand.open_queues()
+    left = await a_little_of_everything(hand, 20)
+    await until(lambda: open_tasks(first) == len(left))
+    await end(first)
+    more = await start()  # with deciders that the snapshot knows nothing of
+    await until(lambda: open_tasks(more) == len(left))
+    await end(more)
+    other = await start(factory=lambda _: [Forgetful()])
+    await until(lambda: open_tasks(other) == len(left))
+
+
 async def test_what_happened_while_nobody_decided_is_made_good(hand, start) -> None:
     first = await start()
     await hand.open_queues()
