@@ -380,6 +380,12 @@ def matches(filter_subject: str, subject: str) -> bool:
     return all(one in ("*", other) for one, other in zip(wanted, tokens, strict=False))
 
 
+def samples_filter(tenant: str) -> str:
+    """One filter over the stored telemetry of a tenant."""
+    _check(tenant=tenant)
+    return f"{_TLOG}*.{tenant}.>"
+
+
 def live_filter(
     tenant: str,
     *,

@@ -1,25 +1,25 @@
 """The fleet of `coord demo`: a scout, analysts and a reporter, each an agent of its own.
 
 Run as ``python -m coord.ops.demo.fleet JOB``, where JOB is a `Job` as JSON: one process
-hosts some of the agents, each with its own NATS connection.  The agents know each other
-only through facts:
+hosts some of the agents, each with its own NATS connection.  Nobody knows who else there is:
 
-* scout      lists the files (`file.listed`), hands each to an analyst (`handoff.offered`)
-* analyst    accepts (`handoff.accepted`), reviews, states `file.analysed`, hands the
-             findings to the reporter; its timings are telemetry, its progress is status
+* scout      states each file (`file.listed`) and submits a task for it to whoever can `review`
+* analyst    takes tasks as it has hands free, reviews, states `file.analysed`; its timings are
+             telemetry, its progress is status.  When it dies, others get what it held.
 * reporter   sums up what was analysed (`report.summed`)
 
-The last line of the process's output is a `Tally` as JSON: what its agents had acknowledged.
+A process ends when all of its agents have, those of analysts when standard input does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -29,8 +29,13 @@ import coord
 from coord.ops.demo.review import Findings, review
 
 SCOUT, REPORTER = "scout", "reporter"
-FINISHED = "finished"
-"""Reason of the handoff that ends an analyst's work."""
+REVIEW = "review"
+"""The capability of an analyst."""
+
+CAPACITY = 2
+"""Tasks an analyst takes at once."""
+
+_RESULT_S = 300.0
 
 _SKIPPED = frozenset({"site-packages", "__pycache__", ".git", ".venv", "node_modules"})
 _BYTES_MAX = 2_000_000
@@ -45,16 +50,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     agents: tuple[str, ...]
     """Names of the agents this process hosts."""
-    analysts: tuple[str, ...]
-    """Names of all analysts of the fleet, wherever they run."""
-
-
-class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agents of one process had acknowledged by the broker."""
-
-    facts: int
-    samples: int
-    shed: int
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -64,12 +59,11 @@ class Listed(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Offer(msgspec.Struct, frozen=True):
-    """A piece of work with what is needed for it, handed to somebody."""
+class Reviewed(msgspec.Struct, frozen=True):
+    """The outcome of a task; what was found is a fact of its own, for everybody."""
 
-    to: str
-    reason: str
-    path: str | None = None
+    lines: int
+    functions: int
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,92 +94,57 @@ def file_id(path: str) -> str:
 # --- the agents ----------------------------------------------------------------------------
 
 
-class Speaker:
-    """A connected agent that keeps count of what it says."""
-
-    def __init__(self, c: coord.Coord) -> None:
-        self.c = c
-        self.facts = self.samples = 0
-
-    async def state(
-        self,
-        kind: str,
-        event: str,
-        data: object = None,
-        *,
-        id: str,  # noqa: A002 - what the entity's id is called, everywhere
-        key: str | None = None,
-        now: bool = False,
-    ) -> None:
-        """State one fact; `now`: wait until it is stored."""
-        fact = coord.Fact(kind=kind, id=id, key=key, event=event, data=data)
-        await (self.c.publish(fact) if now else self.c.emit(fact))
-        self.facts += 1
-
-    async def sample(self, series: str, value: float) -> None:
-        """One value of telemetry."""
-        await self.c.sample(series, value)
-        self.samples += 1
-
-
-async def scout(me: Speaker, job: Job) -> None:
-    """List the tree, and hand file after file to whichever analyst has the least to read."""
-    await _wait_for(me.c, job.analysts)
+async def scout(job: Job) -> None:
+    """List the tree, submit a task for every file, and wait until all are done."""
     root = Path(job.root)
-    load = dict.fromkeys(job.analysts, 0)
-    for path in source_files(root):
-        name, size = str(path.relative_to(root)), path.stat().st_size
-        work = file_id(name)
-        chosen = min(load, key=lambda a: (load[a], a))
-        load[chosen] += size + 2_000
-        await me.state("file", "listed", Listed(name, size), id=work)
-        await me.state("handoff", "offered", Offer(chosen, "review", name), id=work)
-    for name in job.analysts:
-        await me.state("handoff", "offered", Offer(name, FINISHED), id=f"end-{name}")
-    await me.state("handoff", "offered", Offer(REPORTER, FINISHED), id=f"end-{REPORTER}")
+    async with coord.connect(job.url, tenant=job.tenant, agent=SCOUT) as c:
+        found = [Listed(str(path.relative_to(root)), path.stat().st_size) for path in source_files(root)]
+        ids = [file_id(listed.path) for listed in found]
+        for listed, work in zip(found, ids, strict=True):
+            await c.emit(coord.Fact(kind="file", id=work, event="listed", data=listed))
+        handles = await c.submit_many(REVIEW, found, ids=ids, returns=Reviewed)
+        async with asyncio.timeout(_RESULT_S):
+            await asyncio.gather(*(handle.result() for handle in handles))
 
 
-async def analyst(me: Speaker, job: Job) -> None:
-    """Review what is handed over, until told that there is no more."""
-    name, root, done = me.c.agent, Path(job.root), 0
-    await me.state("agent", "registered", {"capabilities": ["review"]}, id=name, now=True)
-    # From the beginning of the log: it does not matter who starts first.
-    async with me.c.subscribe(kind="handoff", event="offered", start=1) as offers:
-        async for fact in offers:
-            offer = fact.decode(Offer)
-            if offer.to != name:
-                continue
-            if offer.reason == FINISHED or offer.path is None:
-                break
-            await me.state("handoff", "accepted", id=fact.id, key=fact.key)
-            started = time.perf_counter()
-            findings = await asyncio.to_thread(_review, root, offer.path)
-            took_ms = (time.perf_counter() - started) * 1e3
-            done += 1
-            await me.state("file", "analysed", findings, id=fact.key)
-            found = Offer(REPORTER, "findings", offer.path)
-            await me.state("handoff", "offered", found, id=f"{fact.id}-findings", key=fact.key)
-            await me.sample("review_ms", took_ms)
-            await me.sample("file_bytes", float(findings.bytes))
-            await me.state("agent", "status", {"state": "reviewing", "done": done}, id=name)
-    await me.state("agent", "left", {"done": done}, id=name, now=True)
+@contextlib.asynccontextmanager
+async def analyst(name: str, job: Job) -> AsyncIterator[None]:
+    """Be an analyst while the block runs."""
+    agent = coord.Agent(name, capabilities={REVIEW: CAPACITY})
+    root, done = Path(job.root), 0
+
+    @agent.task(REVIEW, timeout_s=60)
+    async def review_file(listed: Listed, ctx: coord.TaskContext) -> Reviewed:
+        nonlocal done
+        started = time.perf_counter()
+        findings = await asyncio.to_thread(_review, root, listed.path)
+        done += 1
+        c = ctx.coord
+        await c.emit(coord.Fact(kind="file", id=ctx.task_id, event="analysed", data=findings))
+        await c.sample("review_ms", (time.perf_counter() - started) * 1e3)
+        await c.sample("file_bytes", float(findings.bytes))
+        await c.emit(coord.Fact(kind="agent", id=name, event="status", data={"state": "reviewing", "done": done}))
+        return Reviewed(findings.lines, len(findings.functions))
+
+    async with agent.connect(job.url, tenant=job.tenant):
+        yield
 
 
-async def reporter(me: Speaker, job: Job) -> None:
+async def reporter(job: Job) -> None:
     """Sum up, once every file that was listed has been analysed."""
     expected = len(source_files(Path(job.root)))
     summary = _Sum()
-    async with me.c.subscribe(kind="file", event="analysed", start=1) as analysed:
-        while summary.files < expected:
-            summary.add((await anext(analysed)).decode(Findings))
-    await me.state("report", "summed", summary.result(), id="tree", now=True)
-
-
-async def _wait_for(c: coord.Coord, names: Iterable[str]) -> None:
-    missing = set(names)
-    async with c.subscribe(kind="agent", event="registered", start=1) as registrations:
-        while missing:
-            missing.discard((await anext(registrations)).id)
+    async with (
+        coord.connect(job.url, tenant=job.tenant, agent=REPORTER) as c,
+        c.subscribe(kind="file", event="analysed", start=1) as analysed,
+    ):
+        seen: set[str] = set()
+        while len(seen) < expected:
+            fact = await anext(analysed)
+            if fact.id not in seen:  # a task of an agent that died is run again, and may have stated it before
+                seen.add(fact.id)
+                summary.add(fact.decode(Findings))
+        await c.publish(coord.Fact(kind="report", id="tree", event="summed", data=summary.result()))
 
 
 class _Sum:
@@ -230,22 +189,22 @@ _parsing = threading.Lock()
 _ROLES = {SCOUT: scout, REPORTER: reporter}
 
 
-async def _agent(name: str, job: Job) -> Tally:
-    async with coord.connect(job.url, tenant=job.tenant, agent=name) as c:
-        me = Speaker(c)
-        await _ROLES.get(name, analyst)(me, job)
-        await c.flush()
-        return Tally(facts=me.facts, samples=me.samples - c.stats.shed, shed=c.stats.shed)
-
-
-async def run(job: Job) -> Tally:
+async def run(job: Job) -> None:
     """Run this process's agents to their end."""
-    tallies = await asyncio.gather(*(_agent(name, job) for name in job.agents))
-    return Tally(
-        facts=sum(t.facts for t in tallies), samples=sum(t.samples for t in tallies), shed=sum(t.shed for t in tallies)
-    )
+    analysts = [name for name in job.agents if name not in _ROLES]
+    async with contextlib.AsyncExitStack() as stack:
+        await asyncio.gather(*(stack.enter_async_context(analyst(name, job)) for name in analysts))
+        await asyncio.gather(*(_ROLES[name](job) for name in job.agents if name in _ROLES))
+        if analysts:
+            await _until_dismissed()
+
+
+async def _until_dismissed() -> None:
+    """Return when standard input has ended: whoever started the process has enough, or is gone."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
 
 
 if __name__ == "__main__":
-    tally = uvloop.run(run(msgspec.json.decode(sys.argv[1], type=Job)))
-    sys.stdout.write(msgspec.json.encode(tally).decode() + "\n")
+    uvloop.run(run(msgspec.json.decode(sys.argv[1], type=Job)))

@@ -1,4 +1,4 @@
-"""Run the demo: the stack, the service, the fleet, and what the database says afterwards."""
+"""Run the demo: the stack, the services, the fleet, a death in the middle, and what the database says afterwards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import sys
 import sysconfig
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,22 +19,27 @@ import coord
 from coord import errors
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
+from coord.core.tasks import ENDED
+from coord.ops import serve
 from coord.ops.cli.output import Output
-from coord.ops.demo import fleet
+from coord.ops.demo import counts, fleet
+from coord.ops.demo.processes import Process
 from coord.ops.devstack.stack import DevStack, DevStackConfig
-from coord.projector.service import ProjectorService
-from coord.query.service import QueryService
+from coord.ops.settings import Settings
 from coord.runtime import assets
-from coord.runtime.service import ServiceGroup
+from coord.runtime.http import HttpConfig
+from coord.server.presence import PresenceConfig
 from coord.store import migrations, queries
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 
-AGENTS_MIN: Final = 3
-"""A scout, a reporter and somebody who works."""
+AGENTS_MIN: Final = 4
+"""A scout, a reporter, one that is killed, and one that goes on."""
 
 _CAUGHT_UP_S: Final = 60.0
 """How long the tables may take to have what was published: far more than they need."""
+
+_READY_S: Final = 60.0
 
 _FLEET_S: Final = 600.0
 """How long the fleet may work: two minutes is much for the standard library on two cores."""
@@ -70,9 +74,9 @@ async def demo(config: DemoConfig, out: Output) -> bool:
         out.say(f"{config.agents} agents review {files} files of {root}")
         tenant = f"demo-{secrets.token_hex(3)}"
         began = datetime.now(UTC)
-        tally = await _review(stack, tenant, root, files, config.agents, out)
+        killed = await _review(stack, tenant, root, files, config.agents, out)
         async with Pool(database) as pool:
-            return await _answers(pool, tenant, began, tally, out, stack)
+            return await _answers(pool, tenant, began, killed, out, stack)
 
 
 # --- the service ---------------------------------------------------------------------------
@@ -80,112 +84,137 @@ async def demo(config: DemoConfig, out: Output) -> bool:
 
 @contextlib.asynccontextmanager
 async def _service(stack: DevStack, out: Output) -> AsyncIterator[DatabaseConfig]:
-    """Streams, schema, projector and query service, for the length of the block."""
+    """Streams, schema and all that `coord serve` runs, for the length of the block."""
     nats, database = NatsConfig(urls=(stack.nats_url,)), DatabaseConfig(url=stack.database_url)
     report = await asyncio.to_thread(migrations.migrate, database)
     for note in report.notes:
         out.say(note)
     async with await Connection.open(nats, name="demo-service") as conn:
         await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
-        services = ServiceGroup("demo", [ProjectorService(nats, database), QueryService(conn)])
-        async with services:
-            await services.wait_ready(30)
-            yield database
+    user = stack.nats_system_user
+    settings = Settings(
+        nats=nats,
+        database=database,
+        presence=PresenceConfig() if user is None else PresenceConfig(system_user=user, system_password=user),
+        http=HttpConfig(enabled=False),
+    )
+    services = serve.services(settings)
+    async with services:
+        await services.wait_ready(_READY_S)
+        yield database
 
 
 # --- the fleet -----------------------------------------------------------------------------
 
 
-async def _review(stack: DevStack, tenant: str, root: Path, files: int, agents: int, out: Output) -> fleet.Tally:
-    """Let the fleet work, showing its progress; returns what was acknowledged."""
-    analysts = tuple(f"analyst-{i}" for i in range(1, agents - 1))
-    hosted: list[list[str]] = [[] for _ in range(min(_PROCESSES, len(analysts)))]
-    for i, name in enumerate(analysts):
-        hosted[i % len(hosted)].append(name)
-    hosted[0] += [fleet.SCOUT, fleet.REPORTER]
-    jobs = [
-        fleet.Job(url=stack.nats_url, tenant=tenant, root=str(root), agents=tuple(names), analysts=analysts)
-        for names in hosted
-    ]
-    runs = [asyncio.create_task(_process(job)) for job in jobs]
-    progress = asyncio.create_task(_show_progress(stack.nats_url, tenant, files, out))
-    try:
-        # The first that fails ends the others: half a fleet would wait for the other half.
-        async with asyncio.timeout(_FLEET_S):
-            tallies = await asyncio.gather(*runs)
-    except TimeoutError as exc:
-        raise errors.DeadlineExceeded(f"the fleet was not done within {_FLEET_S:g} s; see `coord dlq ls`") from exc
-    finally:
-        for task in (*runs, progress):
-            task.cancel()
-        ended = await asyncio.gather(*runs, progress, return_exceptions=True)
-    if isinstance(ended[-1], Exception):
-        raise ended[-1]
-    return fleet.Tally(
-        facts=sum(t.facts for t in tallies), samples=sum(t.samples for t in tallies), shed=sum(t.shed for t in tallies)
-    )
+class Killed(msgspec.Struct, frozen=True):
+    """The analyst that did not live to see the end."""
+
+    agent: str
+    at: datetime
+    held: int
+    """Tasks that it had claimed and not finished, as far as was heard."""
 
 
-async def _process(job: fleet.Job) -> fleet.Tally:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.demo.fleet", msgspec.json.encode(job).decode(),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        output, talk = await process.communicate()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        last = talk.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise errors.CoordError(f"a process of the fleet ended with {process.returncode}: {' '.join(last)}")
-    return msgspec.json.decode(output.splitlines()[-1], type=fleet.Tally)
+async def _review(stack: DevStack, tenant: str, root: Path, files: int, agents: int, out: Output) -> Killed:
+    """Let the fleet work, showing its progress, and kill one of it in the middle."""
+    *others, last = (f"analyst-{i}" for i in range(1, agents - 1))
+    hosts: list[list[str]] = [[] for _ in range(min(_PROCESSES, len(others)))]
+    for i, name in enumerate(others):
+        hosts[i % len(hosts)].append(name)
+    parts = ([fleet.SCOUT, fleet.REPORTER], *hosts, [last])
+    jobs = [fleet.Job(url=stack.nats_url, tenant=tenant, root=str(root), agents=tuple(names)) for names in parts]
+    async with contextlib.AsyncExitStack() as processes:
+        boss, *workers, victim = [await processes.enter_async_context(Process(job)) for job in jobs]
+        work = asyncio.gather(boss.ended(), _follow(stack.nats_url, tenant, files, victim, out))
+        failures = [asyncio.ensure_future(worker.ended()) for worker in workers]
+        try:
+            async with asyncio.timeout(_FLEET_S):
+                # A host that ends is one that has failed; its tasks would move, but the demo shows one death.
+                waiting: list[asyncio.Future[Any]] = [work, *failures]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for failure in failures:
+                    if failure.done():
+                        failure.result()
+                _, killed = await work
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded(f"the fleet was not done within {_FLEET_S:g} s; see `coord dlq ls`") from exc
+        finally:
+            work.cancel()
+            for failure in failures:
+                failure.cancel()
+            await asyncio.gather(work, *failures, return_exceptions=True)
+        await asyncio.gather(*(worker.dismiss() for worker in workers))
+    return killed
 
 
-async def _show_progress(url: str, tenant: str, files: int, out: Output) -> None:
-    """A bar that follows the log, as any subscriber can; one line when nobody looks at a terminal."""
+async def _follow(url: str, tenant: str, files: int, victim: Process, out: Output) -> Killed:
+    """Show how far the fleet is, from the log, as any subscriber can; kill the victim in the middle of its work.
+
+    A bar where somebody looks at a terminal, otherwise a line at the end.
+    """
+    (name,) = victim.job.agents
     terminal = out.stderr.isatty()
+    killed: Killed | None = None
+    done: set[str] = set()
+    held: set[str] = set()
+    began = time.monotonic()
     async with (
         coord.connect(url, tenant=tenant, agent="audience") as c,
-        c.subscribe(kind="file", event="analysed", start=1) as analysed,
+        c.subscribe(kind="task", start=1) as tasks,
     ):
-        began, done = time.monotonic(), 0
-        async for _ in analysed:
-            done += 1
-            if terminal:
-                filled = 40 * done // files
-                out.stderr.write(f"\r  [{'█' * filled}{'·' * (40 - filled)}] {done}/{files} files")
-                out.stderr.flush()
-            if done == files:
-                break
-        end = "\r" + " " * 70 + "\r" if terminal else ""
-        out.say(f"{end}{done} files reviewed in {time.monotonic() - began:.1f} s")
+        while len(done) < files:
+            fact = await anext(tasks)
+            if fact.event == "claimed" and fact.agent == name:
+                held.add(fact.id)
+            elif fact.event in ENDED:
+                held.discard(fact.id)
+                done.add(fact.id)
+                if terminal:
+                    filled = 40 * len(done) // files
+                    out.stderr.write(f"\r  [{'█' * filled}{'·' * (40 - filled)}] {len(done)}/{files} files")
+                    out.stderr.flush()
+            if killed is None and held and 3 * len(done) >= files:
+                killed = Killed(name, datetime.now(UTC), len(held))
+                victim.kill()
+    end = "\r" + " " * 70 + "\r" if terminal else ""
+    out.say(f"{end}{len(done)} files reviewed in {time.monotonic() - began:.1f} s")
+    if killed is None:
+        raise errors.CoordError(f"{name} never held a task: there was nothing to be seen")
+    return killed
 
 
 # --- the answers ---------------------------------------------------------------------------
 
 
-async def _answers(pool: Pool, tenant: str, since: datetime, tally: fleet.Tally, out: Output, stack: DevStack) -> bool:
-    values = {"tenant": tenant, "since": since.isoformat()}
-    await _caught_up(pool, values, tally)
+async def _answers(pool: Pool, tenant: str, since: datetime, killed: Killed, out: Output, stack: DevStack) -> bool:
+    # What is stored from now on (an agent's end, say) is not counted on either side.
+    until = datetime.now(UTC)
+    async with await Connection.open(NatsConfig(urls=(stack.nats_url,)), name="demo-count") as conn:
+        said = await counts.stored(conn, tenant, until)
+    values = {"tenant": tenant, "since": since.isoformat(), "until": until.isoformat()}
+    await _caught_up(pool, values, said)
     committed = await _has_commit_times(pool)
     for title, name, more in (
         ("Files per agent", "files_per_agent", {}),
         ("The ten most complex functions", "most_complex_functions", {"limit": 10}),
-        ("Who handed work to whom", "handoff_matrix", {}),
-        ("Telemetry", "telemetry_summary", {}),
-        ("Latency", "latency_committed" if committed else "latency_projected", {}),
-        ("Throughput", "throughput", {}),
+        ("Who did whose tasks", "tasks_done", {}),
     ):
         await _show(pool, title, name, {**values, **more}, out)
-    rows = await _show(pool, "Rows against facts published", "rows_vs_facts", {**values, "published": tally.facts}, out)
+    moved = await _show(pool, "Tasks that moved", "tasks_moved", {**values, "lost_at": killed.at.isoformat()}, out)
+    out.text(_moved(killed, moved))
+    for title, name in (
+        ("Telemetry", "telemetry_summary"),
+        ("Latency", "latency_committed" if committed else "latency_projected"),
+        ("Throughput", "throughput"),
+    ):
+        await _show(pool, title, name, values, out)
+    rows = await _show(pool, "Rows against facts stored", "rows_vs_facts", {**values, "published": said.facts}, out)
     samples = await _count_samples(pool, values)
-    exact = bool(rows[0]["exactly_once"]) and samples == tally.samples
-    verdict = "every fact and every sample exactly once" if exact else "NOT what was published"
+    exact = bool(rows[0]["exactly_once"]) and samples == said.samples
+    verdict = "every fact and every sample exactly once" if exact else "NOT what was stored"
     out.text(
-        f"{tally.facts} facts and {tally.samples} samples published; "
+        f"{said.facts} facts and {said.samples} samples in the log; "
         f"{rows[0]['rows']} and {samples} rows in the tables: {out.style(verdict, 'green' if exact else 'red')}"
     )
     home = stack.state.database.home if stack.state.database else None
@@ -196,6 +225,18 @@ async def _answers(pool: Pool, tenant: str, since: datetime, tally: fleet.Tally,
     out.say("  coord event tail        follow the log live")
     out.say("  make demo ARGS='--path DIR'   review another tree")
     return exact
+
+
+def _moved(killed: Killed, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What became of the tasks of the one that was killed, in words."""
+    mine = [row for row in rows if row["from_agent"] == killed.agent]
+    if not mine:
+        return f"{killed.agent} was killed (-9) in the middle; it held nothing that was not done."
+    tasks = sum(row["tasks"] for row in mine)
+    takers = ", ".join(sorted(row["to_agent"] for row in mine))
+    last = max(row["max_ms"] for row in mine)
+    which = "its task" if tasks == 1 else f"its {tasks} tasks"
+    return f"{killed.agent} was killed (-9) in the middle; {which} went on with {takers}, within {last:.0f} ms."
 
 
 async def _show(
@@ -210,14 +251,14 @@ async def _show(
     return found
 
 
-async def _caught_up(pool: Pool, values: Mapping[str, object], tally: fleet.Tally) -> None:
+async def _caught_up(pool: Pool, values: Mapping[str, object], said: counts.Stored) -> None:
     """Return when the tables have everything, or after a while: the answers then show what lacks."""
     async with pool.acquire() as conn:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CAUGHT_UP_S):
                 while True:
                     rows = await queries.run(conn, "rows_vs_facts", **values)
-                    if rows[0]["rows"] >= tally.facts and await _samples(conn, values) >= tally.samples:
+                    if rows[0]["rows"] >= said.facts and await _samples(conn, values) >= said.samples:
                         return
                     await asyncio.sleep(0.1)
 
