@@ -1,4 +1,4 @@
-"""Find `streams/` and `sql/`: beside the package in a checkout, inside it in an installed wheel.
+"""Find `streams/`, `sql/` and `workflows/`: beside the package in a checkout, inside it in an installed wheel.
 
 They are read where they lie and never copied, so what a person edits in a checkout is what
 runs.  The checkout wins over files inside the package: an editable install has only the first.
@@ -22,6 +22,11 @@ def streams_dir() -> Path:
 def sql_dir() -> Path:
     """The folder of schema, migrations, queries and roles."""
     return assets_dir("sql")
+
+
+def workflows_dir() -> Path:
+    """The folder of workflow templates."""
+    return assets_dir("workflows")
 
 
 def checkout_dir() -> Path | None:

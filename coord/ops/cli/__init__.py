@@ -29,6 +29,7 @@ from coord.ops.cli import (
     spool,
     status,
     stream,
+    workflow,
 )
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ serve.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
 replay.add_to(app)
-for noun in (event, agent, stream, db, dlq, projection, spool, logs, config, bench):
+for noun in (event, agent, stream, db, dlq, projection, spool, logs, config, bench, workflow):
     app.add_typer(noun.app)
 
 

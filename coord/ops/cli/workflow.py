@@ -1,0 +1,325 @@
+"""``coord workflow``: definitions and their templates, and workflows that run or ran."""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coord.ops.cli.base import Context, Exit, command, group
+
+if TYPE_CHECKING:
+    from coord.client.connect import Coord
+    from coord.core.flow_view import View
+    from coord.wire.flow import Definition
+
+app = group("workflow", "Workflows: new from a template, start, follow, signal, cancel.")
+
+_COLUMNS = ["id", "workflow", "status", "submitter", "started", "step", "error"]
+_FACTS_MAX = 50_000
+
+_Id = Annotated[str, typer.Argument(help="Of the workflow.")]
+_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
+_Agent = Annotated[str, typer.Option("--agent", help="Who speaks; default: identity.agent.")]
+_Parameters = Annotated[list[str] | None, typer.Option("--param", "-p", help="Of the template, as name=value.")]
+
+
+@command(app, "new")
+def new(
+    ctx: Context,
+    template: Annotated[str, typer.Option("--from", help="A template of coord's, or a file; default: list them.")] = "",
+    param: _Parameters = None,
+    to: Annotated[Path | None, typer.Option("--file", "-f", help="Write it there; default: print it.")] = None,
+) -> None:
+    """Make a definition from a template: TOML, to be kept and edited."""
+    from coord.core import flow_files
+    from coord.errors import SettingsError
+
+    if not template:
+        ctx.out.rows(_templates(), ["template", "what", "parameters"])
+        return
+    text = flow_files.filled(_template(template), _given(param or []))
+    flow_files.parse(text)
+    if to is None:
+        ctx.out.text(text.rstrip())
+        return
+    if to.exists():
+        raise SettingsError("there is such a file already", file=str(to))
+    to.write_text(text)
+    ctx.out.say(f"Wrote {to}: coord workflow start {to}")
+
+
+@command(app, "start")
+async def start(
+    ctx: Context,
+    definition: Annotated[str, typer.Argument(help="A TOML or JSON file, or a template's name.")],
+    id: Annotated[str, typer.Option("--id", help="It exists once under it; default: a new one.")] = "",
+    input: Annotated[str, typer.Option("--input", "-i", help="JSON; @FILE or - (stdin) to read it from there.")] = "",
+    param: _Parameters = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its result and print that.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Of the wait, seconds.")] = 600.0,
+    tenant: _Tenant = "",
+    agent: _Agent = "",
+) -> None:
+    """Start a workflow, and print its id."""
+    defined = _definition(definition, param or [])
+    given = _json(input)
+    async with _client(ctx, tenant, agent) as me:
+        handle = await me.start_workflow(defined, given, id=id or None)
+        if wait:
+            ctx.out.record({"id": handle.id, "result": await handle.result(timeout_s)})
+        else:
+            ctx.out.record({"id": handle.id, "workflow": f"{defined.name}@{defined.version}", "agent": me.agent})
+
+
+@command(app, "ls")
+async def ls(
+    ctx: Context,
+    status: Annotated[str, typer.Option("--status", help="running, compensating, completed, failed, cancelled.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="The newest so many.")] = 50,
+    tenant: _Tenant = "",
+) -> None:
+    """List the workflows that the log holds; older ones are in the table coord.workflow."""
+    from coord.client.workflows import lives
+
+    async with _client(ctx, tenant) as me:
+        found = [life for life in await lives(me, _FACTS_MAX) if status in ("", life.status)]
+    rows = [
+        {
+            "id": life.id,
+            "workflow": f"{life.name}@{life.version}",
+            "status": life.status,
+            "submitter": life.submitter,
+            "started": _moment(life.started_at),
+            "step": life.step,
+            "error": life.error,
+        }
+        for life in sorted(found, key=lambda life: life.started_at, reverse=True)[:limit]
+    ]
+    ctx.out.rows(rows, _COLUMNS, empty="The log holds no such workflow.")
+
+
+@command(app, "get")
+async def get(ctx: Context, id: _Id, tenant: _Tenant = "") -> None:
+    """Show a workflow and how far each of its steps is."""
+    import msgspec
+
+    async with _client(ctx, tenant) as me:
+        view = await me.workflow(id).status()
+    life = view.life
+    if not ctx.out.is_table:
+        ctx.out.record(msgspec.to_builtins(view))
+        return
+    ctx.out.record(
+        {
+            "id": life.id,
+            "workflow": f"{life.name}@{life.version}",
+            "status": life.status,
+            "submitter": life.submitter,
+            "started": _moment(life.started_at),
+            "ended": None if life.ended_at is None else _moment(life.ended_at),
+            "parent": None if life.parent is None else life.parent.id,
+            "error": life.error,
+            "message": life.message,
+            "step": life.step,
+        }
+    )
+    ctx.out.text()
+    ctx.out.rows(_steps(view), ["step", "kind", "status", "parts", "waits_since", "decided"])
+
+
+@command(app, "graph")
+async def graph(
+    ctx: Context,
+    what: Annotated[str, typer.Argument(help="A TOML or JSON file, a template's name, or the id of a workflow.")],
+    format: Annotated[str, typer.Option("--format", help="mermaid or svg.")] = "mermaid",
+    to: Annotated[Path | None, typer.Option("--file", "-f", help="Write it there; default: print it.")] = None,
+    tenant: _Tenant = "",
+) -> None:
+    """Draw a definition, or a workflow with how far its steps are."""
+    from coord.core import flow_graph
+    from coord.errors import InvalidWorkflow, SettingsError
+
+    if format not in ("mermaid", "svg"):
+        raise SettingsError("a graph is drawn as mermaid or svg", format=format)
+    view: View | None = None
+    if _is_definition(what):
+        defined = _definition(what, [])
+    else:
+        async with _client(ctx, tenant) as me:
+            view = await me.workflow(what).status()
+        if view.definition is None:
+            raise InvalidWorkflow("this workflow was started with what is no definition", workflow=what)
+        defined = view.definition
+    drawn = flow_graph.mermaid(defined, view) if format == "mermaid" else flow_graph.svg(defined, view)
+    if to is None:
+        ctx.out.text(drawn.rstrip())
+    else:
+        to.write_text(drawn)
+
+
+@command(app, "signal")
+async def signal(
+    ctx: Context,
+    id: _Id,
+    name: Annotated[str, typer.Argument(help="Of the signal that a step waits for.")],
+    data: Annotated[str, typer.Option("--data", "-d", help="JSON; @FILE or - (stdin) to read it from there.")] = "",
+    approve: Annotated[bool, typer.Option("--approve", help='Say {"approved": true}.')] = False,
+    decline: Annotated[bool, typer.Option("--decline", help='Say {"approved": false}.')] = False,
+    tenant: _Tenant = "",
+    agent: _Agent = "",
+) -> None:
+    """Raise a signal that a step of a workflow waits for."""
+    from coord.errors import SettingsError
+
+    said = _json(data)
+    if approve and decline:
+        raise SettingsError("either --approve or --decline")
+    async with _client(ctx, tenant, agent) as me:
+        if approve or decline:
+            said = {**(said if isinstance(said, dict) else {}), "approved": approve, "by": me.agent}
+        await me.workflow(id).signal(name, said)
+    ctx.out.say(f"Raised {name} for {id}.")
+
+
+@command(app, "cancel")
+async def cancel(
+    ctx: Context,
+    id: _Id,
+    reason: Annotated[str, typer.Option("--reason", help="In words.")] = "",
+    tenant: _Tenant = "",
+    agent: _Agent = "",
+) -> int:
+    """Cancel a workflow: nothing more begins, and what was completed is undone.
+
+    Only who started it may, so it is said in that agent's name.
+    """
+    from coord.errors import SettingsError
+
+    async with _client(ctx, tenant) as me:
+        view = await me.workflow(id).status()
+    submitter = view.life.submitter
+    if submitter.startswith("_"):
+        parent = view.life.parent.id if view.life.parent is not None else None
+        raise SettingsError("a sub-workflow is cancelled with its parent", parent=parent)
+    async with _client(ctx, tenant, agent or submitter) as me:
+        cancelled = await me.workflow(id).cancel(reason)
+    ctx.out.say(f"Cancelled {id}." if cancelled else f"{id} has ended: {view.life.status}.")
+    return Exit.OK if cancelled else Exit.ERROR
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _client(ctx: Context, tenant: str, agent: str = "") -> AsyncIterator[Coord]:
+    import msgspec
+
+    from coord.client.connect import connect
+
+    given = {name: value for name, value in (("tenant", tenant), ("agent", agent)) if value}
+    config = msgspec.structs.replace(ctx.settings.client, **given)
+    async with ctx.bus() as conn, connect(config, connection=conn) as me:
+        yield me
+
+
+def _templates() -> list[dict[str, Any]]:
+    from coord.core import flow_files
+    from coord.runtime import assets
+
+    found = []
+    for path in sorted(assets.workflows_dir().glob("*.toml")):
+        text = path.read_text()
+        names = " ".join(f"{name}={value}" for name, value in flow_files.parameters(text).items())
+        found.append({"template": path.stem, "what": flow_files.described(text), "parameters": names})
+    return found
+
+
+def _template(name: str) -> str:
+    from coord.errors import SettingsError
+    from coord.runtime import assets
+
+    path = Path(name)
+    if not path.is_file():
+        path = assets.workflows_dir() / f"{Path(name).name}.toml"
+    if not path.is_file():
+        names = sorted(known.stem for known in assets.workflows_dir().glob("*.toml"))
+        raise SettingsError("there is no such template or file", template=name, templates=names)
+    return path.read_text()
+
+
+def _is_definition(what: str) -> bool:
+    from coord.runtime import assets
+
+    return Path(what).suffix in (".toml", ".json") or (assets.workflows_dir() / f"{what}.toml").is_file()
+
+
+def _definition(what: str, param: list[str]) -> Definition:
+    from coord.core import flow_files
+
+    if what.endswith(".json"):
+        return flow_files.parse(_template(what), is_json=True)
+    return flow_files.parse(flow_files.filled(_template(what), _given(param)))
+
+
+def _given(param: list[str]) -> dict[str, str]:
+    from coord.errors import SettingsError
+
+    given = {}
+    for pair in param:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError("a parameter is given as name=value", given=pair)
+        given[name] = value
+    return given
+
+
+def _json(text: str) -> Any:
+    import msgspec
+
+    from coord.errors import SettingsError
+
+    if not text:
+        return None
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        text = Path(text[1:]).read_text()
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError as exc:
+        raise SettingsError(f"not JSON: {exc}", given=text[:100]) from exc
+
+
+def _moment(unix_s: float) -> str:
+    from datetime import UTC, datetime
+
+    from coord.ops.cli.output import moment
+
+    return moment(datetime.fromtimestamp(unix_s, UTC))
+
+
+def _steps(view: View) -> list[dict[str, Any]]:
+    rows = []
+    for step in view.steps:
+        ended = sum(
+            status in ("completed", "failed", "rejected", "cancelled", "expired") for status in step.parts.values()
+        )
+        decided = step.decided
+        rows.append(
+            {
+                "step": step.name,
+                "kind": step.kind,
+                "status": step.status,
+                "parts": f"{ended}/{len(step.parts)}" if len(step.parts) > 1 else None,
+                "waits_since": None if step.waits_since is None else _moment(step.waits_since),
+                "decided": None if decided is None else f"{decided['table'] or 'rules'}@{decided['version']}",
+            }
+        )
+    return rows
