@@ -132,6 +132,8 @@ class Row(msgspec.Struct):
     """Monotonic, of the last heartbeat, or later: since when it could have beaten."""
     state: State = "alive"
     beat: Heartbeat = Heartbeat()
+    due_s: float = limits.HEARTBEAT_IDLE_S
+    """How soon the next one comes, as the last one said."""
     body: bytes = b""
     """The last heartbeat as it came: most are the same again, and are not decoded."""
     about: Registration | None = None
@@ -277,7 +279,7 @@ class PresenceTable(Watch):
                 return Change(tenant, agent, instance, "gone", "bye")
             row = self._add(Row(tenant, agent, instance, now, connections=set()))
         came_back = row.closed_at is None or said.here or said.connection is None or said.connection != row.closed_on
-        row.heard, row.beat, row.body = now, said, b"" if said.here else body
+        row.heard, row.beat, row.body, row.due_s = now, said, b"" if said.here else body, said.due_s
         self._about(row, said)
         if said.bye:
             return self._enter(row, "bye", "bye", now)
@@ -383,11 +385,10 @@ class PresenceTable(Watch):
                 if row.gone_at is not None and now - row.gone_at > limits.PRESENCE_KEPT_S:
                     forgotten.append(row)
                 continue
-            every_s = row.beat.every_s
-            if silent_s < every_s * limits.SUSPECT_AFTER:
+            due_s = row.due_s
+            if silent_s < due_s * limits.SUSPECT_AFTER:
                 continue
-            every_s = min(max(every_s, limits.HEARTBEAT_EVERY_MIN_S), limits.HEARTBEAT_EVERY_MAX_S)
-            if silent_s >= every_s * limits.GONE_AFTER:
+            if silent_s >= due_s * limits.GONE_AFTER:
                 change = self._enter(row, "silent", "silent", now)
             else:
                 change = self._enter(row, "overdue", "overdue", now)

@@ -48,8 +48,8 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """That an instance is there, and how it fares."""
 
-    every_s: float = limits.HEARTBEAT_IDLE_S
-    """How soon the next one comes at the latest."""
+    every_s: float | None = None
+    """How soon the next one comes at the latest; None: in 1 s where it holds claims, in 5 s where it does not."""
     load: float = 0.0
     """0 to 1, of what it can take."""
     claims: int = 0
@@ -70,6 +70,13 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     about: Registration | None = None
     """Said with the first ones, now and then, and when asked for."""
 
+    @property
+    def due_s(self) -> float:
+        """`every_s`, within what an instance may say."""
+        if self.every_s is None:
+            return limits.HEARTBEAT_S if self.claims else limits.HEARTBEAT_IDLE_S
+        return min(max(self.every_s, limits.HEARTBEAT_EVERY_MIN_S), limits.HEARTBEAT_EVERY_MAX_S)
+
 
 TOPIC: Final = "presence"
 """Of pushes: ``{"what": "beat"}`` asks for a heartbeat at once, ``{"what": "about"}`` for one with `about`,
@@ -89,7 +96,7 @@ def decode_heartbeat(body: bytes) -> Heartbeat | None:
             check(beat.about)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, errors.CoordError):
         return None
-    return beat if beat.claims >= 0 and beat.every_s > 0 else None
+    return beat if beat.claims >= 0 and (beat.every_s is None or beat.every_s > 0) else None
 
 
 def decode_registration(body: bytes) -> Registration | None:

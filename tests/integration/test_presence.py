@@ -159,16 +159,10 @@ async def test_without_a_system_account_heartbeats_alone_decide(tmp_path: Path) 
     async with serving(server, system=False) as fleet:
         worker = await start(fleet)
         await until(lambda: fleet.board.table.state(fleet.tenant, "w1", worker.instance) == "alive")
-        fleet.board.table.get(fleet.tenant, "w1", worker.instance).beat = coord_beat(every_s=0.2)
+        fleet.board.table.get(fleet.tenant, "w1", worker.instance).due_s = 0.2
         await worker.end()
         await until(lambda: fleet.died_at(worker.instance), 30)
     await server.stop()
-
-
-def coord_beat(**fields: Any) -> Any:
-    from coord.wire.presence import Heartbeat
-
-    return Heartbeat(**fields)
 
 
 async def test_agents_are_found_drained_and_rejoin(fleet: Fleet) -> None:

@@ -7,10 +7,13 @@ import { encode } from "@msgpack/msgpack";
 import { jetstream } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
 import * as coord from "./coord.mjs";
+import { Presence } from "./presence.mjs";
 import { Tasks } from "./tasks.mjs";
 
 const say = (value) => console.log(JSON.stringify(value));
 const TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+const ask = (nc, tenant, asked) => new Presence(nc, tenant, "node-2", "x").find(asked);
 
 const commands = {
   // Submit tasks, and say how each ended.
@@ -22,6 +25,28 @@ const commands = {
     } catch (error) {
       say({ refused: error.code });
     }
+  },
+
+  // Register, be found, be told to drain, and end without a goodbye.
+  async presence(nc, tenant) {
+    const instance = "nodepresence1";
+    const own = await connect({ servers: nc.getServer(), name: `coord:${tenant}:node-1:${instance}` });
+    const presence = new Presence(own, tenant, "node-1", instance);
+    const told = presence.told(1);
+    await own.flush();
+    await presence.register();
+    let found;
+    do found = await presence.find({ capability: "ocr", labels: { region: "eu" } });
+    while (!found.instances.length);
+    say({ found: found.instances[0] });
+    await coord.call(nc, `coord.rpc.${tenant}.agents.drain`, { agent: "node-1" });
+    say({ told: await told });
+    do found = await presence.find({ agent: "node-1", state: "draining" });
+    while (!found.instances.length);
+    await own.close();
+    do found = await ask(nc, tenant, { agent: "node-1", state: "gone" });
+    while (!found.instances.length);
+    say({ gone: found.instances[0].instance });
   },
 
   // Run tasks: a number is doubled, text is rejected.

@@ -69,6 +69,14 @@ def test_an_idle_one_has_the_time_that_it_says() -> None:
     assert [c.state for c in pass_time(table, SETTLED + 7.3, SETTLED + 13)] == ["suspect", "gone"]
 
 
+def test_one_that_holds_claims_and_says_no_more_is_due_every_second() -> None:
+    table = settled()
+    table.beat(*WHO, b'{"claims":1}', SETTLED)
+    assert [c.state for c in pass_time(table, SETTLED, SETTLED + 3)] == ["suspect", "gone"]
+    table.beat(*WHO, b"{}", SETTLED + 3)
+    assert pass_time(table, SETTLED + 3, SETTLED + 6) == []
+
+
 def test_a_killed_one_is_gone_when_the_grace_is_over() -> None:
     table = settled("i1")
     change = table.disconnected(*WHO, "s/1", SETTLED)
