@@ -38,8 +38,8 @@ class Hand:
 
     @classmethod
     async def open(cls, url: str, tenant: str = "acme") -> Self:
-        """On a connection of its own."""
-        hand = cls(await Connection.open(NatsConfig(urls=(url,)), name="hand"), tenant)
+        """On a connection of its own; `url`: one, or several with commas between."""
+        hand = cls(await Connection.open(NatsConfig(urls=tuple(url.split(","))), name="hand"), tenant)
         await hand.conn.subscribe(f"{subjects.PUSH_PREFIX}{tenant}.>", hand._pushed)
         return hand
 
