@@ -6,6 +6,7 @@ the decider works.  The seed is in the test's name and in its messages.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from typing import Any
@@ -32,7 +33,11 @@ def definition(rng: random.Random, depth: int = 0) -> dict[str, Any]:
             step["needs"] = rng.sample(before, rng.randint(0, min(3, len(before))))
         kind = rng.choices(["task", "workflow", "signal", "decide", "sleep"], [10, 1 - depth, 1, 1, 1])[0]
         if kind == "task":
-            step |= {"task": "do", "retries": rng.randint(0, 2), "priority": rng.choice(["critical", "normal", "batch"])}
+            step |= {
+                "task": "do",
+                "retries": rng.randint(0, 2),
+                "priority": rng.choice(["critical", "normal", "batch"]),
+            }
         elif kind == "workflow":
             step["workflow"] = definition(rng, depth + 1)
         elif kind == "signal":
@@ -226,14 +231,16 @@ def _has_ended(
     if "task" in step:
         met = [p for p in parts if p in tasks and tasks[p].submitted_seq]
         failed = any(tasks[p].ended and tasks[p].status != "completed" for p in met)
-        return not met or all(tasks[p].ended for p in met) and (len(met) == len(parts) or failed)
+        return not met or (all(tasks[p].ended for p in met) and (len(met) == len(parts) or failed))
     if "workflow" in step:
         began = [p for p in parts if any(f.seq < seq for f in own if f.kind == "workflow" and p in f.detail)]
         return all(p in joined for p in began)
     earlier = [f for f in own if f.seq < seq]
     if "signal" in step:
         awaited = any(f.kind == "signal" and f.event == "awaited" and f.detail == (need,) for f in earlier)
-        raised = any(f.kind == "signal" and f.event in ("raised", "resumed") and f.id == step["signal"] for f in earlier)
+        raised = any(
+            f.kind == "signal" and f.event in ("raised", "resumed") and f.id == step["signal"] for f in earlier
+        )
         return raised or not awaited
     if "sleep_s" in step:
         was_set = any(f.kind == "timer" and f.event == "set" and f.id == need for f in earlier)
@@ -270,9 +277,9 @@ def _check_undone(own: list[StoredFact], defined: dict[str, Any], seed: int) -> 
         assert not names, f"seed {seed}: what was completed is not undone"
     else:
         assert must <= set(names), f"seed {seed}: {must - set(names)} is left as it is"
-    for one, other in zip(undo, undo[1:], strict=False):
+    for one, other in itertools.pairwise(undo):
         ends = [f.seq for f in own if f.id == one.id and f.event in ("completed", "failed", "rejected", "released")]
-        assert ends and min(ends) < other.seq, f"seed {seed}: one at a time"
+        assert min(ends, default=other.seq) < other.seq, f"seed {seed}: one at a time"
 
 
 def check_replays(play: Play, seed: int) -> None:

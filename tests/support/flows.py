@@ -1,4 +1,4 @@
-"""A world for the workflow decider, in memory: a log with its conditions, agents that do whatever they like, and time."""
+"""A world for the workflow decider, in memory: a log with its conditions, agents and time."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ class World:
 
     def state(self, stated: State) -> None:
         """What the loop around a decider does with a statement."""
-        event_id = ids.derive_id(
-            stated.tenant, stated.key, stated.version, stated.step, stated.attempt, stated.ordinal
-        )
+        event_id = ids.derive_id(stated.tenant, stated.key, stated.version, stated.step, stated.attempt, stated.ordinal)
         if event_id in self._ids and not self.forgetful:
             return
         if stated.once == "entity" and (stated.key, stated.kind, stated.id) in self._entities:
@@ -94,7 +92,9 @@ class World:
             fact = self.log[self.folded]
             self.folded += 1
             if self.decider.forgot(fact):
-                before = [f for f in self.log[: self.folded - 1] if (f.key, f.kind, f.id) == (fact.key, fact.kind, fact.id)]
+                before = [
+                    f for f in self.log[: self.folded - 1] if (f.key, f.kind, f.id) == (fact.key, fact.kind, fact.id)
+                ]
                 self.decider.recall(before)
             self._take(self.decider.apply(fact))
 

@@ -111,7 +111,7 @@ async def get(ctx: Context, id: _Id, tenant: _Tenant = "") -> None:
     import msgspec
 
     async with _client(ctx, tenant) as me:
-        view = await me.workflow(id).status()
+        view = await _status(ctx, me, id)
     life = view.life
     if not ctx.out.is_table:
         ctx.out.record(msgspec.to_builtins(view))
@@ -153,7 +153,7 @@ async def graph(
         defined = _definition(what, [])
     else:
         async with _client(ctx, tenant) as me:
-            view = await me.workflow(what).status()
+            view = await _status(ctx, me, what)
         if view.definition is None:
             raise InvalidWorkflow("this workflow was started with what is no definition", workflow=what)
         defined = view.definition
@@ -184,6 +184,7 @@ async def signal(
     async with _client(ctx, tenant, agent) as me:
         if approve or decline:
             said = {**(said if isinstance(said, dict) else {}), "approved": approve, "by": me.agent}
+        await _status(ctx, me, id)
         await me.workflow(id).signal(name, said)
     ctx.out.say(f"Raised {name} for {id}.")
 
@@ -203,7 +204,7 @@ async def cancel(
     from coord.errors import SettingsError
 
     async with _client(ctx, tenant) as me:
-        view = await me.workflow(id).status()
+        view = await _status(ctx, me, id)
     submitter = view.life.submitter
     if submitter.startswith("_"):
         parent = view.life.parent.id if view.life.parent is not None else None
@@ -227,6 +228,16 @@ async def _client(ctx: Context, tenant: str, agent: str = "") -> AsyncIterator[C
     config = msgspec.structs.replace(ctx.settings.client, **given)
     async with ctx.bus() as conn, connect(config, connection=conn) as me:
         yield me
+
+
+async def _status(ctx: Context, me: Coord, id: str) -> View:
+    from coord.errors import UnknownWorkflow
+
+    try:
+        return await me.workflow(id).status()
+    except UnknownWorkflow as exc:
+        ctx.out.say(f"The log holds no workflow {id}.")
+        raise typer.Exit(Exit.NOT_FOUND) from exc
 
 
 def _templates() -> list[dict[str, Any]]:

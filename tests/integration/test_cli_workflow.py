@@ -1,0 +1,78 @@
+"""``coord workflow`` on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import coord
+from coord.ops.devstack.nats import NatsServer
+from tests.support.cli import cli
+from tests.support.tasks import Fleet, services
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def fleet(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with services(nats_server.url) as found:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("COORD_NATS_URLS", found.url)
+        monkeypatch.setenv("COORD_IDENTITY_TENANT", found.tenant)
+        yield found
+
+
+async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Path) -> None:
+    agent = coord.Agent("writer", capabilities={"draft": 1, "publish": 1, "withdraw": 1})
+    for capability in ("draft", "publish", "withdraw"):
+
+        @agent.task(capability)
+        async def work(given: object, ctx: coord.TaskContext) -> str:
+            return ctx.capability
+
+    listed = await cli("workflow", "new", "-o", "json")
+    assert "approve" in {row["template"] for row in listed.json}
+    assert (await cli("workflow", "new", "--from", "approve", "-p", "name=mine", "-f", "mine.toml")).code == 0
+    assert 'name = "mine"' in (tmp_path / "mine.toml").read_text()
+    assert (await cli("workflow", "new", "--from", "approve", "-f", "mine.toml")).code == 2, "nothing is overwritten"
+    assert (await cli("workflow", "graph", "mine.toml", "--format", "svg", "-f", "mine.svg")).code == 0
+    assert (tmp_path / "mine.svg").read_text().startswith("<svg")
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant):
+        started = await cli("workflow", "start", "mine.toml", "--id", "w1", "-i", '{"topic": "x"}', "-o", "json")
+        assert started.json["workflow"] == "mine@1"
+
+        async def waits() -> bool:
+            shown = (await cli("workflow", "get", "w1", "-o", "json")).json
+            return {step["name"]: step["status"] for step in shown["steps"]}["gate"] == "running"
+
+        await until(waits)
+        table = await cli("workflow", "get", "w1")
+        assert "gate" in table.out
+        assert "class s1 running" in (await cli("workflow", "graph", "w1")).out
+        assert (await cli("workflow", "signal", "w1", "approved", "--approve")).code == 0
+
+        async def ended() -> bool:
+            rows = (await cli("workflow", "ls", "--status", "completed", "-o", "json")).json
+            return [row["id"] for row in rows] == ["w1"]
+
+        await until(ended)
+        assert (await cli("workflow", "cancel", "w1")).code == 1, "it has ended"
+
+        await cli("workflow", "start", "approve", "--id", "w2", "--agent", "somebody")
+        assert (await cli("workflow", "cancel", "w2", "--reason", "enough")).code == 0
+
+        async def cancelled() -> bool:
+            rows = (await cli("workflow", "ls", "--status", "cancelled", "-o", "json")).json
+            return [row["submitter"] for row in rows] == ["somebody"]
+
+        await until(cancelled)
+    assert (await cli("workflow", "get", "nobody")).code == 4
+    (tmp_path / "bad.json").write_text('{"name": "w", "steps": [{"name": "a", "task": "t", "needs": ["b"]}]}')
+    bad = await cli("workflow", "start", "bad.json")
+    assert bad.code != 0
+    assert "workflow.unknown_step" in bad.err
