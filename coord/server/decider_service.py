@@ -139,6 +139,8 @@ class DeciderService(Service):
             held: Counter[str] = Counter()
             for decider in self.deciders():
                 held[decider.name] += decider.open_count()
+            if self._performer is not None:
+                self._performer.show()
             for name, count in held.items():
                 self.metrics.decider_open.labels(decider=name).set(count)
             await self.clock.sleep(_GAUGES_S)

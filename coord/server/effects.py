@@ -69,8 +69,8 @@ class Performer:
         self._naks: dict[str, list[Settle]] = {}
         """By queue: waiting for the consumer's sequence."""
         self._jobs: set[asyncio.Task[None]] = set()
-        self._settled = {how: metrics.messages_settled.labels(consumer="queues", result=how) for how in _HOWS}
-        self._pushed = metrics.decider_pushes
+        self._counted = dict.fromkeys((*_HOWS, "push"), 0)
+        """Since `show`: a counter's lock costs as much as the message."""
         self._rooms: list[Callable[[], None]] = []
         pipeline.on_settled = self._on_settled
 
@@ -87,6 +87,13 @@ class Performer:
     def when_room(self, then: Callable[[], None]) -> None:
         """Call `then` once, when half of what is in flight has been answered."""
         self._rooms.append(then)
+
+    def show(self) -> None:
+        """Move what was counted into the metrics; called about every second."""
+        counted, self._counted = self._counted, dict.fromkeys(self._counted, 0)
+        self._metrics.decider_pushes.inc(counted.pop("push"))
+        for how, count in counted.items():
+            self._metrics.messages_settled.labels(consumer="queues", result=how).inc(count)
 
     async def close(self) -> None:
         """What has no answer fails with `BusClosed`.  Twice is legal."""
@@ -114,7 +121,7 @@ class Performer:
 
     def _settle(self, settle: Settle) -> None:
         how = settle.how
-        self._settled[how].inc()
+        self._counted[how] += 1
         if how == "ack":
             self._conn.publish(subjects.delivery_ack(settle.queue, settle.seq), _ACK)
         elif how == "extend":
@@ -152,7 +159,7 @@ class Performer:
             _log.warning("deciders.push_too_large", bytes=len(body), topic=push.topic)
             return  # at most once: the log has it
         self._conn.publish(f"{_PUSH}{push.tenant}.{push.agent}.{push.topic}", body)
-        self._pushed.inc()
+        self._counted["push"] += 1
 
     def _spawn(self, work: Any) -> None:
         job = asyncio.get_running_loop().create_task(work)

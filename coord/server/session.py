@@ -262,14 +262,11 @@ class Session:
         owed = self._owed
         if owed is not None:
             owed.meet(fact)
-        if (
-            fact.seq != self._recalled_seq
-            and fact.kind in self._forgetful
-            and any(decider.forgot(fact) for decider in self._forgetful[fact.kind])
-            and not _is_first(fact, delivery.raw_headers)
-        ):
-            self._recall(fact, deciders)
-            return False
+        if fact.seq != self._recalled_seq:
+            for decider in self._forgetful.get(fact.kind, ()):
+                if decider.forgot(fact) and not _is_first(fact, delivery.raw_headers):
+                    self._recall(fact, deciders)
+                    return False
         for decider in deciders:
             try:
                 effects = decider.apply(fact)

@@ -543,6 +543,7 @@ def snapshot_filter(p: int) -> str:
 SNAPSHOTS_ALL: Final = "coord.snapshot.*.*"
 
 
+@lru_cache(maxsize=8192)
 def queue(tenant: str, capability: str, name: str) -> str:
     """The consumer of EVENTS that is one queue of a capability: ``task~{tenant}~{capability}~{queue}``.
 
