@@ -108,6 +108,7 @@ def codes_and_settings(here: Page) -> Iterator[str]:
             continue
         known = span in error_codes() or span in settings._types() or _is_something_else(span) or _is_figure(span)
         known = known or tuple(span.split(".")[:2]) in TABLE  # `task.completed`: an event
+        known = known or span in refusals()
         if span.partition(".")[0] in areas and not known:
             yield f"`{span}` is no error code, setting or name"
 
@@ -120,6 +121,13 @@ def error_codes() -> frozenset[str]:
             yield from tree(inner)
 
     return frozenset(tree(errors.CoordError))
+
+
+@cache
+def refusals() -> frozenset[str]:
+    """Codes of what folds do not believe, and of why a workflow's step failed: they are never raised."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "coord/core").glob("*.py")))
+    return frozenset(re.findall(r'"([a-z]+\.[a-z_]+)"', text))
 
 
 def _is_figure(span: str) -> bool:

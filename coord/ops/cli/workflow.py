@@ -162,6 +162,7 @@ async def graph(
         ctx.out.text(drawn.rstrip())
     else:
         to.write_text(drawn)
+        ctx.out.say(f"Wrote {to}.")
 
 
 @command(app, "signal")
