@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from coord.client.config import ClientConfig, PublisherConfig
     from coord.client.connect import Coord, connect
     from coord.client.context import handling
+    from coord.client.handoff import HandoffContext, HandoffHandle
     from coord.client.outcomes import TaskHandle
     from coord.client.quotas import Quotas
     from coord.client.receipt import Receipt
     from coord.client.tasks import TaskContext
     from coord.client.workflows import WorkflowHandle
     from coord.core.retry import RetryPolicy
-    from coord.errors import CoordError, FlushFailed, Overloaded, Reject
+    from coord.errors import CoordError, Decline, FlushFailed, Overloaded, Reject
     from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
     from coord.wire.facts import fact
+    from coord.wire.flagging import FlagRule
     from coord.wire.where import where
 
 __all__ = [
@@ -41,8 +43,12 @@ __all__ = [
     "ClientConfig",
     "Coord",
     "CoordError",
+    "Decline",
     "Fact",
+    "FlagRule",
     "FlushFailed",
+    "HandoffContext",
+    "HandoffHandle",
     "NatsConfig",
     "Overloaded",
     "PubAck",
@@ -74,6 +80,10 @@ _HOME = {
     "ClientConfig": "coord.client.config",
     "Coord": "coord.client.connect",
     "CoordError": "coord.errors",
+    "Decline": "coord.errors",
+    "FlagRule": "coord.wire.flagging",
+    "HandoffContext": "coord.client.handoff",
+    "HandoffHandle": "coord.client.handoff",
     "Fact": "coord.wire.envelope",
     "FlushFailed": "coord.errors",
     "NatsConfig": "coord.bus.connection",

@@ -629,6 +629,30 @@ class LockRefused(CoordError):
     remedy = "Ask for as many permits as everybody does, under one name for one thing."
 
 
+class Decline(CoordError):
+    """Raised by a handler of handoffs: it is not for this agent; the message says why."""
+
+    code = "handoff.declined"
+    fault = Fault.CALLER
+    remedy = "Nothing: the next agent is asked, or a coordinator."
+
+
+class HandoffExpired(CoordError):
+    """Nobody took the handoff: all that could be asked declined or were silent, or it was withdrawn."""
+
+    code = "handoff.expired"
+    fault = Fault.OPERATOR
+    remedy = "See who was asked and why not: `status()` of the handoff; register a coordinator."
+
+
+class HandoffOver(CoordError):
+    """The handoff is somebody else's meanwhile, or was withdrawn."""
+
+    code = "handoff.over"
+    fault = Fault.CALLER
+    remedy = "Leave the work to whoever has it."
+
+
 class WorkflowError(CoordError):
     """A workflow did not complete."""
 

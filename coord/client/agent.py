@@ -21,10 +21,11 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from coord import errors, limits
 from coord.client.connect import Coord, agent_name, connect
+from coord.client.handoff import HandoffHandler
 from coord.client.quotas import Quotas
 from coord.client.tasks import Handler, Handles, declare
 from coord.client.worker import Worker
@@ -32,6 +33,7 @@ from coord.runtime.signals import interrupts
 from coord.wire import subjects
 
 H = TypeVar("H", bound=Handler)
+N = TypeVar("N", bound=HandoffHandler)
 
 
 class Agent:
@@ -43,6 +45,7 @@ class Agent:
         *,
         capabilities: Mapping[str, int] | None = None,
         labels: Mapping[str, str] | None = None,
+        coordinator: str | None = None,
         quotas: Quotas | None = None,
         drain_s: float = limits.DRAIN_S - limits.STOP_S,
     ) -> None:
@@ -50,7 +53,8 @@ class Agent:
 
         `name`: who it is, the same in every process that does the same.  `capabilities`: tasks at once by
         what they are; a capability that only a handler names has 1.  `labels`: region, model, cost, for
-        placement and whoever looks.  `quotas`: what it limits itself to.  `drain_s`: how long what runs
+        placement and whoever looks.  `coordinator`: the agent above it, which gets the handoffs that nobody
+        below takes.  `quotas`: what it limits itself to.  `drain_s`: how long what runs
         may take when it is told to stop.
 
         Raises `InvalidToken`, `SettingsError`.
@@ -58,6 +62,9 @@ class Agent:
         self.name = agent_name(name)
         self.capabilities: dict[str, int] = {}
         self.labels = dict(labels or {})
+        self.coordinator = None if coordinator is None else agent_name(coordinator)
+        self.handoffs: dict[str | None, HandoffHandler] = {}
+        """Who answers handoffs, by capability; None: all others."""
         self.quotas = quotas or Quotas()
         self.quotas.validate()
         self.drain_s = drain_s
@@ -102,6 +109,32 @@ class Agent:
 
         return register
 
+    @overload
+    def handoff(self, call: N, /) -> N: ...
+
+    @overload
+    def handoff(self, capability: str | None = None, /) -> Callable[[N], N]: ...
+
+    def handoff(self, what: Any = None, /) -> Any:
+        """Declare who answers handoffs: ``@agent.handoff``, or ``@agent.handoff("review")`` for a capability.
+
+        An async function of the work and a `HandoffContext`.  It accepts by ``ctx.accept()`` or by returning,
+        declines by raising `coord.Decline`, or anything else before it has accepted.  Without a capability it
+        answers all offers that no other handler is for.
+        """
+
+        def register(call: N, capability: str | None = None) -> N:
+            if capability is not None:
+                subjects.check_token(capability, "capability")
+            if capability in self.handoffs:
+                raise errors.SettingsError("these handoffs have a handler already", capability=capability)
+            self.handoffs[capability] = call
+            return call
+
+        if callable(what):
+            return register(what)
+        return lambda call: register(call, what)
+
     async def start(self, c: Coord) -> Worker:
         """Work on an open connection, whose agent must be this one; closing it drains the worker.
 
@@ -110,7 +143,7 @@ class Agent:
         if c.agent != self.name:
             raise errors.SettingsError("the connection speaks as another agent", agent=c.agent, wanted=self.name)
         missing = sorted(self.capabilities.keys() - self.handles.keys())
-        if missing or not self.capabilities:
+        if missing or not (self.capabilities or self.handoffs):
             raise errors.SettingsError("every capability of a working agent has a handler", missing=missing)
         worker = Worker(self, c)
         c.workers.append(worker)

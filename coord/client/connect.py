@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from coord.bus.publish import PubAck
     from coord.client.building import Workflow
     from coord.client.flags import Flags
+    from coord.client.handoff import HandoffHandle, Handoffs
     from coord.client.locks import Locking, Locks
     from coord.client.quotas import Allowance
     from coord.client.receipt import Receipt
@@ -193,6 +194,7 @@ class Coord:
         self._timers: Timers | None = None
         self._locks: Locks | None = None
         self._flags: Flags | None = None
+        self._handoffs: Handoffs | None = None
 
     @property
     def tenant(self) -> str:
@@ -563,6 +565,43 @@ class Coord:
             self._flags = Flags(self)
         return self._flags
 
+    @property
+    def handoffs(self) -> Handoffs:
+        """Handoffs offered and received; `handoff` offers one, ``@agent.handoff`` takes them."""
+        if self._handoffs is None:
+            from coord.client.handoff import Handoffs
+
+            self._handoffs = Handoffs(self)
+        return self._handoffs
+
+    def handoff(
+        self,
+        work: Any,
+        /,
+        *,
+        to: str | None = None,
+        capability: str | None = None,
+        reason: str = "",
+        context: Any = None,
+        id: str | None = None,
+        key: str | None = None,
+        timeout_s: float | None = None,
+        escalate: bool = True,
+    ) -> Coroutine[Any, Any, HandoffHandle]:
+        """Pass `work` and its `context` on: `to` an agent, or to whoever has `capability`.
+
+        Returns its handle once the offer is stored; ``await handle.accepted()`` says who took it.  Whoever has
+        not answered after `timeout_s` (default 5) has declined.  Then another agent with the capability is
+        asked, three at most, then, with `escalate`, the coordinator that the last one registered, and up.
+        `id`: it is offered once under it.
+
+        Raises `InvalidPayload`, `InvalidToken`, and what stating a fact raises.
+        """
+        return self.handoffs.offer(
+            work, to=to, capability=capability, reason=reason, context=context, id=id, key=key, timeout_s=timeout_s,
+            escalate=escalate,
+        )  # fmt: skip
+
     # --- who is there --------------------------------------------------------------------
 
     async def agents(
@@ -614,6 +653,8 @@ class Coord:
                 await self._status.close()
             await self._publisher.close(drain_s=drain_s, report=report)
         finally:
+            if self._handoffs is not None:
+                await self._handoffs.close()
             if self._flags is not None:
                 await self._flags.close()
             for part in (self._signals, self._locks, self._workflows):

@@ -2,7 +2,7 @@
 
 ::
 
-    await c.flags.set("new-ranker", percentage=10, rules=[Rule(labels={"region": "eu"})], note="trial")
+    await c.flags.set("new-ranker", percentage=10, rules=[FlagRule(labels={"region": "eu"})], note="trial")
     if await c.flags.enabled("new-ranker", subject=user):
         ...
 
@@ -25,7 +25,7 @@ from coord.core import flags as core
 from coord.core.flags import Flag
 from coord.telemetry import logs
 from coord.wire import flagging as wire
-from coord.wire.flagging import FlagSet, Removed, Rule
+from coord.wire.flagging import FlagRule, FlagSet, Removed
 from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Flags:
         *,
         enabled: bool = True,
         percentage: float = 100.0,
-        rules: Iterable[Rule] = (),
+        rules: Iterable[FlagRule] = (),
         salt: str = "",
         note: str = "",
     ) -> Flag:

@@ -107,7 +107,12 @@ class Worker:
         await self.coord.pushes.open()
         agent = self.agent
         quotas = DeclaredQuotas(agent.quotas.inflight, agent.quotas.facts_per_s, agent.quotas.memory_mib)
-        await self._beating.register(capabilities=agent.capabilities, labels=agent.labels, quotas=quotas)
+        for capability, handler in agent.handoffs.items():
+            await self.coord.handoffs.receive(handler, capability=capability)
+        able = dict.fromkeys((c for c in agent.handoffs if c is not None), 1) | agent.capabilities
+        await self._beating.register(
+            capabilities=able, labels=agent.labels, coordinator=agent.coordinator, quotas=quotas
+        )
         for capability in self._slots:
             await self.coord.queues.open(capability)
             puller = Puller(

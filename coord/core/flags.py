@@ -24,7 +24,7 @@ from coord.core.tasks import Refusal, decode
 from coord.errors import WireError
 from coord.wire import flagging as wire
 from coord.wire.envelope import StoredFact
-from coord.wire.flagging import FlagSet, Removed, Rule, Said
+from coord.wire.flagging import FlagRule, FlagSet, Removed, Said
 
 AGENT: Final = "_flag"
 
@@ -108,7 +108,7 @@ def enabled(
     return bucket(said.salt or name, subject) < percentage
 
 
-def _fits(rule: Rule, subject: str, agent: str, labels: Mapping[str, str]) -> bool:
+def _fits(rule: FlagRule, subject: str, agent: str, labels: Mapping[str, str]) -> bool:
     return (
         (not rule.agents or agent in rule.agents)
         and (not rule.subjects or subject in rule.subjects)

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from coord.core.capability import CapabilityDecider
 from coord.core.deciding import Decider
 from coord.core.flags import FlagDecider
+from coord.core.handoff import HandoffDecider
 from coord.core.locks import LockDecider
 from coord.core.presence_decider import PresenceDecider
 from coord.core.signals import SignalDecider
@@ -24,7 +25,17 @@ Factory: TypeAlias = Callable[[int], list[Decider]]
 
 def deciders(p: int) -> list[Decider]:
     """New deciders of partition `p`."""
-    return [TaskDecider(), PresenceDecider(), CapabilityDecider(p), SignalDecider(), TimerDecider(), LockDecider(), FlagDecider(), WorkflowDecider()]
+    return [
+        TaskDecider(),
+        PresenceDecider(),
+        CapabilityDecider(p),
+        SignalDecider(),
+        TimerDecider(),
+        LockDecider(),
+        FlagDecider(),
+        HandoffDecider(),
+        WorkflowDecider(),
+    ]
 
 
 KINDS: Final = frozenset(kind for decider in deciders(0) for kind in decider.kinds)

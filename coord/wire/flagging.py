@@ -18,7 +18,7 @@ KEY: Final = "flags"
 """The key of all flags."""
 
 
-class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
+class FlagRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """For whom another percentage holds: everything that is given must fit."""
 
     agents: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class FlagSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """False: off for everybody, whatever follows."""
     percentage: float = 100.0
     """Of subjects for which it is on where no rule fits.  Who is in at 10 is in at 20."""
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[FlagRule, ...] = ()
     """The first that fits decides."""
     salt: str = ""
     """Flags of one salt are on for the same subjects; default: the flag's name."""

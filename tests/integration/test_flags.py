@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from coord.client.flags import Flags
 from coord.ops.devstack.nats import NatsServer
-from coord.wire.flagging import Rule
+from coord.wire.flagging import FlagRule
 from tests.support.tasks import Fleet, new_tenant, services
 from tests.support.waiting import until
 
@@ -35,7 +35,7 @@ async def test_set_followed_audited_removed(fleet: Fleet) -> None:
     async with fleet.client("boss") as boss, fleet.client("a") as a:
         assert not await a.flags.enabled("ranker")
         assert await a.flags.enabled("ranker", default=True)
-        flag = await boss.flags.set("ranker", percentage=0, rules=[Rule(agents=("a",))], note="trial")
+        flag = await boss.flags.set("ranker", percentage=0, rules=[FlagRule(agents=("a",))], note="trial")
         assert (flag.by, flag.changes) == ("boss", 1)
         assert not await boss.flags.enabled("ranker")
         await until(lambda: _on(a.flags, "ranker"))

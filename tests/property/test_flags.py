@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from coord.core import flags as core
 from coord.core.flags import FlagDecider
-from coord.wire.flagging import KEY, FlagSet, Rule
+from coord.wire.flagging import KEY, FlagRule, FlagSet
 from tests.support.facts import Log
 
 
@@ -44,9 +44,9 @@ def test_the_first_rule_that_fits_decides() -> None:
     said = FlagSet(
         percentage=0,
         rules=(
-            Rule(agents=("bad",), percentage=0),
-            Rule(labels={"region": "eu", "tier": "x"}),
-            Rule(subjects=("vip",), agents=("a",)),
+            FlagRule(agents=("bad",), percentage=0),
+            FlagRule(labels={"region": "eu", "tier": "x"}),
+            FlagRule(subjects=("vip",), agents=("a",)),
         ),
     )
 

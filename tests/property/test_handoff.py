@@ -62,10 +62,10 @@ def test_to_an_agent_who_accepts() -> None:
 
 def test_the_least_loaded_first_then_the_next_then_the_coordinators_up_to_the_top() -> None:
     presence = table(
-        a=dict(load=0.5, can=("review",), above="lead"),
-        b=dict(load=0.1, can=("review",), above="lead"),
-        c=dict(load=0.0, can=("other",)),
-        lead=dict(above="chief"),
+        a={"load": 0.5, "can": ("review",), "above": "lead"},
+        b={"load": 0.1, "can": ("review",), "above": "lead"},
+        c={"load": 0.0, "can": ("other",)},
+        lead={"above": "chief"},
         chief={},
     )
     log = log_of(presence, capability="review")
@@ -87,18 +87,18 @@ def test_the_least_loaded_first_then_the_next_then_the_coordinators_up_to_the_to
 
 
 def test_who_dies_is_not_waited_for() -> None:
-    presence = table(a=dict(load=0.0, can=("review",)), b=dict(load=0.1, can=("review",)))
+    presence = table(a={"load": 0.0, "can": ("review",)}, b={"load": 0.1, "can": ("review",)})
     log = log_of(presence, capability="review")
     log.perform(log.decider.gone("acme", "a", "i-a", 0.0))
     assert asked(log) == ["a", "b"]
 
 
 def test_a_capability_that_nobody_has_waits_then_goes_to_the_offerers_coordinator() -> None:
-    presence = table(me=dict(above="lead"), lead={})
+    presence = table(me={"above": "lead"}, lead={})
     log = log_of(presence, capability="review")
     log.pass_s(1, presence)
     assert asked(log) == []
-    later = table(a=dict(can=("review",)), me=dict(above="lead"), lead={})
+    later = table(a={"can": ("review",)}, me={"above": "lead"}, lead={})
     other = log_of(presence, capability="review")
     other.pass_s(1, later)
     assert asked(other) == ["a"]
@@ -110,7 +110,7 @@ def test_a_capability_that_nobody_has_waits_then_goes_to_the_offerers_coordinato
 
 
 def test_stated_again_it_goes_on_where_it_stood() -> None:
-    presence = table(a=dict(can=("review",)), b=dict(load=0.1, can=("review",)))
+    presence = table(a={"can": ("review",)}, b={"load": 0.1, "can": ("review",)})
     log = log_of(presence, capability="review")
     for _ in range(2):
         last = log.facts[-1].seq
@@ -141,7 +141,7 @@ steps = st.lists(
 
 @given(steps, st.booleans())
 def test_one_has_it_in_the_end_and_only_who_was_asked(given_steps: Any, to_capability: bool) -> None:
-    about = {n: dict(load=i / 10, can=("review",), above="c") for i, n in enumerate("ab")}
+    about = {n: {"load": i / 10, "can": ("review",), "above": "c"} for i, n in enumerate("ab")}
     presence = table(**about, c={})
     log = log_of(presence, **({"capability": "review"} if to_capability else {"agent": "a"}))
     for what, who, n in given_steps:
