@@ -134,6 +134,8 @@ class Beating:
         self._held.add(what)
         self._held_at = time.monotonic()
         if was != limits.HEARTBEAT_S or self._loop is None:
+            # At once, ahead of the claim: what is held may block this event loop from its first line on.
+            self._say(self._heartbeat())
             self._ensure()
             self._wake.set()
 
