@@ -53,15 +53,37 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
         subjects.beat("projector", "x"),
         subjects.ask("t", "a", "status"),
     }
-    # One consumer of each stream stands for those of all partitions.
-    for stream, spec in {spec.stream: spec for spec in wanted.specs if spec.consumer}.items():
-        name = f"{stream}.{spec.consumer}"
-        publish |= {f"$JS.API.STREAM.{verb}.{stream}" for verb in ("INFO", "MSG.GET")}
+    # One consumer of each sort stands for those of all partitions.
+    for spec in {(spec.stream, (spec.consumer or "").rpartition("-")[0]): spec for spec in wanted.specs}.values():
+        if spec.consumer is None:
+            continue
+        name = f"{spec.stream}.{spec.consumer}"
+        publish |= {f"$JS.API.STREAM.{verb}.{spec.stream}" for verb in ("INFO", "MSG.GET")}
         publish |= {f"$JS.API.CONSUMER.{verb}.{name}" for verb in ("INFO", "MSG.NEXT", "RESET", "UNPIN")}
-        publish.add(f"$JS.API.CONSUMER.CREATE.{name}.{spec.config['filter_subject']}")
+        one = spec.config.get("filter_subject")
+        publish.add(f"$JS.API.CONSUMER.CREATE.{name}" + (f".{one}" if one else ""))
+    publish |= deciding()
     if trims:
         publish.add(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}")
-    return publish, {inbox, subjects.rpc("t", "log", "read"), subjects.beat("projector", "x")}
+    methods = {subjects.rpc("t", "log", "read"), subjects.rpc("t", "task", "open"), subjects.rpc("t", "task", "settle")}
+    return publish, {inbox, *methods, subjects.beat("projector", "x"), subjects.beat("deciders", "x")}
+
+
+def deciding() -> set[str]:
+    """What deciders publish to: facts as themselves, deliveries settled, pushes, queues and snapshots."""
+    queue = subjects.queue("t", "c", "normal")
+    snapshots = subjects.SNAPSHOTS
+    return {
+        subjects.FactSubject("t", "_task", "k", "task", "k", "released", ("1",)).publish,
+        subjects.delivery_ack(queue, 1),
+        subjects.push("t", "a", "task"),
+        subjects.beat("deciders", "x"),
+        subjects.snapshot(0, "head"),
+        f"$JS.API.CONSUMER.CREATE.{subjects.EVENTS}.{queue}.{subjects.queue_filter('t', 'c', 'normal')}",
+        f"$JS.API.CONSUMER.NAMES.{subjects.EVENTS}",
+        *(f"$JS.API.CONSUMER.{verb}.{subjects.EVENTS}.{queue}" for verb in ("INFO", "DELETE")),
+        *(f"$JS.API.STREAM.{verb}.{snapshots}" for verb in ("INFO", "MSG.GET", "PURGE")),
+    }
 
 
 def may(rules: dict[str, Any] | None, subject: str) -> bool:

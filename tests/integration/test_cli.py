@@ -28,6 +28,7 @@ from coord.store import copy
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.pool import Pool
 from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
 from tests.support.cli import Result, cli, running_cli
 from tests.support.store import event
 from tests.support.waiting import until
@@ -106,7 +107,7 @@ async def test_streams_from_nothing_to_applied(empty: Servers, run: Run) -> None
     assert (await run("stream", "plan", "--exit-code")).code == 0
 
     listed = {s["name"]: s for s in (await run("stream", "ls", "-o", "json")).json}
-    assert set(listed) == {"EVENTS", "TELEMETRY", "DLQ", "CURSORS"}
+    assert set(listed) == set(subjects.STREAMS)
     assert listed["EVENTS"]["limit_messages"] == 1_000_000
     info = (await run("stream", "info", "events", "-o", "json")).json
     assert info["config"]["discard"] == "new"
@@ -231,7 +232,7 @@ async def test_status_top_and_doctor_of_a_system_that_is_well(services: ServiceG
         return found if found and found.json["instances"] else None
 
     once = await until(seen)
-    assert {r["stream"] for r in once.json["rates"]["streams"]} == {"EVENTS", "TELEMETRY", "DLQ", "CURSORS"}
+    assert {r["stream"] for r in once.json["rates"]["streams"]} == set(subjects.STREAMS)
     assert "MSGS/S" in (await run("top", "--once", "-i", "0.5")).out
 
     examined = await until(lambda: if_well(run("doctor", "--probe", "-o", "json")))
