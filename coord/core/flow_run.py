@@ -54,7 +54,7 @@ class Run:
         self.due: list[tuple[float, int]] = []
         """(when, step) of waits that have begun."""
         self.submitted: list[str] = []
-        """Tasks that are to be met in the log."""
+        """Tasks and sub-workflows that the log should soon have."""
         self.at = at
         self._ready: deque[Planned] = deque()
 
@@ -451,10 +451,15 @@ class Run:
             self._submit_undo(*flow.undoing_part, again=True)
             return
         part = self.plan.part_of(name)
-        if part is not None:
-            self._submit(*part, self.live.input_of(*part), again=True)
+        if part is None:
+            return
+        given = self.live.input_of(*part)
+        if part[0].kind == "workflow":
+            self._start_child(*part, given, again=True)
+        else:
+            self._submit(*part, given, again=True)
 
-    def _start_child(self, planned: Planned, item: int, given: bytes) -> None:
+    def _start_child(self, planned: Planned, item: int, given: bytes, *, again: bool = False) -> None:
         life, name = self.flow.life, task_id(planned, item)
         child = child_id(life.tenant, life.id, self.plan, name)
         told = said.Started(
@@ -462,7 +467,13 @@ class Run:
             input=msgspec.Raw(given),
             parent=said.Parent(life.id, name),
         )
-        self._state("started", told, f"{planned.step.name}/started", key=child, id=child, ordinal=item)
+        # As the first fact of it, which spares the decider a look.  The same id again: whether it was stored
+        # is not known here, and the broker drops what it has.
+        self._state(
+            "started", told, f"{planned.step.name}/started", key=child, id=child, ordinal=item,
+            once=None if again else "entity", from_outside=again,
+        )  # fmt: skip
+        self.submitted.append(name)
 
     def _decide(self, planned: Planned, given: bytes) -> None:
         step = planned.step

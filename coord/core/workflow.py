@@ -109,7 +109,7 @@ class WorkflowDecider(Folding):
         self._due: list[tuple[float, Ident, int]] = []
         """A heap of (when, workflow, step): times that have to come."""
         self._unmet: deque[tuple[float, Ident, str]] = deque()
-        """(when to look, workflow, task): submissions that the log should have by then."""
+        """(when to look, workflow, part): what the log should have by then."""
         self._recalled: Workflow | None = None
 
     def get(self, tenant: str, id: str) -> Flow | None:
@@ -538,11 +538,11 @@ def _is_open(live: Live, planned: Planned, item: int) -> bool:
 
 
 def _is_awaited(live: Live, name: str) -> bool:
-    """Whether a task was to be submitted and has not ended."""
+    """Whether a task or sub-workflow was to begin and has not ended."""
     if name.startswith(UNDO):
         return live.flow.undoing == name[len(UNDO) :]
     part = live.plan.part_of(name)
-    return part is not None and part[0].kind == "task" and _is_open(live, *part)
+    return part is not None and part[0].kind in ("task", "workflow") and _is_open(live, *part)
 
 
 def _awaited(live: Live) -> Iterator[str]:
