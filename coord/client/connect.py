@@ -31,13 +31,13 @@ from coord.client.beating import Beating
 from coord.client.config import ClientConfig, PublisherConfig
 from coord.client.instance import connection_name, new_instance
 from coord.client.metering import PublisherStats
-from coord.client.outcomes import Outcomes, TaskHandle
+from coord.client.outcomes import Outcomes
 from coord.client.payloads import Payloads
 from coord.client.publisher import Publisher
 from coord.client.pushes import Pushes
 from coord.client.queues import Queues
 from coord.client.stating import Stating
-from coord.client.submitting import Submitter
+from coord.client.submitting import Submits, Submitter
 from coord.core.admission import Board
 from coord.errors import InvalidToken, SettingsError
 from coord.telemetry.metrics import default as default_metrics
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from coord.wire.envelope import Fact, Sample
     from coord.wire.flow import Definition
     from coord.wire.where import Condition
-    from coord.wire.work import Priority
 
 T = TypeVar("T")
 
@@ -148,7 +147,7 @@ class Connecting:
             await coord.close(report=kind is None)
 
 
-class Coord:
+class Coord(Submits):
     """A connected agent.  Not thread-safe; any number of tasks of one event loop may use it."""
 
     def __init__(
@@ -371,83 +370,6 @@ class Coord:
         )
         self._subscriptions.add(statuses)
         return statuses
-
-    # --- tasks ---------------------------------------------------------------------------
-
-    def submit(
-        self,
-        capability: str,
-        input: Any = None,
-        /,
-        *,
-        id: str | None = None,
-        key: str | None = None,
-        priority: Priority = "normal",
-        retries: int | None = None,
-        timeout_s: float | None = None,
-        backoff_s: float | None = None,
-        backoff_max_s: float | None = None,
-        deadline: datetime | None = None,
-        deadline_s: float | None = None,
-        placement: dict[str, Any] | None = None,
-        labels: dict[str, str] | None = None,
-        preemptible: bool | None = None,
-        progress: bool | None = None,
-        reuse_for_s: float | None = None,
-        at: datetime | None = None,
-        delay_s: float | None = None,
-        returns: Any = Any,
-    ) -> Coroutine[Any, Any, TaskHandle[Any]]:
-        """Submit a task to whoever has `capability`; returns, once it is stored, the handle of its outcome.
-
-        `input`: what the handler gets (as `Fact.data`; beyond 256 KiB it travels by reference).  `id`: the
-        task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
-        it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
-        `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
-        `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how an
-        agent is chosen; default: the next free one takes it.  `preemptible`: a batch task that may be held
-        while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
-        and input) that runs, or was done no longer ago, answers instead of being done again; see
-        `coord.core.reuse`.  `at` (an aware time) or `delay_s`: it is submitted then, by a timer of its id
-        (`timers.submit` for what recurs).  `returns`: type of the result.
-
-        Raises `TaskExists` for an id that other work has, `Overloaded` when too many wait, `CircuitOpen`
-        when the capability fails, and what publishing raises.  A capability that nobody has is no error:
-        the task waits, and `coord status` shows it.
-        """
-        if at is not None or delay_s is not None:
-            return self.timers.submit_later(
-                capability, input, at=at, delay_s=delay_s, id=id, key=key, priority=priority, retries=retries,
-                timeout_s=timeout_s, backoff_s=backoff_s, backoff_max_s=backoff_max_s, placement=placement,
-                labels=labels, preemptible=preemptible, progress=progress, returns=returns,
-            )  # fmt: skip
-        return self._submitter.submit(
-            capability, input, id=id, key=key, priority=priority, retries=retries, timeout_s=timeout_s,
-            backoff_s=backoff_s, backoff_max_s=backoff_max_s, deadline=deadline, deadline_s=deadline_s,
-            placement=placement, labels=labels, preemptible=preemptible, progress=progress, returns=returns,
-            reuse_for_s=reuse_for_s,
-        )  # fmt: skip
-
-    def submit_many(
-        self,
-        capability: str,
-        inputs: Iterable[Any],
-        /,
-        *,
-        ids: Iterable[str] | None = None,
-        return_errors: bool = False,
-        **options: Any,
-    ) -> Coroutine[Any, Any, list[TaskHandle[Any]]]:
-        """`submit` each input, pipelined; returns their handles in order, once all are stored.
-
-        `ids`: one for each.  `options`: `submit`'s.  When some are refused the first error is raised after
-        all are settled; with `return_errors` errors stand in the list where handles would.
-        """
-        return self._submitter.submit_many(capability, inputs, ids, return_errors=return_errors, **options)
-
-    def task(self, id: str, /, *, key: str | None = None, returns: Any = Any) -> TaskHandle[Any]:
-        """The handle of a task that somebody submitted; nothing is asked until it is used."""
-        return self._submitter.handle(id, key, returns)
 
     # --- workflows -----------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from coord.client.stating import Statement
     from coord.core.tasks import Task
     from coord.wire.records import StoredFact
+    from coord.wire.work import Priority
 
 _LOOKS_MAX: Final = 20
 _LOOK_AGAIN_S: Final = 0.05
@@ -55,6 +56,87 @@ class Ask(msgspec.Struct, frozen=True):
         return work.PLACED if self.said.placement is not None else self.said.priority
 
 
+class Submits:
+    """What `Coord` offers to whoever hands out work."""
+
+    _submitter: Submitter
+
+    def submit(
+        self,
+        capability: str,
+        input: Any = None,
+        /,
+        *,
+        id: str | None = None,
+        key: str | None = None,
+        priority: Priority = "normal",
+        retries: int | None = None,
+        timeout_s: float | None = None,
+        backoff_s: float | None = None,
+        backoff_max_s: float | None = None,
+        deadline: datetime | None = None,
+        deadline_s: float | None = None,
+        placement: dict[str, Any] | None = None,
+        labels: dict[str, str] | None = None,
+        preemptible: bool | None = None,
+        progress: bool | None = None,
+        reuse_for_s: float | None = None,
+        at: datetime | None = None,
+        delay_s: float | None = None,
+        returns: Any = Any,
+    ) -> Coroutine[Any, Any, TaskHandle[Any]]:
+        """Submit a task to whoever has `capability`; returns, once it is stored, the handle of its outcome.
+
+        `input`: what the handler gets (as `Fact.data`; beyond 256 KiB it travels by reference).  `id`: the
+        task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
+        it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
+        `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
+        `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how an
+        agent is chosen; default: the next free one takes it.  `preemptible`: a batch task that may be held
+        while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
+        and input) that runs, or was done no longer ago, answers instead of being done again; see
+        `coord.core.reuse`.  `at` (an aware time) or `delay_s`: it is submitted then, by a timer of its id
+        (`timers.submit` for what recurs).  `returns`: type of the result.
+
+        Raises `TaskExists` for an id that other work has, `Overloaded` when too many wait, `CircuitOpen`
+        when the capability fails, and what publishing raises.  A capability that nobody has is no error:
+        the task waits, and `coord status` shows it.
+        """
+        if at is not None or delay_s is not None:
+            return cast("Coord", self).timers.submit_later(
+                capability, input, at=at, delay_s=delay_s, id=id, key=key, priority=priority, retries=retries,
+                timeout_s=timeout_s, backoff_s=backoff_s, backoff_max_s=backoff_max_s, placement=placement,
+                labels=labels, preemptible=preemptible, progress=progress, returns=returns,
+            )  # fmt: skip
+        return self._submitter.submit(
+            capability, input, id=id, key=key, priority=priority, retries=retries, timeout_s=timeout_s,
+            backoff_s=backoff_s, backoff_max_s=backoff_max_s, deadline=deadline, deadline_s=deadline_s,
+            placement=placement, labels=labels, preemptible=preemptible, progress=progress, returns=returns,
+            reuse_for_s=reuse_for_s,
+        )  # fmt: skip
+
+    def submit_many(
+        self,
+        capability: str,
+        inputs: Iterable[Any],
+        /,
+        *,
+        ids: Iterable[str] | None = None,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> Coroutine[Any, Any, list[TaskHandle[Any]]]:
+        """`submit` each input, pipelined; returns their handles in order, once all are stored.
+
+        `ids`: one for each.  `options`: `submit`'s.  When some are refused the first error is raised after
+        all are settled; with `return_errors` errors stand in the list where handles would.
+        """
+        return self._submitter.submit_many(capability, inputs, ids, return_errors=return_errors, **options)
+
+    def task(self, id: str, /, *, key: str | None = None, returns: Any = Any) -> TaskHandle[Any]:
+        """The handle of a task that somebody submitted; nothing is asked until it is used."""
+        return self._submitter.handle(id, key, returns)
+
+
 class Submitter:
     """Of one connection."""
 
@@ -74,7 +156,7 @@ class Submitter:
             await board.unsubscribe()
 
     async def submit(self, capability: str, input: Any = None, /, **options: Any) -> TaskHandle[Any]:
-        """See `coord.client.connect.Coord.submit`."""
+        """See `Submits.submit`."""
         reuse_for_s = options.pop("reuse_for_s", None)
         if reuse_for_s is not None:
             return await self._reuse(capability, input, reuse_for_s, options)
@@ -87,7 +169,7 @@ class Submitter:
     async def submit_many(
         self, capability: str, inputs: Iterable[Any], ids: Iterable[str] | None, *, return_errors: bool, **options: Any
     ) -> list[Any]:
-        """See `Coord.submit_many`."""
+        """See `Submits.submit_many`."""
         urgent = options.get("priority") == "critical"
         await self._ready(capability, urgent=urgent)
         names = iter(ids) if ids is not None else None
