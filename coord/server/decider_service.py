@@ -141,6 +141,7 @@ class DeciderService(Service):
                 held[decider.name] += decider.open_count()
             if self._performer is not None:
                 self._performer.show()
+            self.metrics.decider_snapshot_bytes.set(sum(p.snapshot_bytes for p in self.partitions))
             for name, count in held.items():
                 self.metrics.decider_open.labels(decider=name).set(count)
             await self.clock.sleep(_GAUGES_S)

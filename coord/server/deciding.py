@@ -125,6 +125,11 @@ class PartitionDecider:
         return 0 if self._session is None else self._session.position
 
     @property
+    def snapshot_bytes(self) -> int:
+        """Of the newest snapshot, compressed; 0 without a session."""
+        return 0 if self._session is None else self._session.snapshot_bytes
+
+    @property
     def is_running(self) -> bool:
         """Whether it has caught up and decides."""
         return self.phase == "running"

@@ -102,6 +102,11 @@ class Session:
         self._looking: asyncio.Task[None] | None = None
         self._recalling: asyncio.Task[None] | None = None
 
+    @property
+    def snapshot_bytes(self) -> int:
+        """Of the newest snapshot that was read or written, compressed."""
+        return self._snapshots.bytes
+
     # --- the beginning ---------------------------------------------------------------------
 
     async def restore(self, make: Callable[[], list[Decider]], reader: PinnedReader) -> None:
