@@ -1,7 +1,7 @@
 """``python -m coord.ops.bench.task_worker JOB``: one process of the bench of tasks; see `coord.ops.bench.workers`.
 
 fleet    what ``coord serve`` runs: projector, query service, deciders, presence, until standard input ends
-agents   as many SDK agents as wanted, each with a connection of its own and the capabilities `nothing`,
+agents   as many SDK agents as wanted, each with a connection of its own and the capabilities `no-op`,
          `work` or `hold`; says what memory each takes; until standard input ends
 """
 
@@ -18,8 +18,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-import coord
 from coord.bus.connection import NatsConfig
+from coord.client.agent import Agent
+from coord.client.tasks import TaskContext
 from coord.ops import serve
 from coord.ops.bench import process
 from coord.ops.bench.measure import rss_bytes
@@ -67,9 +68,9 @@ async def agents(job: Job, parent_gone: asyncio.Event) -> None:
         await parent_gone.wait()
 
 
-def _agent(name: str, job: Job) -> coord.Agent:
-    agent = coord.Agent(name, capabilities={job.handler: job.capacity}, drain_s=1.0)
-    handlers: dict[str, Callable[..., Awaitable[float]]] = {"nothing": nothing, "work": work, "hold": hold}
+def _agent(name: str, job: Job) -> Agent:
+    agent = Agent(name, capabilities={job.handler: job.capacity}, drain_s=1.0)
+    handlers: dict[str, Callable[..., Awaitable[float]]] = {"no-op": nothing, "work": work, "hold": hold}
     agent.task(job.handler, timeout_s=60, retries=0)(handlers[job.handler])
     return agent
 
@@ -87,7 +88,7 @@ async def work() -> float:
     return began
 
 
-async def hold(ctx: coord.TaskContext) -> float:
+async def hold(ctx: TaskContext) -> float:
     """Hold it for ever the first time; say when it began when it is another one's turn."""
     if ctx.claim == 1:
         await asyncio.sleep(3600)

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-import coord
+from coord.client.connect import Coord, connect
 from coord.errors import SettingsError
 from coord.ops.bench import machine, servers
 from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, quiet_heap, rounded
@@ -92,7 +92,7 @@ class Bench:
     """Servers, the fleet's process and the submitter, while a bench runs."""
 
     def __init__(
-        self, config: TasksConfig, nats: NatsServer, database: Database, fleet: Worker, c: coord.Coord, say: Say
+        self, config: TasksConfig, nats: NatsServer, database: Database, fleet: Worker, c: Coord, say: Say
     ) -> None:
         self.config = config
         self.nats = nats
@@ -107,7 +107,7 @@ class Bench:
         self._ids += 1
         return f"t{self._ids}"
 
-    def agents(self, handler: Literal["nothing", "work", "hold"], *, agents: int = 1, capacity: int = 1) -> Worker:
+    def agents(self, handler: Literal["no-op", "work", "hold"], *, agents: int = 1, capacity: int = 1) -> Worker:
         """A process of agents: enter it."""
         return Worker(Job(role="agents", nats_url=self.nats.url, handler=handler, agents=agents, capacity=capacity))
 
@@ -150,7 +150,7 @@ async def tasks(config: TasksConfig, say: Say) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def _bench(config: TasksConfig, nats: NatsServer, database: Database, say: Say) -> AsyncIterator[Bench]:
     fleet = Job(role="fleet", nats_url=nats.url, database_url=database.config.url)
-    async with Worker(fleet) as worker, coord.connect(nats.url, tenant=TENANT, agent="submitter") as c:
+    async with Worker(fleet) as worker, connect(nats.url, tenant=TENANT, agent="submitter") as c:
         yield Bench(config, nats, database, worker, c, say)
 
 
@@ -161,11 +161,11 @@ async def idle(bench: Bench) -> Figures:
     """One task at a time."""
     started: list[float] = []
     done: list[float] = []
-    async with bench.agents("nothing", capacity=8):
+    async with bench.agents("no-op", capacity=8):
         for n in range(bench.config.idle + _WARM_UP):
             await asyncio.sleep(bench.config.idle_pause_s)
             at, clock = time.time(), time.perf_counter()
-            handle = await bench.c.submit("nothing", id=bench.id(), returns=float)
+            handle = await bench.c.submit("no-op", id=bench.id(), returns=float)
             began = await handle.result(timeout_s=_RESULT_S)
             if n >= _WARM_UP:
                 done.append((time.perf_counter() - clock) * 1e3)
@@ -183,7 +183,7 @@ async def flood(bench: Bench) -> Figures:
     cpu: Figures = {}
     config = bench.config
     # Two agents: one process hosts them, as one would on two cores.
-    async with bench.agents("nothing", agents=2, capacity=128) as workers:
+    async with bench.agents("no-op", agents=2, capacity=128) as workers:
         await _flood(bench, config.flood // 4, [])
         for _ in range(config.rounds):
             coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers.pid), bench.clock()
@@ -208,7 +208,7 @@ async def _flood(bench: Bench, count: int, acks: list[float]) -> float:
 
     async def one(id: str) -> None:  # noqa: A002 - what a task's id is called, everywhere
         clock = time.perf_counter()
-        handle = await bench.c.submit("nothing", id=id, returns=float)
+        handle = await bench.c.submit("no-op", id=id, returns=float)
         acks.append((time.perf_counter() - clock) * 1e3)
         try:
             await handle.result(timeout_s=_RESULT_S)
@@ -262,7 +262,7 @@ async def scale(bench: Bench) -> Figures:
             left, memory = agents, 0.0
             while left > 0:
                 some = min(left, _AGENTS_A_PROCESS)
-                worker = await stack.enter_async_context(bench.agents("nothing", agents=some))
+                worker = await stack.enter_async_context(bench.agents("no-op", agents=some))
                 memory = max(memory, worker.told.get("agent_bytes", 0.0))
                 left -= some
             await _steadily(bench, config.scale_per_s, 1.0)
@@ -285,7 +285,7 @@ async def _steadily(bench: Bench, per_s: float, seconds: float) -> int:
     results: list[asyncio.Task[Any]] = []
     for n in range(count):
         await asyncio.sleep(max(0.0, began + n / per_s - time.perf_counter()))
-        handle = await bench.c.submit("nothing", id=bench.id(), returns=float)
+        handle = await bench.c.submit("no-op", id=bench.id(), returns=float)
         results.append(asyncio.ensure_future(handle.result(timeout_s=_RESULT_S)))
     await asyncio.gather(*results)
     return count

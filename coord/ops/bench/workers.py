@@ -20,10 +20,10 @@ from coord.ops.bench.measure import BenchError
 
 _START_S: Final = 60.0
 _STOP_S: Final = 20.0
-_MODULES: Final = {
-    "faststream": "peer_worker", "faststream-lean": "peer_worker", "nats-sinks": "peer_worker",
-    "fleet": "task_worker", "agents": "task_worker",
-}  # fmt: skip
+_MODULES: Final = dict.fromkeys(("faststream", "faststream-lean", "nats-sinks"), "coord.ops.bench.peer_worker") | {
+    "fleet": "coord.ops.bench.task_worker",
+    "agents": "coord.ops.bench.task_worker",
+}
 _LINE_BYTES_MAX: Final = 64 * 2**20
 """A result may hold every latency there was."""
 
@@ -49,7 +49,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """agents: how many, each with a connection of its own;"""
     capacity: int = 1
     """how many tasks each takes at once;"""
-    handler: Literal["nothing", "work", "hold"] = "nothing"
+    handler: Literal["no-op", "work", "hold"] = "no-op"
     """and what it does with one: nothing, ten milliseconds of CPU, or holding it until it is killed."""
     profile: str | None = None
     """Write cProfile's data of the worker into this file."""
@@ -66,9 +66,9 @@ class Worker(AbstractAsyncContextManager["Worker"]):
 
     async def __aenter__(self) -> Self:
         """Start it and wait until it is ready."""
-        module = _MODULES.get(self.job.role, "worker")
+        module = _MODULES.get(self.job.role, "coord.ops.bench.worker")
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", f"coord.ops.bench.{module}", msgspec.json.encode(self.job).decode(),
+            sys.executable, "-m", module, msgspec.json.encode(self.job).decode(),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
         )  # fmt: skip
         try:
