@@ -22,10 +22,12 @@ from coord.ops.cli import (
     dlq,
     doctor,
     event,
+    flag,
     logs,
     projection,
     replay,
     serve,
+    signal,
     spool,
     status,
     stream,
@@ -46,7 +48,7 @@ serve.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
 replay.add_to(app)
-for noun in (event, agent, stream, db, dlq, projection, spool, logs, config, bench, workflow):
+for noun in (event, agent, stream, db, dlq, projection, spool, logs, config, bench, workflow, signal, flag):
     app.add_typer(noun.app)
 
 

@@ -31,6 +31,7 @@ from coord.ops.cli.output import Format, Output, printable
 
 if TYPE_CHECKING:
     from coord.bus.connection import Connection
+    from coord.client.connect import Coord
     from coord.errors import CoordError
     from coord.ops.settings import Loaded, Settings
     from coord.store.pool import Pool
@@ -107,6 +108,18 @@ class Context:
             yield conn
         finally:
             await conn.close()
+
+    @contextlib.asynccontextmanager
+    async def speaking(self, *, tenant: str = "", agent: str = "") -> AsyncIterator[Coord]:
+        """`bus`, as an agent; default: who the settings say."""
+        import msgspec
+
+        from coord.client.connect import connect
+
+        given = {name: value for name, value in (("tenant", tenant), ("agent", agent)) if value}
+        config = msgspec.structs.replace(self.settings.client, **given)
+        async with self.bus() as conn, connect(config, connection=conn) as me:
+            yield me
 
     @contextlib.asynccontextmanager
     async def pool(self) -> AsyncIterator[Pool]:
