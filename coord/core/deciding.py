@@ -52,9 +52,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     merge_seq: int | None = None
     """`data` is what replaces members of the data of the message at this sequence, which holds what a decider
     does not keep."""
-    once: Literal["entity", "event"] | None
-    """It must be the first fact of its entity, or the first of this event (and detail) of its entity; None:
-    its fold takes it once."""
+    once: Literal["entity", "event", "own"] | None
+    """It must be the first fact of its entity, or the first of this event (and detail) of its entity by whomever,
+    or the first of it by this decider: for events that deciders alone may state, which anybody can forge and nobody
+    believes.  None: its fold takes it once."""
     version: str = "1"
     """Of the definition that decided it: part of the derived id, with `step`, `attempt` and `ordinal`."""
     step: str

@@ -52,6 +52,8 @@ _OPEN_AFTER_S: Final = 2.0
 
 _UNTAKEN_S: Final = 1.0
 """A delivery that nobody claimed for so long is with somebody who died, hangs or went away: it is naked again,"""
+_RELEASED_S: Final = 0.3
+"""And this soon once after a release: the pulls of who hangs are still at the broker, and got it again."""
 _UNTAKEN_MAX_S: Final = 10.0
 """then after twice as long each time, up to this."""
 _UNTAKEN_MAX: Final = 64
@@ -112,6 +114,8 @@ class TaskDecider:
         """Queues that were asked for, and when last."""
         self._untaken: dict[Ident, tuple[float, float]] = {}
         """(when to nak the delivery again, and how long it was waited before): of what is not claimed."""
+        self._released: deque[tuple[float, Ident, int]] = deque()
+        """(when to look whether it was taken, task, claim that was released)."""
         self._recalled: tuple[Ident, Task] | None = None
         self._now = 0.0
         self._swept_at = 0.0
@@ -172,6 +176,8 @@ class TaskDecider:
         if task.ended:
             return self._ended(ident, task, fact, claim if was == "claimed" else 0, claimant, instance)
         if event in ("failed", "returned", "released"):
+            if event == "released":
+                self._released.append((fact.stored_at.timestamp() + _RELEASED_S, ident, task.claims))
             return (_nak(task, fact.stored_at.timestamp()),)
         return NONE  # placed: the scheduler's own
 
@@ -349,6 +355,11 @@ class TaskDecider:
                 effects.append(_release(task, "gone"))
             else:
                 effects.append(Settle(_queue(task), task.submitted_seq, "extend"))
+        while self._released and self._released[0][0] <= now:
+            _, ident, claim = self._released.popleft()
+            task = self._tasks.get(ident)
+            if task is not None and task.status == "queued" and task.claims == claim:
+                effects.append(_nak(task, now))
         while self._due and self._due[0][0] <= now and len(effects) < 2 * limits.DECIDER_BURST:
             _, ident, claim = heapq.heappop(self._due)
             effects += self._overdue(ident, claim, now)
@@ -457,6 +468,7 @@ class TaskDecider:
         self._due.clear()
         self._opened.clear()
         self._untaken.clear()
+        self._released.clear()
         self.fares.clear()
         self._claims.clear()
         for task in msgspec.convert(dumped, _Dump).tasks:
@@ -506,7 +518,7 @@ def _release(task: Task, reason: ReleaseReason) -> State:
         event="released",
         detail=(str(task.claims),),
         data=work.Released(reason, task.instance),
-        once="event",
+        once="own",
         step=f"task/{task.id}/released",
         attempt=task.claims,
         from_outside=True,
@@ -524,7 +536,7 @@ def _expire(task: Task) -> State:
         event="expired",
         detail=(str(task.redrives),) if task.redrives else (),  # redriven, it may expire again
         data=work.Ended("its deadline passed"),
-        once="event",
+        once="own",
         step=f"task/{task.id}/expired",
         attempt=task.redrives,
         from_outside=True,

@@ -293,6 +293,9 @@ _PUSH: Final = subjects.PUSH_PREFIX
 def _filter(state: State) -> str:
     if state.once == "entity":
         return subjects.entity_filter(state.tenant, state.key, state.kind, state.id)
+    if state.once == "own":
+        place = (state.tenant, state.agent, state.key, state.kind, state.id, state.event, state.detail)
+        return subjects.FactSubject(*place).stored
     return subjects.event_filter(state.tenant, state.key, state.kind, state.id, state.event, state.detail)
 
 

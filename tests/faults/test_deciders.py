@@ -160,6 +160,26 @@ async def test_capabilities_are_bounded_and_unused_ones_make_room(hand, start, m
     await until(lambda: hand.times(waiting) == 1)
 
 
+async def test_a_forged_release_does_not_stand_in_the_way_of_the_real_one(hand, start) -> None:
+    """Nobody believes it, but it is in the log, under the event that deciders state once."""
+    service = await start()
+    await hand.open_queues()
+    await hand.pull()
+    seq = await hand.submit("t1")
+    await hand.claim("t1", 1, instance="i1")
+    await hand.conn.request("coord.ev.acme.eve.t1.task.t1.released.1", b"{}")
+    await until(lambda: hand.times(seq) == 1)
+
+    def moved() -> bool:
+        service.gone("acme", "w1", "i1", 0.0)
+        return hand.times(seq) >= 2
+
+    await until(moved, every_s=0.05)
+    task = await hand.task("t1")
+    assert task is not None
+    assert (task.status, task.deaths) == ("queued", 1)
+
+
 async def test_hostile_facts_about_tasks_change_nothing(hand, start) -> None:
     service = await start()
     await hand.open_queues()
