@@ -43,6 +43,8 @@ _log = logs.get("worker")
 _LOOKS_MAX: Final = 5
 """A task is read so often while what is read turns out to be stale."""
 
+_REFUSALS_MAX: Final = 3
+
 _COARSE_S: Final = 5.0
 """Longer time limits are kept to within half a second; the grace of a claim is two (`limits.TASK_TIMEOUT_GRACE_S`)."""
 
@@ -56,8 +58,8 @@ class Execution:
     """See the module.  Made for a delivery that has a slot; `begin` or `look` starts it."""
 
     __slots__ = (
-        "_aio_task", "_outcome_sent", "_overran", "began_at", "claim", "ctx", "ended_because", "fact", "gate",
-        "handles", "overruns_at", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
+        "_aio_task", "_outcome_sent", "_overran", "_refusals", "began_at", "claim", "ctx", "ended_because", "fact",
+        "gate", "handles", "overruns_at", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +87,8 @@ class Execution:
         self.overruns_at: float | None = None
         """Monotonic; None: a timer of its own sees to it."""
         self._overran = False
+        self._refusals = 0
+        """Of the claim's number, though the task seems to be free."""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -104,12 +108,19 @@ class Execution:
 
     def _state_claim(self, n: int, *, attempt: int) -> None:
         said = work.Claim(instance=self.worker.instance)
+        self._refusals = self._refusals if n == self.claim else 0
         self.claim = n
+        # A claim that nobody believes (stated too early, by whomever) makes the broker refuse the one that would be
+        # believed.  Then it is stated without the condition, and the log says who was first.
+        judged = self._refusals >= _REFUSALS_MAX
 
         def stored(statement: Statement) -> None:
-            if statement.error is None:
+            if statement.error is None and not judged:
                 self._start(attempt)
+            elif statement.error is None:
+                self.look(until_known=True)
             elif isinstance(statement.error, errors.WrongLastSequence):
+                self._refusals += 1
                 self.look()
             elif isinstance(statement.error, errors.PublishTimeout):
                 self.look(until_known=True)  # it may be stored: then it is held until the task's timeout
@@ -117,7 +128,8 @@ class Execution:
                 _log.warning("worker.claim_failed", task=self.fact.id, error=statement.error)
                 self.worker.left(self)
 
-        self.worker.stating.send(self._about("claimed", said, (str(n),)), once="event", then=stored)
+        claim = self._about("claimed", said, (str(n),))
+        self.worker.stating.send(claim, once=None if judged else "event", then=stored)
 
     def _about(self, event: str, said: Any, detail: tuple[str, ...] = ()) -> Fact:
         """A fact about the task, caused by its submission."""
@@ -154,7 +166,7 @@ class Execution:
                 worker.settle(self.queue, self.fact)
             worker.left(self)
         elif isinstance(move, claiming.Claim):
-            if move.n == self.claim:  # refused just now: the reader lags
+            if move.n == self.claim:  # refused just now: the reader lags, or see `_state_claim`
                 await asyncio.sleep(_AGAIN_S)
             self._aio_task = None
             self._state_claim(move.n, attempt=attempt_of(task))

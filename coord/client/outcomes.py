@@ -241,9 +241,8 @@ class TaskHandle(Generic[T]):
         task = await self.status()
         if task.ended:
             return False
-        await self._coord.stating.state(
-            Fact(kind="task", id=self.id, key=self.key, event="cancelled", data=work.Ended(reason=reason)), once="event"
-        )
+        said = work.Ended(reason=reason)
+        await self._coord.stating.state(Fact(kind="task", id=self.id, key=self.key, event="cancelled", data=said))
         return True
 
     async def status(self) -> Task:

@@ -231,11 +231,11 @@ class Submitter:
         name = new_event_id() if id is None else id
         return Ask(capability, name if key is None else key, name, submission, raw, returns)
 
-    def _send(self, ask: Ask) -> Statement:
+    def _send(self, ask: Ask, *, once: bool = True) -> Statement:
         fact = Fact(
             kind="task", id=ask.id, key=ask.key, event="submitted", detail=(ask.capability, ask.queue), data=ask.said
         )
-        statement = self._coord.stating.send(fact, once="entity")
+        statement = self._coord.stating.send(fact, once="entity" if once else None)
         self._doors[ask.capability].entered()
         self._submitted[ask.capability].inc()
         return statement
@@ -244,11 +244,20 @@ class Submitter:
         try:
             await statement
         except errors.WrongLastSequence as refused:
-            self._join(watch, *await self._first(ask, refused))
+            found = await self._first(ask, refused)
+            if found is None:
+                # What is there is nobody's task: facts that no reader believes.  The log decides who is first.
+                await self._send(ask, once=False)
+                found = await self._first(ask, refused)
+            if found is None:
+                raise errors.UnknownTask(
+                    "the submission is stored, and cannot be read back", task=ask.id, key=ask.key
+                ) from refused
+            self._join(watch, *found)
         return TaskHandle(self._coord, ask.key, ask.id, watch, ask.returns)
 
-    async def _first(self, ask: Ask, refused: errors.WrongLastSequence) -> tuple[Task, list[StoredFact]]:
-        """The task that was there before, if it is the same work; `TaskExists` if not."""
+    async def _first(self, ask: Ask, refused: errors.WrongLastSequence) -> tuple[Task, list[StoredFact]] | None:
+        """The task that was there before, if it is the same work; `TaskExists` if not.  None: there is no task."""
         for _ in range(_LOOKS_MAX):
             task, facts = await read(self._coord.connection, self._coord.tenant, ask.key, ask.id)
             if task is not None:
@@ -261,9 +270,7 @@ class Submitter:
             if facts:
                 break
             await asyncio.sleep(_LOOK_AGAIN_S)
-        raise errors.TaskExists(
-            "something that is no submission is stored under this id", task=ask.id, key=ask.key
-        ) from refused
+        return None
 
     # --- reuse -----------------------------------------------------------------------------
 

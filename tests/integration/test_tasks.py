@@ -518,3 +518,26 @@ async def test_an_agent_keeps_to_its_quotas(fleet: Fleet) -> None:
             assert worker.held == 0
         with pytest.raises(errors.SettingsError):
             coord.Agent("none", quotas=coord.Quotas(facts_per_s=0))
+
+
+# --- hostile neighbours --------------------------------------------------------------------
+
+
+async def test_facts_that_nobody_believes_keep_nobody_from_submitting_or_claiming(fleet: Fleet) -> None:
+    agent = coord.Agent("honest", capabilities={"work": 2})
+
+    @agent.task("work", retries=5)
+    async def run(ctx: coord.TaskContext) -> int:
+        if ctx.attempt == 1:
+            raise RuntimeError("once more")
+        return ctx.claim
+
+    async with fleet.client("evil") as evil, fleet.client() as c:
+        # Before there is a task, and a claim that is not its turn yet: both count for the broker's conditions.
+        await evil.publish(coord.Fact(kind="task", id="t1", event="progress", data={"done": 1}))
+        await evil.publish(coord.Fact(kind="task", id="t1", event="claimed", detail=("2",)))
+        handle = await c.submit("work", id="t1", backoff_s=0.02)
+        async with agent.connect(fleet.url, tenant=fleet.tenant):
+            assert await handle.result(timeout_s=60) == 2
+        task = await handle.status()
+        assert (task.claimant, task.submitter) == ("honest", "boss")
