@@ -46,6 +46,8 @@ class Part(msgspec.Struct, frozen=True):
     claims: list[tuple[str, str, int]] = []
     """(tenant, agent, claims held), of agents with quotas."""
     circuits: list[Open] = []
+    bye: bool = False
+    """It stops: others have its partitions."""
 
 
 def part(
@@ -87,7 +89,9 @@ class Sums:
 
     def hear(self, name: str, said: Part, now: float) -> None:
         """A process's part (monotonic seconds)."""
-        if name in self._parts or len(self._parts) < limits.DECIDER_PROCESSES_MAX:
+        if said.bye:
+            self._parts.pop(name, None)
+        elif name in self._parts or len(self._parts) < limits.DECIDER_PROCESSES_MAX:
             self._parts[name] = (now, said)
 
     @property

@@ -305,8 +305,8 @@ class PresenceTable(Watch):
         Returns the change to suspect: whether it is still there is to be asked.
         """
         row = self._rows.get((tenant, agent, instance))
-        if row is None or row.state == "gone":
-            return None
+        if row is None or row.state == "gone" or self._blind:
+            return None  # blind: the broker itself is ending, and what came back we may not have heard
         row.connections.discard(connection)
         if row.connections or not died:
             return None
@@ -339,6 +339,7 @@ class PresenceTable(Watch):
     def sees(self, now: float) -> None:
         """Our own connection is back: everybody gets the time to beat."""
         self._blind = False
+        self._forgive()  # who came back before we did was not heard
         self._settles = max(self._settles, now + self._settle_s)
 
     def _forgive(self) -> None:
@@ -352,6 +353,10 @@ class PresenceTable(Watch):
         """When the next grace is over; None: nothing is pending."""
         first = next(iter(self._pending.values()), None)
         return None if first is None or first.closed_at is None else first.closed_at + limits.DISCONNECT_GRACE_S
+
+    def suspended(self) -> Iterable[Row]:
+        """Those whose grace is not over."""
+        return self._pending.values()
 
     def lost(self, now: float) -> list[Change]:
         """The dead connections whose grace is over; call it at `due_at`."""

@@ -73,7 +73,7 @@ class BoardService(Service):
         conn = await self._open()
         table = self._presence.table
         said_at = 0.0
-        while True:
+        while not self.draining.is_set():
             now = time.monotonic()
             due = now - said_at >= limits.BOARD_EVERY_S
             if due:
@@ -109,7 +109,9 @@ class BoardService(Service):
         return self._conn is not None and self._conn.is_connected and bool(self._endpoints)
 
     async def on_drain(self) -> None:
-        """Answer what was accepted and take no more."""
+        """Take this process's part back, before others have its partitions; answer what was accepted."""
+        if self._conn is not None:
+            self._say(self._conn, subjects.beat("board", self.sums.name), board.Part(bye=True))
         for endpoint in self._endpoints:
             await endpoint.drain()
 
@@ -118,7 +120,7 @@ class BoardService(Service):
         for endpoint in self._endpoints:
             await endpoint.close()
         if self._conn is not None:
-            await self._conn.close()
+            await self._conn.drain()
 
     # --- parts and sums --------------------------------------------------------------------
 

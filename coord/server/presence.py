@@ -243,7 +243,7 @@ class PresenceBoard:
         if change is not None:
             self._changed(change)
             if self.table.pending <= limits.DISCONNECT_MASS:
-                self._say(subjects.push(ident[0], ident[1], wire.TOPIC), _ASK_BEAT)
+                self._ask(ident)
             self._arm()
         elif not known and died and not self.table.lives(*ident):
             self._tell(*ident)  # somebody who never beat, as far as we know: it may hold something all the same
@@ -277,13 +277,21 @@ class PresenceBoard:
         if due_at is None or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, due_at - time.monotonic()) + 0.001, self._grace_over)
+        wait_s = min(max(0.0, due_at - time.monotonic()) + 0.001, limits.DISCONNECT_GRACE_S / 3)
+        self._timer = loop.call_later(wait_s, self._look_at_pending)
 
-    def _grace_over(self) -> None:
+    def _look_at_pending(self) -> None:
+        """Whose grace is over is gone; the others are asked again, three times in all: a question may be lost."""
         self._timer = None
         for change in self.table.lost(time.monotonic()):
             self._changed(change)
+        if self.table.pending <= limits.DISCONNECT_MASS:
+            for row in self.table.suspended():
+                self._ask(row.ident)
         self._arm()
+
+    def _ask(self, ident: tuple[str, str, str]) -> None:
+        self._say(subjects.push(ident[0], ident[1], wire.TOPIC), _ASK_BEAT)
 
     def _changed(self, change: Change) -> None:
         self._m_changes.labels(state=change.state, reason=change.reason).inc()

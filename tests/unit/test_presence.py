@@ -161,6 +161,15 @@ def test_our_own_blindness_is_nobodys_death() -> None:
     assert "gone" in [c.state for c in pass_time(table, SETTLED + 65, SETTLED + 66)]
 
 
+def test_connections_that_end_with_ours_are_forgiven_though_we_missed_who_came_back() -> None:
+    table = settled("i1")
+    table.blind()
+    assert table.disconnected(*WHO, "s/1", SETTLED) is None  # read after our own end
+    table.sees(SETTLED + 0.1)
+    assert table.due_at() is None
+    assert table.lost(SETTLED + 1) == []
+
+
 def test_after_the_start_nobody_is_gone_before_they_had_the_time_to_beat() -> None:
     table = PresenceTable(START)
     assert table.lives(*WHO)
