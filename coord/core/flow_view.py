@@ -128,7 +128,7 @@ def _waited(definition: Definition, steps: dict[str, StepView], fact: StoredFact
         step = steps[said.name]
         if said.signal != fact.id:
             continue
-        if fact.event == "awaited" and fact.detail == (said.name,):
+        if fact.event == "awaited" and fact.detail == (said.name,) and step.status == "waiting":
             step.status, step.waits_since = "running", fact.stored_at.timestamp()
         elif fact.event == "raised" and step.status in ("running", "waiting"):
             step.status, step.waits_since = "completed", None

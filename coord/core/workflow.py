@@ -158,7 +158,8 @@ class WorkflowDecider(Folding):
         if live is None:
             if fact.event == "started":
                 return self._started(fact)
-            self.refused["workflow.not_open"] += 1
+            if fact.agent != AGENT:
+                self.refused["workflow.not_open"] += 1
             return NONE
         life = live.flow.life
         status = life.status
@@ -192,7 +193,7 @@ class WorkflowDecider(Folding):
         try:
             plan = self._plan(flow.definition)
         except CoordError as exc:
-            return (_refused(flow, exc),)
+            return _refused(flow, exc)
         if life.restated:
             return self._carried_on(flow, plan, begun)
         if not first:
@@ -565,15 +566,20 @@ def _outcome(life: Workflow) -> said.Outcome:
     return "failed"
 
 
-def _refused(flow: Flow, exc: CoordError) -> State:
-    """A definition that is none: the workflow fails with what is wrong."""
+def _refused(flow: Flow, exc: CoordError) -> list[Effect]:
+    """A definition that is none: the workflow fails with what is wrong, and is not held."""
     life = flow.life
     step = exc.details.get("step")
     told = said.Failed(error=exc.code, message=str(exc)[:2_000], step=step if isinstance(step, str) else None)
-    return State(
+    stated = State(
         tenant=life.tenant, agent=AGENT, key=life.id, kind="workflow", id=life.id, event="failed", data=told, once=None,
         version=f"{life.name}@{life.version}", step="refused", correlation_id=life.correlation_id,
     )  # fmt: skip
+    if life.instance is None:
+        return [stated]
+    body: dict[str, Any] = {"what": "ended", "id": life.id, "instance": life.instance, "status": "failed"}
+    body |= {"error": told.error, "message": told.message, "step": told.step}
+    return [stated, Push(life.tenant, life.submitter, life.instance, TOPIC, body)]
 
 
 def _output(fact: StoredFact) -> bytes:

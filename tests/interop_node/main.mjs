@@ -9,6 +9,7 @@ import { connect } from "@nats-io/transport-node";
 import * as coord from "./coord.mjs";
 import { Presence } from "./presence.mjs";
 import { Tasks } from "./tasks.mjs";
+import { Workflows } from "./workflows.mjs";
 
 const say = (value) => console.log(JSON.stringify(value));
 const TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -22,6 +23,25 @@ const commands = {
     for (const [n, input] of JSON.parse(inputs).entries()) say(await tasks.submit(capability, "normal", `js-${n}`, input));
     try {
       await tasks.submit(capability, "normal", "js-0", "another input");
+    } catch (error) {
+      say({ refused: error.code });
+    }
+  },
+
+  // Start workflows: one with an approval, one that is no definition, one that is cancelled, one that there is.
+  async workflow(nc, tenant, capability) {
+    const flows = new Workflows(nc, tenant, "node-boss", "nodeboss2");
+    const steps = [
+      { name: "gate", signal: "ok", approval: true },
+      { name: "each", needs: ["gate"], task: capability, for_each: "$input", max_parallelism: 1 },
+    ];
+    const gated = { name: "gated", version: "1", steps };
+    say(await flows.run("js-flow-0", gated, [8, 4], () => flows.raise("js-flow-0", "ok", { approved: true })));
+    const circle = { name: "circle", steps: [{ name: "a", task: "x", needs: ["b"] }, { name: "b", task: "x", needs: ["a"] }] };
+    say(await flows.run("js-flow-1", circle, null));
+    say(await flows.run("js-flow-2", gated, [], () => flows.cancel("js-flow-2", "enough")));
+    try {
+      await flows.run("js-flow-2", circle, null);
     } catch (error) {
       say({ refused: error.code });
     }

@@ -1,0 +1,33 @@
+"""Workflows started, approved and cancelled by a Node client that knows nothing but docs/protocol.md."""
+
+from __future__ import annotations
+
+import pytest
+
+import coord
+from tests.support import interop
+from tests.support.tasks import services
+
+pytestmark = pytest.mark.node
+
+
+async def test_node_starts_approves_and_cancels(nats_server) -> None:
+    async with services(nats_server.url) as fleet, fleet.client() as c:
+        agent = coord.Agent("halver")
+
+        @agent.task("halve")
+        async def halve(n: float) -> float:
+            return n / 2
+
+        async with (
+            agent.connect(fleet.url, tenant=fleet.tenant),
+            interop.script("workflow", fleet.url, fleet.tenant, "halve") as script,
+        ):
+            approved, failed, cancelled, refused = [await script.line() for _ in range(4)]
+            await script.end()
+        assert (approved["status"], approved["output"]) == ("completed", [4, 2])
+        assert (failed["error"], failed["step"]) == ("workflow.cyclic", "a")
+        assert (cancelled["status"], cancelled["message"]) == ("cancelled", "enough")
+        assert refused == {"refused": 10071}
+        view = await c.workflow("js-flow-0").status()
+        assert (view.life.submitter, [step.status for step in view.steps]) == ("node-boss", ["completed"] * 2)

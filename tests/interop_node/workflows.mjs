@@ -1,0 +1,44 @@
+// Workflows over plain NATS, as docs/protocol.md §16.3 says.
+
+import { headers } from "@nats-io/transport-node";
+import * as coord from "./coord.mjs";
+
+export class Workflows {
+  constructor(nc, tenant, agent, instance) {
+    Object.assign(this, { nc, tenant, agent, instance });
+  }
+
+  async state(kind, key, id, event, body, filter) {
+    const options = { timeout: 10_000 };
+    if (filter) {
+      options.headers = headers();
+      options.headers.set("Nats-Expected-Last-Subject-Sequence", "0");
+      options.headers.set("Nats-Expected-Last-Subject-Sequence-Subject", filter);
+    }
+    const subject = coord.published({ tenant: this.tenant, agent: this.agent, key, kind, id, event, detail: [] });
+    const ack = (await this.nc.request(subject, JSON.stringify(body), options)).json();
+    if (ack.error) throw Object.assign(new Error(ack.error.description), { code: ack.error.err_code });
+    return ack;
+  }
+
+  /** Start once under `id`; `then` is called when it is stored.  Resolves to how it ends, as it is pushed. */
+  async run(id, definition, input, then) {
+    const pushed = this.nc.subscribe(`coord.push.${this.tenant}.${this.agent}.workflow`);
+    await this.nc.flush();
+    const filter = `coord.log.${coord.partition(id)}.${this.tenant}.${id}.workflow.${id}.>`;
+    await this.state("workflow", id, id, "started", { definition, input, instance: this.instance }, filter);
+    if (then) await then();
+    for await (const message of pushed) {
+      const told = message.json();
+      if (told.what === "ended" && told.id === id) return told;
+    }
+  }
+
+  raise(id, name, data) {
+    return this.state("signal", id, name, "raised", { data });
+  }
+
+  cancel(id, reason) {
+    return this.state("workflow", id, id, "cancelled", { reason });
+  }
+}
