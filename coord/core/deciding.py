@@ -54,8 +54,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     does not keep."""
     once: Literal["entity", "event", "own"] | None
     """It must be the first fact of its entity, or the first of this event (and detail) of its entity by whomever,
-    or the first of it by this decider: for events that deciders alone may state, which anybody can forge and nobody
-    believes.  None: its fold takes it once."""
+    or the first of it by this decider (and so it is for every event that deciders alone may state: anybody can put
+    a forged one into the log, and nobody believes it).  None: its fold takes it once."""
     version: str = "1"
     """Of the definition that decided it: part of the derived id, with `step`, `attempt` and `ordinal`."""
     step: str

@@ -32,7 +32,7 @@ from coord.core.deciding import Arm, Effect, Open, Push, Settle, State
 from coord.server import history
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
-from coord.wire import headers, ids, subjects
+from coord.wire import authors, headers, ids, subjects
 from coord.wire.encode import encode_fact
 from coord.wire.records import Fact
 
@@ -293,7 +293,8 @@ _PUSH: Final = subjects.PUSH_PREFIX
 def _filter(state: State) -> str:
     if state.once == "entity":
         return subjects.entity_filter(state.tenant, state.key, state.kind, state.id)
-    if state.once == "own":
+    if state.once == "own" or authors.rule_for(state.kind, state.event).author is authors.Author.DECIDER:
+        # Nobody else may state it; a forged one, which nobody believes, must not keep this one out.
         place = (state.tenant, state.agent, state.key, state.kind, state.id, state.event, state.detail)
         return subjects.FactSubject(*place).stored
     return subjects.event_filter(state.tenant, state.key, state.kind, state.id, state.event, state.detail)
