@@ -63,6 +63,7 @@ async def rm(
             ctx.out.say(f"No flag {name} is set.")
             return Exit.NOT_FOUND
         await me.flags.remove(name, note=note)
+    ctx.out.say(f"Removed {name}.")
     return Exit.OK
 
 
