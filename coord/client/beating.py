@@ -176,16 +176,18 @@ class Beating:
     ) -> Registration:
         """Say what this instance can do, as a fact, and begin to beat.
 
+        `model`, `version`, `cost`: default, what the labels of these names say.
         Raises `InvalidPayload` and `InvalidToken` for what is none, and what `Stating.state` raises.
         """
+        labels = dict(labels or {})
         said = wire.check(
             Registration(
                 instance=self.instance,
                 capabilities=dict(capabilities or {}),
-                labels=dict(labels or {}),
-                model=model,
-                version=version,
-                cost=cost,
+                labels=labels,
+                model=labels.get("model") if model is None else model,
+                version=labels.get("version") if version is None else version,
+                cost=_number(labels.get("cost")) if cost is None else cost,
                 memory_mib=memory_mib,
                 coordinator=coordinator,
                 quotas=quotas,
@@ -331,6 +333,13 @@ class Beating:
         task = asyncio.get_running_loop().create_task(_logged(job), name=f"{self._agent}-presence")
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None  # a label may say anything
 
 
 async def _logged(job: Any) -> None:

@@ -195,5 +195,5 @@ def _state(state: CapabilityState, event: str) -> State:
     n = state.n + 1 if event == "opened" else state.n
     return State(
         tenant=state.tenant, agent=AGENT, key=state.capability, kind="capability", id=state.capability, event=event,
-        detail=(str(n),), data={"n": n}, once="event", step=event, attempt=n, from_outside=True,
+        detail=(str(n),), data={"n": n}, once="own", step=event, attempt=n, from_outside=True,
     )  # fmt: skip

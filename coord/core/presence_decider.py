@@ -313,14 +313,14 @@ def _of_one(agent: Agent, instance: str, one: Instance, event: str, present: int
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
         detail=(instance, str(n)) if instance else (str(n),),
         data={"instance": instance, "others": others},
-        once="event", step=f"{event}.{instance}", attempt=n, from_outside=outside,
+        once="own", step=f"{event}.{instance}", attempt=n, from_outside=outside,
     )  # fmt: skip
 
 
 def _of_agent(agent: Agent, event: str, n: int, data: dict[str, Any]) -> State:
     return State(
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
-        detail=(str(n),), data=data, once="event", step=event, attempt=n, from_outside=True,
+        detail=(str(n),), data=data, once="own", step=event, attempt=n, from_outside=True,
     )  # fmt: skip
 
 

@@ -169,13 +169,16 @@ async def test_without_a_system_account_heartbeats_alone_decide(tmp_path: Path) 
 async def test_agents_are_found_drained_and_rejoin(fleet: Fleet) -> None:
     async with connect(fleet, "a1") as one, connect(fleet, "a2") as two, connect(fleet, "boss") as c:
         await one.beating.register(capabilities={"ocr": 2}, labels={"region": "eu", "model": "m1"}, version="1.2.3")
-        await two.beating.register(capabilities={"ocr": 1, "tts": 1}, labels={"region": "us"})
+        await two.beating.register(capabilities={"ocr": 1, "tts": 1}, labels={"region": "us", "cost": "0.5"})
 
         async def found(**asked: Any) -> list[str]:
             return [agent.agent for agent in await c.agents(**asked)]
 
         await until(lambda: _is(found(capability="ocr"), ["a1", "a2"]))
         assert await found(capability="tts") == ["a2"]
+        ((model, version, cost),) = [(a.model, a.version, a.cost) for a in await c.agents(agent="a1")]
+        assert (model, version, cost) == ("m1", "1.2.3", None)
+        assert [a.cost for a in await c.agents(agent="a2")] == [0.5]
         assert await found(capability="ocr", labels={"region": "eu"}) == ["a1"]
         assert await found(capability="nothing") == []
         assert len(await c.agents(limit=1)) == 1

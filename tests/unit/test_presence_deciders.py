@@ -78,7 +78,7 @@ class Loop:
                 self.pushes.append(effect)
                 continue
             assert isinstance(effect, State)
-            assert effect.once == "event"
+            assert effect.once == "own"
             assert effect.from_outside
             self.seq += 1
             stated = fact(
