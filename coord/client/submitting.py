@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from coord.wire.work import Priority
 
 _LOOKS_MAX: Final = 20
+_BURST: Final = 64
 _LOOK_AGAIN_S: Final = 0.05
 """Who was refused as the second looks for the first so often: what answers may lag."""
 
@@ -181,6 +182,8 @@ class Submitter:
             watch = self._coord.outcomes.watch(ask.key, ask.id)
             await self._coord.stating.room()
             sent.append((ask, watch, self._send(ask)))
+            if len(sent) % _BURST == 0:
+                await asyncio.sleep(0)  # let others of this process have their turn, and the broker have these
         found: list[Any] = []
         first: errors.CoordError | None = None
         for ask, watch, statement in sent:
