@@ -82,7 +82,6 @@ class Session:
         self._created = ""
         self._scheduled = False
         self._paused = False
-        self._to_recall: asyncio.Future[StoredFact] | None = None
         self._recalled_seq = 0
         self._unanswered: dict[int, int] = {}
         """Sequence → statements that it led to and that the log does not have for sure."""
@@ -274,7 +273,7 @@ class Session:
                     return False
         for decider in deciders:
             try:
-                effects = decider.apply(fact)
+                effects = _held(decider.apply(fact))
             except Exception as exc:  # noqa: BLE001 - a defect of one fold must not stop the partition
                 self._defect(decider, exc, seq=fact.seq)
                 continue
@@ -353,7 +352,7 @@ class Session:
         try:
             for decider in self.deciders:
                 try:
-                    effects = ask(decider)
+                    effects = _held(ask(decider))
                 except Exception as exc:  # noqa: BLE001 - as above
                     self._defect(decider, exc)
                     continue
@@ -412,7 +411,7 @@ class Session:
             edge = await edges.near(self._conn, oldest)
             if edge:
                 _log.info("deciders.near_edge", partition=self._partition, oldest=oldest, edge=edge)
-                self.outside(lambda decider: list(itertools.islice(decider.edge(edge), limits.RESTATE_MAX)))
+                self.outside(lambda decider: itertools.islice(decider.edge(edge), limits.RESTATE_MAX))
         except errors.CoordError as exc:
             _log.warning("deciders.edge_unknown", partition=self._partition, error=exc)
         finally:
@@ -492,6 +491,11 @@ class Session:
         with contextlib.suppress(errors.CoordError, TimeoutError):
             async with asyncio.timeout(_LEAVE_S):
                 await self._save(*self._packed())
+
+
+def _held(effects: Iterable[Effect]) -> Iterable[Effect]:
+    """All of them: a generator's defect is its decider's, wherever it comes to light."""
+    return effects if type(effects) in (tuple, list) else list(effects)
 
 
 def _is_told(effect: Effect) -> TypeGuard[Settle | Push]:

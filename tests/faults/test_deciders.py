@@ -104,6 +104,7 @@ class Careless(Folding):
         ]
 
     def tick(self, now: float, presence: Any) -> Iterable[Effect]:
+        yield from ()
         raise ValueError("another defect")
 
     def dump(self) -> Any:
