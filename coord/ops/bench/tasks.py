@@ -5,6 +5,7 @@ PostgreSQL are the fourth and fifth.  Everything is temporary and on free ports 
 
 idle        one task at a time, a pause before each: submit to start, submit to result
 flood       as many as a window takes, for the rate; how long an acknowledgement takes meanwhile
+workflows   of three steps: one at a time, and as many as half a window takes
 kill        agents that hold tasks are killed (-9): until others have begun them
 scale       the same rate of tasks with ever more agents connected and beating: CPU of coord and
             nats-server a task
@@ -25,6 +26,7 @@ import msgspec
 from coord.client.connect import Coord, connect
 from coord.errors import SettingsError
 from coord.ops.bench import machine, servers
+from coord.ops.bench.flows import workflows
 from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, quiet_heap, rounded
 from coord.ops.bench.servers import Database
 from coord.ops.bench.task_worker import TENANT, WORK_S
@@ -36,7 +38,7 @@ FORMAT: Final = 1
 
 Say: TypeAlias = Callable[[str], None]
 
-Part: TypeAlias = Literal["idle", "flood", "kill", "scale", "overhead"]
+Part: TypeAlias = Literal["idle", "flood", "workflows", "kill", "scale", "overhead"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 _RESULT_S: Final = 60.0
@@ -319,6 +321,7 @@ def _cpu_s(*pids: int) -> float:
 _PARTS: Final[dict[str, Callable[[Bench], Awaitable[Figures]]]] = {
     "idle": idle,
     "flood": flood,
+    "workflows": workflows,
     "kill": kill,
     "scale": scale,
     "overhead": overhead,

@@ -110,6 +110,7 @@ class TaskPart(StrEnum):
 
     IDLE = "idle"
     FLOOD = "flood"
+    WORKFLOWS = "workflows"
     KILL = "kill"
     SCALE = "scale"
     OVERHEAD = "overhead"

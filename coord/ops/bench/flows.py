@@ -1,0 +1,70 @@
+"""The bench of tasks, its part about workflows: three steps one after another, started to told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from coord.client.building import StepRef, Workflow
+from coord.ops.bench.measure import Figures, cpu_s, percentile, quiet_heap
+
+if TYPE_CHECKING:
+    from coord.ops.bench.tasks import Bench
+
+STEPS: Final = 3
+
+_WARM_UP: Final = 20
+_RESULT_S: Final = 60.0
+
+
+async def workflows(bench: Bench) -> Figures:
+    """One at a time with a pause before each, then as many as the window takes."""
+    flow = Workflow("chain")
+    before: list[StepRef] = []
+    for n in range(STEPS):
+        before = [flow.task(f"s{n}", "no-op", needs=before, retries=0)]
+    definition = flow.definition()
+    config = bench.config
+    took: list[float] = []
+    rates: list[float] = []
+    cpu: Figures = {}
+    async with bench.agents("no-op", agents=2, capacity=128) as workers:
+        for n in range(config.idle // STEPS + _WARM_UP):
+            await asyncio.sleep(config.idle_pause_s)
+            began = time.perf_counter()
+            await bench.c.run_workflow(definition, n, id=bench.id(), timeout_s=_RESULT_S)
+            if n >= _WARM_UP:
+                took.append((time.perf_counter() - began) * 1e3)
+        room = asyncio.Semaphore(config.window // 2)
+
+        async def one(id: str) -> None:  # noqa: A002 - what a workflow's id is called, everywhere
+            try:
+                await bench.c.run_workflow(definition, id=id, timeout_s=_RESULT_S)
+            finally:
+                room.release()
+
+        count = config.flood // (3 * STEPS)
+        for _ in range(config.rounds):
+            coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers.pid), bench.clock()
+            with quiet_heap():
+                began = time.perf_counter()
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(count):
+                        await room.acquire()
+                        group.create_task(one(bench.id()))
+                took_s = time.perf_counter() - began
+            clock.stop()
+            rates.append(count / took_s)
+            spent = {
+                "submitter": clock.client_cpu_s,
+                "agents": cpu_s(workers.pid) - agents_s,
+                "coord": cpu_s(bench.fleet.pid) - coord_s,
+                "nats": clock.server_cpu_s,
+                "database": clock.database_cpu_s,
+            }
+            for name, seconds in spent.items() | {("all", sum(spent.values()))}:
+                cpu.setdefault(f"workflow_cpu_us.{name}", []).append(seconds / count * 1e6)
+    took.sort()
+    idle = {f"workflow_ms.p{p}": [percentile(took, p / 100)] for p in (50, 99)}
+    return {"workflows_per_s": rates} | dict(sorted(cpu.items())) | idle
