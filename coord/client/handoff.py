@@ -200,10 +200,8 @@ class HandoffContext:
 
     async def _answer(self, event: str, data: Accepted | Declined) -> int:
         fact = Fact(kind="handoff", id=self.id, key=self.key, event=event, detail=(str(self._n),), data=data)
-        try:
-            return (await self._handoffs.coord.stating.state(fact, once="event")).seq
-        except errors.WrongLastSequence as exc:
-            raise errors.HandoffOver("another instance of this agent has answered", handoff=self.id) from exc
+        # Without a condition: what a stranger states under this step, which nobody believes, must not forestall it.
+        return (await self._handoffs.coord.stating.state(fact)).seq
 
 
 class Handoffs:
@@ -250,10 +248,12 @@ class Handoffs:
         handle = self._handles.get(place)
         if handle is None:
             handle = self._handles[place] = HandoffHandle(self, *place)
+        fact = Fact(kind="handoff", id=name, key=key, event="offered", data=said)
         try:
-            fact = Fact(kind="handoff", id=name, key=key, event="offered", data=said)
             await self.coord.stating.state(fact, once="entity")
         except errors.WrongLastSequence:
+            if await self.read(*place) is None:  # something stands there that is no offer
+                await self.coord.stating.state(fact)
             handle.doubt()  # it was offered before: what became of it, the log says
         return handle
 

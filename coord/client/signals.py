@@ -107,7 +107,10 @@ class Signals:
         try:
             await self._coord.stating.state(fact, once="event")
         except errors.WrongLastSequence:
-            return False
+            latch = await self.get(name, key=key)
+            if latch is not None and latch.raised:
+                return False
+            await self._coord.stating.state(fact)  # what stands there is not believed
         return True
 
     # --- waiting ---------------------------------------------------------------------------

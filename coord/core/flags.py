@@ -191,6 +191,6 @@ def _again(flag: Flag, said: FlagSet) -> State:
     again = msgspec.structs.replace(said, restated=n, said=Said(flag.by, flag.at))
     return State(
         tenant=flag.tenant, agent=AGENT, key=flag.key, kind="flag", id=flag.id, event="set",
-        detail=(str(flag.seq), str(n)), data=msgspec.to_builtins(again), once="event", step=f"set.{flag.id}",
+        detail=(str(flag.seq), str(n)), data=msgspec.to_builtins(again), once="own", step=f"set.{flag.id}",
         attempt=flag.seq, ordinal=n, from_outside=True,
     )  # fmt: skip

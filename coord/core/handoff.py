@@ -423,7 +423,7 @@ def _step(handoff: Handoff, event: str, step: Step) -> State:
     n = handoff.n + 1
     return State(
         tenant=handoff.tenant, agent=AGENT, key=handoff.key, kind="handoff", id=handoff.id, event=event,
-        detail=(str(n),), data=msgspec.to_builtins(step), once="event", step=f"step.{handoff.id}", attempt=n,
+        detail=(str(n),), data=msgspec.to_builtins(step), once="own", step=f"step.{handoff.id}", attempt=n,
         from_outside=True,
     )  # fmt: skip
 
@@ -441,6 +441,6 @@ def _again(handoff: Handoff) -> State:
     said = msgspec.structs.replace(handoff.said, restated=n, held=held)
     return State(
         tenant=handoff.tenant, agent=AGENT, key=handoff.key, kind="handoff", id=handoff.id, event="offered",
-        detail=("again", str(n)), data=msgspec.to_builtins(said), once="event", step=f"again.{handoff.id}", attempt=n,
+        detail=("again", str(n)), data=msgspec.to_builtins(said), once="own", step=f"again.{handoff.id}", attempt=n,
         from_outside=True,
     )  # fmt: skip

@@ -341,6 +341,6 @@ def _again(lock: Lock, request: Request) -> State:
     said = Requested(instance=request.instance, permits=lock.permits, ttl_s=request.ttl_s, restated=n, held=held)
     return State(
         tenant=lock.tenant, agent=AGENT, key=lock.key, kind="lock", id=lock.id, event="requested",
-        detail=(request.token, str(request.epoch), str(n)), data=msgspec.to_builtins(said), once="event",
+        detail=(request.token, str(request.epoch), str(n)), data=msgspec.to_builtins(said), once="own",
         step=f"requested.{lock.id}.{request.token}", attempt=request.epoch, ordinal=n, from_outside=True,
     )  # fmt: skip

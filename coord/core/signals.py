@@ -492,7 +492,7 @@ def _over(ident: Ident, token: str, reason: Ending) -> State:
     tenant, key, name = ident
     return State(
         tenant=tenant, agent=AGENT, key=key, kind="signal", id=name, event="resumed", detail=(token,),
-        data={"reason": reason}, once="event", step=f"resumed.{name}.{token}", from_outside=True,
+        data={"reason": reason}, once="own", step=f"resumed.{name}.{token}", from_outside=True,
     )  # fmt: skip
 
 
@@ -501,7 +501,7 @@ def _raised_again(latch: Latch) -> State:
     said = {"raised_at": latch.raised_at, "raised_by": latch.raised_by, "restated": n}
     return State(
         tenant=latch.tenant, agent=AGENT, key=latch.key, kind="signal", id=latch.id, event="raised", detail=(str(n),),
-        data=said, merge_seq=latch.raised_seq, once="event", step=f"raised.{latch.id}", attempt=n, from_outside=True,
+        data=said, merge_seq=latch.raised_seq, once="own", step=f"raised.{latch.id}", attempt=n, from_outside=True,
     )  # fmt: skip
 
 
@@ -513,6 +513,6 @@ def _awaited_again(latch: Latch, wait: Wait) -> State:
     )  # fmt: skip
     return State(
         tenant=latch.tenant, agent=AGENT, key=latch.key, kind="signal", id=latch.id, event="awaited",
-        detail=(wait.wait, str(n)), data=msgspec.to_builtins(said), once="event",
+        detail=(wait.wait, str(n)), data=msgspec.to_builtins(said), once="own",
         step=f"awaited.{latch.id}.{wait.wait}", attempt=n, from_outside=True,
     )  # fmt: skip

@@ -293,7 +293,7 @@ def _follow(timer: Timer, fact: StoredFact) -> list[Effect]:
                 id=told.name,
                 event="raised",
                 data={"data": told.data},
-                once="event",
+                once=None,
                 step=f"raise.{timer.key}.{timer.id}.{told.name}",
                 attempt=timer.set_seq,
                 ordinal=n,
@@ -311,6 +311,7 @@ def _submit(timer: Timer, told: wire.Submit, n: int, fact: StoredFact) -> State:
         tenant=timer.tenant, agent=AGENT, key=told.key or name, kind="task", id=name, event="submitted",
         detail=(told.capability, wire.queue_of(task)), data=msgspec.to_builtins(task), once="entity",
         step=f"submit.{timer.key}.{timer.id}.{name}", attempt=timer.set_seq, ordinal=n,
+        from_outside=True,  # set again, a timer may name a task that there is: it is that one
     )  # fmt: skip
 
 
@@ -320,6 +321,6 @@ def _again(timer: Timer) -> State:
     said = msgspec.structs.replace(timer.said, restated=n, held=held)
     return State(
         tenant=timer.tenant, agent=AGENT, key=timer.key, kind="timer", id=timer.id, event="set",
-        detail=(str(timer.set_seq), str(n)), data=msgspec.to_builtins(said), once="event", step=f"set.{timer.id}",
+        detail=(str(timer.set_seq), str(n)), data=msgspec.to_builtins(said), once="own", step=f"set.{timer.id}",
         attempt=timer.set_seq, ordinal=n, from_outside=True,
     )  # fmt: skip

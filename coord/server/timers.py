@@ -131,7 +131,7 @@ class Arming:
                 event="cancelled",
                 detail=(str(set_seq),),
                 data={"reason": why},
-                once="event",
+                once="own",
                 step=f"cancelled.{arm.id}",
                 attempt=set_seq,
                 from_outside=True,

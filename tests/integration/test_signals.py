@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from coord import errors, limits
 from coord.ops.devstack.nats import NatsServer
+from coord.wire.envelope import Fact
 from tests.support.tasks import Fleet, new_tenant, services
 from tests.support.waiting import until
 
@@ -49,6 +50,13 @@ async def test_raised_before_or_after_the_wait(fleet: Fleet) -> None:
         await a.signals.raise_("large", large)
         assert await b.signals.wait("large", timeout_s=30) == large
         assert [latch.id for latch in await a.signals.ls()] == ["memory-ready", "large"]
+
+
+async def test_what_nobody_believes_does_not_forestall_a_raise(fleet: Fleet) -> None:
+    async with fleet.client("a") as a, fleet.client("hostile") as hostile:
+        await hostile.publish(Fact(kind="signal", id="s", key="signals", event="raised", data=["nonsense"]))
+        assert await a.signals.raise_("s", 1)
+        assert await a.signals.wait("s", timeout_s=30) == 1
 
 
 async def test_all_any_and_in_time(fleet: Fleet) -> None:

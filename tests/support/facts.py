@@ -61,7 +61,7 @@ class Log:
                 self.effects.append(effect)
                 continue
             place = (effect.key, effect.kind, effect.id) + (
-                () if effect.once == "entity" else (effect.event, effect.detail)
+                () if effect.once == "entity" else (effect.event, effect.detail, effect.agent)
             )
             if effect.once is not None and place in self._stated:
                 continue
