@@ -250,8 +250,10 @@ class Beating:
             self._wake.clear()
             self._say(self._heartbeat())
             await asyncio.sleep(_BEAT_APART_S)
+            # Soon again on a new connection: whoever listens may have come back later than we did.
+            next_s = limits.HEARTBEAT_S if self._abouts <= _ABOUT_FIRST else self.every_s
             try:
-                async with asyncio.timeout(self.every_s - _BEAT_APART_S):
+                async with asyncio.timeout(next_s - _BEAT_APART_S):
                     await self._wake.wait()
             except TimeoutError:
                 continue
@@ -297,6 +299,7 @@ class Beating:
         self._away_at = None
         self._abouts = 0
         self._say(self._heartbeat())  # before anything else: what is held hangs on it
+        self._wake.set()
         if self.registration is not None and away_s > limits.PRESENCE_SETTLE_S:
             self._start(self._state("registered", self.registration))  # it may have been forgotten meanwhile
 
