@@ -40,6 +40,7 @@ from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow, decode
 from coord.errors import CoordError, InvalidWorkflow, WireError
 from coord.wire import flow as said
+from coord.wire import latch
 from coord.wire.envelope import StoredFact
 from coord.wire.work import Reference
 
@@ -56,6 +57,12 @@ _EARLY_S: Final = 0.1
 
 _PLANS_MAX: Final = 256
 _SIGNALS_MAX: Final = 1_000
+_EARLY_KEYS: Final = 5_000
+_EARLY_NAMES: Final = 16
+_EARLY_BYTES: Final = 4 * limits.KIB
+"""Signals that were raised under keys of which no workflow was started yet: so many keys, the newest; so many of
+each; and what was said with one."""
+
 _BY_OTHERS: Final = frozenset({"cancelled", "expired", "released"})
 """How a task ends without its agent's word: what it did is not known."""
 
@@ -90,6 +97,8 @@ class _Dump(msgspec.Struct):
 
     flows: list[Flow] = []
     tables: list[_Table] = []
+    early: list[tuple[str, str, dict[str, bytes]]] = []
+    """(tenant, key, signals raised under it)."""
 
 
 class WorkflowDecider(Folding):
@@ -110,6 +119,7 @@ class WorkflowDecider(Folding):
         """A heap of (when, workflow, step): times that have to come."""
         self._unmet: deque[tuple[float, Ident, str]] = deque()
         """(when to look, workflow, part): what the log should have by then."""
+        self._early: dict[Ident, dict[str, bytes]] = {}
         self._recalled: Workflow | None = None
 
     def get(self, tenant: str, id: str) -> Flow | None:
@@ -137,6 +147,8 @@ class WorkflowDecider(Folding):
         if kind == "workflow":
             return self._workflow(fact, live)
         if live is None:
+            if kind == "signal" and fact.event == "raised" and fact.key != latch.KEY:
+                self._keep(fact)
             return NONE  # of no workflow, or of one that has ended
         if kind == "task":
             return self._task(fact, live)
@@ -199,6 +211,7 @@ class WorkflowDecider(Folding):
         if not first:
             return NONE  # it has ended
         live = self._live[fact.tenant, fact.id] = Live(flow, plan)
+        flow.signals = self._early.pop((fact.tenant, fact.id), {})
         begin(plan, flow)
         run = Run(live, fact.stored_at.timestamp())
         run.start()
@@ -377,6 +390,16 @@ class WorkflowDecider(Folding):
         run.go_on()
         return self._after(run)
 
+    def _keep(self, fact: StoredFact) -> None:
+        """A signal under the key of a workflow that may be started later."""
+        ident = (fact.tenant, fact.key)
+        signals = self._early.setdefault(ident, {})
+        raised = _raised(fact)
+        if len(signals) < _EARLY_NAMES and len(raised) <= _EARLY_BYTES:
+            signals.setdefault(fact.id, raised)
+        if len(self._early) > _EARLY_KEYS:
+            del self._early[next(iter(self._early))]
+
     def _timer(self, fact: StoredFact, live: Live) -> Iterable[Effect]:
         if fact.event != "fired":
             return NONE
@@ -508,7 +531,8 @@ class WorkflowDecider(Folding):
 
     def dump(self) -> Any:
         """The workflows that have not ended, and the tables."""
-        return _Dump([live.flow for live in self._live.values()], list(self._tables.values()))
+        early = [(*ident, signals) for ident, signals in self._early.items()]
+        return _Dump([live.flow for live in self._live.values()], list(self._tables.values()), early)
 
     def load(self, dumped: Any) -> None:
         """Become them."""
@@ -517,6 +541,7 @@ class WorkflowDecider(Folding):
         self._due.clear()
         self._unmet.clear()
         found = msgspec.convert(dumped, _Dump)
+        self._early = {(tenant, key): signals for tenant, key, signals in found.early}
         self._tables = {(table.tenant, table.name): table for table in found.tables}
         for flow in found.flows:
             self._adopt(Live(flow, self._plan(flow.definition)))

@@ -171,6 +171,22 @@ def test_an_approval_waits_for_its_signal_raised_before_or_after() -> None:
     assert (status, told["error"], told["step"]) == ("failed", "workflow.declined", "gate")
 
 
+def test_a_signal_that_was_raised_before_the_workflow_was_started() -> None:
+    w = world()
+    w.fact("human", "w1", "signal", "ok", "raised", data={"data": {"approved": True}})
+    w.fact("human", "w1", "signal", "ok", "raised", data={"data": {"approved": False}})
+    w.settle()
+    dumped = msgspec.msgpack.encode(w.decider.dump())
+    w.crash(len(w.log), dumped)
+    w.start(flow({"name": "gate", "signal": "ok", "approval": True}))
+    w.settle()
+    assert end_of(w)[0] == "completed"
+    for n in range(6_000):
+        w.fact("human", f"k{n}", "signal", "ok", "raised", data={"data": "x" * (10_000 if n % 2 else 1)})
+    w.fold()
+    assert len(msgspec.msgpack.encode(w.decider.dump())) < 1_000_000, "bounded"
+
+
 def test_nobody_approves_in_time() -> None:
     w = begun({"name": "gate", "signal": "ok", "timeout_s": 60})
     at = w.of("w1", "timer", "set")[0].data["at"]
