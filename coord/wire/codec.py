@@ -208,7 +208,7 @@ def check_tree(value: Any) -> None:
             if not _PLAIN.issuperset(map(type, items)):
                 for item in items:
                     kind = type(item)
-                    if kind is dict or kind is list:
+                    if kind is dict or kind is list or kind is tuple:  # a tuple of the sender's is written as a list
                         below.append(item)
                     elif kind is float:
                         if not math.isfinite(item):

@@ -298,3 +298,9 @@ def test_content_types(text, media):
 def test_content_types_that_are_not_read(text):
     with pytest.raises(InvalidPayload):
         codec.media_of(text)
+
+
+def test_tuples_travel_as_lists_with_nulls_too() -> None:
+    assert codec.encode({"done": [(1, 2)], "error": None}) == b'{"done":[[1,2]],"error":null}'
+    with pytest.raises(InvalidPayload):
+        codec.encode({"done": [(1, float("nan"))], "error": None})

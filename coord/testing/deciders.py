@@ -1,0 +1,307 @@
+"""A process that decides, as `coord.server.session` does: its steps in virtual time around the real deciders.
+
+The rules of a session are those of docs/adr/0050: it begins from a snapshot, owes what it demands until
+it has caught up, states under derived ids, and takes a snapshot of a sequence only once
+the log has everything that the facts up to it led to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coord.core.claiming import decide as decide_about_delivery
+from coord.core.deciding import Decider, Effect, Open, Owed, Push, Settle, State
+from coord.core.locks import LockDecider
+from coord.core.signals import SignalDecider
+from coord.core.task_decider import TaskDecider
+from coord.core.tasks import fold
+from coord.core.workflow import WorkflowDecider
+from coord.testing.broker import PARTITIONS, TENANT, Ack, Refused, Stored
+from coord.testing.loop import Process, Thread, sleep
+from coord.wire import ids, subjects
+from coord.wire.envelope import Fact, StoredFact
+
+if TYPE_CHECKING:
+    from coord.testing.simulation import World
+
+_TICK_S = 0.5
+_SNAPSHOT_S = 4.0
+_PIN_S = 3.0
+_TELL_S = 60.0
+
+
+def deciders() -> list[Decider]:
+    """Those that are simulated."""
+    return [TaskDecider(), SignalDecider(), LockDecider(), WorkflowDecider()]
+
+
+def packed(states: Iterable[Decider]) -> bytes:
+    """A snapshot, as it is stored."""
+    return msgspec.msgpack.encode({decider.name: decider.dump() for decider in states})
+
+
+def restored(states: bytes) -> list[Decider]:
+    """Deciders that become what was packed."""
+    found, dumped = deciders(), msgspec.msgpack.decode(states)
+    for decider in found:
+        decider.load(dumped[decider.name])
+    return found
+
+
+def event_id_of(state: State) -> str:
+    """The id of a decision: the same from whoever decides it."""
+    return ids.derive_id(state.tenant, state.key, state.version, state.step, state.attempt, state.ordinal)
+
+
+class DeciderProcess(Process):
+    """Runs a session for each partition whose pin it has."""
+
+    def __init__(self, name: str, world: World, skew_s: float) -> None:
+        super().__init__(name, world.loop, world.faults)
+        self.world = world
+        self.skew_s = skew_s
+        self.dead: set[tuple[str, str, str]] = set()
+        """Instances that it knows to be gone."""
+        self.sessions: dict[int, Session] = {}
+        self.begin()
+
+    @property
+    def unix(self) -> float:
+        """Its own clock."""
+        return self.world.broker.unix + self.skew_s
+
+    def begin(self) -> None:
+        """Start, or start again."""
+        self.alive = True
+        self.dead = set()
+        self.sessions = {}
+        incarnation = self.incarnation
+        # Until it has heard everybody who is there, whoever it has not heard of may be alive.
+        self.loop.at(5.0, lambda: self.alive and incarnation == self.incarnation and self._settled())
+        for partition in range(PARTITIONS):
+            self.spawn(self._own(partition))
+
+    def crashed(self) -> None:
+        """Something starts it again."""
+        self.loop.at(self.faults.rng.choice([0.3, 3.0]), self.begin)
+
+    def _settled(self) -> None:
+        self.dead |= self.world.gone
+
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
+        """As `coord.core.deciding.Presence`."""
+        return (tenant, agent, instance) not in self.dead
+
+    def gone(self, holder: tuple[str, str, str]) -> None:
+        """An instance is said to be no more."""
+        self.dead.add(holder)
+        for session in self.sessions.values():
+            if session.owed is None:
+                session.outside([e for d in session.deciders for e in d.gone(*holder, self.unix)])
+
+    def back(self, holder: tuple[str, str, str]) -> None:
+        """It beats again."""
+        self.dead.discard(holder)
+
+    def _own(self, partition: int) -> Thread:
+        broker = self.world.broker
+        rng = self.world.rng
+        while True:
+            held = broker.pins.get(partition)
+            steals = self.faults.active and rng.random() < 0.02
+            if held is None or steals or self.loop.now - held[1] > _PIN_S:
+                session = self.sessions[partition] = Session(self, partition)
+                broker.pins[partition] = session, self.loop.now
+                yield from session.run()
+                self.sessions.pop(partition, None)
+                if broker.pins.get(partition, (None,))[0] is session:
+                    del broker.pins[partition]
+            yield sleep(0.2 + rng.random())
+
+
+class Session:
+    """One partition, from a snapshot until it fails or loses the pin."""
+
+    def __init__(self, process: DeciderProcess, partition: int) -> None:
+        self.process = process
+        self.world = process.world
+        self.broker = process.world.broker
+        self.partition = partition
+        self.deciders = deciders()
+        self.position = 0
+        self.owed: Owed | None = Owed()
+        self.failed = False
+        self._revision = 0
+        self._late: list[Settle | Push] = []
+        self._unanswered: Counter[int] = Counter()
+        self._notices_at = 0.0
+
+    def run(self) -> Thread:
+        """Until it may decide no more; somebody else may begin before that."""
+        broker, process = self.broker, self.process
+        answer = yield broker.request(lambda: (broker.snapshots.get(self.partition), len(broker.log)))
+        if answer is None:
+            return
+        snapshot, target = answer
+        if snapshot is not None:
+            self._revision, self.position, states = snapshot
+            self.deciders = restored(states)
+        process.spawn(self._save_now_and_then())
+        ticked = 0.0
+        while not self.failed and not self._lost():
+            batch = yield broker.follow(self.partition, self.position, _TICK_S)
+            for stored in batch:
+                self._fold(stored)
+            if self.owed is not None and (not batch or self.position >= target):
+                self._catch_up()
+            if self.owed is None and self.world.loop.now - ticked >= _TICK_S:
+                ticked = self.world.loop.now
+                self.outside([e for d in self.deciders for e in d.tick(process.unix, process)])
+        self.failed = True
+
+    def _lost(self) -> bool:
+        """Whether it has noticed that the pin is somebody else's: up to three seconds late."""
+        now, pins = self.world.loop.now, self.broker.pins
+        if pins.get(self.partition, (None,))[0] is self:
+            pins[self.partition] = self, now
+            return False
+        self._notices_at = self._notices_at or now + self.world.rng.choice([0.0, 0.3, 3.0])
+        return now >= self._notices_at
+
+    # --- facts -------------------------------------------------------------------------------
+
+    def _fold(self, stored: Stored) -> None:
+        fact = stored.fact
+        self.position = fact.seq
+        if self.owed is not None:
+            self.owed.meet(fact)
+        for effect in fold_one(self.deciders, stored, self.broker.history):
+            self._perform(effect, fact)
+
+    def outside(self, effects: Iterable[Effect]) -> None:
+        """What a death, time or the end of catching up led to."""
+        for effect in effects:
+            self._perform(effect, None)
+
+    def _catch_up(self) -> None:
+        owed, self.owed = self.owed, None
+        assert owed is not None, "it catches up once"
+        for state in owed.take():
+            self._state(state, self.position)
+        late, self._late = self._late, []
+        self.outside(late)
+        self.outside([e for d in self.deciders for e in d.reconcile(self.process.unix)])
+
+    # --- effects -----------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect, fact: StoredFact | None) -> None:
+        if isinstance(effect, State):
+            if fact is not None and effect.causation_id is None:
+                effect = msgspec.structs.replace(effect, causation_id=fact.event_id)
+            if self.owed is not None:
+                self.owed.demand(effect)
+            else:
+                self._state(effect, self.position + 1)
+        elif self.owed is not None:
+            told = isinstance(effect, Push) or (isinstance(effect, Settle) and effect.how != "extend")
+            if told and fact is not None and fact.stored_at.timestamp() >= self.process.unix - _TELL_S:
+                self._late.append(effect)  # type: ignore[arg-type]  # as `told` says
+        elif isinstance(effect, Settle):
+            self.world.referee.settles(effect, self.position)
+            self.broker.hop(lambda: self.broker.settle(effect))
+        elif isinstance(effect, Push):
+            self.world.referee.tells(effect, self.position)
+            self.world.push(effect)
+        elif isinstance(effect, Open):
+            self.broker.hop(lambda: self.broker.open(subjects.queue(effect.tenant, effect.capability, effect.queue)))
+
+    def _state(self, state: State, seq: int) -> None:
+        self._unanswered[seq] += 1
+        self.process.spawn(self._stated(state, seq))
+
+    def _stated(self, state: State, seq: int) -> Thread:
+        if self.failed:
+            return
+        data = state.data
+        if state.merge_seq is not None:
+            base = self.broker.log[state.merge_seq - 1].fact.data
+            said = msgspec.to_builtins(data)
+            data = {**base, **said} if isinstance(base, dict) else said
+        fact = Fact(
+            kind=state.kind, id=state.id, event=state.event, data=data, key=state.key, detail=state.detail,
+            correlation_id=state.correlation_id, causation_id=state.causation_id,
+        )  # fmt: skip
+        event_id = event_id_of(state)
+        answer = yield from self.broker.publish(state.agent, fact, event_id, state.once, tries=1)
+        if answer is None:
+            self.failed = True  # whether it is stored is not known: the next session finds out
+            return
+        if isinstance(answer, Refused):
+            self._judge(state, event_id)
+        elif isinstance(answer, Ack) and not state.from_outside:
+            self.world.referee.stated(state, answer.seq)
+        self._unanswered[seq] -= 1
+
+    def _judge(self, state: State, event_id: str) -> None:
+        event = None if state.once == "entity" else state.event
+        found = self.broker.first_of(state.kind, state.key, state.id, event, state.detail)
+        if found is not None and found.event_id != event_id and found.agent == state.agent and not state.from_outside:
+            self.world.wrong(f"two decisions: {state.event} of {state.kind} {state.id}, stated by {found.event_id} first")
+
+    # --- snapshots ---------------------------------------------------------------------------
+
+    def is_answered(self, seq: int) -> bool:
+        """Whether the log has everything that the facts up to this one led to."""
+        return not any(count and at <= seq for at, count in self._unanswered.items())
+
+    def _save_now_and_then(self) -> Thread:
+        broker = self.broker
+        while not self.failed:
+            yield sleep(_SNAPSHOT_S * (0.5 + self.world.rng.random()))
+            if self.owed is not None or self.failed:
+                continue
+            states, seq = packed(self.deciders), self.position
+            while not self.is_answered(seq):
+                yield sleep(0.05)
+                if self.failed:
+                    return
+
+            def save(states: bytes = states, seq: int = seq) -> int | None:
+                revision, stored, _ = broker.snapshots.get(self.partition, (0, 0, b""))
+                if revision != self._revision or stored > seq:
+                    return -1
+                broker.snapshots[self.partition] = revision + 1, seq, states
+                return revision + 1
+
+            revision = yield broker.request(save)
+            if revision is None or revision < 0:
+                self.failed = True  # somebody else wrote one, or nobody knows
+                return
+            self._revision = revision
+
+
+def fold_one(found: list[Decider], stored: Stored, history: Any) -> list[Effect]:
+    """One fact, by all of those whose kind it is."""
+    fact = stored.fact
+    ours = [decider for decider in found if fact.kind in decider.kinds]
+    if not stored.first and any(decider.forgot(fact) for decider in ours):
+        before = history(fact.kind, fact.key, fact.id, below=fact.seq)
+        if before:
+            for decider in ours:
+                decider.recall(before)
+    return [effect for decider in ours for effect in decider.apply(fact)]
+
+
+def settle_for_worker(world: World, queue: str, seq: int, key: str, id: str) -> None:  # noqa: A002
+    """``task.settle``: ack what is nobody's any more; the log is asked, not the worker."""
+    task, _ = fold(world.broker.history("task", key, id))
+    move = decide_about_delivery(task, agent="", instance="", seq=seq)
+    if getattr(move, "settle", False):
+        world.broker.hop(lambda: world.broker.settle(Settle(queue, seq, "ack")))
+
+
+__all__ = ["TENANT", "DeciderProcess", "Session", "deciders", "event_id_of", "fold_one", "packed", "restored"]

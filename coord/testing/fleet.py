@@ -1,0 +1,380 @@
+"""The agents of a simulation: they submit, work, lock, wait for signals, and are killed and stopped at any step.
+
+What a worker does with a delivery is `coord.core.claiming`, and what it reads it folds with `coord.core.tasks`,
+as the SDK does; what lies between is `coord.client.execution` without its sockets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from coord.core import claiming, locks, signals, tasks
+from coord.core.deciding import Push
+from coord.testing.broker import TENANT, Ack, Delivery, Refused
+from coord.testing.deciders import settle_for_worker
+from coord.testing.loop import Process, Thread, sleep
+from coord.wire import subjects, work
+from coord.wire.envelope import Fact
+
+if TYPE_CHECKING:
+    from coord.testing.simulation import World
+
+CLAIM_ONCE: Final = "event"
+"""The condition of a claim: nobody has stated one of this number."""
+
+_GONE_S: Final = 2.75
+"""So long after it fell silent an instance is said to be gone."""
+
+
+class Agent(Process):
+    """One agent; each start is an instance of its own, with a connection whose end the server tells of."""
+
+    def __init__(self, name: str, world: World) -> None:
+        super().__init__(name, world.loop, world.faults)
+        self.world = world
+        self.broker = world.broker
+        self.rng = world.rng
+        self._events = 0
+        self.told: dict[tuple[str, str, str], Any] = {}
+        """(topic, id, of which wait, request or claim) → what it was told."""
+        self.begin()
+
+    @property
+    def instance(self) -> str:
+        """Of the present connection."""
+        return f"{self.name}{self.incarnation}"
+
+    @property
+    def holder(self) -> tuple[str, str, str]:
+        """What its claims belong to."""
+        return TENANT, self.name, self.instance
+
+    def begin(self) -> None:
+        """Start, or start again, knowing nothing."""
+        self.alive, self.told = True, {}
+        self.start()
+
+    def start(self) -> None:
+        """Spawn what it does."""
+        raise NotImplementedError
+
+    def crash(self) -> None:
+        """Its connection ends: that is heard at once or, at worst, its silence is."""
+        holder = self.holder
+        super().crash()
+        self.world.died(holder, self.rng.choice([0.1, 0.1, _GONE_S]))
+
+    def crashed(self) -> None:
+        """Something starts it again."""
+        self.loop.at(0.5 + self.rng.random() * 3.0, self.begin)
+
+    def hung(self) -> None:
+        """Its heartbeats stop."""
+        holder, until = self.holder, self.hung_until
+        if until - self.loop.now > _GONE_S:
+            self.loop.at(_GONE_S, lambda: self.holder == holder and self.alive and self.world.died(holder, 0.0))
+            self.loop.at(until - self.loop.now, lambda: self.holder == holder and self.alive and self.world.back(holder))
+
+    def state(self, fact: Fact, once: Any = None, *, tries: int = 3) -> Thread:
+        """State it under an id of its own; `Ack`, `Refused` or None."""
+        self._events += 1
+        event_id = f"{self.instance}-{self._events}"
+        return (yield from self.broker.publish(self.name, fact, event_id, once, tries))
+
+    def state_until_stored(self, fact: Fact) -> Thread:
+        """State it for as long as it takes."""
+        self._events += 1
+        event_id = f"{self.instance}-{self._events}"
+        while (yield from self.broker.publish(self.name, fact, event_id, None)) is None:
+            yield sleep(0.1)
+
+    def heard(self, push: Push) -> None:
+        """A push has arrived."""
+        body = push.body
+        which = str(body.get("wait") or body.get("token") or body.get("claim") or "")
+        if push.topic == "task" and body["what"] == "ended":
+            which = ""
+        self.told[push.topic, body["id"], which] = body
+
+
+class Worker(Agent):
+    """Runs tasks of some capabilities, two at a time."""
+
+    def start(self) -> None:
+        """Two slots."""
+        self.running: dict[tuple[str, str], int] = {}
+        for _ in range(2):
+            self.spawn(self._slot())
+
+    def _slot(self) -> Thread:
+        world, rng = self.world, self.rng
+        while True:
+            capability = rng.choice(("work", "work", "work", "undo"))
+            queue = subjects.queue(TENANT, capability, rng.choice(("critical", "normal", "normal", "batch")))
+            delivery = yield self.broker.pull(queue, 2.0 if self.running else rng.choice([1.0, 4.0]))
+            if delivery is None:
+                yield self.broker.request(lambda queue=queue: self.broker.open(queue))
+                continue
+            place = (delivery.fact.key, delivery.fact.id)
+            if place in self.running:
+                continue
+            self.running[place] = 0
+            claim = yield from self._claim(delivery)
+            if claim:
+                self.running[place] = claim
+                world.referee.begins(*place, claim, self.instance)
+                yield from self._run(delivery, claim)
+            self.running.pop(place, None)
+
+    def _claim(self, delivery: Delivery) -> Thread:
+        """The claim that is held; 0: none."""
+        fact = delivery.fact
+        said = fact.decode(work.Submission)
+        if self.rng.random() < 0.02:
+            yield from self.state(self._about(delivery, "returned", work.Returned(self.instance, "surplus"), 1))
+            return 0
+        move: claiming.Move = claiming.Claim(1)
+        looks = not delivery.first or said.redrive > 0 or said.restated > 0
+        while True:
+            if looks:
+                task, _ = tasks.fold((yield from self.broker.read("task", fact.key, fact.id)))
+                move = claiming.decide(task, agent=self.name, instance=self.instance, seq=fact.seq)
+            looks = True
+            if isinstance(move, claiming.Hold):
+                return move.n
+            if isinstance(move, claiming.Leave):
+                if move.settle:
+                    ask = (self.world, delivery.queue, fact.seq, fact.key, fact.id)
+                    yield self.broker.request(lambda: settle_for_worker(*ask))
+                return 0
+            claimed = self._about(delivery, "claimed", work.Claim(self.instance), move.n)
+            if isinstance((yield from self.state(claimed, CLAIM_ONCE)), Ack):
+                return move.n
+            yield sleep(0.05)
+
+    def _about(self, delivery: Delivery, event: str, said: Any, n: int | None = None) -> Fact:
+        fact = delivery.fact
+        detail = () if n is None else (str(n),)
+        return Fact(kind="task", id=fact.id, key=fact.key, event=event, detail=detail, data=said)
+
+    def _run(self, delivery: Delivery, claim: int) -> Thread:
+        rng, fact = self.rng, delivery.fact
+        yield sleep(rng.choice([0.01, 0.2, 1.0, 9.0 if rng.random() < 0.1 else 2.0]))
+        if ("task", fact.id, str(claim)) in self.told:
+            return  # cancelled, or lost: it would not be believed
+        dice = rng.random() if self.faults.active else 0.0
+        if dice < 0.80:
+            outcome = self._about(delivery, "completed", work.Completed(claim=claim, output={"from": fact.id}))
+        elif dice < 0.92:
+            outcome = self._about(delivery, "failed", work.Failed(claim=claim, error="oops", final=dice > 0.91))
+        elif dice < 0.95:
+            outcome = self._about(delivery, "rejected", work.Rejected(claim=claim, reason="no"))
+        else:
+            outcome = self._about(delivery, "returned", work.Returned(self.instance, "drained"), claim)
+        yield from self.state_until_stored(outcome)
+
+
+class Rogue(Agent):
+    """States outcomes, claims and cancellations of what is not its own, as any client of the broker can."""
+
+    def start(self) -> None:
+        """Now and then."""
+        self.spawn(self._lie())
+
+    def _lie(self) -> Thread:
+        while self.faults.active:
+            yield sleep(self.rng.random() * 3.0)
+            known = list(self.world.referee.tasks)
+            if not known:
+                continue
+            key, name = self.rng.choice(known)
+            event = self.rng.choice(["completed", "failed", "rejected", "cancelled", "progress"])
+            yield from self.state(Fact(kind="task", id=name, key=key, event=event, data={}))
+
+
+class Client(Agent):
+    """Submits tasks, waits for what becomes of them, cancels and redrives some."""
+
+    def __init__(self, name: str, world: World, count: int) -> None:
+        self._names = [f"{name}t{i}" for i in range(count)]
+        self.outcomes: dict[str, str] = {}
+        """What it came to know."""
+        self.unknown = set(self._names)
+        super().__init__(name, world)
+
+    def start(self) -> None:
+        """A thread for each of its tasks that it does not know the end of."""
+        for name in self._names:
+            if name in self.unknown:
+                self.spawn(self._task(name))
+
+    def _task(self, name: str) -> Thread:
+        rng = self.rng
+        yield sleep(rng.random() * 8.0)
+        capability = "nobody" if name.endswith("t7") else "work"
+        priority = rng.choice(("critical", "normal", "normal", "batch"))
+        said = work.Submission(
+            input={"name": name}, retries=rng.choice([0, 1, 3]), backoff_s=0.5, timeout_s=5.0, instance=self.instance,
+            deadline=self.broker.unix + 15.0 if rng.random() < 0.1 else None,
+        )  # fmt: skip
+        submitted = Fact(kind="task", id=name, event="submitted", detail=(capability, priority), data=said)
+        plain = rng.random() < 0.1
+        while (yield from self.state(submitted, None if plain else "entity")) is None:
+            yield sleep(0.1)
+        if capability == "nobody" and said.deadline is None:
+            self.unknown.discard(name)
+            return
+        if rng.random() < 0.1:
+            yield sleep(rng.random() * 2.0)
+            cancelled = Fact(kind="task", id=name, event="cancelled", data=work.Ended("changed my mind"))
+            yield from self.state(cancelled)
+        yield from self._result(name, submitted, said)
+
+    def _result(self, name: str, submitted: Fact, said: work.Submission) -> Thread:
+        redrives = 0
+        while True:
+            status = yield from self._told(name)
+            self.outcomes[name] = status
+            if status not in ("failed", "expired") or redrives or self.rng.random() < 0.6 or not self.faults.active:
+                self.unknown.discard(name)
+                return
+            task, _ = tasks.fold((yield from self.broker.read("task", name, name)))
+            assert task is not None, "it has ended"
+            redrives = task.redrives + 1
+            again = {**_builtins(said), "redrive": redrives, "deadline": None, "instance": self.instance}
+            self.told.pop(("task", name, ""), None)
+            yield from self.state_until_stored(
+                Fact(kind="task", id=name, event="submitted", detail=submitted.detail, data=again)
+            )
+
+    def _told(self, name: str) -> Thread:
+        """Its status, as it was pushed or, after a while, as the log has it."""
+        wait_s = 2.0
+        while True:
+            for _ in range(4):
+                body = self.told.get(("task", name, ""))
+                if body is not None:
+                    return body["status"]
+                yield sleep(wait_s / 4)
+            task, _ = tasks.fold((yield from self.broker.read("task", name, name)))
+            if task is not None and task.ended:
+                return task.status
+            wait_s = min(2 * wait_s, 8.0)
+
+
+class Locker(Agent):
+    """Takes locks, holds them for a while, and gives them back."""
+
+    def start(self) -> None:
+        """A few times."""
+        self.done = False
+        self.spawn(self._lock())
+
+    def _lock(self) -> Thread:
+        rng = self.rng
+        for count in range(2):
+            name = rng.choice(("door", "gate"))
+            token = f"{self.instance}-{count}"
+            requested = Fact(
+                kind="lock", id=name, key=name, event="requested", detail=(token,), data={"instance": self.instance}
+            )
+            yield from self.state_until_stored(requested)
+            if (yield from self._granted(name, token)):
+                yield sleep(rng.random() * 2.0)
+            released = Fact(kind="lock", id=name, key=name, event="released", detail=(token,), data={})
+            yield from self.state_until_stored(released)
+            self.world.referee.released(name, token)
+        self.done = True
+
+    def _granted(self, name: str, token: str) -> Thread:
+        while True:
+            for _ in range(4):
+                body = self.told.get(("lock", name, token))
+                if body is not None:
+                    return body["what"] == "granted"
+                yield sleep(0.5)
+            lock = locks.fold((yield from self.broker.read("lock", name, name)))
+            if lock is None or token not in lock.requests:
+                return False
+            if lock.requests[token] in lock.holders:
+                self.world.referee.believes_held(name, token)
+                return True
+
+
+class Waiter(Agent):
+    """Waits for a signal until it is raised."""
+
+    def start(self) -> None:
+        """One wait."""
+        self.done = False
+        self.spawn(self._wait())
+
+    def _wait(self) -> Thread:
+        yield sleep(self.rng.random() * 8.0)
+        wait = f"{self.instance}w"
+        data = {"instance": self.instance}
+        yield from self.state_until_stored(
+            Fact(kind="signal", id="go", key="signals", event="awaited", detail=(wait,), data=data)
+        )
+        while ("signal", "go", wait) not in self.told:
+            yield sleep(self.rng.choice([0.5, 4.0]))
+            latch = signals.fold((yield from self.broker.read("signal", "signals", "go")))
+            if latch is not None and latch.raised:
+                break
+        self.done = True
+
+
+class Raiser(Agent):
+    """Raises the signal, sooner or later."""
+
+    def start(self) -> None:
+        """Once, as often as it is started."""
+        self.spawn(self._raise())
+
+    def _raise(self) -> Thread:
+        yield sleep(self.rng.random() * 12.0)
+        yield from self.state_until_stored(Fact(kind="signal", id="go", key="signals", event="raised", data={"data": 1}))
+
+
+class Starter(Agent):
+    """Starts workflows."""
+
+    def __init__(self, name: str, world: World, definitions: dict[str, Any]) -> None:
+        self._definitions = definitions
+        super().__init__(name, world)
+
+    def start(self) -> None:
+        """All that it does not know to be started."""
+        for name, definition in self._definitions.items():
+            self.spawn(self._start(name, definition))
+
+    def _start(self, name: str, definition: dict[str, Any]) -> Thread:
+        yield sleep(self.rng.random() * 4.0)
+        data = {"definition": definition, "input": {"a": 1}, "instance": self.instance}
+        started = Fact(kind="workflow", id=name, key=name, event="started", data=data)
+        answer: Ack | Refused | None = None
+        while answer is None:
+            answer = yield from self.state(started, "entity")
+
+
+def definition(rng: Any, *, nested: bool = True) -> dict[str, Any]:
+    """A small workflow."""
+    steps: list[dict[str, Any]] = []
+    for number in range(rng.randint(2, 5)):
+        before = [step["name"] for step in steps]
+        step: dict[str, Any] = {"name": f"s{number}", "needs": rng.sample(before, min(len(before), rng.randint(0, 2)))}
+        if nested and number == 1 and rng.random() < 0.4:
+            step["workflow"] = definition(rng, nested=False)
+        else:
+            step |= {"task": "work", "retries": rng.choice([0, 2]), "backoff_s": 0.5, "timeout_s": 5.0}
+            if rng.random() < 0.3:
+                step["undo"] = {"task": "undo", "retries": 3}
+        steps.append(step)
+    return {"name": "w", "steps": steps}
+
+
+def _builtins(said: work.Submission) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(said)
+    return found

@@ -1,0 +1,214 @@
+"""Who judges a run: the rules of docs/protocol.md §16, written once more and plainly, and what must hold of a log.
+
+It knows nothing of the folds that are under test: what it believes of a task, a lock and a signal it
+works out of the raw facts.  A rule that is broken is noted at the moment it is; the others
+are looked at when everything has come to rest.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from coord import limits
+from coord.core.deciding import Push, Settle, State
+from coord.testing.broker import Stored
+
+if TYPE_CHECKING:
+    from coord.testing.simulation import World
+
+OPEN = ("queued", "claimed", "waiting")
+
+
+class TaskState(NamedTuple):
+    """What a task is from a sequence on."""
+
+    status: str
+    delivery: int
+    """The submission that its queue delivers."""
+    claims: int
+    agent: str
+    instance: str | None
+    queue: str
+
+
+class _TaskRules:
+    """One task by the protocol's words."""
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.states: list[TaskState] = []
+        self.now = TaskState("-", 0, 0, "", None, "")
+        self.submitter = ""
+        self.retries = 0
+        self.failures = self.deaths = self.redrives = self.restated = 0
+
+    def at(self, seq: int) -> TaskState:
+        found = bisect.bisect_right(self.seqs, seq)
+        return self.states[found - 1] if found else TaskState("-", 0, 0, "", None, "")
+
+    def take(self, stored: Stored) -> None:
+        fact, now = stored.fact, self.now
+        said = fact.data if isinstance(fact.data, dict) else {}
+        after = self._after(fact.event, fact.agent, fact.detail, said, fact.seq)
+        if after is not None and after != now:
+            self.now = after
+            self.seqs.append(fact.seq)
+            self.states.append(after)
+
+    def _after(self, event: str, agent: str, detail: Any, said: dict[str, Any], seq: int) -> TaskState | None:
+        now = self.now
+        if event == "submitted":
+            return self._submitted(agent, detail, said, seq)
+        if now.status not in OPEN:
+            return None
+        number = int(detail[0]) if detail else None
+        holds = now.status == "claimed" and agent == now.agent and said.get("claim") in (None, now.claims)
+        free = now._replace(status="queued", agent="", instance=None)
+        if event == "claimed" and now.status != "claimed" and number == now.claims + 1:
+            return now._replace(status="claimed", claims=number, agent=agent, instance=said.get("instance"))
+        if event in ("completed", "rejected") and holds:
+            return now._replace(status=event)
+        if event == "failed" and holds:
+            self.failures += 1
+            over = said.get("final") or self.failures > self.retries
+            return free._replace(status="failed" if over else "waiting")
+        if event == "returned" and now.status == "claimed" and agent == now.agent and number == now.claims:
+            return free
+        if event == "released" and now.status == "claimed" and number == now.claims:
+            self.deaths += 1
+            return free._replace(status="failed") if self.deaths > limits.TASK_DEATHS_MAX else free
+        if event == "cancelled" and (agent == self.submitter or agent.startswith("_")):
+            return now._replace(status="cancelled")
+        return now._replace(status="expired") if event == "expired" else None
+
+    def _submitted(self, agent: str, detail: Any, said: dict[str, Any], seq: int) -> TaskState | None:
+        now = self.now
+        if now.status in OPEN:
+            if agent.startswith("_") and said.get("restated", 0) > self.restated:
+                self.restated = said["restated"]
+                return now._replace(delivery=seq)
+            return None
+        if now.status != "-" and (now.status == "completed" or said.get("redrive", 0) != self.redrives + 1):
+            return None
+        self.submitter, self.retries = agent, said.get("retries", limits.TASK_RETRIES)
+        self.failures = self.deaths = self.restated = 0
+        self.redrives = said.get("redrive", 0)
+        return TaskState("queued", seq, now.claims, "", None, ".".join(detail))
+
+
+class Referee:
+    """See the module."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.tasks: dict[tuple[str, str], _TaskRules] = {}
+        self.locks: dict[str, dict[str, tuple[int, str]]] = {}
+        """Lock → token → (epoch, agent), in the order of the log."""
+        self.held: dict[tuple[str, str], int] = {}
+        """(lock, token) → the sequence from which it holds it, and until when where that is known."""
+        self.ended: dict[tuple[str, str], int] = {}
+        self.raised: dict[tuple[str, str], int] = {}
+        """(key, signal) → the sequence that raised it."""
+        self.begun: dict[tuple[str, str, int], str] = {}
+        """(key, task, claim) → the instance whose handler ran."""
+        self.steps: dict[str, dict[str, list[str]]] = {}
+        """Workflow → step → what it needs."""
+        self.flows: dict[str, str] = {}
+        self.claimed_once: Counter[tuple[str, str, int]] = Counter()
+
+    # --- facts, as they are stored -----------------------------------------------------------
+
+    def take(self, stored: Stored) -> None:
+        """The log has one more."""
+        fact = stored.fact
+        if fact.kind == "task":
+            self.tasks.setdefault((fact.key, fact.id), _TaskRules()).take(stored)
+            if fact.event == "submitted" and fact.agent == "_workflow":
+                self._step(fact.key, fact.id, fact.seq)
+        elif fact.kind == "lock":
+            self._lock(stored)
+        elif fact.kind == "signal" and fact.event == "raised":
+            self.raised.setdefault((fact.key, fact.id), fact.seq)
+        elif fact.kind == "workflow":
+            if fact.event in ("completed", "failed", "cancelled") and self.flows.get(fact.id) in ("running", None):
+                self.flows[fact.id] = fact.event
+            elif fact.event == "started":
+                self.flows.setdefault(fact.id, "running")
+
+    def _step(self, key: str, name: str, seq: int) -> None:
+        """No step on an unmet dependency."""
+        for needed in self.steps.get(key, {}).get(name, ()):
+            rules = self.tasks.get((key, needed))
+            if rules is None or rules.now.status != "completed":
+                self.world.wrong(f"step {name} of {key} at {seq}, and {needed} is not completed")
+
+    def _lock(self, stored: Stored) -> None:
+        fact = stored.fact
+        requests = self.locks.setdefault(fact.id, {})
+        token = fact.detail[0]
+        if fact.event == "requested" and token not in requests and not fact.agent.startswith("_"):
+            requests[token] = fact.seq, fact.agent
+        elif fact.event in ("released", "revoked") and token in requests:
+            if fact.agent in (requests[token][1], "_lock"):
+                del requests[token]
+                self.ended[fact.id, token] = fact.seq
+        first = next(iter(requests), None)
+        if first is not None:
+            self.held.setdefault((fact.id, first), fact.seq)
+
+    # --- what is done ------------------------------------------------------------------------
+
+    def settles(self, settle: Settle, position: int) -> None:
+        """A decider that has folded up to `position` answers the broker."""
+        fact = self.world.broker.log[settle.seq - 1].fact
+        rules = self.tasks.get((fact.key, fact.id))
+        if rules is None:
+            return
+        state = rules.at(position)
+        if settle.how == "nak" and state.status == "claimed" and state.delivery == settle.seq:
+            self.world.wrong(f"nak of the live claim {state.claims} of {fact.id}")
+        if settle.how == "ack" and state.status in OPEN and state.delivery == settle.seq:
+            self.world.wrong(f"ack of {fact.id}, which is {state.status}")
+
+    def tells(self, push: Push, position: int) -> None:
+        """A decider tells an agent something."""
+        body = push.body
+        if push.topic == "task" and body["what"] == "ended":
+            status = self.tasks[body["key"], body["id"]].at(position).status
+            ends = [s.status for s in self.tasks[body["key"], body["id"]].states]
+            if body["status"] != status and body["status"] not in ends:
+                self.world.wrong(f"{body['id']} is said to be {body['status']}, and is {status}")
+        elif push.topic == "lock" and body["what"] == "granted":
+            since = self.held.get((body["id"], body["token"]))
+            if since is None or since > position:
+                self.world.wrong(f"lock {body['id']} granted to {body['token']}, who does not hold it")
+        elif push.topic == "signal" and body["what"] == "raised" and (body["key"], body["id"]) not in self.raised:
+            self.world.wrong(f"signal {body['id']} is told and was not raised")
+
+    def believes_held(self, lock: str, token: str) -> None:
+        """Somebody has read the log and believes that the lock is its own."""
+        if (lock, token) not in self.held:
+            self.world.wrong(f"{token} believes that it holds {lock}, and does not")
+
+    def released(self, lock: str, token: str) -> None:
+        """Somebody was told that the log has its release."""
+        if token in self.locks.get(lock, {}):
+            self.world.wrong(f"{token} has given {lock} back, and holds it")
+
+    def begins(self, key: str, task: str, claim: int, instance: str) -> None:
+        """A handler begins."""
+        place = (key, task, claim)
+        before = self.begun.setdefault(place, instance)
+        self.claimed_once[place] += 1
+        if before != instance:
+            self.world.wrong(f"claim {claim} of {task} runs at {before} and at {instance}")
+        elif self.claimed_once[place] > 1:
+            self.world.wrong(f"claim {claim} of {task} runs twice at {instance}")
+
+    def stated(self, state: State, seq: int) -> None:
+        """The log has a decision, under its id: it must be that decision."""
+        fact = self.world.broker.log[seq - 1].fact
+        if (fact.kind, fact.id, fact.event, fact.detail) != (state.kind, state.id, state.event, state.detail):
+            self.world.wrong(f"the id of {state.event} {state.id} is that of {fact.event} {fact.id}")

@@ -1,0 +1,223 @@
+"""One run of everything: a seed makes a fleet and its faults, plays them, and judges what is left.
+
+First a time of faults, then one without, in which all that was accepted has to come to its end.
+What a run did wrong is a list of sentences; the same seed gives the same run, and the same list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from random import Random
+
+import msgspec
+
+from coord.core import tasks
+from coord.core.deciding import Owed, Push, State
+from coord.core.task_decider import TaskDecider
+from coord.testing.broker import PARTITIONS, TENANT, Broker
+from coord.testing.deciders import DeciderProcess, deciders, fold_one, packed, restored
+from coord.testing.fleet import Agent, Client, Locker, Raiser, Rogue, Starter, Waiter, Worker, definition
+from coord.testing.loop import Faults, Loop
+from coord.testing.referee import OPEN, Referee
+
+_CHAOS_S = 20.0
+_REST_S = 200.0
+_LOOK_S = 4.0
+_WRONGS_MAX = 20
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What came of a seed."""
+
+    seed: int
+    wrongs: list[str]
+    """Broken rules; empty: none."""
+    facts: int
+    steps: int
+    """Calls of the loop."""
+    simulated_s: float
+    digest: str
+    """Of the log: two runs of one seed have the same."""
+
+
+class World:
+    """Everybody, of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = Random(seed)
+        self.loop = Loop()
+        self.faults = Faults(rng)
+        self.broker = Broker(self.loop, self.faults, rng)
+        self.wrongs: list[str] = []
+        self.gone: set[tuple[str, str, str]] = set()
+        """Instances that are no more, or were silent for too long."""
+        self.referee = Referee(self)
+        self.broker.on_stored.append(self.referee.take)
+        skewed = rng.random() < 0.5
+        self.deciders = [
+            DeciderProcess(f"d{i}", self, rng.uniform(-2.0, 2.0) if skewed else 0.0) for i in range(rng.choice([1, 2, 3]))
+        ]
+        self.workers = [Worker(f"w{i}", self) for i in range(rng.choice([1, 2, 4]))]
+        self.clients = [Client(f"c{i}", self, rng.choice([1, 3, 8])) for i in range(rng.choice([1, 2]))]
+        self.lockers = [Locker(f"l{i}", self) for i in range(rng.choice([0, 2, 3]))]
+        self.waiters = [Waiter(f"s{i}", self) for i in range(rng.choice([0, 1, 2]))]
+        others: list[Agent] = [Raiser("r0", self)] if self.waiters else []
+        flows = {f"f{i}": definition(rng) for i in range(rng.choice([0, 1, 2]))}
+        for name, said in flows.items():
+            plain = {step["name"] for step in said["steps"] if "task" in step}
+            self.referee.steps[name] = {s["name"]: [n for n in s["needs"] if n in plain] for s in said["steps"]}
+        others.append(Starter("b0", self, flows))
+        if rng.random() < 0.3:
+            others.append(Rogue("eve", self))
+        self.flows = flows
+        self.agents: dict[str, Agent] = {
+            agent.name: agent for agent in (*self.workers, *self.clients, *self.lockers, *self.waiters, *others)
+        }
+        if self.faults.dies and rng.random() < 0.4:
+            self.loop.at(rng.random() * _CHAOS_S, lambda: self.broker.crash(rng.choice([0.2, 2.0])))
+
+    def wrong(self, what: str) -> None:
+        """A rule is broken."""
+        if len(self.wrongs) < _WRONGS_MAX:
+            self.wrongs.append(f"at {self.loop.now:.3f} s: {what}")
+
+    # --- presence and pushes -------------------------------------------------------------------
+
+    def died(self, holder: tuple[str, str, str], delay_s: float) -> None:
+        """Every process that decides hears of it, in its own time."""
+        self.gone.add(holder)
+        for process in self.deciders:
+            later_s = delay_s + self.rng.random() * 0.3
+            self.loop.at(later_s, lambda p=process: p.call(lambda: holder in self.gone and p.gone(holder)))  # type: ignore[misc]
+
+    def back(self, holder: tuple[str, str, str]) -> None:
+        """Somebody who was thought dead beats again."""
+        self.gone.discard(holder)
+        for process in self.deciders:
+            process.call(lambda p=process: p.back(holder))  # type: ignore[misc]
+
+    def push(self, push: Push) -> None:
+        """At most once, to whoever has that name and instance."""
+        agent = self.agents.get(push.agent)
+        if agent is None:
+            return
+
+        def arrive() -> None:
+            if agent.alive and push.instance in (None, agent.instance):
+                agent.call(lambda: agent.heard(push))
+
+        self.broker.hop(arrive)
+
+    # --- the run -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Faults, then rest, then judgement."""
+        self.loop.run(_CHAOS_S * (0.3 + 0.7 * self.rng.random()))
+        self._edge()
+        self.faults.active = False
+        until = self.loop.now + _REST_S
+        unrest = ["it never rested"]
+        while unrest and self.loop.now < until:
+            self.loop.run(self.loop.now + _LOOK_S)
+            unrest = self._unrest()
+        for what in unrest:
+            self.wrong(what)
+        if not unrest:
+            self._judge()
+
+    def _edge(self) -> None:
+        """The log's oldest part is about to leave it."""
+        if self.rng.random() < 0.2:
+            seq = self.rng.randint(0, len(self.broker.log))
+            for process in self.deciders:
+                for session in process.sessions.values():
+                    if session.owed is None and process.alive:
+                        session.outside([e for d in session.deciders for e in d.edge(seq)])
+
+    def _unrest(self) -> list[str]:
+        """What has not come to its end."""
+        found = []
+        for (key, name), rules in self.referee.tasks.items():
+            if rules.now.status in OPEN and not rules.now.queue.startswith("nobody."):
+                found.append(f"task {name} of {key} is {rules.now.status}")
+        found += [f"workflow {name} is {s}" for name, s in self.referee.flows.items() if s == "running"]
+        found += [f"workflow {name} was not started" for name in self.flows if name not in self.referee.flows]
+        found += [f"{client.name} does not know of {name}" for client in self.clients for name in sorted(client.unknown)]
+        found += [f"{agent.name} waits" for agent in (*self.lockers, *self.waiters) if not agent.done]
+        for queue, seqs in self.broker.unsettled().items():
+            if "~nobody~" not in queue:  # there, what has ended is acked by whoever comes one day
+                found += [f"{queue} still has {seq}" for seq in seqs if not self._is_open(seq)]
+        return found + [f"partition {p} is not followed" for p in range(PARTITIONS) if self._session(p) is None]
+
+    def _is_open(self, seq: int) -> bool:
+        fact = self.broker.log[seq - 1].fact
+        state = self.referee.tasks[fact.key, fact.id].now
+        return state.status in OPEN and state.delivery == seq
+
+    def _session(self, partition: int) -> object:
+        """Whoever decides about it, having folded all of it and said all it had to."""
+        last = max((s.fact.seq for s in self.broker.log if s.partition == partition), default=0)
+        for process in self.deciders:
+            session = process.sessions.get(partition)
+            if session is None or session.owed is not None or session.failed:
+                continue
+            if session.position >= last and session.is_answered(session.position + 1):
+                return session
+        return None
+
+    # --- judgement -----------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        self._judge_tasks()
+        for partition in range(PARTITIONS):
+            self._judge_replay(partition)
+
+    def _judge_tasks(self) -> None:
+        """The fold and the referee agree, and so does what was told; what waits is to be seen."""
+        held = [d for p in self.deciders for s in p.sessions.values() for d in s.deciders if isinstance(d, TaskDecider)]
+        for (key, name), rules in self.referee.tasks.items():
+            task, _ = tasks.fold(self.broker.history("task", key, name))
+            folded = ("-", 0) if task is None else (task.status, task.claims)
+            if folded != (rules.now.status, rules.now.claims):
+                self.wrong(f"task {name}: the fold says {folded}, the rules {rules.now}")
+            if rules.now.status in OPEN and not any(d.get(TENANT, key, name) for d in held):
+                self.wrong(f"task {name} waits, and no decider shows it")
+        for client in self.clients:
+            for name, status in client.outcomes.items():
+                if status not in [state.status for state in self.referee.tasks[name, name].states]:
+                    self.wrong(f"{client.name} believes that {name} is {status}")
+
+    def _judge_replay(self, partition: int) -> None:
+        """Whoever folds the log again states nothing, and is where whoever folded it from a snapshot is."""
+        log = [stored for stored in self.broker.log if stored.partition == partition]
+        fresh, halved, owed = deciders(), deciders(), Owed()
+        cut = self.rng.randint(0, len(log))
+        for at, stored in enumerate(log):
+            if at == cut:
+                halved = restored(packed(halved))
+            owed.meet(stored.fact)
+            for effect in fold_one(fresh, stored, self.broker.history):
+                if isinstance(effect, State):
+                    owed.demand(effect)
+            fold_one(halved, stored, self.broker.history)
+        for state in owed.take():
+            # What is stated in another partition is not met in this one: it must be in the log all the same.
+            event = None if state.once == "entity" else state.event
+            if self.broker.first_of(state.kind, state.key, state.id, event, state.detail) is None:
+                self.wrong(f"a replay states {state.event} of {state.kind} {state.id}")
+        ours = packed(fresh)
+        if ours != packed(halved):
+            self.wrong(f"a snapshot at {cut} of {len(log)} changes what is folded of partition {partition}")
+        session = self._session(partition)
+        if session is not None and ours != packed(session.deciders):  # type: ignore[attr-defined]
+            self.wrong(f"partition {partition}: who decides has another state than the log")
+
+
+def simulate(seed: int) -> Run:
+    """Play one seed."""
+    world = World(seed)
+    world.run()
+    digest = hashlib.blake2b(digest_size=8)
+    for stored in world.broker.log:
+        digest.update(f"{stored.fact.event_id} {stored.fact.event} {stored.fact.stored_at}\n".encode())
+    return Run(seed, world.wrongs, len(world.broker.log), world.loop.steps, world.loop.now, digest.hexdigest())
