@@ -324,7 +324,8 @@ class Run:
         reason = self.flow.message or "its workflow stops"
         if planned.kind == "workflow":
             child = child_id(self.flow.life.tenant, self.flow.life.id, self.plan, name)
-            self._state("cancelled", said.Cancelled(reason=reason), f"{name}/cancelled", key=child, id=child)
+            # Under the child's key: not to be taken for what the child says of a task that is called like this step.
+            self._state("cancelled", said.Cancelled(reason=reason), f"child/{name}/cancelled", key=child, id=child)
             return
         task = self.flow.tasks.get(name)
         if task is not None and task.status == "claimed" and planned.step.undo is not None:
