@@ -143,11 +143,11 @@ class Worker:
             for execution in list(self._executions.values()):
                 execution.end("drained")
         try:
-            async with asyncio.timeout(limits.STOP_S):
+            async with asyncio.timeout(limits.STOP_S / 2):
                 await self._idle.wait()
         except TimeoutError:
             _log.warning("worker.not_drained", agent=self.name, tasks=len(self._executions))
-        await self.stating.settled(limits.STOP_S)
+        await self.stating.settled(limits.STOP_S / 2)
         await self.close()
 
     async def close(self) -> None:
