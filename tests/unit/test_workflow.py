@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
 from coord.core import workflow_life
-from tests.support.flows import World
+from tests.support.flows import World, dump, restored
 
 
 def world() -> World:
@@ -435,3 +436,24 @@ def test_snapshots_take_and_give_everything() -> None:
     w.fact("h", "w1", "signal", "x", "raised", data={"data": 1})
     w.settle()
     assert end_of(w) == ("completed", {"output": {"each": [5, 6, 7], "s": 1}})
+
+
+def test_a_history_of_ten_thousand_facts_is_folded_and_restored_quickly() -> None:
+    """Measured: 58 to 85 ms to fold it on a shared machine, 0.3 ms from a snapshot; the bound is for a slow one."""
+    w = begun(
+        task("each", for_each="$input", max_parallelism=50), {"name": "s", "signal": "x"}, input=list(range(3_400))
+    )
+    while len(w.log) < 10_000:
+        for one in w.open_tasks():
+            w.complete(one, {"n": one.id})
+        w.settle()
+    began = time.perf_counter()
+    decider, owed = restored(w.log[:10_000])
+    took_s = time.perf_counter() - began
+    dumped = dump(decider)
+    began = time.perf_counter()
+    restored([], 0, dumped)
+    print(
+        f"folded in {took_s * 1e3:.0f} ms, restored in {(time.perf_counter() - began) * 1e3:.1f} ms; {len(owed)} owed"
+    )
+    assert took_s < 2
