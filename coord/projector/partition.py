@@ -534,7 +534,10 @@ class PartitionProjector:
         else:
             self._failures += 1
             config = self._config
-            wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=config.retry_max_s)
+            most_s = config.retry_max_s
+            if isinstance(exc, errors.BusError | errors.DeadlineExceeded):
+                most_s = min(most_s, limits.RETRY_BROKER_MAX_S)
+            wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=most_s)
         log = _log.info if expected or self._closing else _log.warning
         log(
             "projector.session_ended",
