@@ -254,6 +254,8 @@ RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 """Backoff of a partition against a database that is away: the circuit keeps 32 of them from it, and what
 is back is to be used again within TAKEOVER_S."""
+RETRY_BROKER_MAX_S: Final = 1.0
+"""The same against a broker, whose silence was noticed only after three times PULL_EXPIRES_S."""
 
 CHECKPOINT_IDLE_S: Final = 5.0
 """How often an idle partition's checkpoint follows the log's end."""
@@ -771,6 +773,7 @@ assert STATUS_BYTES_MAX < EVENT_BYTES_MAX
 assert STATUS_ASK_FIRST_S <= STATUS_ASK_MAX_S <= STATUS_WHOLE_AFTER_S
 assert CIRCUIT_OPEN_FIRST_S <= CIRCUIT_API_OPEN_MAX_S <= CIRCUIT_OPEN_MAX_S
 assert CIRCUIT_OPEN_MAX_S + RETRY_MAX_S < TAKEOVER_S, "a database that is back is used again in time"
+assert 3 * PULL_EXPIRES_S + RETRY_BROKER_MAX_S < TAKEOVER_S, "a broker that is back is used again in time"
 assert CALL_RETRY_FIRST_S <= CALL_RETRY_MAX_S
 assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FILL_ALARM < 1
 assert SPOOL_ASK_AFTER_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "what is sent unasked must be recognised"

@@ -141,7 +141,8 @@ class PinnedReader:
             wake.clear()
             self._wake.clear()
             self._ask(1, with_bytes=False)
-            await _first(pinned, wake, self._wake, timeout_s=SILENCE_S)
+            # A request that did not even expire is lost; asking again costs nothing.
+            await _first(pinned, wake, self._wake, timeout_s=1.5 * self._expires_s)
         self._pin = pinned.result()
         self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 

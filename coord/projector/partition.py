@@ -517,13 +517,24 @@ class PartitionProjector:
                     waited_for, self._overdue = self._overdue, 0
                     await self._follow_end()
                     overdue = 0 < waited_for == self._overdue
-                await self._reader.rouse(self.checkpoint.seq, overdue=overdue)
+                await self._rouse(self.checkpoint.seq, {pinned, leave}, overdue=overdue)
                 recent = loop.time() - began_at < limits.PIN_TTL_S + 1
                 wait_s = min(_ROUSE_S, self._config.idle_checkpoint_s) if recent else self._config.idle_checkpoint_s
         finally:
             for future in (pinned, leave):
                 future.cancel()
             await asyncio.gather(pinned, leave, return_exceptions=True)
+
+    async def _rouse(self, position: int, ends: set[asyncio.Future[Any]], *, overdue: bool) -> None:
+        """`PinnedReader.rouse`, unless one of `ends` comes first: a slow broker may pin us before it answers."""
+        rousing = asyncio.ensure_future(self._reader.rouse(position, overdue=overdue))
+        try:
+            await asyncio.wait({rousing, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if not any(end.done() for end in ends):
+                rousing.result()
+        finally:
+            rousing.cancel()
+            await asyncio.gather(rousing, return_exceptions=True)
 
     async def _retry(self, exc: errors.CoordError) -> None:
         self._metrics.projection_rollbacks.labels(stream=self.stream, reason=exc.code).inc()
@@ -534,7 +545,10 @@ class PartitionProjector:
         else:
             self._failures += 1
             config = self._config
-            wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=config.retry_max_s)
+            most_s = config.retry_max_s
+            if isinstance(exc, errors.BusError | errors.DeadlineExceeded):
+                most_s = min(most_s, limits.RETRY_BROKER_MAX_S)
+            wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=most_s)
         log = _log.info if expected or self._closing else _log.warning
         log(
             "projector.session_ended",

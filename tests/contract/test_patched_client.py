@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from coord import errors
+from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message, PatchedClient
 
@@ -107,6 +107,39 @@ async def test_hostile_bytes_do_not_end_the_read_loop(conn, nats_server) -> None
     assert got[1].raw_headers is not None
     assert b"\xff" in got[1].raw_headers
     assert got[2].data == b"last"
+
+
+async def test_what_has_come_is_read_in_large_pieces(conn, nats_server) -> None:
+    """nats-py's own would be 32 KiB; a reconnect has a new reader."""
+    for _ in range(2):
+        subject, client = conn.new_inbox(), conn.client
+        sizes: list[int] = []
+        parse = client._ps.parse
+
+        async def measured(data: bytes = b"", parse=parse, sizes=sizes) -> None:
+            sizes.append(len(data))
+            await parse(data)
+
+        client._ps.parse = measured
+        other = await Connection.open(NatsConfig(urls=(nats_server.url,)), name="other")
+
+        async def act(other=other, subject=subject, client=client) -> None:
+            socket_of = client._transport._io_writer.transport
+            socket_of.pause_reading()
+            for _ in range(64):
+                other.publish(subject, b"x" * 8192)
+            await other.flush()
+            socket_of.resume_reading()
+
+        await receive(conn, subject, 64, act)
+        client._ps.parse = parse
+        assert max(sizes) > 32 * limits.KIB
+        await other.close()
+        epoch = conn.epoch
+        client._transport._io_writer.transport.abort()
+        async with asyncio.timeout(10):
+            while conn.epoch == epoch or not conn.is_connected:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.01)
 
 
 async def test_a_failing_callback_is_counted_and_ends_nothing(conn) -> None:

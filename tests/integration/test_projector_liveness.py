@@ -86,6 +86,25 @@ async def test_lost_acknowledgements_do_not_stall_a_partition(
         await rows(db, "event", 25)
 
 
+async def test_a_broker_that_does_not_say_who_is_pinned_keeps_nobody_from_it(
+    conn, db, service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a consumer's leader moves: the pin comes with a message, the answer does not come at all."""
+    asked = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> bool:
+        asked.set()
+        await asyncio.Event().wait()
+        return False
+
+    monkeypatch.setattr(PinnedReader, "rouse", never)
+    async with service:
+        async with asyncio.timeout(20):
+            await asked.wait()
+        await conn.request(GOOD, b"{}")
+        await rows(db, "event", 1)
+
+
 async def test_a_consumer_that_wants_acknowledgements_gets_them(conn, db, service) -> None:
     """One that an earlier version has made, and nobody has applied streams/ since."""
     for p in range(16):

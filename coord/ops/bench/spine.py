@@ -48,8 +48,8 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Samples a round publishes with `emit_many`, and in ready frames."""
     backlog_framed: int = 300_000
     """Rows of each backlog of frames."""
-    backlog_singles: int = 60_000
-    """Rows of the backlog of single facts."""
+    backlog_singles: int = 120_000
+    """Rows of the backlog of single facts: two seconds, of which the beginning is a tenth of one."""
     latency_facts_per_s: float = 2_000
     latency_s: float = 3
     """Of each of `rounds` windows."""

@@ -155,7 +155,7 @@ async def tasks(
 @command(app, "peers")
 async def peers(
     ctx: Context,
-    facts: Annotated[int, typer.Option("--facts", min=16, help="Single facts in the backlog.")] = 60_000,
+    facts: Annotated[int, typer.Option("--facts", min=16, help="Single facts in the backlog.")] = 120_000,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each; a figure is their median.")] = 3,
     batch: Annotated[int, typer.Option("--batch", min=1, max=10_000, help="Of the peers' pulls.")] = 500,
 ) -> None:
