@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
 from coord import errors, limits
@@ -45,6 +45,8 @@ class Agent:
         *,
         capabilities: Mapping[str, int] | None = None,
         labels: Mapping[str, str] | None = None,
+        needs: Iterable[str] = (),
+        provides: Iterable[str] = (),
         coordinator: str | None = None,
         quotas: Quotas | None = None,
         drain_s: float = limits.DRAIN_S - limits.STOP_S,
@@ -53,15 +55,18 @@ class Agent:
 
         `name`: who it is, the same in every process that does the same.  `capabilities`: tasks at once by
         what they are; a capability that only a handler names has 1.  `labels`: region, model, cost, for
-        placement and whoever looks.  `coordinator`: the agent above it, which gets the handoffs that nobody
-        below takes.  `quotas`: what it limits itself to.  `drain_s`: how long what runs
-        may take when it is told to stop.
+        placement and whoever looks.  `needs`: signals that are raised before it starts; `provides`: those that
+        it raises then, so agents that are started in any order come up in the right one.  `coordinator`: the
+        agent above it, which gets the handoffs that nobody below takes.  `quotas`: what it limits itself to.
+        `drain_s`: how long what runs may take when it is told to stop.
 
         Raises `InvalidToken`, `SettingsError`.
         """
         self.name = agent_name(name)
         self.capabilities: dict[str, int] = {}
         self.labels = dict(labels or {})
+        self.needs = tuple(needs)
+        self.provides = tuple(provides)
         self.coordinator = None if coordinator is None else agent_name(coordinator)
         self.handoffs: dict[str | None, HandoffHandler] = {}
         """Who answers handoffs, by capability; None: all others."""
@@ -138,16 +143,19 @@ class Agent:
     async def start(self, c: Coord) -> Worker:
         """Work on an open connection, whose agent must be this one; closing it drains the worker.
 
-        Raises `SettingsError` where a declared capability has no handler.
+        Raises `SettingsError` where a declared capability has no handler, and `SignalDeadlock` where agents need
+        each other to start.
         """
         if c.agent != self.name:
             raise errors.SettingsError("the connection speaks as another agent", agent=c.agent, wanted=self.name)
         missing = sorted(self.capabilities.keys() - self.handles.keys())
         if missing or not (self.capabilities or self.handoffs):
             raise errors.SettingsError("every capability of a working agent has a handler", missing=missing)
-        worker = Worker(self, c)
-        c.workers.append(worker)
-        await worker.start()
+        starting = c.signals.starting(needs=self.needs, provides=self.provides) if self.needs or self.provides else None
+        async with starting or contextlib.nullcontext():
+            worker = Worker(self, c)
+            c.workers.append(worker)
+            await worker.start()
         return worker
 
     @contextlib.asynccontextmanager

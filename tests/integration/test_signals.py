@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+import coord
 from coord import errors, limits
 from coord.ops.devstack.nats import NatsServer
 from coord.wire.envelope import Fact
@@ -92,6 +93,23 @@ async def test_agents_started_in_any_order_come_up_in_dependency_order(fleet: Fl
         for name in needs:
             tasks.create_task(agent(name))
     assert up == ["log", "memory", "search", "web"]
+
+
+async def test_declared_agents_start_when_what_they_need_is_there(fleet: Fleet) -> None:
+    started: list[str] = []
+
+    async def start(name: str, needs: list[str]) -> None:
+        agent = coord.Agent(name, needs=needs, provides=[f"{name}-up"])
+
+        @agent.task(name)
+        async def work() -> None: ...
+
+        async with agent.connect(fleet.url, tenant=fleet.tenant):
+            started.append(name)
+
+    await asyncio.wait_for(asyncio.gather(start("c", ["b-up", "a-up"]), start("b", ["a-up"]), start("a", [])), 60)
+    assert started[-1] == "c"
+    assert started.index("a") < started.index("c")
 
 
 async def test_a_cycle_is_named_to_those_who_wait(fleet: Fleet) -> None:
