@@ -19,6 +19,8 @@ up other partitions.
 A row that the database refuses because of its content must not stop its partition.  The
 batch it is in is found by halving, then written again alone with savepoints, halving what was
 refused until single rows remain; those become dead letters.  The common case pays nothing.
+
+A fact that the fold of its entity refuses (`coord.projector.entities`) becomes a dead letter too.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from coord import errors, limits
 from coord.core import chain
 from coord.core.checkpoint import Checkpoint
 from coord.core.joining import Pace, how_many, share
+from coord.projector import entities
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.rows import Batch, stored_time
 from coord.store import checkpoints, copy
@@ -268,6 +271,9 @@ class Writer:
                 except _Moved as exc:
                     offers = self._without(exc.moves, offers)
                     continue
+                except _Unbelieved as exc:
+                    offers = self._parked(exc.refused, offers)
+                    continue
                 except errors.DatabaseRefused:
                     await self._refused(offers)
                     return
@@ -293,6 +299,9 @@ class Writer:
         async with self._pool.transaction() as conn:
             await copy.events(conn, _joined([b.events for b in batches]))
             await copy.samples(conn, _joined([b.samples for b in batches]))
+            refused = await entities.project(conn, [b.events for b in batches])
+            if any(refused):
+                raise _Unbelieved(refused)
             stale = await copy.upsert_agents(conn, _joined([b.agents() for b in batches]))
             await copy.dead_letters(conn, [letter.row for b in batches for letter in b.letters])
             elsewhere = await checkpoints.advance_all(conn, moves)
@@ -313,6 +322,13 @@ class Writer:
             else:
                 left.append(offer)
         return left
+
+    def _parked(self, refused: Sequence[dict[Place, errors.CoordError]], offers: list[Offer]) -> list[Offer]:
+        """Turn facts that are not believed into dead letters: their batches come again when those are told."""
+        for offer, places in zip(offers, refused, strict=True):
+            if places:
+                offer.batch.park(places)
+        return [offer for offer in offers if self._may_write(offer)]
 
     async def _refused(self, offers: list[Offer]) -> None:
         """The database refused a row of one of `offers`: find whose, and turn it into a dead letter."""
@@ -386,6 +402,12 @@ def _place_of_agent(row: AgentRow) -> Place:
 
 class _Undo(Exception):
     pass
+
+
+class _Unbelieved(Exception):
+    def __init__(self, refused: Sequence[dict[Place, errors.CoordError]]) -> None:
+        super().__init__(refused)
+        self.refused = refused
 
 
 class _Moved(Exception):

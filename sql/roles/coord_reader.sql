@@ -43,9 +43,11 @@ BEGIN
   END LOOP;
 
   GRANT USAGE ON SCHEMA coord TO coord_reader;
-  GRANT SELECT ON coord.v_event, coord.v_agent_status, coord.v_handoff, coord.v_metric_sample, coord.v_projection_lag TO coord_reader;
+  GRANT SELECT ON coord.v_event, coord.v_agent_status, coord.v_handoff, coord.v_metric_sample, coord.v_projection_lag,
+    coord.v_task, coord.v_workflow, coord.v_handoff_state, coord.v_signal, coord.v_lock, coord.v_waiting, coord.v_placement,
+    coord.v_agent TO coord_reader;
   REVOKE ALL ON coord.migration, coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint,
-    coord.audit_anchor
+    coord.audit_anchor, coord.task, coord.workflow, coord.handoff, coord.signal, coord.lock, coord.flag, coord.agent_registry
     FROM coord_reader;
   REVOKE EXECUTE ON FUNCTION coord.maintain(interval, integer) FROM PUBLIC;
 END

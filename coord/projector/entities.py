@@ -1,0 +1,152 @@
+"""Facts about entities into their tables, in the transaction of the facts.
+
+::
+
+    events of the batches ──by entity, in log order──▶ saved folds read, one question a table
+                                                        │ the deciders' folds judge
+                              refused: dead letters ◀──┤
+                                                        ▼ rows, one an entity, by primary key
+
+Whether a fact is believed is a function of the log, so it is judged here as its decider judged it.
+A refused fact about an entity that the table does not know stays a plain row: what it is about may
+be older than the projection.  One about a known entity becomes a dead letter, in place of its row.
+
+A task's progress that nobody submitted (frames of it, 100,000s a second) costs a look-up, not a fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from coord.core.tasks import Refusal
+from coord.errors import CoordError, Fault
+from coord.projector.tables import QUIET, TABLES, Table
+from coord.store import entities
+from coord.store.entities import Ident, Position
+from coord.store.pool import Connection
+from coord.store.rows import EventRow
+from coord.telemetry import logs
+from coord.wire.envelope import StoredFact
+
+_log = logs.get("projector")
+
+Place: TypeAlias = tuple[int, int]
+"""(stream sequence, index in frame)."""
+
+
+class Unbelieved(CoordError):
+    """A fact that the fold of its entity refuses."""
+
+    code = "entity.refused"
+    fault = Fault.SENDER
+    remedy = "Read the entity's history and docs/protocol.md §16: another fact came first, or was another author's."
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.code = refusal.code  # type: ignore[misc]  # a refusal's code is its own
+
+
+async def project(conn: Connection, batches: Sequence[list[EventRow]]) -> list[dict[Place, CoordError]]:
+    """Bring the tables up to date with `batches`; for each of them, what is refused.
+
+    When anything is refused nothing was written: park that, and come again.
+    """
+    refused: list[dict[Place, CoordError]] = [{} for _ in batches]
+    written: list[tuple[Table, list[tuple[Any, ...]]]] = []
+    about = _gathered(batches)
+    for kind, table in TABLES.items():
+        facts = about.get(kind)
+        if facts:
+            known = await entities.load(conn, table.name, sorted(facts))
+            written.append((table, _folded(table, facts, known, refused)))
+    if not any(refused):
+        for table, rows in written:
+            await entities.save(conn, table.name, rows)
+    return refused
+
+
+_About: TypeAlias = dict[Ident, list[tuple[int, EventRow]]]
+
+
+def _gathered(batches: Iterable[list[EventRow]]) -> dict[str, _About]:
+    """Kind → entity → its facts with the number of their batch."""
+    about: dict[str, _About] = {}
+    tables = TABLES
+    for number, rows in enumerate(batches):
+        for row in rows:
+            kind = row[8]
+            if kind in tables:
+                heeds = tables[kind].heeds
+                if heeds is None or row[10] in heeds:
+                    about.setdefault(kind, {}).setdefault((row[5], row[7], row[9]), []).append((number, row))
+    return about
+
+
+def _folded(
+    table: Table, facts: _About, known: dict[Ident, tuple[Position, bytes]], refused: list[dict[Place, CoordError]]
+) -> list[tuple[Any, ...]]:
+    rows = []
+    for ident in sorted(facts):
+        found = known.get(ident)
+        mine = facts[ident]
+        if found is None:
+            if not any(row[10] in table.begins for _, row in mine):
+                continue
+            place, fold = None, table.fold(**_identity(table, ident))
+        else:
+            place, fold = found[0], msgspec.msgpack.decode(found[1], type=table.fold)
+        believed = _apply(table, fold, place, mine, refused)
+        if believed is not None:
+            table.slim(fold)
+            saved = msgspec.msgpack.encode(fold)
+            rows.append((*ident, believed[0], *believed[1:4], saved, *table.columns(fold)))
+    return rows
+
+
+def _identity(table: Table, ident: Ident) -> dict[str, str]:
+    given = dict(zip(("tenant", "key", "id"), ident, strict=True))
+    return {name: value for name, value in given.items() if name in table.fold.__struct_fields__}
+
+
+def _apply(
+    table: Table,
+    fold: Any,
+    place: Position | None,
+    mine: list[tuple[int, EventRow]],
+    refused: list[dict[Place, CoordError]],
+) -> EventRow | None:
+    """Fold what is newer than `place`; the newest fact that was believed, None: nothing was."""
+    newest: EventRow | None = None
+    was_known = place is not None
+    for number, row in mine:
+        if place is not None and row[1:4] <= place:
+            continue
+        refusal = _judge(fold, row)
+        if refusal is None:
+            newest = row
+            was_known = was_known or table.known(fold)
+        elif was_known and refusal.code not in QUIET:
+            refused[number][row[2], row[3]] = Unbelieved(refusal)
+    return newest if was_known else None
+
+
+def _judge(fold: Any, row: EventRow) -> Refusal | None:
+    try:
+        refusal: Refusal | None = fold.apply(_fact(row))
+    except Exception as exc:  # noqa: BLE001 - a defect in a fold must not stop the partition
+        _log.error("projector.fold_defect", kind=row[8], seq=row[2], exc_info=exc)
+        return Refusal("entity.defect", f"the fold failed: {type(exc).__name__}")
+    return refusal
+
+
+def _fact(row: EventRow) -> StoredFact:
+    (stored_at, _, seq, idx, partition, tenant, agent, key, kind, id_, event, detail, event_id, type_, schema,
+     occurred_at, correlation_id, causation_id, traceparent, text) = row  # fmt: skip
+    return StoredFact(
+        tenant, agent, key, kind, id_, event, tuple(detail.split(".")) if detail else (), partition, seq, idx,
+        stored_at, occurred_at, event_id, type_, schema, correlation_id, causation_id, traceparent,
+        text.encode() if text else b"", "json",
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+"""Which kinds of facts have a table of entities, and what its columns are of a fold.
+
+The folds are the deciders': `coord.core` judges, this only says what goes where.  Times go as Unix
+seconds, within what a timestamp takes; texts without what PostgreSQL refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from coord import limits
+from coord.core.flags import Flag
+from coord.core.handoff import Handoff
+from coord.core.locks import Lock
+from coord.core.signals import Latch
+from coord.core.tasks import Task
+from coord.core.workflow_life import Workflow
+from coord.projector.registry import Registry
+from coord.store.rows import printable
+
+_AT_MOST_S: Final = 253_402_300_799.0
+"""The end of the year 9999: a deadline may be any number."""
+
+_INT_MAX: Final = 2**31 - 1
+
+
+class Table(msgspec.Struct, frozen=True):
+    """One kind's table."""
+
+    name: str
+    fold: type[Any]
+    """Has `apply`; made of tenant, key and id where the table has nothing."""
+    begins: frozenset[str]
+    """Only these events can make an entity known: others of an unknown one leave no trace."""
+    heeds: frozenset[str] | None
+    """Other events change nothing; None: all do."""
+    columns: Callable[[Any], tuple[Any, ...]]
+    """After `coord.store.entities.COMMON`, in the order of its statement."""
+    known: Callable[[Any], bool]
+    """Whether any of its facts was believed."""
+    slim: Callable[[Any], None]
+    """Drop what the log has and no fact to come is judged by."""
+
+
+def _at(seconds: float | None) -> float | None:
+    return None if seconds is None else min(max(seconds, 0.0), _AT_MOST_S)
+
+
+def _number(value: int) -> int:
+    return min(max(value, 0), _INT_MAX)
+
+
+def _text(text: str | None) -> str | None:
+    return text if text is None or (text.isascii() and "\0" not in text) else printable(text)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _keep(_fold: Any) -> None:
+    """All of it is needed."""
+
+
+def _task(x: Task) -> tuple[Any, ...]:
+    return (
+        _at(x.submitted_at), _at(x.started_first_at), _at(x.claimed_at), _at(x.retry_at), _at(x.ended_at),
+        _at(x.submission.deadline), x.run_s, x.progress, _number(x.claims), x.failures, x.deaths,
+        _number(x.redrives), x.status, x.capability, x.queue, x.submission.priority, x.submitter, x.claimant,
+        x.instance, _text(x.error), _text(x.message), _text(x.correlation_id),
+    )  # fmt: skip
+
+
+def _slim_task(x: Task) -> None:
+    said = x.submission
+    if said.input is not None or said.placement is not None or said.carried is not None:
+        x.submission = msgspec.structs.replace(said, input=None, placement=None, carried=None)
+
+
+def _workflow(x: Workflow) -> tuple[Any, ...]:
+    return (
+        _at(x.started_at), _at(x.ended_at), x.status, _text(x.name), _text(x.version), x.submitter,
+        None if x.parent is None else _text(x.parent.id), _text(x.step), _text(x.error), _text(x.message),
+        _text(x.correlation_id),
+    )  # fmt: skip
+
+
+def _handoff(x: Handoff) -> tuple[Any, ...]:
+    return (
+        _at(x.offered_at), _at(x.since), None if x.ended else _at(x.answer_by), _at(x.ended_at), x.n, x.escalations,
+        x.status, x.offerer, x.addressee, _text(x.instance), _text(x.said.capability), _text(x.reason),
+    )  # fmt: skip
+
+
+def _slim_handoff(x: Handoff) -> None:
+    said = x.said
+    if said.work is not None or said.context is not None:
+        x.said = msgspec.structs.replace(said, work=None, context=None)
+
+
+def _signal(x: Latch) -> tuple[Any, ...]:
+    return _at(x.raised_at), len(x.waits), x.raised_by, _json(x.waits)
+
+
+def _slim_signal(x: Latch) -> None:
+    x.data = None
+
+
+def _lock(x: Lock) -> tuple[Any, ...]:
+    return x.permits, len(x.holders), len(x.waiting), _json(x.requests)
+
+
+def _flag(x: Flag) -> tuple[Any, ...]:
+    said = x.said
+    return (
+        _at(x.at), None if said is None else said.percentage, x.changes, None if said is None else said.enabled,
+        x.by, None if said is None else _json(said.rules),
+    )  # fmt: skip
+
+
+def _registry(x: Registry) -> tuple[Any, ...]:
+    about = x.newest
+    return (
+        _at(x.registered_at), len(x.there), about.coordinator, _text(about.model), _text(about.version),
+        _json(x.capabilities), _json(about.labels), _json(x.agent.instances),
+    )  # fmt: skip
+
+
+TABLES: Final[dict[str, Table]] = {
+    "task": Table("task", Task, frozenset({"submitted"}), None, _task, lambda x: x.submitted_seq != 0, _slim_task),
+    "workflow": Table(
+        "workflow", Workflow, frozenset({"started"}), None, _workflow, lambda x: x.started_seq != 0, _keep
+    ),
+    "handoff": Table("handoff", Handoff, frozenset({"offered"}), None, _handoff, lambda x: x.seq != 0, _slim_handoff),
+    "signal": Table(
+        "signal", Latch, frozenset({"raised", "awaited"}), None, _signal, lambda x: x.raised or bool(x.waits),
+        _slim_signal,
+    ),
+    "lock": Table("lock", Lock, frozenset({"requested"}), None, _lock, lambda x: bool(x.requests), _keep),
+    "flag": Table("flag", Flag, frozenset({"set"}), None, _flag, lambda x: x.seq != 0, _keep),
+    "agent": Table(
+        "agent_registry", Registry, frozenset({"registered"}),
+        frozenset({"registered", "draining", "left", "suspected", "gone", "returned", "quarantined", "released"}),
+        _registry, lambda x: x.registered_at is not None, _keep,
+    ),
+}  # fmt: skip
+"""By kind.  In this order they are locked."""
+
+QUIET: Final = frozenset({"task.repeated", "signal.no_wait", "lock.not_held"})
+"""Refusals that are no fault: the same said twice, or the end of what had ended.  Not dead letters."""
+
+assert limits.TASK_RETRIES_MAX < _INT_MAX

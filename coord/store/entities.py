@@ -1,0 +1,40 @@
+"""Entities' tables: what they have of some entities, and what a batch makes of them.
+
+Works inside the caller's transaction.  What is read here cannot have become wrong when that
+commits: only the owner of a key's partition writes its rows, in the transaction that moves the
+partition's checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from coord.store.pool import Connection
+from coord.store.queries import statement
+from coord.store.sqlstate import translated
+
+Ident: TypeAlias = tuple[str, str, str]
+"""(tenant, key, id)."""
+
+Position: TypeAlias = tuple[int, int, int]
+"""(epoch, seq, idx) of a fact."""
+
+COMMON: Final = ("tenant", "key", "id", "changed_at", "epoch", "seq", "idx", "fold")
+"""The first columns of every table, and of the rows that `save` takes; the table's own follow."""
+
+
+async def load(conn: Connection, table: str, idents: Sequence[Ident]) -> dict[Ident, tuple[Position, bytes]]:
+    """The newest fact and the saved fold of those that the table has."""
+    with translated(f"read {table}"):
+        found = await conn.fetch(
+            statement(f"read_{table}"), [i[0] for i in idents], [i[1] for i in idents], [i[2] for i in idents]
+        )
+    return {(r[0], r[1], r[2]): ((r[3], r[4], r[5]), r[6]) for r in found}
+
+
+async def save(conn: Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert or replace `rows`, at most one an entity; locked in the order of the primary key."""
+    if rows:
+        with translated(f"upsert {table}"):
+            await conn.execute(statement(f"upsert_{table}"), *zip(*rows, strict=True))
