@@ -79,6 +79,8 @@ def deciding() -> set[str]:
         subjects.push("t", "a", "task"),
         subjects.beat("deciders", "x"),
         subjects.snapshot(0, "head"),
+        subjects.timer("t", "k", "timer", "i"),
+        f"$JS.API.STREAM.PURGE.{subjects.TIMERS}",
         f"$JS.API.CONSUMER.CREATE.{subjects.EVENTS}.{queue}.{subjects.queue_filter('t', 'c', 'normal')}",
         f"$JS.API.CONSUMER.NAMES.{subjects.EVENTS}",
         *(f"$JS.API.CONSUMER.{verb}.{subjects.EVENTS}.{queue}" for verb in ("INFO", "DELETE")),
