@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -209,7 +210,7 @@ class Handoffs:
 
     def __init__(self, coord: Coord) -> None:
         self.coord = coord
-        self._handles: dict[tuple[str, str], HandoffHandle] = {}
+        self._handles: WeakValueDictionary[tuple[str, str], HandoffHandle] = WeakValueDictionary()
         self._handlers: dict[str | None, HandoffHandler] = {}
         self._thinking: dict[tuple[str, str, int], asyncio.Task[None]] = {}
         self._unregister = [
@@ -299,8 +300,6 @@ class Handoffs:
             handle = self._handles.get((told.key, told.id))
             if handle is not None:
                 handle.hear(told)
-                if told.what in ("accepted", "expired"):
-                    del self._handles[told.key, told.id]
 
     def _offered(self, told: _Told) -> None:
         place = (told.key, told.id, told.n)
@@ -331,7 +330,7 @@ class Handoffs:
             await context.decline(f"{type(exc).__name__}: {exc}"[:500])
 
     def _doubt(self) -> None:
-        for handle in self._handles.values():
+        for handle in list(self._handles.values()):
             handle.doubt()
 
 

@@ -175,9 +175,11 @@ class Locking:
     async def _over(self) -> None:
         token, self._token = self._token, ""
         # If this is not stored, the decider finds out that the instance is gone, or it is asked again.
-        with contextlib.suppress(errors.CoordError):
-            await asyncio.shield(_stored(self._locks.send(self, token, "released", Released())))
-        self._locks.leave(token)
+        try:
+            with contextlib.suppress(errors.CoordError):
+                await asyncio.shield(_stored(self._locks.send(self, token, "released", Released())))
+        finally:
+            self._locks.leave(token)
 
     @property
     def key(self) -> str:

@@ -259,6 +259,7 @@ class HandoffDecider(Folding):
         self._asked: dict[tuple[str, str, str], set[Ident]] = {}
         """(tenant, agent, instance) → what it is asked."""
         self._presence: PresenceTable | None = None
+        self._recalled: tuple[Ident, Handoff] | None = None
 
     def get(self, tenant: str, key: str, id: str) -> Handoff | None:  # noqa: A002 - an entity's id
         """An open handoff; not to be changed."""
@@ -266,10 +267,23 @@ class HandoffDecider(Folding):
 
     # --- facts -----------------------------------------------------------------------------
 
+    def forgot(self, fact: StoredFact) -> bool:
+        """An offer of something that is not open may be of something that has ended."""
+        return fact.event == "offered" and (fact.tenant, fact.key, fact.id) not in self._handoffs
+
+    def recall(self, facts: list[StoredFact]) -> None:
+        """What is known of a handoff that is offered once more."""
+        handoff = fold(facts)
+        if handoff is not None:
+            self._recalled = (handoff.tenant, handoff.key, handoff.id), handoff
+
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
         """Fold one fact of a handoff."""
         ident = (fact.tenant, fact.key, fact.id)
         handoff = self._handoffs.get(ident)
+        recalled, self._recalled = self._recalled, None
+        if handoff is None and recalled is not None and recalled[0] == ident:
+            handoff = recalled[1]
         if handoff is None:
             if len(self._handoffs) >= limits.HANDOFFS_MAX:
                 self.refused[_FULL.code] += 1

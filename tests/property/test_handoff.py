@@ -127,6 +127,17 @@ def test_stated_again_it_goes_on_where_it_stood() -> None:
     assert asked(left)[-1] == "b"
 
 
+def test_what_has_ended_is_not_offered_again() -> None:
+    log = log_of(table(a={}), agent="a")
+    log.state("a", "handoff", "h", "accepted", "1")
+    again = log.fact("me", "handoff", "h", "offered", data={"agent": "a"})
+    assert log.decider.forgot(again)
+    log.decider.recall(log.facts)
+    log.store(again)
+    assert log.decider.refused == {"handoff.exists": 1}
+    assert asked(log) == ["a"]
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["accepted", "declined"]), st.sampled_from("abc"), st.integers(1, 4)),
