@@ -13,8 +13,10 @@ from coord.core.deciding import Arm
 from coord.core.timers import TRANSITIONS, Timer, TimerDecider
 from coord.errors import InvalidPayload
 from coord.wire import timing as wire
+from coord.wire.envelope import StoredFact, decode_message
+from coord.wire.subjects import FactSubject
 from coord.wire.timing import TimerSet
-from tests.support.facts import Log
+from tests.support.facts import START, Log
 
 AT = 1_900_000_000.0
 
@@ -192,3 +194,14 @@ def test_a_firing_is_followed_just_once_and_only_while_it_is_set(given_events: A
     assert log.decider.open_count() == (0 if holds is None else 1)
     # Tasks of one name are one task: what follows was demanded once for each counted firing.
     assert len([f for f in log.facts if f.kind == "task"]) <= expected
+
+
+def test_what_was_taken_in_from_another_stream_has_its_place_there_as_its_id() -> None:
+    source = b"NATS/1.0\r\nNats-Scheduler: coord.timer.acme.t.timer.t\r\nNats-Stream-Source: TIMERS 7 a b c d\r\n\r\n"
+    subject = FactSubject("acme", "_timer", "t", "timer", "t", "fired").stored
+    (fact,) = decode_message(subject, source, b'{"set":1}', 99, START)
+    assert isinstance(fact, StoredFact)
+    assert fact.event_id == "timers-7"
+    (other,) = decode_message(subject, source.replace(b"TIMERS 7", b"nonsense"), b'{"set":1}', 99, START)
+    assert isinstance(other, StoredFact)
+    assert other.event_id == "events-99"
