@@ -12,14 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from coord import limits
-from coord.core.deciding import Settle
+from coord.core.deciding import Settle, State
 from coord.testing.loop import Faults, Loop, Op, Process, Resume, Thread
 from coord.wire import subjects
+from coord.wire.authors import Author, rule_for
 from coord.wire.envelope import Fact, StoredFact, decode_message, encode_fact
 
 TENANT = "sim"
@@ -28,7 +29,8 @@ PARTITIONS = 2
 
 T0 = datetime(2026, 11, 21, 10, tzinfo=UTC)
 
-Once = Literal["entity", "event"] | None
+Once: TypeAlias = Literal["entity", "event", "own"] | None
+"""See `coord.core.deciding.State`."""
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -79,6 +81,13 @@ class _Pull:
         self.open = True
 
 
+def once_of(state: State) -> Once:
+    """The condition of a statement: what deciders alone may state, nobody can keep them from stating."""
+    if state.once == "event" and rule_for(state.kind, state.event).author is Author.DECIDER:
+        return "own"
+    return state.once
+
+
 class Broker:
     """See the module."""
 
@@ -119,6 +128,7 @@ class Broker:
 
         def op(process: Process, resume: Resume) -> None:
             answered = False
+            incarnation = process.incarnation
 
             def answer(value: Any) -> None:
                 nonlocal answered
@@ -127,6 +137,8 @@ class Broker:
                     resume(value)
 
             def arrive() -> None:
+                if process.incarnation != incarnation and self.rng.random() < 0.7:
+                    return  # it was still in a buffer of whoever died
                 if self.loop.now >= self.down_until:
                     value = do()
                     self.hop(lambda: answer(value))
@@ -161,7 +173,9 @@ class Broker:
             return Ack(known, duplicate=True)
         entity = (fact.key or fact.id, fact.kind, fact.id)
         place = (*entity, fact.event, tuple(fact.detail))
-        if (once == "entity" and entity in self.entities) or (once == "event" and place in self._events):
+        own = (*place, agent)
+        taken = {"entity": entity in self.entities, "event": place in self._events, "own": own in self._events}
+        if once is not None and taken[once]:
             return Refused()
         seq = len(self.log) + 1
         (stored,) = decode_message(subject.stored, encoded.header_block(), encoded.body, seq, now)
@@ -171,6 +185,7 @@ class Broker:
         self._ids[encoded.msg_id] = seq
         self.entities.setdefault(entity, []).append(seq)
         self._events.setdefault(place, seq)
+        self._events.setdefault(own, seq)
         self._by_partition[message.partition].append(seq)
         self._queue_up(stored)
         for told in self.on_stored:
@@ -183,12 +198,14 @@ class Broker:
         seqs = self.entities.get((key, kind, id), ())
         return [self.log[seq - 1].fact for seq in seqs if below is None or seq < below]
 
-    def first_of(self, kind: str, key: str, id: str, event: str | None, detail: tuple[str, ...]) -> StoredFact | None:  # noqa: A002
-        """The first fact of an entity, or of one of its events."""
-        if event is None:
-            found = self.entities.get((key, kind, id), [0])[0]
+    def first_of(self, state: State) -> StoredFact | None:
+        """What stands in the place of a statement: the first fact of its entity, or of its event (there, its own)."""
+        entity = (state.key, state.kind, state.id)
+        if state.once == "entity":
+            found = self.entities.get(entity, [0])[0]
         else:
-            found = self._events.get((key, kind, id, event, detail), 0)
+            place = (*entity, state.event, state.detail)
+            found = self._events.get((*place, state.agent) if once_of(state) == "own" else place, 0)
         return self.log[found - 1].fact if found else None
 
     def read(self, kind: str, key: str, id: str) -> Thread:  # noqa: A002

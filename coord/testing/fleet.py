@@ -6,6 +6,7 @@ as the SDK does; what lies between is `coord.client.execution` without its socke
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -38,7 +39,7 @@ class Agent(Process):
         self.rng = world.rng
         self._events = 0
         self.told: dict[tuple[str, str, str], Any] = {}
-        """(topic, id, of which wait, request or claim) → what it was told."""
+        """(topic, key and id, of which wait, request or claim) → what it was told."""
         self.begin()
 
     @property
@@ -72,10 +73,17 @@ class Agent(Process):
 
     def hung(self) -> None:
         """Its heartbeats stop."""
-        holder, until = self.holder, self.hung_until
-        if until - self.loop.now > _GONE_S:
-            self.loop.at(_GONE_S, lambda: self.holder == holder and self.alive and self.world.died(holder, 0.0))
-            self.loop.at(until - self.loop.now, lambda: self.holder == holder and self.alive and self.world.back(holder))
+        holder, for_s = self.holder, self.hung_until - self.loop.now
+        if for_s > _GONE_S:
+            self.loop.at(_GONE_S, lambda: self._silent(holder, is_back=False))
+            self.loop.at(for_s, lambda: self._silent(holder, is_back=True))
+
+    def _silent(self, holder: tuple[str, str, str], *, is_back: bool) -> None:
+        if self.alive and self.holder == holder:
+            if is_back:
+                self.world.back(holder)
+            else:
+                self.world.died(holder, 0.0)
 
     def state(self, fact: Fact, once: Any = None, *, tries: int = 3) -> Thread:
         """State it under an id of its own; `Ack`, `Refused` or None."""
@@ -96,7 +104,7 @@ class Agent(Process):
         which = str(body.get("wait") or body.get("token") or body.get("claim") or "")
         if push.topic == "task" and body["what"] == "ended":
             which = ""
-        self.told[push.topic, body["id"], which] = body
+        self.told[push.topic, f"{body.get('key', '')} {body['id']}", which] = body
 
 
 class Worker(Agent):
@@ -115,7 +123,7 @@ class Worker(Agent):
             queue = subjects.queue(TENANT, capability, rng.choice(("critical", "normal", "normal", "batch")))
             delivery = yield self.broker.pull(queue, 2.0 if self.running else rng.choice([1.0, 4.0]))
             if delivery is None:
-                yield self.broker.request(lambda queue=queue: self.broker.open(queue))
+                yield self.broker.request(partial(self.broker.open, queue))
                 continue
             place = (delivery.fact.key, delivery.fact.id)
             if place in self.running:
@@ -147,7 +155,7 @@ class Worker(Agent):
             if isinstance(move, claiming.Leave):
                 if move.settle:
                     ask = (self.world, delivery.queue, fact.seq, fact.key, fact.id)
-                    yield self.broker.request(lambda: settle_for_worker(*ask))
+                    yield self.broker.request(partial(settle_for_worker, *ask))
                 return 0
             claimed = self._about(delivery, "claimed", work.Claim(self.instance), move.n)
             if isinstance((yield from self.state(claimed, CLAIM_ONCE)), Ack):
@@ -162,7 +170,7 @@ class Worker(Agent):
     def _run(self, delivery: Delivery, claim: int) -> Thread:
         rng, fact = self.rng, delivery.fact
         yield sleep(rng.choice([0.01, 0.2, 1.0, 9.0 if rng.random() < 0.1 else 2.0]))
-        if ("task", fact.id, str(claim)) in self.told:
+        if ("task", f"{fact.key} {fact.id}", str(claim)) in self.told:
             return  # cancelled, or lost: it would not be believed
         dice = rng.random() if self.faults.active else 0.0
         if dice < 0.80:
@@ -237,14 +245,15 @@ class Client(Agent):
         while True:
             status = yield from self._told(name)
             self.outcomes[name] = status
-            if status not in ("failed", "expired") or redrives or self.rng.random() < 0.6 or not self.faults.active:
+            over = status not in ("failed", "expired") or redrives or submitted.detail[0] == "nobody"
+            if over or self.rng.random() < 0.6 or not self.faults.active:
                 self.unknown.discard(name)
                 return
             task, _ = tasks.fold((yield from self.broker.read("task", name, name)))
             assert task is not None, "it has ended"
             redrives = task.redrives + 1
             again = {**_builtins(said), "redrive": redrives, "deadline": None, "instance": self.instance}
-            self.told.pop(("task", name, ""), None)
+            self.told.pop(("task", f"{name} {name}", ""), None)
             yield from self.state_until_stored(
                 Fact(kind="task", id=name, event="submitted", detail=submitted.detail, data=again)
             )
@@ -254,7 +263,7 @@ class Client(Agent):
         wait_s = 2.0
         while True:
             for _ in range(4):
-                body = self.told.get(("task", name, ""))
+                body = self.told.get(("task", f"{name} {name}", ""))
                 if body is not None:
                     return body["status"]
                 yield sleep(wait_s / 4)
@@ -291,7 +300,7 @@ class Locker(Agent):
     def _granted(self, name: str, token: str) -> Thread:
         while True:
             for _ in range(4):
-                body = self.told.get(("lock", name, token))
+                body = self.told.get(("lock", f"{name} {name}", token))
                 if body is not None:
                     return body["what"] == "granted"
                 yield sleep(0.5)
@@ -318,7 +327,7 @@ class Waiter(Agent):
         yield from self.state_until_stored(
             Fact(kind="signal", id="go", key="signals", event="awaited", detail=(wait,), data=data)
         )
-        while ("signal", "go", wait) not in self.told:
+        while ("signal", "signals go", wait) not in self.told:
             yield sleep(self.rng.choice([0.5, 4.0]))
             latch = signals.fold((yield from self.broker.read("signal", "signals", "go")))
             if latch is not None and latch.raised:
@@ -335,7 +344,8 @@ class Raiser(Agent):
 
     def _raise(self) -> Thread:
         yield sleep(self.rng.random() * 12.0)
-        yield from self.state_until_stored(Fact(kind="signal", id="go", key="signals", event="raised", data={"data": 1}))
+        raised = Fact(kind="signal", id="go", key="signals", event="raised", data={"data": 1})
+        yield from self.state_until_stored(raised)
 
 
 class Starter(Agent):

@@ -58,6 +58,8 @@ class Faults:
         """A message takes up to a second or (one of ten of those) five: it overtakes nobody's, others overtake it."""
         self.dies = 0.0 if calm else rng.choice([0.0, 0.002, 0.01])
         """At each step of each process."""
+        self.loses_leader = 0.0 if calm else rng.choice([0.0, 0.0, 0.03])
+        """At each statement of a decider."""
         self.hangs = 0.0 if calm else rng.choice([0.0, 0.001, 0.004])
 
     def hop_s(self) -> float | None:
@@ -70,6 +72,10 @@ class Faults:
             if dice < self.loses + self.dawdles:
                 return rng.random() * (5.0 if rng.random() < 0.1 else 1.0)
         return 0.0002 + rng.random() * 0.002
+
+    def leaderless(self) -> bool:
+        """Whether the log's stream has lost its leader."""
+        return self.active and self.rng.random() < self.loses_leader
 
     def twice(self) -> bool:
         """Whether a message comes two times."""

@@ -107,8 +107,7 @@ class Referee:
         self.locks: dict[str, dict[str, tuple[int, str]]] = {}
         """Lock → token → (epoch, agent), in the order of the log."""
         self.held: dict[tuple[str, str], int] = {}
-        """(lock, token) → the sequence from which it holds it, and until when where that is known."""
-        self.ended: dict[tuple[str, str], int] = {}
+        """(lock, token) → the sequence from which it holds it."""
         self.raised: dict[tuple[str, str], int] = {}
         """(key, signal) → the sequence that raised it."""
         self.begun: dict[tuple[str, str, int], str] = {}
@@ -150,10 +149,8 @@ class Referee:
         token = fact.detail[0]
         if fact.event == "requested" and token not in requests and not fact.agent.startswith("_"):
             requests[token] = fact.seq, fact.agent
-        elif fact.event in ("released", "revoked") and token in requests:
-            if fact.agent in (requests[token][1], "_lock"):
-                del requests[token]
-                self.ended[fact.id, token] = fact.seq
+        elif fact.event in ("released", "revoked") and fact.agent in (requests.get(token, (0, ""))[1], "_lock"):
+            requests.pop(token, None)
         first = next(iter(requests), None)
         if first is not None:
             self.held.setdefault((fact.id, first), fact.seq)

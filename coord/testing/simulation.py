@@ -53,9 +53,11 @@ class World:
         """Instances that are no more, or were silent for too long."""
         self.referee = Referee(self)
         self.broker.on_stored.append(self.referee.take)
+        self.snapshot_s = rng.choice([0.1, 0.5, 4.0])
         skewed = rng.random() < 0.5
         self.deciders = [
-            DeciderProcess(f"d{i}", self, rng.uniform(-2.0, 2.0) if skewed else 0.0) for i in range(rng.choice([1, 2, 3]))
+            DeciderProcess(f"d{i}", self, rng.uniform(-2.0, 2.0) if skewed else 0.0)
+            for i in range(rng.choice([1, 2, 3]))
         ]
         self.workers = [Worker(f"w{i}", self) for i in range(rng.choice([1, 2, 4]))]
         self.clients = [Client(f"c{i}", self, rng.choice([1, 3, 8])) for i in range(rng.choice([1, 2]))]
@@ -88,7 +90,11 @@ class World:
         self.gone.add(holder)
         for process in self.deciders:
             later_s = delay_s + self.rng.random() * 0.3
-            self.loop.at(later_s, lambda p=process: p.call(lambda: holder in self.gone and p.gone(holder)))  # type: ignore[misc]
+            self.loop.at(later_s, lambda p=process: p.call(lambda: self._tell(p, holder)))  # type: ignore[misc]
+
+    def _tell(self, process: DeciderProcess, holder: tuple[str, str, str]) -> None:
+        if holder in self.gone:
+            process.gone(holder)
 
     def back(self, holder: tuple[str, str, str]) -> None:
         """Somebody who was thought dead beats again."""
@@ -142,8 +148,11 @@ class World:
                 found.append(f"task {name} of {key} is {rules.now.status}")
         found += [f"workflow {name} is {s}" for name, s in self.referee.flows.items() if s == "running"]
         found += [f"workflow {name} was not started" for name in self.flows if name not in self.referee.flows]
-        found += [f"{client.name} does not know of {name}" for client in self.clients for name in sorted(client.unknown)]
-        found += [f"{agent.name} waits" for agent in (*self.lockers, *self.waiters) if not agent.done]
+        found += [
+            f"{client.name} does not know of {name}" for client in self.clients for name in sorted(client.unknown)
+        ]
+        found += [f"{locker.name} waits" for locker in self.lockers if not locker.done]
+        found += [f"{waiter.name} waits" for waiter in self.waiters if not waiter.done]
         for queue, seqs in self.broker.unsettled().items():
             if "~nobody~" not in queue:  # there, what has ended is acked by whoever comes one day
                 found += [f"{queue} still has {seq}" for seq in seqs if not self._is_open(seq)]
@@ -202,8 +211,7 @@ class World:
             fold_one(halved, stored, self.broker.history)
         for state in owed.take():
             # What is stated in another partition is not met in this one: it must be in the log all the same.
-            event = None if state.once == "entity" else state.event
-            if self.broker.first_of(state.kind, state.key, state.id, event, state.detail) is None:
+            if self.broker.first_of(state) is None:
                 self.wrong(f"a replay states {state.event} of {state.kind} {state.id}")
         ours = packed(fresh)
         if ours != packed(halved):

@@ -20,6 +20,7 @@ LAYERS = (
     ("runtime",),
     ("bus", "store", "cache"),
     ("client", "server", "projector", "query"),
+    ("testing",),
     ("ops",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -15,6 +15,7 @@ import typer
 from coord.ops.cli import (
     agent,
     bench,
+    chaos,
     config,
     db,
     demo,
@@ -31,6 +32,7 @@ from coord.ops.cli import (
     spool,
     status,
     stream,
+    task,
     workflow,
 )
 
@@ -48,7 +50,10 @@ serve.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
 replay.add_to(app)
-for noun in (event, agent, stream, db, dlq, projection, spool, logs, config, bench, workflow, signal, flag):
+_NOUNS = (
+    event, agent, task, stream, db, dlq, projection, spool, logs, config, bench, chaos, workflow, signal, flag,
+)  # fmt: skip
+for noun in _NOUNS:
     app.add_typer(noun.app)
 
 
