@@ -33,6 +33,10 @@ _FIRST: Final = f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: 0\r\n{headers.EXPECTED_LA
 _END: Final = b"\r\n\r\n"
 
 
+def _after(seq: int) -> bytes:
+    return _FIRST.replace(b": 0\r", f": {seq}\r".encode(), 1)
+
+
 class Statement(Publication, eq=False):
     """One fact on its way: await it for its `PubAck`, or be called."""
 
@@ -95,22 +99,24 @@ class Stating:
         once: Once = None,
         then: Callable[[Statement], None] | None = None,
         entity: str | None = None,
+        last: int | None = None,
     ) -> Statement:
         """Hand `fact` to the broker now; raises the `WireError` a reader would refuse it with.
 
         The caller bounds what is in flight (`room`, or slots of its own).  `entity`: `subjects.entity_of` the
-        fact, where the caller knows it.
+        fact, where the caller knows it.  `last`: instead of `once`, its entity's newest fact must be that at this
+        sequence.
         """
         if context.current() is not None:
             fact = self._encoder.caused(fact)
         message = self._encoder.single(fact, self._encoder.shape(fact))
         block = message.headers
-        if once is not None:
+        if once is not None or last is not None:
             if entity is None:
                 key = fact.id if fact.key is None else fact.key
                 entity = subjects.entity_of(subjects.entity_filter(self.tenant, key, fact.kind, fact.id))
-            first = f"{entity}.>" if once == "entity" else ".".join((entity, "*", fact.event, *fact.detail))
-            block = b"%b%b%b%b" % (block[:-2], _FIRST, first.encode(), _END)
+            first = f"{entity}.>" if once != "event" else ".".join((entity, "*", fact.event, *fact.detail))
+            block = b"%b%b%b%b" % (block[:-2], _FIRST if last is None else _after(last), first.encode(), _END)
         now = time.monotonic()
         statement = Statement(
             deadline_at=now + self._deadline_s,

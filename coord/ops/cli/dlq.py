@@ -53,6 +53,46 @@ async def show(
     return Exit.OK
 
 
+@command(app, "redrive")
+async def redrive(
+    ctx: Context,
+    status: Annotated[
+        str, typer.Option("--status", help="failed, rejected, expired or cancelled; default: all but cancelled.")
+    ] = "",
+    capability: Annotated[str, typer.Option("--capability", help="Only of this capability.")] = "",
+    error: Annotated[str, typer.Option("--error", help="Only those with this kind of error.")] = "",
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many, newest first.")
+    ] = 100,
+    tenant: Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="Who submits them; default: identity.agent.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be submitted again.")] = False,
+) -> int:
+    """Submit dead tasks again: those that ended without success, as the database has them."""
+    from coord.client import redriving
+    from coord.errors import CoordError
+    from coord.store import queries
+
+    fleet = tenant or ctx.settings.identity.tenant
+    async with ctx.pool() as pool, pool.acquire() as conn:
+        found = await queries.run(
+            conn, "tasks_dead", tenant=fleet, status=status, capability=capability, error=error, limit=limit
+        )
+    rows: list[dict[str, Any]] = [
+        {"id": r["id"], "key": r["key"], "status": r["status"], "error": r["error"], "seq": None, "refused": None}
+        for r in found
+    ]
+    if not dry_run and rows:
+        async with ctx.speaking(tenant=fleet, agent=agent) as me:
+            for row in rows:
+                try:
+                    row["seq"] = await redriving.redrive(me, row["id"], row["key"])
+                except CoordError as exc:
+                    row["refused"] = exc.code
+    ctx.out.rows(rows, ["id", "key", "status", "error", "seq", "refused"], empty="There are no dead tasks.")
+    return Exit.ERROR if any(row["refused"] for row in rows) else Exit.OK
+
+
 def _letter(row: dict[str, Any]) -> dict[str, Any]:
     """The record for showing: the body as text where it is text, otherwise escaped."""
     body: bytes = row.pop("body")

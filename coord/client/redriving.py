@@ -1,0 +1,42 @@
+"""Submitting again what ended without success: `coord task retry`, `coord dlq redrive`."""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from coord import errors
+from coord.client.histories import read
+from coord.wire.records import Fact
+
+if TYPE_CHECKING:
+    from coord.client.connect import Coord
+
+_NOT_AGAIN: Final = ("redrive", "restated", "carried", "deadline", "instance", "progress", "reuse_key")
+"""What the new submission does not take over: the deadline has passed, the old submitter is told nothing."""
+
+
+async def redrive(coord: Coord, id: str, key: str | None = None) -> int:
+    """Submit a task again that failed, was rejected, cancelled or expired; the stream sequence of that.
+
+    With the same input, bounds and queue, and no deadline.  It is its n-th life: retries and deaths
+    are counted from 0 again.  Whoever else redrives it meanwhile, one of both is refused.
+
+    Raises `UnknownTask`, `TaskExists` (it is open, or was completed), `WrongLastSequence` (somebody said
+    something about it meanwhile: look again), and what publishing raises.
+    """
+    key = id if key is None else key
+    task, facts = await read(coord.connection, coord.tenant, key, id)
+    if task is None:
+        raise errors.UnknownTask("the log holds no such task", task=id, key=key)
+    if not task.ended or task.status == "completed":
+        raise errors.TaskExists(f"it is {task.status}: there is nothing to do again", task=id, key=key)
+    begun = next((fact for fact in facts if fact.seq == task.submitted_seq), None)
+    if begun is None:
+        raise errors.UnknownTask("its submission has left the log", task=id, key=key)
+    said = begun.data if isinstance(begun.data, dict) else {}
+    data = {name: value for name, value in said.items() if name not in _NOT_AGAIN} | {"redrive": task.redrives + 1}
+    fact = Fact(kind="task", event="submitted", id=id, key=key, detail=(task.capability, task.queue), data=data)
+    ack = await coord.stating.send(fact, last=facts[-1].seq)
+    return ack.seq
