@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -116,6 +116,30 @@ class Submits:
             reuse_for_s=reuse_for_s,
         )  # fmt: skip
 
+    @overload
+    def submit_many(
+        self,
+        capability: str,
+        inputs: Iterable[Any],
+        /,
+        *,
+        ids: Iterable[str] | None = None,
+        return_errors: Literal[False] = False,
+        **options: Any,
+    ) -> Coroutine[Any, Any, list[TaskHandle[Any]]]: ...
+
+    @overload
+    def submit_many(
+        self,
+        capability: str,
+        inputs: Iterable[Any],
+        /,
+        *,
+        ids: Iterable[str] | None = None,
+        return_errors: bool,
+        **options: Any,
+    ) -> Coroutine[Any, Any, list[TaskHandle[Any] | errors.CoordError]]: ...
+
     def submit_many(
         self,
         capability: str,
@@ -125,7 +149,7 @@ class Submits:
         ids: Iterable[str] | None = None,
         return_errors: bool = False,
         **options: Any,
-    ) -> Coroutine[Any, Any, list[TaskHandle[Any]]]:
+    ) -> Coroutine[Any, Any, list[Any]]:
         """`submit` each input, pipelined; returns their handles in order, once all are stored.
 
         `ids`: one for each.  `options`: `submit`'s.  When some are refused the first error is raised after

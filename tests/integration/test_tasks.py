@@ -312,7 +312,9 @@ async def test_large_payloads_travel_by_reference(fleet: Fleet) -> None:
         theirs = await nats.connect(fleet.url)
         store = await theirs.jetstream().object_store("PAYLOADS")
         await until(lambda: recorded(store, ref.name), 30)
-        assert msgspec.json.decode((await store.get(ref.name)).data) == text
+        stored = (await store.get(ref.name)).data
+        assert stored is not None
+        assert msgspec.json.decode(stored) == text
         await theirs.close()
 
 
@@ -355,7 +357,8 @@ async def test_a_full_worker_leaves_what_it_cannot_take_to_others(fleet: Fleet) 
         one_at_a_time().connect(fleet.url, tenant=fleet.tenant) as b,
         fleet.client() as c,
     ):
-        handles = [await c.submit("single", n, priority=p) for n, p in enumerate(("normal", "critical"))]
+        priorities: tuple[work.Priority, ...] = ("normal", "critical")
+        handles = [await c.submit("single", n, priority=p) for n, p in enumerate(priorities)]
         await until(lambda: a.held == b.held == 1, 30)
         go.set()
         await asyncio.gather(*(h.result(timeout_s=30) for h in handles))
