@@ -173,7 +173,7 @@ async def test_a_forged_release_does_not_stand_in_the_way_of_the_real_one(hand, 
 
     def moved() -> bool:
         service.gone("acme", "w1", "i1", 0.0)
-        return hand.times(seq) >= 2
+        return bool(hand.times(seq) >= 2)
 
     await until(moved, every_s=0.05)
     task = await hand.task("t1")

@@ -48,7 +48,8 @@ async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Pat
 
         async def waits() -> bool:
             shown = (await cli("workflow", "get", "w1", "-o", "json")).json
-            return {step["name"]: step["status"] for step in shown["steps"]}["gate"] == "running"
+            statuses: dict[str, str] = {step["name"]: step["status"] for step in shown["steps"]}
+            return statuses["gate"] == "running"
 
         await until(waits)
         table = await cli("workflow", "get", "w1")

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ async def test_a_task_from_its_submission_to_its_submitter(hand, start) -> None:
     ]  # fmt: skip
 
     async def acked() -> bool:
-        return await hand.ack_pending() == 0
+        return bool(await hand.ack_pending() == 0)
 
     await until(acked)
 
@@ -354,9 +355,13 @@ async def test_the_trimmer_is_told_what_deciders_need(alone, start) -> None:
     await hand.submit(ended)
     await hand.claim(ended, 1)
     done = await hand.complete(ended)
-    for q, seq in ((p, open_seq), ((p + 1) % limits.PARTITIONS, done)):
+
+    def reached(q: int, seq: int) -> bool:
         partition = service.partitions[q]
-        await until(lambda partition=partition, seq=seq: partition.is_running and partition.position >= seq)
+        return bool(partition.is_running and partition.position >= seq)
+
+    for q, seq in ((p, open_seq), ((p + 1) % limits.PARTITIONS, done)):
+        await until(partial(reached, q, seq))
     await service.drain()
     needs = {n.holder: n.seq for n in await holder.needs("EVENTS", created)}
     assert needs == {f"decider-{p}": open_seq, f"decider-{(p + 1) % limits.PARTITIONS}": done + 1}

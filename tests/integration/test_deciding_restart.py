@@ -183,7 +183,7 @@ async def test_what_happened_while_nobody_decided_is_made_good(hand, start) -> N
     await until(lambda: hand.times(failing) == 2)
 
     async def acked() -> bool:
-        return await hand.ack_pending() == 1
+        return bool(await hand.ack_pending() == 1)
 
     await until(acked)
 

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ async def test_a_killed_agent_is_noticed_at_once_and_its_task_moves(fleet: Fleet
             handle = await c.submit("work", 1.0, id="t1")
 
             async def claimant() -> str | None:
-                return (await handle.status()).instance
+                found: str | None = (await handle.status()).instance
+                return found
 
             claimed = await until(claimant)
             victim, other = (first, second) if claimed == first.instance else (second, first)
@@ -160,7 +161,9 @@ async def test_without_a_system_account_heartbeats_alone_decide(tmp_path: Path) 
     async with serving(server, system=False) as fleet:
         worker = await start(fleet)
         await until(lambda: fleet.board.table.state(fleet.tenant, "w1", worker.instance) == "alive")
-        fleet.board.table.get(fleet.tenant, "w1", worker.instance).due_s = 0.2
+        row = fleet.board.table.get(fleet.tenant, "w1", worker.instance)
+        assert row is not None
+        row.due_s = 0.2
         await worker.end()
         await until(lambda: fleet.died_at(worker.instance), 30)
     await server.stop()
@@ -200,7 +203,7 @@ async def test_agents_are_found_drained_and_rejoin(fleet: Fleet) -> None:
         assert said == ["registered", "draining", "registered"]
 
 
-async def _is(asked: Any, wanted: Any) -> bool:
+async def _is(asked: Awaitable[object], wanted: object) -> bool:
     return await asked == wanted
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
@@ -28,7 +30,9 @@ async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migr
         db = await asyncpg.connect(migrated_database.url)
 
         async def state(agent: str) -> str | None:
-            return await db.fetchval("SELECT state FROM coord.agent WHERE tenant = $1 AND agent = $2", "acme", agent)
+            query = "SELECT state FROM coord.agent WHERE tenant = $1 AND agent = $2"
+            found: str | None = await db.fetchval(query, "acme", agent)
+            return found
 
         try:
             async with coord.connect(server.url, tenant="acme", agent="a1") as one:
@@ -49,7 +53,9 @@ async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migr
                 await until(lambda: fleet.board.beats > heard)
                 # As one that hangs: it beats no more, and says nothing.
                 one.beating._closed = True
-                fleet.board.table.get("acme", "a1", one.instance).due_s = 0.1
+                row = fleet.board.table.get("acme", "a1", one.instance)
+                assert row is not None
+                row.due_s = 0.1
                 one.beating._loop.cancel()  # type: ignore[union-attr]
                 await until(lambda: _is(state("a1"), "gone"))
             kinds = await db.fetch("SELECT event, count(*) AS n FROM coord.event WHERE kind = 'agent' GROUP BY event")
@@ -60,9 +66,10 @@ async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migr
             await db.close()
 
 
-async def _is(asked, wanted) -> bool:
+async def _is(asked: Awaitable[object], wanted: object) -> bool:
     return await asked == wanted
 
 
 async def _count(db: asyncpg.Connection, event: str) -> int:
-    return await db.fetchval("SELECT count(*) FROM coord.event WHERE kind = 'agent' AND event = $1", event)
+    count: int = await db.fetchval("SELECT count(*) FROM coord.event WHERE kind = 'agent' AND event = $1", event)
+    return count

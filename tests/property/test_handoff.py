@@ -42,7 +42,7 @@ def asked(log: Log) -> list[str]:
 
 
 def handoff_of(log: Log) -> Handoff:
-    found = log.decider.get("acme", "h", "h")  # type: ignore[attr-defined]
+    found: Handoff | None = log.decider.get("acme", "h", "h")  # type: ignore[attr-defined]
     assert found is not None
     return found
 
@@ -112,6 +112,7 @@ def test_a_capability_that_nobody_has_waits_then_goes_to_the_offerers_coordinato
 def test_stated_again_it_goes_on_where_it_stood() -> None:
     presence = table(a={"can": ("review",)}, b={"load": 0.1, "can": ("review",)})
     log = log_of(presence, capability="review")
+    last = 0
     for _ in range(2):
         last = log.facts[-1].seq
         log.perform(log.decider.edge(last + 1))

@@ -80,6 +80,7 @@ def test_stated_again_everybody_stands_where_he_stood() -> None:
     log = Log(LockDecider())
     first = request(log, "a", "t1")
     second = request(log, "b", "t2")
+    last = 0
     for _ in range(2):
         last = log.facts[-1].seq
         log.perform(log.decider.edge(last + 1))

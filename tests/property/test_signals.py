@@ -82,6 +82,7 @@ def test_what_is_open_is_stated_again_at_the_edge_of_the_window() -> None:
     awaited(log, "a", "w1", "other", provides=("p",))
     before = {latch.id: msgspec.to_builtins(latch) for latch in log.decider._latches.values()}  # type: ignore[attr-defined]
     assert log.decider.oldest() == 1
+    last = 0
     for _ in range(2):  # and again
         last = log.facts[-1].seq
         log.perform(log.decider.edge(last + 1))

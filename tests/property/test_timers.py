@@ -100,6 +100,7 @@ def test_what_is_overdue_or_unarmed_is_armed_again() -> None:
 def test_near_the_end_of_the_window_it_is_set_again_as_it_is() -> None:
     log = log_of(every_s=2, then={"submit": {"capability": "work"}})
     fire(log, 1, 1)
+    last = 0
     for _ in range(2):
         last = log.facts[-1].seq
         log.perform(log.decider.edge(last + 1))

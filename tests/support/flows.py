@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 
 from coord.core.deciding import Effect, Owed, State
+from coord.core.flow_run import AGENT
 from coord.core.tasks import Task
-from coord.core.workflow import AGENT, WorkflowDecider
+from coord.core.workflow import WorkflowDecider
 from coord.wire import codec, ids, subjects
 from coord.wire.envelope import StoredFact
+from tests.support.facts import Nobody
 
 TENANT = "acme"
 EPOCH = datetime(2026, 11, 21, 10, tzinfo=UTC)
@@ -99,7 +101,7 @@ class World:
             self._take(self.decider.apply(fact))
 
     def tick(self) -> None:
-        self._take(self.decider.tick(self.now, None))  # type: ignore[arg-type] - it asks nobody
+        self._take(self.decider.tick(self.now, Nobody()))
 
     def _take(self, effects: Any) -> None:
         for effect in effects:

@@ -285,7 +285,7 @@ def test_only_the_partition_of_the_name_decides() -> None:
 
 def test_every_transition_of_a_circuit_is_walked() -> None:
     for (before, event), after in capability.TRANSITIONS.items():
-        state = CapabilityState("acme", "ocr", circuit=before, n=1)
+        state = CapabilityState("acme", "ocr", circuit=msgspec.convert(before, capability.Circuit), n=1)
         assert state.apply(event, 2 if event == "opened" else 1, T)
         assert state.circuit == after
     assert not CapabilityState("acme", "ocr").apply("probing", 0, T)
@@ -302,10 +302,14 @@ def test_parts_are_added_up_and_the_first_by_name_speaks() -> None:
         [{("acme", "ocr"): Fare(queued=2, claimed=1)}], [{("acme", "w"): 1}], [], frozenset({("acme", "w")})
     )
     two = board.part([{("acme", "ocr"): Fare(queued=3)}, {("acme", "tts"): Fare(queued=1)}], [], [], frozenset())
+
+    def speaks() -> bool:  # a type checker takes a property for something that stays as it was
+        return sums.speaks
+
     sums.hear("b", one, 1.0)
-    assert sums.speaks
+    assert speaks()
     sums.hear("a", two, 1.0)
-    assert not sums.speaks
+    assert not speaks()
     sums.add_up(table, 1.0)
     sums.count(table)
     found = sums.boards(table, 9.0)
@@ -315,7 +319,7 @@ def test_parts_are_added_up_and_the_first_by_name_speaks() -> None:
     assert table.usage("acme", "w").inflight == 1
     sums.hear("b", one, 9.0)
     sums.add_up(table, 9.0)  # "a" is silent: its part went with it
-    assert sums.speaks
+    assert speaks()
     assert ("acme", "tts") not in sums.boards(table, 9.0)
 
 

@@ -13,9 +13,9 @@ from coord import errors
 from coord.bus.topology import Spec, Topology
 from coord.ops import settings
 from coord.ops.devstack.process import ProcessRef
-from coord.wire import subjects
 from coord.ops.devstack.stack import DatabaseState, NatsState, StackState
 from coord.ops.settings import Loaded, Settings
+from coord.wire import subjects
 
 
 @pytest.fixture
