@@ -1,6 +1,7 @@
 """The house: arrows point down, siblings do not know each other, nothing is circular.
 
-ops → testing → client | server | projector | query → bus | store | cache → runtime → telemetry → core → wire → errors, limits
+ops → testing → client | server | projector | query → bus | store | cache → runtime → telemetry → core → wire →
+errors, limits
 """
 
 from __future__ import annotations
