@@ -80,7 +80,7 @@ async def side(name: str, nats_url: str, database_url: str, *, rival: bool) -> A
 async def add_rival_consumers(conn: Connection) -> None:
     """A second set of the projector's consumers under other names."""
     for spec in topology.load(assets.streams_dir(), "development").specs:
-        if spec.consumer is not None:
+        if spec.consumer is not None and spec.consumer.startswith("projector-"):
             name = spec.consumer.replace("projector", "rival")
             config = spec.config | {"name": name, "durable_name": name}
             request = f"CONSUMER.CREATE.{spec.stream}.{name}.{config['filter_subject']}"

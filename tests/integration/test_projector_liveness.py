@@ -142,7 +142,8 @@ async def test_a_broker_that_has_forgotten_its_consumers_gets_them_back(conn, db
     async with new_service():
         await rows(db, "event", 3)
     missing = await topology.plan(conn, topology.load(assets.streams_dir(), "development"))
-    assert {change.label.partition("/")[0] for change in missing} == {"TELEMETRY"}, "nobody projects it here"
+    of = {change.label.partition("-")[0] for change in missing}
+    assert of == {"EVENTS/decider", "TELEMETRY/projector"}, "nobody decides or projects telemetry here"
 
 
 async def test_a_defect_ends_a_session_and_nothing_else(conn, db, service, monkeypatch: pytest.MonkeyPatch) -> None:
