@@ -34,8 +34,11 @@ def some_fact(rng: random.Random) -> Fact:
 
 async def test_tables_equal_the_fold_though_killed(nats, migrated_database, process, rng: random.Random) -> None:
     url, sent = migrated_database.url, 0
-    options = {"tenant": "killed", "metrics": Metrics(CollectorRegistry())}
-    async with connect(nats.url, agent="a1", **options) as one, connect(nats.url, agent="a2", **options) as other:
+    metrics = Metrics(CollectorRegistry())
+    async with (
+        connect(nats.url, tenant="killed", agent="a1", metrics=metrics) as one,
+        connect(nats.url, tenant="killed", agent="a2", metrics=metrics) as other,
+    ):
 
         async def go_on(facts: int) -> None:
             nonlocal sent
@@ -57,7 +60,7 @@ async def test_tables_equal_the_fold_though_killed(nats, migrated_database, proc
         counts = "SELECT (SELECT count(*) FROM coord.event) + (SELECT count(*) FROM coord.dead_letter)"
 
         async def projected() -> bool:
-            return await conn.fetchval(counts) >= sent
+            return bool(await conn.fetchval(counts) >= sent)
 
         await until(projected)
         assert await conn.fetchval(counts) == sent, "each is a row or a dead letter, once"
