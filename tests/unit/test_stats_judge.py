@@ -239,7 +239,15 @@ def test_what_the_services_need_includes_the_trimmers_update() -> None:
     update = f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}"
     assert publish - permissions.needed(wanted, trims=False, inbox="_INBOX.x")[0] == {update}
     # Enough to project, to decide and to answer, as an operator would grant it before there was a trimmer.
-    api = ["INFO", "STREAM.INFO.*", "STREAM.MSG.GET.*", "STREAM.PURGE.SNAPSHOTS", "DIRECT.GET.>", "CONSUMER.>"]
+    api = [
+        "INFO",
+        "STREAM.INFO.*",
+        "STREAM.MSG.GET.*",
+        "STREAM.PURGE.SNAPSHOTS",
+        "STREAM.PURGE.TIMERS",
+        "DIRECT.GET.>",
+        "CONSUMER.>",
+    ]
     rules = {"allow": [*(f"$JS.API.{a}" for a in api), "$JS.ACK.>", "coord.>"]}
     assert [s for s in publish if not permissions.may(rules, s)] == [update]
     assert all(permissions.may({"allow": ["_INBOX.>", "coord.>"]}, s) for s in subscribe)
