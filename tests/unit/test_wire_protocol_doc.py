@@ -13,6 +13,8 @@ import msgspec
 import pytest
 
 from coord import errors, limits
+from coord.core import tasks
+from coord.projector.tables import QUIET
 from coord.wire import headers, ids, log_api, subjects
 from coord.wire.authors import TABLE
 from coord.wire.envelope import Poison, decode_message
@@ -109,8 +111,13 @@ def test_the_codes():
     def wire_errors(base: type[errors.CoordError]) -> set[str]:
         return {base.code} | {code for sub in base.__subclasses__() for code in wire_errors(sub)}
 
-    mine = wire_errors(errors.WireError) - {errors.WireError.code, errors.RegisteredTwice.code}
-    assert {row[0].strip("`") for row in tables(section(12))} == mine
+    refused = {r.code for r in vars(tasks).values() if isinstance(r, tasks.Refusal)}
+    believed = QUIET | {"task.unknown"}  # repeated, or of a task that nobody is known to have submitted: rows
+    definitions = wire_errors(errors.InvalidWorkflow)  # how a workflow ends, and no reason of a dead letter
+    mine = wire_errors(errors.WireError) - {errors.WireError.code, errors.RegisteredTwice.code} - definitions
+    told = [row[0].strip("`") for row in tables(section(12))]
+    assert sorted(told) == sorted(mine | (refused - believed))
+    assert definitions <= set(re.findall(r"`([a-z_.]+)`", section(16)))
 
 
 def test_the_limits():
