@@ -164,7 +164,7 @@ ASKED = st.builds(
 
 
 @given(ASKED, CANDIDATES, st.text(max_size=5), st.randoms(use_true_random=False))
-def test_decisions_are_sound_and_do_not_depend_on_the_order(asked, able, seed, random) -> None:  # type: ignore[no-untyped-def]
+def test_decisions_are_sound_and_do_not_depend_on_the_order(asked, able, seed, random) -> None:
     labels = {"gpu": "y"} if random.random() < 0.3 else {}
     offered: list[tuple[str, str]] = []
     while True:  # each target in turn refuses: everybody who may have it is asked once
