@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from coord.client.receipt import Receipt
     from coord.client.tasks import TaskContext
     from coord.client.workflows import WorkflowHandle
+    from coord.core.placement import Placement
     from coord.core.retry import RetryPolicy
     from coord.errors import CoordError, Decline, FlushFailed, Overloaded, Reject
     from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
@@ -51,6 +52,7 @@ __all__ = [
     "HandoffHandle",
     "NatsConfig",
     "Overloaded",
+    "Placement",
     "PubAck",
     "PublisherConfig",
     "Quotas",
@@ -73,6 +75,7 @@ __all__ = [
 
 _HOME = {
     "Agent": "coord.client.agent",
+    "Placement": "coord.core.placement",
     "Quotas": "coord.client.quotas",
     "Reject": "coord.errors",
     "TaskContext": "coord.client.tasks",

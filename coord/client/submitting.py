@@ -22,6 +22,7 @@ from coord.bus.patched import Message
 from coord.client.encoding import new_event_id
 from coord.client.histories import facts_of, read
 from coord.client.outcomes import TaskHandle, Watch, outcome_of
+from coord.core import placement as placing
 from coord.core import reuse
 from coord.core.admission import ENTER, Board, Door, FailFast
 from coord.wire import codec, subjects, work
@@ -30,6 +31,7 @@ from coord.wire.records import Fact
 if TYPE_CHECKING:
     from coord.client.connect import Coord
     from coord.client.stating import Statement
+    from coord.core.placement import Placement
     from coord.core.tasks import Task
     from coord.wire.records import StoredFact
     from coord.wire.work import Priority
@@ -77,7 +79,7 @@ class Submits:
         backoff_max_s: float | None = None,
         deadline: datetime | None = None,
         deadline_s: float | None = None,
-        placement: dict[str, Any] | None = None,
+        placement: Placement | dict[str, Any] | None = None,
         labels: dict[str, str] | None = None,
         preemptible: bool | None = None,
         progress: bool | None = None,
@@ -93,7 +95,8 @@ class Submits:
         it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
         `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
         `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how an
-        agent is chosen; default: the next free one takes it.  `preemptible`: a batch task that may be held
+        agent is chosen, by whoever serves the queue `placed`; default: the next free one takes it.
+        `preemptible`: a batch task that may be held
         while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
         and input) that runs, or was done no longer ago, answers instead of being done again; see
         `coord.core.reuse`.  `at` (an aware time) or `delay_s`: it is submitted then, by a timer of its id
@@ -250,6 +253,8 @@ class Submitter:
         elif deadline_s is not None:
             said["deadline"] = time.time() + deadline_s
         said = {name: value for name, value in said.items() if value is not None}
+        if "placement" in said:
+            said["placement"] = placing.data_of(said["placement"])
         try:
             submission = work.check(work.Submission(instance=self._coord.instance, **said))
         except TypeError as exc:

@@ -26,6 +26,7 @@ import msgspec
 from coord import errors, limits
 from coord.client.encoding import new_event_id
 from coord.client.entities import facts
+from coord.core import placement
 from coord.core import timers as core
 from coord.core.timers import Timer
 from coord.wire import codec, subjects
@@ -222,6 +223,8 @@ class Timers:
     async def _submission(self, input: Any, task: dict[str, Any]) -> Submission:
         raw = codec.encode(input, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
         given = {name: value for name, value in task.items() if value is not None}
+        if "placement" in given:
+            given["placement"] = placement.data_of(given["placement"])
         if len(raw) > _INLINE_BYTES:
             given["ref"] = await self._coord.payloads.put(raw)
         elif input is not None:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -92,8 +92,16 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self
 
 
-def parse(said: Mapping[str, object]) -> Placement:
+def data_of(asked: Placement | Mapping[str, Any]) -> dict[str, Any]:
+    """What a submission says of it; raises `InvalidPayload`."""
+    data: dict[str, Any] = msgspec.to_builtins(parse(asked))
+    return data
+
+
+def parse(said: Placement | Mapping[str, Any]) -> Placement:
     """A submission's `placement`; raises `InvalidPayload`."""
+    if isinstance(said, Placement):
+        return said.validate()
     try:
         return msgspec.convert(dict(said), Placement).validate()
     except msgspec.ValidationError as exc:

@@ -213,4 +213,6 @@ def test_what_is_no_placement_is_refused(said: dict[str, object]) -> None:
 
 def test_a_placement_survives_its_submission() -> None:
     asked = Placement(strategy="label", values=("eu", "us"), weights=Weights(load=1.0))
-    assert placement.parse(msgspec.to_builtins(asked)) == asked
+    data = placement.data_of(asked)
+    assert placement.parse(msgspec.json.decode(msgspec.json.encode(data))) == asked
+    assert placement.data_of(data) == data
