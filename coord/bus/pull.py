@@ -109,6 +109,8 @@ class PinnedReader:
         self._heard_at = 0.0
         self.duplicates = 0
         self.resets = 0
+        self.is_untouched = False
+        """When `rouse` last looked, there was nothing in the stream that this consumer could ever deliver."""
         self._unregister = conn.on_disconnected(self._disconnected)
 
     # --- becoming pinned -----------------------------------------------------------------
@@ -166,6 +168,7 @@ class PinnedReader:
         # Acks that were lost may have filled the window, of what is committed too: nothing is sent then.
         stalled = info["num_ack_pending"] >= info["config"].get("max_ack_pending", 0) > 0
         delivered = info["delivered"]
+        self.is_untouched = not (pinned or info["num_pending"] or delivered["consumer_seq"])
         past = delivered["consumer_seq"] > 0 if position is None else delivered["stream_seq"] > position
         if pinned or not (stalled or overdue or past):
             return False

@@ -39,7 +39,7 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
-from coord.core.deciding import Decider, Presence
+from coord.core.deciding import Decider, Presence, State
 from coord.core.retry import backoff_s
 from coord.server.deciders import Factory
 from coord.server.effects import Performer
@@ -96,6 +96,8 @@ class PartitionDecider:
         self._failures = 0
         self._rng = random.Random()
         self._session: Session | None = None
+        self._outsiders: list[Decider] | None = None
+        """Of a partition without any fact: see `_decide_about_nothing`."""
 
     # --- control -------------------------------------------------------------------------
 
@@ -175,6 +177,7 @@ class PartitionDecider:
         if not pinned:
             await self._reader.stop()
             return
+        self._outsiders = None
         began = time.monotonic()
         self._set("catching_up")
         session = Session(self.partition, self._conn, self._performer, self._metrics, self._now)
@@ -216,11 +219,29 @@ class PartitionDecider:
                 # Once whatever it was given; then only if it has given something to somebody since: looking for
                 # what there is costs the broker more the longer the log is.
                 roused |= await self._reader.rouse(None if roused else 0)
+                if self._reader.is_untouched:
+                    self._decide_about_nothing()
                 wait_s = _ROUSE_S
         finally:
             for future in (pinned, leave):
                 future.cancel()
             await asyncio.gather(pinned, leave, return_exceptions=True)
+
+    def _decide_about_nothing(self) -> None:
+        """Let deciders look at the world outside of the log though no fact of the partition has ever been stated.
+
+        A pin comes with a message, so nobody owns such a partition; but a circuit whose capability
+        belongs to it has to open.  Its state is known: it is empty.  What several processes state at once
+        is stated once, and with that fact the partition gets an owner.
+        """
+        if self._performer.is_full:
+            return
+        if self._outsiders is None:
+            self._outsiders = self._factory(self.partition)
+        for decider in self._outsiders:
+            for effect in decider.tick(self._now(), self._presence):
+                if type(effect) is State:
+                    self._performer.state(effect, _not_ours)
 
     async def _retry(self, exc: errors.CoordError) -> None:
         self._metrics.decider_sessions_ended.labels(reason=exc.code).inc()
@@ -241,3 +262,9 @@ class PartitionDecider:
         elif self.phase == "running" != phase:
             self._metrics.decider_owned.dec()
         self.phase = phase
+
+
+def _not_ours(error: errors.CoordError | None) -> None:
+    """A statement about an empty partition: when it fails, the next look makes it again."""
+    if error is not None:
+        _log.info("deciders.empty_partition_not_told", code=error.code)
