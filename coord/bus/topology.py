@@ -43,6 +43,9 @@ _SETTLE_S = 0.02
 _SETTLE_TRIES = 3
 """After an update it is looked so often whether it stayed: a trimmer's round trip takes a millisecond."""
 
+_CREATE_S = 1.5
+"""How long a missing consumer may take to be made before its reader begins again: elections lose requests."""
+
 
 class Spec(msgspec.Struct, frozen=True):
     """One stream (`consumer` is None) or consumer, as the server gets it (durations in ns)."""
@@ -291,9 +294,23 @@ async def _perform(conn: Connection, spec: Spec, change: Change) -> None:
     )
 
 
-async def create_consumer(conn: Connection, spec: Spec) -> None:
+async def ensure_consumer(conn: Connection, spec: Spec) -> None:
+    """Make a consumer that a pull has not found, if the server says that there is none.
+
+    A pull that nobody answers also means that a consumer has no leader yet; then it is there, and
+    to make it would be answered by nobody for as long as a request may take.  Raises what
+    `Connection.api` raises.
+    """
+    try:
+        await conn.api(f"CONSUMER.INFO.{spec.stream}.{spec.consumer}")
+    except errors.ApiNotFound:
+        await create_consumer(conn, spec, timeout_s=_CREATE_S)
+
+
+async def create_consumer(conn: Connection, spec: Spec, timeout_s: float = limits.API_TIMEOUT_S) -> None:
     """Make the consumer; one that is there already, with just these fields, stays as it is."""
-    await conn.api(_create_request(spec), {"stream_name": spec.stream, "config": spec.config, "action": "create"})
+    config = {"stream_name": spec.stream, "config": spec.config, "action": "create"}
+    await conn.api(_create_request(spec), config, timeout_s=timeout_s)
 
 
 def _create_request(spec: Spec) -> str:

@@ -187,7 +187,7 @@ class PartitionProjector:
             if self._spec is None:
                 raise
             # It lives in the broker's memory: a broker that was started again has forgotten it.
-            await topology.create_consumer(self._conn, self._spec)
+            await topology.ensure_consumer(self._conn, self._spec)
             pinned = await self._until_pinned()
         if not pinned:
             await self._reader.stop()
