@@ -255,6 +255,8 @@ class Submitter:
         said = {name: value for name, value in said.items() if value is not None}
         if "placement" in said:
             said["placement"] = placing.data_of(said["placement"])
+            # Until there is a scheduler: a task that nobody will ever place must not be accepted.
+            raise errors.NotPlaced
         try:
             submission = work.check(work.Submission(instance=self._coord.instance, **said))
         except TypeError as exc:

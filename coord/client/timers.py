@@ -225,6 +225,7 @@ class Timers:
         given = {name: value for name, value in task.items() if value is not None}
         if "placement" in given:
             given["placement"] = placement.data_of(given["placement"])
+            raise errors.NotPlaced
         if len(raw) > _INLINE_BYTES:
             given["ref"] = await self._coord.payloads.put(raw)
         elif input is not None:

@@ -32,7 +32,7 @@ def test_a_wheel_carries_them_inside_the_package(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
-    assert {"coord/py.typed", "coord/limits.py", "coord/_assets/streams/EVENTS.toml"} <= names
+    assert {"coord/py.typed", "coord/limits/work.py", "coord/_assets/streams/EVENTS.toml"} <= names
     assert "coord/_assets/sql/schema.sql" in names
     assert not {n for n in names if n.split("/")[0] in {"streams", "sql", "tests"}}
     script = "from coord.runtime import assets as a; print(a.streams_dir(), a.sql_dir(), a.checkout_dir(), sep='\\n')"

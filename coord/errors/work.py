@@ -1,0 +1,203 @@
+"""Errors of what agents coordinate with: tasks, agents, workflows, latches."""
+
+from __future__ import annotations
+
+from coord.errors.spine import CoordError, Fault, WireError
+
+# --- tasks -------------------------------------------------------------------------------
+
+
+class TaskError(CoordError):
+    """A task did not succeed."""
+
+    code = "task.error"
+    fault = Fault.SENDER
+    remedy = "Look at the task: `coord task get`."
+
+
+class TaskFailed(TaskError):
+    """The task's last attempt failed, or the agents that took it died too often."""
+
+    code = "task.failed"
+    remedy = "`error` says what kind; submit it again when its cause is mended: `coord task retry`."
+
+
+class TaskRejected(TaskError):
+    """The handler says that no attempt can succeed; the reason is in the message."""
+
+    code = "task.rejected"
+    remedy = "Change the input, and submit it under another id."
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled before it had an outcome."""
+
+    code = "task.cancelled"
+    fault = Fault.CALLER
+
+
+class TaskExpired(TaskError):
+    """The task had no outcome by its deadline."""
+
+    code = "task.expired"
+    fault = Fault.OPERATOR
+    remedy = "Give it more time, or its capability more agents; `coord status` names what is starved."
+
+
+class TaskExists(CoordError):
+    """A task of this id was submitted before, and it was another one; `first_event_id` names it."""
+
+    code = "task.exists"
+    fault = Fault.CALLER
+    remedy = "Use another id for different work."
+
+
+class UnknownTask(CoordError):
+    """No task of this id is in the log."""
+
+    code = "task.unknown"
+    fault = Fault.CALLER
+    remedy = "Check id and key; tasks that ended long ago are in the table `coord.v_task`."
+
+
+class SignalDeadlock(CoordError):
+    """Agents wait for each other's signals; `cycle` names who waits for what."""
+
+    code = "signal.deadlocked"
+    fault = Fault.CALLER
+    remedy = "Let one of them raise its signal without waiting, or raise it by hand: `coord signal raise`."
+
+
+class TimerTaken(CoordError):
+    """Another agent has set this timer; `setter` names it."""
+
+    code = "timer.taken"
+    fault = Fault.CALLER
+    remedy = "Use another id, or let that agent cancel it."
+
+
+class LockRefused(CoordError):
+    """The lock is in use with another number of permits, or too many wait for it."""
+
+    code = "lock.refused"
+    fault = Fault.CALLER
+    remedy = "Ask for as many permits as everybody does, under one name for one thing."
+
+
+class Decline(CoordError):
+    """Raised by a handler of handoffs: it is not for this agent; the message says why."""
+
+    code = "handoff.declined"
+    fault = Fault.CALLER
+    remedy = "Nothing: the next agent is asked, or a coordinator."
+
+
+class HandoffExpired(CoordError):
+    """Nobody took the handoff: all that could be asked declined or were silent, or it was withdrawn."""
+
+    code = "handoff.expired"
+    fault = Fault.OPERATOR
+    remedy = "See who was asked and why not: `status()` of the handoff; register a coordinator."
+
+
+class HandoffOver(CoordError):
+    """The handoff is somebody else's meanwhile, or was withdrawn."""
+
+    code = "handoff.over"
+    fault = Fault.CALLER
+    remedy = "Leave the work to whoever has it."
+
+
+class WorkflowError(CoordError):
+    """A workflow did not complete."""
+
+    code = "workflow.error"
+    fault = Fault.SENDER
+    remedy = "Look at the workflow: `coord workflow get`."
+
+
+class WorkflowFailed(WorkflowError):
+    """A step of the workflow failed; `step` names it, `error` says what kind."""
+
+    code = "workflow.failed"
+    remedy = "Mend what the step needs, and start the workflow again under another id."
+
+
+class WorkflowCancelled(WorkflowError):
+    """The workflow was cancelled before it had ended."""
+
+    code = "workflow.cancelled"
+    fault = Fault.CALLER
+
+
+class WorkflowExists(CoordError):
+    """A workflow of this id was started before, and it was another one; `first_event_id` names it."""
+
+    code = "workflow.exists"
+    fault = Fault.CALLER
+    remedy = "Use another id for other work."
+
+
+class UnknownWorkflow(CoordError):
+    """No workflow of this id is in the log."""
+
+    code = "workflow.unknown"
+    fault = Fault.CALLER
+    remedy = "Check the id; workflows that ended long ago are in the table `coord.v_workflow`."
+
+
+class InvalidWorkflow(WireError):
+    """A workflow's definition is not one; `step` names the culprit."""
+
+    code = "workflow.invalid"
+    fault = Fault.CALLER
+    remedy = "Compare it with docs/howto/workflows.md."
+
+
+class CyclicWorkflow(InvalidWorkflow):
+    """Steps wait for each other in a circle; `cycle` names them."""
+
+    code = "workflow.cyclic"
+
+
+class UnknownStep(InvalidWorkflow):
+    """A step refers to a step that there is none of; `step` and `unknown` name the two."""
+
+    code = "workflow.unknown_step"
+
+
+class StepWithoutHandler(InvalidWorkflow):
+    """A step does not say, or says twice, what is to be done."""
+
+    code = "workflow.no_handler"
+    remedy = "Give each step exactly one of task, workflow, signal, decide and sleep_s."
+
+
+class DuplicateStep(InvalidWorkflow):
+    """Two steps would have tasks of one id."""
+
+    code = "workflow.duplicate_step"
+
+
+class UnknownAgent(CoordError):
+    """No instance of this agent is there."""
+
+    code = "coord.agent_unknown"
+    fault = Fault.CALLER
+    remedy = "`coord agent ls` shows who is; an agent that does not beat is not seen."
+
+
+class Reject(CoordError):
+    """Raised by a handler: no attempt can succeed.  The task ends at once, with the reason, as a dead letter."""
+
+    code = "task.reject"
+    fault = Fault.SENDER
+    remedy = "Change the input."
+
+
+class NotPlaced(CoordError):
+    """Nobody places tasks in this release: only the strategies exist, no scheduler."""
+
+    code = "task.not_placed"
+    fault = Fault.CALLER
+    remedy = "Submit without placement: the next free agent takes the task."

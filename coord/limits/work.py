@@ -1,0 +1,305 @@
+"""Bounds of what agents coordinate with: tasks, presence, latches, deciders."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from coord.limits.spine import EVENT_BYTES_MAX, KIB, MIB, TAKEOVER_S, TOKEN_BYTES_MAX, TRIM_END
+
+# --- tasks --------------------------------------------------------------------------------
+
+PRIORITY_SHARES: Final = {"critical": 8, "normal": 3, "batch": 1}
+"""What each priority gets of a worker that has work of all of them; what one does not use the others have."""
+
+TASK_RETRIES: Final = 3
+"""Executions after the first that failed."""
+
+TASK_RETRIES_MAX: Final = 1_000
+TASK_DEATHS_MAX: Final = 10
+"""Claims of one task that may end because their agent died, hung or overran: a task that kills whoever
+takes it must end, while a fleet that is being restarted loses nothing."""
+
+TASK_BACKOFF_S: Final = 1.0
+TASK_BACKOFF_MAX_S: Final = 60.0
+TASK_TIMEOUT_S: Final = 600.0
+"""One execution."""
+
+TASK_TIMEOUT_MAX_S: Final = 7 * 86_400.0
+TASK_TIMEOUT_GRACE_S: Final = 2.0
+"""After its timeout a claim is still its agent's for so long: the agent ends the handler itself and says so."""
+
+TASK_INLINE_BYTES: Final = 256 * KIB
+"""Input or output in the fact itself; larger ones are objects of the bucket PAYLOADS."""
+
+TASK_PULL_EXPIRES_S: Final = 30.0
+"""How long an idle worker's pull waits with the broker: 5,000 idle agents renew 600 of them a second."""
+
+CAPACITY_MAX: Final = 10_000
+"""Tasks of one capability that one agent runs at once."""
+
+BOARD_STALE_S: Final = 5.0
+"""A capability's board is said every second; when it has been silent for so long nobody is held up by it."""
+
+SUBMIT_WAIT_S: Final = 5.0
+"""How long `submit` waits for a capability to be below its bound before it raises `Overloaded`."""
+
+RESULT_AUDIT_FIRST_S: Final = 2.0
+RESULT_AUDIT_MAX_S: Final = 30.0
+RESULT_AUDIT_APART_S: Final = 0.02
+"""Who waits for an outcome and is told nothing reads the log after this, doubling; one of
+a connection's waiters at a time, 50 a second."""
+
+TASK_PULL_HASTY_S: Final = 2.0
+"""And of one that holds claims: when it is found to hang, nothing of its waits with the broker any more."""
+
+TASK_FACTS_MAX: Final = 10_000
+"""Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
+
+TASK_OUTPUT_BYTES_MAX: Final = 64 * MIB
+"""Input or output of a task, by reference too."""
+
+FLOW_STEPS_MAX: Final = 500
+"""Steps of one workflow, those of its sub-workflows not counted."""
+
+FLOW_DEPTH_MAX: Final = 4
+"""Workflows inside of each other."""
+
+FLOW_ITEMS_MAX: Final = 10_000
+"""Members of a fan-out."""
+
+FLOW_PARALLELISM: Final = 5
+"""How many of them run at once where the step does not say it."""
+
+FLOW_NAME_BYTES_MAX: Final = 48
+"""A step's name: its tasks add an item's number or ``undo_`` to it, and are tokens of 64 bytes."""
+
+FLOW_BYTES_MAX: Final = 768 * KIB
+"""A workflow's definition and input together, a step's input, or its output where those of a fan-out are put
+together: what must fit into one fact beside the rest."""
+
+FLOW_EXPRESSION_MAX: Final = 4_000
+"""Characters of one condition."""
+
+RULES_MAX: Final = 1_000
+"""Rules of one decision table."""
+
+RULE_TABLES_MAX: Final = 1_000
+"""Decision tables that a partition's decider holds: those set by facts."""
+
+QUEUE_ACK_WAIT_S: Final = 30.0
+"""ack_wait of the queues: five times the worst failover; a live claim is extended every third of it."""
+
+QUEUE_ACK_PENDING_MAX: Final = 200_000
+"""max_ack_pending of a queue: claimed, waiting and prefetched deliveries; a full one stalls newer work of it."""
+
+CAPABILITIES_MAX: Final = 500
+"""Capabilities with queues, all tenants together: four consumers each, of the server's 1,000 by default per
+stream it is raised to 4,096 (streams/EVENTS.toml)."""
+
+QUEUE_UNUSED_S: Final = 3_600.0
+"""A capability without work and without agents loses its queues after this."""
+
+# --- presence -----------------------------------------------------------------------------
+
+HEARTBEAT_S: Final = 1.0
+"""How often an agent that holds claims says that it is there; HEARTBEAT_IDLE_S for one that holds nothing."""
+
+HEARTBEAT_IDLE_S: Final = 5.0
+SUSPECT_AFTER: Final = 1.5
+"""Heartbeats that were due and did not come until an instance is suspect;"""
+GONE_AFTER: Final = 2.5
+"""and until it is gone: a hung worker's claims move within 3 s."""
+
+HEARTBEAT_EVERY_MIN_S: Final = 0.1
+HEARTBEAT_EVERY_MAX_S: Final = 60.0
+"""What an instance may say of how often it beats."""
+
+DISCONNECT_GRACE_S: Final = 0.06
+"""After the server has said that a connection died.  Clients reconnect at once the first time (5 to 20 ms on
+one machine) and beat; a killed process is to be gone within 100 ms, the server's 2 ms and a turn of ours included."""
+
+DISCONNECT_MASS: Final = 16
+"""So many instances that lost their connections within the grace, and a quarter of all, are no deaths but a
+restarted server or network: their heartbeats decide."""
+
+PRESENCE_SETTLE_S: Final = 5.0
+"""After our own start, or after we were cut off ourselves, nobody is gone before they had the time to beat."""
+
+PRESENCE_TICK_S: Final = 0.25
+PRESENCE_STALL_S: Final = 1.0
+"""A tick that comes so late means that we stood still, not that everybody else did."""
+
+PRESENCE_ECHO_S: Final = 0.5
+"""How often a board sends itself a message through the broker; three that do not come back mean that it is deaf."""
+
+PRESENCE_INSTANCES_MAX: Final = 100_000
+"""Instances a process watches, about 1 KiB each; more are counted and taken for alive."""
+
+PRESENCE_PER_AGENT_MAX: Final = 2_048
+"""Instances under one name: one that starts a new instance for every message harms nobody else."""
+
+PRESENCE_KEPT_S: Final = 600.0
+"""How long one that is gone is still shown."""
+
+HEARTBEAT_BYTES_MAX: Final = 16 * KIB
+REGISTRATION_CAPABILITIES_MAX: Final = 64
+REGISTRATION_LABELS_MAX: Final = 64
+LABEL_BYTES_MAX: Final = 256
+
+DISCOVERY_ANSWERS_PER_S: Final = 20
+"""Of one instance, to NATS's service discovery."""
+
+AGENTS_FOUND: Final = 100
+AGENTS_FOUND_MAX: Final = 1_000
+"""Instances in one answer of `agents.find`."""
+
+QUOTA_LOOKS: Final = 3
+"""Looks in a row, a second apart, at which an agent uses more than its quota until it is quarantined."""
+
+QUARANTINE_S: Final = 60.0
+"""How long at least."""
+
+CAPABILITY_WINDOW_S: Final = 30.0
+CAPABILITY_OUTCOMES_MIN: Final = 20
+CAPABILITY_FAILING: Final = 0.5
+"""A capability's circuit opens when half of at least twenty executions of the last thirty seconds failed."""
+
+CAPABILITY_OPEN_S: Final = 10.0
+CAPABILITY_OPEN_MAX_S: Final = 300.0
+CAPABILITY_PROBES: Final = 3
+"""Executions that must end well, with none that fails, until it is closed again."""
+
+CAPABILITY_DEPTH: Final = 100_000
+"""Tasks of one capability that may wait before submitters are held up: half of what its queues hand out
+(QUEUE_ACK_PENDING_MAX), so that what plain clients submit on top is still delivered."""
+
+DECIDER_PROCESSES_MAX: Final = 256
+"""Processes with deciders whose parts of the board are added up."""
+
+QUOTA_AGENTS_MAX: Final = 256
+"""Agents with a quota of facts per second whose facts are counted, each by a subscription; more are not."""
+
+BOARD_EVERY_S: Final = 1.0
+"""How often a capability's depth is said; sooner when it has changed a lot."""
+
+# --- signals, timers, locks, flags, handoffs ------------------------------------------------
+
+SIGNAL_NAMES_MAX: Final = 64
+"""Signals that one wait waits for, or provides."""
+
+SIGNAL_TOLD_BYTES: Final = KIB
+"""Of a signal's data: more is read from the log, a decider keeps no more."""
+
+SIGNAL_LATCHES_MAX: Final = 100_000
+"""Latches that one partition's decider holds; then the oldest raised one is forgotten, and counted."""
+
+SIGNAL_KEPT_S: Final = 7 * 86_400.0
+"""How long the raised signals of a piece of work are known; those of the tenant are for good."""
+
+ENTITY_FACTS_MAX: Final = 100_000
+"""Facts that a client folds of one kind, key or entity."""
+
+TIMERS_MAX: Final = 100_000
+"""Timers that are set in one partition; another one is refused."""
+
+TIMER_AHEAD_MAX_S: Final = 365 * 86_400.0
+"""A day below the age of what TIMERS holds."""
+
+TIMER_EVERY_MIN_S: Final = 1.0
+"""The server's own bound."""
+
+TIMER_LATE_S: Final = 5.0
+"""What has not fired so long after it was due is armed again; the server is 2 ms late, 250 ms after it was away."""
+
+TIMER_DUE_TTL_S: Final = 3_600
+"""How long TIMERS keeps what was due: the log takes it in at once, or when its server is back."""
+
+TIMER_THEN_BYTES: Final = 16 * KIB
+"""What a timer submits or raises: its decider holds it."""
+
+LOCK_REQUESTS_MAX: Final = 10_000
+"""Who holds one lock or waits for it; another one is refused."""
+
+LOCK_PERMITS_MAX: Final = 10_000
+
+LOCK_TTL_S: Final = 30.0
+"""How long a plain client, of which nobody knows whether it lives, holds a lock unless it renews;"""
+LOCK_TTL_MIN_S: Final = 1.0
+LOCK_TTL_MAX_S: Final = 7 * 86_400.0
+"""and what others may ask for."""
+
+FLAGS_MAX: Final = 10_000
+"""Flags of the tenants of one partition; another one is refused."""
+FLAG_RULES_MAX: Final = 64
+FLAG_RULE_NAMES_MAX: Final = 1_000
+FLAG_BYTES_MAX: Final = 64 * KIB
+
+HANDOFF_TIMEOUT_MS: Final = 5_000
+"""By when whoever is asked to take work over answers;"""
+HANDOFF_TIMEOUT_MIN_MS: Final = 10
+HANDOFF_TIMEOUT_MAX_MS: Final = 3_600_000
+"""and what may be asked for: people answer too."""
+HANDOFF_CANDIDATES: Final = 3
+"""Agents with a capability that are asked before a handoff escalates."""
+HANDOFF_STEPS_MAX: Final = 16
+HANDOFFS_MAX: Final = 100_000
+"""Open handoffs of one partition; another one is refused."""
+HANDOFF_BYTES: Final = 16 * KIB
+"""Work and context: their decider holds them; more travels by reference."""
+HANDOFFS_AT_ONCE: Final = 64
+"""Offers that one instance thinks about; it declines more."""
+
+DEADLOCK_WAITS_MAX: Final = 2_000
+"""Waits that are looked at when a cycle is sought: beyond that none is claimed."""
+
+# --- deciders -----------------------------------------------------------------------------
+
+DECIDER_SNAPSHOT_S: Final = 10.0
+DECIDER_SNAPSHOT_FACTS: Final = 20_000
+"""How far apart a partition's snapshots are: what a new owner folds again at most, about 0.3 s."""
+
+SNAPSHOT_PIECE_BYTES: Final = 512 * KIB
+EDGE_LOOK_S: Final = 10.0
+"""How often a partition's deciders look whether open work nears the end of the window."""
+
+EDGE_AGE: Final = 0.75
+"""Of `max_age`: open work that is older is stated again;"""
+EDGE_FILL: Final = 0.5
+"""and from this fill on,"""
+EDGE_SPAN: Final = 0.25
+"""what came from this oldest part of the log: the trimmer wants to let it go, and waits for open work."""
+
+RESTATE_MAX: Final = 500
+"""Statements of one partition and look; the next look goes on."""
+
+DECIDER_INFLIGHT: Final = 4_096
+"""Statements of one process's deciders that the broker has not answered yet; then they fold no further."""
+
+DECIDER_BURST: Final = 2_048
+"""Statements that one death or tick leads to at once; the rest comes with the next ticks."""
+
+SNAPSHOT_BYTES_MAX: Final = 256 * MIB
+"""One partition's state before compression: 400 bytes a task make half a million open tasks."""
+
+RECALL_FACTS_MAX: Final = 2_000
+"""Facts of one entity that are read to judge one that may have ended."""
+
+QUEUE_WAITING_MAX: Final = 50_000
+"""max_waiting of a queue: idle workers that wait at one at a time."""
+
+DECIDER_TICK_S: Final = 0.25
+"""How often time passes for deciders."""
+
+assert EDGE_FILL < TRIM_END, "open work has left the oldest part when that is to go"
+assert SUSPECT_AFTER < GONE_AFTER
+assert DISCONNECT_GRACE_S < 0.1
+assert 2 * CAPABILITY_DEPTH <= QUEUE_ACK_PENDING_MAX
+assert 3 * BOARD_EVERY_S <= BOARD_STALE_S
+assert 2 * GONE_AFTER * HEARTBEAT_S <= PRESENCE_SETTLE_S
+assert 2 * PRESENCE_TICK_S < PRESENCE_STALL_S < GONE_AFTER * HEARTBEAT_S
+assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
+assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
+assert TASK_PULL_HASTY_S < GONE_AFTER * HEARTBEAT_S, "a hung worker's pulls end before its claims move"
+assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
+assert FLOW_BYTES_MAX < EVENT_BYTES_MAX
+assert FLOW_NAME_BYTES_MAX + len("undo_") + len(f"-{FLOW_ITEMS_MAX}") <= TOKEN_BYTES_MAX
