@@ -75,6 +75,10 @@ class Allowance:
             return _MEMORY_EVERY_S
         return 0.0 if self._rate is None else self._rate.wait_s(time.monotonic())
 
+    def tasks(self) -> float:
+        """Tasks that may be asked for at once within the rate: one at least, where `wait_s` says none has to wait."""
+        return float("inf") if self._rate is None else max(1.0, self._rate.room(time.monotonic()) // FACTS_OF_A_TASK)
+
     def memory_mib(self) -> float:
         """Resident memory of this process, at most half a second old."""
         now = time.monotonic()

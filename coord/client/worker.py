@@ -205,11 +205,14 @@ class Worker:
             self._look_later(wait_s)
             return 0
         free = self._slots[capability].free
-        most = self.agent.quotas.inflight
-        if most is None:
+        quotas = self.agent.quotas
+        if quotas.inflight is None and quotas.facts_per_s is None:
             return free
+        most = self.allowance.tasks()
+        if quotas.inflight is not None:
+            most = min(most, quotas.inflight - len(self._executions))
         asked = sum(puller.asked for other, puller in self._pullers.items() if other != capability)
-        return min(free, most - len(self._executions) - asked)
+        return min(free, int(most - asked))
 
     def _look_later(self, wait_s: float) -> None:
         """Pull again when the quotas allow it; where a task must end first, its end does so."""

@@ -27,6 +27,11 @@ class Rate:
         self._fill(now)
         return max(0.0, (1.0 - self._left) / self.per_s)
 
+    def room(self, now: float) -> float:
+        """What may be spent now without overdrawing; below 0 where it is overdrawn."""
+        self._fill(now)
+        return self._left
+
     def _fill(self, now: float) -> None:
         self._left = min(self._most, self._left + max(0.0, now - self._at) * self.per_s)
         self._at = max(self._at, now)

@@ -122,7 +122,7 @@ async def test_an_ack_that_never_came_and_is_taken_for_one(
     db = await connect(url)
     rows, findings = await judge(db, [speech])
     await db.close()
-    assert rows > 4500
+    assert rows > (2000 if bug else 4500)  # what the bug takes for acknowledged is not all stored
     kinds = {f.kind for f in findings}
     assert "lost" in kinds if bug else not findings, findings
 

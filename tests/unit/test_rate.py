@@ -25,3 +25,6 @@ def test_a_second_is_saved_up_and_no_more() -> None:
     assert rate.take(1, 100.0) == 0.1
     assert rate.wait_s(100.0) == 0.2
     assert rate.wait_s(100.2) < 1e-9
+    assert rate.room(100.2) > 0.99
+    rate.take(5, 100.2)
+    assert rate.room(100.2) < 0
