@@ -99,6 +99,10 @@ stream it is raised to 4,096 (streams/EVENTS.toml)."""
 QUEUE_UNUSED_S: Final = 3_600.0
 """A capability without work and without agents loses its queues after this."""
 
+ENDED_MARGIN_S: Final = 86_400.0
+"""What ended stays in its table for so long after the log has forgotten it, whatever `ages.retain_days` says: until
+a row is gone, its projector knows that it was there, and a used id is known for one."""
+
 # --- presence -----------------------------------------------------------------------------
 
 HEARTBEAT_S: Final = 1.0

@@ -80,7 +80,8 @@ def services(
         members.append(
             children or ProjectorService(settings.nats, settings.database, settings.projector, registry=registry)
         )
-        members.append(Retention(settings.database, settings.ages, registry=registry))
+        window_s = ops_settings.window_s(settings)
+        members.append(Retention(settings.database, settings.ages, window_s=window_s, registry=registry))
         if settings.trim.enabled:
             members.append(
                 Trimmer(
@@ -211,7 +212,7 @@ class OnConnection(Service):
 class Retention(Service):
     """Drops what is older than `ages.retain_days`, where the server has no policy for it, and old audit anchors.
 
-    Every replica runs it; the steps are small and repeating them is harmless.
+    Rows of entities that ended stay at least as long as the log may hold a fact about them, and a day.  Every replica runs it; the steps are small and repeating them is harmless.
     """
 
     def __init__(
@@ -219,12 +220,14 @@ class Retention(Service):
         database: DatabaseConfig,
         ages: AgesConfig,
         *,
+        window_s: float = 0.0,
         clock: Clock | None = None,
         registry: metrics.Metrics | None = None,
     ) -> None:
         super().__init__("retention", clock=clock, registry=registry)
         self._database = database
         self._ages = ages
+        self._window_s = window_s
         self.removed = 0
         """Chunks and rows since the start."""
 
@@ -247,7 +250,10 @@ class Retention(Service):
                 _log.info("retention.removed", relation="audit_anchor", unit="rows", removed=anchors)
             if self._ages.retain_days is None:
                 return
-            for done in await maintenance.maintain(pool, timedelta(days=self._ages.retain_days)):
+            retain = timedelta(days=self._ages.retain_days)
+            ended = max(retain, timedelta(seconds=self._window_s + limits.ENDED_MARGIN_S))
+            removed = await maintenance.maintain(pool, retain)
+            for done in removed + await maintenance.remove_ended(pool, ended):
                 self.removed += done.removed
                 if done.removed:
                     _log.info("retention.removed", relation=done.relation, unit=done.unit, removed=done.removed)

@@ -252,6 +252,12 @@ def topology(settings: Settings) -> Topology:
     return found
 
 
+def window_s(settings: Settings) -> float:
+    """How long the log holds a fact at most, seconds."""
+    (events,) = (spec for spec in topology(settings).streams if spec.stream == subjects.EVENTS)
+    return float(events.config["max_age"]) / 1e9
+
+
 def check_windows(found: Topology, publisher: PublisherConfig) -> None:
     """Every stream must still recognise a fact when its publisher sends it for the last time."""
     last_send_s = publisher.retry.deadline_s + publisher.retry.attempt_max_s

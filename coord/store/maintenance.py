@@ -4,6 +4,9 @@ The anchors of the audit's chain (`coord.core.chain`) are removed on every editi
 
 The steps are coord.maintain() in the database, the same call on every edition; in
 `community` it has nothing to do.  Between steps ingest gets its turn.
+
+Entities (tasks, workflows, handoffs, …) have plain tables, one row each, on every edition:
+`remove_ended` removes the rows of those that ended (docs/adr/0081).
 """
 
 from __future__ import annotations
@@ -55,6 +58,37 @@ async def remove_anchors(
         if count < batch_rows:
             return removed
         await asyncio.sleep(pause_s)
+
+
+async def remove_ended(
+    pool: Pool,
+    keep: timedelta,
+    *,
+    batch_rows: int = limits.MAINTAIN_BATCH_ROWS,
+    pause_s: float = PAUSE_S,
+    steps_max: int = limits.MAINTAIN_STEPS_MAX,
+) -> list[Removed]:
+    """Remove the rows of entities that ended, or are unused, and were not heard of for `keep`; a row a table.
+
+    Open tasks, workflows and handoffs stay, however old.  `keep` has to be longer than the log's window: a
+    fact in the log about an entity that has no row begins it anew.
+    """
+    if keep <= timedelta(0):
+        raise errors.SettingsError("keep must be positive")
+    total: dict[str, int] = {}
+    more: set[str] = set()
+    for step in range(steps_max):
+        if step:
+            await asyncio.sleep(pause_s)
+        async with pool.transaction() as conn:
+            with translated("remove what ended"):
+                rows = await conn.fetch(statement("remove_ended"), keep, batch_rows)
+        for row in rows:
+            total[row["relation"]] = total.get(row["relation"], 0) + row["removed"]
+        more = {row["relation"] for row in rows if row["removed"] >= batch_rows}
+        if not more:
+            break
+    return [Removed(relation=name, unit="rows", removed=n, more=name in more) for name, n in total.items()]
 
 
 async def maintain(
