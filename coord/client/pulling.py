@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -38,7 +38,13 @@ _log = logs.get("worker")
 _ACK: Final = b"$JS.ACK."
 
 _EMPTY_S: Final = 0.002
-"""A priority that had nothing is not asked again for so long while others have work: ten round trips."""
+"""A priority that had nothing is not asked again for so long while others have work: ten round trips,"""
+_EMPTY_ANSWERS: Final = 4
+"""or for as long as so many answers take where that is longer.  With one free slot the priorities are asked one
+after another: in a busy process the first must still count as empty when the last has answered, or all are asked
+for ever and no wait is left with the broker."""
+_EMPTY_MOST_S: Final = 0.5
+"""But never longer."""
 
 _SHUT_S: Final = 1.0
 """A queue that refuses pulls, or does not exist, is left alone for so long."""
@@ -67,11 +73,12 @@ class Delivery(NamedTuple):
 class _Pull:
     """One request that the broker has not finished."""
 
-    __slots__ = ("left", "queue", "until")
+    __slots__ = ("asked_at", "left", "queue", "until")
 
-    def __init__(self, queue: str, left: int, until: float) -> None:
+    def __init__(self, queue: str, left: int, asked_at: float, until: float) -> None:
         self.queue = queue
         self.left = left
+        self.asked_at = asked_at
         self.until = until
 
 
@@ -114,6 +121,9 @@ class Puller:
         self._waits: dict[int, _Pull] = {}
         self._wait_inbox: Subscription | None = None
         self._shut_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
+        """Refuses pulls, or does not exist."""
+        self._empty_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
+        """Had nothing."""
         self._scheduled = False
         self._opening_waits = False
         self._timer: asyncio.TimerHandle | None = None
@@ -158,12 +168,13 @@ class Puller:
             return
         now = self._loop.time()
         waited = {wait.queue for wait in self._waits.values()}
-        ready = [q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now]
+        open_ = [q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now]
+        ready = [q for q in open_ if self._empty_until[q] <= now]
         if ready:
             for queue, count in self._turns.plan(free, ready).items():
                 self._ask(queue, count, now)
         elif len(waited) < len(work.PRIORITIES):
-            self._wait_for([q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now + _EMPTY_S])
+            self._wait_for(open_)
         if sum(wait.left for wait in self._waits.values()) > max(free, len(self._waits)):
             self._take_back_waits()
 
@@ -181,21 +192,21 @@ class Puller:
     def _ask(self, queue: str, count: int, now: float) -> None:
         number = next(self._numbers)
         self._request(queue, b'{"batch":%d,"no_wait":true}' % count, f"{self._inbox}.{number}")
-        self._asked[number] = _Pull(queue, count, now + _SILENCE_S)
+        self._asked[number] = _Pull(queue, count, now, now + _SILENCE_S)
 
-    def _wait_for(self, queues: list[str]) -> None:
+    def _wait_for(self, queues: Sequence[str]) -> None:
         if queues and not self._opening_waits:
             self._opening_waits = True
             self._start(self._open_waits(queues))
 
-    async def _open_waits(self, queues: list[str]) -> None:
+    async def _open_waits(self, queues: Sequence[str]) -> None:
         try:
             if self._wait_inbox is None:
                 self._wait_inbox = await self._conn.subscribe_bytes(self._conn.new_inbox() + ".*", self._on_waited)
             if self._closed or self._paused:
                 return
             free = self._free() - self.asked
-            if free <= 0 and not (self._urgent() and queues == ["critical"]):
+            if free <= 0 and not (self._urgent() and list(queues) == ["critical"]):
                 return
             # Each gets a part of the slots; when work comes for one of them the others are made smaller.
             count = max(1, free // (len(work.PRIORITIES) + 1))
@@ -203,10 +214,11 @@ class Puller:
             expires_s = most_s * self._rng.uniform(0.8, 1.0)
             body = msgspec.json.encode({"batch": count, "expires": int(expires_s * 1e9)})
             prefix = self._wait_inbox.subject[:-1]
+            now = self._loop.time()
             for queue in queues:
                 number = next(self._numbers)
                 self._request(queue, body, f"{prefix}{number}")
-                self._waits[number] = _Pull(queue, count, self._loop.time() + expires_s + _SILENCE_S)
+                self._waits[number] = _Pull(queue, count, now, now + expires_s + _SILENCE_S)
         finally:
             self._opening_waits = False
 
@@ -248,7 +260,7 @@ class Puller:
                     del pulls[number]
                 break
         if tokens[base + 5] == b"0":
-            self._shut_until[queue] = self._loop.time() + _EMPTY_S
+            self._empty_until[queue] = self._loop.time() + _EMPTY_S
         count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
         text = subject.decode("utf-8", "backslashreplace")
         self._deliver(Delivery(queue, text, headers or None, data, seq, count, stored_ns))
@@ -262,7 +274,8 @@ class Puller:
         if status in (b"404", b"408"):
             if pulls is self._asked:
                 self._turns.rested(pull.queue, pull.left)
-                self._shut_until[pull.queue] = now + _EMPTY_S
+                empty_s = min(max(_EMPTY_S, _EMPTY_ANSWERS * (now - pull.asked_at)), _EMPTY_MOST_S)
+                self._empty_until[pull.queue] = now + empty_s
         else:  # 503: there is no such queue; 409: it refuses, or has a new leader
             self._shut_until[pull.queue] = now + _SHUT_S
             self._loop.call_later(_SHUT_S * self._rng.uniform(1.0, 1.5), self.refill)
@@ -285,6 +298,7 @@ class Puller:
         self._asked.clear()
         self._waits.clear()
         self._shut_until = dict.fromkeys(work.PRIORITIES, 0.0)
+        self._empty_until = dict.fromkeys(work.PRIORITIES, 0.0)
 
     def _start(self, job: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(job, name="pull")
