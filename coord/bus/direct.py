@@ -55,8 +55,11 @@ class _Collector:
         status = _status(message)
         try:
             if status is None:
-                self.batch.messages.append(_stored(message))
+                part = republished.split(message.raw_headers)
+                self._follows(part.subject_last_seq)
+                self.batch.messages.append(_stored(part, message.data))
             elif status == 204:  # the end of the batch
+                self._follows(int(message.headers.get("Nats-Last-Sequence", 0)))
                 self.batch.pending = int(message.headers.get("Nats-Num-Pending", 0))
                 self.done.set_result(self.batch)
             elif status == 404:  # nothing matches
@@ -68,6 +71,13 @@ class _Collector:
                 self.done.set_exception(errors.BusError(f"direct get refused: {description}", status=status))
         except errors.WireError as exc:
             self.done.set_exception(errors.BusError(f"a direct get cannot be read: {exc.message}"))
+        except errors.DeliveryGap as exc:
+            self.done.set_exception(exc)
+
+    def _follows(self, previous_seq: int) -> None:
+        """Every part of the answer names the message before it: between servers one may get lost."""
+        if previous_seq != (self.batch.messages[-1].seq if self.batch.messages else 0):
+            raise errors.DeliveryGap("a part of a direct get is missing", previous_seq=previous_seq)
 
 
 class DirectReader:
@@ -101,7 +111,8 @@ class DirectReader:
     ) -> Batch:
         """The messages that match from a sequence or time on, in order; always at least one if there is any.
 
-        Raises `ApiUnavailable`, `DeadlineExceeded`, `NotConnected`, or `BusError` for a refusal.
+        Raises `ApiUnavailable`, `DeadlineExceeded`, `NotConnected`, `DeliveryGap` when a part of the answer was
+        lost on the way, or `BusError` for a refusal.
         """
         query: dict[str, Any] = {"batch": messages_max, "max_bytes": bytes_max, "next_by_subj": filter_subject}
         if from_time is not None:
@@ -183,7 +194,7 @@ async def last_by_subject(
     if status is not None:
         raise errors.BusError(f"direct get refused: {message.headers.get('Description', '')}", stream=stream)
     try:
-        return _stored(message)
+        return _stored(republished.split(message.raw_headers), message.data)
     except errors.WireError as exc:
         raise errors.BusError(f"a direct get cannot be read: {exc.message}", stream=stream) from exc
 
@@ -193,6 +204,5 @@ def _status(message: Message) -> int | None:
     return None if b"Nats-Stream: " in (message.raw_headers or b"") else message.status
 
 
-def _stored(message: Message) -> StoredMessage:
-    part = republished.split(message.raw_headers)
-    return StoredMessage(part.subject, part.seq, part.stored_at, part.headers, message.data)
+def _stored(part: republished.Republished, body: bytes) -> StoredMessage:
+    return StoredMessage(part.subject, part.seq, part.stored_at, part.headers, body)

@@ -31,6 +31,8 @@ from coord.bus import damage, topology
 from coord.bus.connection import Connection
 from coord.bus.direct import leadership
 from coord.bus.pull import PinnedReader
+from coord.bus.reading import Reader
+from coord.bus.unled import UnledReader
 from coord.core import trim
 from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.core.retry import backoff_s
@@ -46,7 +48,8 @@ from coord.wire import subjects
 
 _log = logs.get("projector")
 
-State = Literal["unassigned", "standby", "pinned", "retrying", "stopped"]
+State = Literal["unassigned", "standby", "pinned", "unled", "retrying", "stopped"]
+"""`unled`: projecting, while the consumer has no leader that could pin anybody."""
 
 _TAKE = 256
 """Messages decoded before other coroutines get a turn: about 2 ms.  Of frames fewer (`PROJECT_TURN_ROWS`)."""
@@ -99,6 +102,16 @@ class PartitionProjector:
             messages_max=config.pull_messages_max,
             bytes_max=config.pull_bytes_max,
         )
+        self._unled = UnledReader(
+            conn,
+            stream,
+            f"projector-{partition}",
+            subjects.partition_filter(stream, partition),
+            messages_max=config.pull_messages_max,
+            bytes_max=config.pull_bytes_max,
+        )
+        self._source: Reader = self._reader
+        """Whichever of the two this session reads with."""
         self._wanted = asyncio.Event()
         self._leave = asyncio.Event()
         self._closing = False
@@ -133,6 +146,11 @@ class PartitionProjector:
         self._m_rows = metrics.db_flush_rows.labels(stream=stream)
         self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
 
+    @property
+    def is_projecting(self) -> bool:
+        """Whether what arrives is written."""
+        return self.state in ("pinned", "unled")
+
     # --- control -------------------------------------------------------------------------
 
     def assign(self, *, mine: bool) -> None:
@@ -143,7 +161,7 @@ class PartitionProjector:
         else:
             self._wanted.clear()
             self._leave.set()
-            self._reader.interrupt()
+            self._source.interrupt()
 
     def close(self) -> None:
         """Finish the commit under way, give the partition back, and end `run`."""
@@ -171,6 +189,7 @@ class PartitionProjector:
                     await self._retry(errors.CoordError(f"a defect: {type(exc).__name__}: {exc}"))
         finally:
             await self._reader.close()
+            await self._unled.close()
             self._set("unassigned")
             self.closed.set()
 
@@ -182,32 +201,59 @@ class PartitionProjector:
         self._end = None
         self._set("standby")
         try:
-            pinned = await self._until_pinned()
+            pinned = await self._until_pinned_anyhow()
+        except (errors.ApiUnavailable, errors.DeadlineExceeded):
+            # The stream has just answered; it is the consumer that has no leader.
+            await self._reader.stop()
+            self._metrics.projection_unled.labels(stream=self.stream).inc()
+            _log.info("projector.unled", stream=self.stream, partition=self.partition, position=self.checkpoint.seq)
+            await self._read_with(self._unled, "unled")
+            return
+        if not pinned:
+            await self._reader.stop()
+            return
+        try:
+            await self._read_with(self._reader, "pinned")
+        finally:
+            # Also after a failure: our own next session would have to wait for the pin to lapse.
+            with contextlib.suppress(errors.CoordError):
+                await self._reader.unpin(timeout_s=_UNPIN_S)
+
+    async def _until_pinned_anyhow(self) -> bool:
+        """`_until_pinned`, after making the consumer where there is none."""
+        try:
+            return await self._until_pinned()
         except errors.ApiNotFound:
             if self._spec is None:
                 raise
             # It lives in the broker's memory: a broker that was started again has forgotten it.
             await topology.ensure_consumer(self._conn, self._spec)
-            pinned = await self._until_pinned()
-        if not pinned:
-            await self._reader.stop()
-            return
+            return await self._until_pinned()
+
+    async def _read_with(self, source: Reader, state: State) -> None:
+        """Project what `source` reads, from the checkpoint as it is now."""
         checkpoint = await self._read_checkpoint()
-        await self._reader.start(checkpoint.seq + 1)
-        self._notices.restart()
-        self._set("pinned")
-        self._metrics.projection_takeovers.labels(stream=self.stream).inc()
-        self._writer.join()
+        self._source = source
         try:
-            await self._project(checkpoint)
+            await source.start(checkpoint.seq + 1)
+            self._notices.restart()
+            self._set(state)
+            self._metrics.projection_takeovers.labels(stream=self.stream).inc()
+            self._writer.join()
+            try:
+                await self._project(checkpoint)
+            finally:
+                self._writer.leave()
         finally:
-            self._writer.leave()
-            # Also after a failure: our own next session would have to wait for the pin to lapse.
-            with contextlib.suppress(errors.CoordError):
-                await self._reader.unpin(timeout_s=_UNPIN_S)
+            self._source = self._reader
+            if source is self._unled:
+                await source.stop()
 
     async def _project(self, checkpoint: Checkpoint) -> None:
-        """Receive and commit until told to leave; returns with nothing left uncommitted."""
+        """Receive and commit until told to leave, or a session without a consumer is over.
+
+        Returns with nothing left uncommitted.
+        """
         self.checkpoint = checkpoint
         loop = asyncio.get_running_loop()
         self._idle_since = self._window_at = self._anchored_at = loop.time()
@@ -225,7 +271,7 @@ class PartitionProjector:
                     offer = None
                 if offer is None and not pending.is_empty:
                     offer = self._offer(pending)
-                if self._leave.is_set():
+                if self._leave.is_set() or (self._source is self._unled and self._unled.is_over):
                     if offer is None:
                         return
                     await asyncio.wait({offer.settled})
@@ -272,11 +318,11 @@ class PartitionProjector:
         """Wait for deliveries and add them to the batch that is open then, which is returned."""
         loop = asyncio.get_running_loop()
         settled = None if offer is None else offer.settled
-        deliveries = await self._reader.receive(_TAKE, self._config.idle_checkpoint_s, unless=settled)
+        deliveries = await self._source.receive(_TAKE, self._config.idle_checkpoint_s, unless=settled)
         pending = self._open(pending, offer)  # it may have been taken while we waited
         if deliveries:
             added = pending.fill(deliveries, self._writer.rows_share, limits.PROJECT_TURN_ROWS)
-            self._reader.put_back(deliveries[added:])
+            self._source.put_back(deliveries[added:])
             self._m_consumed.inc(added)
             self._idle_since = loop.time()
             self._overdue = 0
@@ -302,7 +348,7 @@ class PartitionProjector:
         self.checkpoint = move.after
         self._failures = 0
         self.error = None
-        self._reader.ack(batch.last)
+        self._source.ack(batch.last)
         self._notices.send(batch, move.before.seq, move.after.seq)
         self.pending = batch.last.pending
         if move.anchor:
@@ -417,7 +463,7 @@ class PartitionProjector:
         assert self.checkpoint is not None
         info, checkpoint = await self._conn.api(f"STREAM.INFO.{self.stream}"), self.checkpoint
         stream, leader = _stream_state(info, with_time=True), leadership(info)
-        if not self._reader.is_empty:
+        if not self._source.is_empty:
             return
         before, self._end = self._end, None
         if stream.last_seq <= checkpoint.seq:
@@ -435,7 +481,7 @@ class PartitionProjector:
             await self._check_readable(checkpoint, stream)
         else:
             if found["message"]["seq"] <= stream.last_seq:
-                if self.state == "pinned":
+                if self.is_projecting:
                     self._expect(found["message"]["seq"])
                 else:
                     self._overdue = found["message"]["seq"]
@@ -595,7 +641,7 @@ class PartitionProjector:
         self._gauge(state, +1)
 
     def _gauge(self, state: State, by: int) -> None:
-        if state == "pinned":
+        if state in ("pinned", "unled"):
             self._metrics.projection_owned.labels(stream=self.stream).inc(by)
         elif state == "stopped":
             self._metrics.projection_stopped.labels(stream=self.stream).inc(by)

@@ -106,7 +106,7 @@ class ProjectorService(Service):
                 times = [
                     p.checkpoint.stored_at.timestamp()
                     for p in self.partitions
-                    if p.stream == stream and p.state == "pinned" and p.checkpoint and p.checkpoint.stored_at
+                    if p.stream == stream and p.is_projecting and p.checkpoint and p.checkpoint.stored_at
                 ]
                 if times:
                     self.metrics.projection_watermark.labels(projection=stream).set(min(times))
@@ -142,7 +142,7 @@ class ProjectorService(Service):
             "members": sorted(self._replicas.members) if self._replicas else [],
             "circuits": {} if self._pool is None else {self._pool.circuit.name: self._pool.circuit.state},
             "partitions": dict(Counter(p.state for p in self.partitions)),
-            "pending": sum(p.pending for p in self.partitions if p.state == "pinned"),
+            "pending": sum(p.pending for p in self.partitions if p.is_projecting),
             "errors": [
                 {"stream": p.stream, "partition": p.partition, "state": p.state, **_brief(p.error)} for p in troubled
             ],

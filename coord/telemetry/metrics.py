@@ -162,6 +162,9 @@ class Metrics:
         self.projection_takeovers = counter(
             "coord_projection_takeovers_total", "Partitions taken over by this process", "stream"
         )
+        self.projection_unled = counter(
+            "coord_projection_unled_sessions_total", "Sessions without a consumer, since it had no leader", "stream"
+        )
         self.projection_owned = gauge(
             "coord_projection_owned_partitions", "Partitions this process projects now", "stream"
         )
@@ -186,6 +189,13 @@ class Metrics:
         )  # fmt: skip
         self.decider_refused = counter(
             "coord_decider_refused_facts_total", "Facts that a decider did not believe, by code", "reason"
+        )
+        self.placements = counter(
+            "coord_placements_total",
+            "What the scheduler decided (offered, nobody, pull) and what became of offers (accepted, returned, silent,"
+            " gone, taken_by_another)",
+            "strategy",
+            "outcome",
         )
         self.decider_pushes = counter("coord_decider_pushes_total", "Messages by which deciders told agents something")
         self.timers_armed = counter(

@@ -12,6 +12,7 @@ import pytest
 
 from coord import errors
 from coord.bus import topology
+from coord.bus.connection import Connection
 from coord.bus.patched import Message
 from coord.bus.pull import PinnedReader
 from coord.core import checkpoint
@@ -20,6 +21,7 @@ from coord.projector.service import ProjectorService
 from coord.runtime import assets
 from coord.wire import subjects
 from tests.support.projecting import projector_service
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -178,3 +180,39 @@ async def test_a_listener_that_raises_does_not_deafen_its_connection(conn) -> No
     before = conn.callback_errors
     await conn._error(Exception('nats: permissions violation for publish to "x"'))
     assert conn.callback_errors == before + 1
+
+
+async def test_a_consumer_without_a_leader_is_done_without(conn, db, service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a cut link: the stream answers, the consumer does not, for seconds."""
+    ask, answers = Connection.api, False
+
+    async def api(self: Connection, request: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if request.startswith("CONSUMER.") and not answers:
+            raise errors.ApiUnavailable(request=request)
+        return await ask(self, request, *args, **kwargs)
+
+    def states() -> set[str]:
+        return {p.state for p in service.partitions}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "api", api)
+        # Nobody hears a pull either.
+        patch.setattr(PinnedReader, "_ask", lambda *_, **__: None)
+        for _ in range(3):
+            await conn.request(GOOD, b"{}")
+        async with service:
+            await rows(db, "event", 3)
+            await conn.request(POISON, b"{}")
+            for _ in range(4):
+                await conn.request(GOOD, b"{}")
+            await rows(db, "event", 7)
+            await rows(db, "dead_letter", 1)
+            assert "unled" in states()
+            patch.undo()
+            answers = True
+            await conn.request(GOOD, b"{}")
+            await until(lambda: "unled" not in states() and "pinned" in states(), 40)
+            await rows(db, "event", 8)
+            assert service.metrics.registry.get_sample_value(
+                "coord_projection_unled_sessions_total", {"stream": "EVENTS"}
+            )

@@ -1,0 +1,53 @@
+"""What reads one partition of a stream, in order, behind a sequence: with a consumer or without.
+
+`coord.bus.pull.PinnedReader` is the usual one; `coord.bus.unled.UnledReader` reads while that one's consumer
+has no leader.  Whoever holds a reader cannot tell which it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from coord.bus.pull import Delivery
+
+
+class Reader(Protocol):
+    """A session of reading: `start`, then `receive` until it raises, then `stop`."""
+
+    duplicates: int
+    """Deliveries that came again, and were left out."""
+
+    async def start(self, seq: int) -> None:
+        """Begin a session at stream sequence `seq` (≥ 1; one past the end is legal)."""
+
+    async def receive(
+        self, messages_max: int, timeout_s: float, *, unless: asyncio.Future[Any] | None = None
+    ) -> list[Delivery]:
+        """What has arrived, in order: at most `messages_max`; empty after `timeout_s` (or less) without any.
+
+        Also returns (perhaps nothing) when `unless` is done or `interrupt` was called.  Raises when the
+        session is broken: begin again from the checkpoint.
+        """
+
+    def interrupt(self) -> None:
+        """Make a waiting `receive` return now."""
+
+    def take(self, messages_max: int) -> list[Delivery]:
+        """What has arrived, without waiting.  Raises like `receive`."""
+
+    def put_back(self, deliveries: list[Delivery]) -> None:
+        """Return the last of what was taken, before anything else is awaited: they come first next time."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be received."""
+
+    def ack(self, delivery: Delivery) -> None:
+        """Everything up to this one is committed; for whom it concerns."""
+
+    async def stop(self) -> None:
+        """End the session and forget what has arrived.  Twice is legal."""
+
+    async def close(self) -> None:
+        """Stop for good."""
