@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
-from nats.aio.client import PING_PROTO, Client
+from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.subscription import Subscription as NatsSubscription
-from nats.aio.transport import TcpTransport
+from nats.aio.transport import TcpTransport, Transport
 
 from coord import limits
 from coord.bus.parser import StrictParser
@@ -106,6 +106,9 @@ class Message(msgspec.Struct, eq=False, gc=False):
         return f"Message({self.subject!r}, reply={self.reply!r}, {len(self.data)} bytes)"
 
 
+transports: Final[dict[str, Callable[[], Transport]]] = {}
+"""Hosts that are reached by other means than TCP: a server in memory (`coord.testing`) puts itself here."""
+
 Callback = Callable[[Message], None]
 
 Receiver = Callable[[bytes, bytes, bytes, bytes], None]
@@ -138,6 +141,15 @@ class PatchedClient(Client):
         self.receiver_failed = on_callback_error
 
     # --- connecting ----------------------------------------------------------------------
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        """By TCP, unless its host is one of `transports`."""
+        make = transports.get(s.uri.hostname or "")
+        if make is None:
+            await super()._connect_to_server(s)
+            return
+        self._transport = make()
+        await self._transport.connect(s.uri, _READ_BYTES, self.options["connect_timeout"])
 
     async def _process_connect_init(self) -> None:
         """Close the socket when the server hangs up during the handshake.
