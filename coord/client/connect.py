@@ -38,6 +38,7 @@ from coord.client.pushes import Pushes
 from coord.client.queues import Queues
 from coord.client.stating import Stating
 from coord.client.submitting import Submits, Submitter
+from coord.client.used import UsedIds
 from coord.core.admission import Board
 from coord.errors import InvalidToken, SettingsError
 from coord.telemetry.metrics import default as default_metrics
@@ -176,6 +177,8 @@ class Coord(Submits):
         """What is too large for the log."""
         self.queues = Queues(connection, publisher.tenant)
         """Makes sure that there are some."""
+        self.used_ids = UsedIds(connection, publisher.tenant)
+        """Which ids were used before, where the log does not know it any more."""
         self.workers: list[Worker] = []
         """What works on this connection; closing it drains them."""
         self.allowance: Allowance | None = None
@@ -585,6 +588,7 @@ class Coord(Submits):
             self.outcomes.close()
             await self._submitter.close()
             await self.payloads.close()
+            await self.used_ids.close()
             await self.beating.close()
             await self.stating.close()
             await self.pushes.close()

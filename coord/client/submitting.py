@@ -9,8 +9,9 @@ reads what came first: the same work is the same task, other work is `TaskExists
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 from weakref import WeakValueDictionary
@@ -22,6 +23,7 @@ from coord.bus.patched import Message
 from coord.client.encoding import new_event_id
 from coord.client.histories import facts_of, read
 from coord.client.outcomes import TaskHandle, Watch, outcome_of
+from coord.client.used import task_exists
 from coord.core import placement as placing
 from coord.core import reuse
 from coord.core.admission import ENTER, Board, Door, FailFast
@@ -34,10 +36,13 @@ if TYPE_CHECKING:
     from coord.core.placement import Placement
     from coord.core.tasks import Task
     from coord.wire.records import StoredFact
+    from coord.wire.used import Used
     from coord.wire.work import Priority
 
 _LOOKS_MAX: Final = 20
 _BURST: Final = 64
+_GENERATIONS: Final = 64
+"""Of reused work that are asked about at a time."""
 _LOOK_AGAIN_S: Final = 0.05
 """Who was refused as the second looks for the first so often: what answers may lag."""
 
@@ -94,17 +99,17 @@ class Submits:
         task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
         it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
         `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
-        `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how an
-        agent is chosen, by whoever serves the queue `placed`; default: the next free one takes it.
+        `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how the
+        scheduler chooses an agent; default: the next free one takes it.
         `preemptible`: a batch task that may be held
         while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
         and input) that runs, or was done no longer ago, answers instead of being done again; see
         `coord.core.reuse`.  `at` (an aware time) or `delay_s`: it is submitted then, by a timer of its id
         (`timers.submit` for what recurs).  `returns`: type of the result.
 
-        Raises `TaskExists` for an id that other work has, `Overloaded` when too many wait, `CircuitOpen`
-        when the capability fails, and what publishing raises.  A capability that nobody has is no error:
-        the task waits, and `coord status` shows it.
+        Raises `TaskExists` for an id that other work has, or that any work had which ended and has left the log,
+        `Overloaded` when too many wait, `CircuitOpen` when the capability fails, and what publishing raises.  A
+        capability that nobody has is no error: the task waits, and `coord status` shows it.
         """
         if at is not None or delay_s is not None:
             return cast("Coord", self).timers.submit_later(
@@ -189,6 +194,8 @@ class Submitter:
         if reuse_for_s is not None:
             return await self._reuse(capability, input, reuse_for_s, options)
         ask = await self._ask(capability, input, **options)
+        if options.get("id") is not None:
+            await self._coord.used_ids.refuse_task(ask.key, ask.id)
         await self._ready(ask.capability, urgent=ask.said.priority == "critical")
         watch = self._coord.outcomes.watch(ask.key, ask.id)
         await self._coord.stating.room()
@@ -200,10 +207,11 @@ class Submitter:
         """See `Submits.submit_many`."""
         urgent = options.get("priority") == "critical"
         await self._ready(capability, urgent=urgent)
-        names = iter(ids) if ids is not None else None
-        sent: list[tuple[Ask, Watch, Statement]] = []
-        for value in inputs:
-            given = options if names is None else options | {"id": next(names)}
+        sent: list[tuple[Ask, Watch, Statement] | errors.CoordError] = []
+        async for value, given, used in self._named(inputs, ids, options):
+            if used is not None:
+                sent.append(task_exists(used))
+                continue
             ask = await self._ask(capability, value, **given)
             await self._ready(capability, urgent=urgent)
             watch = self._coord.outcomes.watch(ask.key, ask.id)
@@ -213,15 +221,33 @@ class Submitter:
                 await asyncio.sleep(0)  # let others of this process have their turn, and the broker have these
         found: list[Any] = []
         first: errors.CoordError | None = None
-        for ask, watch, statement in sent:
+        for one in sent:
             try:
-                found.append(await self._stored(ask, watch, statement))
+                if isinstance(one, errors.CoordError):
+                    raise one
+                found.append(await self._stored(*one))
             except errors.CoordError as exc:
                 first = first or exc
                 found.append(exc)
         if first is not None and not return_errors:
             raise first
         return found
+
+    async def _named(
+        self, inputs: Iterable[Any], ids: Iterable[str] | None, options: dict[str, Any]
+    ) -> AsyncIterator[tuple[Any, dict[str, Any], Used | None]]:
+        """Each input with its options, and what ended under its id long ago; hundreds of ids a question."""
+        if ids is None:
+            for value in inputs:
+                yield value, options, None
+            return
+        key = options.get("key")
+        pairs = zip(inputs, ids, strict=True)
+        while burst := _some(pairs):
+            idents = [(name if key is None else key, name) for _, name in burst]
+            used = await self._coord.used_ids.firsts("task", idents)
+            for (value, name), ident in zip(burst, idents, strict=True):
+                yield value, options | {"id": name}, used.get(ident)
 
     def handle(self, id: str, key: str | None, returns: Any) -> TaskHandle[Any]:
         """Of a task that somebody submitted."""
@@ -255,8 +281,6 @@ class Submitter:
         said = {name: value for name, value in said.items() if value is not None}
         if "placement" in said:
             said["placement"] = placing.data_of(said["placement"])
-            # Until there is a scheduler: a task that nobody will ever place must not be accepted.
-            raise errors.NotPlaced
         try:
             submission = work.check(work.Submission(instance=self._coord.instance, **said))
         except TypeError as exc:
@@ -319,7 +343,7 @@ class Submitter:
             return TaskHandle(self._coord, key, watch.id, watch, ask.returns, reused=True)
         urgent = ask.said.priority == "critical"
         said = msgspec.structs.replace(ask.said, reuse_key=key)
-        generation = 1
+        generation = 1 if await self._coord.used_ids.whole() else await self._generation(key)
         for _ in range(_LOOKS_MAX):
             await self._ready(capability, urgent=urgent)
             name = reuse.name_of(key, generation)
@@ -340,6 +364,20 @@ class Submitter:
             else:
                 generation = found.generation + 1
         raise errors.Overloaded("others begin this work all the time", capability=capability, key=key)
+
+    async def _generation(self, key: str) -> int:
+        """The newest generation that the log has; without any, the first that was never begun."""
+        found = reuse.newest(key, await facts_of(self._coord.connection, self._coord.tenant, key))
+        if found is not None:
+            return found.generation
+        first = 1
+        used: dict[tuple[str, str], Used] = {}
+        for first in itertools.count(1, _GENERATIONS):
+            idents = [(key, reuse.name_of(key, n)) for n in range(first, first + _GENERATIONS)]
+            used = await self._coord.used_ids.firsts("task", idents)
+            if idents[-1] not in used:
+                break
+        return max((reuse.generation_of(key, one.id) for one in used.values()), default=first - 1) + 1
 
     def _join(self, watch: Watch, task: Task, facts: list[StoredFact]) -> None:
         """Be told of a task that was there before."""
@@ -400,6 +438,13 @@ class Submitter:
             return
         door.hear(board, time.monotonic())
         self._news.set()
+
+
+def _some(pairs: Iterator[tuple[Any, str]]) -> list[tuple[Any, str]]:
+    try:
+        return list(itertools.islice(pairs, limits.USED_IDS_MAX))
+    except ValueError as exc:
+        raise errors.InvalidPayload("there are not as many ids as inputs") from exc
 
 
 def _same(ask: Ask, task: Task) -> bool:

@@ -115,6 +115,8 @@ class Timers:
     ) -> TaskHandle[Any]:
         """A task that is submitted later, once: the timer has its id.  `Coord.submit` with `delay_s` or `at`."""
         name = new_event_id() if id is None else id
+        if id is not None:
+            await self._coord.used_ids.refuse_task(id if key is None else key, id)
         said = await self._submission(input, task)
         await self._coord.pushes.open()
         await self._coord.queues.open(capability)
@@ -225,7 +227,6 @@ class Timers:
         given = {name: value for name, value in task.items() if value is not None}
         if "placement" in given:
             given["placement"] = placement.data_of(given["placement"])
-            raise errors.NotPlaced
         if len(raw) > _INLINE_BYTES:
             given["ref"] = await self._coord.payloads.put(raw)
         elif input is not None:

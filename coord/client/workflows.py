@@ -106,6 +106,8 @@ class Workflows:
         for capability in sorted(plan.capabilities()):
             await self._coord.queues.open(capability)
         name = new_event_id() if id is None else id
+        if id is not None:
+            await self._coord.used_ids.refuse_workflow(id)
         watch = self._watch(name)
         data = flow.Started(definition=msgspec.Raw(raw), input=msgspec.Raw(given), instance=self._coord.instance)
         try:

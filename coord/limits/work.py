@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from coord.limits.spine import EVENT_BYTES_MAX, KIB, MIB, TAKEOVER_S, TOKEN_BYTES_MAX, TRIM_END
+from coord.limits.spine import EVENT_BYTES_MAX, KIB, MIB, RPC_REQUEST_BYTES_MAX, TAKEOVER_S, TOKEN_BYTES_MAX, TRIM_END
 
 # --- tasks --------------------------------------------------------------------------------
 
@@ -86,6 +86,21 @@ RULES_MAX: Final = 1_000
 RULE_TABLES_MAX: Final = 1_000
 """Decision tables that a partition's decider holds: those set by facts."""
 
+PLACEMENT_CANDIDATES_MAX: Final = 256
+"""Agents that are looked at for one placement; of more another part for each task."""
+
+PLACEMENT_LOOK_MAX: Final = 16
+"""Kinds of waiting tasks that are tried when a slot is freed, the most urgent first."""
+
+PLACEMENT_HISTORIES_MAX: Final = 10_000
+"""Agents whose outcomes the scheduler of a process remembers, per capability."""
+
+PLACEMENT_STALE_S: Final = 3.0
+"""A partition's scheduler that has not looked at the time for so long has lost its partition to another process."""
+
+PLACEMENT_AGAIN_MAX_S: Final = 30.0
+"""Between two rounds of offers of a task that nobody accepts: a second, doubled up to this."""
+
 QUEUE_ACK_WAIT_S: Final = 30.0
 """ack_wait of the queues: five times the worst failover; a live claim is extended every third of it."""
 
@@ -93,7 +108,7 @@ QUEUE_ACK_PENDING_MAX: Final = 200_000
 """max_ack_pending of a queue: claimed, waiting and prefetched deliveries; a full one stalls newer work of it."""
 
 CAPABILITIES_MAX: Final = 500
-"""Capabilities with queues, all tenants together: four consumers each, of the server's 1,000 by default per
+"""Capabilities with queues, all tenants together: three consumers each, of the server's 1,000 by default per
 stream it is raised to 4,096 (streams/EVENTS.toml)."""
 
 QUEUE_UNUSED_S: Final = 3_600.0
@@ -102,6 +117,12 @@ QUEUE_UNUSED_S: Final = 3_600.0
 ENDED_MARGIN_S: Final = 86_400.0
 """What ended stays in its table for so long after the log has forgotten it, whatever `ages.retain_days` says: until
 a row is gone, its projector knows that it was there, and a used id is known for one."""
+
+USED_IDS_MAX: Final = 400
+"""Ids in one question whether they were used before: with their keys they fit into a request."""
+
+USED_WHOLE_S: Final = 5.0
+"""For so long a client does not ask again, when the log holds all that the tables know."""
 
 # --- presence -----------------------------------------------------------------------------
 
@@ -304,6 +325,7 @@ assert 2 * PRESENCE_TICK_S < PRESENCE_STALL_S < GONE_AFTER * HEARTBEAT_S
 assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
 assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
 assert TASK_PULL_HASTY_S < GONE_AFTER * HEARTBEAT_S, "a hung worker's pulls end before its claims move"
+assert USED_IDS_MAX * 2 * (TOKEN_BYTES_MAX + 8) < RPC_REQUEST_BYTES_MAX
 assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
 assert FLOW_BYTES_MAX < EVENT_BYTES_MAX
 assert FLOW_NAME_BYTES_MAX + len("undo_") + len(f"-{FLOW_ITEMS_MAX}") <= TOKEN_BYTES_MAX

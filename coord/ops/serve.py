@@ -22,6 +22,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
@@ -96,7 +98,9 @@ def services(
             OnConnection(
                 "query",
                 settings.nats,
-                lambda conn: QueryService(conn, settings.query, registry=registry),
+                lambda conn: QueryService(
+                    conn, settings.query, pool=_used_ids_pool(settings, registry), registry=registry
+                ),
                 registry=registry,
             )
         )
@@ -117,6 +121,12 @@ def deciding(settings: Settings, *, registry: metrics.Metrics) -> list[Service]:
     presence.board.listen(deciders.gone)
     board = BoardService(settings.nats, presence.board, deciders.deciders, registry=registry)
     return [presence, deciders, board]
+
+
+def _used_ids_pool(settings: Settings, registry: metrics.Metrics) -> Pool:
+    """Two connections at most, while ids are asked for that may have been used before the log's window."""
+    config = msgspec.structs.replace(ops_settings.side_pool(settings.database, "ids"), pool_max=2)
+    return Pool(config, metrics=registry, circuit="database_ids")
 
 
 def projector_services(settings: Settings, *, registry: metrics.Metrics) -> ServiceGroup:
@@ -212,7 +222,8 @@ class OnConnection(Service):
 class Retention(Service):
     """Drops what is older than `ages.retain_days`, where the server has no policy for it, and old audit anchors.
 
-    Rows of entities that ended stay at least as long as the log may hold a fact about them, and a day.  Every replica runs it; the steps are small and repeating them is harmless.
+    Rows of entities that ended stay at least as long as the log may hold a fact about them, and a day.  Every replica
+    runs it; the steps are small and repeating them is harmless.
     """
 
     def __init__(

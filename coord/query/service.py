@@ -1,4 +1,4 @@
-"""The query service: answers agents' questions about the log, beside any number of replicas.
+"""The query service: answers agents' questions about the log and used ids, beside any number of replicas.
 
 All instances listen in one queue group, so each request reaches one of them; an instance
 holds no state, and stopping one loses nothing but the requests it was working on, which
@@ -16,8 +16,10 @@ from coord.bus import rpc
 from coord.bus.connection import Connection
 from coord.query.api import LogApi
 from coord.query.reader import LogReader
+from coord.query.used import UsedIds
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
+from coord.store.pool import Pool
 from coord.telemetry import metrics
 from coord.wire import subjects
 
@@ -44,24 +46,32 @@ class QueryService(Service):
         conn: Connection,
         config: QueryConfig | None = None,
         *,
+        pool: Pool | None = None,
         clock: Clock | None = None,
         registry: metrics.Metrics | None = None,
     ) -> None:
+        """`pool`: tells which ids were used before the log's window; it is opened and closed here."""
         super().__init__("query", clock=clock, registry=registry)
         self.config = config or QueryConfig()
         self._conn = conn
+        self._pool = pool
         self._reader = LogReader(conn)
         self._endpoints: list[rpc.Endpoint] = []
 
     async def setup(self) -> None:
         """Listen for the requests of all tenants."""
+        if self._pool is not None:
+            await self._pool.open(wait=False)
         api = LogApi(self._reader, lambda: self._conn.max_payload)
-        for method, handler in (("read", api.read), ("info", api.info)):
+        used = UsedIds(self._pool, self._reader.info)
+        for service, method, handler in (
+            ("log", "read", api.read), ("log", "info", api.info), ("ids", "used", used.used)
+        ):  # fmt: skip
             endpoint = await rpc.serve(
                 self._conn,
-                subjects.rpc_all("log", method),
+                subjects.rpc_all(service, method),
                 handler,
-                service="log",
+                service=service,
                 method=method,
                 concurrency=self.config.concurrency,
                 waiting=self.config.waiting,
@@ -79,6 +89,8 @@ class QueryService(Service):
         for endpoint in self._endpoints:
             await endpoint.close()
         await self._reader.close()
+        if self._pool is not None:
+            await self._pool.close()
 
     def is_ready(self) -> bool:
         """Whether requests reach it."""

@@ -19,6 +19,8 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.projector.service import ProjectorService
 from coord.query.service import QueryConfig, QueryService
 from coord.runtime import assets
+from coord.store.config import DatabaseConfig
+from coord.store.pool import Pool
 from coord.telemetry.metrics import Metrics
 from coord.wire import headers as wire_headers
 from coord.wire.subjects import FactSubject
@@ -83,11 +85,15 @@ async def open_log(url: str, *, tenant: str | None = None) -> AsyncIterator[Log]
 
 
 @contextlib.asynccontextmanager
-async def query_service(url: str, config: QueryConfig | None = None) -> AsyncIterator[QueryService]:
-    """A query service on a connection of its own, with metrics of its own."""
+async def query_service(
+    url: str, config: QueryConfig | None = None, *, database_url: str | None = None
+) -> AsyncIterator[QueryService]:
+    """A query service on a connection of its own, with metrics of its own; without a database as it can be."""
+    registry = Metrics(CollectorRegistry())
+    pool = Pool(DatabaseConfig(url=database_url, pool_min=0), metrics=registry) if database_url else None
     async with (
         await Connection.open(NatsConfig(urls=(url,)), name="query", wait=True) as conn,
-        QueryService(conn, config, registry=Metrics(CollectorRegistry())) as service,
+        QueryService(conn, config, pool=pool, registry=registry) as service,
     ):
         yield service
 

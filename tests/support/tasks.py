@@ -41,7 +41,7 @@ def new_tenant() -> str:
 
 
 @contextlib.asynccontextmanager
-async def services(url: str) -> AsyncIterator[Fleet]:
+async def services(url: str, *, database_url: str | None = None) -> AsyncIterator[Fleet]:
     """Streams and consumers, the query service, presence and the deciders, ready."""
     config = NatsConfig(urls=(url,), reconnect_wait_s=0.05)
     async with await Connection.open(config, name="test") as conn:
@@ -50,7 +50,7 @@ async def services(url: str) -> AsyncIterator[Fleet]:
         presence = PresenceService(config, system, registry=Metrics(CollectorRegistry()))
         deciders = DeciderService(config, presence=presence.board.table, registry=Metrics(CollectorRegistry()))
         unlisten = presence.board.listen(deciders.gone)
-        async with query_service(url), presence, deciders:
+        async with query_service(url, database_url=database_url), presence, deciders:
             await deciders.wait_ready(30)
             yield Fleet(url, conn, deciders, presence)
         unlisten()

@@ -1,0 +1,132 @@
+"""Whether an id that the caller chose was used before, by what has left the log's window.
+
+Within the window the broker itself refuses a second submission.  What is older only the tables know,
+so the service is asked, before the submission: for ids that somebody chose (fresh ones are nobody's),
+and only once the tables know more than the log, which is looked at every few seconds.  Whoever asks at
+the same time shares a request.
+
+Where no service answers at all, the log decides alone.  A service that is there and cannot tell (its
+database is away) is asked again for a while; then the submission is refused, and may be repeated.
+"""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from coord import errors, limits
+from coord.bus import rpc
+from coord.bus.connection import Connection
+from coord.core.retry import CallPolicy
+from coord.runtime.retrying import retrying
+from coord.wire import subjects
+from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
+
+_ASK: Final = CallPolicy(retries_max=None, deadline_s=limits.SUBMIT_WAIT_S)
+
+Ident: TypeAlias = tuple[str, str]
+"""(key, id)."""
+
+
+_LONG_AGO: Final = "it ended before, and has left the log"
+
+
+def task_exists(used: Used) -> errors.TaskExists:
+    """The error that names the first."""
+    return errors.TaskExists(
+        _LONG_AGO, task=used.id, key=used.key, first_event_id=used.first_event_id,
+        submitted_at=used.begun_at.isoformat(), submitter=used.submitter, capability=used.name, status=used.status,
+    )  # fmt: skip
+
+
+class UsedIds:
+    """Of one tenant on one connection."""
+
+    def __init__(self, conn: Connection, tenant: str) -> None:
+        self._conn = conn
+        self._service = subjects.rpc(tenant, "ids", "used")
+        self._whole_until = 0.0
+        self._asking: dict[UsedKind, tuple[list[Ident], asyncio.Task[dict[Ident, Used]]]] = {}
+        self._running: set[asyncio.Task[dict[Ident, Used]]] = set()
+
+    async def first(self, kind: UsedKind, key: str, id: str) -> Used | None:
+        """What ended under this id and may have left the log; None: nothing, as far as anybody knows.
+
+        Raises what the service answers when it cannot tell: `DatabaseUnavailable`, `Overloaded`, …
+        """
+        if time.monotonic() < self._whole_until:
+            return None
+        asking = self._asking.get(kind)
+        if asking is None or len(asking[0]) >= limits.USED_IDS_MAX:
+            idents: list[Ident] = []
+            task = asyncio.get_running_loop().create_task(self._ask_soon(kind, idents), name="ids-used")
+            self._running.add(task)
+            task.add_done_callback(self._done)
+            asking = self._asking[kind] = (idents, task)
+        asking[0].append((key, id))
+        # Shielded: one caller that leaves must not take the answer from the others.
+        return (await asyncio.shield(asking[1])).get((key, id))
+
+    async def refuse_task(self, key: str, id: str) -> None:
+        """Raise `TaskExists`, naming the first, when a task of this id ended and may have left the log."""
+        used = await self.first("task", key, id)
+        if used is not None:
+            raise task_exists(used)
+
+    async def refuse_workflow(self, id: str) -> None:
+        """Raise `WorkflowExists`, naming the first, when a workflow of this id ended and may have left the log."""
+        used = await self.first("workflow", id, id)
+        if used is not None:
+            raise errors.WorkflowExists(
+                _LONG_AGO, workflow=id, first_event_id=used.first_event_id, started_at=used.begun_at.isoformat(),
+                submitter=used.submitter, definition=used.name, status=used.status,
+            )  # fmt: skip
+
+    async def firsts(self, kind: UsedKind, idents: Sequence[Ident]) -> dict[Ident, Used]:
+        """The same of many, `limits.USED_IDS_MAX` a request."""
+        found: dict[Ident, Used] = {}
+        for start in range(0, len(idents), limits.USED_IDS_MAX):
+            if time.monotonic() >= self._whole_until:
+                found |= await self._ask(kind, list(idents[start : start + limits.USED_IDS_MAX]))
+        return found
+
+    async def whole(self) -> bool:
+        """Whether the log holds all that the tables know."""
+        if time.monotonic() >= self._whole_until:
+            await self._ask("task", [])
+        return time.monotonic() < self._whole_until
+
+    async def _ask_soon(self, kind: UsedKind, idents: list[Ident]) -> dict[Ident, Used]:
+        await asyncio.sleep(0)  # whoever else submits in this turn of the loop
+        asking = self._asking.get(kind)
+        if asking is not None and asking[0] is idents:
+            del self._asking[kind]
+        return await self._ask(kind, idents)
+
+    async def _ask(self, kind: UsedKind, idents: list[Ident]) -> dict[Ident, Used]:
+        request = UsedRequest(kind, idents)
+        answer = await retrying(lambda: self._once(request), _ASK)
+        if answer.whole:
+            self._whole_until = time.monotonic() + limits.USED_WHOLE_S
+        return {(one.key, one.id): one for one in answer.used}
+
+    async def _once(self, request: UsedRequest) -> UsedAnswer:
+        try:
+            return await rpc.call(self._conn, self._service, request, UsedAnswer)
+        except errors.ServiceUnavailable:
+            return UsedAnswer(whole=True)  # nobody knows more than the log
+
+    def _done(self, task: asyncio.Task[dict[Ident, Used]]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # its callers may all have left
+
+    async def close(self) -> None:
+        """Stop asking."""
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,0 +1,81 @@
+"""Which ids were used before, where the log does not know it any more (docs/adr/0081).
+
+The log tells within its window: a submission is stored on the condition that its entity is new.
+What has left the window, the tables know.  As long as the log holds all that they know, nobody
+needs to ask, and the answer says so.
+
+Without a database there are no tables, and the log is all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.rpc import Request
+from coord.core.tasks import Task
+from coord.core.workflow_life import Workflow
+from coord.store.pool import Pool
+from coord.store.queries import statement
+from coord.store.sqlstate import translated
+from coord.wire import subjects
+from coord.wire.log_api import LogInfo
+from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
+
+_FOLDS: Final[dict[UsedKind, type[Task | Workflow]]] = {"task": Task, "workflow": Workflow}
+
+
+class UsedIds:
+    """``ids.used``; `info` says what the log holds."""
+
+    def __init__(self, pool: Pool | None, info: Callable[[], Awaitable[LogInfo]]) -> None:
+        self._pool = pool
+        self._info = info
+        self._whole: tuple[str, datetime] | None = None
+        """The log (when it was made, its first fact's time) of which it is known: that does not change."""
+
+    async def used(self, request: Request) -> UsedAnswer:
+        """Raises `InvalidRequest`, and `StoreError`s: without an answer nobody knows."""
+        tenant, _, _ = subjects.parse_rpc(request.subject)
+        asked = request.decode(UsedRequest)
+        if len(asked.ids) > limits.USED_IDS_MAX:
+            raise errors.InvalidRequest(f"at most {limits.USED_IDS_MAX} ids at a time", ids=len(asked.ids))
+        if self._pool is None or await self._is_whole(self._pool):
+            return UsedAnswer(whole=True)
+        if not asked.ids:
+            return UsedAnswer()
+        keys, ids = zip(*asked.ids, strict=True)
+        async with self._pool.acquire() as conn:
+            with translated("ids that were used"):
+                rows = await conn.fetch(statement(f"used_{asked.kind}"), tenant, list(keys), list(ids))
+        return UsedAnswer(used=[_used(asked.kind, row) for row in rows])
+
+    async def _is_whole(self, pool: Pool) -> bool:
+        """Whether the log holds the beginning of everything that the tables know."""
+        info = await self._info()
+        first = info.first_stored_at
+        if first is not None and self._whole == (info.created, first):
+            return True  # what came since began in it
+        async with pool.acquire() as conn:
+            with translated("the oldest entity"):
+                oldest = await conn.fetchval(statement("oldest_begun"))
+        whole = oldest is None or (first is not None and oldest >= first)
+        self._whole = (info.created, first) if whole and first is not None else None
+        return whole
+
+
+def _used(kind: UsedKind, row: Any) -> Used:
+    fold = msgspec.msgpack.decode(row["fold"], type=_FOLDS[kind])
+    return Used(
+        key=row["key"],
+        id=row["id"],
+        status=row["status"],
+        submitter=row["submitter"],
+        first_event_id=fold.event_id,
+        begun_at=row["begun_at"],
+        name=fold.capability if isinstance(fold, Task) else f"{fold.name}@{fold.version}",
+    )

@@ -1,0 +1,2 @@
+-- When the oldest task or workflow that the tables know began; null: they know none.
+SELECT least((SELECT min(submitted_at) FROM coord.task), (SELECT min(started_at) FROM coord.workflow))
