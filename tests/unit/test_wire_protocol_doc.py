@@ -18,6 +18,7 @@ from coord.projector.tables import QUIET
 from coord.wire import headers, ids, log_api, subjects
 from coord.wire.authors import TABLE
 from coord.wire.envelope import Poison, decode_message
+from coord.wire.used import UsedRequest
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
@@ -91,10 +92,12 @@ def test_there_are_commands_of_both_forms():
 
 def test_the_other_commands():
     others = [run(c) for c in commands() if c not in PUBLISHED]
-    (read,) = [o for o in others if o[0] == "req"]
+    read, used = [o for o in others if o[0] == "req"]
     assert subjects.parse_rpc(read[1]) == ("acme", "log", "read")
     request = msgspec.json.decode(read[3], type=log_api.ReadRequest)
     assert (request.filter.kind, request.from_seq, request.max) == ("task", 1, 100)
+    assert subjects.parse_rpc(used[1]) == ("acme", "ids", "used")
+    assert msgspec.json.decode(used[3], type=UsedRequest).ids == [("doc-42", "doc-42")]
     (sub,) = [o for o in others if o[0] == "sub"]
     assert sub[1] == subjects.live_filter("acme", kind="task", event="completed")
 
