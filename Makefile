@@ -18,7 +18,7 @@ LOCK := $(UV) pip compile pyproject.toml --universal --generate-hashes --python-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint unit soak faults bench bench-peers bench-soak bench-budget bench-page lock
+.PHONY: help demo dev test lint unit soak faults bench bench-peers bench-tasks-peers bench-soak bench-budget bench-page lock
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -56,6 +56,9 @@ bench: $(VENV)/.installed-test ## the spine's speed, on servers of its own (ARGS
 bench-peers: $(VENV)/.installed-test ## the projector beside FastStream and nats-sinks
 	@$(BIN)/coord bench peers $(ARGS)
 
+bench-tasks-peers: $(VENV)/.installed-bench ## tasks and workflows beside five other systems (ARGS="--side dbos")
+	@$(BIN)/coord bench tasks-peers $(ARGS)
+
 bench-soak: $(VENV)/.installed-test ## ten million facts, memory and exactly once (ARGS="--facts 1000000")
 	@$(BIN)/coord bench soak $(ARGS)
 
@@ -73,7 +76,8 @@ bench-page: $(VENV)/.installed-test ## all of them on a quiet machine: docs/benc
 lock: $(VENV)/.installed ## resolve the dependencies anew (ARGS=--upgrade for newer versions)
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet 'uv>=0.8'
 	$(LOCK) --extra dev-servers $(ARGS) -o requirements.lock
-	$(LOCK) --all-extras -c requirements.lock $(ARGS) -o requirements-test.lock
+	$(LOCK) --extra dev-servers --extra test -c requirements.lock $(ARGS) -o requirements-test.lock
+	$(LOCK) --all-extras -c requirements-test.lock $(ARGS) -o requirements-bench.lock
 
 # --- the virtual environment, made again only when a lock or pyproject.toml changes ---
 
@@ -83,4 +87,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml tools/venv.sh
 
 $(VENV)/.installed-test: requirements-test.lock $(VENV)/.installed
 	@tools/venv.sh requirements-test.lock
+	@touch $@
+
+# What one bench alone needs, a gigabyte of it.  Without Restate's server (no npm, another platform) it skips that side.
+$(VENV)/.installed-bench: requirements-bench.lock tools/restate/package-lock.json $(VENV)/.installed-test
+	@tools/venv.sh requirements-bench.lock
+	@folder=$$($(BIN)/python -m tests.support.node tools/restate) && \
+		ln -sf "$$folder/node_modules/@restatedev/restate-server-linux-x64/bin/restate-server" $(BIN)/ || \
+		echo "Restate's server could not be installed: coord bench tasks-peers skips it" >&2
 	@touch $@

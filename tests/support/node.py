@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -92,3 +93,17 @@ def _major(node: str) -> int:
         return int(said.lstrip("v").partition(".")[0])
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0
+
+
+def main(folder: str) -> int:
+    """``python -m tests.support.node FOLDER``: install that folder's packages and say where."""
+    found = find()
+    if found is None:
+        print("no Node here", file=sys.stderr)
+        return 1
+    print(found.install(Path(folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

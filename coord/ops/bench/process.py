@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import cProfile
+import functools
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -30,28 +31,33 @@ def main(argument: str, roles: Mapping[str, Role], *, patient: frozenset[str] = 
 
     `patient`: roles that end by themselves when the event is set; others are cancelled then.
     """
-    logs.configure(logs.LogConfig(level="warning", format="console", libraries_level="error"))
     job = msgspec.json.decode(argument, type=Job)
-    profile = cProfile.Profile() if job.profile else None
+    return run(functools.partial(roles[job.role], job), patient=job.role in patient, profile=job.profile)
+
+
+def run(role: Callable[[asyncio.Event], Awaitable[None]], *, patient: bool, profile: str | None = None) -> int:
+    """Play a role whose job is known already; `patient` as above, `profile`: cProfile's data go into this file."""
+    logs.configure(logs.LogConfig(level="warning", format="console", libraries_level="error"))
+    profiler = cProfile.Profile() if profile else None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if profile:
-                profile.enable()
-            runner.run(_run(job, roles[job.role], patient=job.role in patient))
+            if profiler:
+                profiler.enable()
+            runner.run(_run(role, patient=patient))
     except CoordError as exc:
         say({"error": f"{exc} [{exc.code}]"})
         return 1
     finally:
-        if profile and job.profile:
-            profile.disable()
-            profile.dump_stats(job.profile)
+        if profiler and profile:
+            profiler.disable()
+            profiler.dump_stats(profile)
     return 0
 
 
-async def _run(job: Job, role: Role, *, patient: bool) -> None:
+async def _run(role: Callable[[asyncio.Event], Awaitable[None]], *, patient: bool) -> None:
     parent_gone = asyncio.Event()
     watch = asyncio.create_task(_until_parent_is_gone(parent_gone))
-    work = asyncio.ensure_future(role(job, parent_gone))
+    work = asyncio.ensure_future(role(parent_gone))
     gone = asyncio.create_task(parent_gone.wait())
     await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
     if not work.done():

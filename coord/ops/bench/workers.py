@@ -58,17 +58,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Worker(AbstractAsyncContextManager["Worker"]):
     """A running worker; leaving the block ends it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: msgspec.Struct, *, name: str = "", module: str = "") -> None:
+        """`name`, `module`: what it is called and what it runs, for a job that is not this module's `Job`."""
         self.job = job
+        self._name = name or (job.role if isinstance(job, Job) else type(job).__name__)
+        self._module = module or _MODULES.get(self._name, "coord.ops.bench.worker")
         self.told: dict[str, Any] = {}
         """What it said when it was ready."""
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         """Start it and wait until it is ready."""
-        module = _MODULES.get(self.job.role, "coord.ops.bench.worker")
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, msgspec.json.encode(self.job).decode(),
+            sys.executable, "-m", self._module, msgspec.json.encode(self.job).decode(),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
         )  # fmt: skip
         try:
@@ -108,12 +110,12 @@ class Worker(AbstractAsyncContextManager["Worker"]):
             async with asyncio.timeout(timeout_s):
                 line = await self._process.stdout.readline()
         except TimeoutError:
-            raise BenchError(f"the {self.job.role} worker said nothing for {timeout_s:g} s") from None
+            raise BenchError(f"the {self._name} worker said nothing for {timeout_s:g} s") from None
         if not line:
-            raise BenchError(f"the {self.job.role} worker ended early", exit_code=await self._process.wait())
+            raise BenchError(f"the {self._name} worker ended early", exit_code=await self._process.wait())
         found: dict[str, Any] = msgspec.json.decode(line)
         if "error" in found:
-            raise BenchError(f"the {self.job.role} worker failed: {found['error']}")
+            raise BenchError(f"the {self._name} worker failed: {found['error']}")
         return found
 
     async def _end(self) -> None:

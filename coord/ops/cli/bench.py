@@ -178,6 +178,41 @@ async def peers(
     _print(ctx, await run(config, ctx.out.say))
 
 
+@command(app, "tasks-peers")
+async def tasks_peers(
+    ctx: Context,
+    side: Annotated[
+        list[str] | None, typer.Option("--side", help="Only this (coord, dbos, …); repeat for more.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each; a figure is their median.")] = 3,
+    scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every count and duration.")] = 1.0,
+    window: Annotated[
+        int | None, typer.Option("--window", min=1, help="Under way at once, on every side; default: each one's best.")
+    ] = None,
+    synced: Annotated[bool, typer.Option("--synced", help="What is acknowledged is on disk, on every side.")] = False,
+) -> None:
+    """Set tasks and workflows beside taskiq-nats, procrastinate, DBOS, Restate and Temporal: no-op work, in turns.
+
+    Needs the extra `bench`, and restate-server beside this Python: `make bench-tasks-peers` installs both.  What is
+    missing is skipped.  docs/benchmarks.md says what was written for each and what it lacks.
+    """
+    from coord.ops import environment
+    from coord.ops.bench.beside import sides
+    from coord.ops.bench.tasks_peers import TasksPeersConfig
+    from coord.ops.bench.tasks_peers import tasks_peers as run
+    from coord.ops.devstack.stack import DevStackConfig
+
+    _on_own_servers(ctx)
+    config = TasksPeersConfig(
+        sides=tuple(side) if side else sides.NAMES,
+        rounds=rounds,
+        window=window,
+        synced=synced,
+        database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
+    ).scaled(scale)
+    _print(ctx, await run(config, ctx.out.say))
+
+
 @command(app, "soak")
 async def soak(
     ctx: Context,
