@@ -26,52 +26,37 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
-
-import msgspec
+from typing import Any, Protocol
 
 from coord import errors, limits
-from coord.bus.connection import Connection, Subscription
-from coord.bus.patched import Message, as_message
-from coord.core.delivery import DeliveryOrder, Verdict
+from coord.bus.connection import Connection
+from coord.bus.patched import Message
+from coord.bus.puller import OVERHEAD_BYTES, Delivery, Puller, is_delivery, status_error
+from coord.core.delivery import DeliveryOrder
 
-_encode = msgspec.json.encode
+__all__ = ["Delivery", "PinnedReader", "as_published"]
 
 _PIN = b"Nats-Pin-Id: "
-_ACK = b"$JS.ACK."
 _END = b"\r\n\r\n"
 _NO_FIELDS = len(b"NATS/1.0")
 """A block of this many bytes, without its end, has none."""
-
-_OVERHEAD_BYTES: Final = 128
-"""What a waiting delivery takes beside its body and headers: itself, subject and reply."""
 
 SILENCE_S = 3 * limits.PULL_EXPIRES_S
 """No delivery and no expiry for so long: the request or its answer is lost."""
 
 
-class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One accepted delivery."""
+class Lender(Protocol):
+    """Reads for several readers, which it was lent."""
 
-    seq: int
-    """Stream sequence."""
-    stored_ns: int
-    """The broker's time, nanoseconds since 1970."""
-    subject: str
-    raw_headers: bytes | None
-    """As its author sent them: without the line that the server adds to a pinned delivery."""
-    data: bytes
-    ack: bytes = b""
-    """Where to acknowledge (this one and, with AckAll, all before it); also says what follows."""
+    def room_again(self) -> None:
+        """One of them has taken something."""
 
-    @property
-    def pending(self) -> int:
-        """Messages of this consumer behind this one when it was sent; 0 for one that no consumer delivered."""
-        return int(_place(self.ack)[4]) if self.ack else 0
+    async def nothing_on_its_way(self) -> bool:
+        """Whether they have been fed everything that the stream has for them."""
 
 
-class PinnedReader:
-    """Reads one consumer; not safe for use by two coroutines at a time."""
+class PinnedReader(Puller):
+    """Reads one consumer; not safe for use by two coroutines at a time, but for `lend` and `reclaim`."""
 
     def __init__(
         self,
@@ -84,34 +69,29 @@ class PinnedReader:
         expires_s: float = limits.PULL_EXPIRES_S,
         group: str = "w",
     ) -> None:
-        self._conn = conn
-        self._stream = stream
-        self._consumer = consumer
-        self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._first_delivery = f"$JS.ACK.{stream}.{consumer}.1".encode()
-        self._batch = max(1, messages_max // 2)
-        self._batch_bytes = max(1024, bytes_max // 2)
-        self._expires_s = expires_s
+        super().__init__(conn, stream, consumer, messages_max=messages_max, bytes_max=bytes_max, expires_s=expires_s)
         self._group = group
+        self._whose = {"group": group}
         self._pin: str | None = None
         self._pin_line = b""
-        self._inbox: Subscription | None = None
-        self._order = DeliveryOrder(0)
+        self._session = object()
+        """Another one after each `start` and `stop`."""
+        self._reading = False
+        """The consumer was reset for this session: what it is asked for from now on may be believed."""
+        self._may_lend = False
+        self._lender: Lender | None = None
+        """Who feeds it; None: it reads by itself."""
         self._buffer: deque[Delivery] = deque()
         self._buffered_bytes = 0
-        self._outstanding: deque[int] = deque()  # remaining messages of each request, oldest first
-        self._alone = False  # the next message exceeds the byte bound
         self._acks = False  # the consumer wants acknowledgements
-        self._broken: errors.CoordError | None = None
         self._wake = asyncio.Event()
         self.on_wake: Callable[[], None] | None = None
         """Called synchronously when something has arrived that was waited for, or broke: `take` then."""
-        self._heard_at = 0.0
-        self.duplicates = 0
+        self.on_lendable: Callable[[], None] | None = None
+        """Called when this reader may be lent, or no longer is."""
         self.resets = 0
         self.is_untouched = False
         """When `rouse` last looked, there was nothing in the stream that this consumer could ever deliver."""
-        self._unregister = conn.on_disconnected(self._disconnected)
 
     # --- becoming pinned -----------------------------------------------------------------
 
@@ -128,11 +108,11 @@ class PinnedReader:
 
         def on_message(message: Message) -> None:
             status = message.status
-            if _is_delivery(message):
+            if is_delivery(message):
                 if not pinned.done():
                     pinned.set_result(_pin_id(message.raw_headers or b""))
             elif status is not None and status not in (100, 408) and not pinned.done():
-                pinned.set_exception(_status_error(status, message, self._consumer))
+                pinned.set_exception(status_error(status, message, self._consumer))
             else:
                 wake.set()  # the request expired: ask again
 
@@ -142,10 +122,10 @@ class PinnedReader:
             self._raise_if_broken()
             wake.clear()
             self._wake.clear()
-            self._ask(1, with_bytes=False)
+            self._ask(1, bytes_max=None)
             # A request that did not even expire is lost; asking again costs nothing.
             await _first(pinned, wake, self._wake, timeout_s=1.5 * self._expires_s)
-        self._pin = pinned.result()
+        self._pin = self._whose["id"] = pinned.result()
         self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 
     async def rouse(self, position: int | None, *, overdue: bool = False) -> bool:
@@ -184,15 +164,31 @@ class PinnedReader:
         """
         if self._pin is None:
             raise errors.PinLost(consumer=self._consumer)
-        await self._close_inbox()
-        self._forget()
+        await self._end_session()
+        await self._begin(seq, self._session)
+
+    async def _begin(self, seq: int, session: object) -> None:
+        """Let the own consumer deliver from `seq` on, unless `session` has ended meanwhile."""
         self._order = DeliveryOrder(seq - 1)
-        self._inbox = await self._conn.subscribe_bytes(self._conn.new_inbox(), self._arrived)
+        if not await self._open_inbox(session):
+            return
         info = await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": seq})
+        if session is not self._session:
+            return
         self._acks = info["config"]["ack_policy"] != "none"
         self.resets += 1
         self._heard_at = asyncio.get_running_loop().time()
+        self._reading = True
         self._refill()
+
+    async def _open_inbox(self, session: object) -> bool:
+        """Listen at a fresh inbox, where nothing of before can arrive; False when `session` has ended meanwhile."""
+        inbox = await self._conn.subscribe_bytes(self._conn.new_inbox(), self._arrived)
+        if session is not self._session:
+            await inbox.unsubscribe()
+            return False
+        self._inbox = inbox
+        return True
 
     async def receive(
         self, messages_max: int, timeout_s: float, *, unless: asyncio.Future[Any] | None = None
@@ -244,7 +240,7 @@ class PinnedReader:
             self._buffered_bytes = 0
         else:
             taken = [buffer.popleft() for _ in range(messages_max)]
-            self._buffered_bytes -= sum(map(_size, taken))
+            self._buffered_bytes -= sum(d.size for d in taken)
         if taken:
             self._heard_at = asyncio.get_running_loop().time()
         else:
@@ -255,7 +251,20 @@ class PinnedReader:
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Return the last of what was taken, before anything else is awaited: they come first next time."""
         self._buffer.extendleft(reversed(deliveries))
-        self._buffered_bytes += sum(_size(d) for d in deliveries)
+        self._buffered_bytes += sum(d.size for d in deliveries)
+
+    def passed(self, seq: int) -> None:
+        """Its owner knows that nothing of the partition is left up to `seq`, delivered or not."""
+        if self.is_empty:
+            self._order.position = max(self._order.position, seq)
+
+    async def has_all(self) -> bool:
+        """Whether everything that the stream has for this partition, as the broker says now, was taken."""
+        lender, session = self._lender, self._session
+        if lender is None and not self._reading:
+            return False
+        drained = await (self if lender is None else lender).nothing_on_its_way()
+        return drained and self.is_empty and session is self._session and lender is self._lender
 
     @property
     def is_empty(self) -> bool:
@@ -280,158 +289,145 @@ class PinnedReader:
 
     async def stop(self) -> None:
         """End the session and forget what has arrived.  Twice is legal."""
-        await self._close_inbox()
         self._pin = None
-        self._forget()
+        self._whose.pop("id", None)
+        await self._end_session()
 
     async def close(self) -> None:
         """Stop for good."""
         self._unregister()
         await self.stop()
 
-    # --- requests ------------------------------------------------------------------------
+    # --- being lent (see `coord.bus.shared`) -------------------------------------------------
 
-    def _ask(self, batch: int, *, with_bytes: bool) -> None:
-        request: dict[str, Any] = {"batch": batch, "expires": int(self._expires_s * 1e9), "group": self._group}
-        if with_bytes:
-            request["max_bytes"] = self._batch_bytes
-        if self._pin is not None:
-            request["id"] = self._pin
-        if self._inbox is None:
-            raise errors.DeliveryGap("no session")
-        self._conn.publish(self._request_subject, _encode(request), reply=self._inbox.subject)
+    def may_be_lent(self) -> None:
+        """The owner of this session does not mind who delivers from now on."""
+        self._may_lend = True
+        if self.on_lendable is not None:
+            self.on_lendable()
+
+    @property
+    def is_lendable(self) -> bool:
+        """Whether a session is under way that may be fed by somebody else."""
+        return self._may_lend and self._reading and self._broken is None
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether it is fed, and does not read by itself."""
+        return self._lender is not None
+
+    @property
+    def position(self) -> int:
+        """Everything of the partition up to this sequence has reached this reader."""
+        return self._order.position
+
+    async def lend(self, lender: Lender) -> None:
+        """From now on `feed` brings what follows `position`; the own consumer only keeps the pin.
+
+        Nothing happens where that may not be; one that is lent may be lent again, to another.
+        """
+        if self._lender is not None:
+            self._lender = lender
+            return
+        if not self.is_lendable:
+            return
+        self._lender = lender
+        self._reading = False
+        self._outstanding.clear()
+        self._alone = False
+        session = self._session
+        self._heard_at = asyncio.get_running_loop().time()
+        await self._close_inbox()  # before anything is awaited: what was asked for and is on its way counts no more
+        if await self._open_inbox(session):
+            self.renew()
+
+    def renew(self) -> None:
+        """Lent: renew the pin, and have the server show that it lives.
+
+        No message fits into a byte: the server answers that the next one does not, or that there is none.
+        """
+        if self._lender is None or self._inbox is None or self._broken is not None:
+            return
+        try:
+            self._ask(1, bytes_max=1)
+        except errors.BusError as exc:
+            self._break(exc)
+
+    def feed(self, delivery: Delivery) -> None:
+        """Lent: take the next delivery of the partition.  Called from the read loop."""
+        self._order.position = delivery.seq
+        if not self._buffer:
+            self._notify()
+        self._buffer.append(delivery)
+        self._buffered_bytes += delivery.size
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it would ask for more if it read by itself."""
+        return self._has_room()
+
+    async def reclaim(self) -> None:
+        """Read by the own consumer again, behind what was fed.  What goes wrong ends the session."""
+        if self._lender is None:
+            return
+        self._lender = None
+        session = self._session
+        await self._close_inbox()
+        if session is not self._session or self._broken is not None:
+            return
+        self._outstanding.clear()
+        self._alone = False
+        try:
+            await self._begin(self._order.position + 1, session)
+        except errors.CoordError as exc:
+            if session is self._session:
+                self._break(exc)
+
+    # --- requests and arrivals -----------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        return len(self._buffer) <= self._batch and self._buffered_bytes <= self._batch_bytes
 
     def _refill(self) -> None:
-        if self._broken is not None or self._pin is None:
-            return
-        while (
-            len(self._outstanding) < 2
-            and len(self._buffer) <= self._batch
-            and self._buffered_bytes <= self._batch_bytes
-        ):
-            if not self._outstanding:
-                # Nothing was asked for while the buffer was full: that was our silence, not the server's.
-                self._heard_at = asyncio.get_running_loop().time()
-            try:
-                self._ask(1 if self._alone else self._batch, with_bytes=not self._alone)
-            except errors.BusError as exc:
-                self._break(exc)
-                return
-            self._outstanding.append(1 if self._alone else self._batch)
-            self._alone = False
+        if self._lender is not None:
+            self._lender.room_again()
+        elif self._reading:
+            super()._refill()
 
-    def _request_ended(self) -> None:
-        if self._outstanding:
-            self._outstanding.popleft()
+    def _accept(self, seq: int, stored_ns: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        if not self._buffer:
+            # While something waits nobody asks how long the server has been silent, nor sleeps.
+            self._heard_at = asyncio.get_running_loop().time()
+            self._notify()
+        # `as_published`, for the line that every delivery of this session ends with.
+        head = headers.removesuffix(self._pin_line)
+        raw_headers = head + _END if _NO_FIELDS < len(head) < len(headers) else as_published(headers or None)
+        self._buffer.append(
+            Delivery(seq, stored_ns, subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply)
+        )
+        self._buffered_bytes += len(data) + (len(raw_headers) if raw_headers else 0) + OVERHEAD_BYTES
 
-    # --- arrivals (called from the read loop) --------------------------------------------
-
-    def _arrived(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<ns>.<pending>
-        place = reply.rsplit(b".", 4)
-        if place[0] != self._first_delivery:
-            if not reply.startswith(_ACK):
-                self._heard_at = asyncio.get_running_loop().time()
-                message = as_message(subject, reply, headers, data)
-                if (status := message.status) is not None:
-                    self._on_status(status, message)
-                return
-            place = _place(reply)
-        seq, consumer_seq = int(place[1]), int(place[2])
-        outstanding = self._outstanding
-        if outstanding:
-            outstanding[0] -= 1
-            if outstanding[0] <= 0:
-                outstanding.popleft()
-        verdict = self._order.judge(consumer_seq, seq)
-        if verdict is Verdict.ACCEPT:
-            if not self._buffer:
-                # While something waits nobody asks how long the server has been silent, nor sleeps.
-                self._heard_at = asyncio.get_running_loop().time()
-                self._notify()
-            # `as_published`, for the line that every delivery of this session ends with.
-            head = headers.removesuffix(self._pin_line)
-            raw_headers = head + _END if _NO_FIELDS < len(head) < len(headers) else as_published(headers or None)
-            self._buffer.append(
-                Delivery(seq, int(place[3]), subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply)
-            )
-            self._buffered_bytes += len(data) + (len(raw_headers) if raw_headers else 0) + _OVERHEAD_BYTES
-            return
-        self._heard_at = asyncio.get_running_loop().time()
-        if verdict is Verdict.DUPLICATE:
-            self.duplicates += 1
-            self._refill()
-        else:
-            self._break(errors.DeliveryGap(consumer=self._consumer, consumer_seq=consumer_seq))
-
-    def _on_status(self, status: int, message: Message) -> None:
-        description = message.headers.get("Description", "").lower()
-        if status == 100 or description == "batch completed":
-            # The latter follows the last message of a request with max_bytes, which has been
-            # counted: ending another request for it would let the server send without bound.
-            return
-        if status == 409 and "maxbytes" in description.replace(" ", ""):
-            self._alone = True
-        elif status not in (404, 408, 409) or "deleted" in description:
-            self._break(_status_error(status, message, self._consumer))
-            return
-        self._request_ended()
+    def _request_over(self) -> None:
         self._wake.set()
-        self._refill()
-
-    def _disconnected(self) -> None:
-        self._break(errors.NotConnected())
-
-    def _break(self, error: errors.CoordError) -> None:
-        if self._broken is None:
-            self._broken = error
-        self._notify()
 
     def _notify(self) -> None:
         self._wake.set()
         if self.on_wake is not None:
             self.on_wake()
 
-    def _raise_if_broken(self) -> None:
-        if self._broken is not None:
-            raise self._broken
-        if not self._conn.is_connected:
-            raise errors.NotConnected
-
-    def _forget(self) -> None:
+    async def _end_session(self) -> None:
+        self._session = object()
+        could, self._may_lend = self._may_lend, False
+        self._reading = False
+        self._lender = None
+        await self._close_inbox()
         self._buffer.clear()
         self._buffered_bytes = 0
         self._outstanding.clear()
         self._broken = None
         self._alone = False
-
-    async def _close_inbox(self) -> None:
-        inbox, self._inbox = self._inbox, None
-        if inbox is not None:
-            await inbox.unsubscribe()
-
-
-def _is_delivery(message: Message) -> bool:
-    """Whether a stream's message came, not word of the request.
-
-    Its headers do not tell: an author may write a status line, and the server delivers it.
-    """
-    return message.reply.startswith("$JS.ACK.")
-
-
-def _place(reply: bytes) -> list[bytes]:
-    """Anything, stream sequence, consumer sequence, nanoseconds and pending out of any form of a reply.
-
-    The usual one of a message that was delivered before; newer ones have domain and account in
-    front of the stream, and a random token at the end.
-    """
-    tokens = reply.split(b".")
-    base = 4 if len(tokens) == 9 else 6
-    return tokens[base : base + 5]
-
-
-def _size(delivery: Delivery) -> int:
-    return len(delivery.data) + (len(delivery.raw_headers) if delivery.raw_headers else 0) + _OVERHEAD_BYTES
+        if could and self.on_lendable is not None:
+            self.on_lendable()
 
 
 async def _first(future: asyncio.Future[Any], *events: asyncio.Event, timeout_s: float) -> None:
@@ -470,12 +466,3 @@ def as_published(raw_headers: bytes | None) -> bytes | None:
     if head == b"NATS/1.0\r\n":
         return None
     return head + b"\r\n" if head.endswith(b"\r\n") else head
-
-
-def _status_error(status: int, message: Message, consumer: str) -> errors.CoordError:
-    description = message.headers.get("Description", "")
-    if status == 423:
-        return errors.PinLost(description or None, consumer=consumer)
-    if status == 503 or "deleted" in description.lower():
-        return errors.ApiNotFound(description or "the consumer does not exist", consumer=consumer)
-    return errors.BusError(description or "the server refused a pull", status=status, consumer=consumer)

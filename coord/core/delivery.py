@@ -34,19 +34,19 @@ class DeliveryOrder:
     (or was committed before the session began).
     """
 
-    __slots__ = ("_broken", "_consumer_seq", "position")
+    __slots__ = ("_broken", "consumer_seq", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position
-        self._consumer_seq = 0
+        self.consumer_seq = 0
         self._broken = False
 
     def judge(self, consumer_seq: int, stream_seq: int) -> Verdict:
         """Judge one delivery and move on.  Once broken, a session stays broken."""
-        if self._broken or consumer_seq != self._consumer_seq + 1:
+        if self._broken or consumer_seq != self.consumer_seq + 1:
             self._broken = True
             return Verdict.GAP
-        self._consumer_seq = consumer_seq
+        self.consumer_seq = consumer_seq
         if stream_seq <= self.position:
             self._broken = consumer_seq == 1
             return Verdict.GAP if self._broken else Verdict.DUPLICATE

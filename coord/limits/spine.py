@@ -237,6 +237,29 @@ PIN_TTL_S: Final = 3.0
 PULL_EXPIRES_S: Final = 1.0
 """Expiry of one pull; renewing it renews the pin."""
 
+GATHER_PARTITIONS_MIN: Final = 12
+"""Partitions that one consumer without a filter has to replace: each filter's consumer costs the broker 0.25 µs a
+message of any partition, and what is delivered for nobody costs as much as what is."""
+
+GATHER_NEAR_MAX: Final = 50_000
+"""Sequences that a gathered partition may be behind the furthest: about a third of a second of reading again."""
+
+GATHER_PATIENCE_S: Final = 0.25
+"""How long the last partitions are waited for: those without a message are never pinned."""
+
+GATHER_PAUSE_S: Final = 5.0
+GATHER_PAUSE_MAX_S: Final = 300.0
+"""Between two gatherings; doubled by trouble, so that whatever cannot be read together seldom tries."""
+
+GATHER_STALL_S: Final = 1.0
+"""A partition that takes nothing for so long, while all wait for it, reads by itself again."""
+
+GATHER_SILENCE_S: Final = 2 * PULL_EXPIRES_S
+"""Without a word from the consumer that all read: sooner than of a partition's own, which all fall back on."""
+
+GATHER_KEPT_S: Final = 10.0
+"""How long the broker keeps that consumer when nobody pulls: it is forgotten, never taken over."""
+
 REPLICA_BEAT_S: Final = 0.5
 REPLICA_GONE_S: Final = 2.0
 """Projector replicas' presence among themselves, for sharing partitions."""
@@ -466,6 +489,8 @@ assert READ_PAGE_BYTES_MAX < SUBSCRIBER_BUFFER_BYTES
 assert AUDIT_TIMEOUT_S < IDLE_AUDIT_S <= IDLE_AUDIT_MAX_S
 assert PULL_EXPIRES_S < PIN_TTL_S, "a pull renews the pin before it lapses"
 assert REPLICA_BEAT_S * 3 <= REPLICA_GONE_S
+assert GATHER_STALL_S < GATHER_KEPT_S, "who does not pull for a moment finds its consumer again"
+assert GATHER_PARTITIONS_MIN <= PARTITIONS
 assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S
 assert PROJECT_WRITERS <= POOL_MAX
 assert PROJECT_SHARE_ROWS_MIN * 4 * PARTITIONS <= PROJECT_OPEN_ROWS, "EVENTS and TELEMETRY, two batches a partition"

@@ -165,6 +165,9 @@ class Metrics:
         self.projection_unled = counter(
             "coord_projection_unled_sessions_total", "Sessions without a consumer, since it had no leader", "stream"
         )
+        self.partitions_gathered = gauge(
+            "coord_partitions_gathered", "Partitions read by one consumer together (docs/adr/0068)", "consumer"
+        )
         self.projection_owned = gauge(
             "coord_projection_owned_partitions", "Partitions this process projects now", "stream"
         )

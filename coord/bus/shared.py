@@ -1,0 +1,309 @@
+"""One consumer for all partitions of a stream, while one process has them all to itself.
+
+Sixteen consumers with a filter each cost the broker 8 µs a message when they follow a backlog: each
+copies what is between two messages of its partition, to compare the subjects.  One that takes everything
+costs half of that.  `coord.core.gathering` says when it pays.  Then::
+
+    readers of all partitions, each pinned, each somewhere
+        │ lend: asks its own consumer for nothing more, but keeps the pin
+        ▼
+    one consumer without a name to keep, from the least of their positions on
+        │ feed: each what is its partition's and behind its position
+        ▼
+    any trouble: reclaim: each resets its own consumer behind its position, and reads as before
+
+No session ends on the way there or back, and who owns a partition is said by its own pin as
+always: a reader that loses it leaves, and the others stay.  One that takes nothing for a
+second while all wait for it has to read by itself.
+
+The consumer belongs to this process alone, lives in the broker's memory, has one copy whatever the
+stream has, and is forgotten `GATHER_KEPT_S` after nobody asks it any more.  It filters as the
+partitions' own do, for all partitions at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from coord import errors, limits
+from coord.bus.connection import Connection
+from coord.bus.pull import PinnedReader
+from coord.bus.puller import Delivery, Puller
+from coord.bus.topology import Spec, create_consumer
+from coord.core.chain import canonical_headers
+from coord.core.gathering import Gathering, Place, Word
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
+
+_log = logs.get("gathered")
+
+_END = b"\r\n\r\n"
+_NO_FIELDS: Final = len(b"NATS/1.0\r\n\r\n")
+
+
+class SharedConsumer(Puller):
+    """The consumer of one gathering, and whom it feeds."""
+
+    def __init__(self, conn: Connection, spec: Spec, readers: Sequence[PinnedReader], changed: asyncio.Event) -> None:
+        """`spec`: of the consumer; `readers`: of partition 0, 1, …; `changed` is set when it breaks."""
+        assert spec.consumer is not None
+        super().__init__(
+            conn,
+            spec.stream,
+            spec.consumer,
+            messages_max=limits.PULL_MESSAGES,
+            bytes_max=limits.PULL_BYTES,
+            expires_s=limits.PULL_EXPIRES_S,
+        )
+        self._spec = spec
+        self._readers = readers
+        self._by_token = {str(p).encode(): reader for p, reader in enumerate(readers)}
+        prefix = subjects.partition_filter(spec.stream, 0).removesuffix("0.>")
+        self._token_at = len(prefix)
+        self._changed = changed
+        self._held_since: float | None = None
+        """Since when somebody has no room;"""
+        self._open = False
+
+    @property
+    def position(self) -> int:
+        """Everything up to this sequence was fed to whom it belongs to."""
+        return self._order.position
+
+    @property
+    def broken(self) -> errors.CoordError | None:
+        """What is wrong with it; None: nothing."""
+        silent_s = asyncio.get_running_loop().time() - self._heard_at
+        if self._broken is None and self._outstanding and silent_s > limits.GATHER_SILENCE_S:
+            self._broken = errors.DeliveryGap("the server is silent", silent_s=round(silent_s, 1))
+        return self._broken
+
+    def held_by(self, now: float) -> list[PinnedReader]:
+        """Whom the others have waited for too long."""
+        if self._held_since is None or now - self._held_since < limits.GATHER_STALL_S:
+            return []
+        return [r for r in self._readers if r.is_lent and not r.has_room]
+
+    async def create(self, position: int) -> None:
+        """Make it, to deliver what follows `position`; nothing is asked for yet."""
+        self._order.position = position
+        self._inbox = await self._conn.subscribe_bytes(self._conn.new_inbox(), self._arrived)
+        await create_consumer(self._conn, self._spec)
+
+    def begin(self) -> None:
+        """Ask for deliveries."""
+        self._open = True
+        self._heard_at = asyncio.get_running_loop().time()
+        self._refill()
+
+    async def end(self) -> None:
+        """Feed nobody any more.  Twice is legal."""
+        self._open = False
+        self._unregister()
+        await self._close_inbox()
+
+    # --- being a puller, and a lender ------------------------------------------------------
+
+    def room_again(self) -> None:
+        """A reader has taken something."""
+        if len(self._outstanding) < 2:
+            self._refill()
+
+    def _refill(self) -> None:
+        if self._open:
+            super()._refill()
+
+    def _has_room(self) -> bool:
+        if all(reader.has_room for reader in self._readers if reader.is_lent):
+            self._held_since = None
+            return True
+        if self._held_since is None:
+            self._held_since = asyncio.get_running_loop().time()
+        return False
+
+    def _accept(self, seq: int, stored_ns: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        at = self._token_at
+        reader = self._by_token.get(subject[at : subject.find(b".", at)])
+        if reader is None or not reader.is_lent or seq <= reader.position:
+            return
+        # A partition's own consumer hides how a block ended; so does this one.
+        usual = len(headers) > _NO_FIELDS and headers.endswith(_END)
+        raw_headers = headers if usual else canonical_headers(headers or None)
+        reader.feed(Delivery(seq, stored_ns, subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply))
+
+    def _request_over(self) -> None:
+        pass
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+
+class SharedReader:
+    """Gathers and parts the readers of one stream's partitions."""
+
+    def __init__(
+        self, conn: Connection, stream: str, readers: Sequence[PinnedReader], spec: Spec | None, metrics: Metrics
+    ) -> None:
+        """`spec`: of partition 0's own consumer; None: then nothing is ever gathered."""
+        self._conn = conn
+        self._stream = stream
+        self._readers = readers
+        self._spec = spec
+        self._gathering = Gathering()
+        self._changed = asyncio.Event()
+        self._consumer: SharedConsumer | None = None
+        self._together: frozenset[int] = frozenset()
+        """Whom it was lent and not given back by itself."""
+        self._gauge = metrics.partitions_gathered.labels(consumer=stream if spec is None else _base(spec))
+        for reader in readers:
+            reader.on_lendable = self._changed.set
+
+    def alone(self, alone: bool) -> None:  # noqa: FBT001 - the state itself
+        """Whether this process has all partitions to itself, as far as it knows."""
+        self._gathering.alone(alone, asyncio.get_running_loop().time())
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Gather and part until cancelled."""
+        if self._spec is None:
+            return
+        loop = asyncio.get_running_loop()
+        renewed_at = loop.time()
+        try:
+            while True:
+                due_s = self._gathering.due_in(loop.time())
+                wait_s = limits.PULL_EXPIRES_S if due_s is None else min(due_s, limits.PULL_EXPIRES_S)
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+                self._changed.clear()
+                if loop.time() - renewed_at >= limits.PULL_EXPIRES_S:
+                    renewed_at = loop.time()
+                    for reader in self._readers:
+                        reader.renew()
+                try:
+                    await self._look()
+                except errors.CoordError as exc:
+                    await self._part(exc)
+                except Exception as exc:  # noqa: BLE001 - a defect must leave everybody to read by itself
+                    _log.error("gathered.defect", consumer=self._name, exc_info=exc)
+                    await self._part(errors.CoordError(f"a defect: {type(exc).__name__}: {exc}"))
+        finally:
+            # The readers' sessions end too, or have.
+            if self._consumer is not None:
+                await self._consumer.end()
+
+    async def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        consumer = self._consumer
+        if consumer is not None:
+            if (broken := consumer.broken) is not None:
+                raise broken
+            await self._let_go(consumer, now)
+            still = frozenset(slot for slot in self._together if self._readers[slot].is_lent)
+            if still < self._together:  # a session has ended: it begins by itself
+                self._gathering.troubled(now)
+                self._together = still
+                self._gauge.set(len(still))
+        word = self._gathering.judge(self._places(), now)
+        if word is Word.PART:
+            await self._part(None)
+        elif isinstance(word, frozenset):
+            await self._gather(word)
+
+    def _places(self) -> list[Place]:
+        consumer = self._consumer
+        return [
+            Place(consumer.position, gathered=True)
+            if consumer is not None and reader.is_lent
+            else Place(reader.position if reader.is_lendable else None)
+            for reader in self._readers
+        ]
+
+    async def _let_go(self, consumer: SharedConsumer, now: float) -> None:
+        """Those whom the others wait for read by themselves."""
+        slow = consumer.held_by(now)
+        if slow:
+            _log.info("gathered.slow", consumer=self._name, partitions=len(slow))
+            await asyncio.gather(*(reader.reclaim() for reader in slow))
+            consumer.room_again()
+
+    async def _gather(self, slots: frozenset[int]) -> None:
+        """Read for the partitions of `slots` from now on, too; raises when that cannot be."""
+        assert self._spec is not None
+        before = self._consumer
+        positions = [p.position for slot, p in enumerate(self._places()) if slot in slots and p.position is not None]
+        consumer = SharedConsumer(
+            self._conn, together(self._spec, min(positions, default=0)), self._readers, self._changed
+        )
+        try:
+            await consumer.create(min(positions, default=0))
+        except BaseException:
+            await consumer.end()
+            raise
+        if before is not None:
+            await before.end()
+        self._consumer = consumer
+        for slot in slots:
+            await self._readers[slot].lend(consumer)
+        consumer.begin()
+        self._together = frozenset(slot for slot in slots if self._readers[slot].is_lent)
+        self._gathering.gathered(asyncio.get_running_loop().time())
+        self._gauge.set(len(self._together))
+        _log.info("gathered.together", consumer=self._name, partitions=len(slots), position=consumer.position)
+
+    async def _part(self, why: errors.CoordError | None) -> None:
+        """Let everybody read by itself."""
+        consumer, self._consumer = self._consumer, None
+        self._together = frozenset()
+        if why is not None:
+            self._gathering.troubled(asyncio.get_running_loop().time())
+        if consumer is not None:
+            await consumer.end()
+            _log.info("gathered.parted", consumer=self._name, code=why.code if why else None, error=str(why or ""))
+        await asyncio.gather(*(reader.reclaim() for reader in self._readers))
+        self._gauge.set(0)
+
+    @property
+    def _name(self) -> str:
+        return self._stream if self._spec is None else f"{self._stream}/{_base(self._spec)}"
+
+
+def together(spec: Spec, position: int) -> Spec:
+    """A consumer for all partitions, like `spec` of partition 0, that delivers what follows `position`."""
+    config: dict[str, Any] = {
+        key: value for key, value in spec.config.items() if key not in _OF_ONE and not key.startswith("priority_")
+    }
+    name = f"{_base(spec)}-all-{secrets.token_hex(6)}"
+    own = subjects.partition_filter(spec.stream, 0)
+    filters = spec.config.get("filter_subjects") or [spec.config.get("filter_subject", own)]
+    if filters != [own]:
+        config["filter_subjects"] = [own.replace(".0.>", ".*.") + f.removeprefix(own[:-1]) for f in filters]
+    return Spec(
+        spec.stream,
+        name,
+        config
+        | {
+            "name": name,
+            "description": f"coord: all partitions of {_base(spec)}, for one process",
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": position + 1,
+            "ack_policy": "none",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(limits.GATHER_KEPT_S * 1e9),
+        },
+    )
+
+
+_OF_ONE: Final = frozenset({"durable_name", "filter_subject", "filter_subjects", "ack_wait", "max_ack_pending"})
+
+
+def _base(spec: Spec) -> str:
+    return (spec.consumer or "").rpartition("-")[0]
