@@ -21,7 +21,6 @@ import itertools
 import re
 import secrets
 import ssl
-import time
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -33,6 +32,7 @@ from coord.bus import errors_map
 from coord.bus.patched import Callback, Message, PatchedClient, Receiver, as_messages
 from coord.core.breaker import BreakerPolicy
 from coord.core.retry import ONCE, CallPolicy
+from coord.runtime import clock
 from coord.runtime.circuit import Circuit
 from coord.runtime.retrying import retrying
 from coord.telemetry import logs
@@ -343,7 +343,7 @@ class Connection:
             _log.debug("bus.client_error", connection=self.name, error=f"{type(exc).__name__}: {exc}")
             return
         self._m_denied.inc()
-        now = time.monotonic()
+        now = clock.monotonic()
         # Each refusal is counted and told to listeners; a misconfigured agent must not flood the log.
         if now >= self._denied_log_at:
             self._denied_log_at = now + _DENIED_LOG_EVERY_S

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from coord import errors
 from coord.bus.connection import Connection
 from coord.bus.patched import Message
 from coord.core.retry import backoff_s
+from coord.runtime import clock
 from coord.wire import headers as wire_headers
 from coord.wire import subjects
 
@@ -71,7 +71,7 @@ class DuplicateJudge:
             except (errors.NotConnected, errors.DeadlineExceeded) as exc:
                 attempt += 1
                 wait_s = backoff_s(attempt, self._rng, first_s=0.05, most_s=1.0)
-                if time.monotonic() + wait_s >= deadline_at:
+                if clock.monotonic() + wait_s >= deadline_at:
                     error = errors.PublishTimeout(
                         "a fact is stored under this id; the broker went away before it could be compared",
                         subject=subject, stream=ack.stream, seq=ack.seq,

@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Final, Self
 
@@ -52,6 +51,7 @@ from coord.bus.duplicates import DuplicateJudge
 from coord.bus.patched import Message
 from coord.core import retry
 from coord.core.retry import RetryPolicy, Sending
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import headers as wire_headers
 
@@ -169,7 +169,7 @@ class AckPipeline:
         self._inflight_max = inflight_max
         self._rng = rng or random.Random()
         self._loop = asyncio.get_running_loop()
-        self._now = time.monotonic  # not the loop's time, which uvloop keeps in whole milliseconds
+        self._now = clock.monotonic  # not the loop's time, which uvloop keeps in whole milliseconds
         self._inbox = conn.new_inbox()
         self._prefix = self._inbox + "."
         self._prefix_chars = len(self._prefix)

@@ -20,7 +20,6 @@ holds, if it was away for less than `limits.DISCONNECT_GRACE_S`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from coord.bus.connection import Connection, Unregister
 from coord.client.discovery import Discovery
 from coord.client.pushes import Pushes
 from coord.client.stating import Stating
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import presence as wire
 from coord.wire import subjects
@@ -125,14 +125,14 @@ class Beating:
     @property
     def every_s(self) -> float:
         """How often it beats now."""
-        busy = self._held or time.monotonic() - self._held_at < _BUSY_AFTER_S
+        busy = self._held or clock.monotonic() - self._held_at < _BUSY_AFTER_S
         return limits.HEARTBEAT_S if busy else limits.HEARTBEAT_IDLE_S
 
     def hold(self, what: Hashable) -> None:
         """This instance holds `what` (a claim, a lock): it beats every second until that is released."""
         was = self.every_s
         self._held.add(what)
-        self._held_at = time.monotonic()
+        self._held_at = clock.monotonic()
         if was != limits.HEARTBEAT_S or self._loop is None:
             # At once, ahead of the claim: what is held may block this event loop from its first line on.
             self._say(self._heartbeat())
@@ -143,7 +143,7 @@ class Beating:
         """It holds that no longer."""
         if what in self._held:
             self._held.discard(what)
-            self._held_at = time.monotonic()
+            self._held_at = clock.monotonic()
 
     # --- life ------------------------------------------------------------------------------
 
@@ -289,13 +289,13 @@ class Beating:
             self._conn.publish(self._subject, msgspec.json.encode(beat))
         except errors.BusError:
             return  # it is missed, as it should be
-        self._said_at = time.monotonic()
+        self._said_at = clock.monotonic()
 
     def _disconnected(self) -> None:
-        self._away_at = time.monotonic()
+        self._away_at = clock.monotonic()
 
     def _connected(self) -> None:
-        away_s = 0.0 if self._away_at is None else time.monotonic() - self._away_at
+        away_s = 0.0 if self._away_at is None else clock.monotonic() - self._away_at
         self._away_at = None
         self._abouts = 0
         self._say(self._heartbeat())  # before anything else: what is held hangs on it

@@ -8,7 +8,7 @@ over: the older one learns it with `DurableInUse` at its next save.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
@@ -16,6 +16,7 @@ from coord import errors
 from coord.bus.connection import Connection
 from coord.client.cursor_message import CursorMessage
 from coord.core.subscription import Position
+from coord.runtime import clock
 
 _TAKE_OVER_TRIES = 5
 
@@ -78,5 +79,5 @@ class Cursor:
             index=position.index,
             created=created,
             holder=self._holder,
-            saved_at=datetime.now(UTC),
+            saved_at=clock.utc_now(),
         )

@@ -20,6 +20,7 @@ import msgspec
 from coord import errors, limits
 from coord.bus.connection import Connection, Subscription
 from coord.bus.patched import Message
+from coord.runtime import clock
 from coord.wire.presence import Registration
 
 _INBOX: Final = re.compile(r"(_INBOX[A-Za-z0-9_-]*|_R_)\.[^*>\s]+")
@@ -60,7 +61,7 @@ class Discovery:
         verb = message.subject.split(".", 2)[1]
         if verb not in _VERBS or not _INBOX.fullmatch(message.reply):
             return
-        second = int(time.monotonic())
+        second = int(clock.monotonic())
         if second != self._second:
             self._second, self._answers = second, 0
         self._answers += 1

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from coord import limits
 from coord.client import context
 from coord.client.config import SERVICE_CLASSES, PublisherConfig
 from coord.errors import InvalidPayload
+from coord.runtime import clock
 from coord.wire import authors, codec, frames, headers
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, format_time
 from coord.wire.facts import REGISTRY
@@ -65,7 +65,7 @@ _PLACE_TIME: Final = datetime(1987, 6, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 def now_us() -> int:
     """Unix time in microseconds."""
-    return time.time_ns() // 1000
+    return int(clock.unix() * 1e6)
 
 
 def new_event_id() -> str:
@@ -256,7 +256,7 @@ class Encoder:
     def _by_reference(self, fact: Fact, event_id: str) -> Message:
         encoded = encode_fact(
             fact, tenant=self.tenant, agent=self.agent, event_id=event_id,
-            occurred_at=datetime.now(UTC), content=self._config.content,
+            occurred_at=clock.utc_now(), content=self._config.content,
         )  # fmt: skip
         return Message(encoded.subject, encoded.header_block(), encoded.body, event_id)
 

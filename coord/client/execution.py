@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -29,6 +28,7 @@ from coord.client.histories import read
 from coord.client.tasks import Delivered, Handles, TaskContext, attempt_of
 from coord.client.yielding import Gate, through
 from coord.core import claiming
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import work
 from coord.wire.records import Fact, StoredFact
@@ -192,7 +192,7 @@ class Execution:
             return
         self.started = True
         self.worker.began(self)
-        self.began_at = time.monotonic()
+        self.began_at = clock.monotonic()
         self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
         self._aio_task = asyncio.get_running_loop().create_task(self._run(self.ctx), name=f"task-{self.fact.id}")
         if self.preemptible:
@@ -302,14 +302,14 @@ class Execution:
         limit_s = self.said.timeout_s
         if self.handles.timeout_s is not None:
             limit_s = min(limit_s, self.handles.timeout_s)
-        now = time.time()
+        now = clock.unix()
         if self.said.deadline is not None:
             limit_s = min(limit_s, max(0.0, self.said.deadline - now))
         ctx.bound(now + limit_s)
         return limit_s
 
     def _run_s(self) -> float:
-        return round(time.monotonic() - self.began_at, 6)
+        return round(clock.monotonic() - self.began_at, 6)
 
     def _failed(self, ctx: TaskContext, error: str, message: str, *, final: bool = False) -> tuple[str, work.Failed]:
         retries = self.handles.retries

@@ -15,7 +15,6 @@ tables: who, when, what, why.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ from coord import errors, limits
 from coord.client.entities import facts
 from coord.core import flags as core
 from coord.core.flags import Flag
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import flagging as wire
 from coord.wire.flagging import FlagRule, FlagSet, Removed
@@ -126,7 +126,7 @@ class Flags:
 
     async def _load(self, *, strict: bool = False) -> None:
         async with self._loading:
-            if self._loaded or (not strict and time.monotonic() < self._load_at):
+            if self._loaded or (not strict and clock.monotonic() < self._load_at):
                 return
             try:
                 if self._subscription is None:
@@ -137,7 +137,7 @@ class Flags:
                     self._fold(fact)
                 self._loaded = True
             except errors.CoordError as exc:
-                self._load_at = time.monotonic() + _LOAD_AGAIN_S
+                self._load_at = clock.monotonic() + _LOAD_AGAIN_S
                 if strict:
                     raise
                 _log.warning("flags.not_read", error=exc)

@@ -13,7 +13,6 @@ A replica that lags may say "not stored" of what is: direct gets are answered by
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -25,6 +24,7 @@ from coord.bus.connection import Connection
 from coord.bus.patched import Message
 from coord.bus.publish import AckPipeline, PubAck
 from coord.core.spool import Record
+from coord.runtime import clock
 from coord.wire import headers as wire_headers
 from coord.wire import log_api, republished, subjects
 from coord.wire.log_api import Filter, PackedFact, ReadRequest
@@ -67,7 +67,7 @@ class Inquiry:
     async def ask(self, records: dict[int, Record]) -> Answer:
         """About records by their numbers.  Raises `NotConnected`, `BusClosed`: ask again when there is a broker."""
         if self._patient_until is None:
-            self._patient_until = time.monotonic() + _PATIENCE_S
+            self._patient_until = clock.monotonic() + _PATIENCE_S
         by_subject: dict[str, dict[int, Record]] = {}
         for number, record in records.items():
             by_subject.setdefault(record.subject, {})[number] = record
@@ -98,7 +98,7 @@ class Inquiry:
                 if isinstance(at, FactSubject) and await self._read(at, records, answer):
                     return
                 nobody_else = last is not None and not isinstance(at, FactSubject)
-                if nobody_else or time.monotonic() + _AGAIN_S > (self._patient_until or 0.0):
+                if nobody_else or clock.monotonic() + _AGAIN_S > (self._patient_until or 0.0):
                     break
                 await asyncio.sleep(_AGAIN_S)
         answer.unknown.update(number for number in records if number not in answer.stored)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
 
 from coord import errors, limits
@@ -31,6 +30,7 @@ from coord.client.receipt import Receipt
 from coord.client.spool import Spool, fsync
 from coord.core.outbox import Outbox
 from coord.core.spool import Record
+from coord.runtime import clock
 from coord.telemetry import logs
 
 _log = logs.get("spool")
@@ -114,7 +114,7 @@ class Keeper:
     def oldest_age_s(self) -> float:
         """How long ago the oldest record was written, by the wall clock; 0 without any."""
         oldest = self._spool.oldest()
-        return max(0.0, time.time() - oldest.at_ms / 1000) if oldest is not None and oldest.at_ms else 0.0
+        return max(0.0, clock.unix() - oldest.at_ms / 1000) if oldest is not None and oldest.at_ms else 0.0
 
     # --- into the spool ------------------------------------------------------------------
 
@@ -143,11 +143,11 @@ class Keeper:
         number = self._spool.append(
             Record(
                 receipt.lane, receipt.home, receipt.group, receipt.count, receipt.event_id, receipt.subject,
-                receipt.headers or b"", receipt.body, int(time.time() * 1000), sent,
+                receipt.headers or b"", receipt.body, int(clock.unix() * 1000), sent,
             )
         )  # fmt: skip
         if number is None:
-            self._disk_again = time.monotonic() + _DISK_AGAIN_S
+            self._disk_again = clock.monotonic() + _DISK_AGAIN_S
             return False
         if sent:
             self._first_sent[number] = receipt.sent_at
@@ -196,7 +196,7 @@ class Keeper:
         except OSError as exc:
             # After a failed fsync nobody knows what of the file the disk has: write no more of it for now.
             self._unsynced.clear()
-            self._disk_again = time.monotonic() + _DISK_AGAIN_S
+            self._disk_again = clock.monotonic() + _DISK_AGAIN_S
             self._spool.give_up_writing(exc, "spool.fsync_failed")
         finally:
             self._syncing = None
@@ -264,7 +264,7 @@ class Keeper:
                 records[number] = record
             answer = await self._inquiry.ask(records)
         except errors.BusError:
-            self._not_before = time.monotonic() + _PUT_OFF_MOST_S  # unless there is a new connection earlier
+            self._not_before = clock.monotonic() + _PUT_OFF_MOST_S  # unless there is a new connection earlier
             answer, records = Answer(), {}
         finally:
             self._asking = None
@@ -296,7 +296,7 @@ class Keeper:
         self._land()
         self._put_off_s = min(_PUT_OFF_MOST_S, max(_PUT_OFF_FIRST_S, 2 * self._put_off_s))
         # Half of it random: ten thousand agents do not come back in the same moment.
-        self._not_before = time.monotonic() + self._put_off_s * (0.5 + 0.5 * random.random())
+        self._not_before = clock.monotonic() + self._put_off_s * (0.5 + 0.5 * random.random())
         self._ahead_max = 1  # the first to be taken shows that the others may follow
         self._let_stay()  # what is kept from now on is younger
         self._outbox.held = True

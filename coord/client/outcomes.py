@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -23,6 +22,7 @@ from coord.bus.patched import Message
 from coord.client.histories import read
 from coord.core import tasks
 from coord.core.tasks import Task
+from coord.runtime import clock
 from coord.wire import codec, subjects, work
 from coord.wire.records import Fact, StoredFact
 
@@ -140,7 +140,7 @@ class Outcomes:
 
     def may_audit(self) -> bool:
         """Whether the log may be read for one more of those that wait: they share a rate, however many they are."""
-        now = time.monotonic()
+        now = clock.monotonic()
         if now < self._audit_at:
             return False
         self._audit_at = now + limits.RESULT_AUDIT_APART_S

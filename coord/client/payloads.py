@@ -19,7 +19,6 @@ import hashlib
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -28,6 +27,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.direct import last_by_subject
 from coord.bus.publish import AckPipeline, Publication
+from coord.runtime import clock
 from coord.wire import headers as wire_headers
 from coord.wire import subjects
 from coord.wire.work import Reference
@@ -92,7 +92,7 @@ class Payloads:
         await _all(store, chunks)
         record = _Record(
             name=name, bucket=BUCKET, nuid=f"{self._tenant}.{token}.*", size=len(body), chunks=chunks,
-            mtime=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            mtime=clock.utc_now().isoformat().replace("+00:00", "Z"),
             digest="SHA-256=" + urlsafe_b64encode(digest.digest()).decode(), options={"max_chunk_size": CHUNK_BYTES},
         )  # fmt: skip
         if self._record is None or not isinstance(self._record.error, errors.NoPermission):

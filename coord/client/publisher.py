@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterable, Coroutine, Iterable
 from datetime import datetime
 from itertools import islice
@@ -52,6 +51,7 @@ from coord.client.room import Room
 from coord.client.spool import Spool
 from coord.core.outbox import Barrier, Outbox
 from coord.core.window import Admission
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire.envelope import Fact, Sample
@@ -100,7 +100,7 @@ class Publisher:
         self._pipeline = pipeline
         pipeline.on_settled = self._settled
         self._loop = asyncio.get_running_loop()
-        self._now = time.monotonic  # not the loop's time, which uvloop keeps in whole milliseconds
+        self._now = clock.monotonic  # not the loop's time, which uvloop keeps in whole milliseconds
         self._encoder = Encoder(tenant, agent, config)
         self._outbox: Outbox[Receipt] = Outbox(config.lanes(conn.max_payload))
         self._outbox.held = not conn.is_connected

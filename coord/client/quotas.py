@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ import msgspec
 
 from coord import errors
 from coord.core.rate import Rate
+from coord.runtime import clock
 
 _STATM: Final = Path("/proc/self/statm")
 _PAGE_BYTES: Final = resource.getpagesize()
@@ -52,13 +52,13 @@ class Allowance:
 
     def __init__(self, quotas: Quotas) -> None:
         self.quotas = quotas
-        self._rate = None if quotas.facts_per_s is None else Rate(quotas.facts_per_s, time.monotonic())
+        self._rate = None if quotas.facts_per_s is None else Rate(quotas.facts_per_s, clock.monotonic())
         self._memory_mib = 0.0
         self._memory_at = float("-inf")
 
     def spend(self, facts: int) -> float:
         """Count facts; returns the seconds that whoever can wait should wait."""
-        return 0.0 if self._rate is None else self._rate.take(facts, time.monotonic())
+        return 0.0 if self._rate is None else self._rate.take(facts, clock.monotonic())
 
     async def turn(self) -> None:
         """Return when one more fact is within the rate."""
@@ -73,15 +73,15 @@ class Allowance:
             return float("inf")  # until one is done
         if quotas.memory_mib is not None and self.memory_mib() > quotas.memory_mib:
             return _MEMORY_EVERY_S
-        return 0.0 if self._rate is None else self._rate.wait_s(time.monotonic())
+        return 0.0 if self._rate is None else self._rate.wait_s(clock.monotonic())
 
     def tasks(self) -> float:
         """Tasks that may be asked for at once within the rate: one at least, where `wait_s` says none has to wait."""
-        return float("inf") if self._rate is None else max(1.0, self._rate.room(time.monotonic()) // FACTS_OF_A_TASK)
+        return float("inf") if self._rate is None else max(1.0, self._rate.room(clock.monotonic()) // FACTS_OF_A_TASK)
 
     def memory_mib(self) -> float:
         """Resident memory of this process, at most half a second old."""
-        now = time.monotonic()
+        now = clock.monotonic()
         if now - self._memory_at >= _MEMORY_EVERY_S:
             self._memory_at = now
             self._memory_mib = _resident_mib()

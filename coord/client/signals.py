@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -30,6 +29,7 @@ from coord import errors, limits
 from coord.client.entities import facts
 from coord.core import signals as core
 from coord.core.signals import Latch
+from coord.runtime import clock
 from coord.wire import latch as wire
 from coord.wire.latch import Awaited, Edge, Ending, Mode, Raised, Resumed
 from coord.wire.records import Fact
@@ -206,7 +206,7 @@ class Signals:
         names = tuple(dict.fromkeys(names))
         if not names:
             raise errors.InvalidRequest("wait for at least one signal")
-        deadline = None if timeout_s is None else time.time() + timeout_s
+        deadline = None if timeout_s is None else clock.unix() + timeout_s
         said = wire.check(
             Awaited(names=names, mode=mode, instance=self._coord.instance, deadline=deadline, provides=tuple(provides))
         )

@@ -14,7 +14,6 @@ id is remembered for two minutes): read the entity.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final, Literal, Self, TypeAlias
 
@@ -24,6 +23,7 @@ from coord.bus.publish import AckPipeline, PubAck, Publication
 from coord.client import context
 from coord.client.config import PublisherConfig
 from coord.client.encoding import Encoder
+from coord.runtime import clock
 from coord.wire import headers, subjects
 from coord.wire.records import Fact
 
@@ -117,7 +117,7 @@ class Stating:
                 entity = subjects.entity_of(subjects.entity_filter(self.tenant, key, fact.kind, fact.id))
             first = f"{entity}.>" if once != "event" else ".".join((entity, "*", fact.event, *fact.detail))
             block = b"%b%b%b%b" % (block[:-2], _FIRST if last is None else _after(last), first.encode(), _END)
-        now = time.monotonic()
+        now = clock.monotonic()
         statement = Statement(
             deadline_at=now + self._deadline_s,
             subject=message.subject,

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from coord import errors, limits
 from coord.core.status import Said, StatusSender
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import subjects
 from coord.wire.records import Fact
@@ -100,7 +100,7 @@ class OwnStatus:
                 subject = subjects.ask(self._publisher.tenant, self._publisher.agent, "status")
                 self._asks = await self._conn.subscribe(subject, lambda _: self._asked())
             self._look_for_losses()
-            said = decide(time.monotonic())
+            said = decide(clock.monotonic())
             if said is None:
                 return None
             agent = self._publisher.agent
@@ -110,7 +110,7 @@ class OwnStatus:
                 self._sender.lost()
                 raise
             if said.reason is not None:
-                self._whole_at = time.monotonic()
+                self._whole_at = clock.monotonic()
             if not self._unsettled or self._unsettled[-1] is not receipt:  # a frame has one for all
                 self._unsettled.append(receipt)
             self._check_later()
@@ -146,7 +146,7 @@ class OwnStatus:
     def _asked(self) -> None:
         if self._answer is not None or self._closed:
             return  # the answer on its way is everybody's
-        wait_s = max(0.0, self._whole_at + limits.STATUS_ASK_FIRST_S - time.monotonic())
+        wait_s = max(0.0, self._whole_at + limits.STATUS_ASK_FIRST_S - clock.monotonic())
         self._answer = asyncio.get_running_loop().call_later(wait_s, self._answer_now)
 
     def _answer_now(self) -> None:

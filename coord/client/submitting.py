@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
@@ -27,6 +26,7 @@ from coord.client.used import task_exists
 from coord.core import placement as placing
 from coord.core import reuse
 from coord.core.admission import ENTER, Board, Door, FailFast
+from coord.runtime import clock
 from coord.wire import codec, subjects, work
 from coord.wire.records import Fact
 
@@ -277,7 +277,7 @@ class Submitter:
         if deadline is not None:
             said["deadline"] = deadline.timestamp()
         elif deadline_s is not None:
-            said["deadline"] = time.time() + deadline_s
+            said["deadline"] = clock.unix() + deadline_s
         said = {name: value for name, value in said.items() if value is not None}
         if "placement" in said:
             said["placement"] = placing.data_of(said["placement"])
@@ -357,7 +357,7 @@ class Submitter:
                 return TaskHandle(self._coord, key, name, watch, ask.returns)
             if found is None or found.generation < generation:
                 await asyncio.sleep(_LOOK_AGAIN_S)  # who answers lags behind who refused
-            elif reuse.joinable(found.task, reuse_for_s=reuse_for_s, now=time.time()):
+            elif reuse.joinable(found.task, reuse_for_s=reuse_for_s, now=clock.unix()):
                 watch = self._shared[key] = self._coord.outcomes.watch(key, found.task.id)
                 self._join(watch, found.task, found.facts)
                 return TaskHandle(self._coord, key, found.task.id, watch, ask.returns, reused=True)
@@ -404,14 +404,14 @@ class Submitter:
 
             self._boards.append(await self._coord.connection.subscribe(board, heard))
         door = self._doors[capability]
-        if door.ask(time.monotonic(), urgent=urgent) is not ENTER:
+        if door.ask(clock.monotonic(), urgent=urgent) is not ENTER:
             await self._enter(capability, door, urgent=urgent)
 
     async def _enter(self, capability: str, door: Door, *, urgent: bool) -> None:
         """Wait until there is room; raises `Overloaded`, or `CircuitOpen` at once."""
-        ends_at = time.monotonic() + limits.SUBMIT_WAIT_S
+        ends_at = clock.monotonic() + limits.SUBMIT_WAIT_S
         while True:
-            now = time.monotonic()
+            now = clock.monotonic()
             verdict = door.ask(now, urgent=urgent)
             if isinstance(verdict, FailFast):
                 raise errors.CircuitOpen(
@@ -436,7 +436,7 @@ class Submitter:
             board = msgspec.json.decode(body, type=Board)
         except msgspec.MsgspecError:
             return
-        door.hear(board, time.monotonic())
+        door.hear(board, clock.monotonic())
         self._news.set()
 
 

@@ -17,7 +17,6 @@ nothing follows any more.
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +28,7 @@ from coord.client.entities import facts
 from coord.core import placement
 from coord.core import timers as core
 from coord.core.timers import Timer
+from coord.runtime import clock
 from coord.wire import codec, subjects
 from coord.wire import timing as wire
 from coord.wire.latch import KEY as SIGNALS
@@ -174,7 +174,7 @@ class Timers:
             timer = await self.get(name, key=key) if id is not None else None
             if timer is None:
                 timer = await self._set(name, key, TimerSet(at=at.timestamp()), None)
-            wait_s = max(0.0, (timer.said.at or 0.0) - time.time()) + limits.RESULT_AUDIT_FIRST_S
+            wait_s = max(0.0, (timer.said.at or 0.0) - clock.unix()) + limits.RESULT_AUDIT_FIRST_S
             while timer is None or timer.status == "set":
                 try:
                     async with asyncio.timeout(wait_s):
@@ -196,7 +196,7 @@ class Timers:
 
     async def _set(self, id: str, key: str | None, said: TimerSet, then: Then | None) -> Timer:
         said = msgspec.structs.replace(said, then=then)
-        wire.check(said, time.time())
+        wire.check(said, clock.unix())
         fact = Fact(kind="timer", id=id, key=key, event="set", data=said)
         try:
             stored = await self._coord.stating.state(fact, once="entity")
@@ -251,7 +251,7 @@ def _when(
 ) -> TimerSet:
     if at is not None and delay_s is not None:
         raise errors.InvalidPayload("give at or delay_s, not both")
-    moment = at.timestamp() if at is not None else None if delay_s is None else time.time() + delay_s
+    moment = at.timestamp() if at is not None else None if delay_s is None else clock.unix() + delay_s
     return TimerSet(at=moment, every_s=every_s, cron=cron, zone=zone, times_max=times_max)
 
 

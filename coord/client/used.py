@@ -14,7 +14,6 @@ database is away) is asked again for a while; then the submission is refused, an
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -22,6 +21,7 @@ from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection
 from coord.core.retry import CallPolicy
+from coord.runtime import clock
 from coord.runtime.retrying import retrying
 from coord.wire import subjects
 from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
@@ -58,7 +58,7 @@ class UsedIds:
 
         Raises what the service answers when it cannot tell: `DatabaseUnavailable`, `Overloaded`, …
         """
-        if time.monotonic() < self._whole_until:
+        if clock.monotonic() < self._whole_until:
             return None
         asking = self._asking.get(kind)
         if asking is None or len(asking[0]) >= limits.USED_IDS_MAX:
@@ -90,15 +90,15 @@ class UsedIds:
         """The same of many, `limits.USED_IDS_MAX` a request."""
         found: dict[Ident, Used] = {}
         for start in range(0, len(idents), limits.USED_IDS_MAX):
-            if time.monotonic() >= self._whole_until:
+            if clock.monotonic() >= self._whole_until:
                 found |= await self._ask(kind, list(idents[start : start + limits.USED_IDS_MAX]))
         return found
 
     async def whole(self) -> bool:
         """Whether the log holds all that the tables know."""
-        if time.monotonic() >= self._whole_until:
+        if clock.monotonic() >= self._whole_until:
             await self._ask("task", [])
-        return time.monotonic() < self._whole_until
+        return clock.monotonic() < self._whole_until
 
     async def _ask_soon(self, kind: UsedKind, idents: list[Ident]) -> dict[Ident, Used]:
         await asyncio.sleep(0)  # whoever else submits in this turn of the loop
@@ -111,7 +111,7 @@ class UsedIds:
         request = UsedRequest(kind, idents)
         answer = await retrying(lambda: self._once(request), _ASK)
         if answer.whole:
-            self._whole_until = time.monotonic() + limits.USED_WHOLE_S
+            self._whole_until = clock.monotonic() + limits.USED_WHOLE_S
         return {(one.key, one.id): one for one in answer.used}
 
     async def _once(self, request: UsedRequest) -> UsedAnswer:

@@ -11,7 +11,6 @@ nothing; its claims move because its connection died.
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +25,7 @@ from coord.client.pulling import Delivery, Puller
 from coord.client.quotas import FACTS_OF_A_TASK, Allowance
 from coord.client.slots import Slots
 from coord.client.tasks import Delivered
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import headers, subjects, work
 from coord.wire.decode import decode_message
@@ -250,7 +250,7 @@ class Worker:
             return
         self._executions[place] = execution
         if self._watcher is None:
-            self._watched_at = time.monotonic()
+            self._watched_at = clock.monotonic()
             self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch)
         self.allowance.spend(FACTS_OF_A_TASK)
         self._idle.clear()
@@ -292,7 +292,7 @@ class Worker:
 
     def _watch(self) -> None:
         """Notice that this process stood still for longer than an instance may be silent."""
-        now = time.monotonic()
+        now = clock.monotonic()
         stood_still = now - self._watched_at > _WATCH_S + limits.GONE_AFTER * limits.HEARTBEAT_S / 2
         self._watched_at = now
         holds = bool(self._executions)
@@ -325,7 +325,7 @@ class Worker:
     def began(self, execution: Execution) -> None:
         """Its handler is about to run."""
         self.stats.claimed += 1
-        waited_s = time.time() - execution.fact.stored_at.timestamp()
+        waited_s = clock.unix() - execution.fact.stored_at.timestamp()
         self._meter(execution.handles.capability).waited(execution.queue).observe(max(0.0, waited_s))
 
     def preempted(self, execution: Execution) -> None:
@@ -338,7 +338,7 @@ class Worker:
         capability = execution.handles.capability
         if execution.started:
             meter = self._meter(capability)
-            meter.ran.observe(time.monotonic() - execution.began_at)
+            meter.ran.observe(clock.monotonic() - execution.began_at)
             ended = "returned" if execution.ended_because == "drained" else "dropped"
             meter.outcome(outcome or ended).inc()
         if self._executions.get(execution.place) is execution:

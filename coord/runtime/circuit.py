@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from coord import errors
 from coord.core.breaker import Breaker, BreakerPolicy, State, Ticket
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.telemetry import metrics as telemetry
 
@@ -46,7 +46,7 @@ class Circuit:
         counts: tuple[type[errors.CoordError], ...],
         error: type[errors.CircuitOpen] = errors.CircuitOpen,
         metrics: telemetry.Metrics | None = None,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = lambda: clock.monotonic(),  # noqa: PLW0108 - looked up when it is called
     ) -> None:
         """`name`: the metric's label, such as ``database_write``; `counts`: errors that are failures.
 

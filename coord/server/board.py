@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,6 +26,7 @@ from coord.core import board
 from coord.core.capability import CapabilityDecider
 from coord.core.deciding import Decider
 from coord.core.task_decider import TaskDecider
+from coord.runtime import clock
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.server.presence import PresenceBoard
@@ -74,7 +74,7 @@ class BoardService(Service):
         table = self._presence.table
         said_at = 0.0
         while not self.draining.is_set():
-            now = time.monotonic()
+            now = clock.monotonic()
             due = now - said_at >= limits.BOARD_EVERY_S
             if due:
                 self.sums.count(table)
@@ -82,7 +82,7 @@ class BoardService(Service):
             mine = self._part()
             self.sums.hear(self.sums.name, mine, now)
             self.sums.add_up(table, now)
-            boards = self.sums.boards(table, time.time())
+            boards = self.sums.boards(table, clock.unix())
             if due:
                 said_at = now
                 self._say(conn, subjects.beat("board", self.sums.name), mine)
@@ -138,7 +138,7 @@ class BoardService(Service):
             said = _PARTS.decode(message.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
-        self.sums.hear(name, said, time.monotonic())
+        self.sums.hear(name, said, clock.monotonic())
 
     def _say(self, conn: Connection, subject: str, what: Any) -> None:
         try:

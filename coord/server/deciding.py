@@ -31,7 +31,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -41,6 +40,7 @@ from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
 from coord.core.deciding import Decider, Presence, State
 from coord.core.retry import backoff_s
+from coord.runtime import clock
 from coord.server.deciders import Factory
 from coord.server.effects import Performer
 from coord.server.session import Session
@@ -69,7 +69,7 @@ class PartitionDecider:
         metrics: Metrics,
         consumer: topology.Spec | None = None,
         *,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = lambda: clock.unix(),  # noqa: PLW0108 - looked up when it is called
     ) -> None:
         """`consumer`: what to make when the broker has forgotten it; None: nothing.
 
@@ -178,7 +178,7 @@ class PartitionDecider:
             await self._reader.stop()
             return
         self._outsiders = None
-        began = time.monotonic()
+        began = clock.monotonic()
         self._set("catching_up")
         session = Session(self.partition, self._conn, self._performer, self._metrics, self._now)
         try:
@@ -186,7 +186,7 @@ class PartitionDecider:
             self._session = session
             await session.caught_up(self._leave)
             if not self._leave.is_set():
-                self._metrics.decider_restore_seconds.observe(time.monotonic() - began)
+                self._metrics.decider_restore_seconds.observe(clock.monotonic() - began)
                 self._metrics.decider_takeovers.inc()
                 self._failures = 0
                 self._set("running")

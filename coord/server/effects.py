@@ -18,9 +18,7 @@ Who lives by them is served another way (ack_wait, the log), later.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -29,6 +27,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, Publication
 from coord.core.deciding import Arm, Effect, Open, Push, Settle, State
+from coord.runtime import clock
 from coord.server import history
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
@@ -204,7 +203,7 @@ class Performer:
         )
         try:
             message = encode_fact(
-                fact, tenant=state.tenant, agent=state.agent, event_id=event_id, occurred_at=datetime.now(UTC)
+                fact, tenant=state.tenant, agent=state.agent, event_id=event_id, occurred_at=clock.utc_now()
             )
         except errors.WireError as exc:
             # A decider's defect: no retry would mend it, and the partition must go on.
@@ -218,7 +217,7 @@ class Performer:
         if state.once is not None:
             fields[headers.EXPECTED_LAST_SUBJECT_SEQ] = "0"
             fields[headers.EXPECTED_LAST_SUBJECT] = _filter(state)
-        now = time.monotonic()  # the pipeline's clock
+        now = clock.monotonic()  # the pipeline's clock
         statement = Statement(
             deadline_at=now + self._pipeline.policy.deadline_s,
             subject=message.subject,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig, Unregister
 from coord.bus.connection import Subscription as BusSubscription
 from coord.core.presence import Change, PresenceTable, Row
+from coord.runtime import clock
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.telemetry import logs
@@ -110,7 +110,7 @@ class PresenceBoard:
     """See the module; the connections are the caller's.  `table` answers what is asked, until `open` by doubt."""
 
     def __init__(self, *, registry: Metrics, settle_s: float = limits.PRESENCE_SETTLE_S) -> None:
-        self.table = PresenceTable(time.monotonic(), settle_s=settle_s)
+        self.table = PresenceTable(clock.monotonic(), settle_s=settle_s)
         self._conn: Connection | None = None
         self._system: Connection | None = None
         self._listeners: list[Listener] = []
@@ -186,7 +186,7 @@ class PresenceBoard:
         """Let time pass until cancelled."""
         echo_due = 0.0
         while True:
-            now = time.monotonic()
+            now = clock.monotonic()
             if now >= echo_due:
                 echo_due = now + limits.PRESENCE_ECHO_S
                 self._say(self._token, b"")
@@ -205,7 +205,7 @@ class PresenceBoard:
         self.beats += 1
         row = self._known.get(subject)
         if row is not None and row.body == body and row.state == "alive":
-            row.heard = time.monotonic()  # the same as before: nothing to decode
+            row.heard = clock.monotonic()  # the same as before: nothing to decode
             return
         self._news(subject, body)
 
@@ -215,7 +215,7 @@ class PresenceBoard:
         except (errors.WireError, UnicodeDecodeError):
             self.table.ignored += 1
             return
-        change = self.table.beat(*ident, body, time.monotonic())
+        change = self.table.beat(*ident, body, clock.monotonic())
         row = self.table.get(*ident)
         if row is not None and self._known.get(subject) is not row:
             self._known[subject] = row
@@ -226,7 +226,7 @@ class PresenceBoard:
 
     def _connected(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
         news = self._named(body)
-        if news is not None and (change := self.table.connected(*news[0], news[1], time.monotonic())):
+        if news is not None and (change := self.table.connected(*news[0], news[1], clock.monotonic())):
             self._changed(change)
 
     def _disconnected(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
@@ -237,7 +237,7 @@ class PresenceBoard:
         ident, connection, reason = news
         died = reason in _DEATHS
         self._m_events.labels(reason="died" if died else "other").inc()
-        now = time.monotonic()
+        now = clock.monotonic()
         known = self.table.get(*ident) is not None
         change = self.table.disconnected(*ident, connection, now, died=died)
         if change is not None:
@@ -262,12 +262,12 @@ class PresenceBoard:
         return (parts[1], parts[2], parts[3]), f"{news.server.id}/{news.client.id}", news.reason
 
     def _echoed(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
-        self._echo_at = time.monotonic()
+        self._echo_at = clock.monotonic()
         if self.table.is_blind:
             self.table.sees(self._echo_at)
 
     def _sees(self) -> None:
-        self._echo_at = time.monotonic()
+        self._echo_at = clock.monotonic()
         self.table.sees(self._echo_at)
 
     # --- what goes out ---------------------------------------------------------------------
@@ -277,13 +277,13 @@ class PresenceBoard:
         if due_at is None or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
-        wait_s = min(max(0.0, due_at - time.monotonic()) + 0.001, limits.DISCONNECT_GRACE_S / 3)
+        wait_s = min(max(0.0, due_at - clock.monotonic()) + 0.001, limits.DISCONNECT_GRACE_S / 3)
         self._timer = loop.call_later(wait_s, self._look_at_pending)
 
     def _look_at_pending(self) -> None:
         """Whose grace is over is gone; the others are asked again, three times in all: a question may be lost."""
         self._timer = None
-        for change in self.table.lost(time.monotonic()):
+        for change in self.table.lost(clock.monotonic()):
             self._changed(change)
         if self.table.pending <= limits.DISCONNECT_MASS:
             for row in self.table.suspended():
@@ -301,7 +301,7 @@ class PresenceBoard:
             self._tell(change.tenant, change.agent, change.instance)
 
     def _tell(self, tenant: str, agent: str, instance: str) -> None:
-        now = time.time()
+        now = clock.unix()
         for listener in list(self._listeners):
             try:
                 listener(tenant, agent, instance, now)

@@ -18,7 +18,6 @@ was submitted anew: for workers who were given it again because a broker forgot 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from coord.bus import rpc
 from coord.bus.connection import Connection
 from coord.core import tasks
 from coord.core.deciding import Open
+from coord.runtime import clock
 from coord.server import history
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
@@ -245,7 +245,7 @@ class Queues:
                 infos = [await self._conn.api(f"CONSUMER.INFO.{subjects.EVENTS}.{name}") for name in names]
             except errors.ApiNotFound:
                 continue  # another process is at it
-            if all(_unused(info, time.time(), unused_s) for info in infos):
+            if all(_unused(info, clock.unix(), unused_s) for info in infos):
                 self._known.pop(place, None)
                 for name in names:
                     await self._delete(name)

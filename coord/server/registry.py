@@ -9,7 +9,6 @@ The tenant is the subject's, which the broker's permissions check; nobody sees a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from coord.bus.connection import Connection
 from coord.core.admission import Board
 from coord.core.board import Sums
 from coord.core.presence import PresenceTable, Row
+from coord.runtime import clock
 from coord.server.presence import PresenceBoard
 from coord.telemetry.metrics import Metrics
 from coord.wire import presence as wire
@@ -74,7 +74,7 @@ class Registry:
         if not 1 <= asked.limit <= limits.AGENTS_FOUND_MAX:
             raise errors.InvalidRequest(f"limit is 1 to {limits.AGENTS_FOUND_MAX}", limit=asked.limit)
         tenant, _, _ = subjects.parse_rpc(request.subject)
-        now = time.monotonic()
+        now = clock.monotonic()
         found: list[Found] = []
         more = False
         for row in self._matching(self._presence.table, tenant, asked):
@@ -103,7 +103,7 @@ class Registry:
         """The boards of the tenant's capabilities."""
         tenant, _, _ = subjects.parse_rpc(request.subject)
         self._sums.count(self._presence.table)
-        boards = self._sums.boards(self._presence.table, time.time(), tenant=tenant)
+        boards = self._sums.boards(self._presence.table, clock.unix(), tenant=tenant)
         return {capability: board for (_, capability), board in boards.items()}
 
     async def drain(self, request: rpc.Request) -> dict[str, int]:

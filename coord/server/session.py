@@ -20,6 +20,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.pull import Delivery, PinnedReader
 from coord.core.deciding import Decider, Effect, Folding, Owed, Presence, Push, Settle, State
+from coord.runtime import clock
 from coord.server import edges, history
 from coord.server.effects import Performer
 from coord.server.snapshots import Snapshots
@@ -244,7 +245,7 @@ class Session:
             self._metrics.decider_facts.inc(folded)
             if self._owed is None:
                 stored_s = deliveries[folded - 1].stored_ns / 1e9
-                self._metrics.decider_lag_seconds.observe(max(0.0, time.time() - stored_s))
+                self._metrics.decider_lag_seconds.observe(max(0.0, clock.unix() - stored_s))
         return folded
 
     def _fold(self, delivery: Delivery) -> bool:
