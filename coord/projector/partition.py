@@ -57,6 +57,12 @@ _TAKE = 256
 _UNPIN_S = 1.0
 """How long the broker may take to answer that a pin was given back."""
 
+_UNPIN_UNLED_S = 0.1
+"""The same after it had not answered something else."""
+
+_CONSUMER_S = limits.API_AGAIN_S * 1.5
+"""How long a consumer may take to answer, asked once more meanwhile: then its partition is read without it."""
+
 _WINDOW_EVERY_S = 1.0
 """How often a busy partition looks whether the log's window passes it."""
 
@@ -196,28 +202,45 @@ class PartitionProjector:
     # --- one session ---------------------------------------------------------------------
 
     async def _session(self) -> None:
+        """With the consumer; without it while it does not answer, though the stream does."""
         # Judged before being pinned too: a stopped partition must not wait for a message.
         self.checkpoint = await self._read_checkpoint()
         self._end = None
         self._set("standby")
         try:
-            pinned = await self._until_pinned_anyhow()
+            await self._with_consumer()
         except (errors.ApiUnavailable, errors.DeadlineExceeded):
-            # The stream has just answered; it is the consumer that has no leader.
+            await self._without_consumer()
+        except errors.DeliveryGap as exc:
+            if "silent_s" not in exc.details:
+                raise
+            # Whoever served our pulls serves them no more.
+            await self._without_consumer()
+
+    async def _with_consumer(self) -> None:
+        if not await self._until_pinned_anyhow():
             await self._reader.stop()
-            self._metrics.projection_unled.labels(stream=self.stream).inc()
-            _log.info("projector.unled", stream=self.stream, partition=self.partition, position=self.checkpoint.seq)
-            await self._read_with(self._unled, "unled")
             return
-        if not pinned:
-            await self._reader.stop()
-            return
+        unpin_s = _UNPIN_S
         try:
             await self._read_with(self._reader, "pinned")
+        except (errors.ApiUnavailable, errors.DeadlineExceeded):
+            unpin_s = _UNPIN_UNLED_S
+            raise
         finally:
             # Also after a failure: our own next session would have to wait for the pin to lapse.
             with contextlib.suppress(errors.CoordError):
-                await self._reader.unpin(timeout_s=_UNPIN_S)
+                await self._reader.unpin(timeout_s=unpin_s)
+
+    async def _without_consumer(self) -> None:
+        """Until the consumer answers again, which may be at once."""
+        assert self.checkpoint is not None
+        await self._reader.stop()
+        if self._leave.is_set():
+            return
+        self._metrics.projection_unled.labels(stream=self.stream).inc()
+        _log.info("projector.unled", stream=self.stream, partition=self.partition, position=self.checkpoint.seq)
+        await self._read_with(self._unled, "unled")
 
     async def _until_pinned_anyhow(self) -> bool:
         """`_until_pinned`, after making the consumer where there is none."""
@@ -235,7 +258,11 @@ class PartitionProjector:
         checkpoint = await self._read_checkpoint()
         self._source = source
         try:
-            await source.start(checkpoint.seq + 1)
+            try:
+                async with asyncio.timeout(_CONSUMER_S):
+                    await source.start(checkpoint.seq + 1)
+            except TimeoutError:
+                raise errors.DeadlineExceeded("the consumer does not begin anew", stream=self.stream) from None
             self._notices.restart()
             self._set(state)
             self._metrics.projection_takeovers.labels(stream=self.stream).inc()
@@ -575,7 +602,9 @@ class PartitionProjector:
         """`PinnedReader.rouse`, unless one of `ends` comes first: a slow broker may pin us before it answers."""
         rousing = asyncio.ensure_future(self._reader.rouse(position, overdue=overdue))
         try:
-            await asyncio.wait({rousing, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({rousing, *ends}, timeout=_CONSUMER_S, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise errors.DeadlineExceeded("the consumer says nothing of itself", stream=self.stream)
             if not any(end.done() for end in ends):
                 rousing.result()
         finally:
