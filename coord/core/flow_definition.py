@@ -184,7 +184,7 @@ def _planned(index: int, step: Step, depth: int) -> Planned:
             found = expressions.condition(step.when)
             order = where.places(found)
             when = where.compiled(found, order)
-    except errors.WireError as exc:
+    except (errors.WireError, InvalidWorkflow) as exc:
         details = {"step": step.name, **exc.details}
         if isinstance(exc, InvalidWorkflow):
             raise type(exc)(exc.message, **details) from exc

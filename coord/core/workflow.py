@@ -467,7 +467,7 @@ class WorkflowDecider(Folding):
                 return NONE
             if fact.event == "asked" and len(fact.detail) == 2:
                 return (self._answer(fact, ident),)
-        except WireError:
+        except (WireError, InvalidWorkflow):
             self.refused["rules.invalid"] += 1
         return NONE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coord.errors.spine import CoordError, Fault, WireError
+from coord.errors.spine import CoordError, Fault
 
 # --- tasks -------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class UnknownWorkflow(CoordError):
     remedy = "Check the id; workflows that ended long ago are in the table `coord.v_workflow`."
 
 
-class InvalidWorkflow(WireError):
+class InvalidWorkflow(CoordError):
     """A workflow's definition is not one; `step` names the culprit."""
 
     code = "workflow.invalid"
@@ -158,12 +158,14 @@ class CyclicWorkflow(InvalidWorkflow):
     """Steps wait for each other in a circle; `cycle` names them."""
 
     code = "workflow.cyclic"
+    remedy = "Let one of the steps in `cycle` no longer be after the one before it."
 
 
 class UnknownStep(InvalidWorkflow):
     """A step refers to a step that there is none of; `step` and `unknown` name the two."""
 
     code = "workflow.unknown_step"
+    remedy = "Add the step that `unknown` names, or mend the name."
 
 
 class StepWithoutHandler(InvalidWorkflow):
@@ -177,6 +179,7 @@ class DuplicateStep(InvalidWorkflow):
     """Two steps would have tasks of one id."""
 
     code = "workflow.duplicate_step"
+    remedy = "Rename one of the two."
 
 
 class UnknownAgent(CoordError):

@@ -117,6 +117,18 @@ def test_what_is_wrong_is_named(steps: list[dict[str, Any]], error: type[Excepti
     assert details.items() <= raised.value.details.items()
 
 
+def test_what_is_wrong_with_a_definition_is_the_callers_fault_and_no_message_of_the_wire():
+    kinds = [errors.InvalidWorkflow, *errors.InvalidWorkflow.__subclasses__()]
+    assert {kind.code for kind in kinds} == {
+        "workflow.invalid", "workflow.cyclic", "workflow.unknown_step", "workflow.no_handler",
+        "workflow.duplicate_step",
+    }  # fmt: skip
+    for kind in kinds:
+        assert not issubclass(kind, errors.WireError)
+        assert (kind.fault, kind.retryable) == (errors.Fault.CALLER, False)
+        assert kind.remedy
+
+
 def test_unknown_members_are_refused_and_nesting_is_bounded() -> None:
     with pytest.raises(errors.InvalidWorkflow, match="retrys"):
         defined(step(retrys=1))
