@@ -372,11 +372,15 @@ class Worker:
     async def _placed(self, told: _Told) -> None:
         """The scheduler chose this agent: the submission is read from the log and taken like a delivery."""
         task, facts = await read(self.conn, self.tenant, told.key, told.id)
-        if task is None or not task.free or task.capability not in self._slots:
+        if task is None or not task.free:
             return
         for fact in facts:
-            if fact.seq == task.submitted_seq:
+            if fact.seq != task.submitted_seq:
+                continue
+            if task.capability in self._slots:
                 self._take(task.capability, task.queue, fact, first=False)
+            else:
+                self.give_back(fact, task.next_claim, "capability")
 
     def _missing(self, capability: str) -> None:
         if capability not in self._opening:

@@ -28,6 +28,8 @@ class Board(msgspec.Struct, frozen=True):
     """Tasks of it that they run at a time."""
     starved: bool = False
     """Work, and nobody who can do it."""
+    unplaced: int = 0
+    """Of `depth`: tasks whose placement nobody fits who is there."""
     bound: int | None = None
     """Of `depth`; None: there is none."""
     circuit: Literal["closed", "open", "probing"] = "closed"

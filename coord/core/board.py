@@ -135,6 +135,7 @@ class Sums:
                 running=fare.claimed,
                 agents=agents,
                 capacity=capacity,
+                unplaced=fare.unplaced,
                 bound=limits.CAPABILITY_DEPTH,
                 starved=bool(fare.depth and not agents and not fare.claimed),
                 circuit=circuit.circuit if circuit is not None else "closed",  # type: ignore[arg-type]

@@ -77,6 +77,19 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prefer: dict[str, str] = {}
     """Labels that speak for an agent: the affinity of `resources`."""
     weights: Weights = Weights()
+    require: dict[str, str] = {}
+    """Labels that an agent must have."""
+    accept_ms: int = 500
+    """How long whoever is offered the task has to claim it; then the next one is."""
+    offers_max: int = 3
+    """After so many offers that nobody accepted it is left to whoever is free first."""
+    wait_s: float = 10.0
+    """And after it has waited so long for somebody who is eligible."""
+
+    @property
+    def binding(self) -> bool:
+        """Whether it demands something of an agent that a pull does not look at: then it is never left to one."""
+        return self.strict or bool(self.require) or self.memory_mib > 0
 
     def validate(self) -> Placement:
         """Itself, or `InvalidPayload` naming what does not fit together."""
@@ -89,6 +102,12 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         parts = [getattr(self.weights, name) for name in Weights.__struct_fields__]
         if not all(math.isfinite(part) and part >= 0 for part in parts) or not 0 < sum(parts) < math.inf:
             raise InvalidPayload("weights must be finite, not negative and not all zero", weights=parts)
+        if not 10 <= self.accept_ms <= 60_000:
+            raise InvalidPayload("accept_ms must be 10 to 60000", accept_ms=self.accept_ms)
+        if not 1 <= self.offers_max <= 100:
+            raise InvalidPayload("offers_max must be 1 to 100", offers_max=self.offers_max)
+        if not 0 <= self.wait_s <= 86_400:
+            raise InvalidPayload("wait_s must be 0 to 86400", wait_s=self.wait_s)
         return self
 
 
@@ -176,6 +195,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why the others were not: reason → how many."""
     candidates: tuple[Score, ...] = ()
     """The best first, at most `CANDIDATES_SAID`."""
+    pull: bool = False
+    """It is left to whoever is free first."""
+    again: bool = False
+    """Everybody was tried; the next decision begins with all of them."""
 
 
 class Turns(msgspec.Struct, frozen=True):
@@ -187,11 +210,11 @@ class Turns(msgspec.Struct, frozen=True):
 # --- who may take it -----------------------------------------------------------------------
 
 
-def unfit(asked: Placement, labels: Mapping[str, str], tried: Collection[Ident], one: Candidate) -> str | None:
+def unfit(asked: Placement, tried: Collection[Ident], one: Candidate) -> str | None:
     """Why this candidate may not have the task; None: it may."""
     if one.ident in tried:
         return "tried"
-    if any(one.labels.get(name) != value for name, value in labels.items()):
+    if any(one.labels.get(name) != value for name, value in asked.require.items()):
         return "labels"
     if one.running >= one.capacity:
         return "full"
@@ -290,20 +313,19 @@ def choose(
     candidates: Iterable[Candidate],
     *,
     seed: str,
-    labels: Mapping[str, str] | None = None,
     tried: Collection[Ident] = (),
     turns: Turns | None = None,
 ) -> tuple[Decision, Turns]:
     """Who gets the task.
 
-    `seed`: the task's tenant, key and id.  `labels`: which its agents must have.  `tried`: who was offered it and
-    did not take it.  `turns`: what the last decision of this capability returned, for `round_robin`.
+    `seed`: the task's tenant, key and id.  `tried`: who was offered it and did not take it.  `turns`: what the last
+    decision of this capability returned, for `round_robin`.
     """
     turns = turns or Turns()
     able: list[Candidate] = []
     passed: dict[str, int] = {}
     for one in candidates:
-        why = unfit(asked, labels or {}, tried, one)
+        why = unfit(asked, tried, one)
         if why is None:
             able.append(one)
         else:
@@ -353,6 +375,11 @@ def _history(one: Candidate, slowest_s: float) -> float:
     took_s = one.history.response_s
     fast = 1.0 if took_s is None or slowest_s <= 0 else 1.0 - took_s / slowest_s / 2
     return (1.0 - one.history.failures) * 0.5 + fast * 0.5
+
+
+def spot(seed: str, count: int) -> int:
+    """A place among so many, by the task's name."""
+    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest()) % count
 
 
 def _draw(seed: str, ident: Ident) -> float:

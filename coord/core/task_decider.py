@@ -117,6 +117,8 @@ class TaskDecider:
         self._released: deque[tuple[float, Ident, int]] = deque()
         """(when to look whether it was taken, task, claim that was released)."""
         self._recalled: tuple[Ident, Task] | None = None
+        self.ended: Task | None = None
+        """The task that the newest fact ended, for whoever folds the fact after this; who has seen it takes it away."""
         self._now = 0.0
         self._swept_at = 0.0
         self._looked_at = 0.0
@@ -127,6 +129,15 @@ class TaskDecider:
     def get(self, tenant: str, key: str, id: str) -> Task | None:  # noqa: A002 - an entity's id
         """An open task, not to be changed; None: it is unknown or has ended."""
         return self._tasks.get((tenant, key, id))
+
+    def open_tasks(self) -> Iterable[Task]:
+        """All of them, not to be changed."""
+        return self._tasks.values()
+
+    def held(self, holder: Holder, capability: str) -> int:
+        """Claims of one capability that an instance holds, of this partition's tasks."""
+        held = self._held.get(holder)
+        return 0 if held is None else sum(self._tasks[ident].capability == capability for ident in held)
 
     def usage(self) -> Mapping[tuple[str, str], int]:
         """(tenant, agent) → claims that it holds, those of all its instances."""
@@ -155,7 +166,8 @@ class TaskDecider:
                 return self._claimed_in_vain(fact, None) if fact.event == "claimed" else NONE
             task = self._recollect(ident) or Task(tenant=fact.tenant, key=fact.key, id=fact.id)
         claimant, instance, claim, was = task.claimant, task.instance, task.claims, task.status
-        known, delivered = ident in self._tasks, task.submitted_seq
+        known = ident in self._tasks
+        before = _ack(task) if known and fact.event == "submitted" else NONE
         refusal = task.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
@@ -172,13 +184,13 @@ class TaskDecider:
         if event == "progress":
             return self._progress(task, fact)
         if event == "submitted":
-            return self._submitted(ident, task, fact, delivered if known else 0)
+            return self._submitted(ident, task, fact, before)
         if task.ended:
             return self._ended(ident, task, fact, claim if was == "claimed" else 0, claimant, instance)
         if event in ("failed", "returned", "released"):
             if event == "released":
                 self._released.append((fact.stored_at.timestamp() + _RELEASED_S, ident, task.claims))
-            return (_nak(task, fact.stored_at.timestamp()),)
+            return _nak(task, fact.stored_at.timestamp())
         return NONE  # placed: the scheduler's own
 
     def _count(self, task: Task, was: str | None, event: str, claimant: str | None) -> None:
@@ -228,9 +240,9 @@ class TaskDecider:
         recalled, self._recalled = self._recalled, None
         return recalled[1] if recalled is not None and recalled[0] == ident else None
 
-    def _submitted(self, ident: Ident, task: Task, fact: StoredFact, before: int) -> Iterable[Effect]:
-        """`before`: the submission that this one stands in for, stated again; 0: none."""
-        effects: list[Effect] = [] if not before else [Settle(_queue(task), before, "ack")]
+    def _submitted(self, ident: Ident, task: Task, fact: StoredFact, before: Iterable[Effect]) -> Iterable[Effect]:
+        """`before`: what settles the submission that this one stands in for, stated again."""
+        effects: list[Effect] = list(before)
         self._tasks[ident] = task
         if task.submission.input is not None:
             task.submission = msgspec.structs.replace(task.submission, input=None)  # the log has it
@@ -239,7 +251,7 @@ class TaskDecider:
         if task.status == "claimed":  # stated again: the claim goes on, with the new delivery
             self._hold(ident, task, fact.stored_at.timestamp())
         elif task.status == "waiting":
-            effects.append(_nak(task, fact.stored_at.timestamp()))
+            effects += _nak(task, fact.stored_at.timestamp())
         place = (task.tenant, task.capability, task.queue)
         if place not in self._opened:
             self._opened[place] = self._now
@@ -289,7 +301,8 @@ class TaskDecider:
         self, ident: Ident, task: Task, fact: StoredFact, claim: int, claimant: str | None, instance: str | None
     ) -> Iterable[Effect]:
         del self._tasks[ident]
-        effects: list[Effect] = [Settle(_queue(task), task.submitted_seq, "ack")]
+        self.ended = task
+        effects: list[Effect] = list(_ack(task))
         if task.submission.instance is not None:
             effects.append(_told(task, fact))
         if claim and claimant is not None and fact.agent != claimant:
@@ -306,6 +319,8 @@ class TaskDecider:
                 capability, queue = work.submission_detail(*fact.detail)
             except (WireError, TypeError):
                 return NONE  # no queue has it
+            if queue == work.PLACED:
+                return NONE
             return (Settle(subjects.queue(fact.tenant, capability, queue), fact.seq, "ack"),)
         if fact.event == "claimed":
             return self._claimed_in_vain(fact, task)
@@ -354,12 +369,12 @@ class TaskDecider:
                 released += 1
                 effects.append(_release(task, "gone"))
             else:
-                effects.append(Settle(_queue(task), task.submitted_seq, "extend"))
+                effects += _extend(task)
         while self._released and self._released[0][0] <= now:
             _, ident, claim = self._released.popleft()
             task = self._tasks.get(ident)
             if task is not None and task.status == "queued" and task.claims == claim:
-                effects.append(_nak(task, now))
+                effects += _nak(task, now)
         while self._due and self._due[0][0] <= now and len(effects) < 2 * limits.DECIDER_BURST:
             _, ident, claim = heapq.heappop(self._due)
             effects += self._overdue(ident, claim, now)
@@ -433,10 +448,10 @@ class TaskDecider:
             place = (task.tenant, task.capability, task.queue)
             first[place] = min(first.get(place, task.submitted_seq), task.submitted_seq)
             if task.status == "claimed":
-                settles.append(Settle(_queue(task), task.submitted_seq, "extend"))
+                settles += _extend(task)
             elif task.claims:
                 # Returned, released or failed: whether the broker was told is not known.
-                settles.append(_nak(task, now))
+                settles += _nak(task, now)
         self._opened = dict.fromkeys(first, now)
         return [*(Open(*place, seq) for place, seq in first.items()), *settles]
 
@@ -492,9 +507,19 @@ def _queue(task: Task) -> str:
     return subjects.queue(task.tenant, task.capability, task.queue)
 
 
-def _nak(task: Task, now: float) -> Settle:
+def _ack(task: Task) -> Iterable[Effect]:
+    return () if task.queue == work.PLACED else (Settle(_queue(task), task.submitted_seq, "ack"),)
+
+
+def _extend(task: Task) -> Iterable[Effect]:
+    return () if task.queue == work.PLACED else (Settle(_queue(task), task.submitted_seq, "extend"),)
+
+
+def _nak(task: Task, now: float) -> Iterable[Effect]:
+    if task.queue == work.PLACED:
+        return ()  # no queue has it: the scheduler offers it again
     delay_s = 0.0 if task.retry_at is None else max(0.0, task.retry_at - now)
-    return Settle(_queue(task), task.submitted_seq, "nak", delay_s)
+    return (Settle(_queue(task), task.submitted_seq, "nak", delay_s),)
 
 
 def _overrun_at(task: Task) -> float:

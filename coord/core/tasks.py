@@ -45,6 +45,8 @@ from coord.wire.work import (
     Completed,
     Ended,
     Failed,
+    Placed,
+    Placing,
     Progress,
     Rejected,
     Released,
@@ -105,6 +107,9 @@ _NOT_SUBMITTER = Refusal("task.not_submitter", "only the submitter or a decider 
 _MALFORMED = Refusal("task.malformed", "the body or the subject of this fact is not what its event demands")
 
 
+_NOT_PLACED: Final = Placing()
+
+
 class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A task as its facts leave it.  Mutable: `apply` changes it.  Its fields are what snapshots and the table hold."""
 
@@ -146,6 +151,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of the outcome, as its author measured it."""
     redrives: int = 0
     restated: int = 0
+    placing: Placing | None = None
+    """How far the scheduler has come; None: it has decided nothing."""
 
     @property
     def ended(self) -> bool:
@@ -189,6 +196,9 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
             return None
         if said.restated > self.restated and not self.ended and fact.agent.startswith("_"):
             self.submitted_seq, self.restated = fact.seq, said.restated
+            if queue != self.queue:
+                self.queue = queue  # the scheduler's offers were not accepted: whoever is free first
+                self._reopen()
             return None
         if self.ended and self.status != "completed" and said.redrive == self.redrives + 1:
             self._begin(fact, capability, queue, said)
@@ -202,6 +212,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.submitted_seq, self.submitted_at = fact.seq, fact.stored_at.timestamp()
         self.redrives, self.restated = said.redrive, 0
         self.failures = self.deaths = 0
+        self._reopen()
         self.claimant = self.instance = self.claimed_at = self.retry_at = self.ended_at = None
         self.progress = self.error = self.message = self.run_s = None
 
@@ -224,6 +235,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.claimant, self.instance = fact.agent, said.instance
         self.claimed_at, self.retry_at = fact.stored_at.timestamp(), None
         self.progress = None
+        self._reopen()
         if self.started_first_at is None:
             self.started_first_at = self.claimed_at
         return None
@@ -274,13 +286,14 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         return None
 
     def _returned(self, fact: StoredFact) -> Refusal | None:
-        decode(fact, Returned)
+        said = decode(fact, Returned)
         n = work.number(fact.detail)
         if n is None:
             return _MALFORMED
         if self.ended:
             return _FINISHED
         if n == self.next_claim and self.free:
+            self._declined(fact.agent, said.instance)
             return None  # a delivery that nobody claimed
         refusal = self._held(fact, n)
         if refusal is None:
@@ -320,10 +333,36 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self._end(fact, "expired", "expired", said.reason, None)
         return None
 
-    def _placed(self, _fact: StoredFact) -> Refusal | None:
+    def _placed(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, Placed)
+        n, before = work.number(fact.detail), self.placing or _NOT_PLACED
+        if n is None:
+            return _MALFORMED
         if self.ended:
             return _FINISHED
-        return None if self.free else _CLAIM_TAKEN
+        if not self.free:
+            return _CLAIM_TAKEN
+        if n <= before.n:
+            return _REPEATED
+        tried = () if said.again else before.tried
+        if said.agent is not None:
+            tried = (*tried, (said.agent, said.instance or ""))
+        self.placing = Placing(
+            n=n, agent=said.agent, instance=said.instance, at=fact.stored_at.timestamp(), tried=tried,
+            unplaced=said.agent is None and not said.pull, pull=said.pull,
+        )  # fmt: skip
+        return None
+
+    def _declined(self, agent: str, instance: str | None) -> None:
+        """Whoever is offered it does not take it."""
+        placing = self.placing
+        if placing is not None and placing.agent == agent and placing.instance in (None, instance):
+            self.placing = msgspec.structs.replace(placing, agent=None, instance=None)
+
+    def _reopen(self) -> None:
+        """What was offered is over; decisions go on being counted."""
+        if self.placing is not None:
+            self.placing = Placing(n=self.placing.n)
 
     def _free(self, status: Literal["queued", "waiting"]) -> None:
         self.status = status
@@ -389,7 +428,7 @@ def payload_hash(fact: StoredFact) -> str:
 
 _DECODERS: Final = {
     to: msgspec.json.Decoder(to).decode
-    for to in (Submission, Claim, Progress, Completed, Rejected, Failed, Returned, Released, Ended)
+    for to in (Submission, Claim, Progress, Completed, Rejected, Failed, Returned, Released, Placed, Ended)
 }
 
 

@@ -25,6 +25,8 @@ class Fare(msgspec.Struct):
     failed: int = 0
     """Executions."""
     rejected: int = 0
+    unplaced: int = 0
+    """Of those queued: nobody is eligible by their placement."""
 
     def add(self, other: Fare) -> None:
         """Sum up."""
@@ -34,6 +36,7 @@ class Fare(msgspec.Struct):
         self.completed += other.completed
         self.failed += other.failed
         self.rejected += other.rejected
+        self.unplaced += other.unplaced
 
     @property
     def depth(self) -> int:

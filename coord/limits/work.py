@@ -101,6 +101,21 @@ PLACEMENT_STALE_S: Final = 3.0
 PLACEMENT_AGAIN_MAX_S: Final = 30.0
 """Between two rounds of offers of a task that nobody accepts: a second, doubled up to this."""
 
+PLACEMENT_CANDIDATES_MAX: Final = 256
+"""Agents that are looked at for one placement; of more another part for each task."""
+
+PLACEMENT_LOOK_MAX: Final = 16
+"""Kinds of waiting tasks that are tried when a slot is freed, the most urgent first."""
+
+PLACEMENT_HISTORIES_MAX: Final = 10_000
+"""Agents whose outcomes the scheduler of a process remembers, per capability."""
+
+PLACEMENT_STALE_S: Final = 3.0
+"""A partition's scheduler that has not looked at the time for so long has lost its partition to another process."""
+
+PLACEMENT_AGAIN_MAX_S: Final = 30.0
+"""Between two rounds of offers of a task that nobody accepts: a second, doubled up to this."""
+
 QUEUE_ACK_WAIT_S: Final = 30.0
 """ack_wait of the queues: five times the worst failover; a live claim is extended every third of it."""
 

@@ -18,6 +18,7 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
 from coord.core.deciding import Decider, Presence
+from coord.core.scheduling import Desk
 from coord.runtime import assets
 from coord.runtime.service import Service
 from coord.server.deciders import Factory, deciders
@@ -49,16 +50,20 @@ class DeciderService(Service):
         nats: NatsConfig,
         *,
         presence: Presence | None = None,
-        factory: Factory = deciders,
+        factory: Factory | None = None,
         registry: Metrics | None = None,
     ) -> None:
-        """`presence`: who is there; None: leases are extended whoever holds them."""
+        """`presence`: who is there; None: leases are extended whoever holds them.
+
+        `factory`: the deciders of a partition; default: `coord.server.deciders`.
+        """
         super().__init__("deciders", registry=registry)
         self.instance = _instance_name()
         self.partitions: list[PartitionDecider] = []
         self._nats = nats
         self._presence: Presence = Everybody() if presence is None else presence  # an empty table is falsy
-        self._factory = factory
+        self._desk = desk = Desk()
+        self._factory: Factory = factory or (lambda p: deciders(p, desk))
         self._conn: Connection | None = None
         self._performer: Performer | None = None
         self._queues: Queues | None = None
@@ -142,6 +147,8 @@ class DeciderService(Service):
             if self._performer is not None:
                 self._performer.show()
             self.metrics.decider_snapshot_bytes.set(sum(p.snapshot_bytes for p in self.partitions))
+            for at in list(self._desk.counts):
+                self.metrics.placements.labels(*at).inc(self._desk.counts.pop(at))
             for name, count in held.items():
                 self.metrics.decider_open.labels(decider=name).set(count)
             await self.clock.sleep(_GAUGES_S)

@@ -14,6 +14,7 @@ from coord.core.flags import FlagDecider
 from coord.core.handoff import HandoffDecider
 from coord.core.locks import LockDecider
 from coord.core.presence_decider import PresenceDecider
+from coord.core.scheduling import Desk, PlacementDecider
 from coord.core.signals import SignalDecider
 from coord.core.task_decider import TaskDecider
 from coord.core.timers import TimerDecider
@@ -23,10 +24,12 @@ Factory: TypeAlias = Callable[[int], list[Decider]]
 """The deciders of a partition, new ones at every call."""
 
 
-def deciders(p: int) -> list[Decider]:
-    """New deciders of partition `p`."""
+def deciders(p: int, desk: Desk | None = None) -> list[Decider]:
+    """New deciders of partition `p`.  `desk`: what the schedulers of the process share; None: nothing."""
+    tasks = TaskDecider()
     return [
-        TaskDecider(),
+        tasks,
+        PlacementDecider(p, tasks, Desk() if desk is None else desk),
         PresenceDecider(),
         CapabilityDecider(p),
         SignalDecider(),

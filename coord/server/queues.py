@@ -1,6 +1,6 @@
 """The queues of capabilities: consumers of the log, made when they are first needed, removed when nobody uses them.
 
-A capability has one consumer for each of `work.QUEUES`.  They are made one at a time (the
+A capability has one consumer for each of `work.PRIORITIES`.  They are made one at a time (the
 server looks through the log for each), by whoever asks first:
 
 * ``coord.rpc.{tenant}.task.open`` {capability}: what SDKs call before their first submission
@@ -55,7 +55,7 @@ class OpenAnswer(msgspec.Struct, frozen=True):
     """Of ``task.open``."""
 
     queues: dict[str, str]
-    """Queue (`critical`, `normal`, `batch`, `placed`) → name of its consumer of EVENTS."""
+    """Queue (`critical`, `normal`, `batch`) → name of its consumer of EVENTS."""
 
 
 class SettleRequest(msgspec.Struct, frozen=True):
@@ -136,13 +136,13 @@ class Queues:
 
         Raises `TooManyCapabilities`, and what the API raises.
         """
-        names = {name: subjects.queue(tenant, capability, name) for name in work.QUEUES}
+        names: dict[str, str] = {name: subjects.queue(tenant, capability, name) for name in work.PRIORITIES}
         place = (tenant, capability)
         now = asyncio.get_running_loop().time()
         if not begin and now - self._known.get(place, -_KNOWN_S) < _KNOWN_S:
             return names
         async with self._making:
-            for name in work.QUEUES:
+            for name in work.PRIORITIES:
                 await self._ensure(tenant, capability, name, (begin or {}).get(name))
         self._known[place] = asyncio.get_running_loop().time()
         return names
@@ -156,9 +156,9 @@ class Queues:
             if begins is not None:
                 _log.warning("queues.too_late", consumer=consumer, begins=begins, work_from=from_seq)
                 await self._delete(consumer)
-            elif self._count >= limits.CAPABILITIES_MAX * len(work.QUEUES):
+            elif self._count >= limits.CAPABILITIES_MAX * len(work.PRIORITIES):
                 await self._look()
-                if self._count >= limits.CAPABILITIES_MAX * len(work.QUEUES):
+                if self._count >= limits.CAPABILITIES_MAX * len(work.PRIORITIES):
                     raise errors.TooManyCapabilities(capability=capability, capabilities_max=limits.CAPABILITIES_MAX)
             # Deciders of other partitions are about to name other first submissions.
             start = None if from_seq is None else max(1, from_seq - _EARLIER)

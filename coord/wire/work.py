@@ -28,7 +28,7 @@ PLACED: Final = "placed"
 """Stands in the place of the priority where the scheduler, not the next free agent, decides who gets it."""
 
 QUEUES: Final = (*PRIORITIES, PLACED)
-"""The queues of one capability."""
+"""What may stand there.  Each priority is a queue that is pulled; what is placed is delivered by being offered."""
 
 
 class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,6 +40,24 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str
     """SHA-256, hexadecimal."""
     content: Literal["json", "msgpack"] = "json"
+
+
+class Placing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far the scheduler has come with a task, as ``task.placed.{n}`` and the answers leave it."""
+
+    n: int = 0
+    """Of the newest decision."""
+    agent: str | None = None
+    """Who is offered the task now; None: nobody is."""
+    instance: str | None = None
+    at: float = 0.0
+    """Broker's clock, Unix seconds, of the newest decision."""
+    tried: tuple[tuple[str, str], ...] = ()
+    """(agent, instance) of those who were offered it since it was free last."""
+    unplaced: bool = False
+    """The newest decision was that nobody may have it."""
+    pull: bool = False
+    """The newest decision was to leave it to whoever is free first."""
 
 
 class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,6 +77,7 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     claimed_at: float | None = None
     started_first_at: float | None = None
     retry_at: float | None = None
+    placing: Placing | None = None
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -81,7 +100,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     placement: dict[str, Any] | None = None
     """How the scheduler chooses; None: the next free agent takes it."""
     labels: dict[str, str] = {}
-    """Of agents that may take it, for placement; of the task, for whoever asks."""
+    """Of the task, for whoever looks for it.  Which labels an agent must have is said in `placement` (`require`)."""
     preemptible: bool = False
     """Whether its handler may be made to wait while something critical does."""
     instance: str | None = None
@@ -158,6 +177,18 @@ class Released(msgspec.Struct, frozen=True, omit_defaults=True):
 
     reason: Literal["gone", "timeout", "quarantined", "drained"] = "gone"
     instance: str | None = None
+
+
+class Placed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``task.placed.{n}``, as far as it moves the task; the whole of it is `coord.core.placement.Decision`."""
+
+    agent: str | None = None
+    """Who is offered the task; None: nobody."""
+    instance: str | None = None
+    pull: bool = False
+    """Whoever is free first may take it: it is submitted again, into the queue of its priority."""
+    again: bool = False
+    """Everybody was tried: the next decision begins with all of them."""
 
 
 class Ended(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -142,7 +142,7 @@ async def test_capabilities_are_bounded_and_unused_ones_make_room(hand, start, m
     assert await queues.sweep(unused_s=3_600.0) == []
     removed = await queues.sweep(unused_s=0.0)
     assert {subjects.parse_queue(name) for name in removed} == {
-        ("acme", f"c{n}", queue) for n in range(2) for queue in ("critical", "normal", "batch", "placed")
+        ("acme", f"c{n}", queue) for n in range(2) for queue in ("critical", "normal", "batch")
     }
     for decider in service.deciders():
         if isinstance(decider, TaskDecider):

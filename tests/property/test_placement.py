@@ -165,22 +165,23 @@ ASKED = st.builds(
 
 @given(ASKED, CANDIDATES, st.text(max_size=5), st.randoms(use_true_random=False))
 def test_decisions_are_sound_and_do_not_depend_on_the_order(asked, able, seed, random) -> None:
-    labels = {"gpu": "y"} if random.random() < 0.3 else {}
+    if random.random() < 0.3:
+        asked = msgspec.structs.replace(asked, require={"gpu": "y"})
     offered: list[tuple[str, str]] = []
     while True:  # each target in turn refuses: everybody who may have it is asked once
-        decision, _ = choose(asked, able, seed=seed, labels=labels, tried=offered)
+        decision, _ = choose(asked, able, seed=seed, tried=offered)
         assert decision.considered + sum(decision.passed_over.values()) == len(able)
-        again, _ = choose(asked, random.sample(able, len(able)), seed=seed, labels=labels, tried=offered)
+        again, _ = choose(asked, random.sample(able, len(able)), seed=seed, tried=offered)
         assert again == decision
         msgspec.json.encode(decision)
         if decision.agent is None:
             break
         assert decision.instance is not None
         chosen = next(c for c in able if c.ident == (decision.agent, decision.instance))
-        assert placement.unfit(asked, labels, offered, chosen) is None
+        assert placement.unfit(asked, offered, chosen) is None
         offered.append(chosen.ident)
         assert all(math.isfinite(score.score) for score in decision.candidates)
-    assert len(offered) == sum(placement.unfit(asked, labels, (), c) is None for c in able)
+    assert len(offered) == sum(placement.unfit(asked, (), c) is None for c in able)
 
 
 def test_history_forgets() -> None:
