@@ -30,31 +30,26 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
 from coord import limits
 from coord.core import placement
 from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
-from coord.core.placement import Candidate, Decision, History, Placement, Turns
-from coord.core.presence import PresenceTable, Row
+from coord.core.desk import Desk, Member, Place
+from coord.core.placement import Decision, Placement
+from coord.core.presence import PresenceTable
 from coord.core.task_decider import TOPIC, Holder, Ident, TaskDecider
 from coord.core.tasks import Task, restatement
 from coord.errors import InvalidPayload
-from coord.wire import subjects, work
+from coord.wire import work
 from coord.wire.envelope import StoredFact
 
 AGENT: Final = "_scheduler"
 
-Place: TypeAlias = tuple[str, str]
-"""(tenant, capability)."""
-
 _FREES: Final = frozenset({"completed", "rejected", "failed", "returned", "released", "cancelled", "expired"})
 """What may leave a slot free."""
-
-_FULL_S: Final = 0.5
-"""Who gave an offer back is taken for full so long, or until one of its tasks ends."""
 
 _LOST_S: Final = 2 * limits.PUBLISH_DEADLINE_S
 """A decision that is not in the log by then was never stored."""
@@ -62,199 +57,29 @@ _LOST_S: Final = 2 * limits.PUBLISH_DEADLINE_S
 _RANK: Final = {priority: rank for rank, priority in enumerate(work.PRIORITIES)}
 
 
-class _Entry:
+class _Entry(msgspec.Struct):
     """What is remembered of a task that is to be placed besides its fold."""
 
-    __slots__ = (
-        "again",
-        "asked",
-        "deciding",
-        "due_at",
-        "group",
-        "holder",
-        "n",
-        "not_before",
-        "place",
-        "since",
-        "stated_at",
-    )
-
-    def __init__(self, asked: Placement, place: Place, since: float, group: str) -> None:
-        self.asked = asked
-        self.place = place
-        self.since = since
-        """When it became free (Unix seconds)."""
-        self.group = group
-        """Those of one group are eligible for the same agents: while its first waits the others do."""
-        self.n = 0
-        """The newest decision of the log that was acted upon."""
-        self.deciding = 0
-        """The number of a decision that is on its way to the log; 0: none is."""
-        self.holder: Holder | None = None
-        """Who is offered it, or is about to be: a slot counts as taken."""
-        self.again = 0
-        """How often everybody was tried."""
-        self.not_before = 0.0
-        self.stated_at = 0.0
-        """When that decision was made."""
-        self.due_at = 0.0
-        """When it is looked at next; 0: not by itself."""
-
-
-class Desk:
-    """What the schedulers of all partitions of one process share, so that they do not offer a slot twice.
-
-    All of it is an impression: a wrong one costs an offer that is given back.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-        """(strategy, what became of a decision); whoever shows them takes them out."""
-        self.tracked: set[Place] = set()
-        """Capabilities of which something was to be placed: those of others cost nothing."""
-        self._members: dict[int, PlacementDecider] = {}
-        self._turns: dict[Place, Turns] = {}
-        self._histories: dict[tuple[str, str, str], History] = {}
-        """(tenant, capability, agent) → how its tasks went."""
-        self._full: dict[tuple[Holder, str], float] = {}
-
-    def join(self, p: int, decider: PlacementDecider) -> None:
-        """A partition's scheduler decides from now on; it takes the place of the one before."""
-        self._members[p] = decider
-
-    def track(self, place: Place) -> None:
-        """Something of this capability is to be placed."""
-        if place not in self.tracked and len(self.tracked) < 2 * limits.CAPABILITIES_MAX:
-            self.tracked.add(place)
-
-    def _live(self) -> list[PlacementDecider]:
-        """Those that look at the time: another process has the partitions of the others."""
-        members = self._members.values()
-        stale = max((member.looked_at for member in members), default=0.0) - limits.PLACEMENT_STALE_S
-        return [member for member in members if member.looked_at >= stale]
-
-    def waits(self, place: Place) -> bool:
-        """Whether anything of that capability waits for somebody eligible."""
-        return any(member.waits(place) for member in self._members.values())
-
-    # --- what is known of agents -------------------------------------------------------------
-
-    def learn(self, tenant: str, capability: str, agent: str, run_s: float, *, failed: bool) -> None:
-        """An execution ended."""
-        at = (tenant, capability, agent)
-        history = self._histories.pop(at, None) or History()
-        if len(self._histories) >= limits.PLACEMENT_HISTORIES_MAX:
-            del self._histories[next(iter(self._histories))]  # whoever has ended nothing for longest
-        self._histories[at] = history.after(run_s, failed=failed)
-
-    def histories(self, p: int) -> list[tuple[str, str, str, float, float]]:
-        """For a partition's snapshot: each has those whose agent's name is its own."""
-        return [
-            (*at, h.response_s or 0.0, h.failures)
-            for at, h in self._histories.items()
-            if subjects.partition(at[2]) == p
-        ]
-
-    def recall(self, histories: Iterable[tuple[str, str, str, float, float]]) -> None:
-        """Of a snapshot: what is not known better."""
-        for tenant, capability, agent, response_s, failures in histories:
-            if len(self._histories) < limits.PLACEMENT_HISTORIES_MAX:
-                self._histories.setdefault((tenant, capability, agent), History(response_s, failures))
-
-    def refused(self, holder: Holder, capability: str, now: float) -> None:
-        """It gave an offer back."""
-        if len(self._full) >= limits.PLACEMENT_HISTORIES_MAX:
-            self._full = {who: until for who, until in self._full.items() if until > now}
-        self._full[holder, capability] = now + _FULL_S
-
-    def freed(self, holder: Holder, capability: str) -> None:
-        """One of its slots is free again."""
-        if self._full:
-            self._full.pop((holder, capability), None)
-
-    # --- choosing ------------------------------------------------------------------------------
-
-    def choose(self, asked: Placement, task: Task, presence: PresenceTable, now: float) -> Decision:
-        """Who is offered the task next."""
-        place = (task.tenant, task.capability)
-        tried = () if task.placing is None else task.placing.tried
-        seed = f"{task.tenant}/{task.key}/{task.id}"
-        candidates = list(self._candidates(asked, place, presence, now, seed))
-        turns = self._turns.get(place)
-        decision, turned = placement.choose(asked, candidates, seed=seed, tried=tried, turns=turns)
-        if decision.agent is not None and asked.strategy == "round_robin":
-            self._turns[place] = turned
-        return decision
-
-    def _candidates(
-        self, asked: Placement, place: Place, presence: PresenceTable, now: float, seed: str
-    ) -> Iterator[Candidate]:
-        tenant, capability = place
-        if asked.strategy == "agent" and asked.strict and asked.agent is not None:
-            found: Iterable[Row] = presence.instances(tenant, asked.agent)
-        else:
-            found = presence.rows(tenant, capability)
-        rows = [row for row in found if row.state == "alive" and row.takes]
-        if len(rows) > limits.PLACEMENT_CANDIDATES_MAX:
-            rows = _some(rows, asked, seed)
-        members = self._live()
-        for row in rows:
-            capacity = 0 if row.about is None else row.about.capabilities.get(capability, 0)
-            if row.about is None or not capacity:
-                continue
-            holder = row.ident
-            running = sum(member.taken(holder, capability) for member in members)
-            if self._full and self._full.get((holder, capability), 0.0) > now:
-                running = max(running, capacity)
-            quotas = row.about.quotas
-            free_mib = None
-            if quotas is not None and quotas.memory_mib is not None:
-                free_mib = max(0.0, quotas.memory_mib - (row.beat.memory_mib or 0.0))
-            yield Candidate(
-                agent=row.agent, instance=row.instance, load=row.beat.load, capacity=capacity, running=running,
-                labels=row.about.labels, memory_mib=free_mib, weight=_weight(row.about.labels, capacity),
-                history=self._histories.get((tenant, capability, row.agent), _NO_HISTORY),
-            )  # fmt: skip
-
-    def next(self, place: Place, now: float) -> list[Effect]:
-        """A slot of this capability may be free: the first that waits, of all partitions, that somebody may have."""
-        heads = sorted((head for member in self._live() for head in member.heads(place)), key=lambda head: head[:2])
-        effects: list[Effect] = []
-        for _, _, member, ident in heads[: limits.PLACEMENT_LOOK_MAX]:
-            effects += member.look(ident, now)
-            if member.is_offered(ident):
-                break
-        return effects
-
-
-_NO_HISTORY: Final = History()
-
-
-def _some(rows: list[Row], asked: Placement, seed: str) -> list[Row]:
-    """Of more agents than are looked at: those that the placement names, then others, another part for each task."""
-    from_ = placement.spot(seed, len(rows))
-    rows = rows[from_:] + rows[:from_]
-
-    def named(row: Row) -> bool:
-        labels = {} if row.about is None else row.about.labels
-        return row.agent == asked.agent or (asked.strategy == "label" and labels.get(asked.label) in asked.values)
-
-    def fits(row: Row) -> bool:
-        labels = {} if row.about is None else row.about.labels
-        return all(labels.get(name) == value for name, value in asked.require.items())
-
-    rows = [row for row in rows if fits(row)]
-    rows.sort(key=lambda row: not named(row))
-    return rows[: limits.PLACEMENT_CANDIDATES_MAX]
-
-
-def _weight(labels: dict[str, str], capacity: int) -> float:
-    """Of `round_robin`: the label ``weight``, or as many tasks as it takes at a time."""
-    try:
-        said = float(labels["weight"])
-    except (KeyError, ValueError):
-        return float(capacity)
-    return said if 0 < said < 1e6 else float(capacity)
+    asked: Placement
+    place: Place
+    since: float
+    """When it became free (Unix seconds)."""
+    group: str
+    """Those of one group are eligible for the same agents: while its first waits the others do."""
+    n: int = 0
+    """The newest decision of the log that was acted upon."""
+    deciding: int = 0
+    """The number of a decision that is on its way to the log; 0: none is."""
+    stated_at: float = 0.0
+    """When that decision was made."""
+    holder: Holder | None = None
+    """Who is offered it, or is about to be: a slot counts as taken."""
+    again: int = 0
+    """How often everybody was tried,"""
+    not_before: float = 0.0
+    """and when it begins anew."""
+    due_at: float = 0.0
+    """When it is looked at next; 0: not by itself."""
 
 
 class _Dump(msgspec.Struct):
@@ -300,7 +125,7 @@ class PlacementDecider(Folding):
                 taken += task is not None and task.capability == capability
         return taken
 
-    def heads(self, place: Place) -> Iterator[tuple[int, int, PlacementDecider, Ident]]:
+    def heads(self, place: Place) -> Iterator[tuple[int, int, Member, Ident]]:
         """Of each group of a capability that waits the first, and its rank: priority, then the order of the log."""
         for group in self._waiting.get(place, {}).values():
             ident, seq = next(iter(group.items()))

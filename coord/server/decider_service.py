@@ -18,7 +18,7 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
 from coord.core.deciding import Decider, Presence
-from coord.core.scheduling import Desk
+from coord.core.desk import Desk
 from coord.runtime import assets
 from coord.runtime.service import Service
 from coord.server.deciders import Factory, deciders

@@ -10,11 +10,12 @@ from typing import Final, TypeAlias
 
 from coord.core.capability import CapabilityDecider
 from coord.core.deciding import Decider
+from coord.core.desk import Desk
 from coord.core.flags import FlagDecider
 from coord.core.handoff import HandoffDecider
 from coord.core.locks import LockDecider
 from coord.core.presence_decider import PresenceDecider
-from coord.core.scheduling import Desk, PlacementDecider
+from coord.core.scheduling import PlacementDecider
 from coord.core.signals import SignalDecider
 from coord.core.task_decider import TaskDecider
 from coord.core.timers import TimerDecider

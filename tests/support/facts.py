@@ -68,7 +68,7 @@ class Log:
             self._stated.add(place)
             data = effect.data
             if effect.merge_seq is not None:
-                data = {**(self.facts[effect.merge_seq - 1].data or {}), **data}
+                data = {**(self.facts[effect.merge_seq - 1].data or {}), **msgspec.to_builtins(data)}
             self.state(effect.agent, effect.kind, effect.id, effect.event, *effect.detail, key=effect.key, data=data)
 
     def pass_s(self, seconds: float, presence: Any = None) -> None:
