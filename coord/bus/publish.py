@@ -48,7 +48,7 @@ from coord import errors, limits
 from coord.bus import errors_map
 from coord.bus.connection import Connection, Subscription
 from coord.bus.duplicates import DuplicateJudge
-from coord.bus.patched import Message
+from coord.bus.patched import Message, as_message
 from coord.core import retry
 from coord.core.retry import RetryPolicy, Sending
 from coord.runtime import clock
@@ -172,7 +172,7 @@ class AckPipeline:
         self._now = clock.monotonic  # not the loop's time, which uvloop keeps in whole milliseconds
         self._inbox = conn.new_inbox()
         self._prefix = self._inbox + "."
-        self._prefix_chars = len(self._prefix)
+        self._prefix_bytes = len(self._prefix.encode())
         self._subscription: Subscription | None = None
         self._pending: dict[int, Publication] = {}
         self._next_token = 0
@@ -196,7 +196,7 @@ class AckPipeline:
         """Subscribe to the acks; `options` are the constructor's."""
         pipeline = cls(conn, policy, **options)
         try:
-            pipeline._subscription = await conn.subscribe(pipeline._prefix + "*", pipeline._on_answer)
+            pipeline._subscription = await conn.subscribe_bytes(pipeline._prefix + "*", pipeline._on_answer)
         except BaseException:
             await pipeline.close()
             raise
@@ -305,25 +305,24 @@ class AckPipeline:
 
     # --- answers -------------------------------------------------------------------------
 
-    def _on_answer(self, message: Message) -> None:
-        token = message.subject[self._prefix_chars :]
+    def _on_answer(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        token = subject[self._prefix_bytes :]
         # "12" answers the first send of message 12, "12-1" its first resend.
-        number, dash, resend = token.partition("-")
+        number, dash, resend = token.partition(b"-")
         try:
             publication = self._pending.get(int(number))
         except ValueError:
             return  # not an answer to us
-        if publication is None or (dash and not resend.isdecimal()):
+        if publication is None or (dash and not resend.isdigit()):
             return  # settled: an answer to another send of the same message
-        data = message.data
         # A refusal also says "seq":0: look for the error first.
-        if message.raw_headers is not None or b'"error"' in data:
-            self._on_refusal(publication, message)
+        if headers or b'"error"' in data:
+            self._on_refusal(publication, as_message(subject, reply, headers, data))
             return
         try:
             ack = _decode_ack(data)
         except msgspec.MsgspecError:
-            self._not_an_ack(publication, message)
+            self._not_an_ack(publication, as_message(subject, reply, headers, data))
             return
         if ack.duplicate and (not dash or publication.contested):
             self._compare(publication, ack)

@@ -30,7 +30,8 @@ from coord.runtime import clock
 from coord.wire import authors, codec, frames, headers
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, format_time
 from coord.wire.facts import REGISTRY
-from coord.wire.subjects import FactSubject, SampleSubject
+from coord.wire.records import StoredFact
+from coord.wire.subjects import LOG_PREFIX, FactSubject, SampleSubject
 
 _SHAPES_MAX: Final = 4_096
 """Kinds and series remembered; an agent has a few dozen."""
@@ -107,6 +108,21 @@ class Message(msgspec.Struct, gc=False):
     event_id: str
 
 
+class Sequel(msgspec.Struct, frozen=True, gc=False):
+    """What all facts have in common that a received one causes and that are about its entity."""
+
+    kind: str
+    key: str
+    id: str
+    entity: str
+    """The stored subject up to the entity: `subjects.entity_of`."""
+    extra: str
+    """Header lines that say the following."""
+    correlation_id: str
+    causation_id: str
+    traceparent: str | None
+
+
 class FramedFact(msgspec.Struct, gc=False):
     """A fact as an entry of a frame."""
 
@@ -156,16 +172,49 @@ class Encoder:
             traceparent=fact.traceparent or cause.traceparent,
         )
 
-    def single(self, fact: Fact, shape: Shape) -> Message:
-        """A fact as a message of its own; raises the `WireError` a reader would dead-letter it with."""
+    def single(self, fact: Fact, shape: Shape, more: str = "") -> Message:
+        """A fact as a message of its own; raises the `WireError` a reader would dead-letter it with.
+
+        `more`: header lines for the broker, each with its end.
+        """
         extra = self._extra(fact)
         event_id = fact.event_id or new_event_id()
         if extra is None or not _plain_id(event_id):
-            return self._by_reference(fact, event_id)
+            return self._by_reference(fact, event_id, more)
         subject = self._subject(fact, shape)
         moment = self._time_text(now_us()) if fact.occurred_at is None else format_time(fact.occurred_at)
-        block = f"{shape.head % (event_id, moment, event_id)}{extra}\r\n".encode()
+        block = f"{shape.head % (event_id, moment, event_id)}{extra}{more}\r\n".encode()
         return Message(subject, block, self._body(fact.data), event_id)
+
+    def sequel(self, fact: StoredFact) -> Sequel | None:
+        """For `follow`; None: what this fact causes has to be encoded by `single`."""
+        correlation, cause, trace = fact.correlation_id or fact.event_id, fact.event_id, fact.traceparent
+        if not (_plain_value(correlation) and _plain_value(cause) and (trace is None or _plain_trace(trace))):
+            return None
+        extra = f"{headers.CORRELATION}: {correlation}\r\n{headers.CAUSATION}: {cause}\r\n"
+        if trace is not None:
+            extra += f"{headers.TRACEPARENT}: {trace}\r\n"
+        entity = f"{LOG_PREFIX}{fact.partition}.{fact.tenant}.{fact.key}.{fact.kind}.{fact.id}"
+        return Sequel(fact.kind, fact.key, fact.id, entity, extra, correlation, cause, trace)
+
+    def follow(self, sequel: Sequel, event: str, detail: str, data: Any, event_id: str, more: str = "") -> Message:
+        """`single`, of a fact that has nothing else: the same bytes for half the work.
+
+        `detail`: valid tokens joined by dots, or nothing.  `event_id`: `new_event_id`'s.  That key and id are tokens
+        is known: they were read.
+        """
+        shape = self._shapes.get((sequel.kind, event))
+        if shape is None or shape.each or REGISTRY.of_payload(data) is not None:
+            fact = Fact(
+                kind=sequel.kind, id=sequel.id, key=sequel.key, event=event, data=data, event_id=event_id,
+                detail=tuple(detail.split(".")) if detail else (), correlation_id=sequel.correlation_id,
+                causation_id=sequel.causation_id, traceparent=sequel.traceparent,
+            )  # fmt: skip
+            return self.single(fact, self.shape(fact), more)
+        subject = shape.subject % (sequel.key, sequel.id)
+        moment = self._time_text(now_us())
+        block = f"{shape.head % (event_id, moment, event_id)}{sequel.extra}{more}\r\n".encode()
+        return Message(f"{subject}.{detail}" if detail else subject, block, self._body(data), event_id)
 
     def entry(self, fact: Fact, shape: Shape) -> FramedFact | None:
         """A fact as an entry of a frame; None: it has to travel alone."""
@@ -253,12 +302,15 @@ class Encoder:
             return b""
         return _checked_json(data) if self._config.content == "json" else codec.encode(data, "msgpack")
 
-    def _by_reference(self, fact: Fact, event_id: str) -> Message:
+    def _by_reference(self, fact: Fact, event_id: str, more: str) -> Message:
         encoded = encode_fact(
             fact, tenant=self.tenant, agent=self.agent, event_id=event_id,
             occurred_at=clock.utc_now(), content=self._config.content,
         )  # fmt: skip
-        return Message(encoded.subject, encoded.header_block(), encoded.body, event_id)
+        block = encoded.header_block()
+        if more:
+            block = b"%b%b\r\n" % (block[:-2], more.encode())
+        return Message(encoded.subject, block, encoded.body, event_id)
 
     # --- samples and frames --------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -58,8 +59,8 @@ class Execution:
     """See the module.  Made for a delivery that has a slot; `begin` or `look` starts it."""
 
     __slots__ = (
-        "_aio_task", "_outcome_sent", "_overran", "_refusals", "began_at", "claim", "ctx", "ended_because", "fact",
-        "gate", "handles", "overruns_at", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
+        "_aio_task", "_outcome_sent", "_overran", "_refusals", "_sequel", "began_at", "claim", "ctx", "ended_because",
+        "fact", "gate", "handles", "overruns_at", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +90,7 @@ class Execution:
         self._overran = False
         self._refusals = 0
         """Of the claim's number, though the task seems to be free."""
+        self._sequel = worker.stating.sequel(fact)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -107,7 +109,6 @@ class Execution:
         self._aio_task = asyncio.get_running_loop().create_task(looking, name=f"task-{self.fact.id}")
 
     def _state_claim(self, n: int, *, attempt: int) -> None:
-        said = work.Claim(instance=self.worker.instance)
         self._refusals = self._refusals if n == self.claim else 0
         self.claim = n
         # A claim that nobody believes (stated too early, by whomever) makes the broker refuse the one that would be
@@ -128,17 +129,29 @@ class Execution:
                 _log.warning("worker.claim_failed", task=self.fact.id, error=statement.error)
                 self.worker.left(self)
 
-        claim = self._about("claimed", said, (str(n),))
-        self.worker.stating.send(claim, once=None if judged else "event", then=stored)
+        self._state("claimed", self.worker.claim, detail=str(n), once=not judged, then=stored)
 
-    def _about(self, event: str, said: Any, detail: tuple[str, ...] = ()) -> Fact:
-        """A fact about the task, caused by its submission."""
-        fact = self.fact
-        return Fact(
-            kind="task", id=fact.id, key=fact.key, event=event, detail=detail, data=said, event_id=new_event_id(),
-            correlation_id=fact.correlation_id or fact.event_id, causation_id=fact.event_id,
+    def _state(
+        self,
+        event: str,
+        said: Any,
+        *,
+        detail: str = "",
+        event_id: str | None = None,
+        once: bool = False,
+        then: Callable[[Statement], None],
+    ) -> None:
+        """State a fact about the task, caused by its submission."""
+        stating, fact = self.worker.stating, self.fact
+        if self._sequel is not None:
+            stating.follow(self._sequel, event, said, detail=detail, event_id=event_id, once=once, then=then)
+            return
+        unusual = Fact(
+            kind="task", id=fact.id, key=fact.key, event=event, detail=(detail,) if detail else (), data=said,
+            event_id=event_id, correlation_id=fact.correlation_id or fact.event_id, causation_id=fact.event_id,
             traceparent=fact.traceparent,
         )  # fmt: skip
+        stating.send(unusual, once="event" if once else None, then=then)
 
     async def _look(self, *, until_known: bool) -> None:
         """Read the task, and do what follows; what is read may be stale, then a claim is refused again."""
@@ -324,23 +337,47 @@ class Execution:
     async def _state_outcome(self, event: str, said: Any) -> None:
         assert self.ctx is not None
         self._outcome_sent = True
-        await self.ctx.settled()
-        fact = self._about(event, said)
-        wait_s = _AGAIN_S
+        if self.ctx.has_spoken:
+            await self.ctx.settled()
         self.worker.finishing(self)
+        if self.worker.stating.is_full:
+            await self._state_outcome_later(event, said, new_event_id(), 0.0)
+        else:
+            self._send_outcome(event, said, new_event_id(), _AGAIN_S)
+
+    def _send_outcome(self, event: str, said: Any, event_id: str, wait_s: float) -> None:
+        """State the outcome; when it may not be stored, state it again after `wait_s`, in a task of its own."""
+
+        def stored(statement: Statement) -> None:
+            if statement.error is None:
+                self.worker.left(self, outcome=event)
+            else:
+                failed(statement.error)
+
+        def failed(error: errors.CoordError) -> None:
+            if not error.retryable:
+                _log.error("worker.outcome_refused", task=self.fact.id, outcome=event, error=error)
+                self.worker.left(self, outcome=event)
+                return
+            _log.warning("worker.outcome_not_stored", task=self.fact.id, outcome=event, error=error)
+            again = self._state_outcome_later(event, said, event_id, wait_s)
+            self._aio_task = asyncio.get_running_loop().create_task(again, name=f"task-{self.fact.id}")
+
+        try:
+            self._state(event, said, event_id=event_id, then=stored)
+        except errors.CoordError as exc:
+            failed(exc)
+
+    async def _state_outcome_later(self, event: str, said: Any, event_id: str, wait_s: float) -> None:
+        """State it when there is room, however long that takes."""
+        await asyncio.sleep(wait_s)
         while True:
             try:
                 await self.worker.stating.room()
-                await self.worker.stating.send(fact)
                 break
-            except errors.CoordError as exc:
-                if not exc.retryable:
-                    _log.error("worker.outcome_refused", task=self.fact.id, outcome=event, error=exc)
-                    break
+            except errors.Overloaded as exc:
                 _log.warning("worker.outcome_not_stored", task=self.fact.id, outcome=event, error=exc)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _AGAIN_MOST_S)
-        self.worker.left(self, outcome=event)
+        self._send_outcome(event, said, event_id, min(2 * max(wait_s, _AGAIN_S), _AGAIN_MOST_S))
 
 
 def _described(exc: Exception) -> tuple[str, str]:

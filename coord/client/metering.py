@@ -6,7 +6,7 @@ them twice a second and at the end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -139,26 +139,45 @@ class Meter:
 
 
 class CapabilityMeter:
-    """What a worker counts of one capability; the labels are looked up once."""
+    """Counts what a worker does with tasks of one capability; `sync` tells the metrics."""
 
     def __init__(self, metrics: Metrics, capability: str) -> None:
-        self.ran = metrics.task_run_seconds.labels(capability)
-        self.preempted = metrics.task_preempted.labels(capability)
         self._metrics = metrics
         self._capability = capability
-        self._outcomes: dict[str, Any] = {}
-        self._waits: dict[str, Any] = {}
+        self._waits: dict[str, list[float]] = {}
+        self._runs: list[float] = []
+        self._outcomes: dict[str, int] = {}
+        self._preempted = 0
 
-    def outcome(self, outcome: str) -> Any:
-        """The counter of executions that ended so."""
-        counter = self._outcomes.get(outcome)
-        if counter is None:
-            counter = self._outcomes[outcome] = self._metrics.task_outcomes.labels(self._capability, outcome)
-        return counter
+    def began(self, priority: str, waited_s: float) -> None:
+        """A task of this priority is about to run."""
+        waits = self._waits.get(priority)
+        if waits is None:
+            waits = self._waits[priority] = []
+        waits.append(waited_s)
 
-    def waited(self, priority: str) -> Any:
-        """The histogram of how long tasks of a priority waited."""
-        histogram = self._waits.get(priority)
-        if histogram is None:
-            histogram = self._waits[priority] = self._metrics.task_wait_seconds.labels(self._capability, priority)
-        return histogram
+    def ended(self, outcome: str, ran_s: float) -> None:
+        """It is over."""
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        self._runs.append(ran_s)
+        if len(self._runs) >= _OBSERVED_MAX:
+            self.sync()
+
+    def preempted(self) -> None:
+        """It is held for something critical."""
+        self._preempted += 1
+
+    def sync(self) -> None:
+        """Bring the metrics up to date."""
+        m, capability = self._metrics, self._capability
+        for priority, waits in self._waits.items():
+            telemetry.observe_many(m.task_wait_seconds.labels(capability, priority), waits)
+            waits.clear()
+        telemetry.observe_many(m.task_run_seconds.labels(capability), self._runs)
+        self._runs.clear()
+        for outcome, count in self._outcomes.items():
+            m.task_outcomes.labels(capability, outcome).inc(count)
+        self._outcomes.clear()
+        if self._preempted:
+            m.task_preempted.labels(capability).inc(self._preempted)
+            self._preempted = 0

@@ -15,26 +15,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, PubAck, Publication
 from coord.client import context
 from coord.client.config import PublisherConfig
-from coord.client.encoding import Encoder
+from coord.client.encoding import Encoder, Message, Sequel, new_event_id
 from coord.runtime import clock
 from coord.wire import headers, subjects
-from coord.wire.records import Fact
+from coord.wire.records import Fact, StoredFact
 
 Once: TypeAlias = Literal["entity", "event"] | None
 
-_FIRST: Final = f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: 0\r\n{headers.EXPECTED_LAST_SUBJECT}: ".encode()
-_END: Final = b"\r\n\r\n"
 
-
-def _after(seq: int) -> bytes:
-    return _FIRST.replace(b": 0\r", f": {seq}\r".encode(), 1)
+def _condition(subject: str, last: int) -> str:
+    """The lines that have the broker store a fact only if the newest one under a filter is at `last`; 0: none is."""
+    return f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: {last}\r\n{headers.EXPECTED_LAST_SUBJECT}: {subject}\r\n"
 
 
 class Statement(Publication, eq=False):
@@ -71,6 +69,11 @@ class Stating:
         """Statements without an answer yet."""
         return self._pipeline.inflight
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `room` would wait."""
+        return self._pipeline.inflight >= self._inflight_max
+
     async def state(self, fact: Fact, *, once: Once = None) -> PubAck:
         """State `fact` and wait until it is stored.
 
@@ -82,11 +85,11 @@ class Stating:
 
     async def room(self) -> None:
         """Return when another statement may be sent; `Overloaded` when that takes too long."""
-        if self._pipeline.inflight < self._inflight_max:
+        if not self.is_full:
             return
         try:
             async with asyncio.timeout(limits.OVERLOAD_WAIT_S):
-                while self._pipeline.inflight >= self._inflight_max:
+                while self.is_full:
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError as exc:
@@ -109,30 +112,54 @@ class Stating:
         """
         if context.current() is not None:
             fact = self._encoder.caused(fact)
-        message = self._encoder.single(fact, self._encoder.shape(fact))
-        block = message.headers
+        more = ""
         if once is not None or last is not None:
             if entity is None:
                 key = fact.id if fact.key is None else fact.key
                 entity = subjects.entity_of(subjects.entity_filter(self.tenant, key, fact.kind, fact.id))
             first = f"{entity}.>" if once != "event" else ".".join((entity, "*", fact.event, *fact.detail))
-            block = b"%b%b%b%b" % (block[:-2], _FIRST if last is None else _after(last), first.encode(), _END)
+            more = _condition(first, last or 0)
+        return self._submit(self._encoder.single(fact, self._encoder.shape(fact), more), then)
+
+    def sequel(self, fact: StoredFact) -> Sequel | None:
+        """What `follow` needs of a fact that was read; None: what it causes has to be sent by `send`."""
+        return self._encoder.sequel(fact)
+
+    def follow(
+        self,
+        sequel: Sequel,
+        event: str,
+        data: Any,
+        *,
+        detail: str = "",
+        event_id: str | None = None,
+        once: bool = False,
+        then: Callable[[Statement], None],
+    ) -> Statement:
+        """`send` a fact about the entity of one that was read, caused by it: every task has two.
+
+        `detail`: valid tokens joined by dots.  `event_id`: `new_event_id`'s, where it may have to be sent again.
+        `once`: as ``once="event"``.
+        """
+        more = _condition(f"{sequel.entity}.*.{event}{'.' if detail else ''}{detail}", 0) if once else ""
+        return self._submit(self._encoder.follow(sequel, event, detail, data, event_id or new_event_id(), more), then)
+
+    def _submit(self, message: Message, then: Callable[[Statement], None] | None) -> Statement:
         now = clock.monotonic()
         statement = Statement(
             deadline_at=now + self._deadline_s,
             subject=message.subject,
-            headers=block,
+            headers=message.headers,
             body=message.body,
+            awaited=then is not None,  # then somebody is told
             event_id=message.event_id,
             then=then,
         )
-        if then is not None:
-            statement.awaited = True  # somebody is told
         self._pipeline.submit(statement, now)
         return statement
 
     def _settled(self, publication: Publication) -> None:
-        if not self._room.is_set() and self._pipeline.inflight < self._inflight_max:
+        if not self._room.is_set() and not self.is_full:
             self._room.set()
         assert isinstance(publication, Statement), "nobody else submits to this pipeline"
         then, publication.then = publication.then, None

@@ -152,6 +152,11 @@ class TaskContext:
         fact = Fact(kind="task", id=self.task_id, key=self.key, event="progress", data=said)
         self._progress = await self.coord.emit(fact)
 
+    @property
+    def has_spoken(self) -> bool:
+        """Whether progress was said that may not be stored yet."""
+        return self._progress is not None
+
     async def settled(self) -> None:
         """Return when the last progress is stored, so that the outcome comes after it."""
         if self._progress is not None and not self._progress.done:

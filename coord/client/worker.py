@@ -71,6 +71,8 @@ class Worker:
         self.tenant = coord.tenant
         self.name = coord.agent
         self.instance = coord.instance
+        self.claim = work.Claim(instance=coord.instance)
+        """What each of its claims says."""
         self.stating = coord.stating
         self.payloads = coord.payloads
         self.stats = WorkerStats()
@@ -169,6 +171,8 @@ class Worker:
         for job in self._jobs:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
+        for meter in self._meters.values():
+            meter.sync()
 
     async def wait(self) -> None:
         """Return when nothing is held."""
@@ -304,6 +308,8 @@ class Worker:
                 execution.overrun()
         for puller in self._pullers.values():
             puller.hasten(hasty=holds_long)
+        for meter in self._meters.values():
+            meter.sync()
         if stood_still:
             self._verify_soon()
 
@@ -326,21 +332,19 @@ class Worker:
         """Its handler is about to run."""
         self.stats.claimed += 1
         waited_s = clock.unix() - execution.fact.stored_at.timestamp()
-        self._meter(execution.handles.capability).waited(execution.queue).observe(max(0.0, waited_s))
+        self._meter(execution.handles.capability).began(execution.queue, max(0.0, waited_s))
 
     def preempted(self, execution: Execution) -> None:
         """It is held for something critical."""
         self.stats.preempted += 1
-        self._meter(execution.handles.capability).preempted.inc()
+        self._meter(execution.handles.capability).preempted()
 
     def left(self, execution: Execution, *, outcome: str | None = None) -> None:
         """It is over."""
         capability = execution.handles.capability
         if execution.started:
-            meter = self._meter(capability)
-            meter.ran.observe(clock.monotonic() - execution.began_at)
             ended = "returned" if execution.ended_because == "drained" else "dropped"
-            meter.outcome(outcome or ended).inc()
+            self._meter(capability).ended(outcome or ended, clock.monotonic() - execution.began_at)
         if self._executions.get(execution.place) is execution:
             del self._executions[execution.place]
         if outcome in ("completed", "failed", "rejected"):

@@ -20,6 +20,7 @@ from coord.client import context, encoding
 from coord.client.config import CRITICAL, STATUS, PublisherConfig
 from coord.client.encoding import Encoder, Message, sample_entry
 from coord.client.receipt import Receipt
+from coord.runtime import clock
 from coord.wire import codec, frames, headers
 from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample, decode_message, encode_fact, encode_frame
 from coord.wire.facts import REGISTRY
@@ -40,12 +41,7 @@ def freeze(monkeypatch: pytest.MonkeyPatch, now_us: int) -> None:
     monkeypatch.setattr(encoding, "now_us", lambda: now_us)
     monkeypatch.setattr(encoding, "new_event_id", lambda: "019aa3b2-0000-7000-8000-000000000001")
 
-    class FrozenDatetime(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return now.astimezone(tz)
-
-    monkeypatch.setattr(encoding, "datetime", FrozenDatetime)
+    monkeypatch.setattr(clock, "utc_now", lambda: now)
 
 
 def encoder(content: str = "json") -> Encoder:
@@ -133,6 +129,62 @@ def test_every_fact_has_the_reference_bytes(fields: dict[str, Any], content: str
         for _ in range(2):  # the first makes the shape, the second uses it
             assert outcome(lambda: fast.single(fact, fast.shape(fact))) == wanted
         note(wanted)
+
+
+@given(
+    fields=st.fixed_dictionaries({name: GOOD[name] for name in ("id", "key", "data", "traceparent")}),
+    event=st.sampled_from([("task", "completed"), ("task", "claimed"), ("file", "scanned"), ("agent", "status")]),
+    detail=st.sampled_from([(), ("1",), ("a", "b-2")]),
+    correlation=VALUES,
+    cause=st.sampled_from(["e1", "a b", "%", "019aa3b2-0000-7000-8000-000000000009"]),
+    content=st.sampled_from(["json", "msgpack"]),
+    more=st.sampled_from(["", "Nats-Expected-Last-Subject-Sequence: 0\r\n"]),
+)
+def test_a_sequel_has_the_bytes_of_a_fact_that_says_the_same(
+    fields: dict[str, Any],
+    event: tuple[str, str],
+    detail: tuple[str, ...],
+    correlation: str | None,
+    cause: str,
+    content: str,
+    more: str,
+) -> None:
+    kind, name = event
+    if kind == "agent":
+        fields["id"] = fields["key"] = "a1"
+    said = Fact(kind=kind, id=fields["id"], key=fields["key"], event="submitted" if kind == "task" else "progress")
+    first = msgspec.structs.replace(
+        said, detail=("no-op", "normal") if kind == "task" else (), event_id=cause, correlation_id=correlation,
+        traceparent=fields["traceparent"], event="status" if kind == "agent" else said.event,
+    )  # fmt: skip
+    made = encode_fact(first, tenant="acme", agent="a2" if kind != "agent" else "a1", event_id=cause, occurred_at=NOW)
+    stored = parse_published(made.subject)
+    assert isinstance(stored, FactSubject)
+    (read,) = decode_message(stored.stored, made.header_block(), made.body, 7, NOW)
+    assert isinstance(read, StoredFact)
+    wanted = Fact(
+        kind=kind, id=read.id, key=read.key, event=name, detail=detail, data=fields["data"],
+        correlation_id=correlation or cause, causation_id=cause, traceparent=fields["traceparent"],
+    )  # fmt: skip
+    fast = encoder(content)
+    sequel = fast.sequel(read)
+    other = encoder(content)
+    said_as = (name, ".".join(detail), fields["data"], encoding.new_event_id(), more)
+    if sequel is not None:
+        assert sequel.entity == ".".join(stored.stored.split(".")[:7])
+        for _ in range(2):  # the first makes the shape
+            expected = outcome(lambda: other.single(wanted, other.shape(wanted), more))
+            assert outcome(lambda: fast.follow(sequel, *said_as)) == expected
+            note(expected)
+    assert (sequel is None) == (" " in cause or "%" in cause or (correlation not in (None, "c-1", "x" * 1024)))
+
+
+def test_lines_for_the_broker_stand_behind_the_others_whichever_way_a_fact_took() -> None:
+    for type_ in (None, "org.example.scanned"):
+        fact = Fact(kind="file", id="f1", event="scanned", type=type_)
+        fast = encoder()
+        plain, told = (fast.single(fact, fast.shape(fact), more) for more in ("", "A: 1\r\nB: 2\r\n"))
+        assert told.headers == plain.headers[:-2] + b"A: 1\r\nB: 2\r\n\r\n"
 
 
 @pytest.mark.parametrize(("broken", "value"), [(name, value) for name, values in BAD.items() for value in values])
