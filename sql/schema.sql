@@ -151,7 +151,7 @@ COMMENT ON COLUMN coord.agent.epoch IS 'See seq.';
 COMMENT ON COLUMN coord.agent.idx IS 'See seq.';
 COMMENT ON COLUMN coord.agent.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.agent.agent IS 'The agent''s name.';
-COMMENT ON COLUMN coord.agent.state IS 'alive, suspect, draining, left or gone.';
+COMMENT ON COLUMN coord.agent.state IS 'alive, suspect, draining, quarantined, left or gone.';
 COMMENT ON COLUMN coord.agent.status IS 'What it last said about itself.';
 COMMENT ON COLUMN coord.agent.status_rev IS
   'Run and number of the statement that status is, and the changes that wait for a missing one; null: a plain status.';
@@ -214,7 +214,8 @@ COMMENT ON COLUMN coord.task.redrives IS 'How often it was submitted again after
 COMMENT ON COLUMN coord.task.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.task.key IS 'Its ordering key.';
 COMMENT ON COLUMN coord.task.id IS 'The task.';
-COMMENT ON COLUMN coord.task.status IS 'queued, claimed, waiting, completed, rejected, failed, cancelled or expired.';
+COMMENT ON COLUMN coord.task.status IS
+  'queued, claimed, waiting, completed, rejected, failed, cancelled or expired; lost: the log that held it is gone.';
 COMMENT ON COLUMN coord.task.capability IS 'What an agent must be able to do.';
 COMMENT ON COLUMN coord.task.queue IS 'critical, normal, batch or placed.';
 COMMENT ON COLUMN coord.task.priority IS 'critical, normal or batch.';
@@ -261,7 +262,8 @@ COMMENT ON COLUMN coord.workflow.idx IS 'See seq.';
 COMMENT ON COLUMN coord.workflow.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.workflow.key IS 'Its ordering key.';
 COMMENT ON COLUMN coord.workflow.id IS 'The workflow.';
-COMMENT ON COLUMN coord.workflow.status IS 'running, compensating, completed, failed or cancelled.';
+COMMENT ON COLUMN coord.workflow.status IS
+  'running, compensating, completed, failed or cancelled; lost: the log that held it is gone.';
 COMMENT ON COLUMN coord.workflow.name IS 'Of its definition.';
 COMMENT ON COLUMN coord.workflow.version IS 'Of its definition.';
 COMMENT ON COLUMN coord.workflow.submitter IS 'Who started it.';
@@ -312,7 +314,8 @@ COMMENT ON COLUMN coord.handoff.escalations IS 'How often it went to a coordinat
 COMMENT ON COLUMN coord.handoff.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.handoff.key IS 'Its ordering key.';
 COMMENT ON COLUMN coord.handoff.id IS 'The handoff.';
-COMMENT ON COLUMN coord.handoff.status IS 'seeking, offered, accepted, withdrawn or expired.';
+COMMENT ON COLUMN coord.handoff.status IS
+  'seeking, offered, accepted, withdrawn or expired; lost: the log that held it is gone.';
 COMMENT ON COLUMN coord.handoff.offerer IS 'Who offered it.';
 COMMENT ON COLUMN coord.handoff.addressee IS 'Who is asked, or has accepted; null: nobody is.';
 COMMENT ON COLUMN coord.handoff.instance IS 'Which instance of that agent.';

@@ -36,6 +36,7 @@ AGENT: Final = "_signal"
 _MALFORMED: Final = "signal.malformed"
 _NOT_WAITER: Final = Refusal("signal.not_waiter", "only whoever waits, or a decider, may say that the wait is over")
 _WAIT_TAKEN: Final = Refusal("signal.wait_taken", "somebody else waits under this token")
+_FULL: Final = Refusal("signal.too_many", "too many wait for this signal")
 _NO_WAIT: Final = Refusal("signal.no_wait", "nobody waits for it under this token")
 
 _LOOK_EVERY_S: Final = 5.0
@@ -129,6 +130,8 @@ class Latch(msgspec.Struct, kw_only=True, omit_defaults=True):
             return None if known.agent == fact.agent else _WAIT_TAKEN
         if self.raised:
             return None
+        if len(self.waits) >= limits.SIGNAL_WAITS_MAX:
+            return _FULL
         agent, since = fact.agent, fact.stored_at.timestamp()
         if own:
             agent, since = said.agent or agent, since if said.since is None else said.since

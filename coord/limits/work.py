@@ -101,21 +101,6 @@ PLACEMENT_STALE_S: Final = 3.0
 PLACEMENT_AGAIN_MAX_S: Final = 30.0
 """Between two rounds of offers of a task that nobody accepts: a second, doubled up to this."""
 
-PLACEMENT_CANDIDATES_MAX: Final = 256
-"""Agents that are looked at for one placement; of more another part for each task."""
-
-PLACEMENT_LOOK_MAX: Final = 16
-"""Kinds of waiting tasks that are tried when a slot is freed, the most urgent first."""
-
-PLACEMENT_HISTORIES_MAX: Final = 10_000
-"""Agents whose outcomes the scheduler of a process remembers, per capability."""
-
-PLACEMENT_STALE_S: Final = 3.0
-"""A partition's scheduler that has not looked at the time for so long has lost its partition to another process."""
-
-PLACEMENT_AGAIN_MAX_S: Final = 30.0
-"""Between two rounds of offers of a task that nobody accepts: a second, doubled up to this."""
-
 QUEUE_ACK_WAIT_S: Final = 30.0
 """ack_wait of the queues: five times the worst failover; a live claim is extended every third of it."""
 
@@ -221,6 +206,21 @@ QUOTA_AGENTS_MAX: Final = 256
 
 BOARD_EVERY_S: Final = 1.0
 """How often a capability's depth is said; sooner when it has changed a lot."""
+
+ENTITY_FOLD_BYTES_MAX: Final = 4 * MIB
+"""A saved fold in a table of entities.  Ten thousand requests of one lock are 2 MiB; the others are far below."""
+
+ENTITY_TEXT_CHARS: Final = 4_096
+"""Of an error's message or a reason in those tables; the log and `coord.event` have all of it."""
+
+ENTITY_LISTED_MAX: Final = 1_000
+"""Waits, requests and instances that a row lists, those that came first; its counts are of all."""
+
+REGISTRY_ENDED_KEPT: Final = 64
+"""Instances of an agent that are not there any more, in its row: those that came last."""
+
+SIGNAL_WAITS_MAX: Final = 10_000
+"""Who waits for one signal; another wait is refused."""
 
 # --- signals, timers, locks, flags, handoffs ------------------------------------------------
 

@@ -25,7 +25,7 @@ from coord.bus import damage
 from coord.bus.connection import Connection
 from coord.bus.direct import next_on_leader
 from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
-from coord.store import checkpoints, queries
+from coord.store import checkpoints, entities, queries
 from coord.store.pool import Pool
 from coord.wire import subjects
 
@@ -71,6 +71,8 @@ class EpochPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Partition → the sequence behind which it begins."""
     lost_max: int
     """Upper bound of sequence numbers that were never projected and are gone."""
+    replaced: frozenset[int]
+    """Partitions of which this is another log than the one that was projected."""
     why: str
 
     def describe(self) -> str:
@@ -78,6 +80,8 @@ class EpochPlan(msgspec.Struct, frozen=True, kw_only=True):
         places = sorted(set(self.starts.values()))
         begin = f"behind sequence {places[0]}" if len(places) == 1 else f"behind sequences {places[0]} to {places[-1]}"
         lost = f" Up to {self.lost_max:,} messages were never projected and are gone." if self.lost_max else ""
+        if self.replaced and self.stream == subjects.EVENTS:
+            lost += " What was open in the log that is gone is lost; its signals, locks and flags are no more."
         return f"{self.stream}: {self.why}. {len(self.starts)} partition(s) go on in a new epoch {begin}.{lost}"
 
 
@@ -131,21 +135,28 @@ async def plan_new_epoch(
         stream=stream,
         stream_created=state.created,
         starts=starts,
+        replaced=frozenset(p for p in wanted if stopped[p].checkpoint.stream_created != state.created),
         lost_max=max((starts[g.checkpoint.partition] - g.checkpoint.seq for g in gaps), default=0),
         why=problem.message,
     )
 
 
-async def new_epoch(pool: Pool, plan: EpochPlan) -> list[Checkpoint]:
-    """Write the decision; projectors see it within seconds and go on."""
+async def new_epoch(pool: Pool, plan: EpochPlan) -> tuple[list[Checkpoint], dict[str, int]]:
+    """Write the decision; projectors see it within seconds and go on.  And how many rows of entities were lost.
+
+    Entities of a log that was replaced are no longer what their rows say (docs/adr/0082).
+    """
     opened: list[Checkpoint] = []
+    lost: dict[str, int] = {}
     async with pool.transaction() as db:
         for seq in sorted(set(plan.starts.values())):
             chosen = [p for p, start in plan.starts.items() if start == seq]
             opened += await checkpoints.new_epoch(
                 db, plan.stream, stream_created=plan.stream_created, seq=seq, partitions=chosen
             )
-    return sorted(opened, key=lambda c: c.partition)
+        if plan.replaced and plan.stream == subjects.EVENTS:
+            lost = await entities.lose(db, lambda key: subjects.partition(key) in plan.replaced)
+    return sorted(opened, key=lambda c: c.partition), lost
 
 
 async def _start(conn: Connection, state: StreamState, row: PartitionStatus, *, at_end: bool) -> int:

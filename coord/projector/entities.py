@@ -11,6 +11,10 @@ Whether a fact is believed is a function of the log, so it is judged here as its
 A refused fact about an entity that the table does not know stays a plain row: what it is about may
 be older than the projection.  One about a known entity becomes a dead letter, in place of its row.
 
+**Epochs.**  A row of an older epoch is of a log that was replaced, or has lost a part.  What follows it is
+folded on it all the same; but a beginning that it refuses begins the entity anew, and nothing else that it refuses
+is a dead letter: what would explain it may be in the part that is gone.
+
 A task's progress that nobody submitted (frames of it, 100,000s a second) costs a look-up, not a fold.
 """
 
@@ -21,6 +25,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from coord import limits
 from coord.core.tasks import Refusal
 from coord.errors import CoordError, Fault
 from coord.projector.tables import QUIET, TABLES, Table
@@ -122,10 +127,13 @@ def _folded(
             place, fold = None, table.fold(**_identity(table, ident))
         else:
             place, fold = found[0], msgspec.msgpack.decode(found[1], type=table.fold)
-        believed = _apply(table, fold, place, mine, refused[facts[ident].batch])
+        fold, believed = _apply(table, ident, fold, place, mine, refused[facts[ident].batch])
         if believed is not None:
             table.slim(fold)
             saved = msgspec.msgpack.encode(fold)
+            if len(saved) > limits.ENTITY_FOLD_BYTES_MAX:
+                _log.error("projector.entity_too_large", table=table.name, entity=list(ident), bytes=len(saved))
+                continue  # its row stays as it was; the log has the facts
             rows.append((*ident, believed[0], *believed[1:4], saved, *table.columns(fold)))
     return rows
 
@@ -137,24 +145,30 @@ def _identity(table: Table, ident: Ident) -> dict[str, str]:
 
 def _apply(
     table: Table,
+    ident: Ident,
     fold: Any,
     place: Position | None,
     mine: list[EventRow],
     refused: dict[Place, CoordError],
-) -> EventRow | None:
-    """Fold what is newer than `place`; the newest fact that was believed, None: nothing was."""
+) -> tuple[Any, EventRow | None]:
+    """Fold what is newer than `place`; the fold, and the newest fact that was believed (None: nothing was)."""
     newest: EventRow | None = None
     was_known = place is not None
     for row in mine:
         if place is not None and row[1:4] <= place:
             continue
         refusal = _judge(fold, row)
+        is_older = place is not None and newest is None and row[1] > place[0]
+        if refusal is not None and is_older and row[10] in table.begins:
+            anew = table.fold(**_identity(table, ident))
+            if _judge(anew, row) is None and table.known(anew):
+                fold, refusal = anew, None
         if refusal is None:
             newest = row
             was_known = was_known or table.known(fold)
-        elif was_known and refusal.code not in QUIET:
+        elif was_known and not is_older and refusal.code not in QUIET:
             refused[row[2], row[3]] = Unbelieved(refusal)
-    return newest if was_known else None
+    return fold, newest if was_known else None
 
 
 def _judge(fold: Any, row: EventRow) -> Refusal | None:

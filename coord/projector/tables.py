@@ -7,6 +7,7 @@ seconds, within what a timestamp takes; texts without what PostgreSQL refuses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -54,11 +55,27 @@ def _number(value: int) -> int:
 
 
 def _text(text: str | None) -> str | None:
-    return text if text is None or (text.isascii() and "\0" not in text) else printable(text)
+    if text is None:
+        return None
+    text = text[: limits.ENTITY_TEXT_CHARS]
+    return text if text.isascii() and "\0" not in text else printable(text)
 
 
 def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _listed(those: dict[str, Any]) -> str:
+    if len(those) > limits.ENTITY_LISTED_MAX:
+        those = dict(islice(those.items(), limits.ENTITY_LISTED_MAX))
+    return _json(those)
+
+
+def _cut(fold: Any, *names: str) -> None:
+    for name in names:
+        text = getattr(fold, name)
+        if text is not None and len(text) > limits.ENTITY_TEXT_CHARS:
+            setattr(fold, name, text[: limits.ENTITY_TEXT_CHARS])
 
 
 def _keep(_fold: Any) -> None:
@@ -76,8 +93,9 @@ def _task(x: Task) -> tuple[Any, ...]:
 
 def _slim_task(x: Task) -> None:
     said = x.submission
-    if said.input is not None or said.placement is not None or said.carried is not None:
-        x.submission = msgspec.structs.replace(said, input=None, placement=None, carried=None)
+    if said.input is not None or said.placement is not None or said.carried is not None or said.labels:
+        x.submission = msgspec.structs.replace(said, input=None, placement=None, carried=None, labels={})
+    _cut(x, "error", "message")
 
 
 def _workflow(x: Workflow) -> tuple[Any, ...]:
@@ -86,6 +104,10 @@ def _workflow(x: Workflow) -> tuple[Any, ...]:
         None if x.parent is None else _text(x.parent.id), _text(x.step), _text(x.error), _text(x.message),
         _text(x.correlation_id),
     )  # fmt: skip
+
+
+def _slim_workflow(x: Workflow) -> None:
+    _cut(x, "error", "message", "step")
 
 
 def _handoff(x: Handoff) -> tuple[Any, ...]:
@@ -99,10 +121,11 @@ def _slim_handoff(x: Handoff) -> None:
     said = x.said
     if said.work is not None or said.context is not None:
         x.said = msgspec.structs.replace(said, work=None, context=None)
+    _cut(x, "reason")
 
 
 def _signal(x: Latch) -> tuple[Any, ...]:
-    return _at(x.raised_at), len(x.waits), x.raised_by, _json(x.waits)
+    return _at(x.raised_at), len(x.waits), x.raised_by, _listed(x.waits)
 
 
 def _slim_signal(x: Latch) -> None:
@@ -110,7 +133,7 @@ def _slim_signal(x: Latch) -> None:
 
 
 def _lock(x: Lock) -> tuple[Any, ...]:
-    return x.permits, len(x.holders), len(x.waiting), _json(x.requests)
+    return x.permits, len(x.holders), len(x.waiting), _listed(x.requests)
 
 
 def _flag(x: Flag) -> tuple[Any, ...]:
@@ -121,18 +144,25 @@ def _flag(x: Flag) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _slim_registry(x: Registry) -> None:
+    there = x.there
+    ended = [name for name in x.agent.instances if name not in there]
+    for name in ended[: -limits.REGISTRY_ENDED_KEPT]:
+        del x.agent.instances[name]
+
+
 def _registry(x: Registry) -> tuple[Any, ...]:
     about = x.newest
     return (
         _at(x.registered_at), len(x.there), about.coordinator, _text(about.model), _text(about.version),
-        _json(x.capabilities), _json(about.labels), _json(x.agent.instances),
+        _json(x.capabilities), _json(about.labels), _listed(x.agent.instances),
     )  # fmt: skip
 
 
 TABLES: Final[dict[str, Table]] = {
     "task": Table("task", Task, frozenset({"submitted"}), None, _task, lambda x: x.submitted_seq != 0, _slim_task),
     "workflow": Table(
-        "workflow", Workflow, frozenset({"started"}), None, _workflow, lambda x: x.started_seq != 0, _keep
+        "workflow", Workflow, frozenset({"started"}), None, _workflow, lambda x: x.started_seq != 0, _slim_workflow
     ),
     "handoff": Table("handoff", Handoff, frozenset({"offered"}), None, _handoff, lambda x: x.seq != 0, _slim_handoff),
     "signal": Table(
@@ -144,7 +174,7 @@ TABLES: Final[dict[str, Table]] = {
     "agent": Table(
         "agent_registry", Registry, frozenset({"registered"}),
         frozenset({"registered", "draining", "left", "suspected", "gone", "returned", "quarantined", "released"}),
-        _registry, lambda x: x.registered_at is not None, _keep,
+        _registry, lambda x: x.registered_at is not None, _slim_registry,
     ),
 }  # fmt: skip
 """By kind.  In this order they are locked."""

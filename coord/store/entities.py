@@ -7,9 +7,10 @@ partition's checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
+from coord import limits
 from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
@@ -38,3 +39,19 @@ async def save(conn: Connection, table: str, rows: Sequence[tuple[Any, ...]]) ->
     if rows:
         with translated(f"upsert {table}"):
             await conn.execute(statement(f"upsert_{table}"), *zip(*rows, strict=True))
+
+
+async def lose(conn: Connection, is_lost: Callable[[str], bool]) -> dict[str, int]:
+    """The log that held the entities whose key `is_lost` is gone; how many rows of each table that changed.
+
+    Open tasks, workflows and handoffs end as `lost`.  Signals, locks, flags and registrations are nothing
+    but what the log says, and go.
+    """
+    total: dict[str, int] = {}
+    with translated("lose entities"):
+        keys = [row[0] for row in await conn.fetch(statement("lost_keys")) if is_lost(row[0])]
+        for start in range(0, len(keys), limits.MAINTAIN_BATCH_ROWS):
+            rows = await conn.fetch(statement("lose_entities"), keys[start : start + limits.MAINTAIN_BATCH_ROWS])
+            for relation, lost in rows:
+                total[relation] = total.get(relation, 0) + lost
+    return total

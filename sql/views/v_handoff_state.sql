@@ -12,7 +12,7 @@ COMMENT ON VIEW coord.v_handoff_state IS 'Every handoff as its facts leave it: o
 COMMENT ON COLUMN coord.v_handoff_state.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.v_handoff_state.key IS 'Its ordering key.';
 COMMENT ON COLUMN coord.v_handoff_state.id IS 'The handoff.';
-COMMENT ON COLUMN coord.v_handoff_state.status IS 'seeking, offered, accepted, withdrawn or expired.';
+COMMENT ON COLUMN coord.v_handoff_state.status IS 'seeking, offered, accepted, withdrawn, expired, or lost with its log.';
 COMMENT ON COLUMN coord.v_handoff_state.offerer IS 'Who offered it.';
 COMMENT ON COLUMN coord.v_handoff_state.addressee IS 'Who is asked, or has accepted.';
 COMMENT ON COLUMN coord.v_handoff_state.instance IS 'Which instance of that agent.';

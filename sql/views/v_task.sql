@@ -18,7 +18,7 @@ COMMENT ON VIEW coord.v_task IS 'Every task as its facts leave it: one row a tas
 COMMENT ON COLUMN coord.v_task.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.v_task.key IS 'Its ordering key.';
 COMMENT ON COLUMN coord.v_task.id IS 'The task.';
-COMMENT ON COLUMN coord.v_task.status IS 'queued, claimed, waiting, completed, rejected, failed, cancelled or expired.';
+COMMENT ON COLUMN coord.v_task.status IS 'queued, claimed, waiting, completed, rejected, failed, cancelled, expired, or lost with its log.';
 COMMENT ON COLUMN coord.v_task.capability IS 'What an agent must be able to do.';
 COMMENT ON COLUMN coord.v_task.queue IS 'critical, normal, batch or placed.';
 COMMENT ON COLUMN coord.v_task.priority IS 'critical, normal or batch.';

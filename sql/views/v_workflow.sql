@@ -19,7 +19,7 @@ COMMENT ON VIEW coord.v_workflow IS 'Every workflow as its facts leave it, and h
 COMMENT ON COLUMN coord.v_workflow.tenant IS 'Whose fleet.';
 COMMENT ON COLUMN coord.v_workflow.key IS 'Its ordering key.';
 COMMENT ON COLUMN coord.v_workflow.id IS 'The workflow.';
-COMMENT ON COLUMN coord.v_workflow.status IS 'running, compensating, completed, failed or cancelled.';
+COMMENT ON COLUMN coord.v_workflow.status IS 'running, compensating, completed, failed, cancelled, or lost with its log.';
 COMMENT ON COLUMN coord.v_workflow.name IS 'Of its definition.';
 COMMENT ON COLUMN coord.v_workflow.version IS 'Of its definition.';
 COMMENT ON COLUMN coord.v_workflow.submitter IS 'Who started it.';

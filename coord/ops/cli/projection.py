@@ -75,7 +75,10 @@ async def new_epoch(
         ctx.out.say(plan.describe())
         if not yes and not _agrees(ctx):
             return Exit.ERROR
-        checkpoints = await projection.new_epoch(pool, plan)
+        checkpoints, lost = await projection.new_epoch(pool, plan)
+    for relation, count in lost.items():
+        if count:
+            ctx.out.say(f"{relation}: {count:,} lost with the log that held them.")
     ctx.out.rows([_row(c) for c in checkpoints])
     return Exit.OK
 
