@@ -36,9 +36,7 @@ from coord.query.service import QueryService
 from coord.runtime.http import HttpService
 from coord.runtime.lag import LoopLag
 from coord.runtime.service import Service, ServiceGroup
-from coord.server.board import BoardService
-from coord.server.decider_service import DeciderService
-from coord.server.presence import PresenceService
+from coord.server import together
 from coord.server.trimmer import Trimmer
 from coord.store import maintenance, migrations
 from coord.store.config import AgesConfig, DatabaseConfig
@@ -105,22 +103,13 @@ def services(
             )
         )
     if what in {What.ALL, What.DECIDER}:
-        members += deciding(settings, registry=registry)
+        members += together.deciding(settings.nats, settings.presence, registry=registry)
     if settings.service.stats_every_s:
         members.append(
             StatsService(settings.nats, settings.database, settings.service.stats_every_s, registry=registry)
         )
     group = ServiceGroup(f"coord-{what}", members, registry=registry)
     return group
-
-
-def deciding(settings: Settings, *, registry: metrics.Metrics) -> list[Service]:
-    """Deciders, what they know of the world outside the log, and what all of them together say of it."""
-    presence = PresenceService(settings.nats, settings.presence, registry=registry)
-    deciders = DeciderService(settings.nats, presence=presence.board.table, registry=registry)
-    presence.board.listen(deciders.gone)
-    board = BoardService(settings.nats, presence.board, deciders.deciders, registry=registry)
-    return [presence, deciders, board]
 
 
 def _used_ids_pool(settings: Settings, registry: metrics.Metrics) -> Pool:

@@ -26,13 +26,14 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.config import ClientConfig
-from coord.ops import preflight, serve, settings
+from coord.ops import preflight, settings
 from coord.ops.checks import Subject
 from coord.ops.devstack import ports
 from coord.ops.devstack.nats import find_binary, server_info
 from coord.query.service import QueryService
 from coord.runtime import assets
 from coord.runtime.service import ServiceGroup
+from coord.server import together
 from coord.server.presence import PresenceConfig, PresenceService
 from coord.telemetry.metrics import Metrics
 from tests.docs.test_docs import parse
@@ -148,7 +149,6 @@ async def test_an_agent_has_all_it_needs(broker: Broker, service: Connection) ->
 
 async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Connection) -> None:
     presence = PresenceConfig(system_user="presence", system_password="pw-presence")
-    given = settings.Settings(nats=service.config, presence=presence)
     registry = Metrics(CollectorRegistry())
     agent = coord.Agent("a1", capabilities={"summarize": 1})
 
@@ -156,7 +156,8 @@ async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Co
     async def summarize(text: str) -> str:
         return text[:1] if len(text) == 3 else text[::-1]
 
-    async with ServiceGroup("deciding", serve.deciding(given, registry=registry), registry=registry) as group:
+    services = together.deciding(service.config, presence, registry=registry)
+    async with ServiceGroup("deciding", services, registry=registry) as group:
         await group.wait_ready(30)
         board = next(m.board for m in group.members if isinstance(m, PresenceService))
         await until(lambda: board.hears_deaths)

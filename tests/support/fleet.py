@@ -18,13 +18,12 @@ import coord
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import SYSTEM_USER, NatsServer
-from coord.ops.serve import deciding
-from coord.ops.settings import Settings
 from coord.runtime import assets
 from coord.runtime.service import ServiceGroup
 from coord.server.board import BoardService
 from coord.server.decider_service import DeciderService
 from coord.server.presence import PresenceBoard, PresenceConfig, PresenceService
+from coord.server.together import deciding
 from coord.telemetry.metrics import Metrics
 from tests.support.log import query_service
 from tests.support.waiting import until
@@ -121,7 +120,7 @@ async def serving(server: NatsServer, *, system: bool = True, settle_s: float = 
     user = SYSTEM_USER if system else None
     presence = PresenceConfig(system_user=user, system_password=user, settle_s=settle_s)
     registry = Metrics(CollectorRegistry())
-    members = deciding(Settings(nats=nats, presence=presence), registry=registry)
+    members = deciding(nats, presence, registry=registry)
     async with await Connection.open(nats, name="fleet") as conn, query_service(server.url):
         await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
         async with ServiceGroup("fleet", members, registry=registry) as group:

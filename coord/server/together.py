@@ -1,0 +1,26 @@
+"""Everything that decides, put together: one way for processes and for tests without servers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coord.server.board import BoardService
+from coord.server.decider_service import DeciderService
+from coord.server.presence import PresenceConfig, PresenceService
+
+if TYPE_CHECKING:
+    from coord.bus.connection import NatsConfig
+    from coord.runtime.service import Service
+    from coord.telemetry.metrics import Metrics
+
+
+def deciding(nats: NatsConfig, presence_config: PresenceConfig, *, registry: Metrics) -> list[Service]:
+    """Deciders, what they know of the world outside the log, and what all of them together say of it.
+
+    In the order to start them.
+    """
+    presence = PresenceService(nats, presence_config, registry=registry)
+    deciders = DeciderService(nats, presence=presence.board.table, registry=registry)
+    presence.board.listen(deciders.gone)
+    board = BoardService(nats, presence.board, deciders.deciders, registry=registry)
+    return [presence, deciders, board]
