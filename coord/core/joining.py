@@ -5,13 +5,21 @@ a process share them.  Two decisions, both pure:
 
 * *how many*: as many as wait, first come first served, up to a number of rows and bytes;
 * *when*: at once after a pause, but while transactions follow each other each begins at least
-  `gap_s` after the one before.  What arrives in the gap rides along.  A crowd (`rows_enough`)
-  does not wait.
+  `gap_s` after the one before, and up to twice as long after it while rows come so slowly that
+  fewer than `rows_wanted` would share it.  What arrives in the gap rides along.  A crowd
+  (`rows_enough`) does not wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
+
+_RATE_S: Final = 0.25
+"""Over how long the rate of rows is taken."""
+
+_QUIET: Final = 2.0
+"""How many gaps are waited where few rows come."""
 
 
 def how_many(waiting: Iterable[tuple[int, int]], *, rows_max: int, bytes_max: int) -> int:
@@ -34,17 +42,29 @@ def share(total: int, partitions: int, *, least: int, most: int) -> int:
 class Pace:
     """When the next transaction may begin; seconds of one monotonic clock."""
 
-    def __init__(self, gap_s: float, rows_enough: int) -> None:
+    def __init__(self, gap_s: float, rows_enough: int, rows_wanted: int = 0) -> None:
+        """`gap_s`: 0 for none at all.  `rows_wanted`: 0 if one gap is always enough."""
         self._gap_s = gap_s
         self._rows_enough = rows_enough
+        self._rows_wanted = rows_wanted
         self._began_at = float("-inf")
+        self._rows_per_s = 0.0
 
     def wait_s(self, now: float, rows: int) -> float:
         """How long a transaction waits that could begin now with `rows`; 0: not at all."""
         if rows >= self._rows_enough:
             return 0.0
-        return max(0.0, self._began_at + self._gap_s - now)
+        return max(0.0, self._began_at + self._gap() - now)
 
-    def begin(self, now: float) -> None:
-        """Note that one begins."""
+    def _gap(self) -> float:
+        """From the last transaction to the next."""
+        wanted_s = self._rows_wanted / self._rows_per_s if self._rows_per_s else self._rows_wanted * _RATE_S
+        return min(max(self._gap_s, wanted_s), _QUIET * self._gap_s)
+
+    def begin(self, now: float, rows: int) -> None:
+        """Note that one begins, with `rows`."""
+        elapsed_s = now - self._began_at
+        if elapsed_s > 0:  # two lanes may begin in one moment: one is enough for a rate
+            share = min(1.0, elapsed_s / _RATE_S)
+            self._rows_per_s += share * (rows / elapsed_s - self._rows_per_s)
         self._began_at = now

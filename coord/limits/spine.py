@@ -215,8 +215,12 @@ PROJECT_TURN_ROWS: Final = 1_000
 PROJECT_WRITERS: Final = 2
 """Transactions of one projector at a time, each for all partitions that wait."""
 
-PROJECT_GAP_S: Final = 0.004
-"""From the beginning of one transaction to that of the next, while few rows wait."""
+PROJECT_GAP_S: Final = 0.01
+"""From the beginning of one transaction to that of the next, while few rows wait; twice that while fewer than
+`PROJECT_COMPANY_ROWS` would share it.  A transaction costs coord and PostgreSQL 1 ms of CPU before its first row."""
+
+PROJECT_COMPANY_ROWS: Final = 20
+"""Worth a transaction: with them the rows cost as much as it does."""
 
 PROJECT_CROWD_ROWS: Final = 1_000
 """So many waiting rows do not wait for the gap to pass."""

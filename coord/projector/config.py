@@ -16,7 +16,8 @@ class ProjectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     writers: int = limits.PROJECT_WRITERS
     """Transactions at a time; each takes one connection of the pool, and all partitions that wait."""
     gap_s: float = limits.PROJECT_GAP_S
-    """From the beginning of one transaction to that of the next, while few rows wait; 0: none."""
+    """From the beginning of one transaction to that of the next, while few rows wait, and up to twice that while
+    few come; 0: none."""
     batch_rows_max: int = limits.PROJECT_BATCH_ROWS
     """A transaction is closed when it has so many rows, or when the one before has committed."""
     pull_messages_max: int = limits.PULL_MESSAGES

@@ -132,7 +132,7 @@ class Writer:
         self._metrics = metrics
         self._rows_max = rows_max
         self._on_stale = on_stale
-        self._pace = Pace(gap_s, min(limits.PROJECT_CROWD_ROWS, rows_max))
+        self._pace = Pace(gap_s, min(limits.PROJECT_CROWD_ROWS, rows_max), limits.PROJECT_COMPANY_ROWS)
         self._partitions = 0
         self._waiting: deque[Offer] = deque()
         self._wake = asyncio.Event()
@@ -230,7 +230,7 @@ class Writer:
             count = how_many(weights, rows_max=self._rows_max, bytes_max=limits.PROJECT_BATCH_BYTES)
             offers = [offer for offer in (self._waiting.popleft() for _ in range(count)) if self._may_write(offer)]
             if offers:
-                self._pace.begin(loop.time())
+                self._pace.begin(loop.time(), sum(len(offer.batch) for offer in offers))
                 return offers
 
     def _may_write(self, offer: Offer) -> bool:

@@ -29,7 +29,7 @@ def test_as_many_as_fit_in_order_and_at_least_one(
 def test_after_a_pause_nobody_waits_and_a_crowd_never() -> None:
     pace = Pace(0.004, 1_000)
     assert pace.wait_s(10.0, 1) == 0
-    pace.begin(10.0)
+    pace.begin(10.0, 1)
     assert abs(pace.wait_s(10.001, 1) - 0.003) < 1e-9
     assert pace.wait_s(10.001, 1_000) == 0
     assert pace.wait_s(10.004, 1) == 0
@@ -42,6 +42,38 @@ def test_whatever_comes_transactions_keep_their_distance(arrivals: list[float]) 
     for gap in arrivals:
         now += gap
         now += pace.wait_s(now, 1)
-        pace.begin(now)
+        pace.begin(now, 1)
         begun.append(now)
     assert all(b - a >= 0.004 - 1e-9 for a, b in itertools.pairwise(begun))
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.05), st.integers(0, 100)), max_size=200))
+def test_whatever_came_nobody_waits_longer_than_two_gaps(begun: list[tuple[float, int]]) -> None:
+    pace, now = Pace(0.01, 1_000, 20), 0.0
+    for gap, rows in begun:
+        now += gap
+        pace.begin(now, rows)
+        assert 0 <= pace.wait_s(now, 1) <= 0.02 + 1e-9
+
+
+def _steady(per_s: float) -> float:
+    """The distance of transactions that take what has come since the one before."""
+    pace, now, before = Pace(0.01, 1_000, 20), 0.0, 0.0
+    for _ in range(200):
+        before, now = now, now + max(pace.wait_s(now, 1), 1e-3)
+        pace.begin(now, max(1, round(per_s * (now - before))))
+    return pace.wait_s(now, 1)
+
+
+def test_the_fewer_come_the_more_of_them_share_a_transaction() -> None:
+    assert abs(_steady(10_000) - 0.01) < 1e-9
+    assert 0.012 < _steady(1_300) < 0.02
+    assert abs(_steady(300) - 0.02) < 1e-9
+
+
+def test_little_after_a_pause_goes_at_once_and_what_follows_waits_for_company() -> None:
+    pace = Pace(0.01, 1_000, 20)
+    pace.begin(10.0, 1)
+    assert pace.wait_s(11.0, 1) == 0
+    pace.begin(11.0, 1)
+    assert abs(pace.wait_s(11.001, 1) - 0.019) < 1e-9
