@@ -1,0 +1,157 @@
+"""kill -9 of workers, deciders and NATS, and a database that is away now and then, with thousands of tasks in flight.
+
+5,000 tasks and 500 workflows (a fan-out of two, then two steps) are in flight at any time; what ends is
+replaced.  A round kills workers, one of two processes that decide, and the broker, within a second of each other in
+an order of the seed's.  Besides, the database is killed every 5 to 40 s and away for up to 10: nobody
+but the projectors may notice.  Once everybody is back, tasks and workflows of every partition are submitted,
+and the clock runs until all of them have ended.
+
+At the end the broker is killed once more, when all work has ended, and no handler may hear of any of it.  Then
+the log is read, and held against what submitters were told, what workers began, and the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+import coord
+from coord import limits
+from coord.bus.connection import Connection, NatsConfig
+from coord.telemetry.metrics import Metrics
+from tests.soak.harness import Finding, Job, Result, Scenario, folder, percentile, rng_of, say
+from tests.soak.stack import LOSES_MUCH, Checkpoints, Stack, behind
+from tests.support import crew
+from tests.support.siege import Outages, Siege, plan
+from tests.support.taskload import Amount, Load
+from tests.support.taskverdict import Log, compare_tables, judge
+
+SCENARIO = Scenario(
+    name="tasks",
+    title="kill -9 of workers, deciders and NATS, the database away 0-10 s every 5-40 s, 5,000 tasks in flight",
+    bound_s=3600,
+    rank=17,
+)
+
+ROUNDS = 100
+IN_FLIGHT = Amount(tasks=5_000, workflows=500)
+PROJECTORS = 2
+PROBE_MAX_S = 60.0
+CATCH_UP_MAX_S = 2 * limits.TAKEOVER_S
+"""From everybody being back until tasks and workflows of every partition have run from end to end.  A broker that was
+killed has forgotten who was pinned, a decider that was killed leaves its pins to lapse: more is a finding."""
+_QUIET_S = 3.0
+"""For so long workers listen after the last restart of the broker."""
+_BEHIND_MAX_S = 120.0
+TENANT = "siege"
+
+
+async def run(job: Job) -> Result:
+    rounds = job.of(job.rounds, ROUNDS, 3)
+    share = min(1.0, (job.facts or IN_FLIGHT.tasks) / IN_FLIGHT.tasks) * min(1.0, job.scale * 10)
+    amount = Amount(tasks=round(IN_FLIGHT.tasks * share), workflows=round(IN_FLIGHT.workflows * share))
+    result = Result(rounds=rounds)
+    with folder(job, "tasks") as home:
+        async with Stack.open(home, settings=LOSES_MUCH) as stack:
+            for _ in range(PROJECTORS):
+                await (await stack.projector()).ready(60)
+            told = crew.Job(
+                role="worker", urls=(), tenant=TENANT, name="", folder=str(home), database=stack.database_url
+            )
+            async with Siege.of(stack.nats, told, home / "crew.log") as siege, connected(siege.urls) as c:
+                load = Load(c, amount, job.seed)
+                await _rounds(job, result, stack, siege, load)
+                await finish(result, load)
+                result.volume |= {f"kills_{victim}": count for victim, count in sorted(siege.kills.items())}
+                result.details["database_away_s"] = round(siege.database_away_s, 1)
+                stack.nats.kill()
+                await stack.nats.start()
+                await c.connection.wait_connected(30)
+                await load.last_word()
+                await asyncio.sleep(_QUIET_S)
+            await verdict(result, load, siege.urls, stack.database_url, home)
+    return result
+
+
+def connected(urls: tuple[str, ...]) -> contextlib.AbstractAsyncContextManager[coord.Coord]:
+    """The submitter's connection."""
+    nats = NatsConfig(urls=urls, ping_interval_s=1.0, reconnect_wait_s=0.1)
+    return coord.connect(nats, tenant=TENANT, agent="boss", metrics=Metrics(CollectorRegistry()))
+
+
+async def _rounds(job: Job, result: Result, stack: Stack, siege: Siege, load: Load) -> None:
+    await load.full(120)
+    outages = asyncio.create_task(siege.without_database(stack.postgres, rng_of(job, "database"), Outages()))
+    try:
+        for i, kills in enumerate(plan(rng_of(job, "kills"), result.rounds)):
+            before, began = load.ended, time.monotonic()
+            await siege.round(kills)
+            what = "+".join(kill.victim for kill in kills)
+            if not await probed(result, load, f"round {i}, {what}"):
+                break
+            took = time.monotonic() - began
+            say(f"round {i + 1}/{result.rounds}: {what}; every partition ran {result.catch_up_s[-1]:.2f} s after all"
+                f" were back; {load.ended - before:,} ended in {took:.1f} s, {load.ended:,} in all")  # fmt: skip
+            await asyncio.sleep(rng_of(job, f"pause {i}").uniform(0.1, 1.0))
+    finally:
+        outages.cancel()
+        await asyncio.gather(outages, return_exceptions=True)
+
+
+async def probed(result: Result, load: Load, where: str, late_s: float = CATCH_UP_MAX_S) -> bool:
+    """Whether every partition's tasks and workflows go from end to end; how long that takes is a catch-up."""
+    took = await load.probe(PROBE_MAX_S)
+    if took is None:
+        result.found("stuck", f"{where}: not every partition goes on {PROBE_MAX_S:g} s after all were back")
+        return False
+    result.catch_up_s.append(round(took, 3))
+    if took > late_s:
+        result.found("late", f"{where}: every partition went on after {took:.2f} s")
+    return True
+
+
+async def finish(result: Result, load: Load) -> None:
+    """All that is in flight ends."""
+    left = await load.finish(180)
+    if left:
+        result.found("stuck", f"{left} tasks and workflows have not ended")
+    for wrong in load.wrong:
+        result.found("wrong", wrong)
+    result.volume |= {"unsure": sum(load.unsure.values())}
+    result.details |= {"catch_up_p50_s": round(percentile(result.catch_up_s, 0.5), 3), "unsure": dict(load.unsure)}
+    say(f"{load.ended:,} ended; comparing")
+
+
+async def verdict(result: Result, load: Load, urls: tuple[str, ...], database_url: str | None, home: Path) -> None:
+    """Read the log, and hold everything else against it."""
+    async with await Connection.open(NatsConfig(urls=urls), name="verdict") as conn:
+        log = await Log.read(conn, TENANT)
+    findings = judge(log, load.ends, home)
+    if database_url is not None:
+        findings += await _tables(log, database_url)
+    kinds = [kind for kind, _, _ in log.entities]
+    result.volume |= {"tasks": kinds.count("task"), "workflows": kinds.count("workflow"), "facts": log.facts}
+    result.volume["executions"] = sum(1 for _ in crew.began(home))
+    result.add(findings)
+    result.disordered = None
+
+
+async def _tables(log: Log, url: str) -> list[Finding]:
+    from tests.support.workload import connect
+
+    checkpoints = Checkpoints(url)
+    goal = {("EVENTS", p): seq for p, seq in log.last.items()}
+    ends_at = time.monotonic() + _BEHIND_MAX_S
+    while (at := await checkpoints.read()) is None or behind(at, goal):
+        if time.monotonic() > ends_at:
+            return [Finding("stuck", f"the tables are behind: {behind(at or {}, goal)}")]
+        await asyncio.sleep(0.2)
+    checkpoints.close()
+    db = await connect(url)
+    found = await compare_tables(db, TENANT, log)
+    await db.close()
+    return found
