@@ -31,7 +31,7 @@ from coord.wire import authors, codec, frames, headers
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, format_time
 from coord.wire.facts import REGISTRY
 from coord.wire.records import StoredFact
-from coord.wire.subjects import LOG_PREFIX, FactSubject, SampleSubject
+from coord.wire.subjects import FactSubject, SampleSubject, entity_prefix
 
 _SHAPES_MAX: Final = 4_096
 """Kinds and series remembered; an agent has a few dozen."""
@@ -194,7 +194,7 @@ class Encoder:
         extra = f"{headers.CORRELATION}: {correlation}\r\n{headers.CAUSATION}: {cause}\r\n"
         if trace is not None:
             extra += f"{headers.TRACEPARENT}: {trace}\r\n"
-        entity = f"{LOG_PREFIX}{fact.partition}.{fact.tenant}.{fact.key}.{fact.kind}.{fact.id}"
+        entity = entity_prefix(fact.tenant, fact.key, fact.kind, fact.id)
         return Sequel(fact.kind, fact.key, fact.id, entity, extra, correlation, cause, trace)
 
     def follow(self, sequel: Sequel, event: str, detail: str, data: Any, event_id: str, more: str = "") -> Message:

@@ -23,6 +23,7 @@ from coord.client.histories import read
 from coord.core import tasks
 from coord.core.tasks import Task
 from coord.runtime import clock
+from coord.runtime.alarms import Alarms
 from coord.wire import codec, subjects, work
 from coord.wire.records import Fact, StoredFact
 
@@ -45,7 +46,7 @@ class Progress(msgspec.Struct, frozen=True):
     """Of the execution that says so: another one begins anew."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How a task ended."""
 
     status: tasks.Status
@@ -56,7 +57,7 @@ class Outcome(msgspec.Struct, frozen=True):
     message: str | None = None
 
 
-class _Told(msgspec.Struct):
+class _Told(msgspec.Struct, gc=False):
     """A push of topic `task`."""
 
     what: str
@@ -78,9 +79,9 @@ class _Told(msgspec.Struct):
 class Watch:
     """What is known of one task whose outcome somebody may want."""
 
-    __slots__ = ("__weakref__", "_changed", "foreign", "id", "outcome", "progress", "seen", "suspicious")
+    __slots__ = ("__weakref__", "_alarms", "_changed", "foreign", "id", "outcome", "progress", "seen", "suspicious")
 
-    def __init__(self, id: str, *, foreign: bool) -> None:
+    def __init__(self, id: str, alarms: Alarms, *, foreign: bool) -> None:
         self.id = id
         self.foreign = foreign
         """Somebody else is told: the live log has to be watched."""
@@ -90,7 +91,8 @@ class Watch:
         """Counts what was heard."""
         self.suspicious = False
         """Something may have happened that nobody told of: the log has to be read."""
-        self._changed: set[asyncio.Future[None]] = set()
+        self._alarms = alarms
+        self._changed: set[asyncio.Future[bool]] = set()
 
     def hear(self, *, outcome: Outcome | None = None, progress: Progress | None = None) -> None:
         """Note what is new, or that something is, and wake whoever waits.  The first outcome counts."""
@@ -103,20 +105,16 @@ class Watch:
         self.seen += 1
         for waiter in self._changed:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
 
     async def changed(self, timeout_s: float | None) -> bool:
-        """Return when something is heard; False after `timeout_s` without."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Return when something is heard; False after `timeout_s` without, or a quarter of a second later."""
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._changed.add(waiter)
         try:
-            async with asyncio.timeout(timeout_s):
-                await waiter
-        except TimeoutError:
-            return False
+            return await self._alarms.wait(waiter, timeout_s)
         finally:
             self._changed.discard(waiter)
-        return True
 
 
 class Outcomes:
@@ -125,6 +123,8 @@ class Outcomes:
     def __init__(self, coord: Coord) -> None:
         self._coord = coord
         self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
+        self.alarms = Alarms()
+        """Of all that wait for something that may be told here."""
         self._audit_at = 0.0
         self._unregister = [
             coord.pushes.on("task", self._pushed),
@@ -135,7 +135,7 @@ class Outcomes:
         """The watch of a task; the caller keeps it."""
         watch = self._watches.get((key, id))
         if watch is None:
-            watch = self._watches[key, id] = Watch(id, foreign=foreign)
+            watch = self._watches[key, id] = Watch(id, self.alarms, foreign=foreign)
         return watch
 
     def may_audit(self) -> bool:
@@ -175,6 +175,8 @@ class Outcomes:
 class TaskHandle(Generic[T]):
     """A submitted task.  Keep it for as long as you want to be told of its outcome."""
 
+    __slots__ = ("__weakref__", "_coord", "_returns", "_watch", "id", "key", "reused")
+
     def __init__(self, coord: Coord, key: str, id: str, watch: Watch, returns: Any, *, reused: bool = False) -> None:
         self.reused = reused
         """Whether the work was begun, or done, before it was asked for here."""
@@ -198,13 +200,20 @@ class TaskHandle(Generic[T]):
         Raises `TaskFailed`, `TaskRejected`, `TaskCancelled`, `TaskExpired`, or `DeadlineExceeded` after
         `timeout_s` (None: for as long as it takes).  The task goes on whatever happens here.
         """
-        try:
-            outcome = self._watch.outcome
-            if outcome is None:
-                async with asyncio.timeout(timeout_s):
-                    outcome = await self._outcome()
-        except TimeoutError as exc:
-            raise errors.DeadlineExceeded("the task has no outcome yet", task=self.id, timeout_s=timeout_s) from exc
+        watch = self._watch
+        began = clock.monotonic()
+        wait_s = limits.RESULT_AUDIT_FIRST_S
+        if watch.outcome is None and not (watch.foreign or watch.suspicious):
+            # Nearly all are told of theirs in this time.
+            await watch.changed(wait_s if timeout_s is None else min(wait_s, timeout_s))
+        outcome = watch.outcome
+        if outcome is None:
+            waited_s = clock.monotonic() - began
+            try:
+                async with asyncio.timeout(None if timeout_s is None else timeout_s - waited_s):
+                    outcome = await self._outcome(waited_s)
+            except TimeoutError as exc:
+                raise errors.DeadlineExceeded("the task has no outcome yet", task=self.id, timeout_s=timeout_s) from exc
         if outcome.status != "completed":
             raise _error(self.id, outcome)
         raw = bytes(outcome.output)
@@ -254,12 +263,13 @@ class TaskHandle(Generic[T]):
 
     # --- waiting -------------------------------------------------------------------------
 
-    async def _outcome(self) -> Outcome:
+    async def _outcome(self, waited_s: float) -> Outcome:
+        """`waited_s`: so long nothing was heard already."""
         watch = self._watch
         watches_log = watch.foreign and watch.outcome is None
         live = await self._live() if watches_log else None
         try:
-            wait_s = limits.RESULT_AUDIT_FIRST_S
+            wait_s = max(0.0, limits.RESULT_AUDIT_FIRST_S - waited_s)
             if watches_log or watch.suspicious:
                 watch.suspicious = False
                 await self._audit()
@@ -275,7 +285,9 @@ class TaskHandle(Generic[T]):
                         continue
                     watch.suspicious = False
                     await self._audit()
-                wait_s = limits.RESULT_AUDIT_FIRST_S if heard else min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
+                wait_s = min(limits.RESULT_AUDIT_MAX_S, max(2 * wait_s, limits.RESULT_AUDIT_FIRST_S))
+                if heard:
+                    wait_s = limits.RESULT_AUDIT_FIRST_S
         finally:
             if live is not None:
                 await live.unsubscribe()

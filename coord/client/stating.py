@@ -115,8 +115,9 @@ class Stating:
         more = ""
         if once is not None or last is not None:
             if entity is None:
-                key = fact.id if fact.key is None else fact.key
-                entity = subjects.entity_of(subjects.entity_filter(self.tenant, key, fact.kind, fact.id))
+                entity = subjects.entity_prefix(
+                    self.tenant, fact.id if fact.key is None else fact.key, fact.kind, fact.id
+                )
             first = f"{entity}.>" if once != "event" else ".".join((entity, "*", fact.event, *fact.detail))
             more = _condition(first, last or 0)
         return self._submit(self._encoder.single(fact, self._encoder.shape(fact), more), then)

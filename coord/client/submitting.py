@@ -41,13 +41,15 @@ if TYPE_CHECKING:
 
 _LOOKS_MAX: Final = 20
 _BURST: Final = 64
+_COUNT_S: Final = 0.5
+"""How long what is counted may be unknown to the metrics."""
 _GENERATIONS: Final = 64
 """Of reused work that are asked about at a time."""
 _LOOK_AGAIN_S: Final = 0.05
 """Who was refused as the second looks for the first so often: what answers may lag."""
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """One submission, ready to be stated."""
 
     capability: str
@@ -176,8 +178,9 @@ class Submitter:
     def __init__(self, coord: Coord) -> None:
         self._coord = coord
         self._doors: dict[str, Door] = {}
-        self._submitted: dict[str, Any] = {}
-        """Counters, as the doors by capability."""
+        self._submitted: dict[str, int] = {}
+        """Since the metrics were told; as the doors, by capability."""
+        self._counting: asyncio.TimerHandle | None = None
         self._boards: list[Any] = []
         self._news = asyncio.Event()
         self._shared: WeakValueDictionary[str, Watch] = WeakValueDictionary()
@@ -185,6 +188,9 @@ class Submitter:
 
     async def close(self) -> None:
         """Listen to no board any more."""
+        if self._counting is not None:
+            self._counting.cancel()
+            self._count()
         for board in self._boards:
             await board.unsubscribe()
 
@@ -285,7 +291,8 @@ class Submitter:
             submission = work.check(work.Submission(instance=self._coord.instance, **said))
         except TypeError as exc:
             raise errors.InvalidPayload(f"not an option of a task: {exc}") from exc
-        work.submission_detail(capability, submission.priority)
+        if capability not in self._doors or submission.priority not in work.QUEUES:
+            work.submission_detail(capability, submission.priority)
         name = new_event_id() if id is None else id
         return Ask(capability, name if key is None else key, name, submission, raw, returns)
 
@@ -295,8 +302,18 @@ class Submitter:
         )
         statement = self._coord.stating.send(fact, once="entity" if once else None)
         self._doors[ask.capability].entered()
-        self._submitted[ask.capability].inc()
+        self._submitted[ask.capability] += 1
+        if self._counting is None:
+            self._counting = asyncio.get_running_loop().call_later(_COUNT_S, self._count)
         return statement
+
+    def _count(self) -> None:
+        """Tell the metrics; a counter's lock for each task would cost as much as its id."""
+        self._counting = None
+        for capability, count in self._submitted.items():
+            if count:
+                self._submitted[capability] = 0
+                self._coord.metrics.task_submitted.labels(capability).inc(count)
 
     async def _stored(self, ask: Ask, watch: Watch, statement: Statement) -> TaskHandle[Any]:
         try:
@@ -397,7 +414,7 @@ class Submitter:
             await self._coord.pushes.open()
             await self._coord.queues.open(capability)
             door = self._doors.setdefault(capability, Door())
-            self._submitted[capability] = self._coord.metrics.task_submitted.labels(capability)
+            self._submitted.setdefault(capability, 0)
 
             def heard(message: Message) -> None:
                 self._heard(door, message.data)

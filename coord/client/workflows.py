@@ -140,7 +140,7 @@ class Workflows:
     def _watch(self, id: str, *, foreign: bool = False) -> Watch:
         watch = self._watches.get(id)
         if watch is None:
-            watch = self._watches[id] = Watch(id, foreign=foreign)
+            watch = self._watches[id] = Watch(id, self._coord.outcomes.alarms, foreign=foreign)
         return watch
 
     def _pushed(self, body: bytes) -> None:

@@ -337,6 +337,11 @@ def entity_of(stored: str) -> str:
     return ".".join(stored.split(".", 7)[:7])
 
 
+def entity_prefix(tenant: str, key: str, kind: str, id: str) -> str:
+    """`entity_of` the facts of an entity.  The tokens are not looked at: whoever encodes such a fact does that."""
+    return f"{_LOG}{partition(key)}.{tenant}.{key}.{kind}.{id}"
+
+
 def log_filter(
     tenant: str,
     *,
