@@ -314,21 +314,3 @@ async def facts_of(coord: Coord, id: str, kind: str | None = None) -> list[Store
 
 def _same(one: bytes, other: bytes) -> bool:
     return bytes(one) == bytes(other) or msgspec.json.decode(one) == msgspec.json.decode(other)
-
-
-async def lives(coord: Coord, facts_max: int) -> list[Workflow]:
-    """The tenant's workflows that the log holds, as their facts leave them; of its first `facts_max` facts of them."""
-    service = subjects.rpc(coord.tenant, "log", "read")
-    which = Filter(kind="workflow")
-    request = ReadRequest(filter=which, from_="first", max=limits.READ_PAGE_FACTS_MAX)
-    found: dict[str, Workflow] = {}
-    count = 0
-    while True:
-        page = await rpc.call(coord.connection, service, request, log_api.Page, policy=_ASK)
-        for raw in page.facts:
-            fact = _decode_fact(raw).unpack()
-            found.setdefault(fact.id, Workflow(tenant=fact.tenant, id=fact.id)).apply(fact)
-        count += len(page.facts)
-        if page.next_seq > page.last_seq or count >= facts_max:
-            return [life for life in found.values() if life.started_seq]
-        request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)

@@ -58,8 +58,7 @@ async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Pat
         assert (await cli("workflow", "signal", "w1", "approved", "--approve")).code == 0
 
         async def ended() -> bool:
-            rows = (await cli("workflow", "ls", "--status", "completed", "-o", "json")).json
-            return [row["id"] for row in rows] == ["w1"]
+            return bool((await cli("workflow", "get", "w1", "-o", "json")).json["life"]["status"] == "completed")
 
         await until(ended)
         assert (await cli("workflow", "cancel", "w1")).code == 1, "it has ended"
@@ -68,8 +67,8 @@ async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Pat
         assert (await cli("workflow", "cancel", "w2", "--reason", "enough")).code == 0
 
         async def cancelled() -> bool:
-            rows = (await cli("workflow", "ls", "--status", "cancelled", "-o", "json")).json
-            return [row["submitter"] for row in rows] == ["somebody"]
+            life = (await cli("workflow", "get", "w2", "-o", "json")).json["life"]
+            return (life["status"], life["submitter"]) == ("cancelled", "somebody")
 
         await until(cancelled)
     assert (await cli("workflow", "get", "nobody")).code == 4

@@ -125,7 +125,11 @@ def test_no_server_is_unhealthy_in_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         (errors.SettingsError("x"), 2),
         (errors.QueryError("x"), 2),
         (errors.InvalidToken("x"), 2),
+        (errors.CyclicWorkflow("x"), 2),
         (errors.ApiNotFound("x"), 4),
+        (errors.UnknownTask(), 4),
+        (errors.UnknownWorkflow(), 4),
+        (errors.UnknownAgent(), 4),
         (errors.NotConnected(), 3),
         (errors.DatabaseUnavailable(), 3),
         (errors.ApiUnavailable(), 3),
@@ -239,6 +243,22 @@ def test_rows_as_json_and_jsonl() -> None:
     o, stdout, _ = out(Format.JSONL)
     o.rows(ROWS)
     assert [json.loads(line)["name"] for line in stdout.getvalue().splitlines()] == ["EVENTS", "DLQ"]
+
+
+def test_rows_as_csv() -> None:
+    o, stdout, _ = out(Format.CSV)
+    o.rows(ROWS)
+    assert stdout.getvalue() == ("name,messages,bytes,at\nEVENTS,1234567,1536,2026-01-02T03:04:05.678900Z\nDLQ,0,-1,\n")
+    o, stdout, stderr = out(Format.CSV)
+    o.rows([], ["a", "b"], empty="Nothing.")
+    assert (stdout.getvalue(), stderr.getvalue()) == ("a,b\n", "")
+    o, stdout, _ = out(Format.CSV)
+    o.record({"text": 'a "b", c', "list": ["x"], "on": True, "evil": "\x1b[2J"})
+    assert stdout.getvalue() == 'text,list,on,evil\n"a ""b"", c","[""x""]",true,\\x1b[2J\n'
+    o, stdout, _ = out(Format.CSV)
+    o.line({"a": 1})
+    o.line({"a": 2, "b": 3})
+    assert stdout.getvalue() == "a\n1\n2\n"
 
 
 def test_no_rows_are_said_on_stderr_and_are_an_empty_list_in_json() -> None:

@@ -1,6 +1,6 @@
 """The ``coord`` command: nouns, then verbs.
 
-Data goes to stdout (``-o table|json|jsonl``), talk to stderr.  Exit codes: 0 done, 1 error,
+Data goes to stdout (``-o table|json|jsonl|csv``), talk to stderr.  Exit codes: 0 done, 1 error,
 2 usage or settings, 3 unhealthy, 4 not found.
 """
 
@@ -24,6 +24,8 @@ from coord.ops.cli import (
     doctor,
     event,
     flag,
+    handoff,
+    lock,
     logs,
     projection,
     replay,
@@ -51,7 +53,8 @@ status.add_to(app)
 doctor.add_to(app)
 replay.add_to(app)
 _NOUNS = (
-    event, agent, task, stream, db, dlq, projection, spool, logs, config, bench, chaos, workflow, signal, flag,
+    event, agent, task, stream, db, dlq, projection, spool, logs, config, bench, chaos, workflow, handoff, signal,
+    lock, flag,
 )  # fmt: skip
 for noun in _NOUNS:
     app.add_typer(noun.app)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from coord.errors import CoordError
     from coord.ops.settings import Loaded, Settings
     from coord.store.pool import Pool
+    from coord.wire.envelope import StoredFact
 
 _PATIENCE_S = 2.0
 
@@ -271,6 +272,17 @@ def _invoke(function: Callable[..., Any], context: Context, values: dict[str, An
         raise typer.Exit(int(result))
 
 
+def fact_row(fact: StoredFact) -> dict[str, Any]:
+    """A fact as a line of its entity's history."""
+    return {
+        "stored_at": fact.stored_at,
+        "seq": fact.seq,
+        "event": ".".join((fact.event, *fact.detail)),
+        "agent": fact.agent,
+        "data": fact.data,
+    }
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine under uvloop where there is one."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -309,9 +321,9 @@ def exit_code(error: CoordError) -> Exit:
     """2 for settings, 4 for what does not exist, 3 for what is not there or stopped, 1 otherwise."""
     from coord import errors
 
-    if isinstance(error, errors.SettingsError | errors.QueryError | errors.WireError):
+    if isinstance(error, errors.SettingsError | errors.QueryError | errors.WireError | errors.InvalidWorkflow):
         return Exit.USAGE
-    if isinstance(error, errors.ApiNotFound):
+    if isinstance(error, errors.ApiNotFound | errors.UnknownTask | errors.UnknownWorkflow | errors.UnknownAgent):
         return Exit.NOT_FOUND
     absent = (
         errors.NotConnected,

@@ -1,7 +1,8 @@
 """What a command says: data on stdout, talk on stderr.
 
 Data is plain records (dicts of builtin types, datetimes allowed).  As ``table`` it is aligned
-columns for a person, as ``json`` one document, as ``jsonl`` one record a line, for pipes.
+columns for a person, as ``json`` one document, as ``jsonl`` one record a line, for pipes, as ``csv`` a
+header and one record a line (what is no text or number as JSON, nothing as an empty field).
 Colour only on a terminal and without NO_COLOR.  Nothing here imports rich: a command that
 prints three rows starts as fast as `ls`.
 """
@@ -46,6 +47,7 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     JSONL = "jsonl"
+    CSV = "csv"
 
 
 class Output:
@@ -64,6 +66,8 @@ class Output:
         self._stdout = stdout
         self._stderr = stderr
         self._colour = colour
+        self._csv_columns: list[str] | None = None
+        """Once its header was written."""
 
     @property
     def stdout(self) -> TextIO:
@@ -87,6 +91,13 @@ class Output:
                 self.line(row)
             return
         listed = list(rows)
+        if self.form is Format.CSV:
+            self._csv_columns = None
+            if not listed and columns:
+                self._csv_header(list(columns))
+            for row in listed:
+                self._csv_line(row)
+            return
         if self.form is Format.JSON:
             self._write(to_json(listed, indent=True))
         elif listed:
@@ -100,13 +111,33 @@ class Output:
             width = max((len(k) for k in record), default=0)
             for key, value in record.items():
                 self._write(f"{self.style(key.ljust(width), 'dim')}  {cell(value, key)}")
+        elif self.form is Format.CSV:
+            self._csv_line(record)
         else:
             self._write(to_json(record, indent=self.form is Format.JSON))
 
     def line(self, record: Record) -> None:
-        """Print one record of a stream of them, at once: JSON on one line."""
-        self._write(to_json(record))
+        """Print one record of a stream of them, at once, on one line: JSON, or CSV where that is wanted."""
+        if self.form is Format.CSV:
+            self._csv_line(record)
+        else:
+            self._write(to_json(record))
         self.stdout.flush()
+
+    def _csv_line(self, record: Record) -> None:
+        """The first record's keys are the columns, in a header above it."""
+        if self._csv_columns is None:
+            self._csv_header(list(record))
+        self._csv_write([csv_field(record.get(column)) for column in self._csv_columns or ()])
+
+    def _csv_header(self, columns: list[str]) -> None:
+        self._csv_columns = columns
+        self._csv_write(columns)
+
+    def _csv_write(self, fields: Sequence[str]) -> None:
+        import csv
+
+        csv.writer(self.stdout, lineterminator="\n").writerow(fields)
 
     def text(self, text: str = "") -> None:
         """Print text that is data (a rendered file, a human-readable line)."""
@@ -152,6 +183,15 @@ def to_json(value: Any, *, indent: bool = False) -> str:
     """JSON as the CLI writes it: UTC times with Z, everything else by its own encoding."""
     raw = msgspec.json.encode(value, enc_hook=str)
     return (msgspec.json.format(raw, indent=2) if indent else raw).decode()
+
+
+def csv_field(value: Any) -> str:
+    """One value as CSV has it: texts as they are, nothing as nothing, everything else as JSON has it."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", value)  # it may go to a terminal all the same
+    return to_json(value).strip('"')
 
 
 # --- tables --------------------------------------------------------------------------------

@@ -68,14 +68,17 @@ async def wait(
 @command(app, "ls")
 async def ls(
     ctx: Context,
+    name: Annotated[str, typer.Option("--name", help="Only this one.")] = "",
     key: Annotated[str, typer.Option("--key", "-k", help="Only of this piece of work; default: all.")] = "",
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only those for which somebody waits.")] = False,
     agent: _Agent = "",
     tenant: _Tenant = "",
 ) -> None:
-    """List signals: which are raised, who waits for which since when, and who waits in a circle."""
+    """List signals as the log has them: which are raised, who waits for which since when, who waits in a circle."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
         latches = await me.signals.ls(key=key or None)
-    rows = [row for latch in latches for row in _rows(latch)]
+    shown = (latch for latch in latches if name in ("", latch.id) and (latch.waits or not waiting))
+    rows = [row for latch in shown for row in _rows(latch)]
     columns = ["signal", "key", "raised", "by", "waits", "since", "deadlock"]
     ctx.out.rows(rows, columns, empty="No signal is raised or awaited.")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, fact_row, group
 
 app = group("task", "Tasks: list, show with their history, submit, cancel, retry.")
 
@@ -64,17 +64,7 @@ async def get(ctx: Context, id: _Id, key: _Key = "", tenant: _Tenant = "") -> in
         return Exit.NOT_FOUND
     _, refused = tasks.fold(facts)
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
-    history = [
-        {
-            "stored_at": fact.stored_at,
-            "seq": fact.seq,
-            "event": ".".join((fact.event, *fact.detail)),
-            "agent": fact.agent,
-            "data": fact.data,
-            "refused": why.get((fact.seq, fact.index)),
-        }
-        for fact in facts
-    ]
+    history = [{**fact_row(fact), "refused": why.get((fact.seq, fact.index))} for fact in facts]
     record = msgspec.to_builtins(task)
     if not ctx.out.is_table:
         ctx.out.record({**record, "history": history})

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 app = group("workflow", "Workflows: new from a template, start, follow, signal, cancel.")
 
-_COLUMNS = ["id", "workflow", "status", "submitter", "started", "step", "error"]
-_FACTS_MAX = 50_000
+_COLUMNS = [
+    "id", "name", "version", "status", "submitter", "started_at", "seconds", "tasks", "tasks_open", "step", "error",
+]  # fmt: skip
 
 _Id = Annotated[str, typer.Argument(help="Of the workflow.")]
 _Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
@@ -82,27 +83,19 @@ async def start(
 async def ls(
     ctx: Context,
     status: Annotated[str, typer.Option("--status", help="running, compensating, completed, failed, cancelled.")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="The newest so many.")] = 50,
-    tenant: _Tenant = "",
+    name: Annotated[str, typer.Option("--name", help="Only of this definition.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="Only started by it.")] = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Only of this fleet.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 50,
 ) -> None:
-    """List the workflows that the log holds; older ones are in the table coord.workflow."""
-    from coord.client.workflows import lives
+    """List workflows, newest first, as the database has them; `get` reads the log, to the moment."""
+    from coord.store import queries
 
-    async with _client(ctx, tenant) as me:
-        found = [life for life in await lives(me, _FACTS_MAX) if status in ("", life.status)]
-    rows = [
-        {
-            "id": life.id,
-            "workflow": f"{life.name}@{life.version}",
-            "status": life.status,
-            "submitter": life.submitter,
-            "started": _moment(life.started_at),
-            "step": life.step,
-            "error": life.error,
-        }
-        for life in sorted(found, key=lambda life: life.started_at, reverse=True)[:limit]
-    ]
-    ctx.out.rows(rows, _COLUMNS, empty="The log holds no such workflow.")
+    async with ctx.pool() as pool, pool.acquire() as conn:
+        rows = await queries.run(
+            conn, "workflows", tenant=tenant, status=status, name=name, submitter=agent, limit=limit
+        )
+    ctx.out.rows([dict(row) for row in rows], _COLUMNS, empty="There are no such workflows.")
 
 
 @command(app, "get")

@@ -1,0 +1,71 @@
+"""``coord handoff``: work that agents hand over, and who has it."""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from coord.ops.cli.base import Context, Exit, command, fact_row, group
+
+app = group("handoff", "Handoffs: who offered what to whom, who has it, who declined.")
+
+_COLUMNS = [
+    "id", "status", "offerer", "addressee", "capability", "asked", "escalations", "offered_at", "seconds", "reason",
+]  # fmt: skip
+
+
+@command(app, "ls")
+async def ls(
+    ctx: Context,
+    status: Annotated[
+        str, typer.Option("--status", help="seeking, offered, accepted, withdrawn, expired; default: all.")
+    ] = "",
+    capability: Annotated[str, typer.Option("--capability", help="Only offered to this capability.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="Only offered by it, asked of it or accepted by it.")] = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Only of this fleet.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 50,
+) -> None:
+    """List handoffs, newest first, as the database has them."""
+    from coord.store import queries
+
+    async with ctx.pool() as pool, pool.acquire() as conn:
+        rows = await queries.run(
+            conn, "handoffs", tenant=tenant, status=status, capability=capability, agent=agent, limit=limit
+        )
+    ctx.out.rows([dict(row) for row in rows], _COLUMNS, empty="There are no such handoffs.")
+
+
+@command(app, "get")
+async def get(
+    ctx: Context,
+    id: Annotated[str, typer.Argument(help="The handoff.")],
+    key: Annotated[str, typer.Option("--key", help="Its key; default: its id.")] = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")] = "",
+) -> int:
+    """Show a handoff whole, with everything that was said about it: from the log, to the moment."""
+    import msgspec
+
+    from coord.client import entities
+    from coord.core.handoff import Handoff
+
+    async with ctx.bus() as conn:
+        facts = await entities.facts(conn, tenant or ctx.settings.identity.tenant, key=key or id, kind="handoff", id=id)
+    handoff = Handoff(tenant=tenant or ctx.settings.identity.tenant, key=key or id, id=id)
+    history = []
+    for fact in facts:
+        refusal = handoff.apply(fact)
+        history.append({**fact_row(fact), "refused": None if refusal is None else refusal.code})
+    if not handoff.seq:
+        ctx.out.say(f"The log holds no handoff {id}; coord handoff ls shows what the database has.")
+        return Exit.NOT_FOUND
+    record = msgspec.to_builtins(handoff)
+    if not ctx.out.is_table:
+        ctx.out.record({**record, "history": history})
+        return Exit.OK
+    ctx.out.record(record)
+    ctx.out.text()
+    ctx.out.rows(history, ["stored_at", "seq", "event", "agent", "refused"])
+    return Exit.OK

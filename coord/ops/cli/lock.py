@@ -1,0 +1,29 @@
+"""``coord lock``: who holds what, and who waits for it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from coord.ops.cli.base import Context, command, group
+
+app = group("lock", "Locks, elections and semaphores: who holds one, who waits.")
+
+_COLUMNS = ["lock", "key", "permits", "agent", "instance", "state", "since", "granted_at", "fence"]
+
+
+@command(app, "ls")
+async def ls(
+    ctx: Context,
+    lock: Annotated[str, typer.Option("--lock", help="Only this one.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="Only what it holds or waits for.")] = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Only of this fleet.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 100,
+) -> None:
+    """List who holds and who waits, in the order of their turns, as the database has them."""
+    from coord.store import queries
+
+    async with ctx.pool() as pool, pool.acquire() as conn:
+        rows = await queries.run(conn, "locks", tenant=tenant, lock=lock, agent=agent, limit=limit)
+    ctx.out.rows([dict(row) for row in rows], _COLUMNS, empty="Nobody holds or wants such a lock.")

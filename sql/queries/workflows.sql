@@ -1,0 +1,18 @@
+-- Workflows as they are now, newest first.
+-- :tenant     only this fleet; empty: all
+-- :status     only in this status; empty: all
+-- :name       only of this definition; empty: all
+-- :submitter  only started by this agent; empty: all
+-- :since      started from then on = -infinity
+-- :limit      at most so many = 50
+SELECT
+  w.tenant, w.id, w.name, w.version, w.status, w.submitter, w.started_at, round(w.seconds::numeric, 3)::double precision AS seconds,
+  w.tasks, w.tasks_open, w.step, w.error, w.message, w.parent
+FROM coord.v_workflow AS w
+WHERE (:'tenant' = '' OR w.tenant = :'tenant')
+  AND (:'status' = '' OR w.status = :'status')
+  AND (:'name' = '' OR w.name = :'name')
+  AND (:'submitter' = '' OR w.submitter = :'submitter')
+  AND w.started_at >= :'since'::timestamptz
+ORDER BY w.started_at DESC
+LIMIT :'limit'::bigint
