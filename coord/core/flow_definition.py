@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from coord import errors, limits
-from coord.core import expressions
+from coord.core import expressions, placement
 from coord.core.expressions import Path
 from coord.errors import InvalidWorkflow
 from coord.wire import where
@@ -195,6 +195,8 @@ def _planned(index: int, step: Step, depth: int) -> Planned:
 def _check_step(step: Step, kind: Kind, depth: int) -> None:
     if kind == "task":
         check_token(step.task or "", "a capability")
+        if step.placement is not None:
+            placement.parse(step.placement)
     elif kind == "signal":
         check_token(step.signal or "", "a signal's name")
     elif step.workflow is not None:

@@ -61,6 +61,15 @@ def _judge_capabilities(snapshot: Snapshot) -> list[Problem]:
         *(
             _warning(
                 f"capability {c.capability}",
+                f"{c.unplaced} tasks of {c.tenant} wait for an agent that their placement allows",
+                "See `coord.v_placement` for what they demand; start such an agent, or cancel them.",
+            )
+            for c in snapshot.capabilities[:_NAMED]
+            if c.unplaced and not c.starved
+        ),
+        *(
+            _warning(
+                f"capability {c.capability}",
                 f"its circuit is {c.circuit} for {c.tenant}: half of what ran lately failed",
                 "See why its tasks fail; it closes by itself once some end well.",
             )

@@ -138,6 +138,7 @@ class CapabilityStats(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     agents: int
     starved: bool
+    unplaced: int
     circuit: str
 
 
@@ -391,6 +392,7 @@ async def _boards(conn: Connection) -> tuple[CapabilityStats, ...]:
             running=board.running,
             agents=board.agents,
             starved=board.starved,
+            unplaced=board.unplaced,
             circuit=board.circuit,
         )
         for (tenant, capability), board in sorted(heard.items())

@@ -117,8 +117,8 @@ def test_what_is_wrong_is_named(steps: list[dict[str, Any]], error: type[Excepti
     assert details.items() <= raised.value.details.items()
 
 
-def test_what_is_wrong_with_a_definition_is_the_callers_fault_and_no_message_of_the_wire():
-    kinds = [errors.InvalidWorkflow, *errors.InvalidWorkflow.__subclasses__()]
+def test_what_is_wrong_with_a_definition_is_the_callers_fault_and_no_message_of_the_wire() -> None:
+    kinds: list[type[errors.CoordError]] = [errors.InvalidWorkflow, *errors.InvalidWorkflow.__subclasses__()]
     assert {kind.code for kind in kinds} == {
         "workflow.invalid", "workflow.cyclic", "workflow.unknown_step", "workflow.no_handler",
         "workflow.duplicate_step",
@@ -145,8 +145,8 @@ def test_every_member_of_a_step_survives_the_file() -> None:
     whole = Step(
         name="a", needs=[], when="input.x", task="do", input={"a": "$input.b"}, for_each="$input.l", max_parallelism=3,
         optional=True, undo=Undo(task="un", input="$output", retries=1, timeout_s=5), priority="batch", retries=1,
-        backoff_s=2, backoff_max_s=9, timeout_s=4, deadline_s=7, placement={"by": "load"}, labels={"a": "b"},
-        preemptible=True,
+        backoff_s=2, backoff_max_s=9, timeout_s=4, deadline_s=7, labels={"a": "b"}, preemptible=True,
+        placement={"strategy": "label", "values": ["eu"]},
     )  # fmt: skip
     definition = Definition(name="w", steps=[whole], version="3", description="d", output="$steps.a.output")
     text = msgspec.json.encode(definition).decode()
