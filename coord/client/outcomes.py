@@ -243,16 +243,20 @@ class TaskHandle(Generic[T]):
             await live.unsubscribe()
 
     async def cancel(self, reason: str = "") -> bool:
-        """Cancel it: whoever runs it is stopped at its next await.  False: it has ended already.
+        """Cancel it: whoever runs it is stopped at its next await.  False: it has ended, or is another agent's.
 
         Only the submitter may; raises what stating a fact raises.
         """
         task = await self.status()
-        if task.ended:
+        if task.ended or task.submitter != self._coord.agent:
             return False
         said = work.Ended(reason=reason)
-        await self._coord.stating.state(Fact(kind="task", id=self.id, key=self.key, event="cancelled", data=said))
-        return True
+        stored = await self._coord.stating.state(
+            Fact(kind="task", id=self.id, key=self.key, event="cancelled", data=said)
+        )
+        # An outcome may have been first after all.
+        _, facts = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
+        return all(fact.seq != stored.seq for fact, _ in tasks.fold(facts)[1])
 
     async def status(self) -> Task:
         """The task as the log has it now; raises `UnknownTask`, and what asking the service raises."""
