@@ -32,8 +32,6 @@ _STREAMS = {
     "TELEMETRY": {"max_bytes": 1 << 26},
     "SNAPSHOTS": {"max_bytes": 1 << 26},
 }
-_NOWHERE = "postgresql://coord@127.0.0.1:1/none"
-"""Nobody listens there."""
 
 
 async def run(job: Job) -> Result:
@@ -45,7 +43,7 @@ async def run(job: Job) -> Result:
         async with NatsCluster(home / "nats") as cluster:
             await cluster.apply(**_STREAMS)
             await cluster.until_whole()
-            told = crew.Job(urls=cluster.urls, tenant=TENANT, folder=str(home), database=_NOWHERE)
+            told = crew.Job(urls=cluster.urls, tenant=TENANT, folder=str(home))
             async with Siege.of(cluster, told, home / "crew.log") as siege, connected(cluster.urls) as c:
                 load = Load(c, amount, job.seed)
                 await load.full(180)

@@ -39,7 +39,7 @@ class Job(msgspec.Struct, frozen=True):
     role: Literal["server", "worker"] = "worker"
     name: str = ""
     database: str = ""
-    """A server's, for what was used before the log's window."""
+    """A server's, for what was used before the log's window; none: the log is all there is."""
     slots: int = 600
     """A worker's, for tasks; a third of that for the steps of workflows."""
 
@@ -95,21 +95,26 @@ async def _serve(job: Job) -> None:
     from coord.ops import serve
     from coord.ops.devstack.nats import SYSTEM_USER
     from coord.ops.settings import ServiceConfig, Settings
+    from coord.query.service import QueryService
     from coord.runtime.http import HttpConfig
-    from coord.runtime.service import ServiceGroup
+    from coord.runtime.service import Service, ServiceGroup
     from coord.server.presence import PresenceConfig
     from coord.store.config import DatabaseConfig
     from coord.telemetry import metrics
 
     settings = Settings(
         nats=NatsConfig(urls=job.urls, ping_interval_s=1.0),
-        database=DatabaseConfig(url=job.database),
+        database=DatabaseConfig(url=job.database) if job.database else DatabaseConfig(),
         presence=PresenceConfig(system_user=SYSTEM_USER, system_password=SYSTEM_USER),
         service=ServiceConfig(stats_every_s=0.0),
         http=HttpConfig(enabled=False),
     )
     decider = serve.services(settings, serve.What.DECIDER, registry=metrics.default())
-    query = serve.services(settings, serve.What.QUERY, registry=metrics.default())
+    query: Service
+    if job.database:
+        query = serve.services(settings, serve.What.QUERY, registry=metrics.default())
+    else:
+        query = serve.OnConnection("query", settings.nats, QueryService, registry=metrics.default())
     async with ServiceGroup("crew", [decider, query], registry=metrics.default()) as group:
         await group.wait_ready(60)
         print("ready", flush=True)
