@@ -196,11 +196,3 @@ class Reject(CoordError):
     code = "task.reject"
     fault = Fault.SENDER
     remedy = "Change the input."
-
-
-class NotPlaced(CoordError):
-    """Nobody places tasks in this release: only the strategies exist, no scheduler."""
-
-    code = "task.not_placed"
-    fault = Fault.CALLER
-    remedy = "Submit without placement: the next free agent takes the task."

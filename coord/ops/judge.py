@@ -49,6 +49,7 @@ def healthy(problems: list[Problem]) -> bool:
 def _judge_capabilities(snapshot: Snapshot) -> list[Problem]:
     starved = [c for c in snapshot.capabilities if c.starved]
     opened = [c for c in snapshot.capabilities if c.circuit != "closed"]
+    unplaced = [c for c in snapshot.capabilities if c.unplaced and not c.starved]
     return [
         *(
             _warning(
@@ -64,8 +65,7 @@ def _judge_capabilities(snapshot: Snapshot) -> list[Problem]:
                 f"{c.unplaced} tasks of {c.tenant} wait for an agent that their placement allows",
                 "See `coord.v_placement` for what they demand; start such an agent, or cancel them.",
             )
-            for c in snapshot.capabilities[:_NAMED]
-            if c.unplaced and not c.starved
+            for c in unplaced[:_NAMED]
         ),
         *(
             _warning(
