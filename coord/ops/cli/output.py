@@ -95,6 +95,8 @@ class Output:
             self._csv_columns = None
             if not listed and columns:
                 self._csv_header(list(columns))
+            elif not listed and empty:
+                self.say(empty)
             for row in listed:
                 self._csv_line(row)
             return
