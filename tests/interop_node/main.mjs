@@ -7,6 +7,7 @@ import { encode } from "@msgpack/msgpack";
 import { jetstream } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
 import * as coord from "./coord.mjs";
+import { Latches } from "./latches.mjs";
 import { Presence } from "./presence.mjs";
 import { Tasks } from "./tasks.mjs";
 import { Workflows } from "./workflows.mjs";
@@ -161,6 +162,22 @@ const commands = {
     }
     say({ stats: follower.stats });
     follower.close();
+  },
+
+  // Raises one signal and waits for two others; takes a lock, twice: at once, and when its holder gives it back.
+  async latches(nc, tenant) {
+    const latches = new Latches(nc, tenant, "node-1");
+    await latches.raise("node-up", { from: "node" });
+    say({ before: await latches.wait("sdk-up") });
+    say({ after: await latches.wait("sdk-later", () => say({ waits: true })) });
+    const first = await latches.request("db", "tok1", 1);
+    say({ lock: first.what, epoch: first.epoch });
+    const refused = await latches.request("db", "tok2", 2);
+    say({ lock: refused.what, code: refused.code });
+    await latches.release("db", "tok1");
+    const held = await latches.request("sdk-held", "tok3", 1, () => say({ wants: true }));
+    say({ lock: held.what, epoch: held.epoch });
+    await latches.release("sdk-held", "tok3");
   },
 
   async read(nc, tenant, request) {
