@@ -203,7 +203,9 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.ended and self.status != "completed" and said.redrive == self.redrives + 1:
             self._begin(fact, capability, queue, said)
             return None
-        return _REPEATED if payload_hash(fact) == self.payload_hash else _EXISTS
+        if payload_hash(fact) == self.payload_hash:
+            return _REPEATED
+        return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.submitter}")
 
     def _begin(self, fact: StoredFact, capability: str, queue: str, said: Submission) -> None:
         self.status = "queued"

@@ -130,7 +130,9 @@ class Workflow(msgspec.Struct, kw_only=True, omit_defaults=True):
         if decided and said.restated > self.restated and (not self.ended or self.status == "cancelled"):
             self.started_seq, self.restated = fact.seq, said.restated
             return None
-        return _REPEATED if payload_hash(fact) == self.payload_hash else _EXISTS
+        if payload_hash(fact) == self.payload_hash:
+            return _REPEATED
+        return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.submitter}")
 
     def _begin(self, fact: StoredFact, said: flow.Started, *, decided: bool) -> None:
         self.started_seq, self.started_at = fact.seq, fact.stored_at.timestamp()
