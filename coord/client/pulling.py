@@ -46,6 +46,10 @@ for ever and no wait is left with the broker."""
 _EMPTY_MOST_S: Final = 0.5
 """But never longer."""
 
+_CALM_S: Final = 0.05
+"""A priority that had nothing so lately is waited for without being asked first.  What has come meanwhile may come
+from several at once and be one too many: that is given back."""
+
 _SHUT_S: Final = 1.0
 """A queue that refuses pulls, or does not exist, is left alone for so long."""
 
@@ -123,6 +127,7 @@ class Puller:
         self._shut_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
         """Refuses pulls, or does not exist."""
         self._empty_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
+        self._calm_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
         """Had nothing."""
         self._scheduled = False
         self._opening_waits = False
@@ -170,7 +175,7 @@ class Puller:
         waited = {wait.queue for wait in self._waits.values()}
         open_ = [q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now]
         ready = [q for q in open_ if self._empty_until[q] <= now]
-        if ready:
+        if any(self._calm_until[q] <= now for q in ready):
             for queue, count in self._turns.plan(free, ready).items():
                 self._ask(queue, count, now)
         elif len(waited) < len(work.PRIORITIES):
@@ -230,6 +235,9 @@ class Puller:
 
     def _take_back_waits(self) -> None:
         inbox, self._wait_inbox = self._wait_inbox, None
+        calm_until = self._loop.time() + _CALM_S
+        for wait in self._waits.values():
+            self._calm_until[wait.queue] = calm_until  # it would have been given what there was
         self._waits.clear()
         if inbox is not None:
             self._start(inbox.drain())
@@ -260,7 +268,10 @@ class Puller:
                     del pulls[number]
                 break
         if tokens[base + 5] == b"0":
-            self._empty_until[queue] = self._loop.time() + _EMPTY_S
+            now = self._loop.time()
+            self._empty_until[queue], self._calm_until[queue] = now + _EMPTY_S, now + _CALM_S
+        else:
+            self._empty_until[queue] = self._calm_until[queue] = 0.0
         count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
         text = subject.decode("utf-8", "backslashreplace")
         self._deliver(Delivery(queue, text, headers or None, data, seq, count, stored_ns))
@@ -272,6 +283,7 @@ class Puller:
             return
         now = self._loop.time()
         if status in (b"404", b"408"):
+            self._calm_until[pull.queue] = now + _CALM_S
             if pulls is self._asked:
                 self._turns.rested(pull.queue, pull.left)
                 empty_s = min(max(_EMPTY_S, _EMPTY_ANSWERS * (now - pull.asked_at)), _EMPTY_MOST_S)
@@ -299,6 +311,7 @@ class Puller:
         self._waits.clear()
         self._shut_until = dict.fromkeys(work.PRIORITIES, 0.0)
         self._empty_until = dict.fromkeys(work.PRIORITIES, 0.0)
+        self._calm_until = dict.fromkeys(work.PRIORITIES, 0.0)
 
     def _start(self, job: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(job, name="pull")

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any, cast
 
 import msgspec
+import pytest
 
 from coord.bus.connection import Connection
-from coord.client.pulling import Puller
-from coord.wire import work
+from coord.client.pulling import Delivery, Puller
+from coord.wire import subjects, work
 from tests.support.waiting import until
 
 _LATE_S = 0.01
@@ -22,6 +23,7 @@ class _LateBroker:
     def __init__(self) -> None:
         self.is_connected = True
         self.asked = 0
+        self.drained = 0
         self.waiting: list[str] = []
         self._handlers: dict[str, Any] = {}
         self._inboxes = 0
@@ -37,7 +39,7 @@ class _LateBroker:
 
     async def subscribe_bytes(self, subject: str, handler: Any) -> Any:
         self._handlers[subject.removesuffix("*")] = handler
-        return _Subscription(subject)
+        return _Subscription(subject, self)
 
     def publish(self, subject: str, body: bytes, *, reply: str) -> None:
         if not msgspec.json.decode(body).get("no_wait"):
@@ -49,18 +51,27 @@ class _LateBroker:
             _LATE_S, handler, reply.encode(), b"", b"NATS/1.0 404 No Messages\r\n\r\n", b""
         )
 
+    def give(self, queue: str, consumer: str, pending: int) -> None:
+        """Deliver a task to what waits."""
+        inbox = next(reversed(self._handlers))
+        subject = f"coord.log.0.t.k.task.i.a.submitted.c.{queue}"
+        reply = f"$JS.ACK.EVENTS.{consumer}.1.7.7.1700000000000000000.{pending}"
+        self._handlers[inbox](subject.encode(), reply.encode(), b"", b"")
+
     async def flush(self, _timeout_s: float) -> None:
         return
 
 
 class _Subscription:
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, broker: _LateBroker) -> None:
         self.subject = subject
+        self._broker = broker
 
     async def unsubscribe(self) -> None:
         return
 
-    drain = unsubscribe
+    async def drain(self) -> None:
+        self._broker.drained += 1
 
 
 async def test_one_free_slot_and_late_answers_end_in_a_wait_for_each_priority() -> None:
@@ -70,4 +81,30 @@ async def test_one_free_slot_and_late_answers_end_in_a_wait_for_each_priority() 
     await puller.open()
     await until(lambda: len(broker.waiting) == len(work.PRIORITIES))
     assert broker.asked >= len(work.PRIORITIES), "waits before it was asked"
+    await puller.close()
+
+
+@pytest.mark.parametrize("pending", [0, 1])
+async def test_after_a_task_that_was_the_last_the_next_is_waited_for_without_asking(pending: int) -> None:
+    """Whoever takes a task now and then asks nobody three times for each; who leaves a backlog behind does."""
+    broker = _LateBroker()
+    free = 1
+    came: list[str] = []
+
+    def deliver(delivery: Delivery) -> None:
+        nonlocal free
+        free = 0
+        came.append(delivery.queue)
+
+    puller = Puller(cast("Connection", broker), "t", "c", free=lambda: free, deliver=deliver, missing=lambda: None)
+    await puller.open()
+    await until(lambda: len(broker.waiting) == len(work.PRIORITIES))
+    asked, broker.waiting = broker.asked, []
+    broker.give("normal", subjects.queue("t", "c", "normal"), pending)
+    assert came == ["normal"]
+    await until(lambda: broker.drained == 1)  # the slot is taken: nothing may wait
+    free = 1
+    puller.refill()
+    await until(lambda: len(broker.waiting) == len(work.PRIORITIES))
+    assert (broker.asked == asked) == (pending == 0)
     await puller.close()
