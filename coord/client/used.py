@@ -26,7 +26,7 @@ from coord.runtime.retrying import retrying
 from coord.wire import subjects
 from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
 
-_ASK: Final = CallPolicy(retries_max=None, deadline_s=limits.SUBMIT_WAIT_S)
+_ASK: Final = CallPolicy(retries_max=None, deadline_s=limits.USED_WAIT_S)
 
 Ident: TypeAlias = tuple[str, str]
 """(key, id)."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from coord.limits.spine import EVENT_BYTES_MAX, KIB, MIB, RPC_REQUEST_BYTES_MAX, TAKEOVER_S, TOKEN_BYTES_MAX, TRIM_END
+from coord.limits.spine import (
+    EVENT_BYTES_MAX,
+    KIB,
+    MIB,
+    RPC_REQUEST_BYTES_MAX,
+    RPC_TIMEOUT_S,
+    TAKEOVER_S,
+    TOKEN_BYTES_MAX,
+    TRIM_END,
+)
 
 # --- tasks --------------------------------------------------------------------------------
 
@@ -120,6 +129,15 @@ a row is gone, its projector knows that it was there, and a used id is known for
 
 USED_IDS_MAX: Final = 400
 """Ids in one question whether they were used before: with their keys they fit into a request."""
+
+USED_WAIT_S: Final = 15.0
+"""How long a submission under a chosen id waits for a service that cannot tell, its database being away."""
+
+USED_DATABASE_S: Final = 2.0
+"""How long the service waits for the database each time: the client asks again."""
+
+USED_CIRCUIT_S: Final = 1.0
+"""And after failures for so long at most it does not ask the database."""
 
 USED_WHOLE_S: Final = 5.0
 """For so long a client does not ask again, when the log holds all that the tables know."""
@@ -340,6 +358,8 @@ assert 2 * PRESENCE_TICK_S < PRESENCE_STALL_S < GONE_AFTER * HEARTBEAT_S
 assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
 assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
 assert TASK_PULL_HASTY_S < GONE_AFTER * HEARTBEAT_S, "a hung worker's pulls end before its claims move"
+assert USED_DATABASE_S < RPC_TIMEOUT_S
+assert USED_CIRCUIT_S < USED_WAIT_S / 4
 assert USED_IDS_MAX * 2 * (TOKEN_BYTES_MAX + 8) < RPC_REQUEST_BYTES_MAX
 assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
 assert FLOW_BYTES_MAX < EVENT_BYTES_MAX

@@ -115,7 +115,8 @@ def services(
 def _used_ids_pool(settings: Settings, registry: metrics.Metrics) -> Pool:
     """Two connections at most, while ids are asked for that may have been used before the log's window."""
     config = msgspec.structs.replace(ops_settings.side_pool(settings.database, "ids"), pool_max=2)
-    return Pool(config, metrics=registry, circuit="database_ids")
+    breaker = msgspec.structs.replace(config.breaker, open_max_s=limits.USED_CIRCUIT_S)
+    return Pool(config, metrics=registry, circuit="database_ids", breaker=breaker)
 
 
 def projector_services(settings: Settings, *, registry: metrics.Metrics) -> ServiceGroup:

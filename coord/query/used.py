@@ -35,8 +35,9 @@ class UsedIds:
     def __init__(self, pool: Pool | None, info: Callable[[], Awaitable[LogInfo]]) -> None:
         self._pool = pool
         self._info = info
-        self._whole: tuple[str, datetime] | None = None
-        """The log (when it was made, its first fact's time) of which it is known: that does not change."""
+        self._oldest: tuple[str, datetime] | None = None
+        """The log (when it was made), and when the oldest began that the tables knew.  What they learn later began
+        in what the log held then, so this becomes too old in time, never too new."""
 
     async def used(self, request: Request) -> UsedAnswer:
         """Raises `InvalidRequest`, and `StoreError`s: without an answer nobody knows."""
@@ -49,7 +50,7 @@ class UsedIds:
         if not asked.ids:
             return UsedAnswer()
         keys, ids = zip(*asked.ids, strict=True)
-        async with self._pool.acquire() as conn:
+        async with self._pool.acquire(limits.USED_DATABASE_S) as conn:
             with translated("ids that were used"):
                 rows = await conn.fetch(statement(f"used_{asked.kind}"), tenant, list(keys), list(ids))
         return UsedAnswer(used=[_used(asked.kind, row) for row in rows])
@@ -58,14 +59,15 @@ class UsedIds:
         """Whether the log holds the beginning of everything that the tables know."""
         info = await self._info()
         first = info.first_stored_at
-        if first is not None and self._whole == (info.created, first):
-            return True  # what came since began in it
-        async with pool.acquire() as conn:
+        known = self._oldest
+        if first is not None and known is not None and known[0] == info.created and known[1] >= first:
+            return True  # without the database, which may be away
+        async with pool.acquire(limits.USED_DATABASE_S) as conn:
             with translated("the oldest entity"):
-                oldest = await conn.fetchval(statement("oldest_begun"))
-        whole = oldest is None or (first is not None and oldest >= first)
-        self._whole = (info.created, first) if whole and first is not None else None
-        return whole
+                oldest: datetime | None = await conn.fetchval(statement("oldest_begun"))
+        if first is not None:
+            self._oldest = (info.created, first if oldest is None else oldest)
+        return oldest is None or (first is not None and oldest >= first)
 
 
 def _used(kind: UsedKind, row: Any) -> Used:

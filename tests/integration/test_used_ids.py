@@ -120,7 +120,15 @@ async def test_nobody_asks_while_the_log_holds_all_that_the_tables_know(migrated
         await project(migrated_database, [event(1, at=now, id="t", key="t", detail="work.normal", data="{}")])
         assert (await UsedIds(pool, what).used(request(("t", "t")))).whole
         await project(migrated_database, ended("acme", 1, "old"))
-        assert (await used.used(request(("old", "old")))).whole, "of this log it is known"
+        await pool.close()
+        assert (await used.used(request(("old", "old")))).whole, "of this log it is known, the database may be away"
+        info = msgspec.structs.replace(info, first_stored_at=now - timedelta(seconds=1))
+        assert (await used.used(request(("old", "old")))).whole
+        info = msgspec.structs.replace(info, first_stored_at=now + timedelta(seconds=1))
+        with pytest.raises(errors.StoreError):
+            await used.used(request(("old", "old")))
+        await pool.open()
+        assert not (await used.used(request(("old", "old")))).whole
         info = msgspec.structs.replace(info, created="c2")
         answer = await used.used(request(("old", "old"), ("t", "t"), ("none", "none")))
         assert not answer.whole
