@@ -119,6 +119,19 @@ class DirectReader:
             query["start_time"] = from_time.astimezone(UTC).isoformat().replace("+00:00", "Z")
         else:
             query["seq"] = max(1, from_seq or 1)
+        return await self._get(stream, query, timeout_s)
+
+    async def last_of_each(
+        self, stream: str, filter_subject: str, *, up_to_seq: int, timeout_s: float = limits.API_TIMEOUT_S
+    ) -> Batch:
+        """Of every subject that matches the last message up to a sequence, in order.
+
+        Found by the broker's index of subjects: unlike `batch` it costs the same in a long log as in a short
+        one.  For few subjects: beyond 1,024 the broker refuses.  Raises like `batch`.
+        """
+        return await self._get(stream, {"multi_last": [filter_subject], "up_to_seq": up_to_seq}, timeout_s)
+
+    async def _get(self, stream: str, query: dict[str, Any], timeout_s: float) -> Batch:
         await self._listen()
         token = str(next(self._tokens))
         collector = self._collectors[token] = _Collector()

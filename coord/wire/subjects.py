@@ -373,6 +373,12 @@ def log_filters(
     return (first,) if event is None else (first, first + ".>")
 
 
+def is_of_one_entity(filter_subject: str) -> bool:
+    """Whether a filter over the log names partition, tenant, key, kind and id."""
+    tokens = filter_subject.split(".")
+    return len(tokens) > 7 and filter_subject.startswith(_LOG) and not {"*", ">"}.intersection(tokens[2:7])
+
+
 def matches(filter_subject: str, subject: str) -> bool:
     """Whether the broker lets a subject through this filter: ``*`` is one token, ``>`` at the end one or more."""
     wanted, tokens = filter_subject.split("."), subject.split(".")
