@@ -65,13 +65,14 @@ bench-soak: $(VENV)/.installed-test ## ten million facts, memory and exactly onc
 bench-budget: $(VENV)/.installed-test ## counts for one fact against their bounds (ARGS=--write renews them)
 	@$(BIN)/coord bench budget $(ARGS)
 
-bench-page: $(VENV)/.installed-test ## all of them on a quiet machine: docs/benchmarks.md and the baseline, half an hour
+bench-page: $(VENV)/.installed-bench ## all of them on a quiet machine: docs/benchmarks.md and the baseline, half an hour
 	mkdir -p $(RESULTS)
 	$(BIN)/coord bench spine -o json > $(RESULTS)/spine.json
 	$(BIN)/coord bench peers -o json > $(RESULTS)/peers.json
 	$(BIN)/coord bench soak -o json > $(RESULTS)/soak.json
-	for bench in spine peers soak; do $(BIN)/coord bench report $(RESULTS)/$$bench.json || exit 1; done
-	$(BIN)/coord bench keep $(RESULTS)/spine.json $(RESULTS)/peers.json $(RESULTS)/soak.json
+	$(BIN)/coord bench tasks-peers -o json > $(RESULTS)/tasks-peers.json
+	for bench in spine peers soak tasks-peers; do $(BIN)/coord bench report $(RESULTS)/$$bench.json || exit 1; done
+	$(BIN)/coord bench keep $(RESULTS)/spine.json $(RESULTS)/peers.json $(RESULTS)/soak.json $(RESULTS)/tasks-peers.json
 
 lock: $(VENV)/.installed ## resolve the dependencies anew (ARGS=--upgrade for newer versions)
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet 'uv>=0.8'

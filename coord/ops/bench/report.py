@@ -1,6 +1,6 @@
 """Write a report into docs/benchmarks.md: ``coord bench report FILE``.
 
-Replaces what stands between the two markers of the report's bench (spine, peers, soak) and leaves
+Replaces what stands between the two markers of the report's bench (`BENCHES`) and leaves
 the rest of the page, which people write.  So the figures of a section are always those of one run::
 
     coord bench spine -o json > spine.json && coord bench report spine.json
@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from coord.errors import SettingsError
 from coord.ops.bench import machine
+from coord.ops.bench.beside import page
 from coord.ops.bench.compare import flat, read
 
-BENCHES: Final = ("spine", "peers", "soak")
+BENCHES: Final = ("spine", "peers", "soak", "tasks-peers")
 """Whose reports have a place on the page."""
 
 _HELD: Final[dict[bool | None, str]] = {True: "yes", False: "**no**", None: "too short to tell"}
@@ -43,6 +44,8 @@ def rewrite(document: str, report: Mapping[str, Any]) -> str:
 
 def render(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
+    if report["bench"] == "tasks-peers":
+        return "\n".join([_circumstances(report), *(_table(*table) for table in page.tables(report, _number))])
     blocks = [_circumstances(report), _figures(report)]
     if report.get("held"):
         blocks.append(_table(("held", ""), [(f"`{name}`", _HELD[value]) for name, value in report["held"].items()]))
@@ -104,6 +107,8 @@ def _number(value: float) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_plain(v)}" for name, v in value.items())
     if isinstance(value, (list, tuple)):
         return "+".join(map(str, value))
     return "default" if value is None else f"{value:,}" if type(value) is int else str(value)

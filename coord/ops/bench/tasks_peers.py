@@ -17,9 +17,9 @@ import msgspec
 from coord.errors import CoordError, SettingsError
 from coord.ops.bench import machine, servers
 from coord.ops.bench.beside import sides
-from coord.ops.bench.beside.job import FLOWS, STEPS, Effort, Job, Kind
+from coord.ops.bench.beside.job import FLOWS, KINDS, STEPS, Effort, Job, Kind
 from coord.ops.bench.beside.servers import Served, serving
-from coord.ops.bench.beside.sides import COORD, SIDES, Side
+from coord.ops.bench.beside.sides import BY_NAME, COORD, SIDES, Side
 from coord.ops.bench.measure import BenchError, Figures, cpu_s, percentile, rounded
 from coord.ops.bench.workers import Worker
 from coord.ops.devstack import ports
@@ -57,9 +57,9 @@ class TasksPeersConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             self,
             effort=Effort(
                 idle=max(1, int(effort.idle * share)),
-                idle_s=effort.idle_s * share,
-                warm_up_s=effort.warm_up_s * share,
-                flood_s=effort.flood_s * share,
+                idle_s=round(effort.idle_s * share, 3),
+                warm_up_s=round(effort.warm_up_s * share, 3),
+                flood_s=round(effort.flood_s * share, 3),
             ),
         )
 
@@ -109,7 +109,7 @@ async def tasks_peers(config: TasksPeersConfig, say: Callable[[str], None]) -> d
         FORMAT,
         versions=versions,
         edition=edition,
-        settings=servers.settings(config) | _durability(config.synced),
+        settings=_settings(config),
         skipped=skipped,
         figures={name: {n: rounded(statistics.median(v)) for n, v in of.items()} for name, of in figures.items()}
         | {"beside": against(figures)},
@@ -141,8 +141,6 @@ async def _kind(submitter: Worker, worker: Worker, served: Served, into: Measure
     before = served.cpu_s() | {"worker": cpu_s(worker.pid)}
     flood = await submitter.result(_RESULT_S)
     after = served.cpu_s() | {"worker": cpu_s(worker.pid)}
-    if not flood["count"]:
-        raise BenchError("nothing was done while it counted")
     into.idle_ms.append(alone["idle_ms"])
     into.per_s.append(flood["count"] / flood["seconds"])
     spent = {name: after[name] - before[name] for name in after} | {"submitter": flood["cpu_s"]}
@@ -165,19 +163,27 @@ def _figures(kinds: Mapping[Kind, Measured]) -> Figures:
     return figures
 
 
-LOWER: Final = tuple(f"{kind}_ms.p{p}" for kind in ("task", "one_step", "three_steps") for p in (50, 99))
-HIGHER: Final = ("task_per_s", "one_step_per_s", "three_steps_per_s", "steps_per_s")
+LOWER: Final = tuple(f"{kind}_ms.p{p}" for kind in KINDS for p in (50, 99))
+HIGHER: Final = (*(f"{kind}_per_s" for kind in KINDS), "steps_per_s")
 
 
-def against(figures: Mapping[str, Figures]) -> dict[str, float]:
-    """How many times as good coord is as the best of the others, figure by figure: above 1 it is better."""
+def against(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
+    """How many times as good coord is as the best of the others, figure by figure: above 1 it is better.
+
+    `stored`: of those that keep what became of a task, as coord does.  `all`: of all.
+    """
     medians = {name: {n: statistics.median(v) for n, v in of.items()} for name, of in figures.items()}
     own = medians.pop(COORD, {})
+    stored = {name: of for name, of in medians.items() if BY_NAME[name].stored}
+    return {"stored": _best(own, stored), "all": _best(own, medians)}
+
+
+def _best(own: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for figure in (*HIGHER, *LOWER):
-        others = [of[figure] for of in medians.values() if figure in of]
-        if figure in own and others:
-            found[figure] = rounded(min(others) / own[figure] if figure in LOWER else own[figure] / max(others))
+        values = [of[figure] for of in others.values() if figure in of]
+        if figure in own and values:
+            found[figure] = rounded(min(values) / own[figure] if figure in LOWER else own[figure] / max(values))
     return found
 
 
@@ -189,14 +195,23 @@ def _spoken(kinds: Mapping[Kind, Measured]) -> str:
     return "; ".join(parts)
 
 
-def _durability(synced: bool) -> dict[str, Any]:
-    """What each server was told."""
-    return {
-        "nats_sync_interval": "always" if synced else None,
-        "peers_synchronous_commit": "on" if synced else "off",
-        "restate_wal_fsync": synced,
-        "temporal_database": "file" if synced else "memory",
-    }
+def _settings(config: TasksPeersConfig) -> dict[str, Any]:
+    """The bench's, and what each server was told about what it acknowledges."""
+    found = servers.settings(config)
+    del found["sides"]
+    effort = msgspec.structs.asdict(found.pop("effort"))
+    windows = {name: config.window or max(BY_NAME[name].window, BY_NAME[name].window_flows) for name in config.sides}
+    return (
+        found
+        | effort
+        | {
+            "window": windows,
+            "nats_sync_interval": "always" if config.synced else None,
+            "synchronous_commit_of_peers": "on" if config.synced else "off",
+            "restate_wal_fsync": config.synced,
+            "temporal_database": "file" if config.synced else "memory",
+        }
+    )
 
 
 async def _versions(database: servers.Database) -> dict[str, str | None]:

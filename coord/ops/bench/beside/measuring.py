@@ -63,6 +63,8 @@ async def flood(kind: Kind, one: One, job: Job) -> None:
             process.say({"kind": kind, "counting": True})
             before, began, cpu_s = count, time.perf_counter(), time.process_time()
             await asyncio.sleep(job.effort.flood_s)
+            while count == before:  # noqa: ASYNC110 - as above; the parent loses patience
+                await asyncio.sleep(0.01)
             found: dict[str, Any] = {
                 "kind": kind,
                 "count": count - before,

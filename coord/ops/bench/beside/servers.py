@@ -24,12 +24,14 @@ from coord.ops.devstack import ports, process
 from coord.ops.devstack.nats import NatsOptions, NatsServer
 
 _DATABASE: Final = "beside"
+# One partition takes a third less CPU on two cores than the default of 24.
 _RESTATE: Final = """\
 roles = ["http-ingress", "admin", "worker", "log-server", "metadata-server"]
 listen-mode = "tcp"
 bind-address = "{host}:{node}"
 advertised-address = "http://{host}:{node}/"
 disable-telemetry = true
+default-num-partitions = 1
 log-filter = "error"
 base-dir = {folder}
 

@@ -26,9 +26,11 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     server: Server
     kinds: tuple[Kind, ...] = KINDS
     window: int
-    """Under way at once in a flood: the number that served it best when 8 to 512 were tried on two cores."""
+    """Under way at once in a flood: what served it best when 8 to 256 were tried on two cores."""
     window_flows: int = 0
     """The same for workflows."""
+    stored: bool = True
+    """Whether the outcome of a task is on record before its submitter is told, or at least afterwards."""
     packages: dict[str, str] = {}
     """Module → its distribution, of what it needs."""
     program: str = ""
@@ -55,7 +57,8 @@ SIDES: Final = (
         module="coord.ops.bench.beside.taskiq_nats",
         server="nats",
         kinds=("task",),
-        window=128,
+        stored=False,
+        window=100,
         packages={"taskiq_nats": "taskiq-nats", "taskiq": "taskiq"},
     ),
     Side(
@@ -64,7 +67,7 @@ SIDES: Final = (
         variant="results",
         server="nats",
         kinds=("task",),
-        window=64,
+        window=16,
         packages={"taskiq_nats": "taskiq-nats", "taskiq": "taskiq"},
     ),
     Side(
@@ -72,7 +75,7 @@ SIDES: Final = (
         module="coord.ops.bench.beside.procrastinate",
         server="database",
         kinds=("task",),
-        window=64,
+        window=32,
         packages={"procrastinate": "procrastinate"},
     ),
     Side(
@@ -105,8 +108,8 @@ SIDES: Final = (
         name="temporal",
         module="coord.ops.bench.beside.temporal",
         server="temporal",
-        window=64,
-        window_flows=64,
+        window=16,
+        window_flows=16,
         packages={"temporalio": "temporalio"},
         program="temporal",
     ),
@@ -116,14 +119,15 @@ SIDES: Final = (
         variant="local",
         server="temporal",
         kinds=("one_step", "three_steps"),
-        window=64,
-        window_flows=64,
+        window=16,
+        window_flows=16,
         packages={"temporalio": "temporalio"},
         program="temporal",
     ),
 )
 
 NAMES: Final = tuple(side.name for side in SIDES)
+BY_NAME: Final = {side.name: side for side in SIDES}
 
 
 def program(name: str) -> Path | None:

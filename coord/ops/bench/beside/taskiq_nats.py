@@ -26,7 +26,7 @@ WITH_RESULTS: Final = "results"
 _AT_A_TIME: Final = 100
 _PULL: Final = 100
 _PULL_S: Final = 1.0
-_POLL_S: Final = 0.002
+_POLL_S: Final = 0.005
 """Between two looks for a result; its own default is 0.2 s."""
 
 
