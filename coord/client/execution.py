@@ -159,7 +159,8 @@ class Execution:
         wait_s = _AGAIN_S
         for tried in itertools.count(1):
             try:
-                task, _ = await read(worker.conn, worker.tenant, *self.place)
+                async with worker.looks:
+                    task, _ = await read(worker.conn, worker.tenant, *self.place)
                 if task is not None or tried >= _LOOKS_MAX:
                     break
             except errors.BusClosed:

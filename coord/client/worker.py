@@ -82,6 +82,8 @@ class Worker:
         self._slots = {capability: Slots(count) for capability, count in agent.capabilities.items()}
         self._pullers: dict[str, Puller] = {}
         self._executions: dict[tuple[str, str], Execution] = {}
+        self.looks = asyncio.Semaphore(limits.TASK_LOOKS_MAX)
+        """Taken while a task is read."""
         """By (key, id): what has a slot, or an outcome on its way."""
         self._jobs: set[asyncio.Task[None]] = set()
         self._opening: set[str] = set()

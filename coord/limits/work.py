@@ -61,6 +61,10 @@ a connection's waiters at a time, 50 a second."""
 TASK_PULL_HASTY_S: Final = 2.0
 """And of one that holds claims: when it is found to hang, nothing of its waits with the broker any more."""
 
+TASK_LOOKS_MAX: Final = 32
+"""Tasks that one worker reads at a time before it claims what was delivered again: after a broker came back that may
+be everything, and what all ask at once is answered to nobody in time."""
+
 TASK_FACTS_MAX: Final = 10_000
 """Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
 
