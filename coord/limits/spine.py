@@ -465,6 +465,12 @@ REPLAY_NAMES_MAX: Final = 100_000
 REPLAY_AHEAD: Final = 1_000
 """Statements of a replay under way at once, over all keys; within a key one at a time."""
 
+REPLAY_TASKS: Final = 10_000
+"""Requests of a replay as tasks that have not ended; a fleet that falls further behind holds the arrivals up."""
+
+REPLAY_TALKS: Final = 16
+"""Conversations of such a replay at a time."""
+
 REPLAY_SPEAKERS: Final = 256
 """Agents of a replay with an open publisher: each is a subscription.  The longest silent is closed."""
 

@@ -10,6 +10,7 @@ import typer
 
 from coord.ops.cli.bars import bar
 from coord.ops.cli.base import Context, Exit, command
+from coord.ops.cli.replay_tasks import USUAL, replay_as_tasks
 
 if TYPE_CHECKING:
     from coord.ops.replay.formats import Format
@@ -36,8 +37,11 @@ async def replay(
         ),
     ] = "auto",
     speed: Annotated[
-        str, typer.Option("--speed", metavar="SPEED", help="max, recorded, or a factor such as 10.")
-    ] = "max",
+        str | None,
+        typer.Option(
+            "--speed", metavar="SPEED", help="max (default; with --as-tasks: 60), recorded, or a factor such as 10."
+        ),
+    ] = None,
     shift: Annotated[bool, typer.Option("--shift", help="Move recorded times so that the first is now.")] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out lines that cannot be read; otherwise nothing is published.")
@@ -50,6 +54,24 @@ async def replay(
         typer.Option("--run-id", metavar="NAME", help="Replay the same file again under another name and other keys."),
     ] = None,
     tenant: Annotated[str | None, typer.Option("--tenant", "-t", help="Whose fleet (identity.tenant).")] = None,
+    as_tasks: Annotated[
+        bool,
+        typer.Option("--as-tasks", help="Do it again: arrivals as tasks, conversations as workflows; say who waited."),
+    ] = False,
+    placement: Annotated[
+        str,
+        typer.Option("--placement", metavar="NAMES", help="With --as-tasks, of arrivals: each of these in turn."),
+    ] = USUAL,
+    agents: Annotated[
+        int, typer.Option("--agents", min=1, max=1000, help="With --as-tasks, of arrivals: how many work.")
+    ] = 4,
+    token_ms: Annotated[
+        float, typer.Option("--token-ms", min=0, max=60_000, help="With --as-tasks: how long one token takes.")
+    ] = 20.0,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="With --as-tasks: only so many lines; 0: all.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.svg", help="With --as-tasks: draw who waited.")
+    ] = None,
 ) -> int:
     """Put a recorded run into the log, each fact once, however often it is interrupted.
 
@@ -63,7 +85,7 @@ async def replay(
     if tenant is not None:
         ctx.more_options["identity.tenant"] = (tenant, "--tenant")
     fleet = ctx.settings.identity.tenant
-    factor = _speed(speed)
+    factor = _speed(speed or ("60" if as_tasks else "max"))
     source = Source(file)
     known = detect(source) if form == "auto" else _format(form)
     digest = source.digest()
@@ -74,6 +96,12 @@ async def replay(
         ctx.out.record(_summary(file, known, run, fleet, found))
         return Exit.ERROR if found.bad and not skip_bad else Exit.OK
     _refuse(found, skip_bad=skip_bad)
+    if as_tasks:
+        from coord.ops.replay.as_tasks import TaskedConfig
+
+        tasked = TaskedConfig(tenant=fleet, run=run, speed=factor, token_ms=token_ms, agents=agents)
+        statements = _statements(known, source, run, fleet)
+        return await replay_as_tasks(ctx, known.name, statements, tasked, names=placement, most=limit, plot=plot)
     async with ctx.bus() as conn:
         config = ReplayConfig(tenant=fleet, run=run, speed=factor, shift=shift)
         replayer = Replayer(conn, config, digest=digest, format_name=known.name)
