@@ -23,6 +23,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
+import msgspec
+
 from coord import errors, limits
 from coord.client.connect import Coord, agent_name, connect
 from coord.client.handoff import HandoffHandler
@@ -64,7 +66,7 @@ class Agent:
         """
         self.name = agent_name(name)
         self.capabilities: dict[str, int] = {}
-        self.labels = dict(labels or {})
+        self.labels = _labels(labels or {})
         self.needs = tuple(needs)
         self.provides = tuple(provides)
         self.coordinator = None if coordinator is None else agent_name(coordinator)
@@ -178,3 +180,10 @@ class Agent:
                     draining.cancel()
                     await asyncio.gather(draining, return_exceptions=True)
                     await worker.close()
+
+
+def _labels(given: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return msgspec.convert(dict(given), dict[str, str])
+    except msgspec.ValidationError as exc:
+        raise errors.SettingsError(f"labels are texts: {exc}") from exc

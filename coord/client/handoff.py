@@ -23,6 +23,7 @@ was silent: the next one is asked.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -236,6 +237,8 @@ class Handoffs:
         ref = None
         if len(raw) > limits.HANDOFF_BYTES - 64:
             ref, work, context = await self.coord.payloads.put(raw), None, None
+        if timeout_s is not None and not math.isfinite(timeout_s):
+            raise errors.InvalidPayload("timeout_s is a number of seconds", timeout_s=str(timeout_s))
         timeout_ms = limits.HANDOFF_TIMEOUT_MS if timeout_s is None else round(timeout_s * 1000)
         said = wire.check(
             Offered(

@@ -43,6 +43,7 @@ _LOOKS_MAX: Final = 20
 _BURST: Final = 64
 _COUNT_S: Final = 0.5
 """How long what is counted may be unknown to the metrics."""
+_PAYLOAD: Final = frozenset({"input", "ref"})
 _GENERATIONS: Final = 64
 """Of reused work that are asked about at a time."""
 _LOOK_AGAIN_S: Final = 0.05
@@ -214,15 +215,27 @@ class Submitter:
         urgent = options.get("priority") == "critical"
         await self._ready(capability, urgent=urgent)
         sent: list[tuple[Ask, Watch, Statement] | errors.CoordError] = []
+        closed: errors.CoordError | None = None
         async for value, given, used in self._named(inputs, ids, options):
             if used is not None:
                 sent.append(task_exists(used))
                 continue
-            ask = await self._ask(capability, value, **given)
-            await self._ready(capability, urgent=urgent)
-            watch = self._coord.outcomes.watch(ask.key, ask.id)
-            await self._coord.stating.room()
-            sent.append((ask, watch, self._send(ask)))
+            if closed is not None:
+                sent.append(closed)
+                continue
+            try:
+                ask = await self._ask(capability, value, **given)
+                await self._ready(capability, urgent=urgent)
+                await self._coord.stating.room()
+                watch, statement = self._coord.outcomes.watch(ask.key, ask.id), self._send(ask)
+            except (errors.Overloaded, errors.CircuitOpen) as exc:
+                closed = exc  # the others would wait as long for the same answer
+                sent.append(exc)
+                continue
+            except errors.CoordError as exc:
+                sent.append(exc)
+                continue
+            sent.append((ask, watch, statement))
             if len(sent) % _BURST == 0:
                 await asyncio.sleep(0)  # let others of this process have their turn, and the broker have these
         found: list[Any] = []
@@ -288,8 +301,12 @@ class Submitter:
         if "placement" in said:
             said["placement"] = placing.data_of(said["placement"])
         try:
-            submission = work.check(work.Submission(instance=self._coord.instance, **said))
-        except TypeError as exc:
+            submission = work.Submission(instance=self._coord.instance, **said)
+            options = {name: value for name, value in said.items() if name not in _PAYLOAD}
+            if options:
+                msgspec.convert(options, work.Submission)  # or no reader would believe what is stored
+            work.check(submission)
+        except (TypeError, msgspec.ValidationError) as exc:
             raise errors.InvalidPayload(f"not an option of a task: {exc}") from exc
         if capability not in self._doors or submission.priority not in work.QUEUES:
             work.submission_detail(capability, submission.priority)
@@ -351,7 +368,7 @@ class Submitter:
 
     async def _reuse(self, capability: str, input: Any, reuse_for_s: float, options: dict[str, Any]) -> TaskHandle[Any]:
         """Join identical work, or begin it; see `coord.core.reuse`."""
-        if options.get("id") is not None or options.get("key") is not None or reuse_for_s < 0:
+        if options.get("id") is not None or options.get("key") is not None or not reuse_for_s >= 0:
             raise errors.InvalidPayload("reuse gives a task its id and key, and takes a time of at least 0")
         ask = await self._ask(capability, input, **options)
         key = reuse.key_of(capability, ask.raw)

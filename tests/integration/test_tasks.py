@@ -116,6 +116,27 @@ async def test_a_capability_that_nobody_has_waits_until_somebody_comes(fleet: Fl
             assert await handle.result(timeout_s=30) == {"words": 1}
 
 
+async def test_one_bad_submission_of_many_is_an_error_in_its_place(fleet: Fleet) -> None:
+    async with fleet.client() as c:
+        found = await c.submit_many("work", [1, object(), 3], ids=["m-1", "m-2", "m-3"], return_errors=True)
+        assert [getattr(one, "id", None) for one in found] == ["m-1", None, "m-3"]
+        assert isinstance(found[1], errors.InvalidPayload)
+        found = await c.submit_many("work", [1, 2], ids=["m-4", "NOT A TOKEN"], return_errors=True)
+        assert isinstance(found[1], errors.InvalidToken)
+        with pytest.raises(errors.InvalidPayload):
+            await c.submit_many("work", [object(), 5], ids=["m-5", "m-6"])
+        assert (await c.task("m-6").status()).status == "queued", "the others are stored all the same"
+
+
+@pytest.mark.parametrize(
+    "option", [{"labels": {"a": 1}}, {"labels": "x"}, {"preemptible": "yes"}, {"progress": 3}, {"retries": "a"}]
+)
+async def test_options_that_no_reader_would_believe_are_refused(fleet: Fleet, option: dict[str, Any]) -> None:
+    async with fleet.client() as c:
+        with pytest.raises(errors.InvalidPayload):
+            await c.submit("work", 1, **option)
+
+
 async def test_bad_submissions_are_refused_before_they_are_stated(fleet: Fleet) -> None:
     async with fleet.client() as c:
         for refused, options in (

@@ -67,3 +67,23 @@ async def test_each_question_has_an_answer(migrated_database: Database) -> None:
         assert {r["what"] for r in await conn.fetch("SELECT DISTINCT what FROM coord.v_waiting")} == {
             "task", "workflow", "handoff", "signal", "lock",
         }  # fmt: skip
+
+
+async def test_each_who_was_asked_to_take_work_over_is_a_row(migrated_database: Database) -> None:
+    asked = [
+        ("h1", "offered", "", "desk", {"agent": "clerk"}),
+        ("h2", "offered", "", "desk", {"capability": "refund"}),
+        ("h2", "offered", "1", "_handoff", {"agent": "a"}),
+        ("h2", "escalated", "2", "_handoff", {"agent": "b"}),
+        ("h3", "offered", "", "old", {"to": "c"}),
+    ]
+    log = []
+    for seq, (id_, name, n, by, data) in enumerate(asked, 1):
+        text = msgspec.json.encode(data).decode()
+        log.append(event(seq, kind="handoff", id=id_, key=id_, event=name, detail=n, agent=by, data=text))
+    async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
+        async with conn.transaction():
+            await entities.project(conn, [log])
+            await copy.events(conn, log)
+        found = await conn.fetch("SELECT from_agent, to_agent FROM coord.v_handoff ORDER BY seq")
+    assert [tuple(r) for r in found] == [("desk", "clerk"), ("desk", "a"), ("desk", "b"), ("old", "c")]
