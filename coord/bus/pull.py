@@ -33,6 +33,7 @@ from coord.bus.connection import Connection
 from coord.bus.patched import Message
 from coord.bus.puller import OVERHEAD_BYTES, Delivery, Puller, is_delivery, status_error
 from coord.core.delivery import DeliveryOrder
+from coord.runtime.bell import Bell
 
 __all__ = ["Delivery", "PinnedReader", "as_published"]
 
@@ -70,6 +71,8 @@ class PinnedReader(Puller):
         group: str = "w",
     ) -> None:
         super().__init__(conn, stream, consumer, messages_max=messages_max, bytes_max=bytes_max, expires_s=expires_s)
+        self.messages_max = messages_max
+        self.bytes_max = bytes_max
         self._group = group
         self._whose = {"group": group}
         self._pin: str | None = None
@@ -84,11 +87,13 @@ class PinnedReader(Puller):
         self._buffer: deque[Delivery] = deque()
         self._buffered_bytes = 0
         self._acks = False  # the consumer wants acknowledgements
-        self._wake = asyncio.Event()
+        self._bell = Bell()
         self.on_wake: Callable[[], None] | None = None
         """Called synchronously when something has arrived that was waited for, or broke: `take` then."""
         self.on_lendable: Callable[[], None] | None = None
         """Called when this reader may be lent, or no longer is."""
+        self.modest_until = 0.0
+        """Until then (the loop's clock) it asks for little: it expects to be lent, and what is on its way is lost."""
         self.resets = 0
         self.is_untouched = False
         """When `rouse` last looked, there was nothing in the stream that this consumer could ever deliver."""
@@ -114,17 +119,15 @@ class PinnedReader(Puller):
             elif status is not None and status not in (100, 408) and not pinned.done():
                 pinned.set_exception(status_error(status, message, self._consumer))
             else:
-                wake.set()  # the request expired: ask again
+                self._bell.ring()  # the request expired: ask again
 
-        wake = asyncio.Event()
         self._inbox = await self._conn.subscribe(self._conn.new_inbox(), on_message)
         while not pinned.done():
             self._raise_if_broken()
-            wake.clear()
-            self._wake.clear()
+            self._bell.silence()
             self._ask(1, bytes_max=None)
             # A request that did not even expire is lost; asking again costs nothing.
-            await _first(pinned, wake, self._wake, timeout_s=1.5 * self._expires_s)
+            await self._bell.wait(1.5 * self._expires_s, pinned)
         self._pin = self._whose["id"] = pinned.result()
         self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 
@@ -200,19 +203,14 @@ class PinnedReader(Puller):
         again from the checkpoint; deliveries that were not committed will come again.
         """
         if not self._buffer:
-            self._wake.clear()
+            self._bell.silence()
             self._raise_if_broken()
             self._refill()
-            wake = asyncio.ensure_future(self._wake.wait())
-            waits = {wake} if unless is None else {wake, unless}
             # Silence is noticed when it is one, however long the caller would wait; and never before
             # what arrived while this process stood still could be read.
             patience_s = self._heard_at + SILENCE_S - asyncio.get_running_loop().time()
             timeout_s = min(timeout_s, max(patience_s, 0.0) + limits.PULL_EXPIRES_S / 10)
-            try:
-                await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                wake.cancel()
+            await self._bell.wait(timeout_s, *(() if unless is None else (unless,)))
             self.check_silence()
         return self.take(messages_max)
 
@@ -229,7 +227,7 @@ class PinnedReader(Puller):
 
     def interrupt(self) -> None:
         """Make a waiting `receive` return now."""
-        self._wake.set()
+        self._bell.ring()
 
     def take(self, messages_max: int) -> list[Delivery]:
         """What has arrived, without waiting.  Raises like `receive`."""
@@ -265,6 +263,11 @@ class PinnedReader(Puller):
             return False
         drained = await (self if lender is None else lender).nothing_on_its_way()
         return drained and self.is_empty and session is self._session and lender is self._lender
+
+    def left_behind(self, delivery: Delivery) -> int:
+        """Messages of the partition behind this one when it was sent; about, when another has delivered it."""
+        mine = delivery.ack.startswith(self._first_delivery[:-1]) or self._lender is None
+        return delivery.pending if mine else delivery.pending // limits.PARTITIONS
 
     @property
     def is_empty(self) -> bool:
@@ -353,13 +356,35 @@ class PinnedReader(Puller):
         except errors.BusError as exc:
             self._break(exc)
 
-    def feed(self, delivery: Delivery) -> None:
-        """Lent: take the next delivery of the partition.  Called from the read loop."""
-        self._order.position = delivery.seq
-        if not self._buffer:
-            self._notify()
-        self._buffer.append(delivery)
-        self._buffered_bytes += delivery.size
+    def feed(
+        self, seq: int, stored_ns: int, subject: bytes, reply: bytes, raw_headers: bytes | None, data: bytes
+    ) -> int:
+        """Lent: take the next delivery of the partition, telling nobody; how many wait to be received now.
+
+        0: it was not taken, being behind `position` or for a reader that is not lent.
+        """
+        order = self._order
+        if self._lender is None or seq <= order.position:
+            return 0
+        order.position = seq
+        buffer = self._buffer
+        buffer.append(Delivery(seq, stored_ns, subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply))
+        self._buffered_bytes += len(data) + (len(raw_headers) if raw_headers else 0) + OVERHEAD_BYTES
+        return len(buffer)
+
+    def tell(self) -> None:
+        """Lent: tell whoever reads of what was fed."""
+        self._notify()
+
+    @property
+    def buffered(self) -> int:
+        """How many messages wait to be received."""
+        return len(self._buffer)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """And about what they take."""
+        return self._buffered_bytes
 
     @property
     def has_room(self) -> bool:
@@ -394,6 +419,10 @@ class PinnedReader(Puller):
         elif self._reading:
             super()._refill()
 
+    def _batch_now(self) -> int:
+        modest = asyncio.get_running_loop().time() < self.modest_until
+        return min(self._batch, limits.GATHER_MODEST) if modest else self._batch
+
     def _accept(self, seq: int, stored_ns: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
         if not self._buffer:
             # While something waits nobody asks how long the server has been silent, nor sleeps.
@@ -408,10 +437,10 @@ class PinnedReader(Puller):
         self._buffered_bytes += len(data) + (len(raw_headers) if raw_headers else 0) + OVERHEAD_BYTES
 
     def _request_over(self) -> None:
-        self._wake.set()
+        self._bell.ring()
 
     def _notify(self) -> None:
-        self._wake.set()
+        self._bell.ring()
         if self.on_wake is not None:
             self.on_wake()
 
@@ -428,16 +457,6 @@ class PinnedReader(Puller):
         self._alone = False
         if could and self.on_lendable is not None:
             self.on_lendable()
-
-
-async def _first(future: asyncio.Future[Any], *events: asyncio.Event, timeout_s: float) -> None:
-    """Return when the future is done, an event is set or the time is over."""
-    waits = [asyncio.ensure_future(e.wait()) for e in events]
-    try:
-        await asyncio.wait({future, *waits}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 def _pin_id(raw_headers: bytes) -> str:

@@ -109,13 +109,18 @@ class Puller:
             if not self._outstanding:
                 # Nothing was asked for while the buffer was full: that was our silence, not the server's.
                 self._heard_at = asyncio.get_running_loop().time()
+            batch = 1 if self._alone else self._batch_now()
             try:
-                self._ask(1 if self._alone else self._batch, bytes_max=None if self._alone else self._batch_bytes)
+                self._ask(batch, bytes_max=None if self._alone else self._batch_bytes)
             except errors.BusError as exc:
                 self._break(exc)
                 return
-            self._outstanding.append(1 if self._alone else self._batch)
+            self._outstanding.append(batch)
             self._alone = False
+
+    def _batch_now(self) -> int:
+        """How many messages the next request is for."""
+        return self._batch
 
     def _request_ended(self) -> None:
         if self._outstanding:
@@ -140,12 +145,14 @@ class Puller:
             outstanding[0] -= 1
             if outstanding[0] <= 0:
                 outstanding.popleft()
-        verdict = self._order.judge(consumer_seq, seq)
-        if verdict is Verdict.ACCEPT:
+        order = self._order
+        if consumer_seq == order.consumer_seq + 1 and seq > order.position and not order.is_broken:
+            # What `judge` does when it says ACCEPT, without the call.
+            order.consumer_seq, order.position = consumer_seq, seq
             self._accept(seq, int(place[3]), subject, reply, headers, data)
             return
         self._heard_at = asyncio.get_running_loop().time()
-        if verdict is Verdict.DUPLICATE:
+        if order.judge(consumer_seq, seq) is Verdict.DUPLICATE:
             self.duplicates += 1
             self._refill()
         else:

@@ -39,6 +39,9 @@ class Reader(Protocol):
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Return the last of what was taken, before anything else is awaited: they come first next time."""
 
+    def passed(self, seq: int) -> None:
+        """Its owner knows that nothing of the partition is left up to `seq`, delivered or not."""
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be received."""

@@ -31,7 +31,7 @@ from typing import Any, Final
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
-from coord.bus.puller import Delivery, Puller
+from coord.bus.puller import Puller
 from coord.bus.topology import Spec, create_consumer
 from coord.core.chain import canonical_headers
 from coord.core.gathering import Gathering, Place, Word
@@ -44,6 +44,9 @@ _log = logs.get("gathered")
 _END = b"\r\n\r\n"
 _NO_FIELDS: Final = len(b"NATS/1.0\r\n\r\n")
 
+_BACKLOG_DIGITS: Final = 4
+"""At least a thousand messages follow a delivery whose number of them has so many digits."""
+
 
 class SharedConsumer(Puller):
     """The consumer of one gathering, and whom it feeds."""
@@ -55,8 +58,8 @@ class SharedConsumer(Puller):
             conn,
             spec.stream,
             spec.consumer,
-            messages_max=limits.PULL_MESSAGES,
-            bytes_max=limits.PULL_BYTES,
+            messages_max=sum(reader.messages_max for reader in readers),
+            bytes_max=sum(reader.bytes_max for reader in readers),
             expires_s=limits.PULL_EXPIRES_S,
         )
         self._spec = spec
@@ -68,6 +71,8 @@ class SharedConsumer(Puller):
         self._held_since: float | None = None
         """Since when somebody has no room;"""
         self._open = False
+        self._untold: set[PinnedReader] = set()
+        """Who was fed the first messages of many, and was not told yet."""
 
     @property
     def position(self) -> int:
@@ -104,6 +109,7 @@ class SharedConsumer(Puller):
         """Feed nobody any more.  Twice is legal."""
         self._open = False
         self._unregister()
+        self._tell()
         await self._close_inbox()
 
     # --- being a puller, and a lender ------------------------------------------------------
@@ -118,7 +124,12 @@ class SharedConsumer(Puller):
             super()._refill()
 
     def _has_room(self) -> bool:
-        if all(reader.has_room for reader in self._readers if reader.is_lent):
+        # All together have as much as if each read by itself; one may have more than its share of it.
+        lent = [reader for reader in self._readers if reader.is_lent]
+        if (
+            sum(reader.buffered for reader in lent) <= self._batch
+            and sum(reader.buffered_bytes for reader in lent) <= self._batch_bytes
+        ):
             self._held_since = None
             return True
         if self._held_since is None:
@@ -128,15 +139,35 @@ class SharedConsumer(Puller):
     def _accept(self, seq: int, stored_ns: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
         at = self._token_at
         reader = self._by_token.get(subject[at : subject.find(b".", at)])
-        if reader is None or not reader.is_lent or seq <= reader.position:
+        if reader is None:
             return
         # A partition's own consumer hides how a block ended; so does this one.
-        usual = len(headers) > _NO_FIELDS and headers.endswith(_END)
+        usual = headers.endswith(_END) and len(headers) > _NO_FIELDS
         raw_headers = headers if usual else canonical_headers(headers or None)
-        reader.feed(Delivery(seq, stored_ns, subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply))
+        waiting = reader.feed(seq, stored_ns, subject, reply, raw_headers, data)
+        if not waiting:
+            return
+        if reply[-_BACKLOG_DIGITS:].isdigit():
+            # A backlog: one wake-up of a reader for many messages.
+            if waiting == limits.GATHER_CROWD:
+                self._untold.discard(reader)
+                reader.tell()
+            elif waiting == 1:
+                self._tell_later(reader)
+        elif waiting == 1 or reader in self._untold:
+            self._tell()
+            reader.tell()
 
-    def _request_over(self) -> None:
-        pass
+    def _tell_later(self, reader: PinnedReader) -> None:
+        if not self._untold:
+            asyncio.get_running_loop().call_later(limits.GATHER_LINGER_S, self._tell)
+        self._untold.add(reader)
+
+    def _tell(self) -> None:
+        for reader in self._untold:
+            if reader.is_lent:
+                reader.tell()
+        self._untold.clear()
 
     def _notify(self) -> None:
         self._changed.set()
@@ -164,7 +195,11 @@ class SharedReader:
 
     def alone(self, alone: bool) -> None:  # noqa: FBT001 - the state itself
         """Whether this process has all partitions to itself, as far as it knows."""
-        self._gathering.alone(alone, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._gathering.alone(alone, now)
+        if alone and self._spec is not None and self._gathering.may(now):
+            for reader in self._readers:
+                reader.modest_until = now + limits.GATHER_MODEST_S
         self._changed.set()
 
     async def run(self) -> None:

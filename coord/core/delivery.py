@@ -34,21 +34,21 @@ class DeliveryOrder:
     (or was committed before the session began).
     """
 
-    __slots__ = ("_broken", "consumer_seq", "position")
+    __slots__ = ("consumer_seq", "is_broken", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position
         self.consumer_seq = 0
-        self._broken = False
+        self.is_broken = False
 
     def judge(self, consumer_seq: int, stream_seq: int) -> Verdict:
         """Judge one delivery and move on.  Once broken, a session stays broken."""
-        if self._broken or consumer_seq != self.consumer_seq + 1:
-            self._broken = True
+        if self.is_broken or consumer_seq != self.consumer_seq + 1:
+            self.is_broken = True
             return Verdict.GAP
         self.consumer_seq = consumer_seq
         if stream_seq <= self.position:
-            self._broken = consumer_seq == 1
-            return Verdict.GAP if self._broken else Verdict.DUPLICATE
+            self.is_broken = consumer_seq == 1
+            return Verdict.GAP if self.is_broken else Verdict.DUPLICATE
         self.position = stream_seq
         return Verdict.ACCEPT

@@ -89,7 +89,7 @@ class Gathering:
         together = frozenset(slot for slot, place in enumerate(places) if place.gathered)
         if together and (not self._alone or len(together) < self.policy.enough):
             return Word.PART
-        if not self._alone or now < self._not_before:
+        if not self.may(now):
             return Word.STAY
         near = self._near(places)
         if len(near) < self.policy.enough or near <= together:
@@ -100,6 +100,10 @@ class Gathering:
         if len(near) < len(places) and now - self._enough_since < self.policy.patience_s:
             return Word.STAY
         return near
+
+    def may(self, now: float) -> bool:
+        """Whether only the partitions are waited for."""
+        return self._alone and now >= self._not_before
 
     def due_in(self, now: float) -> float | None:
         """In how many seconds `judge` may say something else of the same places; None: never."""

@@ -255,8 +255,19 @@ GATHER_PAUSE_S: Final = 5.0
 GATHER_PAUSE_MAX_S: Final = 300.0
 """Between two gatherings; doubled by trouble, so that whatever cannot be read together seldom tries."""
 
+GATHER_MODEST: Final = 32
+GATHER_MODEST_S: Final = 1.0
+"""Messages that a partition asks for at a time while it expects to be gathered, and how long it expects that: what is
+on its way then was sent in vain."""
+
 GATHER_STALL_S: Final = 1.0
 """A partition that takes nothing for so long, while all wait for it, reads by itself again."""
+
+GATHER_CROWD: Final = 32
+"""While a backlog is read, a partition is woken for so many of its messages,"""
+
+GATHER_LINGER_S: Final = 0.01
+"""or after so long: sixteen wake-ups for each read of the socket, twenty messages each, cost 3 µs a message."""
 
 GATHER_SILENCE_S: Final = 2 * PULL_EXPIRES_S
 """Without a word from the consumer that all read: sooner than of a partition's own, which all fall back on."""

@@ -153,6 +153,11 @@ class PartitionProjector:
         self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
 
     @property
+    def reader(self) -> PinnedReader:
+        """What reads its consumer: for whoever reads for all partitions (`coord.bus.shared`)."""
+        return self._reader
+
+    @property
     def is_projecting(self) -> bool:
         """Whether what arrives is written."""
         return self.state in ("pinned", "unled")
@@ -267,6 +272,8 @@ class PartitionProjector:
             self._set(state)
             self._metrics.projection_takeovers.labels(stream=self.stream).inc()
             self._writer.join()
+            if source is self._reader:
+                self._reader.may_be_lent()
             try:
                 await self._project(checkpoint)
             finally:
@@ -377,7 +384,7 @@ class PartitionProjector:
         self.error = None
         self._source.ack(batch.last)
         self._notices.send(batch, move.before.seq, move.after.seq)
-        self.pending = batch.last.pending
+        self.pending = self._reader.left_behind(batch.last)
         if move.anchor:
             self._anchored_messages, self._anchored_at = move.after.messages, now
         self._count(batch, now - self._offered_at)
@@ -520,6 +527,7 @@ class PartitionProjector:
             stream = before[1]
         moved = checkpoints.moved(checkpoint, seq=stream.last_seq, stored_at=stream.at_checkpoint)
         await self._writer.advance(checkpoint, moved)
+        self._source.passed(moved.seq)
         self.checkpoint = moved
         self.pending = 0
         self._window_from, self._window_messages = moved.seq, 0

@@ -19,6 +19,7 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
+from coord.bus.shared import SharedReader
 from coord.projector.asks import StatusAsks
 from coord.projector.config import ProjectorConfig
 from coord.projector.dead_letters import DeadLetterQueue
@@ -56,6 +57,7 @@ class ProjectorService(Service):
         self._writer: Writer | None = None
         self._replicas: Replicas | None = None
         self._mine: frozenset[int] = frozenset()
+        self._shared: list[SharedReader] = []
 
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
@@ -84,6 +86,10 @@ class ProjectorService(Service):
                 partition = PartitionProjector(stream, p, conn, self._pool, writer, self.config, self.metrics, consumer)
                 self.partitions.append(partition)
                 self.spawn(f"{stream}.{p}", partition.run)
+            readers = [partition.reader for partition in self.partitions[first:]]
+            shared = SharedReader(conn, stream, readers, defined.get(f"{stream}/projector-0"), self.metrics)
+            self._shared.append(shared)
+            self.spawn(f"{stream}.shared", shared.run)
             strays = Strays(stream, conn, self._pool, dlq, self.metrics, partial(self._owns, first))
             self.spawn(f"{stream}.strays", strays.run)
         self._replicas = Replicas(conn, "projector", self.instance, len(self.partitions), self._assign)
@@ -92,6 +98,8 @@ class ProjectorService(Service):
 
     def _assign(self, mine: frozenset[int]) -> None:
         self._mine = mine
+        for shared in self._shared:
+            shared.alone(len(mine) == len(self.partitions))
         for slot, partition in enumerate(self.partitions):
             partition.assign(mine=slot in mine)
         self.changed()
