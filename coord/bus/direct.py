@@ -11,7 +11,7 @@ import asyncio
 import itertools
 from base64 import b64decode
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from coord import errors, limits
 from coord.bus.connection import Connection, Subscription
 from coord.bus.patched import Message
 from coord.wire import republished
+
+_FEW_MAX: Final = 1_000
+"""The broker gives no more than 1,024 subjects' last messages at once."""
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
@@ -159,6 +162,42 @@ class DirectReader:
         for collector in self._collectors.values():
             if not collector.done.done():
                 collector.done.set_exception(errors.NotConnected())
+
+
+async def few(
+    conn: Connection,
+    reader: DirectReader,
+    stream: str,
+    filter_subject: str,
+    *,
+    messages_max: int,
+    timeout_s: float = limits.API_TIMEOUT_S,
+) -> tuple[dict[str, Any], list[StoredMessage] | None]:
+    """All messages that match up to the stream's end, where they are few; and the leader's STREAM.INFO that says so.
+
+    `batch` makes the broker compare every message of a long stream with the filter, 90 ns each; its index of
+    subjects knows the few that match.  For filters whose first tokens are literal: an entity, a key.
+
+    The leader says of each subject how many messages it has, and where the stream ends.  Whichever replica has
+    given so many up to there has given all: replicas are beginnings of one another.  None: there are more
+    than `messages_max`, or a replica lags, or a message came or went meanwhile, or one cannot be read.
+
+    Raises what `Connection.api` and `DirectReader.batch` raise.
+    """
+    answer = await conn.api(f"STREAM.INFO.{stream}", {"subjects_filter": filter_subject}, timeout_s=timeout_s)
+    last_seq, counts = int(answer["state"]["last_seq"]), answer["state"].get("subjects") or {}
+    total = sum(counts.values())
+    if total > min(messages_max, _FEW_MAX):
+        return answer, None
+    if not total:
+        return answer, []
+    lasts = await reader.last_of_each(stream, filter_subject, up_to_seq=last_seq, timeout_s=timeout_s)
+    messages = [m for m in lasts.messages if counts.get(m.subject) == 1]
+    for subject in (subject for subject, count in counts.items() if count > 1):
+        # A literal subject is found by the index, too.
+        again = await reader.batch(stream, subject, messages_max=_FEW_MAX, timeout_s=timeout_s)
+        messages += [m for m in again.messages if m.seq <= last_seq]
+    return answer, sorted(messages, key=lambda m: m.seq) if len(messages) == total else None
 
 
 def leadership(info: dict[str, Any]) -> str:

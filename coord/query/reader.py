@@ -19,9 +19,8 @@ one, so a thousand idle audits cost a handful of them.
 A filter with an event needs two subjects (with and without detail tokens, see
 `coord.wire.subjects.log_filters`); both are read and merged up to the lower of their ends.
 
-One entity's history, which every look at a task reads, goes another way (`_entity`): a batch by filter
-makes the broker compare every message of the log with it, 90 ns each, and its index of subjects knows
-the few that match.
+The history of an entity or a key, which every look at a task or workflow reads, goes another way while it is
+short (`direct.few`), which costs the same in a long log as in a short one.
 """
 
 from __future__ import annotations
@@ -55,9 +54,6 @@ _BATCH_S = limits.RPC_TIMEOUT_S / 2
 """How long a batch may stay unanswered; then there is as long for the way round a damaged block."""
 _COPIES_TRIES = 5
 """Batches of a replicated log before its leader's damage is the last word: any replica may answer."""
-
-_ENTITY_MAX = 256
-"""Facts of one entity that are read by their subjects."""
 
 _log = logs.get("query")
 
@@ -107,9 +103,9 @@ class LogReader:
         Raises `LogTrimmed` when the start has left the window, `LogReplaced` when it is
         beyond the log's end, `LogUnreadable` when the broker cannot read what follows, and `BusError`s.
         """
-        if start == "first" and len(filters) == 1 and subjects.is_of_one_entity(filters[0]):
+        if start == "first" and len(filters) == 1 and subjects.is_of_one_key(filters[0]):
             with contextlib.suppress(errors.BusError):
-                if (found := await self._entity(filters[0], messages_max, bytes_max)) is not None:
+                if (found := await self._few(filters[0], messages_max, bytes_max)) is not None:
                     return found
         before = await self._info.get()
         self._watched.saw(before.last_seq, asyncio.get_running_loop().time())
@@ -128,32 +124,15 @@ class LogReader:
         messages = sorted((m for m in messages if m.seq <= bound), key=lambda m: m.seq)
         return await _page(messages, position, bound, info, messages_max)
 
-    async def _entity(self, filter_subject: str, messages_max: int, bytes_max: int) -> LogPage | None:
-        """The whole history of one entity, or None where that takes the long way.
-
-        The leader says of each subject how many messages it has, and where the log ends.  Whichever replica
-        has given so many up to there has given all: logs of replicas are beginnings of one another.
-        """
-        answer = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}", {"subjects_filter": filter_subject})
-        info, counts = log_info(answer), answer["state"].get("subjects") or {}
-        position = Position(info.first_seq)
-        if sum(counts.values()) > min(_ENTITY_MAX, messages_max):
-            return None
-        if not counts:
-            return LogPage([], Position(info.last_seq + 1), info)
-        batch = await self._direct.last_of_each(
-            subjects.EVENTS, filter_subject, up_to_seq=info.last_seq, timeout_s=_BATCH_S
+    async def _few(self, filter_subject: str, messages_max: int, bytes_max: int) -> LogPage | None:
+        """The whole history of an entity or a key, or None where that takes the long way."""
+        answer, messages = await direct.few(
+            self._conn, self._direct, subjects.EVENTS, filter_subject, messages_max=messages_max, timeout_s=_BATCH_S
         )
-        messages = [m for m in batch.messages if counts.get(m.subject) == 1]
-        for subject in (subject for subject, count in counts.items() if count > 1):
-            # A literal subject is found by the index, too.
-            again = await self._direct.batch(
-                subjects.EVENTS, subject, from_seq=position.seq, messages_max=_ENTITY_MAX, timeout_s=_BATCH_S
-            )
-            messages += [m for m in again.messages if m.seq <= info.last_seq]
-        if len(messages) != sum(counts.values()) or sum(len(m.body) for m in messages) > bytes_max:
-            return None  # a replica that lags, a fact that came meanwhile, a part that cannot be read
-        return await _page(sorted(messages, key=lambda m: m.seq), position, info.last_seq, info, messages_max)
+        if messages is None or sum(len(m.body) for m in messages) > bytes_max:
+            return None
+        info = log_info(answer)
+        return await _page(messages, Position(info.first_seq), info.last_seq, info, messages_max)
 
     async def _batch(self, filter_subject: str, seq: int, messages_max: int, bytes_max: int) -> Batch:
         async def batch(wanted: str) -> Batch:

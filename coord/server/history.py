@@ -6,7 +6,7 @@ uses `coord.bus.direct.DirectReader`.
 
 from __future__ import annotations
 
-from coord import limits
+from coord import errors, limits
 from coord.bus import direct
 from coord.bus.connection import Connection
 from coord.bus.direct import StoredMessage
@@ -35,6 +35,11 @@ async def entity(
     """
     filter_subject = subjects.entity_filter(tenant, key, kind, id_)
     facts: list[StoredFact] = []
+    for known in await _few(conn, filter_subject) or ():
+        if below is None or known.seq < below:
+            facts += [f for f in _decoded(known) if isinstance(f, StoredFact)]
+    if facts:
+        return facts
     seq = 0
     while len(facts) < limits.RECALL_FACTS_MAX:
         stored = await direct.next_on_leader(conn, subjects.EVENTS, filter_subject, seq + 1)
@@ -43,6 +48,18 @@ async def entity(
         seq = stored.seq
         facts += [f for f in _decoded(stored) if isinstance(f, StoredFact)]
     return facts
+
+
+async def _few(conn: Connection, filter_subject: str) -> list[StoredMessage] | None:
+    """All that match, where they are few; None: they have to be read one by one."""
+    reader = direct.DirectReader(conn)
+    try:
+        _, found = await direct.few(conn, reader, subjects.EVENTS, filter_subject, messages_max=limits.RECALL_FACTS_MAX)
+    except errors.BusError:
+        return None
+    finally:
+        await reader.close()
+    return found
 
 
 def _decoded(stored: StoredMessage) -> list[object]:

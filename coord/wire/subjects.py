@@ -373,10 +373,10 @@ def log_filters(
     return (first,) if event is None else (first, first + ".>")
 
 
-def is_of_one_entity(filter_subject: str) -> bool:
-    """Whether a filter over the log names partition, tenant, key, kind and id."""
+def is_of_one_key(filter_subject: str) -> bool:
+    """Whether a filter over the log names partition, tenant and key."""
     tokens = filter_subject.split(".")
-    return len(tokens) > 7 and filter_subject.startswith(_LOG) and not {"*", ">"}.intersection(tokens[2:7])
+    return len(tokens) > 5 and filter_subject.startswith(_LOG) and not {"*", ">"}.intersection(tokens[2:5])
 
 
 def matches(filter_subject: str, subject: str) -> bool:

@@ -381,10 +381,10 @@ async def test_an_entity_is_read_by_its_subjects_as_by_its_filter(
     """Short histories take the way that costs the same in any log; what they say, and what lags, is the same."""
     reader = LogReader(log.conn)
     ways: list[str] = []
-    entity, batch = LogReader._entity, LogReader._batch
+    few, batch = LogReader._few, LogReader._batch
 
     async def by_subjects(self: LogReader, *args: Any) -> Any:
-        found = await entity(self, *args)
+        found = await few(self, *args)
         ways.append("subjects" if found is not None else "neither")
         return found
 
@@ -392,7 +392,7 @@ async def test_an_entity_is_read_by_its_subjects_as_by_its_filter(
         ways.append("filter")
         return await batch(self, *args)
 
-    monkeypatch.setattr(LogReader, "_entity", by_subjects)
+    monkeypatch.setattr(LogReader, "_few", by_subjects)
     monkeypatch.setattr(LogReader, "_batch", by_filter)
     ids = {"none": 0, "one": 1, "some": 9, "many": 40}
     for n in rng.sample(range(100), 100):
@@ -400,9 +400,9 @@ async def test_an_entity_is_read_by_its_subjects_as_by_its_filter(
             if n < facts:
                 # Some subjects once, some again and again; by two agents.
                 event = rng.choice(["failed", "progress", f"claimed.{n}"])
-                await log.state({"n": n}, id=id_, key="k", event=event, agent=rng.choice("ab"))
+                await log.state({"n": n}, id=id_, key=id_, event=event, agent=rng.choice("ab"))
     for id_, facts in ids.items():
-        (filter_subject,) = subjects.log_filters(log.tenant, key="k", kind="file", id=id_)
+        (filter_subject,) = subjects.log_filters(log.tenant, key=id_, kind="file", id=rng.choice([id_, None]))
         page = await reader.read((filter_subject,), "first")
         assert ways == ["subjects"]
         scanned = await reader.read((filter_subject,), Position(max(1, page.info.first_seq)))
@@ -419,7 +419,7 @@ async def test_an_entity_is_read_by_its_subjects_as_by_its_filter(
         return Batch(found.messages[:-1])
 
     monkeypatch.setattr(reader._direct, "last_of_each", lagging)
-    (filter_subject,) = subjects.log_filters(log.tenant, key="k", kind="file", id="one")
+    (filter_subject,) = subjects.log_filters(log.tenant, key="one", kind="file", id="one")
     assert len((await reader.read((filter_subject,), "first")).facts) == 1
     assert ways == ["neither", "filter"]
     await reader.close()
