@@ -17,6 +17,7 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
+from coord.bus.shared import SharedReader
 from coord.core.deciding import Decider, Presence
 from coord.core.desk import Desk
 from coord.runtime import assets
@@ -28,6 +29,7 @@ from coord.server.queues import Queues
 from coord.server.timers import Arming
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
 
 _log = logs.get("deciders")
 
@@ -68,6 +70,7 @@ class DeciderService(Service):
         self._performer: Performer | None = None
         self._queues: Queues | None = None
         self._arming: Arming | None = None
+        self._shared: SharedReader | None = None
         self._replicas: Replicas | None = None
 
     async def setup(self) -> None:
@@ -92,6 +95,9 @@ class DeciderService(Service):
             )
             self.partitions.append(partition)
             self.spawn(f"partition.{p}", partition.run)
+        readers = [partition.reader for partition in self.partitions]
+        self._shared = SharedReader(conn, subjects.EVENTS, readers, defined.get("EVENTS/decider-0"), self.metrics)
+        self.spawn("shared", self._shared.run)
         self._replicas = Replicas(conn, "deciders", self.instance, len(self.partitions), self._assign)
         self.spawn("replicas", self._replicas.run)
         self.spawn("gauges", self._show)
@@ -100,6 +106,8 @@ class DeciderService(Service):
         return self.clock.now().timestamp()
 
     def _assign(self, mine: frozenset[int]) -> None:
+        if self._shared is not None:
+            self._shared.alone(len(mine) == len(self.partitions))
         for partition in self.partitions:
             partition.assign(mine=partition.partition in mine)
         self.changed()

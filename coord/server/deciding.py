@@ -117,6 +117,11 @@ class PartitionDecider:
         self._wanted.set()
 
     @property
+    def reader(self) -> PinnedReader:
+        """What reads its consumer: for whoever reads for all partitions (`coord.bus.shared`)."""
+        return self._reader
+
+    @property
     def deciders(self) -> list[Decider]:
         """Of the session under way; their states are as of `position`."""
         return [] if self._session is None else self._session.deciders

@@ -89,9 +89,7 @@ class Session:
         self._answered = asyncio.Event()
         """Set when there may be fewer."""
         self._received = 0
-        """Deliveries folded since the last snapshot,"""
-        self._delivered = 0
-        """and since the session began."""
+        """Deliveries folded since the last snapshot."""
         self._saved_seq = 0
         self._saved_at = 0.0
         self._save_not_before = 0.0
@@ -240,7 +238,6 @@ class Session:
                 break
             folded += 1
         self._received += folded
-        self._delivered += folded
         if folded:
             self._metrics.decider_facts.inc(folded)
             if self._owed is None:
@@ -387,6 +384,8 @@ class Session:
         self.outside(lambda decider: decider.reconcile(now))
         if not self._ready.done():
             self._ready.set_result(None)
+        if self._reader is not None:
+            self._reader.may_be_lent()
 
     def _tick(self, now: float, presence: Presence) -> None:
         self.outside(lambda decider: decider.tick(now, presence))
@@ -477,9 +476,10 @@ class Session:
         before, self._end_seen = self._end_seen, int(info["state"]["last_seq"])
         if before <= self.position or info["created"] != self._created:
             return
-        consumer = await self._conn.api(f"CONSUMER.INFO.{subjects.EVENTS}.decider-{self._partition}")
-        if consumer["num_pending"] or consumer["delivered"]["consumer_seq"] != self._delivered:
+        assert self._reader is not None
+        if not await self._reader.has_all():
             return  # something is on its way
+        self._reader.passed(before)
         self.position = max(self.position, before)
         await self._save(*self._packed())
 
