@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 import coord
+from coord.projector import entities
+from coord.store import copy
 from tests.support.cli import cli
 from tests.support.cluster import Database
 from tests.support.log import projector
+from tests.support.store import event, pool_of
 from tests.support.tasks import Fleet, services
 from tests.support.waiting import until
 
@@ -62,7 +65,9 @@ async def rows(*args: str, until_: Callable[[list[Any]], object]) -> list[Any]:
     return result
 
 
-async def test_tasks_are_submitted_listed_shown_cancelled_and_retried(fleet: Fleet) -> None:
+async def test_tasks_are_submitted_listed_shown_cancelled_and_retried(
+    fleet: Fleet, migrated_database: Database
+) -> None:
     agent, state = worker()
     mine = ("--tenant", fleet.tenant)
     async with agent.connect(fleet.url, tenant=fleet.tenant):
@@ -90,6 +95,14 @@ async def test_tasks_are_submitted_listed_shown_cancelled_and_retried(fleet: Fle
         )
         assert "claimed.1" in (await cli("task", "get", "sum")).out
         assert (await cli("task", "get", "never")).code == 4
+        async with pool_of(migrated_database.url) as pool, pool.transaction() as conn:
+            old = event(1, tenant=fleet.tenant, id="old", key="old", detail="add.normal", agent="ops", data="{}")
+            assert await entities.project(conn, [[old]]) == [{}]
+            await copy.events(conn, [old])
+        older = await cli("task", "get", "old", "-o", "json")
+        (said,) = older.json["history"]
+        assert (older.json["status"], said["event"], said["data"]) == ("queued", "submitted.add.normal", {})
+        assert "has left the log" in older.err
 
         refused = await cli("task", "cancel", "open", "--agent", "stranger")
         assert (refused.code, "not cancelled" in refused.err) == (1, True)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from coord.ops.cli import stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
 
 app = group("handoff", "Handoffs: who offered what to whom, who has it, who declined.")
@@ -59,8 +60,7 @@ async def get(
         refusal = handoff.apply(fact)
         history.append({**fact_row(fact), "refused": None if refusal is None else refusal.code})
     if not handoff.seq:
-        ctx.out.say(f"The log holds no handoff {id}; coord handoff ls shows what the database has.")
-        return Exit.NOT_FOUND
+        return await stored.show(ctx, "handoff", tenant or ctx.settings.identity.tenant, key or id, id)
     record = msgspec.to_builtins(handoff)
     if not ctx.out.is_table:
         ctx.out.record({**record, "history": history})

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coord.ops.cli import stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
 
 app = group("task", "Tasks: list, show with their history, submit, cancel, retry.")
@@ -51,7 +52,7 @@ async def ls(
 
 @command(app, "get")
 async def get(ctx: Context, id: _Id, key: _Key = "", tenant: _Tenant = "") -> int:
-    """Show a task whole, with everything that was said about it: from the log, to the moment."""
+    """Show a task whole, with everything that was said about it: from the log, older ones from the database."""
     import msgspec
 
     from coord.client.histories import read
@@ -60,8 +61,7 @@ async def get(ctx: Context, id: _Id, key: _Key = "", tenant: _Tenant = "") -> in
     async with ctx.bus() as conn:
         task, facts = await read(conn, tenant or ctx.settings.identity.tenant, key or id, id)
     if task is None:
-        ctx.out.say(f"The log holds no task {id}; coord db query history shows what the database has.")
-        return Exit.NOT_FOUND
+        return await stored.show(ctx, "task", tenant or ctx.settings.identity.tenant, key or id, id)
     _, refused = tasks.fold(facts)
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
     history = [{**fact_row(fact), "refused": why.get((fact.seq, fact.index))} for fact in facts]

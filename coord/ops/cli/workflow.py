@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import stored
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -99,16 +100,21 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, id: _Id, tenant: _Tenant = "") -> None:
-    """Show a workflow and how far each of its steps is."""
+async def get(ctx: Context, id: _Id, tenant: _Tenant = "") -> int:
+    """Show a workflow and how far each of its steps is; one that has left the log as the database has it."""
     import msgspec
 
-    async with _client(ctx, tenant) as me:
-        view = await _status(ctx, me, id)
+    from coord.errors import UnknownWorkflow
+
+    try:
+        async with _client(ctx, tenant) as me:
+            view = await me.workflow(id).status()
+    except UnknownWorkflow:
+        return await stored.show(ctx, "workflow", tenant or ctx.settings.identity.tenant, id, id)
     life = view.life
     if not ctx.out.is_table:
         ctx.out.record(msgspec.to_builtins(view))
-        return
+        return Exit.OK
     ctx.out.record(
         {
             "id": life.id,
@@ -125,6 +131,7 @@ async def get(ctx: Context, id: _Id, tenant: _Tenant = "") -> None:
     )
     ctx.out.text()
     ctx.out.rows(_steps(view), ["step", "kind", "status", "parts", "waits_since", "decided"])
+    return Exit.OK
 
 
 @command(app, "graph")

@@ -1,5 +1,6 @@
 -- One bounded step of retention of the tables of entities: what ended, and was not heard of for $1 (interval).
--- $2 rows a table. A row that its projector is writing is left for the next step.
+-- $2 rows a table. A row that its projector is writing is left for the next step. Raised signals that are to be known
+-- for good are stated again in every window.
 WITH task AS (
   DELETE FROM coord.task WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM coord.task
@@ -18,7 +19,7 @@ WITH task AS (
     WHERE offered_at < now() - $1::interval AND ended_at < now() - $1::interval AND changed_at < now() - $1::interval
     ORDER BY offered_at LIMIT $2 FOR UPDATE SKIP LOCKED
   )) RETURNING 1
-), signal AS ( -- its decider states what is to be known for good again in every window
+), signal AS (
   DELETE FROM coord.signal WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM coord.signal
     WHERE waiting = 0 AND changed_at < now() - $1::interval LIMIT $2 FOR UPDATE SKIP LOCKED

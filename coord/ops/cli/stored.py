@@ -1,0 +1,46 @@
+"""What the tables have of an entity that the log holds no more."""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import json
+
+from coord.ops.cli.base import Context, Exit
+
+
+async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
+    """Show a task, workflow or handoff from the database, with the facts about it; the exit code."""
+    from coord.errors import StoreError
+    from coord.store import queries
+
+    try:
+        async with ctx.pool() as pool, pool.acquire() as conn:
+            found = await queries.run(conn, kind, tenant=tenant, key=key, id=id)
+            facts = await queries.run(conn, "history", tenant=tenant, key=key) if found else []
+    except StoreError as exc:
+        ctx.out.say(f"The log holds no {kind} {id}, and the database cannot be asked: {exc.message}")
+        return Exit.NOT_FOUND
+    if not found:
+        ctx.out.say(f"There is no {kind} {id}.")
+        return Exit.NOT_FOUND
+    history = [
+        {
+            "stored_at": fact["stored_at"],
+            "seq": fact["seq"],
+            "event": ".".join(filter(None, (fact["event"], fact["detail"]))),
+            "agent": fact["agent"],
+            "data": None if fact["data"] is None else json.loads(fact["data"]),
+        }
+        for fact in facts
+        if (fact["kind"], fact["id"]) == (kind, id)
+    ]
+    ctx.out.say(f"{id} has left the log: this is what the database has.")
+    record = dict(found[0])
+    if not ctx.out.is_table:
+        ctx.out.record({**record, "history": history})
+        return Exit.OK
+    ctx.out.record(record)
+    ctx.out.text()
+    ctx.out.rows(history, ["stored_at", "seq", "event", "agent"])
+    return Exit.OK
