@@ -33,6 +33,7 @@ from coord.ops.gauges import StatsService
 from coord.ops.processes import Processes
 from coord.projector.service import ProjectorService
 from coord.query.service import QueryService
+from coord.runtime.heap import Heap
 from coord.runtime.http import HttpService
 from coord.runtime.lag import LoopLag
 from coord.runtime.service import Service, ServiceGroup
@@ -73,7 +74,7 @@ def services(
         raise errors.SettingsError(f"only projectors share their work over processes: start more {what} services")
     children = Processes(settings, processes, registry=registry) if processes != 1 else None
     page = None if children is None else children.page
-    members: list[Service] = [LoopLag(registry=registry)]
+    members: list[Service] = [Heap(registry=registry), LoopLag(registry=registry)]
     if settings.http.enabled:
         members.append(HttpService(settings.http, lambda: group.health(), registry=registry, page=page))  # noqa: PLW0108 - made below
     if what in {What.ALL, What.PROJECTOR}:
@@ -123,7 +124,9 @@ def projector_services(settings: Settings, *, registry: metrics.Metrics) -> Serv
     """What one of several projector processes runs: its parent has the probes and the rest."""
     registry.set_build(build.version())
     projector = ProjectorService(settings.nats, settings.database, settings.projector, registry=registry)
-    return ServiceGroup("coord-projector", [LoopLag(registry=registry), projector], registry=registry)
+    return ServiceGroup(
+        "coord-projector", [Heap(registry=registry), LoopLag(registry=registry), projector], registry=registry
+    )
 
 
 async def prepare(settings: Settings) -> tuple[list[topology.Change], migrations.Report]:
