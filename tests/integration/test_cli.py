@@ -20,6 +20,7 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops import projection, serve
 from coord.ops.settings import ServiceConfig, Settings, StreamsConfig
+from coord.projector import entities
 from coord.runtime import assets
 from coord.runtime.clock import ManualClock
 from coord.runtime.http import HttpConfig
@@ -370,6 +371,8 @@ async def test_an_operator_opens_a_new_epoch(services: ServiceGroup, servers: Se
 
     await until(projected)
     assert (await run("projection", "status")).code == 0
+    async with await Pool(DatabaseConfig(url=servers.database, pool_min=0)).open() as pool, pool.transaction() as db:
+        await entities.project(db, [[event(1, id="open", key="open", detail="work.normal", data="{}")]])
     well = await run("projection", "new-epoch", "EVENTS", "--yes")
     assert (well.code, "[projection.not_stopped]" in well.err) == (1, True)
 
@@ -393,6 +396,8 @@ async def test_an_operator_opens_a_new_epoch(services: ServiceGroup, servers: Se
     opened = await run("projection", "new-epoch", "events", "--yes", "-o", "json")
     assert opened.code == 0
     assert {(r["epoch"], r["seq"]) for r in opened.json} == {(2, 0)}
+    assert "task: 1 lost with the log that held them" in opened.err
+    assert [r["id"] for r in (await run("task", "ls", "--status", "lost", "-o", "json")).json] == ["open"]
     await services.wait_ready(60)
 
     async def went_on() -> bool:
