@@ -243,6 +243,12 @@ class Connection:
         return bool(self.client._server_info.get("cluster"))  # noqa: SLF001 - nats-py keeps it and says only parts
 
     @property
+    def place(self) -> str:
+        """``{server id}/{client id}`` of the connection we have, or had last."""
+        said = self.client._server_info  # noqa: SLF001 - as above
+        return f"{said.get('server_id', '')}/{said.get('client_id', 0)}"
+
+    @property
     def outgoing_bytes(self) -> int:
         """Bytes handed over and not yet taken by the socket: grows while the peer does not read."""
         return int(self.client.pending_data_size)

@@ -270,8 +270,9 @@ class Beating:
             fields |= {name: value for name, value in source().items() if name in _FIELDS}
         self._count += 1
         about = self.registration
+        place: str | None = self._conn.place
         if self._abouts >= _ABOUT_FIRST and self._count % _ABOUT_EVERY:
-            about = None
+            about = place = None
         self._abouts += 1
         here, self._answer = self._answer, False
         return Heartbeat(
@@ -280,6 +281,7 @@ class Beating:
             draining=self.draining,
             quarantined=self.quarantined,
             connection=self._conn.epoch,
+            place=place,
             here=here,
             about=about,
         )

@@ -137,6 +137,8 @@ class Row(msgspec.Struct):
     body: bytes = b""
     """The last heartbeat as it came: most are the same again, and are not decoded."""
     about: Registration | None = None
+    place: str | None = None
+    """Where its connection is, as it said last."""
     connections: set[str] = set()
     """Of it, that the server has told of; empty where nothing was heard."""
     closed_at: float | None = None
@@ -280,6 +282,7 @@ class PresenceTable(Watch):
             row = self._add(Row(tenant, agent, instance, now, connections=set()))
         came_back = row.closed_at is None or said.here or said.connection is None or said.connection != row.closed_on
         row.heard, row.beat, row.body, row.due_s = now, said, b"" if said.here else body, said.due_s
+        row.place = said.place or row.place
         self._about(row, said)
         if said.bye:
             return self._enter(row, "bye", "bye", now)

@@ -17,6 +17,7 @@ Without a system account deaths are noticed by missing heartbeats alone, within 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
@@ -47,6 +48,12 @@ _NAME: Final = "coord:"
 _DEATHS: Final = frozenset({"Client Closed", "Read Error", "Write Error"})
 """How a connection ends whose process is no more: the kernel closes it, with a reset where data were
 unread.  Every other reason is the server's own (shut down, stale, too slow, expired)."""
+
+_PLACE: Final = re.compile(r"[A-Z0-9]{1,64}/[0-9]{1,19}")
+_END_S: Final = 0.1
+"""How long the end of a silent instance's connection may take before deciders are told that it is gone."""
+_END_AGAIN_S: Final = 30.0
+"""A server that does not end connections for us is not asked again for so long."""
 
 _ASK_BEAT: Final = b'{"what":"beat"}'
 _ASK_ABOUT: Final = b'{"what":"about"}'
@@ -106,6 +113,16 @@ class _News(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class _Found(msgspec.Struct, frozen=True):
+    connections: list[_Client] = []
+
+
+class _Connections(msgspec.Struct, frozen=True):
+    """What of the server's answer about one connection is read."""
+
+    data: _Found = _Found()
+
+
 class PresenceBoard:
     """See the module; the connections are the caller's.  `table` answers what is asked, until `open` by doubt."""
 
@@ -122,6 +139,8 @@ class PresenceBoard:
         self._timer: asyncio.TimerHandle | None = None
         self._subscriptions: list[BusSubscription] = []
         self._unregister: list[Unregister] = []
+        self._ending: set[asyncio.Task[None]] = set()
+        self._end_from = 0.0
         self._m_beats = registry.presence_heartbeats
         self._m_changes = registry.presence_changes
         self._m_ignored = registry.presence_ignored
@@ -178,6 +197,9 @@ class PresenceBoard:
         self._unregister.clear()
         if self._timer is not None:
             self._timer.cancel()
+        for task in list(self._ending):
+            task.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         self._subscriptions.clear()
@@ -298,7 +320,50 @@ class PresenceBoard:
         if change.state == "gone":
             _log.info("presence.gone", tenant=change.tenant, agent=change.agent, instance=change.instance,
                       reason=change.reason)  # fmt: skip
-            self._tell(change.tenant, change.agent, change.instance)
+            if not self._end_first(change):
+                self._tell(change.tenant, change.agent, change.instance)
+
+    # --- whoever hangs ---------------------------------------------------------------------
+
+    def _end_first(self, change: Change) -> bool:
+        """Whether the instance's connection is ended before deciders are told, who are told then.
+
+        Who hangs has pulls waiting at the broker, and would be given the very tasks that its end sets free. When it
+        wakes up it connects again, as after any lost connection.
+        """
+        row = self.table.get(change.tenant, change.agent, change.instance)
+        if (
+            change.reason != "silent" or row is None or not self.hears_deaths or not _PLACE.fullmatch(row.place or "")
+            or clock.monotonic() < self._end_from or len(self._ending) >= limits.DISCONNECT_MASS
+        ):  # fmt: skip
+            return False
+        task = asyncio.get_running_loop().create_task(self._end_and_tell(row), name="presence-end")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return True
+
+    async def _end_and_tell(self, row: Row) -> None:
+        try:
+            async with asyncio.timeout(_END_S):
+                await self._end(row)
+        except errors.ServiceUnavailable:
+            pass  # the server that it named is no more, nor are its connections
+        except (errors.CoordError, TimeoutError, msgspec.MsgspecError) as exc:
+            self._end_from = clock.monotonic() + _END_AGAIN_S
+            _log.warning("presence.not_ended", agent=row.agent, instance=row.instance, error=repr(exc))
+        if row.state == "gone":  # it has not beaten meanwhile
+            self._tell(*row.ident)
+
+    async def _end(self, row: Row) -> None:
+        """End it if it is whose it should be: the place is what the agent says, the name is the server's word."""
+        assert self._system is not None
+        assert row.place is not None
+        server, _, number = row.place.partition("/")
+        asked = b'{"cid":%d}' % int(number)
+        answer = await self._system.request(f"$SYS.REQ.SERVER.{server}.CONNZ", asked, timeout_s=_END_S)
+        found = msgspec.json.decode(answer.data, type=_Connections).data.connections
+        if [one.name for one in found] == [_NAME + ":".join(row.ident)]:
+            await self._system.request(f"$SYS.REQ.SERVER.{server}.KICK", asked, timeout_s=_END_S)
 
     def _tell(self, tenant: str, agent: str, instance: str) -> None:
         now = clock.unix()

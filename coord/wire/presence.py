@@ -63,6 +63,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """It was told that it uses more than it may, and takes no more until it is released."""
     connection: int | None = None
     """Counts its connections to the broker: a heartbeat on a later one proves that it came back."""
+    place: str | None = None
+    """``{server id}/{client id}`` of that connection, as the broker's INFO says: what of one that hangs is ended
+    there.  Said with `about`."""
     here: bool = False
     """An answer to the question whether it is still there."""
     bye: bool = False
