@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from coord.client.building import StepRef, Workflow
 from coord.ops.bench.measure import Figures, cpu_s, percentile, quiet_heap
+from coord.wire.flow import Definition
 
 if TYPE_CHECKING:
     from coord.ops.bench.tasks import Bench
@@ -20,11 +21,7 @@ _RESULT_S: Final = 60.0
 
 async def workflows(bench: Bench) -> Figures:
     """One at a time with a pause before each, then as many as the window takes."""
-    flow = Workflow("chain")
-    before: list[StepRef] = []
-    for n in range(STEPS):
-        before = [flow.task(f"s{n}", "no-op", needs=before, retries=0)]
-    definition = flow.definition()
+    definition = _chain()
     config = bench.config
     took: list[float] = []
     rates: list[float] = []
@@ -36,24 +33,10 @@ async def workflows(bench: Bench) -> Figures:
             await bench.c.run_workflow(definition, n, id=bench.id(), timeout_s=_RESULT_S)
             if n >= _WARM_UP:
                 took.append((time.perf_counter() - began) * 1e3)
-        room = asyncio.Semaphore(config.window // 2)
-
-        async def one(id: str) -> None:  # noqa: A002 - what a workflow's id is called, everywhere
-            try:
-                await bench.c.run_workflow(definition, id=id, timeout_s=_RESULT_S)
-            finally:
-                room.release()
-
         count = config.flood // (3 * STEPS)
         for _ in range(config.rounds):
             coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers.pid), bench.clock()
-            with quiet_heap():
-                began = time.perf_counter()
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(count):
-                        await room.acquire()
-                        group.create_task(one(bench.id()))
-                took_s = time.perf_counter() - began
+            took_s = await flood(bench, count)
             clock.stop()
             rates.append(count / took_s)
             spent = {
@@ -68,3 +51,31 @@ async def workflows(bench: Bench) -> Figures:
     took.sort()
     idle = {f"workflow_ms.p{p}": [percentile(took, p / 100)] for p in (50, 99)}
     return {"workflows_per_s": rates} | dict(sorted(cpu.items())) | idle
+
+
+async def flood(bench: Bench, count: int) -> float:
+    """Run `count` workflows, never more than half the window at a time; the seconds until the last one's end."""
+    definition = _chain()
+    room = asyncio.Semaphore(max(1, bench.config.window // 2))
+
+    async def one(id: str) -> None:  # noqa: A002 - what a workflow's id is called, everywhere
+        try:
+            await bench.c.run_workflow(definition, id=id, timeout_s=_RESULT_S)
+        finally:
+            room.release()
+
+    with quiet_heap():
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                await room.acquire()
+                group.create_task(one(bench.id()))
+        return time.perf_counter() - began
+
+
+def _chain() -> Definition:
+    flow = Workflow("chain")
+    before: list[StepRef] = []
+    for n in range(STEPS):
+        before = [flow.task(f"s{n}", "no-op", needs=before, retries=0)]
+    return flow.definition()

@@ -127,9 +127,9 @@ def percentiles(windows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
 class Clock:
     """Wall and CPU time from one moment to another: `stop` once, then read."""
 
-    def __init__(self, *, server: int | None = None, database: int | None = None) -> None:
-        """`server`, `database`: process ids whose CPU time is to be read as well."""
-        self._server = server
+    def __init__(self, *, server: int | Sequence[int] | None = None, database: int | None = None) -> None:
+        """`server` (one, or those of a cluster), `database`: process ids whose CPU time is to be read as well."""
+        self._servers = () if server is None else (server,) if isinstance(server, int) else tuple(server)
         self._database = database
         self._before = self._cpu()
         self._own = time.process_time()
@@ -160,7 +160,7 @@ class Clock:
 
     def _cpu(self) -> tuple[float, float]:
         return (
-            cpu_s(self._server) if self._server else 0.0,
+            sum(map(cpu_s, self._servers)),
             cpu_s(self._database, children=True) if self._database else 0.0,
         )
 

@@ -2,7 +2,8 @@
 
 fleet    what ``coord serve`` runs: projector, query service, deciders, presence, until standard input ends
 agents   as many SDK agents as wanted, each with a connection of its own and the capabilities `no-op`,
-         `work` or `hold`; says what memory each takes; until standard input ends
+         `work`, `nap` or `hold`; says what memory each takes; until standard input ends
+submitter  submits at a rate, whatever becomes of it; at the end says how long the acknowledgements took
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from prometheus_client import CollectorRegistry
 
 from coord.bus.connection import NatsConfig
 from coord.client.agent import Agent
+from coord.client.connect import connect
 from coord.client.tasks import TaskContext
+from coord.errors import Overloaded
 from coord.ops import serve
 from coord.ops.bench import process
 from coord.ops.bench.measure import rss_bytes
@@ -36,13 +39,20 @@ TENANT: Final = "bench"
 WORK_S: Final = 0.010
 """CPU that the handler of `work` takes: what an agent does between two facts is mostly waiting; this is all work."""
 
+NAP_S: Final = 0.05
+"""How long the handler of `nap` sleeps: it has a slot and takes no CPU."""
+
 _CONNECT_AT_A_TIME: Final = 32
+_TICK_S: Final = 0.01
+"""A submitter of more than a hundred tasks a second submits several at a time,"""
+_UNDER_WAY_MAX: Final = 512
+"""and waits where so many are not acknowledged."""
 
 
 async def fleet(job: Job, parent_gone: asyncio.Event) -> None:
     """Run the services of one process until the parent has enough."""
     settings = Settings(
-        nats=NatsConfig(urls=(job.nats_url,)),
+        nats=NatsConfig(urls=tuple(job.nats_url.split(","))),
         database=DatabaseConfig(url=job.database_url),
         presence=PresenceConfig(system_user=SYSTEM_USER, system_password=SYSTEM_USER),
         http=HttpConfig(enabled=False),
@@ -68,9 +78,44 @@ async def agents(job: Job, parent_gone: asyncio.Event) -> None:
         await parent_gone.wait()
 
 
+async def submitter(job: Job, parent_gone: asyncio.Event) -> None:
+    """Submit at a rate until the parent has enough; what is refused, because the system is full, is counted."""
+    acks_ms: list[float] = []
+    refused = 0
+    room = asyncio.Semaphore(_UNDER_WAY_MAX)
+    async with connect(job.nats_url, tenant=TENANT, agent=f"submitter-{os.getpid()}") as c:
+
+        async def one() -> None:
+            nonlocal refused
+            began = time.perf_counter()
+            try:
+                await c.submit(job.handler, priority=job.priority, preemptible=job.priority == "batch")
+                acks_ms.append((time.perf_counter() - began) * 1e3)
+            except Overloaded:
+                refused += 1
+            finally:
+                room.release()
+
+        await room.acquire()
+        await one()
+        acks_ms.clear()
+        process.say({"ready": True})
+        began, count = time.perf_counter(), 0
+        async with asyncio.TaskGroup() as group:
+            while not parent_gone.is_set():
+                for _ in range(int((time.perf_counter() - began) * job.per_s) - count):
+                    count += 1
+                    await room.acquire()
+                    group.create_task(one())
+                await asyncio.sleep(max(_TICK_S, 1 / job.per_s))
+    process.say({"acks_ms": acks_ms, "refused": refused})
+
+
 def _agent(name: str, job: Job) -> Agent:
     agent = Agent(name, capabilities={job.handler: job.capacity}, drain_s=1.0)
-    handlers: dict[str, Callable[..., Awaitable[float]]] = {"no-op": nothing, "work": work, "hold": hold}
+    handlers: dict[str, Callable[..., Awaitable[float]]] = {
+        "no-op": nothing, "work": work, "nap": nap, "hold": hold
+    }  # fmt: skip
     agent.task(job.handler, timeout_s=60, retries=0)(handlers[job.handler])
     return agent
 
@@ -88,6 +133,13 @@ async def work() -> float:
     return began
 
 
+async def nap() -> float:
+    """The same, after a while in which it needs nothing but its slot."""
+    began = time.time()
+    await asyncio.sleep(NAP_S)
+    return began
+
+
 async def hold(ctx: TaskContext) -> float:
     """Hold it for ever the first time; say when it began when it is another one's turn."""
     if ctx.claim == 1:
@@ -95,5 +147,8 @@ async def hold(ctx: TaskContext) -> float:
     return time.time()
 
 
+_ROLES: Final[dict[str, process.Role]] = {"fleet": fleet, "agents": agents, "submitter": submitter}
+
+
 if __name__ == "__main__":
-    sys.exit(process.main(sys.argv[1], {"fleet": fleet, "agents": agents}, patient=frozenset({"fleet", "agents"})))
+    sys.exit(process.main(sys.argv[1], _ROLES, patient=frozenset(_ROLES)))

@@ -4,8 +4,13 @@ One process is ``coord serve``, one or more host the agents, this one submits; n
 PostgreSQL are the fourth and fifth.  Everything is temporary and on free ports of loopback.
 
 idle        one task at a time, a pause before each: submit to start, submit to result
-flood       as many as a window takes, for the rate; how long an acknowledgement takes meanwhile
+flood       as many as a window takes, for the rate; how long acknowledgements take meanwhile, of the flood itself
+            and of a submitter in a process of its own
 workflows   of three steps: one at a time, and as many as half a window takes
+always      both floods again, smaller, with nats-server syncing to disk before it acknowledges anything;
+r3          and with three servers, each with a copy
+critical    critical tasks' wait, alone and beside ten times more batch work than is done, and work nobody can do
+shares      how many of each priority are begun while all have some waiting
 kill        agents that hold tasks are killed (-9): until others have begun them
 scale       the same rate of tasks with ever more agents connected and beating: CPU of coord and
             nats-server a task
@@ -18,6 +23,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from statistics import median
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -26,19 +32,26 @@ import msgspec
 from coord.client.connect import Coord, connect
 from coord.errors import SettingsError
 from coord.ops.bench import machine, servers
+from coord.ops.bench.flows import flood as flows_flood
 from coord.ops.bench.flows import workflows
 from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, quiet_heap, rounded
 from coord.ops.bench.servers import Database
+from coord.ops.bench.spine import ALWAYS
 from coord.ops.bench.task_worker import TENANT, WORK_S
+from coord.ops.bench.trio import Trio, trio
+from coord.ops.bench.urgent import critical, shares
 from coord.ops.bench.workers import Job, Worker
 from coord.ops.devstack.nats import NatsServer
 from coord.ops.devstack.stack import DevStackConfig
+from coord.wire import work
 
 FORMAT: Final = 1
 
 Say: TypeAlias = Callable[[str], None]
 
-Part: TypeAlias = Literal["idle", "flood", "workflows", "kill", "scale", "overhead"]
+Part: TypeAlias = Literal[
+    "idle", "flood", "workflows", "always", "r3", "critical", "shares", "kill", "scale", "overhead"
+]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 _RESULT_S: Final = 60.0
@@ -58,6 +71,14 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     window: int = 512
     """How many of them wait for their result at a time."""
     rounds: int = 3
+    safe: int = 2_500
+    """Tasks of the flood with syncs, and with copies; of workflows a fifth."""
+    critical_s: float = 4
+    """For so long critical tasks are submitted, alone and beside the others;"""
+    unserved: int = 2_000
+    """and so many wait of a capability that nobody has."""
+    shares: int = 480
+    """Tasks of each priority that wait when an agent comes."""
     kills: int = 6
     """Processes killed,"""
     held: int = 10
@@ -74,7 +95,7 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def validate(self) -> None:
         """Raise `SettingsError` when a count is not positive or a part unknown."""
-        for name in ("idle", "flood", "window", "rounds", "kills", "held", "overhead"):
+        for name in ("idle", "flood", "window", "rounds", "safe", "unserved", "shares", "kills", "held", "overhead"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"bench: {name} is at least 1")
         if not self.parts or set(self.parts) - set(PARTS) or not all(n > 0 for n in self.scales):
@@ -82,10 +103,11 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def scaled(self, share: float) -> TasksConfig:
         """With `share` of every count; agents stay."""
-        names = ("idle", "flood", "kills", "overhead")
+        names = ("idle", "flood", "safe", "unserved", "shares", "kills", "overhead")
         return msgspec.structs.replace(
             self,
             scale_s=self.scale_s * share,
+            critical_s=self.critical_s * share,
             **{name: max(1, int(getattr(self, name) * share)) for name in names},
         )
 
@@ -94,7 +116,7 @@ class Bench:
     """Servers, the fleet's process and the submitter, while a bench runs."""
 
     def __init__(
-        self, config: TasksConfig, nats: NatsServer, database: Database, fleet: Worker, c: Coord, say: Say
+        self, config: TasksConfig, nats: NatsServer | Trio, database: Database, fleet: Worker, c: Coord, say: Say
     ) -> None:
         self.config = config
         self.nats = nats
@@ -109,13 +131,18 @@ class Bench:
         self._ids += 1
         return f"t{self._ids}"
 
-    def agents(self, handler: Literal["no-op", "work", "hold"], *, agents: int = 1, capacity: int = 1) -> Worker:
+    def agents(self, handler: Literal["no-op", "work", "nap", "hold"], *, agents: int = 1, capacity: int = 1) -> Worker:
         """A process of agents: enter it."""
         return Worker(Job(role="agents", nats_url=self.nats.url, handler=handler, agents=agents, capacity=capacity))
 
+    def submitter(self, handler: Literal["no-op", "nap"], *, per_s: float, priority: work.Priority) -> Worker:
+        """A process that submits at a rate: enter it."""
+        return Worker(Job(role="submitter", nats_url=self.nats.url, handler=handler, per_s=per_s, priority=priority))
+
     def clock(self) -> Clock:
         """Counts from now on: CPU of nats-server, of the database, and of this process."""
-        return Clock(server=self.nats.pid, database=self.database.pid)
+        pids = self.nats.pids if isinstance(self.nats, Trio) else self.nats.pid
+        return Clock(server=pids, database=self.database.pid)
 
 
 async def tasks(config: TasksConfig, say: Say) -> dict[str, Any]:
@@ -131,8 +158,9 @@ async def tasks(config: TasksConfig, say: Say) -> dict[str, Any]:
         for part in config.parts:
             say(part)
             await servers.emptied(database.config)
-            async with servers.broker(config.sync_interval) as nats, _bench(config, nats, database, say) as bench:
-                versions = await servers.versions(nats, database.config)
+            async with _broker(part, config) as nats, _bench(config, nats, database, say) as bench:
+                if isinstance(nats, NatsServer):
+                    versions = await servers.versions(nats, database.config)
                 found = await _PARTS[part](bench)
                 for name, values in found.items():
                     say(f"    {name:<34} {rounded(median(values)):>12,}")
@@ -149,8 +177,14 @@ async def tasks(config: TasksConfig, say: Say) -> dict[str, Any]:
     )
 
 
+def _broker(part: Part, config: TasksConfig) -> AbstractAsyncContextManager[NatsServer | Trio]:
+    if part == "r3":
+        return trio(config.sync_interval)
+    return servers.broker(ALWAYS if part == "always" else config.sync_interval)
+
+
 @contextlib.asynccontextmanager
-async def _bench(config: TasksConfig, nats: NatsServer, database: Database, say: Say) -> AsyncIterator[Bench]:
+async def _bench(config: TasksConfig, nats: NatsServer | Trio, database: Database, say: Say) -> AsyncIterator[Bench]:
     fleet = Job(role="fleet", nats_url=nats.url, database_url=database.config.url)
     async with Worker(fleet) as worker, connect(nats.url, tenant=TENANT, agent="submitter") as c:
         yield Bench(config, nats, database, worker, c, say)
@@ -201,7 +235,15 @@ async def flood(bench: Bench) -> Figures:
             }
             for name, seconds in spent.items() | {("all", sum(spent.values()))}:
                 cpu.setdefault(f"task_cpu_us.{name}", []).append(seconds / config.flood * 1e6)
-    return {"tasks_per_s": rates} | dict(sorted(cpu.items())) | _percentiles("command_ack_ms", acks)
+        async with bench.submitter("no-op", per_s=_PROBES_PER_S, priority="normal") as other:
+            await _flood(bench, config.flood, [])
+            told = await other.ended(_RESULT_S)
+    found = {"tasks_per_s": rates} | dict(sorted(cpu.items()))
+    return found | _percentiles("command_ack_ms", told["acks_ms"]) | _percentiles("flood_ack_ms", acks)
+
+
+_PROBES_PER_S: Final = 50.0
+"""Of the submitter beside the flood."""
 
 
 async def _flood(bench: Bench, count: int, acks: list[float]) -> float:
@@ -224,6 +266,26 @@ async def _flood(bench: Bench, count: int, acks: list[float]) -> float:
                 await room.acquire()
                 group.create_task(one(bench.id()))
         return time.perf_counter() - began
+
+
+async def always(bench: Bench) -> Figures:
+    """What is acknowledged is on the disk."""
+    return await _safely(bench, "always")
+
+
+async def r3(bench: Bench) -> Figures:
+    """What is acknowledged is in the memory of two servers at least."""
+    return await _safely(bench, "r3")
+
+
+async def _safely(bench: Bench, name: str) -> Figures:
+    count = bench.config.safe
+    async with bench.agents("no-op", agents=2, capacity=128):
+        await _flood(bench, count // 5 + 1, [])
+        took_s = await _flood(bench, count, [])
+        flows = count // 5 + 1
+        flows_s = await flows_flood(bench, flows)
+    return {f"{name}.tasks_per_s": [count / took_s], f"{name}.workflows_per_s": [flows / flows_s]}
 
 
 async def kill(bench: Bench) -> Figures:
@@ -322,6 +384,10 @@ _PARTS: Final[dict[str, Callable[[Bench], Awaitable[Figures]]]] = {
     "idle": idle,
     "flood": flood,
     "workflows": workflows,
+    "always": always,
+    "r3": r3,
+    "critical": critical,
+    "shares": shares,
     "kill": kill,
     "scale": scale,
     "overhead": overhead,

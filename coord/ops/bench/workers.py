@@ -23,6 +23,7 @@ _STOP_S: Final = 20.0
 _MODULES: Final = dict.fromkeys(("faststream", "faststream-lean", "nats-sinks"), "coord.ops.bench.peer_worker") | {
     "fleet": "coord.ops.bench.task_worker",
     "agents": "coord.ops.bench.task_worker",
+    "submitter": "coord.ops.bench.task_worker",
 }
 _LINE_BYTES_MAX: Final = 64 * 2**20
 """A result may hold every latency there was."""
@@ -32,8 +33,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is to do."""
 
     role: Literal[
-        "drain", "projector", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks", "fleet", "agents"
-    ]
+        "drain", "projector", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks",
+        "fleet", "agents", "submitter",
+    ]  # fmt: skip
     nats_url: str
     database_url: str = ""
     stream: str = ""
@@ -49,8 +51,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """agents: how many, each with a connection of its own;"""
     capacity: int = 1
     """how many tasks each takes at once;"""
-    handler: Literal["no-op", "work", "hold"] = "no-op"
-    """and what it does with one: nothing, ten milliseconds of CPU, or holding it until it is killed."""
+    handler: Literal["no-op", "work", "nap", "hold"] = "no-op"
+    """and what it does with one: nothing, 10 ms of CPU, sleeping for 50, or holding it until it is killed."""
+    per_s: float = 0.0
+    """submitter: how many tasks of the handler's capability it submits in a second,"""
+    priority: Literal["critical", "normal", "batch"] = "normal"
+    """as what; batch tasks make way for critical ones."""
     profile: str | None = None
     """Write cProfile's data of the worker into this file."""
 
@@ -101,6 +107,13 @@ class Worker(AbstractAsyncContextManager["Worker"]):
 
     async def result(self, timeout_s: float) -> dict[str, Any]:
         """What it found out; `BenchError` when that takes longer or it dies."""
+        return await self._line(timeout_s)
+
+    async def ended(self, timeout_s: float) -> dict[str, Any]:
+        """Tell it that it is enough: what it found out by then, as `result`."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         return await self._line(timeout_s)
 
     async def _line(self, timeout_s: float) -> dict[str, Any]:
