@@ -103,6 +103,9 @@ _FINISHED = Refusal("task.finished", "the task has ended")
 _UNKNOWN = Refusal("task.unknown", "no task of this id was submitted")
 _NOT_CLAIMANT = Refusal("task.not_claimant", "the author does not hold the claim")
 _CLAIM_TAKEN = Refusal("task.claim_taken", "somebody else holds the claim, or it is not the next one")
+_OVERTAKEN = Refusal(
+    "task.overtaken", "it was decided for a task that somebody has claimed, or that has ended, meanwhile"
+)
 _NOT_SUBMITTER = Refusal("task.not_submitter", "only the submitter or a decider may cancel a task")
 _MALFORMED = Refusal("task.malformed", "the body or the subject of this fact is not what its event demands")
 
@@ -340,10 +343,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         n, before = work.number(fact.detail), self.placing or _NOT_PLACED
         if n is None:
             return _MALFORMED
-        if self.ended:
-            return _FINISHED
         if not self.free:
-            return _CLAIM_TAKEN
+            return _OVERTAKEN
         if n <= before.n:
             return _REPEATED
         tried = () if said.again else before.tried

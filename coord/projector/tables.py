@@ -179,7 +179,8 @@ TABLES: Final[dict[str, Table]] = {
 }  # fmt: skip
 """By kind.  In this order they are locked."""
 
-QUIET: Final = frozenset({"task.repeated", "signal.no_wait", "lock.not_held"})
-"""Refusals that are no fault: the same said twice, or the end of what had ended.  Not dead letters."""
+QUIET: Final = frozenset({"task.repeated", "task.overtaken", "signal.no_wait", "lock.not_held"})
+"""Refusals that are no fault: the same said twice, the end of what had ended, an offer that a claim overtook.  Not
+dead letters."""
 
 assert limits.TASK_RETRIES_MAX < _INT_MAX

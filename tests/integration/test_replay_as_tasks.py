@@ -84,9 +84,10 @@ async def test_a_slice_of_the_real_conversations(fleet: Fleet, migrated_database
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_the_real_recordings_whole(fleet: Fleet, migrated_database: Database) -> None:
     said = await replay(fleet, migrated_database, recorded("who_and_when_algorithm.jsonl"), "--speed", "max")
     assert (said["workflows"], said["steps"], said["handoffs"], said["not_succeeded"]) == (126, 1099, 823, 0)
     arrivals = recorded("azure_llm_inference_2023_code.csv")
-    said = await replay(fleet, migrated_database, arrivals, "--speed", "300", "--placement", "pull,resources")
+    said = await replay(fleet, migrated_database, arrivals, "--speed", "max", "--placement", "pull,resources")
     assert (said["requests"], said["tasks"], said["not_succeeded"]) == (8819, 2 * 8819, 0)

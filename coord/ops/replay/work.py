@@ -114,7 +114,8 @@ def workflow(talk: Talk, capability: str, run_s: float) -> tuple[Definition, dic
             task=capability,
             input={"said": f"$input.m{n}", "to": said.to, "n": n, "run_s": said.tokens * run_s},
             priority=talk.priority,
-            placement={"strategy": "agent", "agent": said.speaker, "strict": True},
+            # Hundreds of agents in one process: none of them is away because it is slow to answer.
+            placement={"strategy": "agent", "agent": said.speaker, "strict": True, "accept_ms": 10_000},
         )
         for n, said in enumerate(talk.messages)
     ]
