@@ -189,7 +189,7 @@ class SharedReader:
         self._consumer: SharedConsumer | None = None
         self._together: frozenset[int] = frozenset()
         """Whom it was lent and not given back by itself."""
-        self._gauge = metrics.partitions_gathered.labels(consumer=stream if spec is None else _base(spec))
+        self._gauge = metrics.partitions_gathered.labels(consumer=self._name)
         for reader in readers:
             reader.on_lendable = self._changed.set
 
