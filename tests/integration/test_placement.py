@@ -11,11 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 import coord
+from coord.bus.connection import NatsConfig
 from coord.client.histories import read
 from coord.core.task_decider import TaskDecider
 from coord.ops.devstack.nats import NatsServer
+from coord.server.decider_service import DeciderService
+from coord.telemetry.metrics import Metrics
 from coord.wire.records import StoredFact
 from tests.support.cluster import Database
 from tests.support.log import projector, rows
@@ -233,3 +237,28 @@ async def test_decisions_are_joined_with_what_became_of_them(
         assert row["score"] > 0
         assert row["wait_seconds"] >= 0
         assert row["run_seconds"] >= 0
+
+
+@pytest.mark.slow
+async def test_two_processes_decide_each_thing_once_also_when_one_leaves(nats_server: NatsServer, fleet: Fleet) -> None:
+    config = NatsConfig(urls=(nats_server.url,), reconnect_wait_s=0.05)
+    registry = Metrics(CollectorRegistry())
+    asked = {"strategy": "round_robin", "accept_ms": 5_000}
+    async with agents(fleet, "a", "b", "c", capacity=4), fleet.client() as c:
+        other = DeciderService(config, presence=fleet.presence.board.table, registry=registry)
+        async with other:
+            # A second process takes half of the partitions that have facts; both offer to the same agents.
+            await until(lambda: any(p.is_running for p in other.partitions), 60)
+            first = await c.submit_many("work", range(100), placement=asked)
+        second = await c.submit_many("work", range(50), placement=asked)
+        ran = Counter([await handle.result(timeout_s=120) for handle in (*first, *second)])
+        assert sum(ran.values()) == 150
+        assert set(ran) == {"a", "b", "c"}
+        for handle in (*first, *second):
+            task, facts = await read(fleet.conn, fleet.tenant, handle.id, handle.id)
+            assert task is not None
+            assert task.claims == 1
+            numbers = [f.detail for f in facts if f.event == "placed"]
+            assert numbers == [(str(n + 1),) for n in range(len(numbers))]
+    for service in (registry, fleet.deciders.metrics):
+        assert service.decider_statements.labels(decider="_scheduler", outcome="conflict")._value.get() == 0
