@@ -231,17 +231,11 @@ class PatchedClient(Client):
         caller's in-flight window.
         """
         if headers is None:
-            command = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(body), body)
+            command = b"".join((f"PUB {subject} {reply} {len(body)}\r\n".encode(), body, b"\r\n"))
         else:
             size = len(headers)
-            command = b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
-                subject.encode(),
-                reply.encode(),
-                size,
-                size + len(body),
-                headers,
-                body,
-            )
+            line = f"HPUB {subject} {reply} {size} {size + len(body)}\r\n".encode()
+            command = b"".join((line, headers, body, b"\r\n"))
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += len(body)
         self._pending.append(command)

@@ -47,6 +47,8 @@ class Turns:
 
     def plan(self, slots: int, among: Collection[str]) -> dict[str, int]:
         """How many of `slots` free slots go to which queue; all of them, where `among` has any."""
+        if len(among) == 1 and slots > 0:
+            return dict.fromkeys(among, slots)  # it earns what it pays
         planned: dict[str, int] = {}
         for _ in range(slots):
             queue = self.next(among)
