@@ -23,11 +23,11 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
 
     idle: int = 150
     """One at a time: at most so many,"""
-    idle_s: float = 1.2
+    idle_s: float = 1.0
     """or as many as fit into this."""
-    warm_up_s: float = 0.7
+    warm_up_s: float = 0.5
     """A window of them under way, before it counts;"""
-    flood_s: float = 2.0
+    flood_s: float = 1.6
     """and while it counts."""
 
 
