@@ -124,15 +124,14 @@ class DirectReader:
             query["seq"] = max(1, from_seq or 1)
         return await self._get(stream, query, timeout_s)
 
-    async def last_of_each(
-        self, stream: str, filter_subject: str, *, up_to_seq: int, timeout_s: float = limits.API_TIMEOUT_S
-    ) -> Batch:
-        """Of every subject that matches the last message up to a sequence, in order.
+    async def last_of_each(self, stream: str, filter_subject: str, *, timeout_s: float = limits.API_TIMEOUT_S) -> Batch:
+        """The last message of every subject that matches, in order.
 
         Found by the broker's index of subjects: unlike `batch` it costs the same in a long log as in a short
-        one.  For few subjects: beyond 1,024 the broker refuses.  Raises like `batch`.
+        one (which the same up to some sequence does not).  For few subjects: beyond 1,024 the broker refuses.
+        Raises like `batch`.
         """
-        return await self._get(stream, {"multi_last": [filter_subject], "up_to_seq": up_to_seq}, timeout_s)
+        return await self._get(stream, {"multi_last": [filter_subject]}, timeout_s)
 
     async def _get(self, stream: str, query: dict[str, Any], timeout_s: float) -> Batch:
         await self._listen()
@@ -179,8 +178,8 @@ async def few(
     subjects knows the few that match.  For filters whose first tokens are literal: an entity, a key.
 
     The leader says of each subject how many messages it has, and where the stream ends.  Whichever replica has
-    given so many up to there has given all: replicas are beginnings of one another.  None: there are more
-    than `messages_max`, or a replica lags, or a message came or went meanwhile, or one cannot be read.
+    given so many of a subject has given all up to there: replicas are beginnings of one another.  None: there
+    are more than `messages_max`, or a replica lags, or a message left meanwhile or cannot be read.
 
     Raises what `Connection.api` and `DirectReader.batch` raise.
     """
@@ -191,13 +190,18 @@ async def few(
         return answer, None
     if not total:
         return answer, []
-    lasts = await reader.last_of_each(stream, filter_subject, up_to_seq=last_seq, timeout_s=timeout_s)
-    messages = [m for m in lasts.messages if counts.get(m.subject) == 1]
-    for subject in (subject for subject, count in counts.items() if count > 1):
-        # A literal subject is found by the index, too.
-        again = await reader.batch(stream, subject, messages_max=_FEW_MAX, timeout_s=timeout_s)
-        messages += [m for m in again.messages if m.seq <= last_seq]
-    return answer, sorted(messages, key=lambda m: m.seq) if len(messages) == total else None
+    messages: list[StoredMessage] = []
+    lasts = {m.subject: m for m in (await reader.last_of_each(stream, filter_subject, timeout_s=timeout_s)).messages}
+    for subject, count in counts.items():
+        if count == 1 and subject in lasts and lasts[subject].seq <= last_seq:
+            messages.append(lasts[subject])
+            continue
+        # Several, or newer ones: a literal subject is found by the index, too.
+        found = (await reader.batch(stream, subject, messages_max=_FEW_MAX, timeout_s=timeout_s)).messages
+        if len(found) < count:
+            return answer, None
+        messages += [m for m in found if m.seq <= last_seq]
+    return answer, sorted(messages, key=lambda m: m.seq)
 
 
 def leadership(info: dict[str, Any]) -> str:

@@ -412,13 +412,16 @@ async def test_an_entity_is_read_by_its_subjects_as_by_its_filter(
         ways.clear()
         assert len((await reader.read((filter_subject,), "first", messages_max=5)).facts) == min(5, facts)
         ways.clear()
-    last_of_each = reader._direct.last_of_each
+    whole = reader._direct.batch
 
-    async def lagging(*args: Any, **kwargs: Any) -> Batch:
-        found = await last_of_each(*args, **kwargs)
-        return Batch(found.messages[:-1])
+    async def nothing(*_: Any, **__: Any) -> Batch:
+        return Batch([])
 
-    monkeypatch.setattr(reader._direct, "last_of_each", lagging)
+    async def lagging(stream: str, wanted: str, **kwargs: Any) -> Batch:
+        return await whole(stream, wanted, **kwargs) if wanted.endswith(">") else Batch([])
+
+    monkeypatch.setattr(reader._direct, "last_of_each", nothing)
+    monkeypatch.setattr(reader._direct, "batch", lagging)
     (filter_subject,) = subjects.log_filters(log.tenant, key="one", kind="file", id="one")
     assert len((await reader.read((filter_subject,), "first")).facts) == 1
     assert ways == ["neither", "filter"]
