@@ -24,11 +24,12 @@ partitions' own do, for all partitions at once.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import contextlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from coord import errors, limits
+from coord.bus import topology
 from coord.bus.connection import Connection
 from coord.bus.pull import PinnedReader
 from coord.bus.puller import Puller
@@ -65,8 +66,7 @@ class SharedConsumer(Puller):
         self._spec = spec
         self._readers = readers
         self._by_token = {str(p).encode(): reader for p, reader in enumerate(readers)}
-        prefix = subjects.partition_filter(spec.stream, 0).removesuffix("0.>")
-        self._token_at = len(prefix)
+        self._token_at = len(subjects.any_partition(spec.stream).removesuffix("*."))
         self._changed = changed
         self._held_since: float | None = None
         """Since when somebody has no room;"""
@@ -206,22 +206,10 @@ class SharedReader:
         """Gather and part until cancelled."""
         if self._spec is None:
             return
-        loop = asyncio.get_running_loop()
-        renewed_at = loop.time()
+        renewing = asyncio.create_task(self._renew(), name=f"{self._name}-pins")
         try:
             while True:
-                due_s = self._gathering.due_in(loop.time())
-                wait_s = limits.PULL_EXPIRES_S if due_s is None else min(due_s, limits.PULL_EXPIRES_S)
-                try:
-                    async with asyncio.timeout(wait_s):
-                        await self._changed.wait()
-                except TimeoutError:
-                    pass
-                self._changed.clear()
-                if loop.time() - renewed_at >= limits.PULL_EXPIRES_S:
-                    renewed_at = loop.time()
-                    for reader in self._readers:
-                        reader.renew()
+                await self._wait()
                 try:
                     await self._look()
                 except errors.CoordError as exc:
@@ -230,9 +218,24 @@ class SharedReader:
                     _log.error("gathered.defect", consumer=self._name, exc_info=exc)
                     await self._part(errors.CoordError(f"a defect: {type(exc).__name__}: {exc}"))
         finally:
+            renewing.cancel()
             # The readers' sessions end too, or have.
             if self._consumer is not None:
                 await self._consumer.end()
+
+    async def _renew(self) -> None:
+        """Keep the pins, whatever else is waited for."""
+        while True:
+            await asyncio.sleep(limits.PULL_EXPIRES_S)
+            for reader in self._readers:
+                reader.renew()
+
+    async def _wait(self) -> None:
+        due_s = self._gathering.due_in(asyncio.get_running_loop().time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(limits.PULL_EXPIRES_S if due_s is None else due_s, limits.PULL_EXPIRES_S)):
+                await self._changed.wait()
+        self._changed.clear()
 
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -274,11 +277,11 @@ class SharedReader:
         assert self._spec is not None
         before = self._consumer
         positions = [p.position for slot, p in enumerate(self._places()) if slot in slots and p.position is not None]
-        consumer = SharedConsumer(
-            self._conn, together(self._spec, min(positions, default=0)), self._readers, self._changed
-        )
+        behind = min(positions, default=0)
+        spec = topology.for_all_partitions(self._spec, behind=behind)
+        consumer = SharedConsumer(self._conn, spec, self._readers, self._changed)
         try:
-            await consumer.create(min(positions, default=0))
+            await consumer.create(behind)
         except BaseException:
             await consumer.end()
             raise
@@ -307,38 +310,4 @@ class SharedReader:
 
     @property
     def _name(self) -> str:
-        return self._stream if self._spec is None else f"{self._stream}/{_base(self._spec)}"
-
-
-def together(spec: Spec, position: int) -> Spec:
-    """A consumer for all partitions, like `spec` of partition 0, that delivers what follows `position`."""
-    config: dict[str, Any] = {
-        key: value for key, value in spec.config.items() if key not in _OF_ONE and not key.startswith("priority_")
-    }
-    name = f"{_base(spec)}-all-{secrets.token_hex(6)}"
-    own = subjects.partition_filter(spec.stream, 0)
-    filters = spec.config.get("filter_subjects") or [spec.config.get("filter_subject", own)]
-    if filters != [own]:
-        config["filter_subjects"] = [own.replace(".0.>", ".*.") + f.removeprefix(own[:-1]) for f in filters]
-    return Spec(
-        spec.stream,
-        name,
-        config
-        | {
-            "name": name,
-            "description": f"coord: all partitions of {_base(spec)}, for one process",
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": position + 1,
-            "ack_policy": "none",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": int(limits.GATHER_KEPT_S * 1e9),
-        },
-    )
-
-
-_OF_ONE: Final = frozenset({"durable_name", "filter_subject", "filter_subjects", "ack_wait", "max_ack_pending"})
-
-
-def _base(spec: Spec) -> str:
-    return (spec.consumer or "").rpartition("-")[0]
+        return self._stream if self._spec is None else f"{self._stream}/{topology.base(self._spec)}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import msgspec
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.core import trim
+from coord.wire import subjects
 
 Profile = Literal["production", "development", "cluster"]
 
@@ -35,6 +37,11 @@ _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 _STREAM_FIXED = frozenset({"storage", "retention", "name"})
 _CONSUMER_FIXED = frozenset(
     {"deliver_policy", "ack_policy", "mem_storage", "priority_policy", "priority_groups", "name"}
+)
+# What the consumer of one partition has, and one for all has not.
+_OF_ONE_PARTITION = frozenset(
+    {"durable_name", "filter_subject", "filter_subjects", "ack_wait", "max_ack_pending"}
+    | {"priority_groups", "priority_policy", "priority_timeout"}
 )
 # Limits whose lowering deletes messages at once.
 _TRIMMING = frozenset({"max_age", "max_msgs", "max_bytes", "max_msgs_per_subject"})
@@ -162,6 +169,37 @@ def _consumer_spec(stream: str, config: dict[str, Any], p: int | None) -> Spec:
     filled = {key: fill(value) for key, value in config.items()}
     filled["durable_name"] = filled["name"]
     return Spec(stream, filled["name"], filled)
+
+
+def base(spec: Spec) -> str:
+    """What the consumers of all partitions are called: ``projector`` of ``projector-3``."""
+    return (spec.consumer or "").rpartition("-")[0]
+
+
+def for_all_partitions(spec: Spec, *, behind: int) -> Spec:
+    """A consumer like that of one partition, `spec`, for all of them, which delivers what follows `behind`.
+
+    It is its maker's alone: under a name of its own, in the broker's memory, with one copy whatever the
+    stream has, and forgotten when nobody asks it any more.  See `coord.bus.shared`.
+    """
+    name = f"{base(spec)}-all-{secrets.token_hex(6)}"
+    config = {key: value for key, value in spec.config.items() if key not in _OF_ONE_PARTITION}
+    own = subjects.partition_filter(spec.stream, int((spec.consumer or "").rpartition("-")[2]))
+    filters = spec.config.get("filter_subjects") or [spec.config.get("filter_subject", own)]
+    if filters != [own]:
+        anywhere = subjects.any_partition(spec.stream)
+        config["filter_subjects"] = [anywhere + f.removeprefix(own.removesuffix(">")) for f in filters]
+    config |= {
+        "name": name,
+        "description": f"coord: all partitions of {base(spec)}, for one process",
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": behind + 1,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": int(limits.GATHER_KEPT_S * 1e9),
+    }
+    return Spec(spec.stream, name, config)
 
 
 # --- comparing (pure) ----------------------------------------------------------------------

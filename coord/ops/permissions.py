@@ -8,7 +8,7 @@ import msgspec
 
 from coord import errors
 from coord.bus.connection import Connection
-from coord.bus.topology import Topology
+from coord.bus.topology import Topology, base
 from coord.ops import settings
 from coord.ops.checks import Check, fail, ok, skip
 from coord.ops.settings import Settings
@@ -62,6 +62,9 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
         publish |= {f"$JS.API.CONSUMER.{verb}.{name}" for verb in ("INFO", "MSG.NEXT", "RESET", "UNPIN")}
         one = spec.config.get("filter_subject")
         publish.add(f"$JS.API.CONSUMER.CREATE.{name}" + (f".{one}" if one else ""))
+        # And the one for all partitions, which a process that is alone makes under a name of its own.
+        name = f"{spec.stream}.{base(spec)}-all-x"
+        publish |= {f"$JS.API.CONSUMER.{verb}.{name}" for verb in ("CREATE", "INFO", "MSG.NEXT")}
     publish |= deciding()
     if trims:
         publish.add(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}")

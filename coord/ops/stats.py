@@ -34,7 +34,8 @@ PROJECTED: Final = (subjects.EVENTS, subjects.TELEMETRY)
 _editions: WeakKeyDictionary[Pool, editions.Edition] = WeakKeyDictionary()
 
 _LISTEN_S: Final = 1.5 * limits.REPLICA_BEAT_S
-_GROUPED: Final = re.compile(r"(?P<group>.+)-\d+")
+_GROUPED: Final = re.compile(r"(?P<group>.+)-(\d+|[0-9a-f]{12})")
+"""A partition's consumer, or the one for all of them that a process has made."""
 
 
 class BrokerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -328,7 +329,7 @@ async def consumers(conn: Connection, stream: str) -> list[ConsumerStats]:
             groups[one.name] = _add(groups[one.name], one) if one.name in groups else one
         offset += len(page.get("consumers") or [])
         if not page.get("consumers") or offset >= page["total"]:
-            return [groups[name] for name in sorted(groups)]
+            return [_as_read(groups[name], groups.get(f"{name}-all")) for name in sorted(groups)]
 
 
 def _consumer(stream: str, info: dict[str, Any]) -> ConsumerStats:
@@ -344,6 +345,13 @@ def _consumer(stream: str, info: dict[str, Any]) -> ConsumerStats:
         pinned=sum(1 for g in info.get("priority_groups") or [] if g.get("pinned_client_id")),
         delivered=(info.get("delivered") or {}).get("consumer_seq", 0),
     )
+
+
+def _as_read(group: ConsumerStats, everybodys: ConsumerStats | None) -> ConsumerStats:
+    """What waits is what the one for all has left: those that only keep their pins stay where they are."""
+    if everybodys is None or not everybodys.waiting:
+        return group
+    return msgspec.structs.replace(group, pending=everybodys.pending)
 
 
 def _add(a: ConsumerStats, b: ConsumerStats) -> ConsumerStats:

@@ -435,6 +435,11 @@ def partition_filter(stream: str, p: int) -> str:
     raise InvalidSubject("only EVENTS and TELEMETRY are partitioned", stream=stream)
 
 
+def any_partition(stream: str) -> str:
+    """What filters on the stored subjects of every partition begin with; `partition_filter` has a number in it."""
+    return partition_filter(stream, 0).removesuffix("0.>") + "*."
+
+
 def stray_filter(stream: str) -> str:
     """What a partitioned stream holds outside its partitions: subjects that the server did not transform."""
     if stream == EVENTS:

@@ -142,3 +142,20 @@ async def test_an_unknown_field_is_refused_by_the_server(conn, tmp_path: Path) -
     (tmp_path / "A.toml").write_text("name = 'A'\nsubjects = ['a']\nmax_mesages = 3")
     with pytest.raises(errors.BusError, match="invalid JSON"):
         await topology.apply(conn, topology.load(tmp_path))
+
+
+async def test_a_consumer_for_all_partitions_is_taken_too(conn) -> None:
+    """It filters as the partitions' own do together, and is forgotten; see coord.bus.shared."""
+    wanted = topology.load(DIRECTORY)
+    await topology.apply(conn, wanted)
+    for label in ("EVENTS/projector-7", "TELEMETRY/projector-0", "EVENTS/decider-3"):
+        own = wanted.get(label)
+        spec = topology.for_all_partitions(own, behind=41)
+        await topology.create_consumer(conn, spec)
+        config = (await conn.api(f"CONSUMER.INFO.{spec.stream}.{spec.consumer}"))["config"]
+        assert config["opt_start_seq"] == 42
+        assert config["inactive_threshold"] == limits.GATHER_KEPT_S * 1e9
+        assert config.get("durable_name") is config.get("priority_groups") is config.get("filter_subject") is None
+        one, every = own.config.get("filter_subjects", []), config.get("filter_subjects", [])
+        assert [f.split(".")[2:3] for f in every] == [["*"]] * len(one)
+        assert [f.split(".")[3:] for f in every] == [f.split(".")[3:] for f in one]

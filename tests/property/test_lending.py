@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from coord import errors, limits
 from coord.bus.pull import PinnedReader
-from coord.bus.shared import SharedConsumer, together
-from coord.bus.topology import load
+from coord.bus.shared import SharedConsumer
+from coord.bus.topology import for_all_partitions, load
 from coord.runtime import assets
 from coord.wire import subjects
 from tests.support.lending import Consumer, Memory
@@ -50,7 +50,7 @@ class Run:
             start = min(self.lender.position if r.is_lent else r.position for r in lent)
         else:
             start = min(r.position for r in lent)
-        lender = SharedConsumer(self.memory, together(SPEC, start), self.readers, asyncio.Event())  # type: ignore[arg-type]
+        lender = SharedConsumer(self.memory, for_all_partitions(SPEC, behind=start), self.readers, asyncio.Event())  # type: ignore[arg-type]
         await lender.create(start)
         if self.lender is not None:
             await self.lender.end()
