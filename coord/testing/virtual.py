@@ -29,8 +29,9 @@ from coord.runtime import clock
 
 T = TypeVar("T")
 
-BEGINS: Final = datetime(2026, 1, 5, 9, tzinfo=UTC)
-"""When it is at the beginning, unless said otherwise: a Monday morning."""
+
+_TURN_S: Final = 1e-6
+"""What a turn of the loop takes in which a timer fires."""
 
 
 class Stuck(RuntimeError):
@@ -62,6 +63,7 @@ class _Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
+            self.jump(0.0)
             return self._real.select(0)
         found = self._real.select(0)
         if found or self.jump(timeout):
@@ -72,13 +74,14 @@ class _Selector(selectors.BaseSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """See the module.  Its time begins at 0 and is `unix` seconds since 1970 at the same moment."""
 
-    def __init__(self, begins: datetime = BEGINS) -> None:
+    def __init__(self, begins: datetime | None = None) -> None:
+        """`begins`: what time it is at the beginning (aware); default: what time it is."""
         self._selecting = _Selector()
         super().__init__(self._selecting)
         self._selecting.jump = self._jump
         # What is due within a microsecond is due now: wide enough for the rounding of decades.
-        self._clock_resolution = 1e-6
-        self._begins = begins.timestamp()
+        self._clock_resolution = _TURN_S
+        self._begins = time.time() if begins is None else begins.timestamp()
         self._elapsed = 0.0
         self._in_threads = 0
         self._files = len(self._selecting.get_map())
@@ -133,6 +136,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._see_what_is_real()
         if self._real_since is not None:
             return False
+        if wait_s == 0:
+            # Whoever waits for what is already due, or for less than a float can tell, gets on all the same.
+            timers = self._scheduled  # type: ignore[attr-defined]  # a heap
+            if timers and timers[0].when() <= self._elapsed + _TURN_S:
+                self._elapsed += _TURN_S
+            return True
         if wait_s is None:
             raise Stuck("nothing is left to do, no timer is set, and the program still waits")
         self._elapsed += wait_s
@@ -142,7 +151,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class Runner(AbstractContextManager["Runner"]):
     """Runs coroutines one after the other on one virtual loop, with coord's clocks on it."""
 
-    def __init__(self, begins: datetime = BEGINS) -> None:
+    def __init__(self, begins: datetime | None = None) -> None:
         self._runner = asyncio.Runner(loop_factory=lambda: VirtualLoop(begins))
 
     def __enter__(self) -> Self:
@@ -157,7 +166,7 @@ class Runner(AbstractContextManager["Runner"]):
         return self._runner.run(main)
 
 
-def run(main: Coroutine[Any, Any, T], *, begins: datetime = BEGINS) -> T:
+def run(main: Coroutine[Any, Any, T], *, begins: datetime | None = None) -> T:
     """`asyncio.run`, in virtual time."""
     with Runner(begins) as runner:
         return runner.run(main)
