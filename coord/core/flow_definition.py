@@ -22,6 +22,7 @@ from coord.core.expressions import Path
 from coord.errors import InvalidWorkflow
 from coord.wire import where
 from coord.wire.flow import Definition, RuleTable, Step
+from coord.wire.numbers import check_integers
 from coord.wire.subjects import check_token
 from coord.wire.where import Judge, Place
 
@@ -242,7 +243,7 @@ def _within(name: str, value: float, least: float, most: float) -> None:
 
 
 def check_table(table: RuleTable) -> RuleTable:
-    """Itself; raises `InvalidWorkflow` for what is no decision table."""
+    """Itself; raises `InvalidWorkflow` for what is no decision table, `InvalidPayload` for what nobody can keep."""
     if not 1 <= len(table.rules) <= limits.RULES_MAX:
         raise InvalidWorkflow(f"a decision table has 1 to {limits.RULES_MAX} rules")
     _within("threshold", table.threshold, 0, 1)
@@ -253,6 +254,7 @@ def check_table(table: RuleTable) -> RuleTable:
             heads += [str(place.path[0]) for place in where.places(expressions.condition(rule.when))]
         if any(head != "input" for head in heads):
             raise InvalidWorkflow("a rule is about `input` only", rule=number)
+    check_integers(table)
     return table
 
 

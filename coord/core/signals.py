@@ -30,6 +30,7 @@ from coord.errors import WireError
 from coord.wire import latch as wire
 from coord.wire.envelope import StoredFact
 from coord.wire.latch import Awaited, Deadlocked, Edge, Ending, Mode, Raised, Resumed
+from coord.wire.numbers import check_integers
 
 AGENT: Final = "_signal"
 
@@ -113,6 +114,8 @@ class Latch(msgspec.Struct, kw_only=True, omit_defaults=True):
             if own and said.restated > self.restated:
                 self.raised_seq, self.restated = fact.seq, said.restated
             return None
+        if said.data is not None:
+            check_integers(said.data)  # it is kept
         self.raised_at, self.raised_by = fact.stored_at.timestamp(), fact.agent
         if own:
             self.raised_at, self.raised_by, self.restated = said.raised_at, said.raised_by, said.restated

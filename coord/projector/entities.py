@@ -130,7 +130,11 @@ def _folded(
         fold, believed = _apply(table, ident, fold, place, mine, refused[facts[ident].batch])
         if believed is not None:
             table.slim(fold)
-            saved = msgspec.msgpack.encode(fold)
+            try:
+                saved = msgspec.msgpack.encode(fold)
+            except (OverflowError, UnicodeEncodeError) as exc:
+                _log.error("projector.fold_defect", table=table.name, entity=list(ident), exc_info=exc)
+                continue
             if len(saved) > limits.ENTITY_FOLD_BYTES_MAX:
                 _log.error("projector.entity_too_large", table=table.name, entity=list(ident), bytes=len(saved))
                 continue  # its row stays as it was; the log has the facts

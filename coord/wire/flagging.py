@@ -12,6 +12,7 @@ import msgspec
 
 from coord import limits
 from coord.errors import InvalidPayload
+from coord.wire.numbers import Count
 from coord.wire.subjects import check_token
 
 KEY: Final = "flags"
@@ -51,7 +52,7 @@ class FlagSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Flags of one salt are on for the same subjects; default: the flag's name."""
     note: str = ""
     """Why."""
-    restated: int = 0
+    restated: Count = 0
     said: Said | None = None
     """With `restated`; believed of a decider."""
 

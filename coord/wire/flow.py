@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from coord import limits
+from coord.wire.numbers import Count
 from coord.wire.work import Priority
 
 # --- definitions ------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ class RuleTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     threshold: float = 1.0
     """0 to 1."""
     version: str = "1"
-    restated: int = 0
+    restated: Count = 0
     """How often its decider stated it again because it neared the end of the window."""
 
 
@@ -137,7 +138,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the author: how it ends is pushed to it.  None: to nobody; the log has it."""
     parent: Parent | None = None
     """Believed of a decider."""
-    restated: int = 0
+    restated: Count = 0
     """How often its decider stated it again because it neared the end of the window."""
     carried: Any = None
     """With `restated`: what its facts had come to."""
@@ -154,7 +155,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None: the step's own."""
     version: str | None = None
     """Of the table."""
-    rule: int | None = None
+    rule: Count | None = None
     """Which rule, from 0."""
     confidence: float | None = None
     error: str | None = None

@@ -13,6 +13,7 @@ import msgspec
 
 from coord import limits
 from coord.errors import InvalidPayload
+from coord.wire.numbers import Count, check_integers
 from coord.wire.subjects import check_token
 from coord.wire.work import Reference
 
@@ -28,12 +29,12 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
 
     offerer: str
     offered_at: float
-    n: int = 0
+    n: Count = 0
     addressee: str | None = None
     instance: str | None = None
     since: float = 0.0
     tried: tuple[str, ...] = ()
-    escalations: int = 0
+    escalations: Count = 0
 
 
 class Offered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,7 +55,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether it goes to a coordinator where nobody takes it."""
     instance: str | None = None
     """Who is told what becomes of it."""
-    restated: int = 0
+    restated: Count = 0
     held: Held | None = None
     """With `restated`; believed of a decider."""
 
@@ -68,7 +69,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: Why = "offered"
     load: float | None = None
     """Of the instance, as its heartbeats said."""
-    candidates: int = 0
+    candidates: Count = 0
     """How many could have been asked."""
 
 
@@ -102,4 +103,5 @@ def check(said: Offered) -> Offered:
         raise InvalidPayload(f"candidates_max is 1 to {limits.HANDOFF_STEPS_MAX}", candidates_max=said.candidates_max)
     if len(msgspec.json.encode((said.work, said.context))) > limits.HANDOFF_BYTES:
         raise InvalidPayload(f"work and context have at most {limits.HANDOFF_BYTES} bytes: give more by ref")
+    check_integers(said.work, said.context)
     return said

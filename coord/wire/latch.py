@@ -13,6 +13,7 @@ import msgspec
 
 from coord import limits
 from coord.errors import InvalidPayload
+from coord.wire.numbers import Count
 from coord.wire.subjects import check_token
 
 KEY: Final = "signals"
@@ -36,7 +37,7 @@ class Raised(msgspec.Struct, frozen=True, omit_defaults=True):
     raised_at: float | None = None
     """Unix seconds: where its decider states it again."""
     raised_by: str | None = None
-    restated: int = 0
+    restated: Count = 0
 
 
 class Awaited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,7 +56,7 @@ class Awaited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where its decider states it again: since when,"""
     agent: str | None = None
     """and who."""
-    restated: int = 0
+    restated: Count = 0
 
 
 class Resumed(msgspec.Struct, frozen=True, omit_defaults=True):

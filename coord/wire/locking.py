@@ -13,6 +13,7 @@ import msgspec
 
 from coord import limits
 from coord.errors import InvalidPayload
+from coord.wire.numbers import Count
 
 TOPIC: Final = "lock"
 """Of pushes: ``{"what": "granted", "key", "id", "token", "epoch", "instance"}``, ``{"what": "revoked", …, "reason"}``
@@ -25,7 +26,7 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of a request that the decider states again."""
 
     agent: str
-    epoch: int
+    epoch: Count
     since: float
     granted_at: float | None = None
     renewed_at: float | None = None
@@ -40,7 +41,7 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How many hold it at a time: 1 is a lock.  All requests say the same."""
     ttl_s: float | None = None
     """Held for so long unless renewed; default: for as long as the instance lives, `limits.LOCK_TTL_S` without one."""
-    restated: int = 0
+    restated: Count = 0
     held: Held | None = None
     """With `restated`; believed of a decider."""
 
@@ -53,7 +54,7 @@ class Revoked(msgspec.Struct, frozen=True, omit_defaults=True):
     """``lock.revoked.{token}``: the decider takes it from somebody who is gone, or whose lease ended."""
 
     reason: Why = "gone"
-    epoch: int = 0
+    epoch: Count = 0
 
 
 def check(said: Requested) -> Requested:

@@ -13,13 +13,14 @@ from typing import Final
 import msgspec
 
 from coord import errors, limits
+from coord.wire.numbers import Count
 from coord.wire.subjects import check_token
 
 
 class Quotas(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an agent may use, all of its instances together; None: no bound."""
 
-    inflight: int | None = None
+    inflight: Count | None = None
     """Claims held at a time."""
     facts_per_s: float | None = None
     memory_mib: float | None = None
@@ -30,7 +31,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """What an instance says of itself: ``agent.registered``, and `Heartbeat.about`."""
 
     instance: str = ""
-    capabilities: dict[str, int] = {}
+    capabilities: dict[str, Count] = {}
     """Capability → how many tasks of it at a time."""
     labels: dict[str, str] = {}
     """Whatever placement and people select by: ``region``, ``zone``, …"""

@@ -15,6 +15,7 @@ import msgspec
 from coord import limits
 from coord.errors import InvalidPayload
 from coord.wire import work
+from coord.wire.numbers import Count, check_integers
 from coord.wire.subjects import check_token
 
 TOPIC: Final = "timer"
@@ -52,8 +53,8 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
 
     setter: str = ""
     set_at: float = 0.0
-    set_seq: int = 0
-    fires: int = 0
+    set_seq: Count = 0
+    fires: Count = 0
     fired_at: float | None = None
     fired_id: str = ""
 
@@ -69,12 +70,12 @@ class TimerSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Six fields: second minute hour day-of-month month day-of-week."""
     zone: str | None = None
     """Of `cron`: ``Europe/Berlin``; None: UTC."""
-    times_max: int | None = None
+    times_max: Count | None = None
     """Of what recurs: it ends after so many."""
     then: Then | None = None
     instance: str | None = None
     """Who is told when it fires."""
-    restated: int = 0
+    restated: Count = 0
     held: Held | None = None
     """With `restated`; believed of a decider."""
 
@@ -82,7 +83,7 @@ class TimerSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Fired(msgspec.Struct, frozen=True, omit_defaults=True):
     """``timer.fired``: what the decider gave the server to say."""
 
-    set: int = 0
+    set: Count = 0
     """The stream sequence of the `timer.set` it belongs to."""
 
 
@@ -114,6 +115,7 @@ def check(said: TimerSet, now: float) -> TimerSet:
         raise InvalidPayload("times_max is at least 1", times_max=said.times_max)
     if said.then is not None:
         _check_then(said.then)
+        check_integers(said.then)
         if len(msgspec.json.encode(said.then)) > limits.TIMER_THEN_BYTES:
             raise InvalidPayload(f"what follows has at most {limits.TIMER_THEN_BYTES} bytes: give a large input by ref")
     return said

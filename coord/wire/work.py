@@ -17,6 +17,7 @@ import msgspec
 
 from coord import limits
 from coord.errors import InvalidPayload
+from coord.wire.numbers import Count, check_integers
 from coord.wire.subjects import check_token
 
 Priority: TypeAlias = Literal["critical", "normal", "batch"]
@@ -35,7 +36,7 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a payload is that is too large for the log: an object of the bucket PAYLOADS."""
 
     name: str
-    size: int
+    size: Count
     """Bytes."""
     digest: str
     """SHA-256, hexadecimal."""
@@ -45,7 +46,7 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
 class Placing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far the scheduler has come with a task, as ``task.placed.{n}`` and the answers leave it."""
 
-    n: int = 0
+    n: Count = 0
     """Of the newest decision."""
     agent: str | None = None
     """Who is offered the task now; None: nobody is."""
@@ -69,9 +70,9 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Broker's clock, Unix seconds."""
     event_id: str = ""
     payload_hash: str = ""
-    claims: int = 0
-    failures: int = 0
-    deaths: int = 0
+    claims: Count = 0
+    failures: Count = 0
+    deaths: Count = 0
     claimant: str | None = None
     instance: str | None = None
     claimed_at: float | None = None
@@ -109,9 +110,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether progress is pushed too."""
     reuse_key: str | None = None
     """Digest of what identical tasks have in common, where the outcome may be used again."""
-    redrive: int = 0
+    redrive: Count = 0
     """How often it was submitted again after it had ended without success."""
-    restated: int = 0
+    restated: Count = 0
     """How often its decider stated it again because it neared the end of the window."""
     carried: Carried | None = None
     """With `restated`; believed of a decider."""
@@ -208,6 +209,8 @@ def check(said: Submission) -> Submission:
             raise InvalidPayload(f"{name} must be above 0 and at most {most:g}", **{name: value})
     if not 0 <= said.retries <= limits.TASK_RETRIES_MAX:
         raise InvalidPayload(f"retries must be 0 to {limits.TASK_RETRIES_MAX}", retries=said.retries)
+    if said.placement is not None:
+        check_integers(said.placement)
     return said
 
 
