@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -19,7 +20,8 @@ from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.core.presence_decider import PresenceDecider
 from coord.ops.devstack.nats import NatsOptions, NatsServer
-from coord.wire.presence import Quotas
+from coord.wire import subjects
+from coord.wire.presence import Heartbeat, Quotas
 from tests.support.fleet import Fleet, Process, serving
 from tests.support.waiting import until
 
@@ -127,6 +129,26 @@ def _heard_again(fleet: Fleet, one: Any) -> bool:
     """Whether what was heard last came over the connection that stands now."""
     row = fleet.board.table.get(fleet.tenant, one.agent, one.instance)
     return row is not None and row.beat.connection == one.connection.epoch
+
+
+async def test_the_connection_of_one_that_hangs_is_ended_and_nobody_elses(fleet: Fleet) -> None:
+    """Its pulls go with it, which would be given what its end sets free; where somebody is, one may lie about."""
+    config = NatsConfig(urls=(fleet.server.url,), reconnect_wait_s=0.05)
+    async with contextlib.AsyncExitStack() as stack:
+        innocent = await stack.enter_async_context(await Connection.open(config, name="innocent"))
+        hung, liar = f"h{secrets.token_hex(4)}", f"l{secrets.token_hex(4)}"
+        conns = {}
+        for instance in (hung, liar):
+            name = f"coord:{fleet.tenant}:w9:{instance}"
+            conns[instance] = await stack.enter_async_context(await Connection.open(config, name=name))
+        epochs = {conn: conn.epoch for conn in (innocent, *conns.values())}
+        for instance, place in ((hung, conns[hung].place), (liar, innocent.place)):
+            said = Heartbeat(every_s=0.1, place=place)
+            conns[instance].publish(subjects.heartbeat(fleet.tenant, "w9", instance), msgspec.json.encode(said))
+        await until(lambda: conns[hung].epoch > epochs[conns[hung]] and conns[hung].is_connected)
+        await until(lambda: fleet.died_at(hung) is not None and fleet.died_at(liar) is not None)
+        assert innocent.epoch == epochs[innocent]
+        assert conns[liar].epoch == epochs[conns[liar]]
 
 
 async def test_a_restarted_broker_and_a_lost_connection_release_nothing(fleet: Fleet, monkeypatch) -> None:
