@@ -20,7 +20,6 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 import coord
-from coord import limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.telemetry.metrics import Metrics
 from tests.soak.harness import Finding, Job, Result, Scenario, folder, percentile, rng_of, say
@@ -41,9 +40,8 @@ ROUNDS = 100
 IN_FLIGHT = Amount(tasks=5_000, workflows=500)
 PROJECTORS = 2
 PROBE_MAX_S = 60.0
-CATCH_UP_MAX_S = 2 * limits.TAKEOVER_S
-"""From everybody being back until tasks and workflows of every partition have run from end to end.  A broker that was
-killed has forgotten who was pinned, a decider that was killed leaves its pins to lapse: more is a finding."""
+"""Partitions that have not run anything for so long after everybody is back never will: a finding.  How long it took
+is shown, and says as much about the machine: processes of Python start, and thousands of tasks are looked at again."""
 _QUIET_S = 3.0
 """For so long workers listen after the last restart of the broker."""
 _BEHIND_MAX_S = 120.0
@@ -102,15 +100,13 @@ async def _rounds(job: Job, result: Result, stack: Stack, siege: Siege, load: Lo
         await asyncio.gather(outages, return_exceptions=True)
 
 
-async def probed(result: Result, load: Load, where: str, late_s: float = CATCH_UP_MAX_S) -> bool:
+async def probed(result: Result, load: Load, where: str) -> bool:
     """Whether every partition's tasks and workflows go from end to end; how long that takes is a catch-up."""
     took = await load.probe(PROBE_MAX_S)
     if took is None:
         result.found("stuck", f"{where}: not every partition goes on {PROBE_MAX_S:g} s after all were back")
         return False
     result.catch_up_s.append(round(took, 3))
-    if took > late_s:
-        result.found("late", f"{where}: every partition went on after {took:.2f} s")
     return True
 
 

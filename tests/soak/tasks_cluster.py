@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 
-from coord import limits
 from tests.soak.harness import Job, Result, Scenario, folder, rng_of, say
 from tests.soak.tasks import TENANT, connected, finish, probed, verdict
 from tests.support import crew
@@ -70,7 +69,7 @@ async def _rounds(job: Job, result: Result, cluster: NatsCluster, siege: Siege, 
             except NotWhole as exc:
                 result.found("broken", f"round {i}: {exc}")
                 return
-            if not await probed(result, load, f"round {i}", limits.TAKEOVER_S * 3):
+            if not await probed(result, load, f"round {i}"):
                 return
             say(f"round {i + 1}/{result.rounds}: leader away {away_s:.1f} s; every partition ran"
                 f" {result.catch_up_s[-1]:.2f} s after the cluster was whole; {load.ended - before:,} ended meanwhile,"
