@@ -179,6 +179,7 @@ class Submitter:
     def __init__(self, coord: Coord) -> None:
         self._coord = coord
         self._doors: dict[str, Door] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
         self._submitted: dict[str, int] = {}
         """Since the metrics were told; as the doors, by capability."""
         self._counting: asyncio.TimerHandle | None = None
@@ -192,6 +193,10 @@ class Submitter:
         if self._counting is not None:
             self._counting.cancel()
             self._count()
+        openings = list(self._opening.values())
+        for opening in openings:
+            opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
         for board in self._boards:
             await board.unsubscribe()
 
@@ -427,19 +432,34 @@ class Submitter:
     async def _ready(self, capability: str, *, urgent: bool) -> None:
         """The capability's queues exist, its board is listened to, and one more may enter."""
         if capability not in self._doors:
-            board = subjects.board(self._coord.tenant, capability)  # refuses what is no token
-            await self._coord.pushes.open()
-            await self._coord.queues.open(capability)
-            door = self._doors.setdefault(capability, Door())
-            self._submitted.setdefault(capability, 0)
-
-            def heard(message: Message) -> None:
-                self._heard(door, message.data)
-
-            self._boards.append(await self._coord.connection.subscribe(board, heard))
+            # Once, for however many are submitted before it is done.
+            opening = self._opening.get(capability)
+            if opening is None:
+                opening = asyncio.get_running_loop().create_task(self._open(capability), name="open-capability")
+                self._opening[capability] = opening
+                opening.add_done_callback(lambda done: self._opened(capability, done))
+            await asyncio.shield(opening)
         door = self._doors[capability]
         if door.ask(clock.monotonic(), urgent=urgent) is not ENTER:
             await self._enter(capability, door, urgent=urgent)
+
+    async def _open(self, capability: str) -> None:
+        board = subjects.board(self._coord.tenant, capability)  # refuses what is no token
+        await self._coord.pushes.open()
+        await self._coord.queues.open(capability)
+        door = Door()
+
+        def heard(message: Message) -> None:
+            self._heard(door, message.data)
+
+        self._boards.append(await self._coord.connection.subscribe(board, heard))
+        self._submitted[capability] = 0
+        self._doors[capability] = door
+
+    def _opened(self, capability: str, done: asyncio.Task[None]) -> None:
+        del self._opening[capability]
+        if not done.cancelled():
+            done.exception()  # whoever asked may have left
 
     async def _enter(self, capability: str, door: Door, *, urgent: bool) -> None:
         """Wait until there is room; raises `Overloaded`, or `CircuitOpen` at once."""

@@ -14,8 +14,8 @@ database is away) is asked again for a while; then the submission is refused, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, TypeAlias
 
 from coord import errors, limits
 from coord.bus import rpc
@@ -50,6 +50,7 @@ class UsedIds:
         self._conn = conn
         self._service = subjects.rpc(tenant, "ids", "used")
         self._whole_until = 0.0
+        self._renew_at = float("inf")
         self._asking: dict[UsedKind, tuple[list[Ident], asyncio.Task[dict[Ident, Used]]]] = {}
         self._running: set[asyncio.Task[dict[Ident, Used]]] = set()
 
@@ -58,14 +59,15 @@ class UsedIds:
 
         Raises what the service answers when it cannot tell: `DatabaseUnavailable`, `Overloaded`, …
         """
-        if clock.monotonic() < self._whole_until:
+        now = clock.monotonic()
+        if now < self._whole_until:
+            if now >= self._renew_at:
+                self._renew()
             return None
         asking = self._asking.get(kind)
         if asking is None or len(asking[0]) >= limits.USED_IDS_MAX:
             idents: list[Ident] = []
-            task = asyncio.get_running_loop().create_task(self._ask_soon(kind, idents), name="ids-used")
-            self._running.add(task)
-            task.add_done_callback(self._done)
+            task = self._start(self._ask_soon(kind, idents))
             asking = self._asking[kind] = (idents, task)
         asking[0].append((key, id))
         # Shielded: one caller that leaves must not take the answer from the others.
@@ -100,6 +102,17 @@ class UsedIds:
             await self._ask("task", [])
         return clock.monotonic() < self._whole_until
 
+    def _renew(self) -> None:
+        """Ask in good time, so that nobody has to wait for the answer while there are submissions all the time."""
+        self._renew_at = float("inf")
+        self._start(self._ask("task", []))
+
+    def _start(self, asking: Coroutine[Any, Any, dict[Ident, Used]]) -> asyncio.Task[dict[Ident, Used]]:
+        task = asyncio.get_running_loop().create_task(asking, name="ids-used")
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
     async def _ask_soon(self, kind: UsedKind, idents: list[Ident]) -> dict[Ident, Used]:
         await asyncio.sleep(0)  # whoever else submits in this turn of the loop
         asking = self._asking.get(kind)
@@ -111,7 +124,8 @@ class UsedIds:
         request = UsedRequest(kind, idents)
         answer = await retrying(lambda: self._once(request), _ASK)
         if answer.whole:
-            self._whole_until = clock.monotonic() + limits.USED_WHOLE_S
+            now = clock.monotonic()
+            self._whole_until, self._renew_at = now + limits.USED_WHOLE_S, now + limits.USED_WHOLE_S / 2
         return {(one.key, one.id): one for one in answer.used}
 
     async def _once(self, request: UsedRequest) -> UsedAnswer:

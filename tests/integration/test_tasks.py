@@ -116,6 +116,25 @@ async def test_a_capability_that_nobody_has_waits_until_somebody_comes(fleet: Fl
             assert await handle.result(timeout_s=30) == {"words": 1}
 
 
+async def test_a_capability_is_opened_once_for_however_many_are_submitted_before_it_is(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet.client() as c:
+        asked: list[str] = []
+        ask = c.queues.open
+
+        async def opening(capability: str, *, again: bool = False) -> bool:
+            asked.append(capability)
+            there: bool = await ask(capability, again=again)
+            return there
+
+        monkeypatch.setattr(c.queues, "open", opening)
+        # More than a service takes requests at a time.
+        handles = await asyncio.gather(*(c.submit("unheard-of", n, id=f"u{n}") for n in range(600)))
+        assert len({handle.id for handle in handles}) == 600
+        assert asked == ["unheard-of"]
+
+
 async def test_one_bad_submission_of_many_is_an_error_in_its_place(fleet: Fleet) -> None:
     async with fleet.client() as c:
         found = await c.submit_many("work", [1, object(), 3], ids=["m-1", "m-2", "m-3"], return_errors=True)
