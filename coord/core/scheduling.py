@@ -266,7 +266,9 @@ class PlacementDecider(Folding):
             self._unwait(ident, entry)
             self._offer_to(ident, entry, (task.tenant, decision.agent, decision.instance or ""))
             return [self._state(ident, entry, task, decision, "offered", now)]
-        overdue = now >= entry.since + asked.wait_s
+        # Whoever waits for a slot that somebody has gains nothing by a pull, and thousands of them would load the log.
+        full = "full" in decision.passed_over
+        overdue = now >= entry.since + asked.wait_s and not full
         if (placing.tried or overdue) and not asked.binding:
             self._unwait(ident, entry)
             why = "nobody accepted it" if placing.tried else f"nobody was eligible for {asked.wait_s:g} s"
@@ -279,7 +281,7 @@ class PlacementDecider(Folding):
             told = msgspec.structs.replace(decision, again=True, reason="nobody accepted it: from the beginning")
             return [self._state(ident, entry, task, told, "nobody", now)]
         self._wait(ident, entry, task)
-        if placing.unplaced or "full" in decision.passed_over:
+        if placing.unplaced or full:
             return []  # it was said before; or it waits for a slot, which is nothing to say
         return [self._state(ident, entry, task, decision, "nobody", now)]
 
@@ -334,7 +336,7 @@ class PlacementDecider(Folding):
         return effects
 
     def _try_group(self, place: Place, name: str, now: float, most: int) -> list[Effect]:
-        """Of a group that waits as many as somebody is eligible for."""
+        """Of a group that waits the first, and those behind it until one goes on waiting."""
         effects: list[Effect] = []
         while len(effects) < most:
             group = self._waiting.get(place, {}).get(name)
@@ -342,7 +344,7 @@ class PlacementDecider(Folding):
                 break
             ident = next(iter(group))
             effects += self.look(ident, now)
-            if not self.is_offered(ident):
+            if ident in self._waiting.get(place, {}).get(name, ()):
                 break
         return effects
 
@@ -384,9 +386,6 @@ class PlacementDecider(Folding):
     def _wait(self, ident: Ident, entry: _Entry, task: Task) -> None:
         groups = self._waiting.setdefault(entry.place, {})
         groups.setdefault(entry.group, {}).setdefault(ident, task.submitted_seq)
-        if not entry.asked.binding:
-            # Also of those behind the first, who are not looked at otherwise.
-            self._later(ident, entry, entry.since + entry.asked.wait_s)
 
     def _unwait(self, ident: Ident, entry: _Entry) -> None:
         groups = self._waiting.get(entry.place)

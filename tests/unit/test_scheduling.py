@@ -342,3 +342,29 @@ def test_outcomes_are_history_and_a_snapshot_keeps_it(fleet: Fleet) -> None:
         fleet.claim(f"r{n}", agent)
         fleet.log.state("me", "task", f"r{n}", "cancelled", data={})
     assert chosen.count(fast) > 3 * chosen.count(slow)
+
+
+def test_a_backlog_waits_for_slots_and_loads_the_log_with_nothing(fleet: Fleet) -> None:
+    fleet.comes("a", 2)
+    for n in range(200):
+        fleet.submit(f"t{n}", accept_ms=60_000)
+    fleet.passes(20.0)
+    assert sum(fact.event == "placed" for fact in fleet.log.facts) == 2
+    done = 0
+    while done < 200:
+        for n in range(200):
+            task = fleet.task(f"t{n}")
+            if task is not None and fleet.offered(f"t{n}") is not None and task.free:
+                fleet.claim(f"t{n}", "a")
+                fleet.log.state("a", "task", f"t{n}", "completed", data={})
+                done += 1
+    assert sum(fact.event == "placed" for fact in fleet.log.facts) == 200
+    assert fleet.both.placements.open_count() == 0
+
+
+def test_a_backlog_that_nobody_can_do_is_pulled_as_a_whole(fleet: Fleet) -> None:
+    for n in range(50):
+        fleet.submit(f"t{n}", wait_s=3.0)
+    fleet.passes(4.0)
+    tasks = [fleet.task(f"t{n}") for n in range(50)]
+    assert all(task is not None and task.queue == "normal" for task in tasks)
