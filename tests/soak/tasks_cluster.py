@@ -37,7 +37,7 @@ async def run(job: Job) -> Result:
     rounds = job.of(job.rounds, ROUNDS, 2)
     share = min(1.0, (job.facts or IN_FLIGHT.tasks) / IN_FLIGHT.tasks) * min(1.0, job.scale * 10)
     amount = Amount(tasks=round(IN_FLIGHT.tasks * share), workflows=round(IN_FLIGHT.workflows * share))
-    result = Result(rounds=rounds)
+    result = Result(rounds=rounds, volume={"tasks in flight": amount.tasks, "workflows in flight": amount.workflows})
     with folder(job, "tasks-cluster") as home:
         async with NatsCluster(home / "nats") as cluster:
             await cluster.apply(**_STREAMS)
