@@ -212,6 +212,11 @@ PROJECT_BATCH_BYTES: Final = 16 * MIB
 PROJECT_TURN_ROWS: Final = 1_000
 """Rows decoded before other coroutines get a turn: about 3 ms."""
 
+READINGS_MAX: Final = 1_024
+"""Messages that one service of a process has read and the other has not yet: a tenth of a second of a flood,"""
+READING_BYTES_MAX: Final = 4 * KIB
+"""none of them with a longer body."""
+
 PROJECT_WRITERS: Final = 2
 """Transactions of one projector at a time, each for all partitions that wait."""
 

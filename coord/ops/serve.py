@@ -38,11 +38,13 @@ from coord.runtime.http import HttpService
 from coord.runtime.lag import LoopLag
 from coord.runtime.service import Service, ServiceGroup
 from coord.server import together
+from coord.server.deciders import KINDS
 from coord.server.trimmer import Trimmer
 from coord.store import maintenance, migrations
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.pool import Pool
 from coord.telemetry import logs, metrics
+from coord.wire.readings import Readings
 
 if TYPE_CHECKING:
     from coord.ops.settings import Settings
@@ -74,12 +76,17 @@ def services(
         raise errors.SettingsError(f"only projectors share their work over processes: start more {what} services")
     children = Processes(settings, processes, registry=registry) if processes != 1 else None
     page = None if children is None else children.page
+    # Projector and deciders of one process read each message once.
+    readings = Readings(KINDS) if what is What.ALL and children is None else None
     members: list[Service] = [Heap(registry=registry), LoopLag(registry=registry)]
     if settings.http.enabled:
         members.append(HttpService(settings.http, lambda: group.health(), registry=registry, page=page))  # noqa: PLW0108 - made below
     if what in {What.ALL, What.PROJECTOR}:
         members.append(
-            children or ProjectorService(settings.nats, settings.database, settings.projector, registry=registry)
+            children
+            or ProjectorService(
+                settings.nats, settings.database, settings.projector, readings=readings, registry=registry
+            )
         )
         window_s = ops_settings.window_s(settings)
         members.append(Retention(settings.database, settings.ages, window_s=window_s, registry=registry))
@@ -104,7 +111,7 @@ def services(
             )
         )
     if what in {What.ALL, What.DECIDER}:
-        members += together.deciding(settings.nats, settings.presence, registry=registry)
+        members += together.deciding(settings.nats, settings.presence, readings=readings, registry=registry)
     if settings.service.stats_every_s:
         members.append(
             StatsService(settings.nats, settings.database, settings.service.stats_every_s, registry=registry)

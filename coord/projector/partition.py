@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import random
 import time
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -39,12 +38,14 @@ from coord.core.retry import backoff_s
 from coord.projector.config import ProjectorConfig
 from coord.projector.notices import Notices
 from coord.projector.rows import Batch
+from coord.projector.states import broker_time, stream_state
 from coord.projector.writer import Offer, Writer
 from coord.store import checkpoints
 from coord.store.pool import Pool
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics, observe_many
 from coord.wire import subjects
+from coord.wire.readings import Readings
 
 _log = logs.get("projector")
 
@@ -84,8 +85,12 @@ class PartitionProjector:
         config: ProjectorConfig,
         metrics: Metrics,
         consumer: topology.Spec | None = None,
+        readings: Readings | None = None,
     ) -> None:
-        """`consumer`: made anew where the broker has none; None: then the partition waits for one."""
+        """`consumer`: made anew where the broker has none; None: then the partition waits for one.
+
+        `readings`: of the stream, shared with another service of this process.
+        """
         self.stream = stream
         self.partition = partition
         self.state: State = "unassigned"
@@ -100,6 +105,7 @@ class PartitionProjector:
         self._config = config
         self._metrics = metrics
         self._spec = consumer
+        self._readings = readings
         self._notices = Notices(conn)
         self._reader = PinnedReader(
             conn,
@@ -337,7 +343,7 @@ class PartitionProjector:
 
     def _batch_behind(self, digest: int) -> Batch:
         assert self.checkpoint is not None
-        return Batch(self.stream, self.partition, self.checkpoint.epoch, digest)
+        return Batch(self.stream, self.partition, self.checkpoint.epoch, digest, self._readings)
 
     async def _let_go(self, offer: Offer) -> None:
         """The session ends: forget an offer that nobody has taken, wait for one that is being written.
@@ -461,7 +467,7 @@ class PartitionProjector:
         about as slow as the window is long.  The session goes on: to stop now would lose more.
         """
         info = await self._conn.api(f"STREAM.INFO.{self.stream}")
-        stream = _stream_state(info)
+        stream = stream_state(info)
         lost_max = stream.first_seq - max(self._window_from + 1, trim.unneeded_below(info["config"]))
         if stream.first_seq > checkpoint.seq:
             lost_max -= self._window_messages
@@ -496,7 +502,7 @@ class PartitionProjector:
         """
         assert self.checkpoint is not None
         info, checkpoint = await self._conn.api(f"STREAM.INFO.{self.stream}"), self.checkpoint
-        stream, leader = _stream_state(info, with_time=True), leadership(info)
+        stream, leader = stream_state(info, with_time=True), leadership(info)
         if not self._source.is_empty:
             return
         before, self._end = self._end, None
@@ -562,7 +568,7 @@ class PartitionProjector:
         self._overdue = seq
 
     async def _stream_state(self, *, with_time: bool = False) -> StreamState:
-        return _stream_state(await self._conn.api(f"STREAM.INFO.{self.stream}"), with_time=with_time)
+        return stream_state(await self._conn.api(f"STREAM.INFO.{self.stream}"), with_time=with_time)
 
     async def _with_time_at(self, stream: StreamState, checkpoint: Checkpoint) -> StreamState:
         if checkpoint.stored_at is None or not stream.first_seq <= checkpoint.seq <= stream.last_seq:
@@ -571,7 +577,7 @@ class PartitionProjector:
             found = await self._conn.api(f"STREAM.MSG.GET.{self.stream}", {"seq": checkpoint.seq})
         except errors.ApiNotFound:
             return stream
-        return msgspec.structs.replace(stream, at_checkpoint=_time(found["message"]["time"]))
+        return msgspec.structs.replace(stream, at_checkpoint=broker_time(found["message"]["time"]))
 
     # --- waiting -------------------------------------------------------------------------
 
@@ -682,20 +688,3 @@ class PartitionProjector:
             self._metrics.projection_owned.labels(stream=self.stream).inc(by)
         elif state == "stopped":
             self._metrics.projection_stopped.labels(stream=self.stream).inc(by)
-
-
-def _stream_state(info: dict[str, Any], *, with_time: bool = False) -> StreamState:
-    state = info["state"]
-    return StreamState(
-        created=_time(info["created"]),
-        first_seq=state["first_seq"],
-        last_seq=state["last_seq"],
-        at_checkpoint=_time(state["last_ts"]) if with_time and state["messages"] else None,
-    )
-
-
-def _time(text: str) -> datetime:
-    """The broker's RFC 3339 with nanoseconds, truncated to microseconds as checkpoints are."""
-    head, dot, fraction = text.removesuffix("Z").partition(".")
-    micro = fraction[:6].ljust(6, "0") if dot else "000000"
-    return datetime.fromisoformat(f"{head}.{micro}+00:00")

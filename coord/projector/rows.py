@@ -23,6 +23,7 @@ from coord.store.rows import EVENT_COLUMNS, AgentRow, DeadLetterRow, EventRow, S
 from coord.wire import usual
 from coord.wire.decode import decode_unusual
 from coord.wire.envelope import Poison, StoredFact, StoredSample
+from coord.wire.readings import Readings
 from coord.wire.subjects import FactSubject, SampleSubject
 from coord.wire.times import from_unix_us, from_unix_us_all
 
@@ -51,14 +52,19 @@ class Batch:
         "letters",
         "messages",
         "partition",
+        "readings",
         "samples",
         "stream",
     )
 
-    def __init__(self, stream: str, partition: int, epoch: int, digest: int = chain.EMPTY) -> None:
+    def __init__(
+        self, stream: str, partition: int, epoch: int, digest: int = chain.EMPTY, readings: Readings | None = None
+    ) -> None:
+        """`readings`: of this stream, shared with another reader of this process."""
         self.stream = stream
         self.partition = partition
         self.epoch = epoch
+        self.readings = readings
         self.events: list[EventRow] = []
         self.samples: list[SampleRow] = []
         self._about_agents: list[EventRow] = []
@@ -110,12 +116,15 @@ class Batch:
         rows = len(self)
         rows_max = min(rows_max, rows + turn_rows_max)
         append, epoch, partition = self.events.append, self.epoch, self.partition
-        read, extend = usual.read, chain.extend
+        read, extend, readings = usual.read, chain.extend, self.readings
         added = 0
         for delivery, stored_at in zip(deliveries, stored_times(deliveries), strict=True):
             seq, subject, raw_headers, body = delivery.seq, delivery.subject, delivery.raw_headers, delivery.data
             self.digest = extend(self.digest, seq, subject, raw_headers, body)
-            fact = read(subject, raw_headers, body)
+            if readings is None:
+                fact = read(subject, raw_headers, body)
+            else:
+                fact = readings.read(seq, subject, raw_headers, body)
             if fact is not None:
                 row = (stored_at, epoch, seq, 0, partition) + fact  # noqa: RUF005 - two thirds of the time
                 append(row)

@@ -31,6 +31,8 @@ from coord.runtime.service import Service
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
 from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
+from coord.wire.readings import Readings
 
 
 class ProjectorService(Service):
@@ -42,9 +44,10 @@ class ProjectorService(Service):
         database: DatabaseConfig,
         config: ProjectorConfig | None = None,
         *,
+        readings: Readings | None = None,
         registry: Metrics | None = None,
     ) -> None:
-        """Nothing is connected before `start`."""
+        """Nothing is connected before `start`.  `readings`: of EVENTS, shared with the deciders of this process."""
         super().__init__("projector", registry=registry)
         self.config = config or ProjectorConfig()
         self.config.validate()
@@ -58,6 +61,7 @@ class ProjectorService(Service):
         self._replicas: Replicas | None = None
         self._mine: frozenset[int] = frozenset()
         self._shared: list[SharedReader] = []
+        self._readings = readings
 
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
@@ -81,9 +85,12 @@ class ProjectorService(Service):
         defined = topology.load(assets.streams_dir())  # consumers are the same in every profile
         for stream in self.config.streams:
             first = len(self.partitions)
+            readings = self._readings if stream == subjects.EVENTS else None
             for p in range(limits.PARTITIONS):
                 consumer = defined.get(f"{stream}/projector-{p}")
-                partition = PartitionProjector(stream, p, conn, self._pool, writer, self.config, self.metrics, consumer)
+                partition = PartitionProjector(
+                    stream, p, conn, self._pool, writer, self.config, self.metrics, consumer, readings
+                )
                 self.partitions.append(partition)
                 self.spawn(f"{stream}.{p}", partition.run)
             readers = [partition.reader for partition in self.partitions[first:]]

@@ -30,6 +30,7 @@ from coord.server.timers import Arming
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from coord.wire.readings import Readings
 
 _log = logs.get("deciders")
 
@@ -53,13 +54,16 @@ class DeciderService(Service):
         *,
         presence: Presence | None = None,
         factory: Factory | None = None,
+        readings: Readings | None = None,
         registry: Metrics | None = None,
     ) -> None:
         """`presence`: who is there; None: leases are extended whoever holds them.
 
-        `factory`: the deciders of a partition; default: `coord.server.deciders`.
+        `factory`: the deciders of a partition; default: `coord.server.deciders`.  `readings`: shared with the
+        projector of this process.
         """
         super().__init__("deciders", registry=registry)
+        self._readings = readings
         self.instance = _instance_name()
         self.partitions: list[PartitionDecider] = []
         self._nats = nats
@@ -91,8 +95,9 @@ class DeciderService(Service):
         for p in range(limits.PARTITIONS):
             consumer = defined.get(f"EVENTS/decider-{p}")
             partition = PartitionDecider(
-                p, conn, self._performer, self._presence, self._factory, self.metrics, consumer, now=self._unix
-            )
+                p, conn, self._performer, self._presence, self._factory, self.metrics, consumer, now=self._unix,
+                readings=self._readings,
+            )  # fmt: skip
             self.partitions.append(partition)
             self.spawn(f"partition.{p}", partition.run)
         readers = [partition.reader for partition in self.partitions]

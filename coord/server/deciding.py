@@ -47,6 +47,7 @@ from coord.server.session import Session
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from coord.wire.readings import Readings
 
 _log = logs.get("deciders")
 
@@ -70,8 +71,11 @@ class PartitionDecider:
         consumer: topology.Spec | None = None,
         *,
         now: Callable[[], float] = lambda: clock.unix(),  # noqa: PLW0108 - looked up when it is called
+        readings: Readings | None = None,
     ) -> None:
         """`consumer`: what to make when the broker has forgotten it; None: nothing.
+
+        `readings`: shared with another service of this process.
 
         `now`: Unix seconds, as near to the broker's as the machine's clock is.
         """
@@ -87,6 +91,7 @@ class PartitionDecider:
         self._factory = factory
         self._metrics = metrics
         self._spec = consumer
+        self._readings = readings
         self._now = now
         self._reader = PinnedReader(conn, subjects.EVENTS, f"decider-{partition}")
         self._reader.on_wake = self._wake
@@ -185,7 +190,7 @@ class PartitionDecider:
         self._outsiders = None
         began = clock.monotonic()
         self._set("catching_up")
-        session = Session(self.partition, self._conn, self._performer, self._metrics, self._now)
+        session = Session(self.partition, self._conn, self._performer, self._metrics, self._now, self._readings)
         try:
             await session.restore(lambda: self._factory(self.partition), self._reader)
             self._session = session

@@ -12,6 +12,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Final, TypeGuard
 
 import msgspec
@@ -27,7 +28,9 @@ from coord.server.snapshots import Snapshots
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import headers, subjects
-from coord.wire.envelope import StoredFact, decode_message
+from coord.wire.decode import decode_message, decode_unusual, stored_fact
+from coord.wire.envelope import Stored, StoredFact
+from coord.wire.readings import Readings
 from coord.wire.times import from_unix_us
 
 _log = logs.get("deciders")
@@ -53,7 +56,13 @@ class Session:
     """From being pinned to losing it: fresh deciders and what belongs to them."""
 
     def __init__(
-        self, partition: int, conn: Connection, performer: Performer, metrics: Metrics, now: Callable[[], float]
+        self,
+        partition: int,
+        conn: Connection,
+        performer: Performer,
+        metrics: Metrics,
+        now: Callable[[], float],
+        readings: Readings | None = None,
     ) -> None:
         self.deciders: list[Decider] = []
         """Their states are as of `position`."""
@@ -61,6 +70,7 @@ class Session:
         """Everything up to this stream sequence is folded."""
         self._partition = partition
         self._now = now
+        self._readings = readings
         self._conn = conn
         self._performer = performer
         self._metrics = metrics
@@ -248,7 +258,7 @@ class Session:
     def _fold(self, delivery: Delivery) -> bool:
         """False: its entity's history has to be read first."""
         stored_at = from_unix_us(delivery.stored_ns // 1000)
-        for found in decode_message(delivery.subject, delivery.raw_headers, delivery.data, delivery.seq, stored_at):
+        for found in self._decoded(delivery, stored_at):
             # What cannot be believed is parked by the projector.
             if type(found) is StoredFact and not self._apply(found, delivery):
                 return False
@@ -256,6 +266,15 @@ class Session:
         if self._owed is not None and (delivery.seq >= self._target or not delivery.pending):
             self._catch_up()
         return True
+
+    def _decoded(self, delivery: Delivery, stored_at: datetime) -> list[Stored]:
+        subject, raw_headers, data, seq = delivery.subject, delivery.raw_headers, delivery.data, delivery.seq
+        if self._readings is None:
+            return decode_message(subject, raw_headers, data, seq, stored_at)
+        fact = self._readings.read(seq, subject, raw_headers, data)
+        if fact is not None:
+            return [stored_fact(fact, data, seq, stored_at)]
+        return decode_unusual(subject, raw_headers, data, seq, stored_at)
 
     def _apply(self, fact: StoredFact, delivery: Delivery) -> bool:
         deciders = self._by_kind.get(fact.kind)

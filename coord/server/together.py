@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from coord.bus.connection import NatsConfig
     from coord.runtime.service import Service
     from coord.telemetry.metrics import Metrics
+    from coord.wire.readings import Readings
 
 
-def deciding(nats: NatsConfig, presence_config: PresenceConfig, *, registry: Metrics) -> list[Service]:
+def deciding(
+    nats: NatsConfig, presence_config: PresenceConfig, *, readings: Readings | None = None, registry: Metrics
+) -> list[Service]:
     """Deciders, what they know of the world outside the log, and what all of them together say of it.
 
-    In the order to start them.
+    In the order to start them.  `readings`: shared with the projector of this process.
     """
     presence = PresenceService(nats, presence_config, registry=registry)
-    deciders = DeciderService(nats, presence=presence.board.table, registry=registry)
+    deciders = DeciderService(nats, presence=presence.board.table, readings=readings, registry=registry)
     presence.board.listen(deciders.gone)
     board = BoardService(nats, presence.board, deciders.deciders, registry=registry)
     return [presence, deciders, board]

@@ -35,7 +35,7 @@ def decode_message(subject: str, raw_headers: bytes | None, body: bytes, seq: in
     """
     usual_fact = usual.read(subject, raw_headers, body)
     if usual_fact is not None:
-        return [_stored_fact(usual_fact, body, seq, stored_at)]
+        return [stored_fact(usual_fact, body, seq, stored_at)]
     return decode_unusual(subject, raw_headers, body, seq, stored_at)
 
 
@@ -77,7 +77,8 @@ def _decode(subject: str, raw_headers: bytes | None, body: bytes, seq: int, stor
 # --- facts -------------------------------------------------------------------------------
 
 
-def _stored_fact(fact: usual.UsualFact, body: bytes, seq: int, stored_at: datetime) -> StoredFact:
+def stored_fact(fact: usual.UsualFact, body: bytes, seq: int, stored_at: datetime) -> StoredFact:
+    """What `usual.read` made of a message, as who decides about it wants it."""
     (tenant, agent, key, kind, id_, event, detail, event_id, type_, schema, occurred_at, *tracing, _) = fact
     correlation_id, causation_id, traceparent = tracing
     return StoredFact(
