@@ -135,14 +135,14 @@ class Workflow(msgspec.Struct, kw_only=True, omit_defaults=True):
         return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.submitter}")
 
     def _begin(self, fact: StoredFact, said: flow.Started, *, decided: bool) -> None:
+        carried = _carried(said) if decided and said.restated else None
         self.started_seq, self.started_at = fact.seq, fact.stored_at.timestamp()
         self.submitter, self.instance = fact.agent, said.instance
         self.parent = said.parent if decided else None
         self.event_id, self.payload_hash = fact.event_id, payload_hash(fact)
         self.correlation_id = fact.correlation_id
         self.name, self.version = _named(said.definition)
-        if decided and said.restated:
-            carried = msgspec.convert(said.carried, Carried)
+        if carried is not None:
             for name in Carried.__struct_fields__:
                 setattr(self, name, getattr(carried, name))
             self.restated = said.restated
@@ -198,6 +198,13 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def carried(life: Workflow) -> Carried:
     """Of a workflow that is stated again."""
     return Carried(**{name: getattr(life, name) for name in Carried.__struct_fields__})
+
+
+def _carried(said: flow.Started) -> Carried:
+    try:
+        return msgspec.convert(said.carried, Carried)
+    except msgspec.ValidationError as exc:
+        raise InvalidPayload(f"not what a workflow had come to: {exc}") from exc
 
 
 class _Named(msgspec.Struct, frozen=True):
