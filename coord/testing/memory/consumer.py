@@ -38,7 +38,7 @@ class Outlet(Protocol):
 class Pull:
     """One request for messages."""
 
-    __slots__ = ("bytes_left", "group", "left", "pin", "reply", "timer", "with_bytes")
+    __slots__ = ("bytes_left", "group", "left", "pin", "reply", "short", "timer", "with_bytes")
 
     def __init__(self, reply: str, asked: dict[str, Any]) -> None:
         self.reply = reply
@@ -47,6 +47,8 @@ class Pull:
         self.with_bytes = self.bytes_left > 0
         self.group = str(asked.get("group") or "")
         self.pin = str(asked.get("id") or "")
+        self.short = False
+        """It wants more than there was, and does not wait."""
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -162,6 +164,7 @@ class Consumer:
             if not ready:
                 self._say(reply, 404, "No Messages")
                 return
+            pull.short = pull.left > ready
             pull.left = min(pull.left, ready)
         if len(self._waiting) >= self.config["max_waiting"]:
             self._waiting = deque(one for one in self._waiting if self._outlet.wanted(one.reply))
@@ -181,7 +184,7 @@ class Consumer:
             return False
         if groups and pull.pin:
             if pull.pin != self._pin:
-                self._say(pull.reply, 423, "Nats-Wrong-Pin-Id")
+                self._say(pull.reply, 423, "Nats-Pin-Id mismatch")
                 return False
             self._hold_pin()
         return True
@@ -217,11 +220,11 @@ class Consumer:
         for pull in list(self._waiting):
             if not self._outlet.wanted(pull.reply):
                 self._drop(pull)
-            elif not self.config.get("priority_groups") or not self._pin or pull.pin == self._pin:
-                return pull
-            elif pull.pin:
+            elif pull.pin and pull.pin != self._pin:
                 self._drop(pull)
-                self._say(pull.reply, 423, "Nats-Wrong-Pin-Id")
+                self._end(pull, 423, "Nats-Wrong-Pin-Id")
+            elif pull.pin or not self._pin:
+                return pull
         return None
 
     def _drop(self, pull: Pull) -> None:
@@ -259,7 +262,9 @@ class Consumer:
         else:
             _cancel(pull.timer)
         self._outlet.say(pull.reply, headers, message.body, subject=message.subject, reply=reply)
-        if not pull.left and pull.with_bytes:
+        if not pull.left and pull.short:
+            self._say(pull.reply, 404, "No Messages")
+        elif not pull.left and pull.with_bytes:
             self._end(pull, 409, "Batch Completed")
 
     # --- acknowledgements --------------------------------------------------------------------

@@ -31,6 +31,22 @@ _BATCH_BYTES: Final = 1 << 20
 
 _NAMES_PAGE: Final = 1024
 
+_STREAM_FIELDS: Final = frozenset({
+    "name", "description", "subjects", "retention", "max_consumers", "max_msgs", "max_bytes", "max_age",
+    "max_msgs_per_subject", "max_msg_size", "discard", "discard_new_per_subject", "storage", "num_replicas", "no_ack",
+    "template_owner", "duplicate_window", "placement", "mirror", "sources", "compression", "first_seq",
+    "subject_transform", "republish", "sealed", "deny_delete", "deny_purge", "allow_rollup_hdrs", "allow_direct",
+    "mirror_direct", "consumer_limits", "metadata", "allow_msg_ttl", "subject_delete_marker_ttl", "allow_atomic",
+    "allow_msg_counter", "allow_msg_schedules", "allow_batched", "persist_mode",
+})  # fmt: skip
+_CONSUMER_FIELDS: Final = frozenset({
+    "name", "durable_name", "description", "deliver_policy", "opt_start_seq", "opt_start_time", "ack_policy", "ack_wait",
+    "max_deliver", "backoff", "filter_subject", "filter_subjects", "replay_policy", "rate_limit_bps", "sample_freq",
+    "max_waiting", "max_ack_pending", "headers_only", "max_batch", "max_expires", "max_bytes", "inactive_threshold",
+    "num_replicas", "mem_storage", "metadata", "pause_until", "priority_groups", "priority_policy", "priority_timeout",
+    "deliver_subject", "deliver_group", "flow_control", "idle_heartbeat",
+})  # fmt: skip
+
 
 class JetStream:
     """See the module."""
@@ -296,6 +312,7 @@ class JetStream:
     def _create_consumer(self, tokens: list[str], asked: dict[str, Any]) -> dict[str, Any]:
         stream = self._stream(tokens)
         config = {**asked["config"], "name": tokens[1]}
+        _only(config, _CONSUMER_FIELDS)
         action = asked.get("action") or ""
         if config.get("deliver_subject"):
             raise Refused(*_UNKNOWN)
@@ -382,12 +399,19 @@ def _take_in(stream: Stream, source: dict[str, Any], message: Message) -> None:
 
 
 def _stream_config(asked: dict[str, Any]) -> dict[str, Any]:
+    _only(asked, _STREAM_FIELDS)
     defaults = {
         "retention": "limits", "discard": "old", "storage": "file", "num_replicas": 1, "max_msgs": -1, "max_bytes": -1,
         "max_age": 0, "max_msg_size": -1, "max_msgs_per_subject": -1, "max_consumers": -1,
         "duplicate_window": 120 * NS,
     }  # fmt: skip
     return defaults | asked
+
+
+def _only(given: dict[str, Any], known: frozenset[str]) -> None:
+    """The server is strict about what it does not know."""
+    for name in given.keys() - known:
+        raise Refused(400, 10025, f'invalid JSON: json: unknown field "{name}"')
 
 
 def _page(names: list[str], what: str, asked: dict[str, Any]) -> dict[str, Any]:

@@ -136,13 +136,13 @@ class Stream:
         rule = self.config.get("subject_transform")
         if rule:
             subject = transform(rule["src"], rule["dest"], subject) or subject
+        self._check_expected(subject, headers)
         if (known := self._duplicate(headers)) is not None:
             return known, True
-        self._check_expected(subject, headers)
-        size = len(subject) + len(headers or b"") + len(body)
+        size = len(headers or b"") + len(body)
         if 0 < self.config.get("max_msg_size", -1) < size:
             raise Refused(400, 10054, "message size exceeds maximum allowed")
-        self._check_room(size + _OVERHEAD_BYTES)
+        self._check_room(size + len(subject) + _OVERHEAD_BYTES)
         planned = self._schedule_of(headers)
         rollup = protocol.field(headers, _ROLLUP)
         if rollup is not None and not self.config.get("allow_rollup_hdrs"):
@@ -208,6 +208,8 @@ class Stream:
         if last_id is not None and last_id != self._last_id:
             raise Refused(400, 10070, f"wrong last msg ID: {self._last_id}")
         expected = protocol.field(headers, _SUBJECT_SEQ)
+        if expected is None and protocol.field(headers, _SUBJECT) is not None:
+            raise Refused(400, 10193, "missing sequence for expected last sequence per subject")
         if expected is not None:
             found = self.index.last(protocol.field(headers, _SUBJECT) or subject)
             if found != int(expected):
