@@ -7,7 +7,6 @@ to end; here is what one does: load, fold, perform, look at the time, snapshot.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections import deque
@@ -450,17 +449,21 @@ class Session:
             return
         self._saved_at = now
         still = self.position == self._saved_seq
-        self._saving = self._loop.create_task(self._follow_end() if still else self._save(*self._packed()))
+        self._saving = self._loop.create_task(self._follow_end() if still else self._save_all())
         self._saving.add_done_callback(self._saved)
+
+    async def _save_all(self) -> None:
+        """The states as of when this begins.  A defect in one of them costs the snapshot, not the session."""
+        await self._save(*self._packed())
 
     def _packed(self) -> tuple[bytes, int, int | None]:
         """The states as of now: packed, of which sequence, and the oldest that they need."""
         began = time.perf_counter()
+        self._received = 0
         states = msgspec.msgpack.encode({decider.name: decider.dump() for decider in self.deciders})
         oldest = self._oldest()
         # Packing holds everything else up: it may take a hundredth of the time.
         self._save_not_before = self._loop.time() + 100 * (time.perf_counter() - began)
-        self._received = 0
         return states, self.position, oldest
 
     async def _save(self, states: bytes, seq: int, oldest: int | None) -> None:
@@ -508,9 +511,13 @@ class Session:
         if self._saving is not None:
             self._saving.cancel()
             await asyncio.gather(self._saving, return_exceptions=True)
-        with contextlib.suppress(errors.CoordError, TimeoutError):
+        try:
             async with asyncio.timeout(_LEAVE_S):
-                await self._save(*self._packed())
+                await self._save_all()
+        except (errors.CoordError, TimeoutError) as exc:
+            _log.info("deciders.left_without_snapshot", partition=self._partition, error=repr(exc))
+        except Exception as exc:  # noqa: BLE001 - a decider's defect: leaving must go on
+            _log.error("deciders.defect", partition=self._partition, exc_info=exc)
 
 
 def _held(effects: Iterable[Effect]) -> Iterable[Effect]:
