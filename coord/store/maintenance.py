@@ -70,8 +70,8 @@ async def remove_ended(
 ) -> list[Removed]:
     """Remove the rows of entities that ended, or are unused, and were not heard of for `keep`; a row a table.
 
-    Open tasks, workflows and handoffs stay, however old.  `keep` has to be longer than the log's window: a
-    fact in the log about an entity that has no row begins it anew.
+    Open tasks, workflows and handoffs stay, however old, and agents that are there, however silent.  `keep` has
+    to be longer than the log's window: a fact in the log about an entity that has no row begins it anew.
     """
     if keep <= timedelta(0):
         raise errors.SettingsError("keep must be positive")

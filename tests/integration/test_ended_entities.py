@@ -10,8 +10,9 @@ import pytest
 
 from coord import errors
 from coord.projector import entities
+from coord.store import copy
 from coord.store.maintenance import remove_ended
-from coord.store.rows import EventRow
+from coord.store.rows import AgentRow, EventRow
 from tests.support.cluster import Database
 from tests.support.store import event, pool_of
 
@@ -54,7 +55,11 @@ def life(log: Log, suffix: str, began: datetime, ended: datetime | None) -> None
         log.add(ended, "agent", f"g-{suffix}", "gone", detail="i1.1")
 
 
-TABLES = ("task", "workflow", "handoff", "signal", "lock", "flag", "agent_registry")
+TABLES = ("task", "workflow", "handoff", "signal", "lock", "flag", "agent_registry", "agent")
+
+
+def agent(name: str, at: datetime) -> AgentRow:
+    return AgentRow(tenant="acme", agent=name, seen_first=at, seen_last=at, epoch=1, seq=1)
 
 
 async def test_what_ended_long_ago_goes_and_the_rest_stays(migrated_database: Database) -> None:
@@ -65,13 +70,16 @@ async def test_what_ended_long_ago_goes_and_the_rest_stays(migrated_database: Da
     async with pool_of(migrated_database.url) as pool:
         async with pool.transaction() as conn:
             assert await entities.project(conn, [log.rows]) == [{}]
+            seen = {"g-over": OLD, "g-fresh": NEW, "g-open": OLD}
+            await copy.upsert_agents(conn, [agent(name, at) for name, at in seen.items()])
         removed = await remove_ended(pool, KEEP)
         assert {one.relation: one.removed for one in removed} == dict.fromkeys(TABLES, 1)
         assert not any(one.more for one in removed)
         assert {one.relation: one.removed for one in await remove_ended(pool, KEEP)} == dict.fromkeys(TABLES, 0)
         async with pool.acquire() as conn:
             for table in TABLES:
-                left = {r["id"].partition("-")[2] for r in await conn.fetch(f"SELECT id FROM coord.{table}")}
+                name = "agent" if table == "agent" else "id"
+                left = {r[0].partition("-")[2] for r in await conn.fetch(f"SELECT {name} FROM coord.{table}")}
                 assert left == {"fresh", "open"}, table
 
 
@@ -82,6 +90,7 @@ async def test_it_goes_in_bounded_steps_and_goes_on(migrated_database: Database)
     async with pool_of(migrated_database.url) as pool:
         async with pool.transaction() as conn:
             await entities.project(conn, [log.rows])
+            await copy.upsert_agents(conn, [agent(f"g-n{n}", OLD) for n in range(25)])
         first = await remove_ended(pool, KEEP, batch_rows=10, pause_s=0, steps_max=1)
         assert {one.relation: (one.removed, one.more) for one in first} == dict.fromkeys(TABLES, (10, True))
         rest = await remove_ended(pool, KEEP, batch_rows=10, pause_s=0)

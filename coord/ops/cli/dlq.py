@@ -24,10 +24,13 @@ async def ls(
 
     async with ctx.pool() as pool, pool.acquire() as conn:
         rows = await queries.run(conn, "dead_letters", stream=stream.upper(), tenant=tenant, code=code, limit=limit)
+        dead = ctx.out.is_table and await queries.run(conn, "tasks_dead", tenant=tenant, limit=1)
     columns = ["dead_at", "stream", "seq", "idx", "code", "reason", "tenant", "agent", "body_bytes"]
     ctx.out.rows([dict(row) for row in rows], columns, empty="There are no dead letters.")
     if rows and ctx.out.is_table:
         ctx.out.say(f"One of them whole: coord dlq show {rows[0]['seq']} --stream {rows[0]['stream']}")
+    if dead:
+        ctx.out.say("There are tasks that ended without success: coord dlq redrive --dry-run lists them.")
 
 
 @command(app, "show")

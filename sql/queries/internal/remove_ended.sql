@@ -39,6 +39,14 @@ WITH task AS (
     SELECT ctid FROM coord.agent_registry
     WHERE instances_there = 0 AND changed_at < now() - $1::interval LIMIT $2 FOR UPDATE SKIP LOCKED
   )) RETURNING 1
+), agent AS (
+  DELETE FROM coord.agent WHERE ctid = ANY (ARRAY(
+    SELECT a.ctid FROM coord.agent AS a
+    WHERE a.last_seen < now() - $1::interval AND NOT EXISTS (
+      SELECT FROM coord.agent_registry AS r WHERE r.tenant = a.tenant AND r.id = a.agent AND r.instances_there > 0
+    )
+    LIMIT $2 FOR UPDATE OF a SKIP LOCKED
+  )) RETURNING 1
 )
 SELECT 'task' AS relation, count(*) AS removed FROM task
 UNION ALL SELECT 'workflow', count(*) FROM workflow
@@ -47,3 +55,4 @@ UNION ALL SELECT 'signal', count(*) FROM signal
 UNION ALL SELECT 'lock', count(*) FROM lock
 UNION ALL SELECT 'flag', count(*) FROM flag
 UNION ALL SELECT 'agent_registry', count(*) FROM agent_registry
+UNION ALL SELECT 'agent', count(*) FROM agent
