@@ -21,11 +21,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, Final, Self
 
 from prometheus_client import CollectorRegistry
 
-from coord import errors
+from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.agent import Agent
@@ -33,7 +34,7 @@ from coord.client.connect import Connecting, Coord, connect
 from coord.client.instance import connection_name
 from coord.client.worker import Worker
 from coord.query.service import QueryService
-from coord.runtime import assets
+from coord.runtime import assets, clock
 from coord.server import together
 from coord.server.presence import PresenceConfig
 from coord.telemetry.metrics import Metrics
@@ -44,7 +45,8 @@ from coord.wire.envelope import StoredFact, decode_message
 from coord.wire.times import from_unix_us
 
 _READY_S: Final = 60.0
-_PAGE: Final = 1_000
+_SETTLE_S: Final = 2 * limits.DECIDER_TICK_S
+"""After a step of a leap: deciders have looked at the time, and what follows has been stated."""
 
 
 class InMemoryCoord:
@@ -124,6 +126,38 @@ class InMemoryCoord:
         await asyncio.sleep(away_s)
         self.server.start()
 
+    # --- time --------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """The time here, aware, in UTC: what to say where coord is told a time."""
+        return clock.utc_now()
+
+    async def leap(self, *, days: float = 0, hours: float = 0, minutes: float = 0, step_s: float | None = None) -> None:
+        """Let much time pass at little cost, as if all machines were suspended for most of it.
+
+        The wall clock goes on, and with it what is due by it: schedules, sleeps, deadlines, retries with a delay.
+        Monotonic clocks stand still meanwhile: no heartbeat is missed, no lease ends, no timer of the event loop
+        fires.  What the broker has scheduled happens in its order and at its time; what deciders decide by the
+        clock happens at most `step_s` late (default: a fiftieth of the leap, at least a minute).
+
+        ``asyncio.sleep`` leaves nothing out, and takes about 10 ms for a second; a leap about half of that for a step.
+        Raises `SettingsError` on a loop without virtual time.
+        """
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, virtual.VirtualLoop):
+            raise errors.SettingsError("only virtual time can leap: use coord.testing.run, or coord.testing.fixtures")
+        total_s = (days * 24 + hours) * 3600 + minutes * 60
+        end = clock.unix() + total_s
+        step_s = step_s or max(60.0, total_s / 50)
+        await asyncio.sleep(_SETTLE_S)  # what was asked for a moment ago is armed
+        while (now := clock.unix()) < end:
+            due = self.server.jetstream.next_due()
+            to = min(end, now + step_s, end if due is None else max(due, now))
+            loop.leap(max(0.0, to - now))
+            self.server.jetstream.leapt()
+            await asyncio.sleep(_SETTLE_S)
+
     # --- the log -----------------------------------------------------------------------------
 
     def facts(
@@ -167,6 +201,6 @@ class InMemoryCoord:
 
 
 def _topology() -> topology.Topology:
-    """The streams, and the consumers of what runs here."""
-    whole = topology.load(assets.streams_dir(), "development")
+    """The streams, which forget nothing, and the consumers of what runs here."""
+    whole = topology.load(assets.streams_dir(), "development").with_fields(subjects.EVENTS, max_age=0)
     return topology.Topology(tuple(s for s in whole.specs if not (s.consumer or "").startswith("projector")))

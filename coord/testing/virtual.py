@@ -100,6 +100,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Seconds since 1970, virtual too."""
         return self._begins + self.time()
 
+    def leap(self, seconds: float) -> None:
+        """Move the wall clock alone, as it has moved when a machine was suspended: timers notice nothing."""
+        self._begins += seconds
+
     def now(self) -> datetime:
         """`unix`, aware, in UTC."""
         return datetime.fromtimestamp(self.unix(), UTC)

@@ -18,6 +18,7 @@ import secrets
 from collections import deque
 from typing import Any, Final, Protocol
 
+from coord.runtime import clock
 from coord.testing.memory import protocol
 from coord.testing.memory.stream import NS, Message, Refused, Stream, now_ns, rfc3339
 from coord.wire.headers import PIN_ID
@@ -53,11 +54,12 @@ class Pull:
 
 
 class _Pending:
-    __slots__ = ("consumer_seq", "count", "timer")
+    __slots__ = ("consumer_seq", "due", "timer")
 
     def __init__(self, consumer_seq: int) -> None:
         self.consumer_seq = consumer_seq
-        self.count = 0
+        self.due: float | None = None
+        """Of one that was put off: when it comes again (Unix seconds)."""
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -317,16 +319,18 @@ class Consumer:
                 delay_s = int(json.loads(how).get("delay") or 0) / NS
         if delay_s > 0:
             self._wait_for_ack(seq, pending, delay_s)
+            pending.due = clock.unix() + delay_s
         else:
             self._comes_again(seq, pending)
 
     def _wait_for_ack(self, seq: int, pending: _Pending, wait_s: float) -> None:
         _cancel(pending.timer)
+        pending.due = None
         pending.timer = asyncio.get_running_loop().call_later(wait_s, self._comes_again, seq, pending)
 
     def _comes_again(self, seq: int, pending: _Pending) -> None:
         _cancel(pending.timer)
-        pending.timer = None
+        pending.timer = pending.due = None
         if self._pending.get(seq) is not pending or seq in self._again:
             return
         most = self.config["max_deliver"]
@@ -367,6 +371,19 @@ class Consumer:
             pinned = {"pinned_client_id": self._pin, "pinned_ts": rfc3339(self._pin_at)} if self._pin else {}
             answer["priority_groups"] = [{"group": group, **pinned} for group in self.config["priority_groups"]]
         return answer
+
+    def next_due(self) -> float | None:
+        """When the next delivery that was put off comes again (Unix seconds); None: there is none."""
+        return min((p.due for p in self._pending.values() if p.due is not None), default=None)
+
+    def resume(self) -> None:
+        """Look at the wall clock again, after a leap."""
+        now = clock.unix()
+        for seq, pending in list(self._pending.items()):
+            if pending.due is not None:
+                due = pending.due
+                self._wait_for_ack(seq, pending, max(0.0, due - now))
+                pending.due = due
 
     def stopped(self) -> None:
         """The server stands still: requests are forgotten, and what was not acknowledged comes again later."""

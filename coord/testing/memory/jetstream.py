@@ -40,11 +40,11 @@ _STREAM_FIELDS: Final = frozenset({
     "allow_msg_counter", "allow_msg_schedules", "allow_batched", "persist_mode",
 })  # fmt: skip
 _CONSUMER_FIELDS: Final = frozenset({
-    "name", "durable_name", "description", "deliver_policy", "opt_start_seq", "opt_start_time", "ack_policy", "ack_wait",
-    "max_deliver", "backoff", "filter_subject", "filter_subjects", "replay_policy", "rate_limit_bps", "sample_freq",
-    "max_waiting", "max_ack_pending", "headers_only", "max_batch", "max_expires", "max_bytes", "inactive_threshold",
-    "num_replicas", "mem_storage", "metadata", "pause_until", "priority_groups", "priority_policy", "priority_timeout",
-    "deliver_subject", "deliver_group", "flow_control", "idle_heartbeat",
+    "name", "durable_name", "description", "deliver_policy", "opt_start_seq", "opt_start_time", "ack_policy",
+    "ack_wait", "max_deliver", "backoff", "filter_subject", "filter_subjects", "replay_policy", "rate_limit_bps",
+    "sample_freq", "max_waiting", "max_ack_pending", "headers_only", "max_batch", "max_expires", "max_bytes",
+    "inactive_threshold", "num_replicas", "mem_storage", "metadata", "pause_until", "priority_groups",
+    "priority_policy", "priority_timeout", "deliver_subject", "deliver_group", "flow_control", "idle_heartbeat",
 })  # fmt: skip
 
 
@@ -83,6 +83,19 @@ class JetStream:
             consumer.stopped()
             if consumer.config.get("mem_storage"):
                 self._forget(*place)
+
+    def next_due(self) -> float | None:
+        """When something happens by the wall clock alone (Unix seconds): a schedule, a delivery that was put off."""
+        dues = [stream.next_due() for stream in self.streams.values()]
+        dues += [consumer.next_due() for consumer in self.consumers.values()]
+        return min((due for due in dues if due is not None), default=None)
+
+    def leapt(self) -> None:
+        """The wall clock was moved."""
+        for stream in self.streams.values():
+            stream.resume()
+        for consumer in self.consumers.values():
+            consumer.resume()
 
     # --- messages ----------------------------------------------------------------------------
 

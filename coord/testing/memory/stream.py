@@ -344,8 +344,12 @@ class Stream:
         if following is not None:
             self._plan(message, schedule, following)
 
+    def next_due(self) -> float | None:
+        """When the next scheduled message is due (Unix seconds); None: there is none."""
+        return min((due_ns / NS for _, due_ns in self._due.values()), default=None)
+
     def resume(self) -> None:
-        """Schedule again what a stopped server did not fire: it is due now."""
+        """Look at the wall clock again, after a stop or a leap: what is due by now is fired now."""
         for seq, (timer, due_ns) in list(self._due.items()):
             timer.cancel()
             message = self.messages[seq]
