@@ -131,24 +131,31 @@ class Desk:
         place = (task.tenant, task.capability)
         tried = () if task.placing is None else task.placing.tried
         seed = f"{task.tenant}/{task.key}/{task.id}"
-        candidates = list(self._candidates(asked, place, presence, now, seed))
-        turns = self._turns.get(place)
-        decision, turned = placement.choose(asked, candidates, seed=seed, tried=tried, turns=turns)
-        if decision.agent is not None and asked.strategy == "round_robin":
-            self._turns[place] = turned
+        rows = self._rows(asked, place, presence, seed)
+        at_once = limits.PLACEMENT_CANDIDATES_MAX
+        decision = Decision(strategy=asked.strategy)
+        for start in range(0, max(1, len(rows)), at_once):
+            candidates = self._candidates(place, rows[start : start + at_once], now)
+            turns = self._turns.get(place)
+            decision, turned = placement.choose(asked, candidates, seed=seed, tried=tried, turns=turns)
+            if decision.agent is not None:
+                if asked.strategy == "round_robin":
+                    self._turns[place] = turned
+                break
         return decision
 
-    def _candidates(
-        self, asked: Placement, place: Place, presence: PresenceTable, now: float, seed: str
-    ) -> Iterator[Candidate]:
+    def _rows(self, asked: Placement, place: Place, presence: PresenceTable, seed: str) -> list[Row]:
+        """Who is there and takes tasks of the capability; of very many those that the placement names first."""
         tenant, capability = place
         if asked.strategy == "agent" and asked.strict and asked.agent is not None:
             found: Iterable[Row] = presence.instances(tenant, asked.agent)
         else:
             found = presence.rows(tenant, capability)
         rows = [row for row in found if row.state == "alive" and row.takes]
-        if len(rows) > limits.PLACEMENT_CANDIDATES_MAX:
-            rows = _some(rows, asked, seed)
+        return rows if len(rows) <= limits.PLACEMENT_CANDIDATES_MAX else _in_turn(rows, asked, seed)
+
+    def _candidates(self, place: Place, rows: list[Row], now: float) -> Iterator[Candidate]:
+        tenant, capability = place
         members = self._live()
         for row in rows:
             capacity = 0 if row.about is None else row.about.capabilities.get(capability, 0)
@@ -182,22 +189,24 @@ class Desk:
 _NO_HISTORY: Final = History()
 
 
-def _some(rows: list[Row], asked: Placement, seed: str) -> list[Row]:
-    """Of more agents than are looked at: those that the placement names, then others, another part for each task."""
-    from_ = placement.spot(seed, len(rows))
-    rows = rows[from_:] + rows[:from_]
+def _in_turn(rows: list[Row], asked: Placement, seed: str) -> list[Row]:
+    """More agents than are compared at once: those that it names, then the others from another one on for each task.
+
+    The first part in which somebody is eligible decides.
+    """
+    begin = placement.spot(seed, len(rows))
+    rows = rows[begin:] + rows[:begin]
 
     def named(row: Row) -> bool:
         labels = {} if row.about is None else row.about.labels
-        return row.agent == asked.agent or (asked.strategy == "label" and labels.get(asked.label) in asked.values)
+        if asked.strategy == "agent":
+            return row.agent == asked.agent
+        wanted = asked.prefer.items()
+        near = asked.strategy == "label" and labels.get(asked.label) in asked.values
+        return near or (bool(wanted) and all(labels.get(name) == value for name, value in wanted))
 
-    def fits(row: Row) -> bool:
-        labels = {} if row.about is None else row.about.labels
-        return all(labels.get(name) == value for name, value in asked.require.items())
-
-    rows = [row for row in rows if fits(row)]
     rows.sort(key=lambda row: not named(row))
-    return rows[: limits.PLACEMENT_CANDIDATES_MAX]
+    return rows
 
 
 def _weight(labels: dict[str, str], capacity: int) -> float:

@@ -48,6 +48,8 @@ from coord.wire.envelope import StoredFact
 
 AGENT: Final = "_scheduler"
 
+_PLACED: Final = (work.PLACED,)
+
 _FREES: Final = frozenset({"completed", "rejected", "failed", "returned", "released", "cancelled", "expired"})
 """What may leave a slot free."""
 
@@ -145,15 +147,17 @@ class PlacementDecider(Folding):
 
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
         """Look what the fact made of its task; the task decider has folded it."""
-        event, tasks = fact.event, self._tasks
+        event, tasks, desk = fact.event, self._tasks, self._desk
         ended, tasks.ended = tasks.ended, None
+        if not desk.tracked and (event != "submitted" or fact.detail[1:] != _PLACED):
+            return NONE  # where nothing was ever placed
         if event == "progress":
             return NONE
         ident = (fact.tenant, fact.key, fact.id)
         task = tasks.get(*ident) if ended is None else ended
         if task is None:
             return NONE
-        place, desk = (task.tenant, task.capability), self._desk
+        place = (task.tenant, task.capability)
         if task.queue == work.PLACED:
             desk.track(place)
         elif place not in desk.tracked:

@@ -99,8 +99,9 @@ RULES_MAX: Final = 1_000
 RULE_TABLES_MAX: Final = 1_000
 """Decision tables that a partition's decider holds: those set by facts."""
 
-PLACEMENT_CANDIDATES_MAX: Final = 256
-"""Agents that are looked at for one placement; of more another part for each task."""
+PLACEMENT_CANDIDATES_MAX: Final = 64
+"""Agents that are compared at once, 5 µs each; of more the first part in which somebody is eligible, and for each
+task another one is first."""
 
 PLACEMENT_LOOK_MAX: Final = 16
 """Kinds of waiting tasks that are tried when a slot is freed, the most urgent first."""

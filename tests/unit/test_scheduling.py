@@ -368,3 +368,18 @@ def test_a_backlog_that_nobody_can_do_is_pulled_as_a_whole(fleet: Fleet) -> None
     fleet.passes(4.0)
     tasks = [fleet.task(f"t{n}") for n in range(50)]
     assert all(task is not None and task.queue == "normal" for task in tasks)
+
+
+def test_of_very_many_agents_whoever_is_free_is_found_and_all_get_their_share(fleet: Fleet) -> None:
+    count = 3 * limits.PLACEMENT_CANDIDATES_MAX
+    for n in range(count):
+        fleet.comes(f"a{n}")
+    for n in range(count):
+        fleet.submit(f"t{n}", strategy="round_robin", accept_ms=60_000)
+    assert len({fleet.offered(f"t{n}") for n in range(count)} - {None}) == count
+    fleet.submit("more")
+    assert fleet.offered("more") is None
+    fleet.submit("t", strategy="agent", agent="a7", strict=True)
+    fleet.comes("a7", 2)
+    fleet.passes(0.5)
+    assert fleet.offered("t") == "a7" or fleet.offered("more") == "a7"

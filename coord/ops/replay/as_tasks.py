@@ -31,13 +31,16 @@ from coord.runtime import clock
 
 PULL: Final = "pull"
 
+_ACCEPT_MS: Final = 5_000
+"""A whole fleet in one process answers late when the machine is busy; that it is slow is not to look like refusing."""
+
 PLACEMENTS: Final[dict[str, dict[str, Any] | None]] = {
     PULL: None,
-    "round_robin": {"strategy": "round_robin"},
-    "least_connections": {"strategy": "least_connections"},
-    "response_time": {"strategy": "response_time"},
-    "resources": {"strategy": "resources"},
-    "label": {"strategy": "label", "label": "speed", "values": ["fast", "slow"]},
+    "round_robin": {"strategy": "round_robin", "accept_ms": _ACCEPT_MS},
+    "least_connections": {"strategy": "least_connections", "accept_ms": _ACCEPT_MS},
+    "response_time": {"strategy": "response_time", "accept_ms": _ACCEPT_MS},
+    "resources": {"strategy": "resources", "accept_ms": _ACCEPT_MS},
+    "label": {"strategy": "label", "label": "speed", "values": ["fast", "slow"], "accept_ms": _ACCEPT_MS},
 }
 """Ways of choosing an agent for a request: by name, what `submit` is told."""
 
