@@ -93,7 +93,7 @@ $(VENV)/.installed-test: requirements-test.lock $(VENV)/.installed
 	@tools/venv.sh requirements-test.lock
 	@touch $@
 
-# What one bench alone needs, a gigabyte of it.  Without Restate's server (no npm, another platform) it skips that side.
+# What one bench alone needs, 400 MiB of it.  Without Restate's server (no npm, another platform) it skips that side.
 $(VENV)/.installed-bench: requirements-bench.lock tools/restate/package-lock.json $(VENV)/.installed-test
 	@tools/venv.sh requirements-bench.lock
 	@folder=$$($(BIN)/python -m tests.support.node tools/restate) && \
