@@ -19,6 +19,7 @@ from coord import errors, limits
 from coord.bus.rpc import Request
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow
+from coord.runtime import clock
 from coord.store.pool import Pool
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
@@ -39,14 +40,21 @@ class UsedIds:
         """The log (when it was made), and when the oldest began that the tables knew.  What they learn later began
         in what the log held then, so this becomes too old in time, never too new."""
 
+        self._parted_until = 0.0
+        """Until then it is not looked again whether the log is whole: that it is not costs three questions to see."""
+
     async def used(self, request: Request) -> UsedAnswer:
         """Raises `InvalidRequest`, and `StoreError`s: without an answer nobody knows."""
         tenant, _, _ = subjects.parse_rpc(request.subject)
         asked = request.decode(UsedRequest)
         if len(asked.ids) > limits.USED_IDS_MAX:
             raise errors.InvalidRequest(f"at most {limits.USED_IDS_MAX} ids at a time", ids=len(asked.ids))
-        if self._pool is None or await self._is_whole(self._pool):
+        if self._pool is None:
             return UsedAnswer(whole=True)
+        if clock.monotonic() >= self._parted_until:
+            if await self._is_whole(self._pool):
+                return UsedAnswer(whole=True)
+            self._parted_until = clock.monotonic() + limits.USED_WHOLE_S
         if not asked.ids:
             return UsedAnswer()
         keys, ids = zip(*asked.ids, strict=True)

@@ -129,6 +129,7 @@ async def test_nobody_asks_while_the_log_holds_all_that_the_tables_know(migrated
             await used.used(request(("old", "old")))
         await pool.open()
         assert not (await used.used(request(("old", "old")))).whole
+        used = UsedIds(pool, what)
         info = msgspec.structs.replace(info, created="c2")
         answer = await used.used(request(("old", "old"), ("t", "t"), ("none", "none")))
         assert not answer.whole
