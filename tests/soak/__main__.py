@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
             seed=seed,
             rounds=options.rounds,
             facts=options.facts,
+            minutes=options.minutes,
             scale=options.scale,
             bug=options.bug,
             logs=options.logs and str(Path(options.logs).resolve()),
@@ -101,6 +102,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--facts", type=int)
+    parser.add_argument("--minutes", type=float, help="of tasks: begin no further round after so long")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--bug", choices=BUGS, help="plant a bug: the verdict must find it")
     parser.add_argument("--logs", help="keep what servers and programs wrote in this folder")

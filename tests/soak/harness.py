@@ -44,6 +44,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Kills, stops or the like; None: the scenario's own number."""
     facts: int | None = None
     """Volume; None: the scenario's own."""
+    minutes: float | None = None
+    """Begin no further round after so long, where the scenario can end early; the row tells the rounds that were done."""
     scale: float = 1.0
     """Multiplies the scenario's own numbers; ledger rows below 1 say so."""
     bug: Bug | None = None
@@ -54,6 +56,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, given: int | None, own: int, at_least: int = 1) -> int:
         """The number to use: what was given, else the scenario's own, scaled."""
         return given if given is not None else max(at_least, round(own * self.scale))
+
+    def is_over(self, began: float) -> bool:
+        """Whether no further round is to begin; `began`: monotonic."""
+        return self.minutes is not None and time.monotonic() > began + 60 * self.minutes
 
 
 class Finding(msgspec.Struct, frozen=True):

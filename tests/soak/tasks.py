@@ -83,9 +83,13 @@ def connected(urls: tuple[str, ...]) -> contextlib.AbstractAsyncContextManager[c
 
 async def _rounds(job: Job, result: Result, stack: Stack, siege: Siege, load: Load) -> None:
     await load.full(120)
+    started = time.monotonic()
     outages = asyncio.create_task(siege.without_database(stack.postgres, rng_of(job, "database"), Outages()))
     try:
         for i, kills in enumerate(plan(rng_of(job, "kills"), result.rounds)):
+            if job.is_over(started):
+                result.rounds = i
+                break
             before, began = load.ended, time.monotonic()
             await siege.round(kills)
             what = "+".join(kill.victim for kill in kills)

@@ -8,6 +8,7 @@ submitted, and the clock runs until they have ended.  There is no database: nobo
 from __future__ import annotations
 
 import asyncio
+import time
 
 from tests.soak.harness import Job, Result, Scenario, folder, rng_of, say
 from tests.soak.tasks import TENANT, connected, finish, probed, verdict
@@ -56,7 +57,11 @@ async def run(job: Job) -> Result:
 async def _rounds(job: Job, result: Result, cluster: NatsCluster, siege: Siege, load: Load) -> None:
     rng = rng_of(job, "kills")
     async with await cluster.connect("siege") as conn:
+        started = time.monotonic()
         for i in range(result.rounds):
+            if job.is_over(started):
+                result.rounds = i
+                return
             others = [Kill(victim, rng.uniform(0.0, 2.0), rng.uniform(0.0, 1.0)) for victim in ("worker", "server")]
             before, away_s = load.ended, rng.uniform(1.0, 8.0)
             leader = await cluster.leader(conn, "EVENTS")
