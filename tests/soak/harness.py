@@ -45,7 +45,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     facts: int | None = None
     """Volume; None: the scenario's own."""
     minutes: float | None = None
-    """Begin no further round after so long, where the scenario can end early; the row tells the rounds that were done."""
+    """Begin no further round after so long, where the scenario can end early; the row tells how many there were."""
     scale: float = 1.0
     """Multiplies the scenario's own numbers; ledger rows below 1 say so."""
     bug: Bug | None = None
