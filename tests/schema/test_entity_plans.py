@@ -15,6 +15,13 @@ from tests.support.store import event, pool_of
 
 TASKS = 4_000
 
+REMOVED = """
+SELECT ctid FROM coord.task
+WHERE submitted_at < now() - interval '30 days' AND ended_at < now() - interval '30 days'
+  AND changed_at < now() - interval '30 days'
+ORDER BY submitted_at LIMIT 20 FOR UPDATE SKIP LOCKED
+"""
+
 
 async def plan(conn: Connection, sql: str) -> list[dict[str, Any]]:
     (text,) = await conn.fetchrow(f"EXPLAIN (ANALYZE, FORMAT json) {sql}")  # type: ignore[misc]
@@ -27,6 +34,9 @@ async def plan(conn: Connection, sql: str) -> list[dict[str, Any]]:
         ("SELECT * FROM coord.v_waiting WHERE tenant = 'acme' AND what = 'task'", "task_open_idx", 100),
         ("SELECT * FROM coord.v_task WHERE tenant = 'acme' AND key = 't7' AND id = 't7'", "task_pkey", 1),
         ("SELECT * FROM coord.v_task ORDER BY submitted_at DESC LIMIT 20", "task_time_idx", 20),
+        # As sql/queries/internal/remove_ended.sql looks for them, and oldest_begun.sql.
+        (REMOVED, "task_time_idx", 25),
+        ("SELECT min(submitted_at) FROM coord.task", "task_time_idx", 1),
     ],
 )
 async def test_plans(migrated_database: Database, sql: str, index: str, rows_max: int) -> None:
