@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from coord.client.slots import Slots
     from coord.client.stating import Statement
     from coord.client.worker import Worker
+    from coord.core.tasks import Task
 
 _log = logs.get("worker")
 
@@ -102,6 +103,10 @@ class Execution:
     def begin(self) -> None:
         """Claim a task that nobody can have claimed yet, unseen."""
         self._state_claim(1, attempt=1)
+
+    def begin_as(self, task: Task) -> None:
+        """Claim a task that was read just now and was free; when it is not any more, the broker refuses."""
+        self._state_claim(task.next_claim, attempt=attempt_of(task))
 
     def look(self, *, until_known: bool = False) -> None:
         """Read the task first; `until_known`: it may be claimed by this instance, which has to find out."""

@@ -35,6 +35,7 @@ from coord.wire.records import Fact, StoredFact
 if TYPE_CHECKING:
     from coord.client.agent import Agent
     from coord.client.connect import Coord
+    from coord.core.tasks import Task
 
 _log = logs.get("worker")
 
@@ -237,7 +238,8 @@ class Worker:
             return  # a dead letter: nobody can run it
         self._take(capability, delivery.queue, fact, first=_is_first(delivery))
 
-    def _take(self, capability: str, queue: str, fact: StoredFact, *, first: bool) -> None:
+    def _take(self, capability: str, queue: str, fact: StoredFact, *, first: bool, seen: Task | None = None) -> None:
+        """Take a delivery, if there is room.  `first`: nobody can have claimed it; `seen`: it was read, and is free."""
         try:
             said = fact.decode(Delivered) if fact.body else Delivered()
         except errors.WireError:
@@ -261,8 +263,12 @@ class Worker:
         self.allowance.spend(FACTS_OF_A_TASK)
         self._idle.clear()
         self._beating.hold(self)
-        first = first and not said.redrive and not said.restated
-        execution.begin() if first else execution.look()
+        if seen is not None:
+            execution.begin_as(seen)
+        elif first and not said.redrive and not said.restated:
+            execution.begin()
+        else:
+            execution.look()
 
     async def _give_back_unclaimed(self, fact: StoredFact, *, first: bool) -> None:
         """Say that a delivery was not claimed, so that it is delivered to somebody else at once."""
@@ -384,7 +390,7 @@ class Worker:
             if fact.seq != task.submitted_seq:
                 continue
             if task.capability in self._slots:
-                self._take(task.capability, task.queue, fact, first=False)
+                self._take(task.capability, task.queue, fact, first=False, seen=task)
             else:
                 self.give_back(fact, task.next_claim, "capability")
 
