@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 
 from coord.errors import CoordError, SettingsError
@@ -28,7 +29,7 @@ from coord.ops.devstack.stack import DevStackConfig
 FORMAT: Final = 1
 
 _MODULE: Final = "coord.ops.bench.beside"
-_RESULT_S: Final = 60.0
+_RESULT_S: Final = 120.0
 
 
 class TasksPeersConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,7 +91,7 @@ async def tasks_peers(config: TasksPeersConfig, say: Callable[[str], None]) -> d
                     continue
                 try:
                     await _turn(side, config, database, found.setdefault(side.name, {}))
-                except (CoordError, OSError) as exc:  # one side's failure is not the others'
+                except (CoordError, OSError, asyncpg.PostgresError) as exc:  # one side's failure is not the others'
                     skipped[side.name] = f"failed in round {number}: {exc}"
                     say(f"    {number}/{config.rounds} {side.name:<20} {skipped[side.name]}")
                     continue

@@ -156,7 +156,12 @@ async def _temporal(folder: Path, _database: servers.Database, synced: bool) -> 
         argv += ["--db-filename", folder / "temporal.db"]
 
     async def listens() -> bool:
-        return not ports.is_free(port)
+        try:
+            _, writer = await asyncio.open_connection(ports.LOOPBACK, port)
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     async with _running("temporal", argv, folder, listens) as child:
         yield Served(url=f"{ports.LOOPBACK}:{port}", processes={"server": (child.pid, False)})

@@ -14,7 +14,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from coord.ops.bench import process
 from coord.ops.bench.beside.job import FLOWS, STEPS, Job, Kind, One
@@ -23,18 +23,18 @@ LOCAL: Final = "local"
 """The variant."""
 
 _QUEUE: Final = "tasks"
-_TIMEOUT: Final = timedelta(seconds=60)
+_TIMEOUT: Final = timedelta(seconds=5)
 _POLLERS: Final = 10
+_START_S: Final = 30.0
 
 
 async def work(job: Job, parent_gone: asyncio.Event) -> None:
     """One worker for workflows and activities."""
-    from temporalio.client import Client
     from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
     from coord.ops.bench.beside import temporal_flows
 
-    client = await Client.connect(job.url)
+    client = await _client(job.url)
     async with Worker(
         client,
         task_queue=_QUEUE,
@@ -48,14 +48,24 @@ async def work(job: Job, parent_gone: asyncio.Event) -> None:
         await parent_gone.wait()
 
 
+async def _client(url: str) -> Any:
+    """Connected: the server listens a moment before it answers."""
+    from temporalio.client import Client
+
+    async with asyncio.timeout(_START_S):
+        while True:
+            try:
+                return await Client.connect(url)
+            except RuntimeError:
+                await asyncio.sleep(0.1)
+
+
 @contextlib.asynccontextmanager
 async def submit(job: Job) -> AsyncIterator[Mapping[Kind, One]]:
     """Activities by themselves, and workflows of them."""
-    from temporalio.client import Client
-
     from coord.ops.bench.beside import temporal_flows
 
-    client = await Client.connect(job.url)
+    client = await _client(job.url)
     numbers = itertools.count()
 
     def id_() -> str:

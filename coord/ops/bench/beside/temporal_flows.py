@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from temporalio import activity, workflow
 
-_TIMEOUT = timedelta(seconds=60)
+_TIMEOUT = timedelta(seconds=5)
 
 
 @activity.defn
