@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,9 @@ class Slots:
         return len(self.running) + len(self.held)
 
     def yielding(self) -> Execution | None:
-        """The youngest execution that would make way for a critical one; None: there is none."""
-        found = [execution for execution in self.running if execution.preemptible and execution.started]
-        return max(found, key=lambda execution: execution.began_at, default=None)
+        """The youngest execution that would make way for a critical one, best one not begun; None: there is none."""
+        found = [execution for execution in self.running if execution.preemptible]
+        return max(found, key=lambda one: one.began_at if one.started else math.inf, default=None)
 
     def take(self, execution: Execution) -> bool:
         """Put it into a slot; for a critical one somebody may be held.  False: there is no room."""

@@ -2,8 +2,8 @@
 
 Python coroutines are resumed by whoever drives them.  Between a handler and asyncio stands a
 generator that passes on what the handler awaits, and, before it lets the handler go on, looks
-at its gate.  A handler that never awaits never makes way; what it awaits (a call, a timer) goes
-on meanwhile.  Cancelling goes through to the handler at once, gate or not.
+at its gate; so it does before the handler's first line.  A handler that never awaits never makes way;
+what it awaits (a call, a timer) goes on meanwhile.  Cancelling goes through to the handler at once, gate or not.
 """
 
 from __future__ import annotations
@@ -48,9 +48,14 @@ class Gate:
 
 @types.coroutine
 def through(gate: Gate, handler: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
-    """`await handler`, held whenever `gate` is closed where it would go on."""
+    """`await handler`, held whenever `gate` is closed where it would begin or go on."""
     error: BaseException | None = None
     try:
+        try:
+            if gate.closed:
+                yield from gate.wait()
+        except BaseException as thrown:  # noqa: BLE001 - as below
+            error = thrown
         while True:
             try:
                 waits_for = handler.send(None) if error is None else handler.throw(error)

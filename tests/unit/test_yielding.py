@@ -95,3 +95,25 @@ async def test_timeouts_and_task_groups_work_inside() -> None:
         return "done"
 
     assert await through(Gate(), handler()) == "done"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_handler_that_has_not_begun_is_held_before_its_first_line(cancelled: bool) -> None:
+    gate, steps = Gate(), []
+
+    async def handler() -> None:
+        steps.append("begun")
+
+    gate.close()
+    running = asyncio.ensure_future(through(gate, handler()))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert steps == []
+    if cancelled:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert running.cancelled()
+    gate.open()
+    if not cancelled:
+        await running
+    assert steps == ([] if cancelled else ["begun"])

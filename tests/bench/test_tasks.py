@@ -1,0 +1,49 @@
+"""The bench of tasks once, with tiny counts: the figures mean nothing here, that they exist does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from coord.errors import SettingsError
+from coord.ops.bench.tasks import PARTS, TasksConfig
+
+_SIDES = ("agents", "all", "coord", "database", "nats", "submitter")
+_BOTH = ("p50", "p99")
+FIGURES = {
+    "tasks_per_s", "workflows_per_s", "agents_scale.growth", "coordination_overhead",
+    *(f"{name}.{p}" for name in ("submit_to_start_ms", "submit_to_result_ms", "command_ack_ms", "flood_ack_ms")
+      for p in _BOTH),
+    *(f"{name}.{p}" for name in ("workflow_ms", "moved_after_kill_ms") for p in _BOTH),
+    *(f"{name}.{side}" for name in ("task_cpu_us", "workflow_cpu_us") for side in _SIDES),
+    *(f"{safe}.{what}_per_s" for safe in ("always", "r3") for what in ("tasks", "workflows")),
+    *(f"critical_wait_ms.{when}_{p}" for when in ("idle", "flooded") for p in _BOTH),
+    "critical_wait_ms.flooded_to_idle",
+    *(f"shares.{priority}" for priority in ("critical", "normal", "batch")),
+    *(f"agents_scale.{agents}.{what}" for agents in (2, 4) for what in ("cpu_us", "agent_kib")),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_the_bench_of_tasks_gives_every_figure() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coord.ops.bench", "tasks", "--scale", "0.02", "--rounds", "1",
+        "--agents", "2", "--agents", "4", "-o", "json",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, talk = await process.communicate()
+    assert process.returncode == 0, talk.decode()
+    report = json.loads(output)
+    assert set(report["figures"]) == FIGURES
+    assert all(isinstance(value, float) for value in report["figures"].values())
+    assert set(report["settings"]["parts"]) == set(PARTS)
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for broken in (TasksConfig(flood=0), TasksConfig(safe=0), TasksConfig(shares=0), TasksConfig(scales=(0,))):
+        with pytest.raises(SettingsError):
+            broken.validate()
