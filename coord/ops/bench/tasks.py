@@ -66,27 +66,27 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     idle: int = 300
     """Tasks one at a time."""
     idle_pause_s: float = 0.01
-    flood: int = 20_000
+    flood: int = 10_000
     """Tasks of each round of the flood."""
     window: int = 512
     """How many of them wait for their result at a time."""
     rounds: int = 3
-    safe: int = 2_500
+    safe: int = 1_500
     """Tasks of the flood with syncs, and with copies; of workflows a fifth."""
-    critical_s: float = 4
+    critical_s: float = 3
     """For so long critical tasks are submitted, alone and beside the others;"""
     unserved: int = 2_000
     """and so many wait of a capability that nobody has."""
     shares: int = 480
     """Tasks of each priority that wait when an agent comes."""
-    kills: int = 6
+    kills: int = 4
     """Processes killed,"""
     held: int = 10
     """each holding so many tasks."""
     scales: tuple[int, ...] = (10, 100, 1_000)
     """Agents connected; 5,000 take 3 GiB and a minute: `--agents 5000`."""
     scale_per_s: float = 200
-    scale_s: float = 4
+    scale_s: float = 3
     overhead: int = 400
     parts: tuple[Part, ...] = PARTS
     sync_interval: str | None = None
