@@ -2,9 +2,10 @@
 
 ::
 
-    async with coord.testing.InMemoryCoord() as fleet: ...      # coord.testing.inmemory
-    coord.testing.run(main())                                   # coord.testing.virtual
-    coord.testing.replay(history, definition)                   # coord.testing.histories
+    async with coord.testing.InMemoryCoord() as fleet:
+        ...  # coord.testing.inmemory
+    coord.testing.run(main())  # coord.testing.virtual
+    coord.testing.replay(history, definition)  # coord.testing.histories
 
 `coord.testing.fixtures` has them for pytest.  What decides is the real thing everywhere.
 
@@ -18,12 +19,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coord.testing.histories import Difference, load, replay, save
     from coord.testing.inmemory import InMemoryCoord
     from coord.testing.virtual import Stuck, VirtualLoop, run
 
-__all__ = ["InMemoryCoord", "Stuck", "VirtualLoop", "run"]
+__all__ = ["Difference", "InMemoryCoord", "Stuck", "VirtualLoop", "load", "replay", "run", "save"]
 
 _HOME = {
+    "Difference": "coord.testing.histories",
+    "load": "coord.testing.histories",
+    "replay": "coord.testing.histories",
+    "save": "coord.testing.histories",
     "InMemoryCoord": "coord.testing.inmemory",
     "Stuck": "coord.testing.virtual",
     "VirtualLoop": "coord.testing.virtual",

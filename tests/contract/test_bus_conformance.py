@@ -195,7 +195,7 @@ async def test_conditions_and_ids(bus: Bus) -> None:
     refused = await bus.publish("a", Nats_Expected_Last_Subject_Sequence="7")
     assert refused["error"] == {"code": 400, "err_code": 10071, "description": "wrong last sequence: 1"}
     assert await bus.code("b.c", Nats_Expected_Last_Subject_Sequence="0") == 0
-    wild = {"Nats_Expected_Last_Subject_Sequence_Subject": bus.at("b.>")}
+    wild: dict[str, Any] = {"Nats_Expected_Last_Subject_Sequence_Subject": bus.at("b.>")}
     assert await bus.code("b.d", Nats_Expected_Last_Subject_Sequence="0", **wild) == 10071
     assert await bus.code("b.d", Nats_Expected_Last_Subject_Sequence="2", **wild) == 0
     assert await bus.code("a", Nats_Expected_Last_Sequence="2") == 10071
@@ -485,7 +485,7 @@ async def test_scheduled_messages_and_streams_that_take_them_in(bus: Bus) -> Non
     rule = {"src": bus.at("due.*"), "dest": other + ".{{wildcard(1)}}.fired"}
     source = {"name": bus.name, "subject_transforms": [rule]}
     await bus.conn.api(f"STREAM.CREATE.{other}", {"name": other, "storage": "memory", "sources": [source]})
-    target = {"Nats_Schedule_Target": bus.at("due.x"), "Nats_Schedule_TTL": "60s"}
+    target: dict[str, Any] = {"Nats_Schedule_Target": bus.at("due.x"), "Nats_Schedule_TTL": "60s"}
     assert await bus.code("set.x", Nats_Schedule="every now and then", **target) == 10189
     assert await bus.code("set.x", Nats_Schedule="0 0 9 * * *", Nats_Schedule_Time_Zone="No/Where", **target) == 10223
     assert await bus.code("set.x", b"old", Nats_Schedule=_at(0.15), **target) == 0

@@ -167,7 +167,9 @@ class Stream:
     def _store(self, subject: str, headers: bytes | None, body: bytes) -> Message:
         now = now_ns()
         self.last_seq += 1
-        message = Message(self.last_seq, subject, headers, body, now, self.index.last(subject), _expiry(headers, now))
+        message = Message(self.last_seq, subject, headers, body, now, self.index.last(subject))
+        if self.config.get("allow_msg_ttl"):
+            message.expires_ns = _expiry(headers, now)
         self.messages[message.seq] = message
         self.index.add(subject, message.seq)
         self.bytes += message.size

@@ -1,0 +1,166 @@
+"""All of coord in memory: what an agent's author tests, by the means that docs/howto/testing.md shows."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import coord
+from coord import errors
+from coord.testing import InMemoryCoord, Stuck, load, replay, run, save
+from coord.wire.flow import When
+from tests.support.waiting import until
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "histories"
+
+
+class Doc(msgspec.Struct):
+    text: str
+
+
+def writers(failures: int = 0) -> tuple[coord.Agent, list[Any]]:
+    """An agent that counts words, after so many failures; what it was given."""
+    agent = coord.Agent("writer", capabilities={"count": 2, "slow": 1})
+    seen: list[Any] = []
+
+    @agent.task("count", retries=5)
+    async def count(doc: Doc, ctx: coord.TaskContext) -> int:
+        seen.append(doc.text)
+        if not doc.text:
+            raise coord.Reject("empty")
+        if len(seen) <= failures:
+            raise ConnectionError("not now")
+        await ctx.progress(0.5)
+        return len(doc.text.split())
+
+    @agent.task("slow", timeout_s=7200)
+    async def slow(_: Any) -> str:
+        seen.append("slow")
+        await asyncio.sleep(20)
+        return "done"
+
+    return agent, seen
+
+
+async def test_a_handlers_results_rejections_and_progress(fleet: InMemoryCoord) -> None:
+    agent, seen = writers()
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("count", Doc("to be or not"), id="d1")
+        assert await handle.result(timeout_s=5) == 4
+        with pytest.raises(errors.TaskRejected, match="empty"):
+            await (await c.submit("count", Doc(""))).result(timeout_s=5)
+        first = await c.submit("count", Doc("same"), reuse_for_s=3600)
+        again = await c.submit("count", Doc("same"), reuse_for_s=3600)
+        assert (await first.result(), await again.result(), again.reused) == (1, 1, True)
+        with pytest.raises(errors.TaskExists):
+            await c.submit("count", Doc("another"), id="d1")
+    assert seen == ["to be or not", "", "same"]
+    assert [f.event for f in fleet.facts("task", "d1")] == ["submitted", "claimed", "progress", "completed"]
+
+
+async def test_retries_wait_in_virtual_time(fleet: InMemoryCoord) -> None:
+    agent, seen = writers(failures=3)
+    loop = asyncio.get_running_loop()
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        began = loop.time()
+        handle = await c.submit("count", Doc("a b"))
+        assert await handle.result(timeout_s=3600) == 2
+    assert len(seen) == 4
+    assert loop.time() - began > 1, "three backoffs"
+
+
+async def test_a_worker_that_crashes_loses_its_task_to_another(fleet: InMemoryCoord) -> None:
+    agent, seen = writers()
+    async with fleet.connect("boss") as c, fleet.work(agent) as doomed:
+        handle = await c.submit("slow")
+        await until(lambda: seen)
+        await fleet.crash(doomed)
+        async with fleet.work(agent):
+            assert await handle.result(timeout_s=3600) == "done"
+    assert seen == ["slow", "slow"]
+    assert [f.event for f in fleet.facts("task", handle.id)] == [
+        "submitted", "claimed", "released", "claimed", "completed"
+    ]  # fmt: skip
+
+
+async def test_a_broker_that_is_away_for_a_while_loses_nothing(fleet: InMemoryCoord) -> None:
+    agent, _ = writers()
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("slow")
+        await fleet.until_fact("task", "claimed")
+        await fleet.restart_broker(away_s=5)
+        assert await handle.result(timeout_s=3600) == "done"
+    assert [f.event for f in fleet.facts("task", handle.id)] == ["submitted", "claimed", "completed"]
+
+
+def order(threshold: int = 2) -> coord.Workflow:
+    flow = coord.Workflow("order")
+    counted = flow.task("counted", "count", input=flow.input["doc"])
+    rules = [When(when=f"input.words > {threshold}", output="large"), When(output="small")]
+    size = flow.decide("size", rules, input={"words": counted.output})
+    approved = flow.approval("approved", "boss-says", needs=[size], when=size.output == "large")
+    flow.sleep("rest", 3600.0, needs=[approved])
+    flow.output({"words": counted.output, "size": size.output})
+    return flow
+
+
+async def played(fleet: InMemoryCoord, workflow: coord.Workflow) -> list[coord.StoredFact]:
+    """The history of one that was approved and slept its hour."""
+    agent, _ = writers()
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.start_workflow(workflow, {"doc": {"text": "a b c"}}, id="order-7")
+        await fleet.until_fact("workflow", "decided", key="order-7")
+        await handle.approve("boss-says")
+        await fleet.leap(hours=2)
+        assert await handle.result(60) == {"words": 3, "size": "large"}
+    return fleet.facts(key="order-7")
+
+
+async def test_a_workflow_that_is_approved_and_sleeps(fleet: InMemoryCoord, tmp_path: Path) -> None:
+    history = await played(fleet, order())
+    assert replay(history) == []
+    assert replay(history, order()) == []
+    save(history, tmp_path / "history.jsonl")
+    assert replay(load(tmp_path / "history.jsonl")) == []
+
+
+async def test_a_replay_says_what_would_be_decided_otherwise(fleet: InMemoryCoord) -> None:
+    history = await played(fleet, order())
+    found = {(d.what, d.fact) for d in replay(history, order(threshold=5))}
+    assert ("changed", "workflow.decided.size order-7") in found, found
+    without = coord.Workflow("order")
+    without.task("counted", "count", input=without.input["doc"])
+    found = {(d.what, d.fact) for d in replay(history, without)}
+    assert ("missing", "workflow.decided.size order-7") in found, found
+    assert replay(history) == []
+    with pytest.raises(errors.InvalidPayload):
+        replay(history[1:])
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_stored_histories_are_decided_as_they_were(path: Path) -> None:
+    """Of each release: whoever began under one ends under the next as if nothing had happened."""
+    assert replay(load(path)) == []
+
+
+def test_everything_has_its_place_without_pytest() -> None:
+    async def main() -> float:
+        async with InMemoryCoord() as fleet, fleet.connect() as c:
+            began = fleet.now
+            await c.sleep_until(began + timedelta(seconds=10))
+            return (fleet.now - began).total_seconds()
+
+    assert 10 <= run(main()) < 15
+
+
+def test_waiting_for_nothing_is_said() -> None:
+    async def main() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Stuck):
+        run(main())
