@@ -17,13 +17,30 @@ import asyncpg
 from tests.conftest import soak_rounds
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
-from tests.support.workload import Watcher, Workload, beyond_checkpoint, compare, connect, read_rows, verify
+from tests.support.workload import Row, Watcher, Workload, beyond_checkpoint, compare, connect, read_rows, verify
 
 
 async def positions(db: asyncpg.Connection) -> dict[tuple[str, int], tuple[int, int]]:
     """Where each partition's checkpoint stands."""
     rows = await db.fetch("SELECT stream, partition, epoch, seq FROM coord.checkpoint")
     return {(r["stream"], r["partition"]): (r["epoch"], r["seq"]) for r in rows}
+
+
+async def seen_but_not_safe(
+    db: asyncpg.Connection, load: Workload, more: int
+) -> tuple[dict[tuple[str, int], tuple[int, int]], list[Row]]:
+    """Checkpoints and rows after `more` facts, some of which only PostgreSQL's memory has."""
+    for _ in range(20):
+        mark = await db.fetchval("SELECT pg_current_wal_insert_lsn()")
+        known = len(await read_rows(db, load.tenant))
+        await load.more(more)
+        while len(await read_rows(db, load.tenant)) <= known:
+            await load.more(10)
+        found = await positions(db), await read_rows(db, load.tenant)
+        # What was committed after the mark is not on disk yet, if nothing behind the mark is.
+        if await db.fetchval("SELECT pg_current_wal_flush_lsn() <= $1", mark):
+            return found
+    raise AssertionError("the WAL writer was always there first")
 
 
 async def test_the_postmaster_is_killed(nats, crash_server, crash_database, projector, rng: random.Random) -> None:
@@ -79,9 +96,8 @@ async def test_lost_commits_are_refilled_from_the_log(
         await projector(line.in_front_of(url))
         async with Workload(nats.url, rng, per_s=1500) as load:
             for _ in range(soak_rounds(2)):
-                await load.more(rng.randrange(300, 900))
                 db = await connect(url)
-                before, rows_before = await positions(db), await read_rows(db, load.tenant)
+                before, rows_before = await seen_but_not_safe(db, load, rng.randrange(300, 900))
                 line.refuse()
                 await crash_server.kill()
                 line.cut()
