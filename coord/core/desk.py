@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Protocol, TypeAlias
 
 from coord import limits
-from coord.core import placement
+from coord.core import placement, sharing
 from coord.core.deciding import Effect
 from coord.core.placement import Candidate, Decision, History, Placement, Turns
 from coord.core.presence import PresenceTable, Row
 from coord.core.task_decider import Holder, Ident
 from coord.core.tasks import Task
-from coord.wire import subjects
+from coord.wire import subjects, work
 
 Place: TypeAlias = tuple[str, str]
 """(tenant, capability)."""
@@ -66,6 +66,7 @@ class Desk:
         """Capabilities of which something was to be placed: those of others cost nothing."""
         self._members: dict[int, Member] = {}
         self._turns: dict[Place, Turns] = {}
+        self._priorities: dict[Place, sharing.Turns] = {}
         self._histories: dict[tuple[str, str, str], History] = {}
         """(tenant, capability, agent) → how its tasks went."""
         self._full: dict[tuple[Holder, str], float] = {}
@@ -176,8 +177,19 @@ class Desk:
             )  # fmt: skip
 
     def next(self, place: Place, now: float) -> list[Effect]:
-        """A slot of this capability may be free: the first that waits, of all partitions, that somebody may have."""
-        heads = sorted((head for member in self._live() for head in member.heads(place)), key=lambda head: head[:2])
+        """A slot of this capability may be free: the first that waits, of all partitions, that somebody may have.
+
+        Of the priority whose turn it is, by the shares that a busy worker gives the queues that it pulls; where
+        nobody is eligible for those, of the most urgent other one.
+        """
+        found = [head for member in self._live() for head in member.heads(place)]
+        if not found:
+            return []
+        turns = self._priorities.get(place)
+        if turns is None:
+            turns = self._priorities[place] = sharing.Turns(limits.PRIORITY_SHARES)
+        served = turns.next({work.PRIORITIES[rank] for rank, _, _, _ in found})
+        heads = sorted(found, key=lambda head: (work.PRIORITIES[head[0]] != served, head[0], head[1]))
         effects: list[Effect] = []
         for _, _, member, ident in heads[: limits.PLACEMENT_LOOK_MAX]:
             effects += member.look(ident, now)

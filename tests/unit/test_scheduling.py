@@ -383,3 +383,20 @@ def test_of_very_many_agents_whoever_is_free_is_found_and_all_get_their_share(fl
     fleet.comes("a7", 2)
     fleet.passes(0.5)
     assert fleet.offered("t") == "a7" or fleet.offered("more") == "a7"
+
+
+def test_what_waits_for_slots_gets_the_shares_of_its_priorities(fleet: Fleet) -> None:
+    fleet.comes("a")
+    fleet.submit("t0")
+    fleet.claim("t0", "a")
+    for n in range(24):
+        for priority in ("batch", "normal", "critical"):
+            fleet.submit(f"{priority}-{n}", priority)
+    fleet.log.state("a", "task", "t0", "completed", data={})
+    served = []
+    for _ in range(24):
+        (id_,) = [f"{p}-{n}" for p in limits.PRIORITY_SHARES for n in range(24) if fleet.offered(f"{p}-{n}")]
+        served.append(id_.partition("-")[0])
+        fleet.claim(id_, "a")
+        fleet.log.state("a", "task", id_, "completed", data={})
+    assert [served.count(p) for p in ("critical", "normal", "batch")] == [16, 6, 2]

@@ -16,7 +16,7 @@ _LEAST_MS: Final = 0.1
 _Scale: TypeAlias = Callable[[float], float]
 
 _BAR: Final = 22
-_GAP: Final = 26
+_GAP: Final = 52
 _LEFT: Final = 64
 _TOP: Final = 56
 _HEIGHT: Final = 300
