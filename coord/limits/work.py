@@ -104,7 +104,7 @@ PLACEMENT_CANDIDATES_MAX: Final = 64
 task another one is first."""
 
 PLACEMENT_LOOK_MAX: Final = 16
-"""Kinds of waiting tasks that are tried when a slot is freed, the most urgent first."""
+"""Kinds of waiting tasks that are tried when a slot is freed, those first whose turn it is."""
 
 PLACEMENT_HISTORIES_MAX: Final = 10_000
 """Agents whose outcomes the scheduler of a process remembers, per capability."""
