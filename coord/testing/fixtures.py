@@ -1,8 +1,8 @@
 """For pytest: all of coord as a fixture, in virtual time.
 
-In the ``conftest.py`` of whoever writes agents, with pytest-asyncio (1.4 or later)::
+In the ``conftest.py`` of a folder of tests, with pytest-asyncio (1.4 or later)::
 
-    pytest_plugins = ["coord.testing.fixtures"]
+    from coord.testing.fixtures import fleet, pytest_asyncio_loop_factories
 
 Then ``async def test_…(fleet)`` has an `InMemoryCoord`, and every test of that folder runs on a loop with virtual
 time.  The tests that must run on the usual one are marked ``@pytest.mark.asyncio(loop_factories=["real"])``.

@@ -81,12 +81,16 @@ def _place(fact: StoredFact) -> _Place:
 
 
 def _against(recorded: dict[_Place, StoredFact], decided: dict[_Place, State]) -> Iterable[Difference]:
+    told: set[str] = set()
     for state in decided.values():
         place = (state.tenant, state.key, state.kind, state.id, state.event, state.detail)
         fact = recorded.get(place)
         name = f"{state.kind}.{'.'.join((state.event, *state.detail))} {state.id}"
         data = _plain(state.data)
         if fact is None:
+            if name in told:
+                continue  # stated again because the history never had it
+            told.add(name)
             yield Difference("new", name, decided=data)
         elif state.merge_seq is None and _plain(fact.data) != data:
             yield Difference("changed", name, _plain(fact.data), data)

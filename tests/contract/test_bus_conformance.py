@@ -140,8 +140,8 @@ async def bus(request: pytest.FixtureRequest, nats_server: NatsServer) -> AsyncI
 @pytest.fixture(params=["memory", "nats"])
 async def mortal(request: pytest.FixtureRequest, start_nats: Any) -> AsyncIterator[Bus]:
     """A server of this test's own, that can be restarted."""
+    memory = MemoryServer()
     if request.param == "memory":
-        memory = MemoryServer()
         memory.start()
         url = memory.url
 
@@ -158,8 +158,7 @@ async def mortal(request: pytest.FixtureRequest, start_nats: Any) -> AsyncIterat
 
     async with _opened(url) as conn:
         yield Bus(conn, restart)
-    if request.param == "memory":
-        memory.close()
+    memory.close()
 
 
 # --- subjects and requests -----------------------------------------------------------------
