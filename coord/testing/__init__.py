@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from coord.testing.inmemory import InMemoryCoord
     from coord.testing.virtual import Stuck, VirtualLoop, run
 
-__all__ = ["Difference", "InMemoryCoord", "Stuck", "VirtualLoop", "load", "replay", "run", "save"]
+__all__ = ["PYTEST_PLUGIN", "Difference", "InMemoryCoord", "Stuck", "VirtualLoop", "load", "replay", "run", "save"]
+
+PYTEST_PLUGIN = "coord.testing.fixtures"
+"""For ``pytest_plugins`` of the topmost conftest, where all tests are to run in virtual time."""
 
 _HOME = {
     "Difference": "coord.testing.histories",
