@@ -59,7 +59,7 @@ class SharedConsumer(Puller):
             conn,
             spec.stream,
             spec.consumer,
-            messages_max=sum(reader.messages_max for reader in readers),
+            messages_max=min(limits.GATHER_MESSAGES, sum(reader.messages_max for reader in readers)),
             bytes_max=sum(reader.bytes_max for reader in readers),
             expires_s=limits.PULL_EXPIRES_S,
         )
@@ -124,7 +124,7 @@ class SharedConsumer(Puller):
             super()._refill()
 
     def _has_room(self) -> bool:
-        # All together have as much as if each read by itself; one may have more than its share of it.
+        # All together have less than if each read by itself; one may have more than its share of it.
         lent = [reader for reader in self._readers if reader.is_lent]
         if (
             sum(reader.buffered for reader in lent) <= self._batch
