@@ -132,6 +132,21 @@ def test_only_ops_reads_the_environment():
     assert wrong == []
 
 
+def own_clocks(module: Module) -> list[str]:
+    """Where time is measured by anything but `coord.runtime.clock`, which a test may replace."""
+    own = {"time.time", "time.monotonic", "time.time_ns", "time.monotonic_ns", "datetime.now", "datetime.utcnow"}
+    return [
+        f"{module.name}:{node.lineno} {ast.unparse(node)}"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in own
+    ]
+
+
+def test_what_agents_and_deciders_run_has_no_clock_of_its_own():
+    layers = {"bus", "client", "server"}
+    assert [line for m in sources.modules().values() if m.layer in layers for line in own_clocks(m)] == []
+
+
 # --- that these tests can fail ---
 
 
@@ -170,6 +185,11 @@ def test_the_layer_rule_itself(known, name, source, ok):
 )
 def test_the_purity_rule_itself(source, ok):
     assert (impure(parse("coord.core.x", source)) == []) is ok
+
+
+def test_the_clock_rule_itself():
+    assert own_clocks(parse("coord.client.x", "import time\nnow = time.monotonic"))
+    assert not own_clocks(parse("coord.client.x", "from coord.runtime import clock\nnow = clock.monotonic()"))
 
 
 def test_the_root_rule_itself(known):
