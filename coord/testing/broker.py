@@ -1,7 +1,7 @@
 """A model of JetStream: one log with conditions and deduplication, queues, pins and snapshots.
 
-What it does is what the contract tests show of the server (tests/contract): an id is looked up before a
-condition; an ack of what was not delivered does nothing; a nak of it neither; what is not
+What it does is what the contract tests show of the server (tests/contract): a condition is looked at before an
+id; an ack of what was not delivered does nothing; a nak of it neither; what is not
 settled within ack_wait comes again.  A crash of the broker keeps the log and forgets, of the
 queues, some acks and deliveries, or all of them.
 """
@@ -168,15 +168,15 @@ class Broker:
         subject = fact.subject(TENANT, agent)
         now = T0 + timedelta(seconds=self.loop.now)
         encoded = encode_fact(fact, tenant=TENANT, agent=agent, event_id=event_id, occurred_at=now)
-        known = self._ids.get(encoded.msg_id)
-        if known is not None:
-            return Ack(known, duplicate=True)
         entity = (fact.key or fact.id, fact.kind, fact.id)
         place = (*entity, fact.event, tuple(fact.detail))
         own = (*place, agent)
         taken = {"entity": entity in self.entities, "event": place in self._events, "own": own in self._events}
         if once is not None and taken[once]:
             return Refused()
+        known = self._ids.get(encoded.msg_id)
+        if known is not None:
+            return Ack(known, duplicate=True)
         seq = len(self.log) + 1
         (stored,) = decode_message(subject.stored, encoded.header_block(), encoded.body, seq, now)
         assert isinstance(stored, StoredFact), "what was encoded can be decoded"
