@@ -16,6 +16,8 @@ from coord.client.connect import Coord
 from coord.wire import subjects
 from tests.support.crew import Work
 
+_BURST = 500
+"""Begun before the event loop has a turn."""
 FAN_OUT = 2
 """Executions of a workflow's first step."""
 
@@ -99,10 +101,11 @@ class Load:
                 ("task", self._amount.tasks - self.in_flight["task"], self._next_task),
                 ("workflow", self._amount.workflows - self.in_flight["workflow"], self._next_flow),
             ]
-            self._full |= all(count <= self._amount.tasks // 50 for _, count, _ in missing)
             for kind, count, make in missing:
-                for _ in range(min(count, 100)):
+                for _ in range(min(count, _BURST)):
                     self._begin(kind, make())
+            # What ends between two looks is missing for a moment: with thousands in flight, hundreds.
+            self._full |= all(count <= _BURST for _, count, _ in missing)
             await asyncio.sleep(0.02)
 
     def _begin(self, kind: str, work: Awaitable[None]) -> None:
