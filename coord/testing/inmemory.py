@@ -141,7 +141,7 @@ class InMemoryCoord:
         fires.  What the broker has scheduled happens in its order and at its time; what deciders decide by the
         clock happens at most `step_s` late (default: a fiftieth of the leap, at least a minute).
 
-        ``asyncio.sleep`` leaves nothing out, and takes about 10 ms for a second; a leap about half of that for a step.
+        ``asyncio.sleep`` leaves nothing out, and takes 4 to 10 ms for a second; a leap about half of that for a step.
         Raises `SettingsError` on a loop without virtual time.
         """
         loop = asyncio.get_running_loop()
