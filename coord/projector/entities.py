@@ -15,6 +15,13 @@ be older than the projection.  One about a known entity becomes a dead letter, i
 folded on it all the same; but a beginning that it refuses begins the entity anew, and nothing else that it refuses
 is a dead letter: what would explain it may be in the part that is gone.
 
+A beginning that its fold has heard before (the same words: `SAME_LIFE`) is no beginning: it proves the same life,
+unless the row was lost with its log.
+
+**Rows that lag.**  A fold that has no room in its row is not written; the row stays as it was, but for its `idx`,
+which becomes ``-1 - idx``.  What follows is judged on a fold that lacks facts: it is never a dead letter, for good,
+or until the entity begins anew.
+
 A task's progress that nobody submitted (frames of it, 100,000s a second) costs a look-up, not a fold.
 """
 
@@ -28,7 +35,7 @@ import msgspec
 from coord import limits
 from coord.core.tasks import Refusal
 from coord.errors import CoordError, Fault
-from coord.projector.tables import QUIET, TABLES, Table
+from coord.projector.tables import QUIET, SAME_LIFE, TABLES, Table
 from coord.store import entities
 from coord.store.entities import Ident, Position
 from coord.store.pool import Connection
@@ -114,6 +121,27 @@ def _gathered(batches: Iterable[list[EventRow]]) -> dict[str, _About]:
     return about
 
 
+class _Life:
+    """What the table knows of one entity, and what its facts make of that."""
+
+    __slots__ = ("fold", "lags", "newest", "place", "was_lost")
+
+    def __init__(self, fold: Any, place: Position | None = None) -> None:
+        self.fold = fold
+        self.was_lost = place is not None and place[2] == entities.LOST
+        self.lags = place is not None and place[2] < 0 and not self.was_lost
+        """Facts that were believed are not in the fold."""
+        self.place = _marked(place) if place is not None and place[2] < 0 else place
+        """Where its newest fact stands; None: the table has no row of it."""
+        self.newest: EventRow | None = None
+        """The newest fact that was believed now."""
+
+
+def _marked(place: Position) -> Position:
+    """The place of a row that lags; of such a place, the place itself."""
+    return place[0], place[1], -1 - place[2]
+
+
 def _folded(
     table: Table, facts: _About, known: dict[Ident, tuple[Position, bytes]], refused: list[dict[Place, CoordError]]
 ) -> list[tuple[Any, ...]]:
@@ -124,22 +152,36 @@ def _folded(
         if found is None:
             if not any(row[10] in table.begins for row in mine):
                 continue
-            place, fold = None, table.fold(**_identity(table, ident))
+            life = _Life(table.fold(**_identity(table, ident)))
         else:
-            place, fold = found[0], msgspec.msgpack.decode(found[1], type=table.fold)
-        fold, believed = _apply(table, ident, fold, place, mine, refused[facts[ident].batch])
-        if believed is not None:
-            table.slim(fold)
-            try:
-                saved = msgspec.msgpack.encode(fold)
-            except (OverflowError, UnicodeEncodeError) as exc:
-                _log.error("projector.fold_defect", table=table.name, entity=list(ident), exc_info=exc)
-                continue
-            if len(saved) > limits.ENTITY_FOLD_BYTES_MAX:
-                _log.error("projector.entity_too_large", table=table.name, entity=list(ident), bytes=len(saved))
-                continue  # its row stays as it was; the log has the facts
-            rows.append((*ident, believed[0], *believed[1:4], saved, *table.columns(fold)))
+            life = _Life(msgspec.msgpack.decode(found[1], type=table.fold), found[0])
+        _apply(table, ident, life, mine, refused[facts[ident].batch])
+        newest = life.newest
+        if newest is None:
+            continue
+        table.slim(life.fold)
+        saved = _saved(table, ident, life.fold)
+        if saved is not None:
+            place: Position = newest[1:4]
+            place = _marked(place) if life.lags else place
+            rows.append((*ident, newest[0], *place, saved, *table.columns(life.fold)))
+        elif found is not None and found[0][2] >= 0:
+            before = msgspec.msgpack.decode(found[1], type=table.fold)
+            rows.append((*ident, newest[0], *_marked(found[0]), found[1], *table.columns(before)))
     return rows
+
+
+def _saved(table: Table, ident: Ident, fold: Any) -> bytes | None:
+    """None: no row has room for it; the log has the facts."""
+    try:
+        saved = msgspec.msgpack.encode(fold)
+    except (OverflowError, UnicodeEncodeError) as exc:
+        _log.error("projector.fold_defect", table=table.name, entity=list(ident), exc_info=exc)
+        return None
+    if len(saved) > limits.ENTITY_FOLD_BYTES_MAX:
+        _log.error("projector.entity_too_large", table=table.name, entity=list(ident), bytes=len(saved))
+        return None
+    return saved
 
 
 def _identity(table: Table, ident: Ident) -> dict[str, str]:
@@ -147,32 +189,26 @@ def _identity(table: Table, ident: Ident) -> dict[str, str]:
     return {name: value for name, value in given.items() if name in table.fold.__struct_fields__}
 
 
-def _apply(
-    table: Table,
-    ident: Ident,
-    fold: Any,
-    place: Position | None,
-    mine: list[EventRow],
-    refused: dict[Place, CoordError],
-) -> tuple[Any, EventRow | None]:
-    """Fold what is newer than `place`; the fold, and the newest fact that was believed (None: nothing was)."""
-    newest: EventRow | None = None
+def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refused: dict[Place, CoordError]) -> None:
+    """Fold what is newer than the row."""
+    place, newest = life.place, None
     was_known = place is not None
     for row in mine:
         if place is not None and row[1:4] <= place:
             continue
-        refusal = _judge(fold, row)
+        refusal = _judge(life.fold, row)
         is_older = place is not None and newest is None and row[1] > place[0]
-        if refusal is not None and is_older and row[10] in table.begins:
+        begins = is_older and row[10] in table.begins
+        if refusal is not None and begins and (life.was_lost or refusal.code not in SAME_LIFE):
             anew = table.fold(**_identity(table, ident))
             if _judge(anew, row) is None and table.known(anew):
-                fold, refusal = anew, None
+                life.fold, life.lags, refusal = anew, False, None
         if refusal is None:
             newest = row
-            was_known = was_known or table.known(fold)
-        elif was_known and not is_older and refusal.code not in QUIET:
+            was_known = was_known or table.known(life.fold)
+        elif was_known and not is_older and not life.lags and refusal.code not in QUIET:
             refused[row[2], row[3]] = Unbelieved(refusal)
-    return fold, newest if was_known else None
+    life.newest = newest if was_known else None
 
 
 def _judge(fold: Any, row: EventRow) -> Refusal | None:

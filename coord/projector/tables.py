@@ -183,4 +183,7 @@ QUIET: Final = frozenset({"task.repeated", "task.overtaken", "signal.no_wait", "
 """Refusals that are no fault: the same said twice, the end of what had ended, an offer that a claim overtook.  Not
 dead letters."""
 
+SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated"})
+"""Refusals of a beginning that has what the first one had: it is no other entity under the same id."""
+
 assert limits.TASK_RETRIES_MAX < _INT_MAX

@@ -19,7 +19,11 @@ Ident: TypeAlias = tuple[str, str, str]
 """(tenant, key, id)."""
 
 Position: TypeAlias = tuple[int, int, int]
-"""(epoch, seq, idx) of a fact."""
+"""(epoch, seq, idx) of a fact.  A negative idx says something of the row: ``-1 - idx`` that it lags (see the
+projector), `LOST` that the log that held it is gone."""
+
+LOST: Final = -(2**31)
+"""In place of idx.  `lose` writes it."""
 
 COMMON: Final = ("tenant", "key", "id", "changed_at", "epoch", "seq", "idx", "fold")
 """The first columns of every table, and of the rows that `save` takes; the table's own follow."""

@@ -138,3 +138,41 @@ async def test_a_row_that_would_be_too_large_stays_as_it_was(migrated_database: 
         monkeypatch.setattr(limits, "ENTITY_FOLD_BYTES_MAX", 10)
         assert not await project(conn, fact(1, 2, "claimed", detail="1", agent="w1"))
         assert await task(conn) == ("queued", None, 1, 1)
+
+
+async def test_a_row_that_lags_makes_no_dead_letters_of_what_it_does_not_know(
+    migrated_database: Database, monkeypatch: Any
+) -> None:
+    async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
+        assert not await project(conn, submitted(1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, "ENTITY_FOLD_BYTES_MAX", 10)
+            claimed = fact(1, 2, "claimed", detail="1", agent="w1")
+            assert not await project(conn, claimed)
+            assert not await project(conn, claimed), "again, after a crash"
+            # Valid, as whoever knows of the claim can tell: the row does not.
+            assert not await project(conn, fact(1, 3, "progress", {"done": 0.5}, agent="w1"))
+        assert not await project(conn, fact(1, 4, "completed", agent="w1"))
+        assert (await task(conn))[:2] == ("queued", None)
+        # What is believed is written again; what was missed stays missed.
+        assert not await project(conn, fact(1, 5, "cancelled"))
+        assert (await task(conn))[0] == "cancelled"
+        assert not await project(conn, fact(1, 6, "completed", agent="w1"))
+        # Begun anew it lacks nothing.
+        assert not await project(conn, submitted(2, 1, data={"input": 1}))
+        assert await project(conn, fact(2, 2, "completed", agent="w1")) == {(2, 0): "task.not_claimant"}
+
+
+async def test_the_same_said_again_behind_a_gap_begins_nothing(migrated_database: Database) -> None:
+    async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
+        started = {"definition": {"name": "n", "version": "1"}}
+        run = {"kind": "workflow", "id": "w", "key": "w"}
+        assert not await project(
+            conn, submitted(1, 1), fact(1, 2, "claimed", detail="1", agent="w1"),
+            fact(1, 3, "started", started, **run), fact(1, 4, "cancelled", **run),
+        )  # fmt: skip
+        assert not await project(conn, submitted(2, 5), fact(2, 6, "started", started, **run))
+        assert await task(conn) == ("claimed", "w1", 1, 2)
+        assert await conn.fetchval("SELECT status FROM coord.workflow") == "cancelled"
+        assert not await project(conn, fact(2, 7, "completed", agent="w1"))
+        assert (await task(conn))[0] == "completed"
