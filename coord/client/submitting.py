@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sized
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 from weakref import WeakValueDictionary
@@ -27,6 +27,7 @@ from coord.core import placement as placing
 from coord.core import reuse
 from coord.core.admission import ENTER, Board, Door, FailFast
 from coord.runtime import clock
+from coord.runtime.sharing import shared
 from coord.wire import codec, subjects, work
 from coord.wire.records import Fact
 
@@ -46,6 +47,8 @@ _COUNT_S: Final = 0.5
 _PAYLOAD: Final = frozenset({"input", "ref"})
 _GENERATIONS: Final = 64
 """Of reused work that are asked about at a time."""
+_UNEVEN: Final = "there are not as many ids as inputs"
+_MISSING: Final = object()
 _LOOK_AGAIN_S: Final = 0.05
 """Who was refused as the second looks for the first so often: what answers may lag."""
 
@@ -164,7 +167,9 @@ class Submits:
         """`submit` each input, pipelined; returns their handles in order, once all are stored.
 
         `ids`: one for each.  `options`: `submit`'s.  When some are refused the first error is raised after
-        all are settled; with `return_errors` errors stand in the list where handles would.
+        all are settled; with `return_errors` errors stand in the list where handles would.  As many `ids` as
+        `inputs`: `InvalidPayload` before anything is submitted, or, of what has no length, in the place of the
+        first that has no partner, where the list ends.
         """
         return self._submitter.submit_many(capability, inputs, ids, return_errors=return_errors, **options)
 
@@ -217,16 +222,16 @@ class Submitter:
         self, capability: str, inputs: Iterable[Any], ids: Iterable[str] | None, *, return_errors: bool, **options: Any
     ) -> list[Any]:
         """See `Submits.submit_many`."""
+        given_ids: object = ids
+        if isinstance(inputs, Sized) and isinstance(given_ids, Sized) and len(inputs) != len(given_ids):
+            raise errors.InvalidPayload(_UNEVEN, inputs=len(inputs), ids=len(given_ids))
         urgent = options.get("priority") == "critical"
         await self._ready(capability, urgent=urgent)
         sent: list[tuple[Ask, Watch, Statement] | errors.CoordError] = []
         closed: errors.CoordError | None = None
-        async for value, given, used in self._named(inputs, ids, options):
-            if used is not None:
-                sent.append(task_exists(used))
-                continue
-            if closed is not None:
-                sent.append(closed)
+        async for value, given, refused in self._named(inputs, ids, options):
+            if (reason := refused or closed) is not None:
+                sent.append(reason)
                 continue
             try:
                 ask = await self._ask(capability, value, **given)
@@ -259,19 +264,36 @@ class Submitter:
 
     async def _named(
         self, inputs: Iterable[Any], ids: Iterable[str] | None, options: dict[str, Any]
-    ) -> AsyncIterator[tuple[Any, dict[str, Any], Used | None]]:
-        """Each input with its options, and what ended under its id long ago; hundreds of ids a question."""
+    ) -> AsyncIterator[tuple[Any, dict[str, Any], errors.CoordError | None]]:
+        """Each input with its options, and why its id is refused; hundreds of ids a question.
+
+        What cannot be asked refuses those it was asked for, and the rest too where asking again would only take
+        as long for the same answer: what was submitted before is still to be settled by the caller.
+        """
         if ids is None:
             for value in inputs:
                 yield value, options, None
             return
         key = options.get("key")
-        pairs = zip(inputs, ids, strict=True)
-        while burst := _some(pairs):
-            idents = [(name if key is None else key, name) for _, name in burst]
-            used = await self._coord.used_ids.firsts("task", idents)
-            for (value, name), ident in zip(burst, idents, strict=True):
-                yield value, options | {"id": name}, used.get(ident)
+        pairs: Iterator[tuple[Any, Any]] = itertools.zip_longest(inputs, ids, fillvalue=_MISSING)
+        closed: errors.CoordError | None = None
+        while burst := list(itertools.islice(pairs, limits.USED_IDS_MAX)):
+            named = [pair for pair in burst if pair[0] is not _MISSING and pair[1] is not _MISSING]
+            idents = [(name if key is None else key, name) for _, name in named]
+            used: dict[tuple[str, str], Used] = {}
+            refused = closed
+            if refused is None:
+                try:
+                    used = await self._coord.used_ids.firsts("task", idents)
+                except errors.CoordError as exc:
+                    refused = exc
+                    closed = exc if exc.retryable else None
+            for (value, name), ident in zip(named, idents, strict=True):
+                first = used.get(ident)
+                yield value, options | {"id": name}, refused if first is None else task_exists(first)
+            if len(named) < len(burst):
+                yield None, options, errors.InvalidPayload(_UNEVEN)
+                return
 
     def handle(self, id: str, key: str | None, returns: Any) -> TaskHandle[Any]:
         """Of a task that somebody submitted."""
@@ -438,7 +460,7 @@ class Submitter:
                 opening = asyncio.get_running_loop().create_task(self._open(capability), name="open-capability")
                 self._opening[capability] = opening
                 opening.add_done_callback(lambda done: self._opened(capability, done))
-            await asyncio.shield(opening)
+            await shared(opening)
         door = self._doors[capability]
         if door.ask(clock.monotonic(), urgent=urgent) is not ENTER:
             await self._enter(capability, door, urgent=urgent)
@@ -492,13 +514,6 @@ class Submitter:
             return
         door.hear(board, clock.monotonic())
         self._news.set()
-
-
-def _some(pairs: Iterator[tuple[Any, str]]) -> list[tuple[Any, str]]:
-    try:
-        return list(itertools.islice(pairs, limits.USED_IDS_MAX))
-    except ValueError as exc:
-        raise errors.InvalidPayload("there are not as many ids as inputs") from exc
 
 
 def _same(ask: Ask, task: Task) -> bool:

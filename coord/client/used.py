@@ -3,7 +3,8 @@
 Within the window the broker itself refuses a second submission.  What is older only the tables know,
 so the service is asked, before the submission: for ids that somebody chose (fresh ones are nobody's),
 and only once the tables know more than the log, which is looked at every few seconds.  Whoever asks at
-the same time shares a request.
+the same time shares a request.  What the service names is looked for in the log: a beginning that is
+still there (within the margin, or stated again) is joined as on a young system.
 
 Where no service answers at all, the log decides alone.  A service that is there and cannot tell (its
 database is away) is asked again for a while; then the submission is refused, and may be repeated.
@@ -20,9 +21,12 @@ from typing import Any, Final, TypeAlias
 from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection
+from coord.client.entities import facts
+from coord.core import tasks, workflow_life
 from coord.core.retry import CallPolicy
 from coord.runtime import clock
 from coord.runtime.retrying import retrying
+from coord.runtime.sharing import shared
 from coord.wire import subjects
 from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
 
@@ -48,6 +52,7 @@ class UsedIds:
 
     def __init__(self, conn: Connection, tenant: str) -> None:
         self._conn = conn
+        self._tenant = tenant
         self._service = subjects.rpc(tenant, "ids", "used")
         self._whole_until = 0.0
         self._renew_at = float("inf")
@@ -55,10 +60,12 @@ class UsedIds:
         self._running: set[asyncio.Task[dict[Ident, Used]]] = set()
 
     async def first(self, kind: UsedKind, key: str, id: str) -> Used | None:
-        """What ended under this id and may have left the log; None: nothing, as far as anybody knows.
+        """What ended under this id and has left the log; None: nothing, as far as anybody knows.
 
-        Raises what the service answers when it cannot tell: `DatabaseUnavailable`, `Overloaded`, …
+        Raises `InvalidToken` for what is no id, and what the service answers when it cannot tell:
+        `DatabaseUnavailable`, `Overloaded`, …
         """
+        _check(key, id)  # or it would spoil the request for the others in it
         now = clock.monotonic()
         if now < self._whole_until:
             if now >= self._renew_at:
@@ -70,17 +77,17 @@ class UsedIds:
             task = self._start(self._ask_soon(kind, idents))
             asking = self._asking[kind] = (idents, task)
         asking[0].append((key, id))
-        # Shielded: one caller that leaves must not take the answer from the others.
-        return (await asyncio.shield(asking[1])).get((key, id))
+        used = (await shared(asking[1])).get((key, id))
+        return None if used is None or await self._in_log(kind, used) else used
 
     async def refuse_task(self, key: str, id: str) -> None:
-        """Raise `TaskExists`, naming the first, when a task of this id ended and may have left the log."""
+        """Raise `TaskExists`, naming the first, when a task of this id ended and has left the log."""
         used = await self.first("task", key, id)
         if used is not None:
             raise task_exists(used)
 
     async def refuse_workflow(self, id: str) -> None:
-        """Raise `WorkflowExists`, naming the first, when a workflow of this id ended and may have left the log."""
+        """Raise `WorkflowExists`, naming the first, when a workflow of this id ended and has left the log."""
         used = await self.first("workflow", id, id)
         if used is not None:
             raise errors.WorkflowExists(
@@ -89,11 +96,17 @@ class UsedIds:
             )  # fmt: skip
 
     async def firsts(self, kind: UsedKind, idents: Sequence[Ident]) -> dict[Ident, Used]:
-        """The same of many, `limits.USED_IDS_MAX` a request."""
-        found: dict[Ident, Used] = {}
-        for start in range(0, len(idents), limits.USED_IDS_MAX):
+        """The same of many, `limits.USED_IDS_MAX` a request.  What is no id is nobody's."""
+        asked = [ident for ident in idents if _is_ident(ident)]
+        named: list[Used] = []
+        for start in range(0, len(asked), limits.USED_IDS_MAX):
             if clock.monotonic() >= self._whole_until:
-                found |= await self._ask(kind, list(idents[start : start + limits.USED_IDS_MAX]))
+                named += (await self._ask(kind, asked[start : start + limits.USED_IDS_MAX])).values()
+        found: dict[Ident, Used] = {}
+        for start in range(0, len(named), limits.USED_READS_MAX):
+            burst = named[start : start + limits.USED_READS_MAX]
+            there = await asyncio.gather(*(self._in_log(kind, used) for used in burst))
+            found |= {(used.key, used.id): used for used, is_there in zip(burst, there, strict=True) if not is_there}
         return found
 
     async def whole(self) -> bool:
@@ -101,6 +114,12 @@ class UsedIds:
         if clock.monotonic() >= self._whole_until:
             await self._ask("task", [])
         return clock.monotonic() < self._whole_until
+
+    async def _in_log(self, kind: UsedKind, used: Used) -> bool:
+        """Whether the log still tells of it: not some last fact, but how it began."""
+        there = await facts(self._conn, self._tenant, key=used.key, kind=kind, id=used.id)
+        began = tasks.fold(there)[0] if kind == "task" else workflow_life.fold(there)[0]
+        return began is not None
 
     def _renew(self) -> None:
         """Ask in good time, so that nobody has to wait for the answer while there are submissions all the time."""
@@ -144,3 +163,19 @@ class UsedIds:
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        self._asking.clear()
+
+
+def _check(key: str, id: str) -> None:
+    subjects.check_token(id, "an id")
+    subjects.check_token(key, "a key")
+
+
+def _is_ident(ident: Ident) -> bool:
+    if not all(isinstance(part, str) for part in ident):
+        return False
+    try:
+        _check(*ident)
+    except errors.InvalidToken:
+        return False  # it is refused in its place, when it is stated
+    return True

@@ -147,6 +147,13 @@ USED_CIRCUIT_S: Final = 1.0
 USED_WHOLE_S: Final = 5.0
 """For so long a client does not ask again, when the log holds all that the tables know."""
 
+USED_MARGIN_S: Final = 60.0
+"""What began so shortly after the log's first fact may leave the log before a submission that asks now is stored, and
+is named as if it had left: until then pass USED_WHOLE_S, USED_WAIT_S and SUBMIT_WAIT_S at most."""
+
+USED_READS_MAX: Final = 16
+"""Entities that are read from the log at a time, of many that may have left it."""
+
 # --- presence -----------------------------------------------------------------------------
 
 HEARTBEAT_S: Final = 1.0
@@ -365,6 +372,7 @@ assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
 assert TASK_PULL_HASTY_S < GONE_AFTER * HEARTBEAT_S, "a hung worker's pulls end before its claims move"
 assert USED_DATABASE_S < RPC_TIMEOUT_S
 assert USED_CIRCUIT_S < USED_WAIT_S / 4
+assert USED_MARGIN_S > 2 * (USED_WHOLE_S + USED_WAIT_S + SUBMIT_WAIT_S)
 assert USED_IDS_MAX * 2 * (TOKEN_BYTES_MAX + 8) < RPC_REQUEST_BYTES_MAX
 assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
 assert FLOW_BYTES_MAX < EVENT_BYTES_MAX

@@ -2,7 +2,8 @@
 
 The log tells within its window: a submission is stored on the condition that its entity is new.
 What has left the window, the tables know.  As long as the log holds all that they know, nobody
-needs to ask, and the answer says so.
+needs to ask, and the answer says so.  What ended and began within the window is the log's to tell: the
+same work may still join it.
 
 Without a database there are no tables, and the log is all there is.
 """
@@ -10,7 +11,7 @@ Without a database there are no tables, and the log is all there is.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from coord.wire import subjects
 from coord.wire.log_api import LogInfo
 from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
 
+_MARGIN: Final = timedelta(seconds=limits.USED_MARGIN_S)
 _FOLDS: Final[dict[UsedKind, type[Task | Workflow]]] = {"task": Task, "workflow": Workflow}
 
 
@@ -37,11 +39,14 @@ class UsedIds:
         self._pool = pool
         self._info = info
         self._oldest: tuple[str, datetime] | None = None
-        """The log (when it was made), and when the oldest began that the tables knew.  What they learn later began
-        in what the log held then, so this becomes too old in time, never too new."""
+        """The log (when it was made), and when the oldest began that the tables knew, at most the log's first fact:
+        what they learn later (they may lag far behind) they learn from what the log held then."""
 
         self._parted_until = 0.0
         """Until then it is not looked again whether the log is whole: that it is not costs three questions to see."""
+
+        self._first: datetime | None = None
+        """When the log's first fact was stored, as of the last look; None: it is empty."""
 
     async def used(self, request: Request) -> UsedAnswer:
         """Raises `InvalidRequest`, and `StoreError`s: without an answer nobody knows."""
@@ -58,15 +63,16 @@ class UsedIds:
         if not asked.ids:
             return UsedAnswer()
         keys, ids = zip(*asked.ids, strict=True)
+        since = None if self._first is None else self._first + _MARGIN
         async with self._pool.acquire(limits.USED_DATABASE_S) as conn:
             with translated("ids that were used"):
-                rows = await conn.fetch(statement(f"used_{asked.kind}"), tenant, list(keys), list(ids))
+                rows = await conn.fetch(statement(f"used_{asked.kind}"), tenant, list(keys), list(ids), since)
         return UsedAnswer(used=[_used(asked.kind, row) for row in rows])
 
     async def _is_whole(self, pool: Pool) -> bool:
         """Whether the log holds the beginning of everything that the tables know."""
         info = await self._info()
-        first = info.first_stored_at
+        first = self._first = info.first_stored_at
         known = self._oldest
         if first is not None and known is not None and known[0] == info.created and known[1] >= first:
             return True  # without the database, which may be away
@@ -74,7 +80,7 @@ class UsedIds:
             with translated("the oldest entity"):
                 oldest: datetime | None = await conn.fetchval(statement("oldest_begun"))
         if first is not None:
-            self._oldest = (info.created, first if oldest is None else oldest)
+            self._oldest = (info.created, first if oldest is None else min(oldest, first))
         return oldest is None or (first is not None and oldest >= first)
 
 

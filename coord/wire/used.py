@@ -22,7 +22,7 @@ class UsedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An entity that ended, and of which the log may hold nothing any more."""
+    """An entity that ended, and whose beginning the log may not hold any more."""
 
     key: str
     id: str
@@ -37,7 +37,7 @@ class Used(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class UsedAnswer(msgspec.Struct, frozen=True):
-    """What is known of them.  Open ones are not named: the log has those."""
+    """What is known of them.  Not named are open ones and those that began within the window: the log has those."""
 
     whole: bool = False
     """The log still holds every task and workflow that the tables know: it alone tells which ids are used."""

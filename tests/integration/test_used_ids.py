@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
-from coord import errors
+from coord import errors, limits
 from coord.bus.rpc import Request
 from coord.client import used as client_used
+from coord.client.histories import facts_of
 from coord.core import reuse
 from coord.core.retry import CallPolicy
+from coord.ops.devstack.nats import NatsServer
 from coord.projector import entities
 from coord.query.used import UsedIds
 from coord.store.rows import EventRow
 from coord.wire import subjects
 from coord.wire.flow import Definition, Step
 from coord.wire.log_api import LogInfo
-from coord.wire.used import UsedRequest
+from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
 from tests.support.cluster import Database
 from tests.support.log import open_log
 from tests.support.store import event, pool_of
@@ -27,9 +31,11 @@ from tests.support.tasks import services
 LONG_AGO = datetime.now(UTC) - timedelta(days=40)
 
 
-def ended(tenant: str, seq: int, id_: str, *, key: str | None = None, kind: str = "task") -> list[EventRow]:
+def ended(
+    tenant: str, seq: int, id_: str, *, key: str | None = None, kind: str = "task", at: datetime = LONG_AGO
+) -> list[EventRow]:
     """What was submitted and cancelled long ago."""
-    about = {"tenant": tenant, "kind": kind, "id": id_, "key": key or id_, "agent": "boss", "at": LONG_AGO}
+    about = {"tenant": tenant, "kind": kind, "id": id_, "key": key or id_, "agent": "boss", "at": at}
     begun = {"event": "submitted", "detail": "work.normal", "data": "{}"}
     if kind == "workflow":
         begun = {"event": "started", "data": '{"definition":{"name":"n","version":"1"}}'}
@@ -86,6 +92,104 @@ async def test_an_id_that_has_left_the_log_is_refused_naming_the_first(
             assert (joined.id, joined.reused) == (again.id, True)
 
 
+async def test_what_the_log_still_tells_of_is_joined_however_old_the_tables_say_it_is(
+    nats: NatsServer, migrated_database: Database
+) -> None:
+    flow = Definition(name="n", steps=[Step(name="s", task="work")])
+    async with services(nats.url, database_url=migrated_database.url) as fleet, fleet.client() as boss:
+        await project(migrated_database, ended(fleet.tenant, 5, "doc-0"))
+        assert not await boss.used_ids.whole()
+        first = await boss.submit("work", 1, id="doc-1")
+        assert await first.cancel()
+        run = await boss.start_workflow(flow, {}, id="flow-1")
+        assert await run.cancel()
+        # As if stated again near the end of the window: the beginning is old, and in the log.
+        rows = ended(fleet.tenant, 1, "doc-1") + ended(fleet.tenant, 3, "flow-1", kind="workflow")
+        await project(migrated_database, rows)
+
+        again = await boss.submit("work", 1, id="doc-1")
+        [many, gone] = await boss.submit_many("work", [1, 1], ids=["doc-1", "doc-0"], return_errors=True)
+        later = await boss.submit("work", 1, id="doc-1", delay_s=600)
+        for handle in (again, many, later):
+            assert not isinstance(handle, errors.CoordError)
+            with pytest.raises(errors.TaskCancelled):
+                await handle.result(timeout_s=30)
+        assert isinstance(gone, errors.TaskExists)
+        with pytest.raises(errors.TaskExists) as refused:
+            await boss.submit("work", "other work", id="doc-1")
+        assert "first_seq" in refused.value.details, "the log's answer, not the tables'"
+        joined = await boss.start_workflow(flow, {}, id="flow-1")
+        with pytest.raises(errors.WorkflowCancelled):
+            await joined.result(timeout_s=30)
+
+        # Its end is still in the log, what it was is not.
+        begun = min(fact.seq for fact in await facts_of(boss.connection, fleet.tenant, "doc-1"))
+        await fleet.conn.api(f"STREAM.PURGE.{subjects.EVENTS}", {"seq": begun + 1})
+        assert await facts_of(boss.connection, fleet.tenant, "doc-1")
+        with pytest.raises(errors.TaskExists) as refused:
+            await boss.submit("work", 1, id="doc-1")
+        assert refused.value.details["first_event_id"] == "e1"
+
+
+async def test_what_was_sent_is_settled_when_the_next_ids_cannot_be_asked_about(
+    nats_server, migrated_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "USED_IDS_MAX", 3)
+    async with services(nats_server.url, database_url=migrated_database.url) as fleet, fleet.client() as boss:
+        real, asked = boss.used_ids.firsts, []
+
+        async def firsts(kind: UsedKind, idents: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Used]:
+            asked.append(idents)
+            if len(asked) > 1:
+                raise errors.DatabaseUnavailable("it is away")
+            return await real(kind, idents)
+
+        monkeypatch.setattr(boss.used_ids, "firsts", firsts)
+        names = [f"s{n}" for n in range(8)]
+        found = await boss.submit_many("work", range(8), ids=names, return_errors=True)
+        assert [getattr(one, "id", None) for one in found] == [*names[:3], *[None] * 5]
+        assert all(isinstance(one, errors.DatabaseUnavailable) for one in found[3:])
+        assert len(asked) == 2, "the rest would wait as long for the same answer"
+        assert (await boss.task("s2").status()).status == "queued"
+
+        asked.clear()
+        with pytest.raises(errors.DatabaseUnavailable):
+            await boss.submit_many("work", range(4), ids=(f"r{n}" for n in range(4)))
+        assert (await boss.task("r2").status()).status == "queued"
+
+        asked.clear()
+        found = await boss.submit_many("work", range(9), ids=iter(["u0", "No Token", "u1"]), return_errors=True)
+        assert [getattr(one, "id", None) for one in found] == ["u0", None, "u1", None]
+        assert isinstance(found[1], errors.InvalidToken), "it spoils nothing for the others"
+        asked.clear()
+        found = await boss.submit_many("work", iter([0]), ids=["v0", "v1"], return_errors=True)
+        assert [getattr(one, "id", None) for one in found] == ["v0", None]
+        assert isinstance(found[1], errors.InvalidPayload)
+
+
+async def test_whoever_waits_for_an_answer_when_it_is_closed_is_told_so(
+    nats_server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_log(nats_server.url) as log:
+        asking = client_used.UsedIds(log.conn, log.tenant)
+        asked = asyncio.Event()
+
+        async def never(_request: UsedRequest) -> UsedAnswer:
+            asked.set()
+            await asyncio.Event().wait()
+            return UsedAnswer()
+
+        monkeypatch.setattr(asking, "_once", never)
+        one, other = (asyncio.create_task(asking.first("task", "k", f"t{n}")) for n in range(2))
+        await asked.wait()
+        one.cancel()
+        await asyncio.wait([one])
+        await asking.close()
+        assert one.cancelled()
+        with pytest.raises(errors.BusClosed):
+            await other
+
+
 async def test_a_database_that_is_away_refuses_chosen_ids_only(
     nats_server, migrated_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,3 +240,43 @@ async def test_nobody_asks_while_the_log_holds_all_that_the_tables_know(migrated
         assert [one.id for one in answer.used] == ["old"], "what is open is in the log"
         with pytest.raises(errors.InvalidRequest):
             await used.used(request(*[("k", "i")] * 401))
+
+
+async def test_what_began_within_the_window_is_left_to_the_log(migrated_database: Database) -> None:
+    now, margin = datetime.now(UTC), timedelta(seconds=limits.USED_MARGIN_S)
+    second = timedelta(seconds=1)
+    info = LogInfo(first_seq=1, last_seq=9, first_stored_at=now, last_stored_at=now, created="c1", leader="")
+
+    async def what() -> LogInfo:
+        return info
+
+    names = ("old", "near", "within")
+    asked = request(*((name, name) for name in names))
+    async with pool_of(migrated_database.url) as pool:
+        await project(
+            migrated_database,
+            ended("acme", 1, "old")
+            + ended("acme", 3, "near", at=now + margin - second)
+            + ended("acme", 5, "within", at=now + margin + second),
+        )
+        answer = await UsedIds(pool, what).used(asked)
+        assert sorted(one.id for one in answer.used) == ["near", "old"]
+        info = msgspec.structs.replace(info, first_stored_at=None)
+        answer = await UsedIds(pool, what).used(asked)
+        assert len(answer.used) == 3, "an empty log tells of nothing"
+
+
+async def test_tables_that_lag_are_not_remembered_as_younger_than_the_log(migrated_database: Database) -> None:
+    now = datetime.now(UTC)
+    info = LogInfo(first_seq=1, last_seq=9, first_stored_at=now, last_stored_at=now, created="c1", leader="")
+
+    async def what() -> LogInfo:
+        return info
+
+    async with pool_of(migrated_database.url) as pool:
+        used = UsedIds(pool, what)
+        await project(migrated_database, ended("acme", 5, "late", at=now + timedelta(hours=2)))
+        assert (await used.used(request())).whole
+        await project(migrated_database, ended("acme", 1, "early", at=now + timedelta(minutes=1)))
+        info = msgspec.structs.replace(info, first_stored_at=now + timedelta(hours=1))
+        assert not (await used.used(request())).whole
