@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Protocol
 
 from coord import errors, limits
@@ -48,6 +49,10 @@ SILENCE_S = 3 * limits.PULL_EXPIRES_S
 
 class Lender(Protocol):
     """Reads for several readers, which it was lent."""
+
+    @property
+    def position(self) -> int:
+        """What it feeds from now on is behind this sequence."""
 
     def room_again(self) -> None:
         """One of them has taken something."""
@@ -81,6 +86,10 @@ class PinnedReader(Puller):
         """Another one after each `start` and `stop`."""
         self._reading = False
         """The consumer was reset for this session: what it is asked for from now on may be believed."""
+        self._resetting: asyncio.Task[dict[str, Any]] | None = None
+        """The request to reset the consumer, which must not outlive its session."""
+        self._kept = 0
+        """No session of whoever owns the partition begins before this sequence any more."""
         self._may_lend = False
         self._lender: Lender | None = None
         """Who feeds it; None: it reads by itself."""
@@ -160,29 +169,46 @@ class PinnedReader(Puller):
 
     # --- reading -------------------------------------------------------------------------
 
-    async def start(self, seq: int) -> None:
+    async def start(self, seq: int, *, created: datetime | None = None) -> None:  # noqa: ARG002
         """Begin a session at stream sequence `seq` (≥ 1; last_seq + 1 is legal).
 
-        Only while pinned.  Raises `PinLost`, `NotConnected` and what `Connection.api` raises.
+        Only while pinned; a stream that is not the one that was `created` then knows no such pin.
+        Raises `PinLost`, `NotConnected` and what `Connection.api` raises.
         """
         if self._pin is None:
             raise errors.PinLost(consumer=self._consumer)
         await self._end_session()
-        await self._begin(seq, self._session)
+        self._kept = seq - 1
+        await self._begin(seq - 1, self._session)
 
-    async def _begin(self, seq: int, session: object) -> None:
-        """Let the own consumer deliver from `seq` on, unless `session` has ended meanwhile."""
-        self._order = DeliveryOrder(seq - 1)
+    async def _begin(self, position: int, session: object) -> None:
+        """Let the own consumer deliver what follows `position`, unless `session` has ended meanwhile.
+
+        It is reset to where the next session would begin at the earliest, and what was had is left out: a
+        reset that the server gets to late, when another client has begun, may make that one begin anew
+        but never skip anything.
+        """
+        self._order = DeliveryOrder(position, behind=self._kept)
         if not await self._open_inbox(session):
             return
-        info = await self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": seq})
-        if session is not self._session:
+        info = await self._reset(self._kept + 1)
+        if info is None or session is not self._session:
             return
         self._acks = info["config"]["ack_policy"] != "none"
         self.resets += 1
         self._heard_at = asyncio.get_running_loop().time()
         self._reading = True
         self._refill()
+
+    async def _reset(self, seq: int) -> dict[str, Any] | None:
+        """The consumer begins anew at `seq`; None: the session has ended, and nothing is asked for again."""
+        request = self._conn.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}", {"seq": seq})
+        resetting = self._resetting = asyncio.ensure_future(request)
+        try:
+            await asyncio.wait({resetting})
+        finally:
+            resetting.cancel()
+        return None if resetting.cancelled() else resetting.result()
 
     async def _open_inbox(self, session: object) -> bool:
         """Listen at a fresh inbox, where nothing of before can arrive; False when `session` has ended meanwhile."""
@@ -275,9 +301,14 @@ class PinnedReader(Puller):
         return not self._buffer
 
     def ack(self, delivery: Delivery) -> None:
-        """Tell a consumer that asks for it how far this reader is; losing it costs nothing."""
+        """Everything up to this one is committed; tell a consumer that asks for it, which may be lost."""
+        self.kept(delivery.seq)
         if self._acks and self._conn.is_connected:
             self._conn.publish(delivery.ack.decode("latin-1"), b"+ACK")
+
+    def kept(self, seq: int) -> None:
+        """Whoever reads the partition next begins behind `seq`, or further on."""
+        self._kept = max(self._kept, min(seq, self._order.position))
 
     async def unpin(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:
         """Stop, and give the pin back at once, so that nobody need wait for it to lapse.
@@ -316,8 +347,8 @@ class PinnedReader(Puller):
 
     @property
     def is_lent(self) -> bool:
-        """Whether it is fed, and does not read by itself."""
-        return self._lender is not None
+        """Whether it is fed, and does not read by itself; not once it is broken."""
+        return self._lender is not None and self._broken is None
 
     @property
     def position(self) -> int:
@@ -327,12 +358,18 @@ class PinnedReader(Puller):
     async def lend(self, lender: Lender) -> None:
         """From now on `feed` brings what follows `position`; the own consumer only keeps the pin.
 
-        Nothing happens where that may not be; one that is lent may be lent again, to another.
+        Nothing happens where that may not be, as when its session has begun anew before what the lender
+        begins with; one that is lent may be lent again, to another.
         """
+        # Nothing is awaited between these questions and the answer to them.
         if self._lender is not None:
-            self._lender = lender
+            # It has all that the last one fed, though its own position may be that of an earlier message.
+            if lender.position <= max(self._lender.position, self.position):
+                self._lender = lender
+            else:
+                await self.reclaim()
             return
-        if not self.is_lendable:
+        if not self.is_lendable or self.position < lender.position:
             return
         self._lender = lender
         self._reading = False
@@ -361,10 +398,11 @@ class PinnedReader(Puller):
     ) -> int:
         """Lent: take the next delivery of the partition, telling nobody; how many wait to be received now.
 
-        0: it was not taken, being behind `position` or for a reader that is not lent.
+        0: it was not taken, being behind `position` or for a reader that is not lent, or is broken:
+        its owner would learn only after a backlog that the pin is lost.
         """
         order = self._order
-        if self._lender is None or seq <= order.position:
+        if self._lender is None or seq <= order.position or self._broken is not None:
             return 0
         order.position = seq
         buffer = self._buffer
@@ -403,7 +441,7 @@ class PinnedReader(Puller):
         self._outstanding.clear()
         self._alone = False
         try:
-            await self._begin(self._order.position + 1, session)
+            await self._begin(self._order.position, session)
         except errors.CoordError as exc:
             if session is self._session:
                 self._break(exc)
@@ -449,12 +487,17 @@ class PinnedReader(Puller):
         could, self._may_lend = self._may_lend, False
         self._reading = False
         self._lender = None
+        resetting, self._resetting = self._resetting, None
+        if resetting is not None:
+            resetting.cancel()
         await self._close_inbox()
         self._buffer.clear()
         self._buffered_bytes = 0
         self._outstanding.clear()
         self._broken = None
         self._alone = False
+        if resetting is not None:
+            await asyncio.wait({resetting})
         if could and self.on_lendable is not None:
             self.on_lendable()
 

@@ -7,6 +7,7 @@ has no leader.  Whoever holds a reader cannot tell which it is.
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any, Protocol
 
 from coord.bus.pull import Delivery
@@ -18,8 +19,11 @@ class Reader(Protocol):
     duplicates: int
     """Deliveries that came again, and were left out."""
 
-    async def start(self, seq: int) -> None:
-        """Begin a session at stream sequence `seq` (≥ 1; one past the end is legal)."""
+    async def start(self, seq: int, *, created: datetime | None = None) -> None:
+        """Begin a session at stream sequence `seq` (≥ 1; one past the end is legal).
+
+        `created`: when the stream was that `seq` is of.
+        """
 
     async def receive(
         self, messages_max: int, timeout_s: float, *, unless: asyncio.Future[Any] | None = None

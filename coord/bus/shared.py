@@ -10,7 +10,7 @@ costs half of that.  `coord.core.gathering` says when it pays.  Then::
     one consumer without a name to keep, from the least of their positions on
         │ feed: each what is its partition's and behind its position
         ▼
-    any trouble: reclaim: each resets its own consumer behind its position, and reads as before
+    any trouble: reclaim: each resets its own consumer to its checkpoint, leaves out what it has, reads as before
 
 No session ends on the way there or back, and who owns a partition is said by its own pin as
 always: a reader that loses it leaves, and the others stay.  One that takes nothing for a
@@ -249,6 +249,8 @@ class SharedReader:
                 self._gathering.troubled(now)
                 self._together = still
                 self._gauge.set(len(still))
+            if not still:
+                await self._part(None)
         word = self._gathering.judge(self._places(), now)
         if word is Word.PART:
             await self._part(None)
@@ -260,6 +262,7 @@ class SharedReader:
         return [
             Place(consumer.position, gathered=True)
             if consumer is not None and reader.is_lent
+            # Also when it was lent and is broken: its owner will find out, and begin anew.
             else Place(reader.position if reader.is_lendable else None)
             for reader in self._readers
         ]
@@ -288,13 +291,14 @@ class SharedReader:
         if before is not None:
             await before.end()
         self._consumer = consumer
+        # A session that has begun anew since its position was asked for may be before `behind`: `lend` refuses it.
         for slot in slots:
             await self._readers[slot].lend(consumer)
         consumer.begin()
         self._together = frozenset(slot for slot in slots if self._readers[slot].is_lent)
         self._gathering.gathered(asyncio.get_running_loop().time())
         self._gauge.set(len(self._together))
-        _log.info("gathered.together", consumer=self._name, partitions=len(slots), position=consumer.position)
+        _log.info("gathered.together", consumer=self._name, partitions=len(self._together), position=behind)
 
     async def _part(self, why: errors.CoordError | None) -> None:
         """Let everybody read by itself."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from datetime import datetime
 from typing import Any, Final
 
 from coord import errors, limits
@@ -73,13 +74,18 @@ class UnledReader:
 
     # --- coord.bus.reading.Reader --------------------------------------------------------
 
-    async def start(self, seq: int) -> None:
-        """Begin to read at stream sequence `seq`.  Raises what `Connection.api` raises."""
+    async def start(self, seq: int, *, created: datetime | None = None) -> None:
+        """Begin to read at stream sequence `seq` of the stream that was `created` then; None: of what it is now.
+
+        Raises `DeliveryGap` when it is another by now, and what `Connection.api` raises.
+        """
         await self.stop()
-        created = await self._created()
+        found = await self._created()
+        if created is not None and datetime.fromisoformat(found) != created:
+            raise errors.DeliveryGap("the stream was created anew", stream=self._stream)
         self.is_over = False
         self._tasks = [
-            asyncio.create_task(self._read(seq, created), name=f"unled {self._consumer}"),
+            asyncio.create_task(self._read(seq, found), name=f"unled {self._consumer}"),
             asyncio.create_task(self._look_for_leader(), name=f"leader of {self._consumer}"),
         ]
 

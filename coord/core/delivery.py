@@ -7,8 +7,8 @@ nats-server 2.15.1; `tests/contract/test_pinned_pull.py` guards it).  Hence:
 
 * the next consumer sequence, a newer stream sequence → ACCEPT
 * the next consumer sequence, a stream sequence seen before → DUPLICATE (a redelivery)
-* the same for a session's first delivery → GAP: it begins below where we asked the server to
-  begin, so somebody else has reset the consumer since
+* a session's first delivery from before where we asked the server to begin → GAP: somebody else
+  has reset the consumer since
 * any other consumer sequence → GAP: something was delivered and never arrived
 
 After a GAP nothing may be believed until the consumer was reset to checkpoint + 1.
@@ -31,13 +31,15 @@ class DeliveryOrder:
     """Follows one session of deliveries: from one reset to the next.
 
     `position` is the stream sequence up to which everything of this partition was accepted
-    (or was committed before the session began).
+    (or was committed before the session began).  The server was asked for what follows `behind`,
+    which may be less.
     """
 
-    __slots__ = ("consumer_seq", "is_broken", "position")
+    __slots__ = ("behind", "consumer_seq", "is_broken", "position")
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, position: int, *, behind: int | None = None) -> None:
         self.position = position
+        self.behind = position if behind is None else behind
         self.consumer_seq = 0
         self.is_broken = False
 
@@ -48,7 +50,7 @@ class DeliveryOrder:
             return Verdict.GAP
         self.consumer_seq = consumer_seq
         if stream_seq <= self.position:
-            self.is_broken = consumer_seq == 1
+            self.is_broken = consumer_seq == 1 and stream_seq <= self.behind
             return Verdict.GAP if self.is_broken else Verdict.DUPLICATE
         self.position = stream_seq
         return Verdict.ACCEPT

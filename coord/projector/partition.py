@@ -271,7 +271,7 @@ class PartitionProjector:
         try:
             try:
                 async with asyncio.timeout(_CONSUMER_S):
-                    await source.start(checkpoint.seq + 1)
+                    await source.start(checkpoint.seq + 1, created=checkpoint.stream_created)
             except TimeoutError:
                 raise errors.DeadlineExceeded("the consumer does not begin anew", stream=self.stream) from None
             self._notices.restart()

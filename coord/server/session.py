@@ -472,6 +472,8 @@ class Session:
             await self._answered.wait()
         await self._snapshots.save(states, seq=seq, created=self._created, oldest=oldest)
         self._saved_seq = max(self._saved_seq, seq)
+        if self._reader is not None:
+            self._reader.kept(seq)
         self._metrics.decider_snapshots.labels(outcome="written").inc()
 
     def _saved(self, saving: asyncio.Task[None]) -> None:

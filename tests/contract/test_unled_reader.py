@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -109,6 +110,18 @@ async def test_a_stream_made_anew_is_not_read_on(conn, stream) -> None:
     reader.is_over = False
     with pytest.raises(errors.DeliveryGap):
         await read(reader, 1)
+    await reader.close()
+
+
+async def test_a_stream_made_anew_before_the_session_is_not_read(conn, stream) -> None:
+    reader = UnledReader(conn, stream, "c", f"{stream}.a.>")
+    info = await conn.api(f"STREAM.INFO.{stream}")
+    created = datetime.fromisoformat(info["created"])
+    await reader.start(3, created=created)
+    await conn.api(f"STREAM.DELETE.{stream}")
+    await conn.api(f"STREAM.CREATE.{stream}", info["config"])
+    with pytest.raises(errors.DeliveryGap, match="anew"):
+        await reader.start(3, created=created)
     await reader.close()
 
 

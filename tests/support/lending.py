@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -33,6 +33,10 @@ class Memory:
         """Subjects, by sequence - 1."""
         self.consumers: dict[str, Consumer] = {}
         self.lose: Callable[[], bool] = lambda: False
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """What else happens while somebody waits for the server."""
+        self.resets: list[int] = []
+        """Where consumers were told to begin anew."""
         self._rng = rng
         self._inboxes: dict[str, Receiver] = {}
         self._names = 0
@@ -49,6 +53,7 @@ class Memory:
     async def subscribe_bytes(self, subject: str, receiver: Receiver) -> Any:
         await asyncio.sleep(0)
         self._inboxes[subject] = receiver
+        await self._wait()
         return Inbox(self, subject)
 
     def publish(self, subject: str, body: bytes = b"", *, reply: str = "") -> None:
@@ -60,6 +65,7 @@ class Memory:
     async def api(self, request: str, payload: Any = None, *, timeout_s: float = 0) -> dict[str, Any]:
         for _ in range(self._rng.randrange(4)):
             await asyncio.sleep(0)
+        await self._wait()
         verb, _, name = request.removeprefix("CONSUMER.").partition(".")
         name = name.rpartition(".")[2]
         if verb == "CREATE":
@@ -70,12 +76,17 @@ class Memory:
             raise errors.ApiNotFound
         if verb == "RESET":
             consumer.next, consumer.sent = payload["seq"], 0
+            self.resets.append(payload["seq"])
         pending = sum(m.startswith(consumer.prefix) for m in self.messages[consumer.next - 1 :])
         return {
             "config": {"ack_policy": "none"},
             "num_pending": pending,
             "delivered": {"consumer_seq": consumer.sent},
         }
+
+    async def _wait(self) -> None:
+        if self.meanwhile is not None:
+            await self.meanwhile()
 
     # --- the server ------------------------------------------------------------------------
 

@@ -59,6 +59,12 @@ def test_accepted_is_always_a_prefix_of_what_was_sent(lost: set[int], again: lis
         assert accepted == stream
 
 
+def test_what_is_asked_for_again_is_a_duplicate_and_no_more_than_that() -> None:
+    order = DeliveryOrder(10, behind=5)
+    assert [order.judge(1, 6), order.judge(2, 10), order.judge(3, 11)] == [Verdict.DUPLICATE] * 2 + [Verdict.ACCEPT]
+    assert DeliveryOrder(10, behind=5).judge(1, 5) is Verdict.GAP
+
+
 def test_a_session_that_begins_below_its_start_was_reset_by_somebody_else() -> None:
     order = DeliveryOrder(10)
     assert order.judge(1, 10) is Verdict.GAP
