@@ -51,7 +51,10 @@ unread.  Every other reason is the server's own (shut down, stale, too slow, exp
 
 _PLACE: Final = re.compile(r"[A-Z0-9]{1,64}/[0-9]{1,19}")
 _END_S: Final = 0.1
-"""How long the end of a silent instance's connection may take before deciders are told that it is gone."""
+"""How long the end of a silent instance's connection may take before deciders are told that it is gone; of all
+that fall silent together, as those of one process do: who has had no turn by then is told of at once."""
+_ENDED_AT_ONCE: Final = 2
+"""Connections that are being ended at a time."""
 _END_AGAIN_S: Final = 30.0
 """A server that does not end connections for us is not asked again for so long."""
 
@@ -141,6 +144,7 @@ class PresenceBoard:
         self._unregister: list[Unregister] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._end_from = 0.0
+        self._ends = asyncio.Semaphore(_ENDED_AT_ONCE)
         self._m_beats = registry.presence_heartbeats
         self._m_changes = registry.presence_changes
         self._m_ignored = registry.presence_ignored
@@ -343,15 +347,21 @@ class PresenceBoard:
         return True
 
     async def _end_and_tell(self, row: Row) -> None:
+        asked = False
         try:
-            async with asyncio.timeout(_END_S):
-                await self._end(row)
+            async with asyncio.timeout(_END_S), self._ends:
+                # It has not beaten meanwhile, and nobody has waited in vain.
+                if row.state == "gone" and clock.monotonic() >= self._end_from:
+                    asked = True
+                    await self._end(row)
         except errors.ServiceUnavailable:
             pass  # the server that it named is no more, nor are its connections
         except (errors.CoordError, TimeoutError, msgspec.MsgspecError) as exc:
-            self._end_from = clock.monotonic() + _END_AGAIN_S
-            _log.warning("presence.not_ended", agent=row.agent, instance=row.instance, error=repr(exc))
-        if row.state == "gone":  # it has not beaten meanwhile
+            if asked and clock.monotonic() >= self._end_from:  # the first of them speaks for all
+                self._end_from = clock.monotonic() + _END_AGAIN_S
+                _log.warning("presence.not_ended", agent=row.agent, instance=row.instance, silent=len(self._ending),
+                             again_in_s=_END_AGAIN_S, error=repr(exc))  # fmt: skip
+        if row.state == "gone":
             self._tell(*row.ident)
 
     async def _end(self, row: Row) -> None:

@@ -1,0 +1,86 @@
+"""What the end of a whole process of agents costs the broker: little, and deciders are told in time."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from coord import limits
+from coord.core.presence import Change
+from coord.runtime import clock
+from coord.server import presence
+from coord.server.presence import PresenceBoard
+from coord.telemetry.metrics import Metrics
+from tests.support.waiting import until
+
+
+class System:
+    """A connection to the system account."""
+
+    is_connected = True
+
+    def __init__(self, *, answers: bool) -> None:
+        self._answers = answers
+        self.kicked: list[str] = []
+        self.asked = self.now = self.most = 0
+
+    async def request(self, subject: str, body: bytes, timeout_s: float) -> Any:
+        self.asked += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            if not self._answers:
+                await asyncio.get_running_loop().create_future()
+            await asyncio.sleep(0)
+        finally:
+            self.now -= 1
+        number = body.removeprefix(b'{"cid":').removesuffix(b"}").decode()
+        if subject.endswith("KICK"):
+            self.kicked.append(number)
+        return SimpleNamespace(
+            data=b'{"data":{"connections":[{"id":%b,"name":"coord:t:a:i%b"}]}}' % (2 * (number.encode(),))
+        )
+
+
+def silent(system: System, monkeypatch: pytest.MonkeyPatch) -> tuple[PresenceBoard, list[str], list[str]]:
+    """A board on which a process of as many agents as are ended at all has just fallen silent."""
+    board = PresenceBoard(registry=Metrics(CollectorRegistry()))
+    board._system = system  # type: ignore[assignment]
+    told: list[str] = []
+    logged: list[str] = []
+    board.listen(lambda _tenant, _agent, instance, _at: told.append(instance))
+    monkeypatch.setattr(presence._log, "warning", lambda event, **_: logged.append(event))
+    for n in range(limits.DISCONNECT_MASS):
+        board.table.beat("t", "a", f"i{n}", b'{"every_s":1.0,"place":"S/%d"}' % n, clock.monotonic())
+        row = board.table.get("t", "a", f"i{n}")
+        assert row is not None
+        row.state, row.place = "gone", f"S/{n}"
+        board._changed(Change("t", "a", f"i{n}", "gone", "silent"))
+    return board, told, logged
+
+
+async def test_the_connections_of_a_process_that_hangs_are_ended_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "_END_S", 30.0)
+    system = System(answers=True)
+    board, told, logged = silent(system, monkeypatch)
+    await until(lambda: len(told) == limits.DISCONNECT_MASS)
+    assert sorted(system.kicked) == sorted(str(n) for n in range(limits.DISCONNECT_MASS))
+    assert system.most == presence._ENDED_AT_ONCE
+    assert logged == []
+    await board.close()
+
+
+async def test_a_server_that_does_not_answer_is_asked_for_few_and_all_are_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = System(answers=False)
+    board, told, logged = silent(system, monkeypatch)
+    await until(lambda: len(told) == limits.DISCONNECT_MASS)
+    assert system.asked == presence._ENDED_AT_ONCE
+    assert logged == ["presence.not_ended"]
+    assert board._end_from > clock.monotonic(), "nor soon again"
+    await board.close()
