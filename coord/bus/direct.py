@@ -22,6 +22,10 @@ from coord.wire import republished
 
 _FEW_MAX: Final = 1_000
 """The broker gives no more than 1,024 subjects' last messages at once."""
+_GETS_MAX: Final = 8
+"""Subjects with several messages that `few` reads, one request each."""
+_TOO_MANY: Final = 413
+"""The broker's status where more than 1,024 subjects match."""
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
@@ -124,14 +128,21 @@ class DirectReader:
             query["seq"] = max(1, from_seq or 1)
         return await self._get(stream, query, timeout_s)
 
-    async def last_of_each(self, stream: str, filter_subject: str, *, timeout_s: float = limits.API_TIMEOUT_S) -> Batch:
-        """The last message of every subject that matches, in order.
+    async def last_of_each(
+        self,
+        stream: str,
+        filter_subject: str,
+        *,
+        bytes_max: int = limits.READ_PAGE_BYTES_MAX,
+        timeout_s: float = limits.API_TIMEOUT_S,
+    ) -> Batch:
+        """The last message of every subject that matches, in order; `pending` where they are beyond `bytes_max`.
 
         Found by the broker's index of subjects: unlike `batch` it costs the same in a long log as in a short
         one (which the same up to some sequence does not).  For few subjects: beyond 1,024 the broker refuses.
         Raises like `batch`.
         """
-        return await self._get(stream, {"multi_last": [filter_subject]}, timeout_s)
+        return await self._get(stream, {"multi_last": [filter_subject], "max_bytes": bytes_max}, timeout_s)
 
     async def _get(self, stream: str, query: dict[str, Any], timeout_s: float) -> Batch:
         await self._listen()
@@ -171,35 +182,54 @@ async def few(
     *,
     messages_max: int,
     timeout_s: float = limits.API_TIMEOUT_S,
-) -> tuple[dict[str, Any], list[StoredMessage] | None]:
-    """All messages that match up to the stream's end, where they are few; and the leader's STREAM.INFO that says so.
+) -> tuple[dict[str, Any], list[StoredMessage]] | None:
+    """The leader's STREAM.INFO, and all messages that match up to the end that it names, where they are few.
 
     `batch` makes the broker compare every message of a long stream with the filter, 90 ns each; its index of
     subjects knows the few that match.  For filters whose first tokens are literal: an entity, a key.
 
     The leader says of each subject how many messages it has, and where the stream ends.  Whichever replica has
-    given so many of a subject has given all up to there: replicas are beginnings of one another.  None: there
-    are more than `messages_max`, or a replica lags, or a message left meanwhile or cannot be read.
+    given so many of a subject has given all up to there: replicas are beginnings of one another.  The last of
+    each subject are asked for first: of too many the broker refuses that, while it would count 100,000 of them.
 
-    Raises what `Connection.api` and `DirectReader.batch` raise.
+    None, after few requests: there are more than `messages_max` or a page's bytes, or several messages of more than
+    8 subjects, or a replica lags, or a message left meanwhile or cannot be read.
+
+    Raises what `Connection.api` and `DirectReader.batch` raise; `timeout_s` is for all of it.
     """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _few(conn, reader, stream, filter_subject, min(messages_max, _FEW_MAX), timeout_s)
+    except TimeoutError as exc:
+        raise errors.DeadlineExceeded(f"no history within {timeout_s:g} s", stream=stream) from exc
+
+
+async def _few(
+    conn: Connection, reader: DirectReader, stream: str, filter_subject: str, messages_max: int, timeout_s: float
+) -> tuple[dict[str, Any], list[StoredMessage]] | None:
+    try:
+        last = await reader.last_of_each(stream, filter_subject, timeout_s=timeout_s)
+    except errors.BusError as exc:
+        if exc.details.get("status") == _TOO_MANY:
+            return None
+        raise
+    if last.pending or len(last.messages) > messages_max:
+        return None
     answer = await conn.api(f"STREAM.INFO.{stream}", {"subjects_filter": filter_subject}, timeout_s=timeout_s)
-    last_seq, counts = int(answer["state"]["last_seq"]), answer["state"].get("subjects") or {}
-    total = sum(counts.values())
-    if total > min(messages_max, _FEW_MAX):
-        return answer, None
-    if not total:
-        return answer, []
-    messages: list[StoredMessage] = []
-    lasts = {m.subject: m for m in (await reader.last_of_each(stream, filter_subject, timeout_s=timeout_s)).messages}
-    for subject, count in counts.items():
-        if count == 1 and subject in lasts and lasts[subject].seq <= last_seq:
-            messages.append(lasts[subject])
-            continue
-        # Several, or newer ones: a literal subject is found by the index, too.
+    state = answer["state"]
+    first_seq, last_seq, counts = int(state["first_seq"]), int(state["last_seq"]), state.get("subjects") or {}
+    if sum(counts.values()) > messages_max:
+        return None
+    # One of a subject that was the last before is the only one, unless it has left the stream since.
+    lasts = {m.subject: m for m in last.messages if first_seq <= m.seq <= last_seq}
+    messages = [lasts[subject] for subject, count in counts.items() if count == 1 and subject in lasts]
+    several = [subject for subject, count in counts.items() if count > 1 or subject not in lasts]
+    if len(several) > _GETS_MAX:
+        return None
+    for subject in several:  # a literal subject is found by the index, too
         found = (await reader.batch(stream, subject, messages_max=_FEW_MAX, timeout_s=timeout_s)).messages
-        if len(found) < count:
-            return answer, None
+        if len(found) < counts[subject]:
+            return None
         messages += [m for m in found if m.seq <= last_seq]
     return answer, sorted(messages, key=lambda m: m.seq)
 

@@ -52,6 +52,12 @@ _TIME_TRIES = 20
 _TIME_TRY_S = 0.05
 _BATCH_S = limits.RPC_TIMEOUT_S / 2
 """How long a batch may stay unanswered; then there is as long for the way round a damaged block."""
+_FEW_S = _BATCH_S / 5
+"""How long a short history may take: 0.5 s are enough for ten requests, and leave the long way its time."""
+_MANY_S = 30.0
+"""A history that was not short is not tried again for so long: finding out costs the broker milliseconds."""
+_MANY_KEPT = 1_024
+"""Such filters that are remembered."""
 _COPIES_TRIES = 5
 """Batches of a replicated log before its leader's damage is the last word: any replica may answer."""
 
@@ -77,6 +83,7 @@ class LogReader:
         self._info = SharedInfo(conn)
         self._watched = damage.Watched()
         self._uncounted = _Uncounted()
+        self._many = _Many()
 
     async def close(self) -> None:
         """Stop what is under way.  Twice is legal."""
@@ -104,9 +111,9 @@ class LogReader:
         beyond the log's end, `LogUnreadable` when the broker cannot read what follows, and `BusError`s.
         """
         if start == "first" and len(filters) == 1 and subjects.is_of_one_key(filters[0]):
-            with contextlib.suppress(errors.BusError):
-                if (found := await self._few(filters[0], messages_max, bytes_max)) is not None:
-                    return found
+            found = await self._few(filters[0], messages_max, bytes_max)
+            if found is not None:
+                return found
         before = await self._info.get()
         self._watched.saw(before.last_seq, asyncio.get_running_loop().time())
         position = await self._position(start, before)
@@ -126,11 +133,19 @@ class LogReader:
 
     async def _few(self, filter_subject: str, messages_max: int, bytes_max: int) -> LogPage | None:
         """The whole history of an entity or a key, or None where that takes the long way."""
-        answer, messages = await direct.few(
-            self._conn, self._direct, subjects.EVENTS, filter_subject, messages_max=messages_max, timeout_s=_BATCH_S
-        )
-        if messages is None or sum(len(m.body) for m in messages) > bytes_max:
+        now = asyncio.get_running_loop().time()
+        if self._many.covers((filter_subject, messages_max), now):
             return None
+        try:
+            found = await direct.few(
+                self._conn, self._direct, subjects.EVENTS, filter_subject, messages_max=messages_max, timeout_s=_FEW_S
+            )
+        except (errors.BusError, errors.DeadlineExceeded):
+            found = None
+        if found is None or sum(len(m.body) for m in found[1]) > bytes_max:
+            self._many.add((filter_subject, messages_max), now)
+            return None
+        answer, messages = found
         info = log_info(answer)
         return await _page(messages, Position(info.first_seq), info.last_seq, info, messages_max)
 
@@ -222,6 +237,25 @@ class LogReader:
             # The leader has messages that late, this replica does not have them yet.
             await asyncio.sleep(_TIME_TRY_S)
         raise errors.ApiUnavailable("no replica has caught up with the leader", stream=subjects.EVENTS)
+
+
+class _Many:
+    """Filters, and how many messages were wanted, whose history was not short a while ago.
+
+    They take the long way without a try.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, int], float] = {}
+
+    def covers(self, asked: tuple[str, int], now: float) -> bool:
+        return self._until.get(asked, now) > now
+
+    def add(self, asked: tuple[str, int], now: float) -> None:
+        self._until.pop(asked, None)
+        if len(self._until) >= _MANY_KEPT:
+            del self._until[next(iter(self._until))]  # the oldest
+        self._until[asked] = now + _MANY_S
 
 
 class _Uncounted:

@@ -54,12 +54,12 @@ async def _few(conn: Connection, filter_subject: str) -> list[StoredMessage] | N
     """All that match, where they are few; None: they have to be read one by one."""
     reader = direct.DirectReader(conn)
     try:
-        _, found = await direct.few(conn, reader, subjects.EVENTS, filter_subject, messages_max=limits.RECALL_FACTS_MAX)
-    except errors.BusError:
+        found = await direct.few(conn, reader, subjects.EVENTS, filter_subject, messages_max=limits.RECALL_FACTS_MAX)
+    except (errors.BusError, errors.DeadlineExceeded):
         return None
     finally:
         await reader.close()
-    return found
+    return None if found is None else found[1]
 
 
 def _decoded(stored: StoredMessage) -> list[object]:

@@ -265,6 +265,12 @@ async def test_partitions_republishing_and_direct_gets(bus: Bus) -> None:
     page = await reader.batch(bus.name, bus.at("log.>"), from_time=told[19].stored_at, messages_max=50)
     assert [m.seq for m in page.messages][-2:] == [20, 21]
     assert (await reader.batch(bus.name, bus.at("nothing"), messages_max=5)).messages == []
+    lasts = await reader.last_of_each(bus.name, bus.at("log.*.me.>"))
+    assert [m.seq for m in lasts.messages] == sorted({s: n for n, s in enumerate(stored, 1)}.values())
+    assert lasts.pending == 0
+    short = await reader.last_of_each(bus.name, bus.at("log.>"), bytes_max=1)
+    assert (len(short.messages), short.pending) == (1, len(lasts.messages) - 1)
+    assert (await reader.last_of_each(bus.name, bus.at("nothing.>"))).messages == []
     await reader.close()
 
 

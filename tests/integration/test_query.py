@@ -426,3 +426,64 @@ async def test_an_entity_is_read_by_its_subjects_as_by_its_filter(
     assert len((await reader.read((filter_subject,), "first")).facts) == 1
     assert ways == ["neither", "filter"]
     await reader.close()
+
+
+async def test_a_key_of_many_entities_costs_few_requests_before_it_takes_the_long_way(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not short is found out by the broker's refusal, once; the index's whole answer is never asked for."""
+    reader = LogReader(log.conn)
+    asked: list[str] = []
+    api, batch = log.conn.api, reader._direct.batch
+
+    async def counting(subject: str, request: Any = None, **kwargs: Any) -> Any:
+        asked.extend(["counts"] if request else [])
+        return await api(subject, request, **kwargs)
+
+    async def reading(stream: str, wanted: str, **kwargs: Any) -> Batch:
+        asked.append("subject" if not {"*", ">"}.intersection(wanted.split(".")) else "scan")
+        return await batch(stream, wanted, **kwargs)
+
+    await asyncio.gather(*(log.state(n, key="many", id=f"e{n}") for n in range(1_030)))
+    for id_, several in (("some", 8), ("more", 9)):
+        for n in range(2 * several):
+            await log.state(n, key=id_, id=id_, event=f"claimed.{n % several}")
+    monkeypatch.setattr(log.conn, "api", counting)
+    monkeypatch.setattr(reader._direct, "batch", reading)
+
+    async def read(key: str) -> list[Any]:
+        asked.clear()
+        (wanted,) = subjects.log_filters(log.tenant, key=key, kind="file")
+        return [fact.body for fact in (await reader.read((wanted,), "first")).facts]
+
+    assert len(await read("some")) == 16
+    assert asked == ["counts", *["subject"] * 8]
+    assert len(await read("more")) == 18
+    assert asked == ["counts", "scan"]
+    assert len(await read("more")) == 18
+    assert asked == ["scan"]
+    assert len(await read("many")) == limits.READ_PAGE_FACTS_MAX
+    assert asked == ["scan"]
+    await reader.close()
+
+
+async def test_a_history_that_does_not_come_in_time_takes_the_long_way(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One deadline for all of it, and not the caller's: near a damaged block the broker does not answer by subject."""
+    await log.state("x", key="k", id="k")
+    reader = LogReader(log.conn)
+    waited = 0
+
+    async def never(*_: Any, **__: Any) -> Batch:
+        nonlocal waited
+        waited += 1
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    monkeypatch.setattr(reader._direct, "last_of_each", never)
+    (wanted,) = subjects.log_filters(log.tenant, key="k", kind="file", id="k")
+    for _ in range(2):
+        assert len((await reader.read((wanted,), "first")).facts) == 1
+    assert waited == 1
+    await reader.close()

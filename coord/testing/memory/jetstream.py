@@ -28,6 +28,8 @@ _UNKNOWN: Final = (501, 0, "coord.testing's server knows no such request")
 
 _BATCH_BYTES: Final = 1 << 20
 """What a batched get answers at most where nothing is said, as the server has it."""
+_LASTS_MAX: Final = 1_024
+"""Subjects whose last messages it gives at once."""
 
 _NAMES_PAGE: Final = 1024
 
@@ -276,7 +278,7 @@ class JetStream:
             return
         if subject:
             asked["last_by_subj"] = subject
-        if "batch" in asked:
+        if "batch" in asked or "multi_last" in asked:
             self._direct_batch(stream, asked, reply)
             return
         if last := asked.get("last_by_subj"):
@@ -296,13 +298,19 @@ class JetStream:
         if "start_time" in asked:
             moment = datetime.fromisoformat(asked["start_time"]).astimezone(UTC)
             start = stream.at_or_after(int(moment.timestamp() * 1e6) * 1000)
-        found = stream.index.all_from(asked.get("next_by_subj") or ">", start)
+        if "multi_last" in asked:
+            found = sorted({seqs[-1] for pattern in asked["multi_last"] for _, seqs in stream.index.find(pattern)})
+            if len(found) > _LASTS_MAX:
+                self._outlet.say(reply, protocol.status(413, "Too Many Results"), b"")
+                return
+        else:
+            found = stream.index.all_from(asked.get("next_by_subj") or ">", start)
         if not found:
             self._outlet.say(reply, protocol.status(404, "Message Not Found"), b"")
             return
         room = int(asked.get("max_bytes") or _BATCH_BYTES)
         last = sent = 0
-        for number, seq in enumerate(found[: int(asked["batch"])], 1):
+        for number, seq in enumerate(found[: int(asked.get("batch") or len(found))], 1):
             message = stream.messages[seq]
             room -= message.size
             if room < 0 and sent:
