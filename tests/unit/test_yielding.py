@@ -65,14 +65,14 @@ async def test_a_cancellation_reaches_the_handler_gate_or_not(held: bool) -> Non
     async def handler() -> None:
         try:
             reached.set()
+            if held:
+                gate.close()
             await (asyncio.sleep(0) if held else asyncio.sleep(60))
             seen.append("went on")
         except asyncio.CancelledError:
             seen.append("cancelled")
             raise
 
-    if held:
-        gate.close()
     running = asyncio.ensure_future(through(gate, handler()))
     await reached.wait()
     for _ in range(5):
@@ -81,6 +81,27 @@ async def test_a_cancellation_reaches_the_handler_gate_or_not(held: bool) -> Non
     with pytest.raises(asyncio.CancelledError):
         await running
     assert seen == ["cancelled"]
+
+
+async def test_a_handler_held_before_its_first_line_begins_when_let_go_or_never() -> None:
+    gate, begun = Gate(), []
+
+    async def handler(name: str) -> str:
+        begun.append(name)
+        return name
+
+    gate.close()
+    let_go = asyncio.ensure_future(through(gate, handler("let go")))
+    cancelled = asyncio.ensure_future(through(gate, handler("cancelled")))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert begun == []
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    gate.open()
+    assert await let_go == "let go"
+    assert begun == ["let go"]
 
 
 async def test_timeouts_and_task_groups_work_inside() -> None:
