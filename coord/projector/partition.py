@@ -422,6 +422,7 @@ class PartitionProjector:
                 first_seq=first.seq,
                 first_code=first.code,
                 first_reason=first.reason,
+                first_subject=first.subject,
             )
 
     # --- checkpoints ---------------------------------------------------------------------
