@@ -15,6 +15,7 @@ subscribe        one subscriber of one key
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -54,6 +55,7 @@ FRAMES: Final = 128
 """Of `workload.FRAME` entries, to be projected."""
 
 _PATIENCE_S: Final = 30.0
+_TRIES: Final = 3
 
 _PUBLISHER: Final = PublisherConfig(metrics_linger_ms=20_000, retry=RetryPolicy(attempt_s=25.0, attempt_max_s=25.0))
 """However slow the machine: frames are closed when they are full, and nothing is sent twice."""
@@ -153,7 +155,22 @@ class _Paths:
         return await self._project(subjects.TELEMETRY, "metric_sample", FRAMES * workload.FRAME, messages)
 
     async def _project(self, stream: str, table: str, count: int, messages: list[Encoded]) -> Counts:
-        database = msgspec.structs.replace(self._database, url=self._db.url, pool_min=limits.PROJECT_WRITERS)
+        """Where a slow machine disturbs each run, the least disturbed: reading again only ever costs more."""
+        runs: list[Counts] = []
+        while len(runs) < _TRIES:
+            found, is_undisturbed = await self._projected(stream, table, count, workload.with_new_ids(messages))
+            if is_undisturbed:
+                return found
+            runs.append(found)
+        return min(runs, key=lambda run: run["bytecodes"])
+
+    async def _projected(self, stream: str, table: str, count: int, messages: list[Encoded]) -> tuple[Counts, bool]:
+        """And whether the partitions were read together all the time: they part when the process stands still."""
+        database = msgspec.structs.replace(
+            self._database, url=self._db.url, pool_min=limits.PROJECT_WRITERS,
+            # It is held back in a transaction, on a slow machine for longer than the server would let it idle.
+            idle_in_transaction_s=_PATIENCE_S, statement_timeout_s=_PATIENCE_S,
+        )  # fmt: skip
         service = ProjectorService(
             NatsConfig(urls=(self._nats.url,)),
             database,
@@ -165,6 +182,7 @@ class _Paths:
         await service.start()
         try:
             await self._aside.run(self._until_caught_up(stream))
+            await self._until_gathered(service, stream)
             await self._nats.quiet()
             rows = await self._aside.run(self._rows(table))
             await self._db.hold()
@@ -188,12 +206,13 @@ class _Paths:
                 "row_bytes": await self._aside.run(self._row_bytes(table)),
             }
             written = await self._aside.run(self._rows(table)) - rows
+            is_undisturbed = _gathered(service, stream)
         finally:
             await service.drain()
             await service.stop()
         if written != count:
             raise BenchError("the projector did not write what was published", rows=written, published=count)
-        return found
+        return found, is_undisturbed
 
     async def _bare_publish(self, messages: list[Encoded]) -> None:
         async with BareLoop(self._nats_url) as bare:
@@ -214,6 +233,14 @@ class _Paths:
             raise BenchError(f"the projector did not catch up within {_PATIENCE_S:g} s", stream=stream) from None
         finally:
             await conn.close()
+
+    async def _until_gathered(self, service: ProjectorService, stream: str) -> None:
+        """Until one consumer reads for all partitions: how soon it does is a matter of time, what it costs is not."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _gathered(service, stream):
+            if time.monotonic() > deadline:
+                raise BenchError(f"the partitions are not read together after {_PATIENCE_S:g} s", stream=stream)
+            await asyncio.sleep(0.02)
 
     async def _rows(self, table: str) -> int:
         return int(await self._ask(f"SELECT count(*) FROM coord.{table}"))  # noqa: S608 - ours
@@ -272,3 +299,8 @@ class _Paths:
                 count -= 1
                 if not count:
                     return
+
+
+def _gathered(service: ProjectorService, stream: str) -> bool:
+    found = service.metrics.registry.get_sample_value("coord_partitions_gathered", {"consumer": f"{stream}/projector"})
+    return found == limits.PARTITIONS
