@@ -29,7 +29,7 @@ unix: Callable[[], float] = time.time
 @contextmanager
 def replaced(by_monotonic: Callable[[], float], by_unix: Callable[[], float]) -> Iterator[None]:
     """Let other clocks be this process's for a while; for one thread that runs one loop."""
-    global monotonic, unix  # noqa: PLW0603 - a look-up more, at each of the hottest places, for a test
+    global monotonic, unix
     before = monotonic, unix
     monotonic, unix = by_monotonic, by_unix
     try:
@@ -41,7 +41,6 @@ def replaced(by_monotonic: Callable[[], float], by_unix: Callable[[], float]) ->
 def utc_now() -> datetime:
     """`unix`, aware, in UTC."""
     return datetime.fromtimestamp(unix(), UTC)
-
 
 
 class Clock(Protocol):
