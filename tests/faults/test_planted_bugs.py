@@ -19,6 +19,7 @@ from tests.soak.speakers import Speech, speaking
 from tests.soak.stack import Checkpoints
 from tests.soak.verdict import judge
 from tests.support.planted import Bug, replacements
+from tests.support.waiting import until
 from tests.support.workload import (
     Entry,
     GuaranteeBroken,
@@ -51,13 +52,21 @@ async def test_a_batch_swallowed_though_its_checkpoint_advances(
     have(monkeypatch, "swallowed_batch")
     url = migrated_database.url
     await projector(url)
+    db = await connect(url)
+
+    async def swallowed() -> bool:
+        return bool(await db.fetchval("SELECT max(seq) > 0 FROM coord.checkpoint WHERE stream = 'EVENTS'"))
+
     async with Workload(nats.url, rng) as load:
         watcher = Watcher(url, load.tenant)
         with pytest.raises(GuaranteeBroken, match="hole"):
             async with watcher:
-                await load.until(500)
+                await load.until(100)
+                await until(swallowed)
+                await load.more(400)  # behind it, however few transactions a slow machine makes of them
                 await load.stop()
                 assert "lost" in await found(url, load)
+    await db.close()
 
 
 async def test_a_checkpoint_that_moves_without_its_guard(

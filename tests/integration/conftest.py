@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import NatsServer
 from tests.support.publishing import Observer, observer
 from tests.support.streams import apply_topology
+from tests.support.tasks import Fleet, new_tenant, services
 
 
 @pytest.fixture
@@ -42,3 +44,17 @@ async def db(migrated_database) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(migrated_database.url)
     yield connection
     await connection.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
+    """All services of `coord serve` for one module's tests, whose loop has the module's scope too."""
+    async with services(nats_server.url) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def fleet(running: Fleet) -> Fleet:
+    """The module's services, and a tenant of this test's own."""
+    running.tenant = new_tenant()
+    return running

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from coord.client.flags import Flags
-from coord.ops.devstack.nats import NatsServer
 from coord.wire.flagging import FlagRule
-from tests.support.tasks import Fleet, new_tenant, services
+from tests.support.tasks import Fleet
 from tests.support.waiting import until
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
-    async with services(nats_server.url) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def fleet(running: Fleet) -> Fleet:
-    """The module's services, and a tenant of this test's own."""
-    running.tenant = new_tenant()
-    return running
-
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

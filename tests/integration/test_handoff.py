@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import coord
 from coord import errors
-from coord.ops.devstack.nats import NatsServer
-from tests.support.tasks import Fleet, new_tenant, services
+from tests.support.tasks import Fleet
 from tests.support.waiting import until
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
-    async with services(nats_server.url) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def fleet(running: Fleet) -> Fleet:
-    """The module's services, and a tenant of this test's own."""
-    running.tenant = new_tenant()
-    return running
-
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 import coord
@@ -23,22 +22,8 @@ from coord.telemetry.metrics import Metrics
 from coord.wire.records import StoredFact
 from tests.support.cluster import Database
 from tests.support.log import projector, rows
-from tests.support.tasks import Fleet, new_tenant, services
+from tests.support.tasks import Fleet
 from tests.support.waiting import until
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
-    async with services(nats_server.url) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def fleet(running: Fleet) -> Fleet:
-    """The module's services, and a tenant of this test's own."""
-    running.tenant = new_tenant()
-    return running
-
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import nats.js.errors
 import pytest
-import pytest_asyncio
 
 import coord
 from coord import errors, limits
 from coord.client import execution
-from coord.ops.devstack.nats import NatsServer
 from coord.wire import subjects, work
-from tests.support.tasks import Fleet, new_tenant, services
+from tests.support.tasks import Fleet
 from tests.support.waiting import until
 
 
@@ -27,19 +24,6 @@ class Doc(msgspec.Struct):
 
 class Summary(msgspec.Struct):
     words: int
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
-    async with services(nats_server.url) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def fleet(running: Fleet) -> Fleet:
-    """The module's services, and a tenant of this test's own."""
-    running.tenant = new_tenant()
-    return running
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

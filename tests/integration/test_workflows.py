@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import coord
 from coord import errors
 from coord.client.building import StepRef
-from coord.ops.devstack.nats import NatsServer
 from coord.wire.flow import RuleTable, When
 from coord.wire.records import Fact
-from tests.support.tasks import Fleet, new_tenant, services
+from tests.support.tasks import Fleet
 from tests.support.waiting import until
 
 WAIT_S = 60.0
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
-    async with services(nats_server.url) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def fleet(running: Fleet) -> Fleet:
-    """The module's services, and a tenant of this test's own."""
-    running.tenant = new_tenant()
-    return running
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from coord.client.building import StepRef, Workflow
-from coord.ops.bench.measure import Figures, cpu_s, percentile, quiet_heap
+from coord.ops.bench.measure import Figures, cpu_s, percentile, windowed_s
 from coord.wire.flow import Definition
 
 if TYPE_CHECKING:
@@ -56,21 +56,11 @@ async def workflows(bench: Bench) -> Figures:
 async def flood(bench: Bench, count: int) -> float:
     """Run `count` workflows, never more than half the window at a time; the seconds until the last one's end."""
     definition = _chain()
-    room = asyncio.Semaphore(max(1, bench.config.window // 2))
 
-    async def one(id: str) -> None:  # noqa: A002 - what a workflow's id is called, everywhere
-        try:
-            await bench.c.run_workflow(definition, id=id, timeout_s=_RESULT_S)
-        finally:
-            room.release()
+    async def one() -> None:
+        await bench.c.run_workflow(definition, id=bench.id(), timeout_s=_RESULT_S)
 
-    with quiet_heap():
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(count):
-                await room.acquire()
-                group.create_task(one(bench.id()))
-        return time.perf_counter() - began
+    return await windowed_s(count, bench.config.window // 2, one)
 
 
 def _chain() -> Definition:

@@ -221,3 +221,22 @@ def quiet_heap() -> Iterator[None]:
 async def settle(seconds: float = 0.2) -> None:
     """Let servers finish what they do behind an acknowledgement (compressing a block, checkpointing)."""
     await asyncio.sleep(seconds)
+
+
+async def windowed_s(count: int, window: int, one: Callable[[], Awaitable[None]]) -> float:
+    """Call `one` so many times, never more than `window` at once; the seconds until the last has returned."""
+    room = asyncio.Semaphore(max(1, window))
+
+    async def held() -> None:
+        try:
+            await one()
+        finally:
+            room.release()
+
+    with quiet_heap():
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                await room.acquire()
+                group.create_task(held())
+        return time.perf_counter() - began

@@ -34,7 +34,7 @@ from coord.errors import SettingsError
 from coord.ops.bench import machine, servers
 from coord.ops.bench.flows import flood as flows_flood
 from coord.ops.bench.flows import workflows
-from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, quiet_heap, rounded
+from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, rounded, windowed_s
 from coord.ops.bench.servers import Database
 from coord.ops.bench.spine import ALWAYS
 from coord.ops.bench.task_worker import TENANT, WORK_S
@@ -248,24 +248,14 @@ _PROBES_PER_S: Final = 50.0
 
 async def _flood(bench: Bench, count: int, acks: list[float]) -> float:
     """Submit `count` tasks, never more than the window without a result; the seconds until the last one."""
-    room = asyncio.Semaphore(bench.config.window)
 
-    async def one(id: str) -> None:  # noqa: A002 - what a task's id is called, everywhere
+    async def one() -> None:
         clock = time.perf_counter()
-        handle = await bench.c.submit("no-op", id=id, returns=float)
+        handle = await bench.c.submit("no-op", id=bench.id(), returns=float)
         acks.append((time.perf_counter() - clock) * 1e3)
-        try:
-            await handle.result(timeout_s=_RESULT_S)
-        finally:
-            room.release()
+        await handle.result(timeout_s=_RESULT_S)
 
-    with quiet_heap():
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(count):
-                await room.acquire()
-                group.create_task(one(bench.id()))
-        return time.perf_counter() - began
+    return await windowed_s(count, bench.config.window, one)
 
 
 async def always(bench: Bench) -> Figures:

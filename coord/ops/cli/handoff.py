@@ -30,13 +30,10 @@ async def ls(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 50,
 ) -> None:
     """List handoffs, newest first, as the database has them."""
-    from coord.store import queries
-
-    async with ctx.pool() as pool, pool.acquire() as conn:
-        rows = await queries.run(
-            conn, "handoffs", tenant=tenant, status=status, capability=capability, agent=agent, limit=limit
-        )
-    ctx.out.rows([dict(row) for row in rows], _COLUMNS, empty="There are no such handoffs.")
+    await stored.ls(
+        ctx, "handoffs", _COLUMNS, "There are no such handoffs.",
+        tenant=tenant, status=status, capability=capability, agent=agent, limit=limit,
+    )  # fmt: skip
 
 
 @command(app, "get")

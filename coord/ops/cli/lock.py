@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coord.ops.cli import stored
 from coord.ops.cli.base import Context, command, group
 
 app = group("lock", "Locks, elections and semaphores: who holds one, who waits.")
@@ -22,8 +23,7 @@ async def ls(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 100,
 ) -> None:
     """List who holds and who waits, in the order of their turns, as the database has them."""
-    from coord.store import queries
-
-    async with ctx.pool() as pool, pool.acquire() as conn:
-        rows = await queries.run(conn, "locks", tenant=tenant, lock=lock, agent=agent, limit=limit)
-    ctx.out.rows([dict(row) for row in rows], _COLUMNS, empty="Nobody holds or wants such a lock.")
+    await stored.ls(
+        ctx, "locks", _COLUMNS, "Nobody holds or wants such a lock.",
+        tenant=tenant, lock=lock, agent=agent, limit=limit,
+    )  # fmt: skip

@@ -1,12 +1,23 @@
-"""What the tables have of an entity that the log holds no more."""
+"""What the tables have: lists of entities, and one that the log holds no more."""
 
 # ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from coord.ops.cli.base import Context, Exit
+
+
+async def ls(ctx: Context, query: str, columns: Sequence[str], empty: str, **parameters: Any) -> None:
+    """Show the rows of a named query; `empty` is said where there are none."""
+    from coord.store import queries
+
+    async with ctx.pool() as pool, pool.acquire() as conn:
+        rows = await queries.run(conn, query, **parameters)
+    ctx.out.rows([dict(row) for row in rows], columns, empty=empty)
 
 
 async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:

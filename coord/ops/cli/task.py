@@ -41,13 +41,10 @@ async def ls(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 50,
 ) -> None:
     """List tasks, newest first, as the database has them."""
-    from coord.store import queries
-
-    async with ctx.pool() as pool, pool.acquire() as conn:
-        rows = await queries.run(
-            conn, "tasks", tenant=tenant, status=status, capability=capability, agent=agent, limit=limit
-        )
-    ctx.out.rows([dict(row) for row in rows], _COLUMNS, empty="There are no such tasks.")
+    await stored.ls(
+        ctx, "tasks", _COLUMNS, "There are no such tasks.",
+        tenant=tenant, status=status, capability=capability, agent=agent, limit=limit,
+    )  # fmt: skip
 
 
 @command(app, "get")

@@ -90,13 +90,10 @@ async def ls(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 50,
 ) -> None:
     """List workflows, newest first, as the database has them; `get` reads the log, to the moment."""
-    from coord.store import queries
-
-    async with ctx.pool() as pool, pool.acquire() as conn:
-        rows = await queries.run(
-            conn, "workflows", tenant=tenant, status=status, name=name, submitter=agent, limit=limit
-        )
-    ctx.out.rows([dict(row) for row in rows], _COLUMNS, empty="There are no such workflows.")
+    await stored.ls(
+        ctx, "workflows", _COLUMNS, "There are no such workflows.",
+        tenant=tenant, status=status, name=name, submitter=agent, limit=limit,
+    )  # fmt: skip
 
 
 @command(app, "get")
