@@ -73,21 +73,23 @@ class Process:
         async for line in stream:
             into.append(line.decode().rstrip("\n"))
             self._heard.set()
+        asyncio.get_running_loop().call_soon(self._heard.set)  # when this task is done
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
 
-    async def says(self, text: str, timeout_s: float = 60.0) -> str:
+    async def says(self, text: str, timeout_s: float = 100.0) -> str:
         """Wait for a line, on either stream, that contains `text`."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
+                    ended = all(reader.done() for reader in self._readers)  # before it is looked at what they read
                     for line in self.err + self.out:
                         if text in line:
                             return line
-                    assert self._process.returncode is None, f"it ended: {self.err}"
+                    assert not ended, f"it ended: {self.err}"
                     self._heard.clear()
                     await self._heard.wait()
         except TimeoutError:
@@ -97,7 +99,7 @@ class Process:
         """Send it a signal."""
         self._process.send_signal(os_signal)
 
-    async def ends(self, timeout_s: float = 60.0) -> int:
+    async def ends(self, timeout_s: float = 100.0) -> int:
         """Wait for its end; the exit code."""
         async with asyncio.timeout(timeout_s):
             code = await self._process.wait()

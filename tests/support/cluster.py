@@ -210,6 +210,6 @@ async def _close_to_connections(cluster: Cluster, name: str) -> None:
             )
             return bool(count == 0)
 
-        await process.wait_until(alone, 10)
+        await process.wait_until(alone, 60)
     finally:
         await admin.close()

@@ -77,12 +77,12 @@ class ProjectorProcess(programs.Program):
         elif word == "crash":
             self.crashed_at = rest[0]
 
-    async def ready(self, timeout_s: float = 60) -> None:
+    async def ready(self, timeout_s: float = 100) -> None:
         """Return once it is connected and follows every partition; fail if it ended before."""
         await self._until(lambda: self._ready, timeout_s)
         assert self._ready, "the projector ended before it was ready"
 
-    async def owns(self, count: int, timeout_s: float = 60) -> None:
+    async def owns(self, count: int, timeout_s: float = 100) -> None:
         """Return once it holds exactly `count` partitions."""
         try:
             await self._until(lambda: len(self.owned) == count, timeout_s)
@@ -111,7 +111,7 @@ class ProjectorProcess(programs.Program):
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR1)
 
-    async def ended(self, timeout_s: float = 60) -> int:
+    async def ended(self, timeout_s: float = 100) -> int:
         """Wait for its end; the exit code (-9: killed)."""
         async with asyncio.timeout(timeout_s):
             code = await self._process.wait()
@@ -252,7 +252,7 @@ async def _main(job: Job) -> None:
     )
     loop.add_signal_handler(signal.SIGUSR1, _tell_all, service)
     async with service:
-        await service.wait_ready(60)
+        await service.wait_ready(100)
         _say("ready")
         await end.wait()
         await service.drain()

@@ -62,7 +62,7 @@ class Member(programs.Program):
     def hear(self, line: bytes) -> None:
         self._ready |= line == b"ready\n"
 
-    async def ready(self, timeout_s: float = 60) -> None:
+    async def ready(self, timeout_s: float = 100) -> None:
         await self._until(lambda: self._ready, timeout_s)
         assert self._ready, f"{self.job.name} ended before it was ready"
 
@@ -116,7 +116,7 @@ async def _serve(job: Job) -> None:
     else:
         query = serve.OnConnection("query", settings.nats, QueryService, registry=metrics.default())
     async with ServiceGroup("crew", [decider, query], registry=metrics.default()) as group:
-        await group.wait_ready(60)
+        await group.wait_ready(100)
         print("ready", flush=True)
         await asyncio.Event().wait()
 

@@ -109,7 +109,7 @@ class Hand:
             subjects.rpc(self.tenant, "task", "open"),
             {"capability": capability},
             dict[str, Any],
-            timeout_s=10,
+            timeout_s=60,
         )
         found: dict[str, str] = answer["queues"]
         return found

@@ -124,8 +124,8 @@ async def serving(server: NatsServer, *, system: bool = True, settle_s: float = 
     async with await Connection.open(nats, name="fleet") as conn, query_service(server.url):
         await topology.apply(conn, topology.load(assets.streams_dir(), "development"))
         async with ServiceGroup("fleet", members, registry=registry) as group:
-            await group.wait_ready(30)
+            await group.wait_ready(100)
             fleet = Fleet(server, group, conn)
             if system:
-                await until(lambda: fleet.board.hears_deaths, 30)
+                await until(lambda: fleet.board.hears_deaths)
             yield fleet

@@ -41,7 +41,7 @@ class Script:
 
 
 @contextlib.asynccontextmanager
-async def script(*arguments: str, timeout_s: float = 60) -> AsyncIterator[Script]:
+async def script(*arguments: str, timeout_s: float = 200) -> AsyncIterator[Script]:
     """Run tests/interop_node/main.mjs with `arguments`; skipped without Node, but never in CI."""
     found = node.required()
     process = await asyncio.create_subprocess_exec(

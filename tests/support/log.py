@@ -104,11 +104,11 @@ async def projector(url: str, database_url: str) -> AsyncIterator[ProjectorServi
     async with await Connection.open(NatsConfig(urls=(url,)), name="apply") as conn:
         await apply_topology(conn)
     async with projector_service(url, database_url) as service:
-        await service.wait_ready(60)
+        await service.wait_ready(100)
         yield service
 
 
-async def rows(database_url: str, query: str, *arguments: Any, count: int, timeout_s: float = 60) -> list[Any]:
+async def rows(database_url: str, query: str, *arguments: Any, count: int, timeout_s: float = 100) -> list[Any]:
     """What `query` returns once it returns `count` rows."""
     database = await asyncpg.connect(database_url)
     try:

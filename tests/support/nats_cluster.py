@@ -28,8 +28,8 @@ SIZE = 3
 _NOWHERE = f"{ports.LOOPBACK}:1"
 """What every server says its address is, for servers that hear of it from others."""
 _POLL_S = 0.1
-_APPLY_S = 40.0
-_ASK_S = 2.0
+_APPLY_S = 100.0
+_ASK_S = 5.0
 """How long a server may take to answer one question about the cluster."""
 
 
@@ -166,7 +166,7 @@ class NatsCluster:
         """A connection to whichever is there."""
         return await Connection.open(NatsConfig(urls=self.urls, ping_interval_s=1.0), name=name, wait=True)
 
-    async def leader(self, conn: Connection, stream: str, timeout_s: float = 60) -> int:
+    async def leader(self, conn: Connection, stream: str, timeout_s: float = 100) -> int:
         """Who leads a stream now, waiting for an election under way."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -176,7 +176,7 @@ class NatsCluster:
                         return _number(name)
                 await asyncio.sleep(_POLL_S)
 
-    async def until_whole(self, streams: tuple[str, ...] = ("EVENTS", "TELEMETRY"), timeout_s: float = 60) -> None:
+    async def until_whole(self, streams: tuple[str, ...] = ("EVENTS", "TELEMETRY"), timeout_s: float = 100) -> None:
         """Return once every server is well, and of every stream every copy is current.
 
         A server is well when it says so on its monitoring page: it has all its assets, in step.

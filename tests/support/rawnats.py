@@ -57,7 +57,7 @@ class RawNats:
             await self._writer.drain()
         return number
 
-    async def settle(self, *numbers: int, timeout_s: float = 60) -> None:
+    async def settle(self, *numbers: int, timeout_s: float = 100) -> None:
         """Return once the server has read everything, and has answered these publishes or hung up."""
         with contextlib.suppress(OSError):
             pongs = self._pongs

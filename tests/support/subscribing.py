@@ -33,7 +33,7 @@ def follow(
     )
 
 
-async def take(subscription: Subscription, count: int, timeout_s: float = 60.0) -> list[StoredFact]:
+async def take(subscription: Subscription, count: int, timeout_s: float = 100.0) -> list[StoredFact]:
     facts: list[StoredFact] = []
     async with asyncio.timeout(timeout_s):
         while len(facts) < count:

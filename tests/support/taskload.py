@@ -91,7 +91,7 @@ class Load:
 
     async def last_word(self) -> None:
         """Something runs, so whoever runs things hears its broker again."""
-        await (await self._c.submit("probe", 1, id="last")).result(60)
+        await (await self._c.submit("probe", 1, id="last")).result(100)
 
     # --- one after the other ---------------------------------------------------------------
 

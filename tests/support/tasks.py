@@ -51,6 +51,6 @@ async def services(url: str, *, database_url: str | None = None) -> AsyncIterato
         deciders = DeciderService(config, presence=presence.board.table, registry=Metrics(CollectorRegistry()))
         unlisten = presence.board.listen(deciders.gone)
         async with query_service(url, database_url=database_url), presence, deciders:
-            await deciders.wait_ready(30)
+            await deciders.wait_ready(100)
             yield Fleet(url, conn, deciders, presence)
         unlisten()

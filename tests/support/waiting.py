@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = 45.0, every_s: float = 0.005) -> Any:
+async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = 100.0, every_s: float = 0.005) -> Any:
     """Return the first true value of `condition()` (awaited if need be); fail loudly after `timeout_s`."""
     value: Any = None
     try:

@@ -188,12 +188,12 @@ class Workload:
         assert self._conn is not None
         await self._conn.close()
 
-    async def until(self, acks: int, timeout_s: float = 60) -> None:
+    async def until(self, acks: int, timeout_s: float = 100) -> None:
         """Return once `acks` messages in all were acknowledged."""
         async with asyncio.timeout(timeout_s), self._progress:
             await self._progress.wait_for(lambda: self.acks >= acks)
 
-    async def more(self, acks: int, timeout_s: float = 60) -> None:
+    async def more(self, acks: int, timeout_s: float = 100) -> None:
         """Return once `acks` more messages were acknowledged."""
         await self.until(self.acks + acks, timeout_s)
 
@@ -371,7 +371,7 @@ async def findings(db: asyncpg.Connection, load: Workload) -> list[Finding]:
     return found
 
 
-async def verify(url: str, load: Workload, *, timeout_s: float = 45) -> list[Row]:
+async def verify(url: str, load: Workload, *, timeout_s: float = 100) -> list[Row]:
     """Wait until everything acknowledged is in the tables, then demand exactly that.
 
     Returns the rows.  Raises `GuaranteeBroken`: at once when something is there that must not be,
@@ -420,6 +420,8 @@ class Watcher:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._task is not None
+        if kind is None:
+            await until(lambda: self.looks)  # on a busy machine all may be over before the first
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -438,7 +440,7 @@ class Watcher:
             with contextlib.suppress(
                 OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError
             ):
-                db = await asyncpg.connect(self._url, timeout=2)
+                db = await asyncpg.connect(self._url, timeout=10)
                 try:
                     while True:
                         await self._look(db)
@@ -448,18 +450,18 @@ class Watcher:
             await asyncio.sleep(0.05)
 
     async def _look(self, db: asyncpg.Connection) -> None:
-        holes = await db.fetch(_HOLES, self._tenant, timeout=5)
+        holes = await db.fetch(_HOLES, self._tenant, timeout=20)
         self.found += [Finding("hole", f"{r['key']}: {r['rows']} rows up to number {r['n']}") for r in holes]
         self.found += await beyond_checkpoint(db, self._tenant)
         self.looks += 1
 
 
-async def connect(url: str, timeout_s: float = 60) -> asyncpg.Connection:
+async def connect(url: str, timeout_s: float = 100) -> asyncpg.Connection:
     """A connection to a database that may be restarting."""
 
     async def attempt() -> asyncpg.Connection | None:
         try:
-            return await asyncpg.connect(url, timeout=2)
+            return await asyncpg.connect(url, timeout=10)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
             return None
 
