@@ -166,12 +166,12 @@ async def projector(nats) -> AsyncIterator[StartProjector]:
         started.append(service)
         await service.start()
         if wait:
-            await service.wait_ready(60)
+            await service.wait_ready(100)
         return service
 
     yield start
     for service in started:
-        await asyncio.wait_for(service.drain(), 60)
+        await asyncio.wait_for(service.drain(), 100)
         await service.stop()
 
 

@@ -188,7 +188,7 @@ async def test_blocks_that_were_compressed(
             async with pool.acquire() as db:
                 return bool(await db.fetchval("SELECT count(*) = $1 FROM coord.event", last))
 
-        await until(is_projected, 60)
+        await until(is_projected)
         await service.drain()
         await service.stop()
         await server.stop()

@@ -1,4 +1,4 @@
-"""A database that is cut off is knocked on by one, and found again within the time of one probe."""
+"""A database that is cut off is knocked on by one, and found again by the next probe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import time
 from urllib.parse import urlsplit
 
 from coord import limits
+from coord.projector.service import ProjectorService
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from tests.support.workload import Workload, verify
 
 AWAY_S = 6.0
+
+
+def openings(service: ProjectorService) -> float:
+    """How often the database's circuit has opened."""
+    assert service._pool is not None
+    labels = {"name": service._pool.circuit.name, "to": "open"}
+    return service.metrics.registry.get_sample_value("coord_circuit_transitions_total", labels) or 0.0
 
 
 async def test_the_database_is_cut_off(nats, crash_database, projector, rng: random.Random, record_property) -> None:
@@ -29,10 +37,11 @@ async def test_the_database_is_cut_off(nats, crash_database, projector, rng: ran
             await asyncio.sleep(AWAY_S)
             attempts, away_s = line.connections - before, time.monotonic() - began
             assert not service.is_ready()
+            opened = openings(service)
             line.resume()
             healed_at = time.monotonic()
             await until(lambda: pool.circuit.state == "closed")
-            healed_s = time.monotonic() - healed_at
+            healed_s, opened = time.monotonic() - healed_at, openings(service) - opened
             await until(service.is_ready)
             ready_s = time.monotonic() - healed_at
             await load.more(50)
@@ -46,4 +55,5 @@ async def test_the_database_is_cut_off(nats, crash_database, projector, rng: ran
     # Those admitted before it opened (every partition of two streams at most), then one at a time:
     # 0.5, 1, 2, 4 s, half of it random.
     assert attempts <= 2 * limits.PARTITIONS + limits.PROJECT_WRITERS + 2 + away_s / (limits.CIRCUIT_OPEN_FIRST_S / 2)
-    assert healed_s <= limits.CIRCUIT_OPEN_MAX_S * 1.5 + 1.0
+    # One probe may have been under way; the next one, and how long it is put off is the circuit's own bound, finds it.
+    assert opened <= 1

@@ -29,7 +29,7 @@ async def test_a_leader_that_is_killed_costs_no_decision(tmp_path: Path, monkeyp
         hand = await Hand.open(",".join(cluster.urls))
         look = await cluster.connect("look")
         async with DeciderService(config, registry=Metrics(CollectorRegistry())) as service:
-            await service.wait_ready(60)
+            await service.wait_ready(100)
             await hand.open_queues()
             ids = [f"t{n}" for n in range(40)]
             for id_ in ids:
@@ -37,7 +37,7 @@ async def test_a_leader_that_is_killed_costs_no_decision(tmp_path: Path, monkeyp
                 await hand.claim(id_, 1, instance="i1")
             for id_ in ids[:20]:
                 await hand.complete(id_)
-            await until(lambda: len({t["id"] for t in hand.told("me", "ended")}) == 20, 60)
+            await until(lambda: len({t["id"] for t in hand.told("me", "ended")}) == 20)
             victim = await cluster.leader(look, "EVENTS")
             cluster.kill(victim)
 

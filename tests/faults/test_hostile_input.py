@@ -232,7 +232,7 @@ async def fate_in(db: asyncpg.Connection, stream: str, up_to: int) -> Fate:
     return Fate(rows, {(r["seq"], r["idx"]): r["code"] for r in letters}, up_to)
 
 
-async def all_parked(db: asyncpg.Connection, conn: Connection, timeout_s: float = 30) -> dict[str, Fate]:
+async def all_parked(db: asyncpg.Connection, conn: Connection, timeout_s: float = 100) -> dict[str, Fate]:
     """Wait until every stored message has become what the decoder says, and nothing else."""
     expected = {s: judged(await stored(conn, s)) for s in (subjects.EVENTS, subjects.TELEMETRY)}
 
@@ -301,7 +301,7 @@ async def test_each_kind_is_refused_or_parked_with_its_reason(
         )
     copies = (await conn.api("STREAM.INFO.DLQ"))["state"]["messages"]
     assert copies == len(letters)
-    assert service.ready
+    await service.wait_ready(100)
     await db.close()
     print(f"{len(CASES)} kinds, {len(letters)} letters, {Counter(r['code'] for r in letters)}")
 

@@ -108,7 +108,7 @@ async def test_the_culprits_are_parked_and_their_siblings_projected(
     status = await db.fetchval("SELECT status FROM coord.agent WHERE tenant = $1 AND agent = 'evil'", tenant)
     assert status is None or "evil" not in msgspec.json.decode(status)
     assert service is not None
-    assert service.ready
+    await service.wait_ready(100)
     await db.close()
 
 
@@ -170,7 +170,7 @@ async def test_what_an_operator_can_mend_is_waited_for(
         await load.stop()
         await verify(url, load)
     assert await db.fetchval("SELECT count(*) FROM coord.dead_letter") == 0
-    await service.wait_ready(60)
+    await service.wait_ready(100)
     await db.close()
 
 

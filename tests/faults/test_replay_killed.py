@@ -44,14 +44,14 @@ async def test_broker_and_projector_killed_in_the_middle(
     killed = 0
     for number in range(kills):
         at = total * (number + rng.random() / 2) / kills
-        await until(functools.partial(reached, at), 60)
+        await until(functools.partial(reached, at))
         killed += not replaying.done()
         projector.kill()
         nats.kill()
         await projector.ended()
         await nats.start()
         projector = await process(migrated_database.url)
-    assert await asyncio.wait_for(replaying, 60)
+    assert await asyncio.wait_for(replaying, 100)
     assert killed > kills / 2, "the replay was over too soon to be disturbed"
     assert replayer.tally.done == total
     database = await asyncpg.connect(migrated_database.url)

@@ -28,7 +28,7 @@ async def test_refuses_then_resumes(start_nats, migrated_database, projector, rn
             await load.until(ROOM)
             while not load.refusals[FULL]:
                 await load.more(1)
-            async with client(server.url, publisher=quick(deadline_s=10, refused_wait_s=0.2)) as c:
+            async with client(server.url, publisher=quick(deadline_s=30, refused_wait_s=0.2)) as c:
                 with pytest.raises(errors.StreamFull) as refused:
                     await c.publish(Fact(kind="note", id="n", event="said"))
                 assert refused.value.details["server_code"] == FULL
@@ -42,5 +42,5 @@ async def test_refuses_then_resumes(start_nats, migrated_database, projector, rn
                 await load.more(500)
                 await load.stop()
                 rows = await verify(url, load)
-            assert service.ready
+            await service.wait_ready(100)
             print(f"{len(rows)} rows, refused {load.refusals[FULL]} times")

@@ -81,7 +81,7 @@ async def test_made_anew_under_a_running_projector(
         await decide(conn, url, "EVENTS")
         await verify(url, after)
     assert await verify(url, before) == rows_before
-    await service.wait_ready(60)
+    await service.wait_ready(100)
 
 
 async def test_the_store_was_wiped(nats, migrated_database, projector, rng: random.Random) -> None:
@@ -104,7 +104,7 @@ async def test_the_store_was_wiped(nats, migrated_database, projector, rng: rand
             await after.stop()
             await verify(url, after)
     assert await verify(url, before) == rows_before
-    await service.wait_ready(60)
+    await service.wait_ready(100)
 
 
 async def test_its_tail_is_lost_and_written_again(
@@ -182,7 +182,7 @@ async def test_the_window_has_passed_the_checkpoint(
     await decide(conn, url, "EVENTS", seq=first["EVENTS"] - 1)
     load.acked = [_in_epoch(e, 2) if e.stream == "EVENTS" else e for e in load.acked]
     await verify(url, load)
-    await service.wait_ready(60)
+    await service.wait_ready(100)
     print(f"{len(passed)} entries passed by, {lost} messages of samples, counted as at most {shed}")
 
 

@@ -71,7 +71,7 @@ async def side(name: str, nats_url: str, database_url: str, *, rival: bool) -> A
         finally:
             for partition in partitions:
                 partition.close()
-            await asyncio.wait_for(asyncio.gather(*tasks), 60)
+            await asyncio.wait_for(asyncio.gather(*tasks), 100)
             for lane in lanes:
                 lane.cancel()
             await asyncio.wait(lanes)
@@ -127,9 +127,14 @@ async def test_a_storm_of_unpins(nats, conn, migrated_database, rng: random.Rand
         Workload(nats.url, rng, per_s=800) as load,
         Watcher(url, load.tenant),
     ):
+
+        def takeovers() -> list[float]:
+            return [s.total("coord_projection_takeovers_total") for s in (one, two)]
+
         goal = soak_rounds(2) * 800
         unpins = 0
-        while load.acks < goal:
+        # Every pin is taken once to begin with; how often they change hands meanwhile is a matter of speed.
+        while load.acks < goal or not all(takeovers()) or sum(takeovers()) <= len(SLOTS):
             stream, p = rng.choice(SLOTS)
             with contextlib.suppress(errors.BusError):
                 await conn.api(f"CONSUMER.UNPIN.{stream}.projector-{p}", {"group": "w"})
@@ -137,10 +142,7 @@ async def test_a_storm_of_unpins(nats, conn, migrated_database, rng: random.Rand
             await load.more(2)
         await load.stop()
         rows = await verify(url, load)
-        takeovers = [s.total("coord_projection_takeovers_total") for s in (one, two)]
-    print(f"{len(rows)} rows, {unpins} unpins, takeovers {takeovers}")
-    assert all(takeovers)
-    assert sum(takeovers) > len(SLOTS), "no pin ever changed hands"
+        print(f"{len(rows)} rows, {unpins} unpins, takeovers {takeovers()}")
 
 
 @pytest.mark.parametrize("stream", ["EVENTS", "TELEMETRY"])

@@ -129,7 +129,7 @@ async def test_a_subscriber_is_told_and_goes_on(damaged: Damaged) -> None:
         found: list[int] = []
         gaps: list[int] = []
         facts = subscribe(conn, tenant="t", as_agent="a1", kind="file", start="first")
-        async with asyncio.timeout(60), facts:
+        async with asyncio.timeout(100), facts:
             while not found or found[-1] < FACTS + 1:
                 try:
                     found.append((await anext(facts)).seq)
@@ -160,13 +160,13 @@ async def test_a_projector_stops_in_front_of_it_until_somebody_decides(
             async with pool.acquire() as db:
                 return [r["seq"] for r in await db.fetch("SELECT seq FROM coord.event ORDER BY seq")] == wanted
 
-        await until(stopped, 60)
+        await until(stopped)
         assert await projected(list(range(1, damaged.lost[0])))  # nothing was passed over
         plan = await projection.plan_new_epoch(damaged.conn, pool, "EVENTS", None)
         assert set(plan.starts) == hit
         await projection.new_epoch(pool, plan)
         readable = [n for n in range(1, FACTS + 1) if n not in damaged.lost]
-        await until(lambda: projected(readable), 60)
+        await until(lambda: projected(readable))
 
 
 def test_only_what_is_new_needs_no_question() -> None:

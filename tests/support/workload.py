@@ -153,7 +153,9 @@ class Workload:
         per_s: float = 1500,
         tenant: str | None = None,
         kinds: tuple[str, ...] = MIX,
+        attempt_s: float = 1.0,
     ) -> None:
+        """`attempt_s`: how long an answer is waited for, unless the connection breaks, before all is said again."""
         self.url = url
         self.tenant = tenant or f"t{secrets.token_hex(4)}"
         self.lines = make_lines(rng, lines, kinds)
@@ -170,10 +172,12 @@ class Workload:
         self.failures: Counter[str] = Counter()
         """Attempts that ended without an answer."""
         self._pause_s = lines / per_s
+        self._attempt_s = attempt_s
         self._rng = random.Random(rng.getrandbits(64))
         self._conn: Connection | None = None
+        self.acks_max: int | None = None
+        """With so many publishers wait until this is raised; at most one message a line more."""
         self._stopping = asyncio.Event()
-        self._paused = False
         self._tasks: list[asyncio.Task[None]] = []
         self._progress = asyncio.Condition()
 
@@ -212,6 +216,9 @@ class Workload:
 
     async def _run(self, line: Line) -> None:
         while not self._stopping.is_set():
+            if self.acks_max is not None and self.acks >= self.acks_max:
+                await asyncio.sleep(0.01)
+                continue
             message = line.next(self.tenant)
             try:
                 await self._publish(message)
@@ -230,7 +237,9 @@ class Workload:
         while True:
             try:
                 await self._conn.wait_connected()
-                answer = await self._conn.request(encoded.subject, encoded.body, headers=block, timeout_s=1.0)
+                answer = await self._conn.request(
+                    encoded.subject, encoded.body, headers=block, timeout_s=self._attempt_s
+                )
             except (errors.NotConnected, errors.DeadlineExceeded, errors.ServiceUnavailable) as exc:
                 self.failures[exc.code] += 1
                 await asyncio.sleep(0.02)
@@ -349,6 +358,12 @@ async def beyond_checkpoint(db: asyncpg.Connection, tenant: str) -> list[Finding
     return [Finding("checkpoint", f"{r['stream']}.{r['partition']} {dict(r)}") for r in await db.fetch(_BEYOND, tenant)]
 
 
+async def holes(db: asyncpg.Connection, tenant: str) -> list[Finding]:
+    """Keys of which a number is missing below one that is there."""
+    found = await db.fetch(_HOLES, tenant, timeout=20)
+    return [Finding("hole", f"{r['key']}: {r['rows']} rows up to number {r['n']}") for r in found]
+
+
 async def findings(db: asyncpg.Connection, load: Workload) -> list[Finding]:
     """Everything that is wrong now, in one snapshot; before the projector has caught up, some is `lost`."""
     async with db.transaction(isolation="repeatable_read", readonly=True):
@@ -450,8 +465,7 @@ class Watcher:
             await asyncio.sleep(0.05)
 
     async def _look(self, db: asyncpg.Connection) -> None:
-        holes = await db.fetch(_HOLES, self._tenant, timeout=20)
-        self.found += [Finding("hole", f"{r['key']}: {r['rows']} rows up to number {r['n']}") for r in holes]
+        self.found += await holes(db, self._tenant)
         self.found += await beyond_checkpoint(db, self._tenant)
         self.looks += 1
 
