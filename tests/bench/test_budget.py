@@ -15,11 +15,13 @@ from coord.errors import SettingsError
 from coord.ops.bench import budget
 from coord.ops.bench.budget import Bound, Budget
 from coord.ops.bench.counting import Aside, Held, Opcodes, Wire
+from tests.support.waiting import until
 
 FILE = Path(__file__).with_name("budget.toml")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_what_a_fact_costs_is_within_the_budget() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coord.ops.bench", "budget", "--file", str(FILE), "-o", "json",
@@ -150,6 +152,7 @@ async def test_a_wire_counts_bytes_and_round_trips_and_holds_back() -> None:
         assert (wire.sent, wire.received, wire.turns) == (18, 36, 3)
         await wire.hold()
         writer.write(b"later\n")
+        await until(lambda: wire.sent == 24)
         await wire.quiet(0.05)
         assert (wire.sent, wire.received) == (24, 36)
         await wire.release()

@@ -41,7 +41,7 @@ FIGURES = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_the_bench_of_the_spine_gives_every_figure(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coord.ops.bench", "spine", "--scale", "0.01", "--rounds", "1", "--subscribers", "3",

@@ -28,7 +28,7 @@ FIGURES = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_the_bench_of_tasks_gives_every_figure() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coord.ops.bench", "tasks", "--scale", "0.02", "--rounds", "1",

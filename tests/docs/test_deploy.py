@@ -99,7 +99,8 @@ class Broker(msgspec.Struct, frozen=True):
 
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    port, http_port = ports.choose(0), ports.choose(0)
+    port = ports.choose(0)
+    http_port = ports.choose(0, taken=frozenset({port}))
     conf = local_conf(tmp_path, port, http_port)
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(find_binary(), "-c", conf, env=PASSWORDS, stderr=log)
@@ -158,7 +159,7 @@ async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Co
 
     services = together.deciding(service.config, presence, registry=registry)
     async with ServiceGroup("deciding", services, registry=registry) as group:
-        await group.wait_ready(30)
+        await group.wait_ready(90)
         board = next(m.board for m in group.members if isinstance(m, PresenceService))
         await until(lambda: board.hears_deaths)
         gone: list[str] = []
@@ -166,15 +167,15 @@ async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Co
         async with coord.connect(broker.as_a1) as c:
             await agent.start(c)
             handle = await c.submit("summarize", "abc", id="t1")
-            assert await handle.result(timeout_s=30) == "a"
+            assert await handle.result(timeout_s=90) == "a"
             large = await c.submit("summarize", "ab" * limits.TASK_INLINE_BYTES)  # by reference, both ways
             assert await large.result(timeout_s=60) == "ba" * limits.TASK_INLINE_BYTES
-            assert [found.agent for found in await c.agents(capability="summarize")] == ["a1"]
+            await until(lambda: _is(_names(c, "summarize"), ["a1"]))
             await c.drain_agent("a1")
             await until(lambda: c.beating.draining)
-        assert gone == [c.instance]
+        await until(lambda: gone == [c.instance])
         before = board.events
-        nc = await nats.connect(broker.url, user="a1", password="pw-a1", name="coord:acme:a1:x1")
+        nc = await nats.connect(broker.url, connect_timeout=30, user="a1", password="pw-a1", name="coord:acme:a1:x1")
         await nc.close()
         await until(lambda: board.events > before)
 
@@ -188,14 +189,14 @@ async def test_an_agent_speaks_only_as_itself(broker: Broker, service: Connectio
 
 
 async def test_a_forged_reply_subject_reaches_no_log(broker: Broker, service: Connection) -> None:
-    nc = await nats.connect(broker.url, user="a1", password="pw-a1", inbox_prefix=b"_INBOX_a1")
+    nc = await nats.connect(broker.url, connect_timeout=30, user="a1", password="pw-a1", inbox_prefix=b"_INBOX_a1")
     try:
         for reply in ("coord.ev.acme.a2.k.note.forged.said", "$JS.API.STREAM.PURGE.EVENTS"):
             await nc.publish("coord.ev.acme.a1.k.note.n.said", b"{}", reply=reply)
         await nc.flush()
         await until(lambda: _is(stored(service), 2))
         # A third, acknowledged, comes behind whatever the first two made the server do.
-        answer = await nc.request("coord.ev.acme.a1.k.note.n.said", b"{}")
+        answer = await nc.request("coord.ev.acme.a1.k.note.n.said", b"{}", timeout=60)
         assert msgspec.json.decode(answer.data)["seq"] == 3
         info = await service.api("STREAM.INFO.EVENTS", {"subjects_filter": ">"})
         assert set(info["state"]["subjects"]) == {"coord.log." + _tail("k")}
@@ -204,7 +205,9 @@ async def test_a_forged_reply_subject_reaches_no_log(broker: Broker, service: Co
 
 
 async def test_an_agent_has_no_jetstream_of_its_own(broker: Broker, service: Connection) -> None:
-    nc = await nats.connect(broker.url, user="a1", password="pw-a1", inbox_prefix=b"_INBOX_a1", error_cb=_quiet)
+    nc = await nats.connect(
+        broker.url, connect_timeout=30, user="a1", password="pw-a1", inbox_prefix=b"_INBOX_a1", error_cb=_quiet
+    )
     try:
         for subject in ("$JS.API.STREAM.INFO.EVENTS", "$JS.API.DIRECT.GET.EVENTS", "$JS.API.STREAM.PURGE.EVENTS"):
             with pytest.raises((NatsTimeoutError, NoRespondersError)):
@@ -224,8 +227,12 @@ async def test_preflight_finds_every_ack_behind_an_fsync(broker: Broker, service
     assert {name: check.state for name, check in checks.items()} == {"sync_interval": "ok", "room": "ok"}
 
 
-async def _is(count: Any, wanted: int) -> bool:
-    return bool(await count == wanted)
+async def _is(asked: Any, wanted: object) -> bool:
+    return bool(await asked == wanted)
+
+
+async def _names(c: Any, capability: str) -> list[str]:
+    return [found.agent for found in await c.agents(capability=capability)]
 
 
 def _tail(key: str) -> str:

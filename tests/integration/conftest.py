@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from coord import limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import NatsServer
 from tests.support.publishing import Observer, observer
@@ -51,6 +52,13 @@ async def running(nats_server: NatsServer) -> AsyncIterator[Fleet]:
     """All services of `coord serve` for one module's tests, whose loop has the module's scope too."""
     async with services(nats_server.url) as fleet:
         yield fleet
+
+
+@pytest.fixture
+def unsuspecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is suspect or gone because his heartbeats are late: on a busy machine they are, by seconds."""
+    monkeypatch.setattr(limits, "SUSPECT_AFTER", 30.0)
+    monkeypatch.setattr(limits, "GONE_AFTER", 50.0)
 
 
 @pytest.fixture

@@ -17,15 +17,26 @@ from coord.wire import headers as wire_headers
 from coord.wire import subjects
 from tests.support.waiting import until
 
+QUICK = RetryPolicy(attempt_s=0.5, attempt_max_s=0.5, deadline_s=60.0, refused_wait_s=30.0, backoff_s=0.02)
+"""Resends soon, and has time for an answer however slow the machine is."""
+HASTY = RetryPolicy(attempt_s=0.1, attempt_max_s=0.1, deadline_s=3.0, refused_wait_s=1.0, backoff_s=0.02)
+"""For those whose deadline has to pass."""
+PATIENT = RetryPolicy(attempt_s=30.0, attempt_max_s=30.0, deadline_s=60.0, refused_wait_s=30.0, backoff_s=0.02)
+"""Resends what was refused, and nothing because an answer is late."""
+
 
 @pytest.fixture
-async def pipeline(nats_server, seen) -> AsyncIterator[AckPipeline]:
-    policy = RetryPolicy(attempt_s=0.5, attempt_max_s=0.5, deadline_s=2.0, refused_wait_s=1.0, backoff_s=0.02)
+async def pipeline(request: pytest.FixtureRequest, nats_server, seen) -> AsyncIterator[AckPipeline]:
+    policy = getattr(request, "param", QUICK)
     async with (
         await Connection.open(NatsConfig(urls=(nats_server.url,)), name="pipeline") as conn,
         await AckPipeline.open(conn, policy, inflight_max=50) as pipeline,
     ):
         yield pipeline
+
+
+hasty = pytest.mark.parametrize("pipeline", [HASTY], ids=["hasty"], indirect=True)
+patient = pytest.mark.parametrize("pipeline", [PATIENT], ids=["patient"], indirect=True)
 
 
 async def test_optimistic_concurrency_refuses_with_a_type_of_its_own(pipeline, seen) -> None:
@@ -62,7 +73,7 @@ async def test_a_lost_ack_is_asked_for_again_with_the_same_message(pipeline, see
     replies = await answering(seen.conn, subject, None, b'{"stream":"S","seq":7,"duplicate":true}')
     ack = await pipeline.send(subject, b"x", msg_id="m")
     assert (ack.stream, ack.seq, ack.duplicate) == ("S", 7, True)
-    assert len(replies) == len(set(replies)) == 2, "answers to a resend can be told apart"
+    assert len(replies) == len(set(replies)) >= 2, "answers to a resend can be told apart"
     assert pipeline._duplicates.asked == 0, "a duplicate on a resend is what is expected"
 
 
@@ -80,6 +91,7 @@ async def test_a_late_answer_to_the_first_send_is_still_the_first_sends(pipeline
     assert pipeline.inflight == 0
 
 
+@hasty
 async def test_silence_ends_at_the_deadline_with_the_number_of_attempts(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     replies = await answering(seen.conn, subject, None)
@@ -90,6 +102,7 @@ async def test_silence_ends_at_the_deadline_with_the_number_of_attempts(pipeline
     assert timeout.value.details["last_refusal"] is None
 
 
+@patient
 @pytest.mark.parametrize(
     "answer", [b"", b"hello", b"[]", b'{"stream":1}', b'{"error":1}', b'{"error":{"err_code":"x"}}', b'"error"']
 )
@@ -101,6 +114,7 @@ async def test_an_answer_that_is_no_ack_is_an_error_and_not_a_hang(pipeline, see
     assert pipeline._conn.callback_errors == 0
 
 
+@patient
 async def test_unknown_refusals_keep_the_servers_code(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     await answering(seen.conn, subject, b'{"error":{"code":400,"err_code":10999,"description":"new rule"},"seq":0}')
@@ -109,6 +123,7 @@ async def test_unknown_refusals_keep_the_servers_code(pipeline, seen) -> None:
     assert refused.value.details["server_code"] == 10999
 
 
+@patient
 async def test_a_broker_that_is_electing_is_waited_for(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     electing = b'{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}'
@@ -126,6 +141,7 @@ async def test_an_earlier_copy_on_its_way_to_the_replicas_is_no_refusal(pipeline
     assert (await pipeline.send(subject, b"x", msg_id="m")).seq == 3
 
 
+@hasty
 async def test_what_stays_in_process_until_the_deadline_may_be_stored(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     await answering(seen.conn, subject, *[IN_PROCESS] * 50)
@@ -133,6 +149,7 @@ async def test_what_stays_in_process_until_the_deadline_may_be_stored(pipeline, 
         await pipeline.send(subject, b"x", msg_id="m")
 
 
+@patient
 async def test_somebody_elses_message_of_the_same_id_in_process_is_compared(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     await answering(seen.conn, subject, IN_PROCESS, b'{"stream":"S","seq":3,"duplicate":true}')
@@ -153,6 +170,7 @@ async def test_noise_on_the_inbox_is_ignored(pipeline, seen) -> None:
     assert pipeline._conn.callback_errors == 0
 
 
+@hasty
 async def test_what_is_in_flight_is_bounded(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     await answering(seen.conn, subject, None)

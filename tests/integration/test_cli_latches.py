@@ -29,7 +29,7 @@ async def fleet(start_nats, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 async def test_signals_are_raised_awaited_and_listed(fleet: Fleet) -> None:
     async with coord.connect(fleet.server.url, tenant="acme", agent="a1") as c:
-        waiting = asyncio.create_task(c.signals.wait("memory-ready", timeout_s=60))
+        waiting = asyncio.create_task(c.signals.wait("memory-ready", timeout_s=90))
 
         async def listed() -> Any:
             return (await cli("signal", "ls", "-o", "json")).json

@@ -130,7 +130,7 @@ async def test_what_waits_and_who_has_it_is_listed(fleet: Fleet) -> None:
         await boss.start_workflow(flow, {}, id="w1")
         offer = await boss.handoff({"n": 1}, to="other", reason="late", id="h1", timeout_s=600)
         async with boss.lock("db"):
-            wanted = other.lock("db", timeout_s=30)
+            wanted = other.lock("db", timeout_s=90)
             entering = asyncio.create_task(wanted.__aenter__())
             found = await rows("lock", "ls", *mine, until_=lambda r: len(r) == 2)
             assert [(r["agent"], r["state"]) for r in found] == [("boss", "holds"), ("other", "waits")]
@@ -158,7 +158,7 @@ async def test_what_waits_and_who_has_it_is_listed(fleet: Fleet) -> None:
         assert (await cli("handoff", "get", "never")).code == 4
 
         await boss.signals.raise_("up")
-        waiting = asyncio.create_task(other.signals.wait("never-up", timeout_s=60))
+        waiting = asyncio.create_task(other.signals.wait("never-up", timeout_s=90))
         found = await rows("signal", "ls", *mine, "--waiting", until_=len)
         assert [(r["signal"], r["waits"]) for r in found] == [("never-up", "other")]
         assert [r["signal"] for r in (await cli("signal", "ls", *mine, "--name", "up", "-o", "json")).json] == ["up"]

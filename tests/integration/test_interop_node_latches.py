@@ -16,7 +16,7 @@ async def test_node_raises_waits_and_takes_locks(nats_server) -> None:
         lock = c.lock("sdk-held")
         held = await lock.__aenter__()
         async with interop.script("latches", fleet.url, fleet.tenant) as script:
-            assert await c.signals.wait("node-up", timeout_s=30) == {"from": "node"}
+            assert await c.signals.wait("node-up", timeout_s=90) == {"from": "node"}
             assert await script.line() == {"before": {"n": 1}}
             assert await script.line() == {"waits": True}
             await c.signals.raise_("sdk-later", [2])
@@ -29,5 +29,5 @@ async def test_node_raises_waits_and_takes_locks(nats_server) -> None:
             after = await script.line()
             assert (after["lock"], after["epoch"] > held.epoch) == ("granted", True)
             await script.end()
-        async with c.lock("sdk-held", timeout_s=30) as again:
+        async with c.lock("sdk-held", timeout_s=90) as again:
             assert again.epoch > after["epoch"]

@@ -37,8 +37,8 @@ async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server
         async with interop.script("work", fleet.url, fleet.tenant, "double", "2") as script:
             assert await script.line() == {"ready": True}
             number, text = await asyncio.gather(c.submit("double", 21), c.submit("double", "x"))
-            assert await number.result(timeout_s=30) == 42
+            assert await number.result(timeout_s=90) == 42
             with pytest.raises(errors.TaskRejected, match="not a number"):
-                await text.result(timeout_s=30)
+                await text.result(timeout_s=90)
             await script.end()
         assert (await number.status()).claimant == "node-worker"

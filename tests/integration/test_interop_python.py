@@ -25,7 +25,7 @@ async def log(nats_server) -> AsyncIterator[Log]:
 
 @pytest.fixture
 async def nc(nats_server) -> AsyncIterator[Client]:
-    client = await nats.connect(nats_server.url)
+    client = await nats.connect(nats_server.url, connect_timeout=30)
     yield client
     await client.close()
 
@@ -33,13 +33,14 @@ async def nc(nats_server) -> AsyncIterator[Client]:
 async def test_the_shortest_agent_and_all_longer_ones_become_rows(start_nats, migrated_database) -> None:
     server = await start_nats()
     async with open_log(server.url) as log, projector(server.url, migrated_database.url):
-        client = await nats.connect(server.url)
+        client = await nats.connect(server.url, connect_timeout=30)
+        jetstream = client.jetstream(timeout=30)
         tenant = log.tenant
 
         # Bare, unacknowledged and acknowledged.
         await client.publish(f"coord.ev.{tenant}.me.me.agent.me.status", b'{"load":0.2}')
         await client.flush()
-        acked = await client.jetstream().publish(f"coord.ev.{tenant}.me.a-py.file.a-py.scanned", b'{"lines":3}')
+        acked = await jetstream.publish(f"coord.ev.{tenant}.me.a-py.file.a-py.scanned", b'{"lines":3}')
 
         # CloudEvents headers, JSON and MessagePack, with a trace.
         envelope = {
@@ -53,17 +54,17 @@ async def test_the_shortest_agent_and_all_longer_ones_become_rows(start_nats, mi
             "Nats-Msg-Id": f"{tenant}.me.e-1",
         }
         subject = f"coord.ev.{tenant}.me.b-py.file.b-py.scanned"
-        first = await client.jetstream().publish(subject, b'{"lines":4}', headers=envelope)
-        again = await client.jetstream().publish(subject, b'{"lines":4}', headers=envelope)
+        first = await jetstream.publish(subject, b'{"lines":4}', headers=envelope)
+        again = await jetstream.publish(subject, b'{"lines":4}', headers=envelope)
         assert (again.duplicate, again.seq) == (True, first.seq)
         packed = msgspec.msgpack.encode({"lines": 5})
         types = {"ce-id": "e-2", "ce-datacontenttype": "application/msgpack"}
-        await client.jetstream().publish(subject, packed, headers=types)
+        await jetstream.publish(subject, packed, headers=types)
 
         # A frame of telemetry.
         frame = msgspec.msgpack.encode([1, 1_767_323_045_000_000, [[n * 1_000, n / 10] for n in range(50)]])
         types = {"ce-datacontenttype": "application/vnd.coord.frame+msgpack", "ce-id": "f-1"}
-        await client.jetstream().publish(f"coord.tel.{tenant}.me.cpu", frame, headers=types)
+        await jetstream.publish(f"coord.tel.{tenant}.me.cpu", frame, headers=types)
         await client.close()
 
         query = "SELECT * FROM coord.event ORDER BY seq"
@@ -83,7 +84,7 @@ async def heard(nc: Client) -> None:
     inbox = nc.new_inbox()
     echo = await nc.subscribe(inbox, max_msgs=1)
     await nc.publish(inbox, b"")
-    await echo.next_msg(timeout=5)
+    await echo.next_msg(timeout=60)
 
 
 async def test_a_plain_subscription_follows_the_live_feed(log: Log, nc: Client) -> None:
@@ -115,9 +116,9 @@ async def test_a_plain_subscription_follows_the_live_feed(log: Log, nc: Client) 
 async def test_a_plain_client_reads_the_log_and_sees_errors(log: Log, nc: Client) -> None:
     seq = await log.state({"n": 1})
     subject = f"coord.rpc.{log.tenant}.log.read"
-    page = json.loads((await nc.request(subject, json.dumps({"from_seq": seq}).encode())).data)
+    page = json.loads((await nc.request(subject, json.dumps({"from_seq": seq}).encode(), timeout=60)).data)
     assert [fact["data"] for fact in page["facts"]] == [{"n": 1}]
-    refused = await nc.request(subject, b'{"from_seq": 1, "max": 9999}')
+    refused = await nc.request(subject, b'{"from_seq": 1, "max": 9999}', timeout=60)
     assert refused.headers is not None
     assert refused.headers["Nats-Service-Error-Code"] == "400"
     assert json.loads(refused.data)["code"] == "query.invalid"

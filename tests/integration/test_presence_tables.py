@@ -16,7 +16,7 @@ from coord.telemetry.metrics import Metrics
 from tests.support.fleet import serving
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unsuspecting")]
 
 
 async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migrated_database) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ ROWS = 400
 
 def get(url: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as exc:
         return exc.code, exc.read()
@@ -99,8 +100,9 @@ async def test_two_processes_share_the_work_survive_a_death_and_drain(
             await until(ready)
             published = 0
             page, consumed = b"", dict[str, float]()
+            since = time.monotonic()
             while len(consumed) < 2 or min(consumed.values()) == 0:  # pins move after the members are known
-                assert published < 10 * ROWS, f"one of them has no share: {consumed}"
+                assert time.monotonic() - since < 100, f"one of them has no share: {consumed}"
                 await publish(published)
                 published += ROWS
                 await until(partial(rows, published))

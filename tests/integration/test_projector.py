@@ -22,6 +22,7 @@ from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, encode_sample
+from coord.wire.times import parse_time
 from tests.support.projecting import projector_service
 from tests.support.waiting import until
 
@@ -224,7 +225,7 @@ async def test_replicas_share_and_a_drained_one_hands_over(conn, db, projector) 
 
     await until(projected)
     assert await db.fetchval("SELECT count(DISTINCT (epoch, seq, idx)) FROM coord.event") == 300
-    assert len(pinned(second)) >= 16
+    await until(lambda: len(pinned(second)) >= 16)
 
 
 async def test_a_replaced_stream_stops_its_partitions_until_an_operator_decides(
@@ -245,8 +246,7 @@ async def test_a_replaced_stream_stops_its_partitions_until_an_operator_decides(
 
     await until(stopped)
     assert not service.ready
-    problem = service.health()["errors"][0]
-    assert problem["code"] == "projection.stream_replaced"
+    problem = {error["code"]: error for error in service.health()["errors"]}["projection.stream_replaced"]
     assert "new-epoch" in problem["remedy"]
     await conn.request("coord.tel.acme.a1.cpu", b"1")  # the other stream is not concerned
 
@@ -254,7 +254,7 @@ async def test_a_replaced_stream_stops_its_partitions_until_an_operator_decides(
         return await db.fetchval("SELECT count(*) FROM coord.metric_sample") == 1
 
     await until(sampled)
-    created = datetime.fromisoformat((await conn.api("STREAM.INFO.EVENTS"))["created"][:26] + "+00:00")
+    created = parse_time((await conn.api("STREAM.INFO.EVENTS"))["created"])
     await checkpoints.new_epoch(db, "EVENTS", stream_created=created, seq=0)
     await send(conn, Fact(kind="note", id="n", event="said"))
 
@@ -274,8 +274,7 @@ async def test_starts_without_its_servers_and_says_that_it_is_not_ready(nats, co
     async with service:
 
         async def troubled() -> Any:
-            return bool(service.health()["errors"])
+            return "store.unavailable" in {error["code"] for error in service.health()["errors"]}
 
         await until(troubled)
         assert not service.ready
-        assert service.health()["errors"][0]["code"] == "store.unavailable"

@@ -55,7 +55,9 @@ class Replica:
     """A writer and its lanes, on a pool of its own."""
 
     def __init__(self, url: str, *, lanes: int = 2, gap_s: float = 0.0) -> None:
-        self.pool = Pool(DatabaseConfig(url=url, pool_min=1, pool_max=6), settings=PROJECTOR_SETTINGS)
+        # We may stand still in a transaction for longer than the server lets one idle.
+        config = DatabaseConfig(url=url, pool_min=1, pool_max=6, idle_in_transaction_s=30.0)
+        self.pool = Pool(config, settings=PROJECTOR_SETTINGS)
         self.queue = Queue()
         self.metrics = Metrics(CollectorRegistry())
         self.writer = Writer(self.pool, self.queue, self.metrics, writers=lanes, gap_s=gap_s)  # type: ignore[arg-type]

@@ -31,7 +31,8 @@ async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transact
     """A search by halving takes two savepoints a row: no transaction's deadline may depend on the batch."""
     db = await asyncpg.connect(migrated_database.url)
     await db.execute("ALTER TABLE coord.event ADD CONSTRAINT no_bad CHECK (kind <> 'bad')")
-    pool = Pool(DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=2), settings=PROJECTOR_SETTINGS)
+    config = DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=2, idle_in_transaction_s=30.0)
+    pool = Pool(config, settings=PROJECTOR_SETTINGS)
     await pool.open()
     async with pool.acquire() as conn:
         checkpoint = await checkpoints.create(

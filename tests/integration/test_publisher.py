@@ -67,7 +67,7 @@ async def test_awaiting_a_receipt_again_and_from_many_tasks_gives_the_same_ack(n
 
 
 async def test_publish_waits_for_the_ack_and_for_no_linger(nats_server, seen) -> None:
-    async with client(nats_server.url, publisher=slow()) as c, asyncio.timeout(20):
+    async with client(nats_server.url, publisher=slow()) as c, asyncio.timeout(30):
         for _ in range(3):  # the first would find an idle publisher anyway
             assert (await c.publish(scanned())).stream == "EVENTS"
             assert (await c.publish(progress())).stream == "EVENTS"
@@ -115,7 +115,7 @@ async def test_what_is_emitted_wrongly_is_a_programmers_error(nats_server, seen)
 
 
 async def test_samples_arrive_in_frames_with_their_labels_in_order(nats_server, seen) -> None:
-    async with client(nats_server.url) as c:
+    async with client(nats_server.url, publisher=slow()) as c:
         for n in range(250):
             await c.sample("cpu", n, core=n % 4)
             await c.emit(Sample(series="llm.tokens", value=n / 2))
@@ -130,10 +130,11 @@ async def test_samples_arrive_in_frames_with_their_labels_in_order(nats_server, 
 
 
 async def test_the_samples_of_a_frame_share_one_receipt(nats_server, seen) -> None:
-    async with client(nats_server.url) as c:
+    async with client(nats_server.url, publisher=slow()) as c:
         await c.sample("cpu", 0)
         first, second = await c.sample("cpu", 1), await c.sample("cpu", 2)
         assert first is second
+        await c.flush()
         ack = await first
         assert [s.value for s in await seen.samples(c) if s.seq == ack.seq] == [1, 2]
 
@@ -170,7 +171,7 @@ async def test_emit_many_stops_at_the_first_refused_item_and_keeps_those_before(
 
 async def test_an_idle_publisher_sends_status_alone_and_at_once_a_busy_one_in_frames(nats_server, seen) -> None:
     async with client(nats_server.url, publisher=slow()) as c:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await (await c.emit(progress(data={"done": 0})))
         for n in range(1, 40):
             await c.emit(progress(data={"done": n}))
@@ -220,7 +221,7 @@ async def test_a_flush_is_a_barrier_for_all_classes(nats_server, seen) -> None:
                 await c.emit(scanned(f"f{n}"))
                 await c.emit(progress(f"t{n % 3}", data=n))
                 await c.sample("cpu", n)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 await c.flush()
             assert len(await seen.facts(c)) == 60 * round_
             assert len(await seen.samples(c)) == 30 * round_
@@ -240,24 +241,21 @@ async def test_a_critical_fact_passes_while_metrics_are_stuck(start_nats) -> Non
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams(only="EVENTS")
-        config = quick(inflight_messages=8, deadline_s=6.0, queue_entries=500)
+        config = quick(inflight_messages=8, deadline_s=60.0, queue_entries=500)
         async with client(server.url, publisher=config) as c:
             for n in range(2000):
                 await c.sample("cpu", n)
             await until(lambda: c.stats.inflight_messages == 2)  # a quarter of eight: full
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(45):  # and not only when the metrics are given up
                 for n in range(20):
                     await c.publish(scanned(f"f{n}"))
                     await c.publish(progress(data=n))
                 assert await c.emit_many([scanned(f"g{n}") for n in range(100)]) == 100
             assert c.stats.shed > 0
+            await seen.make_streams()
             with pytest.raises(errors.FlushFailed) as failed:
                 await c.flush()
-            assert {e.code for _, e in failed.value.failures} <= {
-                "bus.no_stream",
-                "publish.shed",
-                "bus.publish_timeout",
-            }
+            assert {e.code for _, e in failed.value.failures} == {"publish.shed"}
 
 
 # --- causes ------------------------------------------------------------------------------

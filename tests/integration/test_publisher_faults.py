@@ -47,6 +47,14 @@ async def outcomes(receipts: list[Receipt]) -> Counter[str]:
     return Counter(await asyncio.gather(*map(outcome, receipts)))
 
 
+async def arrived(c: Coord, id_: str) -> bool:
+    """Whether a fact is stored, with a deadline that a machine that stands still may miss."""
+    try:
+        return (await c.publish(scanned(id_))).stream == "EVENTS"
+    except errors.PublishTimeout:
+        return False
+
+
 # --- crashes of the server ---------------------------------------------------------------
 
 
@@ -55,7 +63,7 @@ async def test_kill_and_restart_while_publishing_stores_every_acked_fact_exactly
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams()
-        config = quick(deadline_s=25, attempt_s=0.5)
+        config = quick(deadline_s=60, attempt_s=0.5)
         async with client(server.url, publisher=config) as c:
             acked: dict[str, PubAck] = {}
             stop = asyncio.Event()
@@ -89,7 +97,7 @@ async def test_kill_and_restart_while_publishing_stores_every_acked_fact_exactly
                 await until(partial(reached, c.stats.acked + 500))
                 stop.set()
 
-            async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(200), asyncio.TaskGroup() as group:
                 group.create_task(crash())
                 for worker in range(4):
                     group.create_task(state(worker))
@@ -112,7 +120,7 @@ async def test_frames_survive_a_crash_too(start_nats) -> None:
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams()
-        async with client(server.url, publisher=quick(deadline_s=25, attempt_s=0.5)) as c:
+        async with client(server.url, publisher=quick(deadline_s=60, attempt_s=0.5)) as c:
             for n in range(20_000):
                 await c.sample("cpu", n)
                 if n == 10_000:
@@ -127,7 +135,7 @@ async def test_frames_survive_a_crash_too(start_nats) -> None:
 
 
 async def test_acks_lost_with_the_connection_are_duplicates_on_the_resend_and_success(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=20, attempt_s=10)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10)) as c:
         await c.publish(scanned("f0", data=0))
         proxy.stall("down")
         receipts = [await c.emit(scanned(f"f{n}", key="k", data=n)) for n in range(1, 200)]
@@ -146,7 +154,7 @@ async def _stored(seen: Observer, c: Any, expected: int) -> bool:
 
 
 async def test_what_was_lost_on_the_way_is_sent_again_before_anything_new(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=20, attempt_s=10)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10)) as c:
         await c.publish(scanned("f0", key="k", data=0))
         proxy.stall("up")
         lost = [await c.emit(scanned(f"f{n}", key="k", data=n)) for n in range(1, 3000)]
@@ -166,7 +174,7 @@ async def test_what_was_lost_on_the_way_is_sent_again_before_anything_new(proxy,
 
 
 async def test_repeated_cuts_lose_and_double_nothing(proxy, seen, rng) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=25, attempt_s=0.5)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=0.5)) as c:
         receipts = []
         for n in range(5000):
             receipts.append(await c.emit(scanned(f"f{n}", key="k", data=n)))
@@ -180,9 +188,9 @@ async def test_repeated_cuts_lose_and_double_nothing(proxy, seen, rng) -> None:
 
 async def test_a_deaf_connection_ends_in_publish_timeout_and_not_in_a_hang(proxy, seen) -> None:
     async with client(proxy.url, publisher=quick(deadline_s=2.0, attempt_s=0.5)) as c:
-        await c.publish(scanned("f0"))
+        await until(lambda: arrived(c, "f0"))
         proxy.stall()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             receipts = [await c.emit(scanned(f"f{n}", data="x" * 500)) for n in range(3000)]
             receipts += [await c.emit(progress(data=n)) for n in range(100)]
             receipts += [await c.sample("cpu", n) for n in range(500)]
@@ -191,11 +199,11 @@ async def test_a_deaf_connection_ends_in_publish_timeout_and_not_in_a_hang(proxy
         assert c.stats.inflight_messages == c.stats.queued == 0
         assert c.connection.outgoing_bytes < 4_000_000, "no copies pile up in front of a stalled socket"
         proxy.resume()
-        assert (await c.publish(scanned("after"))).stream == "EVENTS"
+        await until(lambda: arrived(c, "after"))
 
 
 async def test_a_flush_can_be_bounded_and_what_is_unsettled_stays_on_its_way(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=20, attempt_s=10)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10)) as c:
         await c.publish(scanned("f0"))
         proxy.stall("down")
         await c.emit(scanned("f1"))
@@ -203,7 +211,7 @@ async def test_a_flush_can_be_bounded_and_what_is_unsettled_stays_on_its_way(pro
             await c.flush(timeout_s=0.05)
         assert exceeded.value.details["unsettled_messages"] == 1
         proxy.resume()
-        await c.flush(timeout_s=15)
+        await c.flush(timeout_s=50)
         assert c.stats.acked == 2
 
 
@@ -211,7 +219,7 @@ async def test_a_flush_can_be_bounded_and_what_is_unsettled_stays_on_its_way(pro
 
 
 async def test_a_full_queue_of_critical_facts_makes_wait_and_then_overloads(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=50, inflight_messages=20, overload_wait_s=0.2)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=50, inflight_messages=20, overload_wait_s=0.2)
     async with client(proxy.url, publisher=config) as c:
         await c.publish(scanned("f0"))
         proxy.stall("down")
@@ -219,7 +227,7 @@ async def test_a_full_queue_of_critical_facts_makes_wait_and_then_overloads(prox
         started = asyncio.get_running_loop().time()
         with pytest.raises(errors.Overloaded) as refused:
             await c.emit(scanned("too-many"))
-        assert 0.15 < asyncio.get_running_loop().time() - started < 10
+        assert 0.15 < asyncio.get_running_loop().time() - started < 30, "it did not wait for the deadline"
         assert 0.1 <= refused.value.retry_after_s <= 30
         assert refused.value.retryable
         assert c.stats.queued == 50
@@ -230,7 +238,7 @@ async def test_a_full_queue_of_critical_facts_makes_wait_and_then_overloads(prox
 
 
 async def test_callers_that_wait_for_room_are_served_in_order(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=4, inflight_messages=4, overload_wait_s=10)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=4, inflight_messages=4, overload_wait_s=60)
     async with client(proxy.url, publisher=config) as c:
         proxy.stall("down")
         for n in range(6):  # two in flight, four queued
@@ -247,7 +255,7 @@ async def test_callers_that_wait_for_room_are_served_in_order(proxy, seen) -> No
 
 
 async def test_status_waits_for_room_too(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=50, inflight_messages=4, status_entries=10)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=50, inflight_messages=4, status_entries=10)
     async with client(proxy.url, publisher=config) as c:
         proxy.stall("down")
 
@@ -267,7 +275,7 @@ async def test_status_waits_for_room_too(proxy, seen) -> None:
 
 
 async def test_samples_beyond_the_queue_are_shed_oldest_first_counted_and_named(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=1000, inflight_messages=4, metrics_entries=10)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=1000, inflight_messages=4, metrics_entries=10)
     async with client(proxy.url, publisher=config) as c:
         proxy.stall("down")
         first = await c.sample("cpu", 0)
@@ -295,7 +303,7 @@ async def test_samples_beyond_the_queue_are_shed_oldest_first_counted_and_named(
 
 
 async def test_leaving_does_not_fail_because_samples_were_shed(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=100, inflight_messages=4, metrics_entries=10)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=100, inflight_messages=4, metrics_entries=10)
     async with client(proxy.url, publisher=config) as c:
         proxy.stall("down")
         for n in range(1000):
@@ -306,7 +314,7 @@ async def test_leaving_does_not_fail_because_samples_were_shed(proxy, seen) -> N
 
 
 async def test_emit_many_waits_where_emit_would_shed(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=5000, inflight_messages=8, metrics_entries=10)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=5000, inflight_messages=8, metrics_entries=10)
     async with client(proxy.url, publisher=config) as c:
         proxy.stall("down")
         labelled = [Sample(series="mem", value=n, data={"unit": "b"}) for n in range(3000)]
@@ -326,7 +334,7 @@ async def test_emit_many_waits_where_emit_would_shed(proxy, seen) -> None:
 
 @pytest.mark.parametrize("queue", [{"queue_entries": 20}, {"queue_bytes": 400}, {"queue_entries": 1}])
 async def test_emit_many_sheds_nothing_however_small_the_queue(proxy, seen, queue: dict[str, int]) -> None:
-    config = quick(deadline_s=20, attempt_s=10, inflight_messages=4, metrics_linger_ms=5000, **queue)
+    config = quick(deadline_s=60, attempt_s=10, inflight_messages=4, metrics_linger_ms=5000, **queue)
     async with client(proxy.url, publisher=config) as c:
         series = ["cpu", "mem", "net"]
         await c.emit_many([Sample(series=series[n // 50 % 3], value=n) for n in range(3000)])
@@ -353,7 +361,7 @@ async def test_emit_many_says_when_nothing_moves(proxy, seen) -> None:
 
 
 async def test_cancelling_emits_that_wait_leaves_the_queue_as_it_was(proxy, seen, rng) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=20, inflight_messages=4, overload_wait_s=10)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=20, inflight_messages=4, overload_wait_s=60)
     async with client(proxy.url, publisher=config) as c:
         accepted = []
         for round_ in range(20):
@@ -381,7 +389,7 @@ async def test_cancelling_emits_that_wait_leaves_the_queue_as_it_was(proxy, seen
 
 
 async def test_cancelling_an_await_of_a_receipt_cancels_nothing_else(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=20, attempt_s=10)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10)) as c:
         proxy.stall("down")
         receipt = await c.emit(scanned())
 
@@ -398,7 +406,7 @@ async def test_cancelling_an_await_of_a_receipt_cancels_nothing_else(proxy, seen
 
 async def test_a_cancelled_flush_leaves_its_findings_to_the_next(proxy, seen) -> None:
     async with client(proxy.url, publisher=quick(deadline_s=1.5, attempt_s=0.4)) as c:
-        await c.publish(scanned("f0"))
+        await until(lambda: arrived(c, "f0"))
         proxy.stall("down")
         await c.emit(scanned("f1"))
         flush = asyncio.create_task(c.flush())
@@ -415,11 +423,17 @@ async def test_a_cancelled_flush_leaves_its_findings_to_the_next(proxy, seen) ->
 
 async def test_a_receipt_somebody_gave_up_on_is_named_by_the_next_flush(proxy, seen) -> None:
     async with client(proxy.url, publisher=quick(deadline_s=2.0, attempt_s=0.5)) as c:
-        await c.publish(scanned("f0"))
+        await until(lambda: arrived(c, "f0"))
         proxy.stall("down")
         receipt = await c.emit(scanned("f1"))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(receipt, 0.05)
+
+        async def wait() -> PubAck:
+            return await receipt
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
         await until(lambda: receipt.done)
         with pytest.raises(errors.FlushFailed):
             await c.flush()
@@ -460,8 +474,8 @@ async def test_leaving_the_block_drains_also_when_it_is_cancelled(nats_server, s
 async def test_a_drain_is_bounded_and_names_what_it_leaves(proxy, seen) -> None:
     with pytest.raises(errors.FlushFailed) as failed:
         async with (
-            client(proxy.url, publisher=quick(deadline_s=20, attempt_s=10, drain_s=0.2)) as c,
-            asyncio.timeout(15),
+            client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10, drain_s=0.2)) as c,
+            asyncio.timeout(45),
         ):
             await c.publish(scanned("f0"))
             proxy.stall("down")
@@ -474,7 +488,7 @@ async def test_a_drain_is_bounded_and_names_what_it_leaves(proxy, seen) -> None:
 
 async def test_an_error_in_the_block_is_not_hidden_by_what_could_not_be_stored(proxy, seen, caplog) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with client(proxy.url, publisher=quick(deadline_s=20, attempt_s=10, drain_s=0.1)) as c:
+        async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10, drain_s=0.1)) as c:
             await c.publish(scanned("f0"))
             proxy.stall("down")
             await c.emit(scanned("f1"))
@@ -484,8 +498,8 @@ async def test_an_error_in_the_block_is_not_hidden_by_what_could_not_be_stored(p
 
 
 async def test_a_connection_closed_underneath_fails_everything_at_once(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=20, inflight_messages=4, overload_wait_s=10)
-    async with client(proxy.url, publisher=config) as c, asyncio.timeout(15):
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=20, inflight_messages=4, overload_wait_s=60)
+    async with client(proxy.url, publisher=config) as c, asyncio.timeout(45):
         await c.publish(scanned("f0"))
         proxy.stall("down")
         receipts = [await c.emit(scanned(f"f{n}")) for n in range(22)]
@@ -507,7 +521,7 @@ async def test_a_connection_closed_underneath_fails_everything_at_once(proxy, se
 
 
 async def test_closing_lets_what_waits_for_room_go_with_an_error(proxy, seen) -> None:
-    config = quick(deadline_s=20, attempt_s=10, queue_entries=5, inflight_messages=4, overload_wait_s=10, drain_s=0.1)
+    config = quick(deadline_s=60, attempt_s=10, queue_entries=5, inflight_messages=4, overload_wait_s=60, drain_s=0.1)
     c = await connect(proxy.url, tenant="acme", agent="a1", publisher=config)
     proxy.stall("down")
     for n in range(7):

@@ -45,7 +45,7 @@ def scanned(id: str = "f1", data: Any = None, **fields: Any) -> Fact:  # noqa: A
 
 def acting(server: Any, name: str) -> AbstractAsyncContextManager[Coord]:
     """A client of that user; with a deadline beyond the tests', which must not have to wait for it."""
-    return client("", to=user(server, name), tenant="acme", agent=name, publisher=quick(deadline_s=30))
+    return client("", to=user(server, name), tenant="acme", agent=name, publisher=quick(deadline_s=60))
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ async def test_a_full_stream_makes_wait_and_then_refuses_with_the_servers_code(s
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams(max_msgs=10)
-        async with client(server.url, publisher=quick(deadline_s=20, refused_wait_s=0.3)) as c:
+        async with client(server.url, publisher=quick(deadline_s=60, refused_wait_s=0.3)) as c:
             for n in range(10):
                 await c.publish(scanned(f"f{n}"))
             started = asyncio.get_running_loop().time()
             with pytest.raises(errors.StreamFull) as refused:
                 await c.publish(scanned("one-too-many"))
-            assert 0.1 < asyncio.get_running_loop().time() - started < 10
+            assert 0.1 < asyncio.get_running_loop().time() - started < 30
             assert refused.value.details["server_code"] == 10077
             assert refused.value.retryable
             assert len(await seen.facts(c)) == 10
@@ -83,7 +83,7 @@ async def test_a_stream_that_gets_room_in_time_takes_what_waited(start_nats) -> 
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams(max_msgs=10)
-        async with client(server.url, publisher=quick(refused_wait_s=5.0)) as c:
+        async with client(server.url, publisher=quick(refused_wait_s=30.0)) as c:
             receipts = [await c.emit(scanned(f"f{n}")) for n in range(15)]
             await until(lambda: c.stats.acked == 10 and c.stats.resends)
             await seen.conn.api("STREAM.PURGE.EVENTS")
@@ -114,9 +114,9 @@ async def test_flush_names_what_a_full_stream_refused_once(start_nats) -> None:
 
 async def test_speaking_as_another_agent_is_refused_at_once_and_harms_nothing_else(guarded) -> None:
     async with (
-        client("", to=user(guarded, "a1"), tenant="acme", agent="a1", publisher=quick(deadline_s=30)) as own,
-        client("", to=user(guarded, "a1"), tenant="acme", agent="a2", publisher=quick(deadline_s=30)) as other,
-        asyncio.timeout(15),
+        client("", to=user(guarded, "a1"), tenant="acme", agent="a1", publisher=quick(deadline_s=60)) as own,
+        client("", to=user(guarded, "a1"), tenant="acme", agent="a2", publisher=quick(deadline_s=60)) as other,
+        asyncio.timeout(45),
     ):
         receipts = [await other.emit(scanned(f"f{n}")) for n in range(300)]
         for receipt in receipts:
@@ -129,7 +129,7 @@ async def test_speaking_as_another_agent_is_refused_at_once_and_harms_nothing_el
 
 
 async def test_an_agent_that_may_not_hear_its_acks_is_told_why(guarded) -> None:
-    async with acting(guarded, "deaf") as c, asyncio.timeout(15):
+    async with acting(guarded, "deaf") as c, asyncio.timeout(45):
         with pytest.raises(errors.NoPermission, match="inbox_prefix"):
             await c.publish(scanned())
         with pytest.raises(errors.NoPermission, match="inbox_prefix"):
@@ -207,7 +207,7 @@ async def test_an_id_used_for_another_fact_is_a_collision_the_same_fact_again_is
 
 
 async def test_an_agent_with_permission_for_its_own_subjects_can_compare_the_last(guarded) -> None:
-    async with acting(guarded, "a1") as c, asyncio.timeout(15):
+    async with acting(guarded, "a1") as c, asyncio.timeout(45):
         await c.publish(scanned(data=1, event_id="e1"))
         assert (await c.publish(scanned(data=1, event_id="e1"))).duplicate
         with pytest.raises(errors.IdCollision) as collided:
@@ -220,7 +220,7 @@ async def test_an_agent_with_permission_for_its_own_subjects_can_compare_the_las
 
 
 async def test_a_duplicate_that_may_not_be_read_is_a_collision_and_says_that_it_was_not_compared(guarded) -> None:
-    async with acting(guarded, "blind") as c, asyncio.timeout(15):
+    async with acting(guarded, "blind") as c, asyncio.timeout(45):
         await c.publish(scanned(data=1, event_id="e1"))
         with pytest.raises(errors.IdCollision, match="may not be read back") as unread:
             await c.publish(scanned(data=1, event_id="e1"))
@@ -242,7 +242,7 @@ async def test_many_duplicates_at_once_are_all_compared(nats_server, seen) -> No
 
 
 async def test_many_duplicates_that_may_not_be_read_do_not_wait_for_each_other(guarded) -> None:
-    async with acting(guarded, "blind") as c, asyncio.timeout(15):
+    async with acting(guarded, "blind") as c, asyncio.timeout(45):
         await asyncio.gather(*[await c.emit(scanned(data=n, event_id=f"e{n}")) for n in range(50)])
         again = [await c.emit(scanned(data=n, event_id=f"e{n}")) for n in range(50)]
         results = await asyncio.gather(*again, return_exceptions=True)
@@ -262,7 +262,7 @@ def hold_requests(c: Coord) -> asyncio.Event:
 
 
 async def test_a_comparison_that_is_cut_off_is_made_again_after_the_reconnect(nats_server, seen) -> None:
-    async with Proxy("127.0.0.1", nats_server.port) as proxy, client(proxy.url, publisher=quick(deadline_s=20)) as c:
+    async with Proxy("127.0.0.1", nats_server.port) as proxy, client(proxy.url, publisher=quick(deadline_s=60)) as c:
         for n in range(20):
             await c.publish(scanned(f"f{n}", data=n, event_id=f"e{n}"))
         go = hold_requests(c)
@@ -271,12 +271,12 @@ async def test_a_comparison_that_is_cut_off_is_made_again_after_the_reconnect(na
         proxy.cut()
         await until(lambda: not c.connection.is_connected)
         go.set()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             assert all(ack.duplicate for ack in await asyncio.gather(*again))
 
 
 async def test_closing_while_comparing_ends_it(nats_server, seen) -> None:
-    async with client(nats_server.url, publisher=quick(deadline_s=20, drain_s=0)) as c:
+    async with client(nats_server.url, publisher=quick(deadline_s=60, drain_s=0)) as c:
         await c.publish(scanned(event_id="e1"))
         hold_requests(c)
         again = await c.emit(scanned(event_id="e1"))
@@ -300,7 +300,7 @@ async def test_ids_are_unique_per_agent_only(nats_server, seen) -> None:
 
 async def test_without_a_stream_publishing_tries_until_the_deadline_and_says_so(start_nats) -> None:
     server = await start_nats()
-    async with client(server.url, publisher=quick(deadline_s=0.8)) as c, asyncio.timeout(20):
+    async with client(server.url, publisher=quick(deadline_s=3.0)) as c, asyncio.timeout(60):
         with pytest.raises(errors.NoStream) as refused:
             await c.publish(scanned())
         assert refused.value.retryable
@@ -309,11 +309,11 @@ async def test_without_a_stream_publishing_tries_until_the_deadline_and_says_so(
 
 async def test_a_stream_that_comes_in_time_takes_what_waited_for_it(start_nats) -> None:
     server = await start_nats()
-    async with observer(server.url) as seen, client(server.url, publisher=quick(deadline_s=20)) as c:
+    async with observer(server.url) as seen, client(server.url, publisher=quick(deadline_s=60)) as c:
         receipts = [await c.emit(scanned(f"f{n}")) for n in range(50)]
         await until(lambda: c.stats.resends)
         await seen.make_streams()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             await asyncio.gather(*receipts)
         assert len(await seen.facts(c)) == 50
 
@@ -321,7 +321,7 @@ async def test_a_stream_that_comes_in_time_takes_what_waited_for_it(start_nats) 
 async def test_in_turn_what_a_broker_refuses_for_now_keeps_its_order(start_nats) -> None:
     """Each refused fact is tried again after a random while: pipelined, the next of its key may be stored before it."""
     server = await start_nats()
-    config = quick(deadline_s=20.0, order="always", progress_linger_ms=1)
+    config = quick(deadline_s=60.0, order="always", progress_linger_ms=1)
     async with observer(server.url) as seen, client(server.url, publisher=config) as c:
         receipts = []
         for n in range(200):

@@ -29,7 +29,7 @@ async def test_a_dead_task_runs_again(nats_server: NatsServer) -> None:
     ):
         handle = await c.submit("shaky", {"n": 7}, id="dead", retries=0)
         with pytest.raises(errors.TaskFailed, match="broken"):
-            await handle.result(timeout_s=30)
+            await handle.result(timeout_s=90)
         broken = False
         await redrive(c, "dead")
         again = c.task("dead", returns=int)

@@ -38,7 +38,7 @@ async def fleet(nats_server: NatsServer, migrated_database: Database) -> AsyncIt
     async with services(nats_server.url) as fleet, projector(nats_server.url, migrated_database.url):
         registry = Metrics(CollectorRegistry())
         async with BoardService(config, fleet.presence.board, fleet.deciders.deciders, registry=registry) as board:
-            await board.wait_ready(30)
+            await board.wait_ready(90)
             yield fleet
 
 

@@ -134,17 +134,19 @@ async def test_work_is_bounded_then_waits_then_is_refused(conn: Connection, subj
 
 
 async def test_nobody_works_for_a_caller_who_has_left(conn: Connection, subject: str) -> None:
-    cancelled = asyncio.Event()
+    begun, cancelled = asyncio.Event(), asyncio.Event()
 
     async def forever(_: rpc.Request) -> None:
+        begun.set()
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             cancelled.set()
 
     endpoint = await serve(conn, subject, forever)
-    with pytest.raises(errors.DeadlineExceeded):
-        await rpc.call(conn, subject, {}, dict[str, Any], timeout_s=1.0)  # long enough to be begun
+    while not begun.is_set():  # a second is long enough for that, unless the machine stands still
+        with pytest.raises(errors.DeadlineExceeded):
+            await rpc.call(conn, subject, {}, dict[str, Any], timeout_s=1.0)
     async with asyncio.timeout(60):
         await cancelled.wait()
     await until(lambda: endpoint.active == 0)
@@ -257,10 +259,9 @@ async def test_a_service_that_is_away_is_not_asked_by_everybody_and_is_found_aga
     for _ in range(limits.CIRCUIT_FAILURES_MAX):
         with pytest.raises(errors.ServiceUnavailable):
             await rpc.call(conn, subject, {}, dict)
-    with pytest.raises(errors.CircuitOpen) as caught:
-        await rpc.call(conn, subject, {}, dict)
-    assert 0 < caught.value.retry_after_s <= limits.CIRCUIT_OPEN_FIRST_S
-    assert "rpc.unavailable" in caught.value.message
+    refused = await until(lambda: refusal(conn, subject))
+    assert 0 < refused.retry_after_s <= limits.CIRCUIT_OPEN_MAX_S
+    assert "rpc.unavailable" in refused.message
     # Another service of the same connection is another class of what is outside.
     with pytest.raises(errors.ServiceUnavailable):
         await rpc.call(conn, subject.replace("echo", "other"), {}, dict)
@@ -276,6 +277,17 @@ async def test_a_service_that_is_away_is_not_asked_by_everybody_and_is_found_aga
         await endpoint.close()
 
 
+async def refusal(conn: Connection, subject: str, timeout_s: float = 5.0) -> errors.CircuitOpen | None:
+    """How the circuit refuses a call; None where this one was the probe, as after the machine stood still."""
+    try:
+        await rpc.call(conn, subject, {}, dict, timeout_s=timeout_s)
+    except errors.CircuitOpen as refused:
+        return refused
+    except (errors.ServiceUnavailable, errors.DeadlineExceeded):
+        return None
+    raise AssertionError("it was answered")
+
+
 async def test_silence_counts_too(conn: Connection) -> None:
     subject = f"coord.rpc.t{secrets.token_hex(4)}.mute.say"
     mute = await conn.subscribe(subject, lambda _: None)
@@ -283,7 +295,6 @@ async def test_silence_counts_too(conn: Connection) -> None:
         for _ in range(limits.CIRCUIT_FAILURES_MAX):
             with pytest.raises(errors.DeadlineExceeded):
                 await rpc.call(conn, subject, {}, dict, timeout_s=0.02)
-        with pytest.raises(errors.CircuitOpen):
-            await rpc.call(conn, subject, {}, dict, timeout_s=0.02)
+        assert await until(lambda: refusal(conn, subject, 0.02))
     finally:
         await mute.unsubscribe()

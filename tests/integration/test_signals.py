@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 async def test_raised_before_or_after_the_wait(fleet: Fleet) -> None:
     async with fleet.client("a") as a, fleet.client("b") as b:
-        early = asyncio.create_task(a.signals.wait("memory-ready", timeout_s=30))
+        early = asyncio.create_task(a.signals.wait("memory-ready", timeout_s=90))
 
         async def awaited() -> bool:
             latch = await b.signals.get("memory-ready")
@@ -29,10 +29,10 @@ async def test_raised_before_or_after_the_wait(fleet: Fleet) -> None:
         assert await b.signals.raise_("memory-ready", {"shards": 4})
         assert not await a.signals.raise_("memory-ready", {"shards": 5})
         assert await early == {"shards": 4}
-        assert await b.signals.wait("memory-ready", timeout_s=30) == {"shards": 4}
+        assert await b.signals.wait("memory-ready", timeout_s=90) == {"shards": 4}
         large = "x" * 10_000
         await a.signals.raise_("large", large)
-        assert await b.signals.wait("large", timeout_s=30) == large
+        assert await b.signals.wait("large", timeout_s=90) == large
         assert [latch.id for latch in await a.signals.ls()] == ["memory-ready", "large"]
 
 
@@ -40,13 +40,13 @@ async def test_what_nobody_believes_does_not_forestall_a_raise(fleet: Fleet) -> 
     async with fleet.client("a") as a, fleet.client("hostile") as hostile:
         await hostile.publish(Fact(kind="signal", id="s", key="signals", event="raised", data=["nonsense"]))
         assert await a.signals.raise_("s", 1)
-        assert await a.signals.wait("s", timeout_s=30) == 1
+        assert await a.signals.wait("s", timeout_s=90) == 1
 
 
 async def test_all_any_and_in_time(fleet: Fleet) -> None:
     async with fleet.client("a") as a, fleet.client("b") as b:
-        both = asyncio.create_task(a.signals.wait_all("x", "y", timeout_s=30, key="job-1"))
-        either = asyncio.create_task(a.signals.wait_any("y", "z", timeout_s=30, key="job-1"))
+        both = asyncio.create_task(a.signals.wait_all("x", "y", timeout_s=90, key="job-1"))
+        either = asyncio.create_task(a.signals.wait_any("y", "z", timeout_s=90, key="job-1"))
         await b.signals.raise_("x", 1, key="job-1")
         with pytest.raises(errors.DeadlineExceeded, match="not raised in time"):
             await b.signals.wait("y", timeout_s=0.1, key="job-1")
@@ -125,7 +125,7 @@ async def test_a_waiter_that_dies_waits_no_more(fleet: Fleet) -> None:
         async def gone() -> bool:
             return not await waits()
 
-        await until(gone, timeout_s=30)
+        await until(gone, timeout_s=90)
         with contextlib.suppress(errors.CoordError):
             await a.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coord import errors
+from coord import errors, limits
 from coord.client.connect import Coord
 from coord.client.statuses import AgentStatus, Statuses
 from coord.ops.devstack.nats import NatsServer
@@ -35,6 +35,11 @@ async def until_shown(statuses: Statuses, state: Any) -> list[AgentStatus]:
 def lose(c: Coord, **members: Any) -> None:
     """The agent says something that is stored nowhere, and believes that it is."""
     assert c.status._sender.change(members, [], time.monotonic()) is not None
+
+
+def seconds_since(began: float) -> int:
+    """Whole ones: whoever asks when an answer was just given has the next one a second later."""
+    return int((time.monotonic() - began) / limits.STATUS_ASK_FIRST_S)
 
 
 PAD = {f"field_{n}": f"value {n}" for n in range(12)}
@@ -69,6 +74,7 @@ async def test_whoever_begins_in_the_middle_or_misses_something_asks(nats_server
         client(nats_server.url, tenant=log.tenant) as c,
         client(nats_server.url, tenant=log.tenant, agent="b2") as other,
     ):
+        began = time.monotonic()
         await c.status.replace({"load": 0, **PAD})
         await c.flush()
         async with c.statuses() as first, other.statuses() as second:
@@ -81,8 +87,8 @@ async def test_whoever_begins_in_the_middle_or_misses_something_asks(nats_server
             for statuses in (first, second):
                 seen = await until_shown(statuses, {"load": 3, **PAD})
                 assert (seen[0].state, seen[0].stale) == ({"load": 1, **PAD}, True)
-            assert 2 <= first.asked + second.asked <= 4
-            assert c.status.answered == 2  # two gaps, however many asked
+            assert first.asked + second.asked >= 2
+            assert 2 <= c.status.answered <= 2 + seconds_since(began)  # two gaps, however many asked
 
 
 async def test_asking_often_is_answered_once_a_second(nats_server: NatsServer) -> None:
@@ -91,13 +97,14 @@ async def test_asking_often_is_answered_once_a_second(nats_server: NatsServer) -
         query_service(nats_server.url),
         client(nats_server.url, tenant=log.tenant) as c,
     ):
+        began = time.monotonic()
         await c.status.replace({"load": 0})
         async with c.statuses() as statuses:
             for _ in range(50):
                 statuses.ask("a1")
             await until_shown(statuses, {"load": 0})
             await log.conn.flush()
-            assert c.status.answered == 1
+            assert 1 <= c.status.answered <= 1 + seconds_since(began)
 
 
 async def test_what_was_not_stored_comes_whole_with_the_next(
@@ -157,9 +164,10 @@ async def test_the_table_follows_and_asks(nats_server: NatsServer, migrated_data
         for load in range(1, 150):
             await c.status.update(load=load)
         await until_table({"load": 149, **PAD})
+        began = time.monotonic()
         lose(c, load=150)
         await c.status.update(task="t1")
         await until_table({"load": 150, "task": "t1", **PAD})
-        assert c.status.answered == 1
+        assert 1 <= c.status.answered <= 1 + seconds_since(began)
         await c.emit(Fact(kind="agent", id="a1", event="status", data={"plain": True}))
         await until_table({"plain": True})

@@ -166,7 +166,7 @@ async def held(url: str, sql: str) -> AsyncIterator[Callable[[], None]]:
         with psycopg.connect(url) as conn:
             conn.execute(sql.encode())
             ready.set()
-            go.wait(30)
+            go.wait(120)
 
     holder = asyncio.create_task(asyncio.to_thread(hold))
     try:

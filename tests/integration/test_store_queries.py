@@ -253,7 +253,7 @@ async def test_latencies(pool: Pool) -> None:
         assert (publish["leg"], log["leg"]) == ("publish to queryable", "stored to queryable")
         for leg, least in ((publish, 3000), (log, 2000)):
             assert leg["facts"] == 50
-            assert least <= leg["p50_ms"] <= leg["p99_ms"] <= leg["max_ms"] < least + 2000
+            assert least <= leg["p50_ms"] <= leg["p99_ms"] <= leg["max_ms"] < least + 60_000
     committed = (await ask(pool, "latency_committed"))[1]
     projected = (await ask(pool, "latency_projected"))[1]
     assert committed["p50_ms"] >= projected["p50_ms"], "a commit comes after the start of its write"

@@ -266,7 +266,7 @@ async def test_an_idle_audit_finds_what_the_live_feed_lost(log: Log) -> None:
         for n in range(1, 4):
             await log.state(n)
         assert [f.data for f in await take(subscription, 3)] == [1, 2, 3]
-        assert subscription.stats.audits_found == 1
+        assert 1 <= subscription.stats.audits_found <= 3  # once, unless the machine stood still in between
         receivers[sid] = hear
         await log.state(4)
         assert (await take(subscription, 1))[0].data == 4

@@ -102,7 +102,7 @@ async def test_a_broker_that_is_killed_and_comes_back_runs_nothing_twice(start_n
         fleet.client() as c,
     ):
         handles = await c.submit_many("steady", range(200))
-        await until(lambda: len(runs) > 40, 30)
+        await until(lambda: len(runs) > 40)
         server.kill()
         await server.start()
         assert sorted(await asyncio.gather(*(h.result(timeout_s=90) for h in handles))) == list(range(200))

@@ -113,14 +113,14 @@ async def test_what_the_log_still_tells_of_is_joined_however_old_the_tables_say_
         for handle in (again, many, later):
             assert not isinstance(handle, errors.CoordError)
             with pytest.raises(errors.TaskCancelled):
-                await handle.result(timeout_s=30)
+                await handle.result(timeout_s=90)
         assert isinstance(gone, errors.TaskExists)
         with pytest.raises(errors.TaskExists) as refused:
             await boss.submit("work", "other work", id="doc-1")
         assert "first_seq" in refused.value.details, "the log's answer, not the tables'"
         joined = await boss.start_workflow(flow, {}, id="flow-1")
         with pytest.raises(errors.WorkflowCancelled):
-            await joined.result(timeout_s=30)
+            await joined.result(timeout_s=90)
 
         # Its end is still in the log, what it was is not.
         begun = min(fact.seq for fact in await facts_of(boss.connection, fleet.tenant, "doc-1"))

@@ -430,7 +430,7 @@ export class Follower {
 }
 
 /** One request to the service (section 10); an error answer is thrown with its `code`. */
-export async function call(nc, subject, request, timeout = 5000) {
+export async function call(nc, subject, request, timeout = 30_000) {
   const message = await nc.request(subject, JSON.stringify(request), { timeout });
   const answer = message.json();
   if (message.headers?.has("Nats-Service-Error-Code")) {

@@ -9,7 +9,7 @@ export class Latches {
 
   async state(kind, key, id, event, detail, body = {}) {
     const subject = coord.published({ tenant: this.tenant, agent: this.agent, key, kind, id, event, detail });
-    const ack = (await this.nc.request(subject, JSON.stringify(body), { timeout: 10_000 })).json();
+    const ack = (await this.nc.request(subject, JSON.stringify(body), { timeout: 30_000 })).json();
     if (ack.error) throw Object.assign(new Error(ack.error.description), { code: ack.error.err_code });
     return ack;
   }

@@ -83,7 +83,7 @@ const commands = {
   },
 
   async publish(nc, tenant) {
-    const js = jetstream(nc);
+    const js = jetstream(nc, { timeout: 30_000 });
     const agent = "node-1";
     const at = (kind, id, event, key = id, detail = []) => coord.published({ tenant, agent, key, kind, id, event, detail });
     const envelope = (id, more) => ({ headers: coord.cloudEvent({ tenant, agent, id, ...more }) });
@@ -95,7 +95,7 @@ const commands = {
 
     // Bare JSON, acknowledged: JetStream's publish, or any request.
     acked.bare = await js.publish(at("file", "a-js", "scanned"), JSON.stringify({ lines: 3, text: "ä€😀" }));
-    acked.request = (await nc.request(at("file", "b-js", "scanned"), "{}")).json();
+    acked.request = (await nc.request(at("file", "b-js", "scanned"), "{}", { timeout: 30_000 })).json();
 
     // CloudEvents headers: JSON, then MessagePack.
     acked.json = await js.publish(
@@ -138,7 +138,7 @@ const commands = {
       const headers = coord.cloudEvent({ tenant, agent: worker, id: `claim-${worker}` });
       headers.set("Nats-Expected-Last-Subject-Sequence", "0");
       headers.set("Nats-Expected-Last-Subject-Sequence-Subject", filter);
-      return (await nc.request(coord.published(fact), "{}", { headers, timeout: 5000 })).json();
+      return (await nc.request(coord.published(fact), "{}", { headers, timeout: 30_000 })).json();
     };
     acked.claim = await claim("node-1");
     acked.refused = await claim("node-2");

@@ -15,7 +15,7 @@ export class Presence {
   async register() {
     const { tenant, agent } = this;
     const subject = coord.published({ tenant, agent, key: agent, kind: "agent", id: agent, event: "registered", detail: [] });
-    await this.nc.request(subject, JSON.stringify(this.about), { timeout: 10_000 });
+    await this.nc.request(subject, JSON.stringify(this.about), { timeout: 30_000 });
     this.beat({ about: this.about });
   }
 

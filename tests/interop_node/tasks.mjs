@@ -13,7 +13,7 @@ const first = (filter) => {
 const entity = (tenant, key, id) => `coord.log.${coord.partition(key)}.${tenant}.${key}.task.${id}`;
 
 async function state(nc, subject, body, filter) {
-  const options = { timeout: 10_000, ...(filter ? { headers: first(filter) } : {}) };
+  const options = { timeout: 30_000, ...(filter ? { headers: first(filter) } : {}) };
   const ack = (await nc.request(subject, JSON.stringify(body), options)).json();
   if (ack.error) throw Object.assign(new Error(ack.error.description), { code: ack.error.err_code });
   return ack;

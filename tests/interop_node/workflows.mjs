@@ -9,7 +9,7 @@ export class Workflows {
   }
 
   async state(kind, key, id, event, body, filter) {
-    const options = { timeout: 10_000 };
+    const options = { timeout: 30_000 };
     if (filter) {
       options.headers = headers();
       options.headers.set("Nats-Expected-Last-Subject-Sequence", "0");

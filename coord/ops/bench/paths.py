@@ -54,7 +54,7 @@ ROWS: Final = 1_600
 FRAMES: Final = 128
 """Of `workload.FRAME` entries, to be projected."""
 
-_PATIENCE_S: Final = 30.0
+_PATIENCE_S: Final = 120.0
 _TRIES: Final = 3
 
 _PUBLISHER: Final = PublisherConfig(metrics_linger_ms=20_000, retry=RetryPolicy(attempt_s=25.0, attempt_max_s=25.0))
@@ -190,8 +190,11 @@ class _Paths:
             nats = (self._nats.sent, self._nats.received)
             wire = (self._db.sent, self._db.turns)
             with held.traced():
+                # In pieces as large as they get: each piece is a turn of the reader, a busy machine makes many of them.
+                await self._nats.hold()
+                await self._aside.run(self._bare_publish(messages))
                 with opcodes.counted():
-                    await self._aside.run(self._bare_publish(messages))
+                    await self._nats.release()
                     await self._nats.quiet()
                 held.weigh()
             with opcodes.counted():
