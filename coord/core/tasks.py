@@ -74,6 +74,8 @@ TRANSITIONS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("waiting", "returned"): ("waiting",),
     ("queued", "placed"): ("queued",),
     ("waiting", "placed"): ("waiting",),
+    ("claimed", "placed"): ("claimed",),  # overtaken: it is counted, no more
+    **{(ended, "placed"): (ended,) for ended in sorted(ENDED)},
     ("queued", "cancelled"): ("cancelled",),
     ("claimed", "cancelled"): ("cancelled",),
     ("waiting", "cancelled"): ("cancelled",),
@@ -103,9 +105,6 @@ _FINISHED = Refusal("task.finished", "the task has ended")
 _UNKNOWN = Refusal("task.unknown", "no task of this id was submitted")
 _NOT_CLAIMANT = Refusal("task.not_claimant", "the author does not hold the claim")
 _CLAIM_TAKEN = Refusal("task.claim_taken", "somebody else holds the claim, or it is not the next one")
-_OVERTAKEN = Refusal(
-    "task.overtaken", "it was decided for a task that somebody has claimed, or that has ended, meanwhile"
-)
 _NOT_SUBMITTER = Refusal("task.not_submitter", "only the submitter or a decider may cancel a task")
 _MALFORMED = Refusal("task.malformed", "the body or the subject of this fact is not what its event demands")
 
@@ -343,10 +342,13 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         n, before = work.number(fact.detail), self.placing or _NOT_PLACED
         if n is None:
             return _MALFORMED
-        if not self.free:
-            return _OVERTAKEN
         if n <= before.n:
             return _REPEATED
+        if not self.free:
+            # Overtaken by a claim or the end.  It counts all the same: its number is taken in the log, and under it
+            # nothing can be decided any more.
+            self.placing = msgspec.structs.replace(before, n=n)
+            return None
         tried = () if said.again else before.tried
         if said.agent is not None:
             tried = (*tried, (said.agent, said.instance or ""))

@@ -15,17 +15,21 @@ import msgspec
 
 from coord.core.claiming import decide as decide_about_delivery
 from coord.core.deciding import Decider, Effect, Open, Owed, Push, Settle, State
+from coord.core.desk import Desk
 from coord.core.locks import LockDecider
+from coord.core.scheduling import PlacementDecider
 from coord.core.signals import SignalDecider
 from coord.core.task_decider import TaskDecider
 from coord.core.tasks import fold
 from coord.core.workflow import WorkflowDecider
 from coord.testing.broker import PARTITIONS, Ack, Refused, Stored, once_of
 from coord.testing.loop import Process, Thread, sleep
-from coord.wire import ids, subjects
+from coord.testing.placing import Holder, Sight
+from coord.wire import ids, subjects, work
 from coord.wire.envelope import Fact, StoredFact
 
 if TYPE_CHECKING:
+    from coord.testing.fleet import Worker
     from coord.testing.simulation import World
 
 _TICK_S = 0.5
@@ -33,9 +37,11 @@ _PIN_S = 3.0
 _TELL_S = 60.0
 
 
-def deciders() -> list[Decider]:
-    """Those that are simulated."""
-    return [TaskDecider(), SignalDecider(), LockDecider(), WorkflowDecider()]
+def deciders(partition: int, desk: Desk | None = None) -> list[Decider]:
+    """Those that are simulated.  `desk`: what the schedulers of a process share; None: nothing."""
+    tasks = TaskDecider()
+    placements = PlacementDecider(partition, tasks, Desk() if desk is None else desk)
+    return [tasks, placements, SignalDecider(), LockDecider(), WorkflowDecider()]
 
 
 def packed(states: Iterable[Decider]) -> bytes:
@@ -43,9 +49,14 @@ def packed(states: Iterable[Decider]) -> bytes:
     return msgspec.msgpack.encode({decider.name: decider.dump() for decider in states})
 
 
-def restored(states: bytes) -> list[Decider]:
+def folded(states: Iterable[Decider]) -> bytes:
+    """Of that, what follows from the partition's facts: how agents fared is what a process has seen of all of them."""
+    return packed(decider for decider in states if not isinstance(decider, PlacementDecider))
+
+
+def restored(states: bytes, partition: int, desk: Desk | None = None) -> list[Decider]:
     """Deciders that become what was packed."""
-    found, dumped = deciders(), msgspec.msgpack.decode(states)
+    found, dumped = deciders(partition, desk), msgspec.msgpack.decode(states)
     for decider in found:
         decider.load(dumped[decider.name])
     return found
@@ -63,8 +74,8 @@ class DeciderProcess(Process):
         super().__init__(name, world.loop, world.faults)
         self.world = world
         self.skew_s = skew_s
-        self.dead: set[tuple[str, str, str]] = set()
-        """Instances that it knows to be gone."""
+        self.sight = Sight()
+        self.desk = Desk()
         self.sessions: dict[int, Session] = {}
         self.begin()
 
@@ -76,7 +87,7 @@ class DeciderProcess(Process):
     def begin(self) -> None:
         """Start, or start again."""
         self.alive = True
-        self.dead = set()
+        self.sight, self.desk = Sight(), Desk()
         self.sessions = {}
         incarnation = self.incarnation
         # Until it has heard everybody who is there, whoever it has not heard of may be alive.
@@ -90,22 +101,26 @@ class DeciderProcess(Process):
 
     def _settled(self, incarnation: int) -> None:
         if self.alive and incarnation == self.incarnation:
-            self.dead |= self.world.gone
+            for holder in sorted(self.world.gone):
+                self.sight.goes(holder, self.loop.now)
+            for worker in self.world.workers:
+                if worker.alive and worker.holder not in self.world.gone:
+                    self.sight.comes(worker, self.loop.now)
 
-    def lives(self, tenant: str, agent: str, instance: str) -> bool:
-        """As `coord.core.deciding.Presence`."""
-        return (tenant, agent, instance) not in self.dead
+    def comes(self, worker: Worker) -> None:
+        """A worker beats."""
+        self.sight.comes(worker, self.loop.now)
 
-    def gone(self, holder: tuple[str, str, str]) -> None:
+    def gone(self, holder: Holder) -> None:
         """An instance is said to be no more."""
-        self.dead.add(holder)
+        self.sight.goes(holder, self.loop.now)
         for session in self.sessions.values():
             if session.owed is None:
                 session.outside([e for d in session.deciders for e in d.gone(*holder, self.unix)])
 
-    def back(self, holder: tuple[str, str, str]) -> None:
+    def back(self, holder: Holder) -> None:
         """It beats again."""
-        self.dead.discard(holder)
+        self.sight.dead.discard(holder)
 
     def _own(self, partition: int) -> Thread:
         broker = self.world.broker
@@ -131,7 +146,7 @@ class Session:
         self.world = process.world
         self.broker = process.world.broker
         self.partition = partition
-        self.deciders = deciders()
+        self.deciders = deciders(partition, process.desk)
         self.position = 0
         self.owed: Owed | None = Owed()
         self.failed = False
@@ -151,7 +166,7 @@ class Session:
         snapshot, target = answer
         if snapshot is not None:
             self._revision, self.position, states = snapshot
-            self.deciders = restored(states)
+            self.deciders = restored(states, self.partition, process.desk)
         process.spawn(self._save_now_and_then())
         ticked = 0.0
         while not self.failed and not self._lost():
@@ -162,7 +177,7 @@ class Session:
                 self._catch_up()
             if self.owed is None and self.world.loop.now - ticked >= _TICK_S:
                 ticked = self.world.loop.now
-                self.outside([e for d in self.deciders for e in d.tick(process.unix, process)])
+                self.outside([e for d in self.deciders for e in d.tick(process.unix, process.sight)])
         self.failed = True
 
     def _lost(self) -> bool:
@@ -224,7 +239,7 @@ class Session:
         elif isinstance(effect, Push):
             self.world.referee.tells(effect, position)
             self.world.push(effect)
-        elif isinstance(effect, Open):
+        elif isinstance(effect, Open) and effect.queue != work.PLACED:  # there is no such queue
             self.broker.hop(lambda: self.broker.open(subjects.queue(effect.tenant, effect.capability, effect.queue)))
 
     def _state(self, state: State, seq: int) -> None:
@@ -276,10 +291,10 @@ class Session:
         return not self.failed
 
     def _save_now_and_then(self) -> Thread:
-        broker = self.broker
+        broker, saved = self.broker, -1
         while not self.failed:
             yield sleep(self.world.snapshot_s * (0.5 + self.world.rng.random()))
-            if self.owed is not None:
+            if self.owed is not None or self.position == saved:
                 continue
             states, seq = packed(self.deciders), self.position
             while not (self.is_answered(seq) or self.failed):
@@ -298,7 +313,7 @@ class Session:
             if revision is None or revision < 0:
                 self.failed = True  # somebody else wrote one, or nobody knows
                 return
-            self._revision = revision
+            self._revision, saved = revision, seq
 
 
 def fold_one(found: list[Decider], stored: Stored, history: Any) -> list[Effect]:

@@ -16,6 +16,7 @@ from coord.core.deciding import Push
 from coord.testing.broker import TENANT, Ack, Delivery, Refused
 from coord.testing.deciders import settle_for_worker
 from coord.testing.loop import Process, Thread, sleep
+from coord.testing.placing import DEMANDS
 from coord.wire import subjects, work
 from coord.wire.envelope import Fact
 
@@ -81,7 +82,7 @@ class Agent(Process):
     def _silent(self, holder: tuple[str, str, str], *, is_back: bool) -> None:
         if self.alive and self.holder == holder:
             if is_back:
-                self.world.back(holder)
+                self.world.back(self)
             else:
                 self.world.died(holder, 0.0)
 
@@ -108,48 +109,83 @@ class Agent(Process):
 
 
 class Worker(Agent):
-    """Runs tasks of some capabilities, two at a time."""
+    """Runs tasks of some capabilities: two at a time that it pulls, and as many again that it is offered."""
+
+    slots: Final = {"work": 2, "undo": 2}
+
+    def __init__(self, name: str, world: World, region: str) -> None:
+        self.region = region
+        self.load = world.rng.random()
+        self.running: dict[tuple[str, str], int] = {}
+        """(key, id) → the claim; 0: none yet."""
+        super().__init__(name, world)
 
     def start(self) -> None:
         """Two slots."""
-        self.running: dict[tuple[str, str], int] = {}
+        self.running = {}
+        self.world.comes(self)
         for _ in range(2):
             self.spawn(self._slot())
 
+    def heard(self, push: Push) -> None:
+        """An offer is looked at."""
+        if push.topic != "task" or push.body["what"] != "placed":
+            super().heard(push)
+        elif not (self.faults.active and self.rng.random() < 0.1):
+            self.spawn(self._offered(push.body["key"], push.body["id"]))
+
+    def _offered(self, key: str, name: str) -> Thread:
+        if self.faults.active and self.rng.random() < 0.1:
+            yield sleep(self.rng.random() * 2.0)  # and is too late, more often than not
+        facts = yield from self.broker.read("task", key, name)
+        task, _ = tasks.fold(facts)
+        if task is None or not task.free or (key, name) in self.running:
+            return
+        (submitted,) = [fact for fact in facts if fact.seq == task.submitted_seq]
+        delivery = Delivery(subjects.queue(TENANT, task.capability, task.queue), submitted, first=False)
+        if len(self.running) >= 2 * self.slots[task.capability] or self.rng.random() < 0.1:
+            said = work.Returned(self.instance, "surplus")
+            yield from self.state(self._about(delivery, "returned", said, task.next_claim))
+        else:
+            yield from self._take(delivery, claiming.Claim(task.next_claim))
+
     def _slot(self) -> Thread:
-        world, rng = self.world, self.rng
+        rng = self.rng
         while True:
             capability = rng.choice(("work", "work", "work", "undo"))
             queue = subjects.queue(TENANT, capability, rng.choice(("critical", "normal", "normal", "batch")))
             delivery = yield self.broker.pull(queue, 2.0 if self.running else rng.choice([1.0, 4.0]))
             if delivery is None:
                 yield self.broker.request(partial(self.broker.open, queue))
-                continue
-            place = (delivery.fact.key, delivery.fact.id)
-            if place in self.running:
-                continue
-            self.running[place] = 0
-            claim = yield from self._claim(delivery)
-            if claim:
-                self.running[place] = claim
-                world.referee.begins(*place, claim, self.instance)
-                yield from self._run(delivery, claim)
-            self.running.pop(place, None)
+            elif self.rng.random() < 0.02:
+                yield from self.state(self._about(delivery, "returned", work.Returned(self.instance, "surplus"), 1))
+            else:
+                said = delivery.fact.decode(work.Submission)
+                unseen = delivery.first and not said.redrive and not said.restated
+                yield from self._take(delivery, claiming.Claim(1) if unseen else None)
 
-    def _claim(self, delivery: Delivery) -> Thread:
+    def _take(self, delivery: Delivery, move: claiming.Move | None) -> Thread:
+        """Claim what was delivered or offered, and run it; `move`: what is known to be done, None: look first."""
+        place = (delivery.fact.key, delivery.fact.id)
+        if place in self.running:
+            return
+        self.running[place] = 0
+        claim = yield from self._claim(delivery, move)
+        if claim:
+            self.running[place] = claim
+            self.world.referee.begins(*place, claim, self.instance)
+            yield from self._run(delivery, claim)
+        self.running.pop(place, None)
+
+    def _claim(self, delivery: Delivery, move: claiming.Move | None) -> Thread:
         """The claim that is held; 0: none."""
-        fact = delivery.fact
-        said = fact.decode(work.Submission)
-        if self.rng.random() < 0.02:
-            yield from self.state(self._about(delivery, "returned", work.Returned(self.instance, "surplus"), 1))
-            return 0
-        move: claiming.Move = claiming.Claim(1)
-        looks = not delivery.first or said.redrive > 0 or said.restated > 0
+        fact, looks = delivery.fact, move is None
         while True:
             if looks:
                 task, _ = tasks.fold((yield from self.broker.read("task", fact.key, fact.id)))
                 move = claiming.decide(task, agent=self.name, instance=self.instance, seq=fact.seq)
             looks = True
+            assert move is not None, "it was looked"
             if isinstance(move, claiming.Hold):
                 return move.n
             if isinstance(move, claiming.Leave):
@@ -222,18 +258,23 @@ class Client(Agent):
         rng = self.rng
         yield sleep(rng.random() * 8.0)
         capability = "nobody" if name.endswith("t7") else "work"
-        priority = rng.choice(("critical", "normal", "normal", "batch"))
+        priority: work.Priority = rng.choice(("critical", "normal", "normal", "batch"))
+        placement = rng.choice(DEMANDS) if rng.random() < 0.3 else None
         said = work.Submission(
             input={"name": name}, retries=rng.choice([0, 1, 3]), backoff_s=0.5, timeout_s=5.0, instance=self.instance,
-            deadline=self.broker.unix + 15.0 if rng.random() < 0.1 else None,
+            deadline=self.broker.unix + 15.0 if rng.random() < 0.1 else None, priority=priority, placement=placement,
         )  # fmt: skip
-        submitted = Fact(kind="task", id=name, event="submitted", detail=(capability, priority), data=said)
+        queue = priority if placement is None else work.PLACED
+        submitted = Fact(kind="task", id=name, event="submitted", detail=(capability, queue), data=said)
         plain = rng.random() < 0.1
         while (yield from self.state(submitted, None if plain else "entity")) is None:
             yield sleep(0.1)
-        if capability == "nobody" and said.deadline is None:
-            self.unknown.discard(name)
-            return
+        if capability == "nobody":
+            # Submitted before by an instance that died, it is the first that counts.
+            task, _ = tasks.fold((yield from self.broker.read("task", name, name)))
+            if task is not None and task.submission.deadline is None:
+                self.unknown.discard(name)
+                return
         if rng.random() < 0.1:
             yield sleep(rng.random() * 2.0)
             cancelled = Fact(kind="task", id=name, event="cancelled", data=work.Ended("changed my mind"))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coord import limits
 from coord.core.deciding import Push, Settle, State
-from coord.testing.broker import Stored
+from coord.core.placement import Placement
+from coord.testing.broker import TENANT, Stored
+from coord.wire.envelope import StoredFact
 
 if TYPE_CHECKING:
     from coord.testing.simulation import World
@@ -31,6 +33,12 @@ class TaskState(NamedTuple):
     agent: str
     instance: str | None
     queue: str
+    offered: tuple[int, tuple[str, str] | None] = (0, None)
+    """Decisions about whom it is offered, and the agent and instance that it is offered now."""
+    since: float = 0.0
+    """Of the newest decision, Unix seconds."""
+    is_left: bool = False
+    """It was decided that whoever is free first may take it: it may be moved, claimed meanwhile or not."""
 
 
 class _TaskRules:
@@ -42,16 +50,23 @@ class _TaskRules:
         self.now = TaskState("-", 0, 0, "", None, "")
         self.submitter = ""
         self.retries = 0
+        self.accept_s = 0.0
+        """How long whoever is offered it has to claim it."""
         self.failures = self.deaths = self.redrives = self.restated = 0
 
     def at(self, seq: int) -> TaskState:
         found = bisect.bisect_right(self.seqs, seq)
         return self.states[found - 1] if found else TaskState("-", 0, 0, "", None, "")
 
+    def until(self, seq: int) -> list[TaskState]:
+        return self.states[: bisect.bisect_right(self.seqs, seq)]
+
     def take(self, stored: Stored) -> None:
         fact, now = stored.fact, self.now
         said = fact.data if isinstance(fact.data, dict) else {}
         after = self._after(fact.event, fact.agent, fact.detail, said, fact.seq)
+        if after is not None and fact.event == "placed":
+            after = after._replace(since=fact.stored_at.timestamp())
         if after is not None and after != now:
             self.now = after
             self.seqs.append(fact.seq)
@@ -61,13 +76,19 @@ class _TaskRules:
         now = self.now
         if event == "submitted":
             return self._submitted(agent, detail, said, seq)
+        number = int(detail[0]) if detail else None
+        if event == "placed":
+            return None if number is None else self._placed(number, said)
         if now.status not in OPEN:
             return None
-        number = int(detail[0]) if detail else None
         holds = now.status == "claimed" and agent == now.agent and said.get("claim") in (None, now.claims)
         free = now._replace(status="queued", agent="", instance=None)
         if event == "claimed" and now.status != "claimed" and number == now.claims + 1:
-            return now._replace(status="claimed", claims=number, agent=agent, instance=said.get("instance"))
+            instance = said.get("instance")
+            return _unoffered(now)._replace(status="claimed", claims=number, agent=agent, instance=instance)
+        if event == "returned" and now.status != "claimed" and number == now.claims + 1:
+            declined = now.offered[1] == (agent, said.get("instance"))
+            return now._replace(offered=(now.offered[0], None)) if declined else None
         if event in ("completed", "rejected") and holds:
             return now._replace(status=event)
         if event == "failed" and holds:
@@ -83,19 +104,37 @@ class _TaskRules:
             return now._replace(status="cancelled")
         return now._replace(status="expired") if event == "expired" else None
 
+    def _placed(self, number: int, said: dict[str, Any]) -> TaskState | None:
+        now = self.now
+        if number <= now.offered[0] or now.status == "-":
+            return None
+        if now.status not in ("queued", "waiting"):
+            return now._replace(offered=(number, None))  # overtaken: it is counted, no more
+        to = (said["agent"], said.get("instance", "")) if "agent" in said else None
+        return now._replace(offered=(number, to), is_left=now.is_left or said.get("pull", False))
+
     def _submitted(self, agent: str, detail: Any, said: dict[str, Any], seq: int) -> TaskState | None:
         now = self.now
         if now.status in OPEN:
             if agent.startswith("_") and said.get("restated", 0) > self.restated:
                 self.restated = said["restated"]
-                return now._replace(delivery=seq)
+                queue = ".".join(detail)
+                if queue == now.queue:
+                    return now._replace(delivery=seq)
+                return _unoffered(now)._replace(delivery=seq, queue=queue, is_left=False)
             return None
         if now.status != "-" and (now.status == "completed" or said.get("redrive", 0) != self.redrives + 1):
             return None
         self.submitter, self.retries = agent, said.get("retries", limits.TASK_RETRIES)
+        self.accept_s = (said.get("placement") or {}).get("accept_ms", Placement().accept_ms) / 1000
         self.failures = self.deaths = self.restated = 0
         self.redrives = said.get("redrive", 0)
-        return TaskState("queued", seq, now.claims, "", None, ".".join(detail))
+        return TaskState("queued", seq, now.claims, "", None, ".".join(detail), (now.offered[0], None))
+
+
+def _unoffered(state: TaskState) -> TaskState:
+    """Nobody is offered it any more; decisions go on being counted."""
+    return state._replace(offered=(state.offered[0], None), since=0.0)
 
 
 class Referee:
@@ -123,7 +162,10 @@ class Referee:
         """The log has one more."""
         fact = stored.fact
         if fact.kind == "task":
-            self.tasks.setdefault((fact.key, fact.id), _TaskRules()).take(stored)
+            rules = self.tasks.setdefault((fact.key, fact.id), _TaskRules())
+            before = rules.now
+            rules.take(stored)
+            self._placed(fact, before, rules)
             if fact.event == "submitted" and fact.agent == "_workflow":
                 self._step(fact.key, fact.id, fact.seq)
         elif fact.kind == "lock":
@@ -135,6 +177,21 @@ class Referee:
                 self.flows[fact.id] = fact.event
             elif fact.event == "started":
                 self.flows.setdefault(fact.id, "running")
+
+    def _placed(self, fact: StoredFact, before: TaskState, rules: _TaskRules) -> None:
+        """One decision after the other, nobody else offered it while somebody may accept, and nothing moved unasked."""
+        now, name = rules.now, f"{fact.id} at {fact.seq}"
+        if fact.event == "submitted" and before.status in OPEN and before.queue != now.queue and not before.is_left:
+            self.world.wrong(f"{name} is moved to {now.queue}, and nobody had decided that")
+        if fact.event != "placed" or now == before:
+            return
+        if now.offered[0] != before.offered[0] + 1:
+            self.world.wrong(f"{name}: decision {now.offered[0]} after {before.offered[0]}")
+        to = before.offered[1]
+        if to is not None and (TENANT, *to) not in self.world.buried:
+            early_s = before.since + rules.accept_s - fact.stored_at.timestamp()
+            if early_s > max(0.0, *(process.skew_s for process in self.world.deciders)):
+                self.world.wrong(f"{name} is decided about {early_s:.3f} s before {to}, who may accept it, is late")
 
     def _step(self, key: str, name: str, seq: int) -> None:
         """No step on an unmet dependency."""
@@ -172,7 +229,11 @@ class Referee:
     def tells(self, push: Push, position: int) -> None:
         """A decider tells an agent something."""
         body = push.body
-        if push.topic == "task" and body["what"] == "ended":
+        if push.topic == "task" and body["what"] == "placed":
+            decided, to = body["n"], (push.agent, push.instance)
+            if (decided, to) not in [s.offered for s in self.tasks[body["key"], body["id"]].until(position)]:
+                self.world.wrong(f"{to} is told of offer {decided} of {body['id']}, which the log does not have")
+        elif push.topic == "task" and body["what"] == "ended":
             status = self.tasks[body["key"], body["id"]].at(position).status
             ends = [s.status for s in self.tasks[body["key"], body["id"]].states]
             if body["status"] != status and body["status"] not in ends:

@@ -15,9 +15,10 @@ from coord.core import tasks
 from coord.core.deciding import Owed, Push, State
 from coord.core.task_decider import TaskDecider
 from coord.testing.broker import PARTITIONS, TENANT, Broker
-from coord.testing.deciders import DeciderProcess, deciders, fold_one, packed, restored
+from coord.testing.deciders import DeciderProcess, deciders, fold_one, folded, packed, restored
 from coord.testing.fleet import Agent, Client, Locker, Raiser, Rogue, Starter, Waiter, Worker, definition
 from coord.testing.loop import Faults, Loop
+from coord.testing.placing import HOME
 from coord.testing.referee import OPEN, Referee
 
 _CHAOS_S = 20.0
@@ -51,6 +52,8 @@ class World:
         self.wrongs: list[str] = []
         self.gone: set[tuple[str, str, str]] = set()
         """Instances that are no more, or were silent for too long."""
+        self.buried: set[tuple[str, str, str]] = set()
+        """Those that ever were."""
         self.referee = Referee(self)
         self.broker.on_stored.append(self.referee.take)
         self.snapshot_s = rng.choice([0.1, 0.5, 4.0])
@@ -59,7 +62,7 @@ class World:
             DeciderProcess(f"d{i}", self, rng.uniform(-2.0, 2.0) if skewed else 0.0)
             for i in range(rng.choice([1, 2, 3]))
         ]
-        self.workers = [Worker(f"w{i}", self) for i in range(rng.choice([1, 2, 4]))]
+        self.workers = [Worker(f"w{i}", self, "us" if i else HOME) for i in range(rng.choice([1, 2, 4]))]
         self.clients = [Client(f"c{i}", self, rng.choice([1, 3, 8])) for i in range(rng.choice([1, 2]))]
         self.lockers = [Locker(f"l{i}", self) for i in range(rng.choice([0, 2, 3]))]
         self.waiters = [Waiter(f"s{i}", self) for i in range(rng.choice([0, 1, 2]))]
@@ -88,6 +91,7 @@ class World:
     def died(self, holder: tuple[str, str, str], delay_s: float) -> None:
         """Every process that decides hears of it, in its own time."""
         self.gone.add(holder)
+        self.buried.add(holder)
         for process in self.deciders:
             later_s = delay_s + self.rng.random() * 0.3
             self.loop.at(later_s, lambda p=process: p.call(lambda: self._tell(p, holder)))  # type: ignore[misc]
@@ -96,11 +100,24 @@ class World:
         if holder in self.gone:
             process.gone(holder)
 
-    def back(self, holder: tuple[str, str, str]) -> None:
+    def back(self, agent: Agent) -> None:
         """Somebody who was thought dead beats again."""
-        self.gone.discard(holder)
+        self.gone.discard(agent.holder)
         for process in self.deciders:
-            process.call(lambda p=process: p.back(holder))  # type: ignore[misc]
+            process.call(lambda p=process, holder=agent.holder: p.back(holder))  # type: ignore[misc]
+        if isinstance(agent, Worker):
+            self.comes(agent)
+
+    def comes(self, worker: Worker) -> None:
+        """Every process that decides hears of a worker, in its own time."""
+        holder = worker.holder
+        for process in self.deciders:
+
+            def hear(process: DeciderProcess = process) -> None:
+                if worker.alive and worker.holder == holder and holder not in self.gone:
+                    process.comes(worker)
+
+            self.loop.at(self.rng.random() * 0.3, lambda p=process, hear=hear: p.call(hear))  # type: ignore[misc]
 
     def push(self, push: Push) -> None:
         """At most once, to whoever has that name and instance."""
@@ -186,9 +203,9 @@ class World:
         held = [d for p in self.deciders for s in p.sessions.values() for d in s.deciders if isinstance(d, TaskDecider)]
         for (key, name), rules in self.referee.tasks.items():
             task, _ = tasks.fold(self.broker.history("task", key, name))
-            folded = ("-", 0) if task is None else (task.status, task.claims)
-            if folded != (rules.now.status, rules.now.claims):
-                self.wrong(f"task {name}: the fold says {folded}, the rules {rules.now}")
+            said = ("-", 0, (0, None)) if task is None else (task.status, task.claims, _offer(task))
+            if said != (rules.now.status, rules.now.claims, rules.now.offered):
+                self.wrong(f"task {name}: the fold says {said}, the rules {rules.now}")
             if rules.now.status in OPEN and not any(d.get(TENANT, key, name) for d in held):
                 self.wrong(f"task {name} waits, and no decider shows it")
         for client in self.clients:
@@ -199,11 +216,11 @@ class World:
     def _judge_replay(self, partition: int) -> None:
         """Whoever folds the log again states nothing, and is where whoever folded it from a snapshot is."""
         log = [stored for stored in self.broker.log if stored.partition == partition]
-        fresh, halved, owed = deciders(), deciders(), Owed()
+        fresh, halved, owed = deciders(partition), deciders(partition), Owed()
         cut = self.rng.randint(0, len(log))
         for at, stored in enumerate(log):
             if at == cut:
-                halved = restored(packed(halved))
+                halved = restored(packed(halved), partition)
             owed.meet(stored.fact)
             for effect in fold_one(fresh, stored, self.broker.history):
                 if isinstance(effect, State):
@@ -213,12 +230,20 @@ class World:
             # What is stated in another partition is not met in this one: it must be in the log all the same.
             if self.broker.first_of(state) is None:
                 self.wrong(f"a replay states {state.event} of {state.kind} {state.id}")
-        ours = packed(fresh)
-        if ours != packed(halved):
+        ours = folded(fresh)
+        if ours != folded(halved):
             self.wrong(f"a snapshot at {cut} of {len(log)} changes what is folded of partition {partition}")
         session = self._session(partition)
-        if session is not None and ours != packed(session.deciders):  # type: ignore[attr-defined]
+        if session is not None and ours != folded(session.deciders):  # type: ignore[attr-defined]
             self.wrong(f"partition {partition}: who decides has another state than the log")
+
+
+def _offer(task: tasks.Task) -> tuple[int, tuple[str, str] | None]:
+    """How many decisions there were about whom it is offered, and to whom it is."""
+    placing = task.placing
+    if placing is None:
+        return 0, None
+    return placing.n, None if placing.agent is None else (placing.agent, placing.instance or "")
 
 
 def simulate(seed: int) -> Run:

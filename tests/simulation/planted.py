@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coord.core import deciding, locks, task_decider, tasks
-from coord.core.deciding import Settle, State
+from coord.core.deciding import Push, Settle, State
+from coord.core.scheduling import PlacementDecider
 from coord.core.workflow import WorkflowDecider
 from coord.testing import deciders, fleet
 from coord.wire.envelope import StoredFact
@@ -111,6 +112,32 @@ def releases_forgotten(patch: Patch) -> None:
     patch.setattr(task_decider.TaskDecider, "gone", lambda *_: ())
 
 
+def told_before_it_is_decided(patch: Patch) -> None:
+    """Whoever is chosen is told at once, whether or not the log takes the decision."""
+
+    def decided(self: PlacementDecider, ident: Any, entry: Any, task: tasks.Task, now: float) -> list[Any]:
+        effects = right(self, ident, entry, task, now)
+        for effect in [e for e in effects if isinstance(e, State) and e.data.get("agent") is not None]:
+            said = {"what": "placed", "key": task.key, "id": task.id, "n": effect.attempt, "claim": task.next_claim}
+            effects.append(Push(task.tenant, effect.data["agent"], effect.data["instance"], "task", said))
+        return effects
+
+    right = PlacementDecider._decide
+    patch.setattr(PlacementDecider, "_decide", decided)
+
+
+def silence_is_patience(patch: Patch) -> None:
+    """Who does not answer an offer is waited for."""
+
+    def look(self: PlacementDecider, ident: Any, now: float) -> list[Any]:
+        task = self._tasks.get(*ident)
+        offered = task is not None and task.placing is not None and task.placing.agent is not None
+        return [] if offered else right(self, ident, now)
+
+    right = PlacementDecider.look
+    patch.setattr(PlacementDecider, "look", look)
+
+
 BUGS: tuple[Callable[[Patch], None], ...] = (
     claim_gate_ignored,
     live_claims_naked,
@@ -123,4 +150,6 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     nothing_owed,
     needs_ignored,
     releases_forgotten,
+    told_before_it_is_decided,
+    silence_is_patience,
 )

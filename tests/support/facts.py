@@ -51,6 +51,7 @@ class Log:
     def store(self, fact: StoredFact) -> None:
         """Fold it."""
         self.facts.append(fact)
+        self._stated.add((fact.key, fact.kind, fact.id, fact.event, fact.detail, fact.agent))
         if fact.kind in self.decider.kinds:
             self.perform(self.decider.apply(fact))
 

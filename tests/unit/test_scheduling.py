@@ -16,10 +16,11 @@ from coord.core.desk import Desk
 from coord.core.presence import PresenceTable
 from coord.core.scheduling import PlacementDecider
 from coord.core.task_decider import TaskDecider
-from coord.core.tasks import Task
+from coord.core.tasks import Task, fold
 from coord.wire import subjects
 from coord.wire.presence import Heartbeat, Quotas, Registration
 from coord.wire.records import StoredFact
+from coord.wire.work import Placing
 from tests.support.facts import Log
 
 
@@ -132,6 +133,32 @@ def test_the_chosen_one_is_told_and_takes_it(fleet: Fleet) -> None:
     assert len(fleet.decisions("t1")) == 1
     assert fleet.both.placements.open_count() == 0
     assert fleet.both.desk.counts["resources", "accepted"] == 1
+
+
+@pytest.mark.parametrize("ends", [("returned", "1"), ("failed",)])
+def test_a_decision_that_a_claim_overtook_is_followed_by_the_next_one(fleet: Fleet, ends: tuple[str, ...]) -> None:
+    fleet.submit("t1", accept_ms=60_000)  # nobody is there
+    fleet.log.state("b", "task", "t1", "claimed", "1", data={"instance": "i"})
+    fleet.log.state("_scheduler", "task", "t1", "placed", "2", data={"strategy": "resources", "agent": "b"})
+    task = fleet.task("t1")
+    assert task is not None
+    assert (task.status, fleet.offered("t1")) == ("claimed", None)
+    fleet.comes("a")
+    fleet.log.state("b", "task", "t1", *ends, data={"instance": "i"})
+    fleet.passes(2.0)
+    assert fleet.offered("t1") == "a", "under a number of its own: what the log has under the second stays what it is"
+    assert len(fleet.decisions("t1")) == 3
+
+
+def test_a_decision_that_the_end_overtook_is_counted_for_whoever_redrives_it(fleet: Fleet) -> None:
+    fleet.submit("t1")
+    fleet.log.state("me", "task", "t1", "cancelled")
+    fleet.log.state("_scheduler", "task", "t1", "placed", "2", data={"strategy": "resources", "agent": "b"})
+    data = {"redrive": 1, "placement": {"strategy": "least_connections"}}
+    fleet.log.state("me", "task", "t1", "submitted", "work", "placed", data=data)
+    task, refused = fold(fleet.log.facts)
+    assert task is not None
+    assert (task.placing, refused) == (Placing(n=2), [])
 
 
 def test_offers_that_are_not_answered_count_as_slots(fleet: Fleet) -> None:

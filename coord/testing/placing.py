@@ -1,0 +1,69 @@
+"""What a simulation has for tasks that are placed: who is there, as a process heard it, and what may be demanded.
+
+Nobody beats in a simulation, since what silence does is one of its faults: a process is told who came,
+went and came back, each time after a delay of its own, and two of them know different things.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from coord.core.presence import PresenceTable
+from coord.wire.presence import Heartbeat, Registration
+
+if TYPE_CHECKING:
+    from coord.testing.fleet import Worker
+
+Holder = tuple[str, str, str]
+"""(tenant, agent, instance)."""
+
+HOME: Final = "eu"
+"""The region of one worker alone: what demands it waits for that one."""
+
+DEMANDS: Final[tuple[dict[str, Any], ...]] = (
+    {"strategy": "resources"},
+    {"strategy": "round_robin", "wait_s": 1.0},
+    {"strategy": "least_connections", "offers_max": 1},
+    {"strategy": "response_time", "accept_ms": 2_000},
+    {"strategy": "label", "values": [HOME], "wait_s": 0.0},
+    {"strategy": "label", "values": [HOME], "strict": True},
+    {"strategy": "agent", "agent": "w1"},
+    {"strategy": "resources", "require": {"region": HOME}},
+    {"strategy": "a plain client's, that nobody knows"},
+)
+"""Placements that clients ask for."""
+
+
+class Sight(PresenceTable):
+    """Who is there, of all that one process that decides has been told."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.dead: set[Holder] = set()
+        """Instances that it knows to be gone."""
+
+    def lives(self, tenant: str, agent: str, instance: str) -> bool:
+        """Whoever it has not heard of may be alive."""
+        return (tenant, agent, instance) not in self.dead
+
+    def comes(self, worker: Worker, now: float) -> None:
+        """A worker is heard, for the first time or again."""
+        self.dead.discard(worker.holder)
+        self.beat(*worker.holder, beat_of(worker), now)
+
+    def goes(self, holder: Holder, now: float) -> None:
+        """An instance is said to be no more."""
+        self.dead.add(holder)
+        if self.get(*holder) is not None:
+            self.beat(*holder, _BYE, now)
+
+
+_BYE: Final = msgspec.json.encode(Heartbeat(bye=True))
+
+
+def beat_of(worker: Worker) -> bytes:
+    """What a worker says of itself."""
+    about = Registration(instance=worker.instance, capabilities=worker.slots, labels={"region": worker.region})
+    return msgspec.json.encode(Heartbeat(load=worker.load, about=about))
