@@ -56,7 +56,7 @@ class Replica:
 
     def __init__(self, url: str, *, lanes: int = 2, gap_s: float = 0.0) -> None:
         # We may stand still in a transaction for longer than the server lets one idle.
-        config = DatabaseConfig(url=url, pool_min=1, pool_max=6, idle_in_transaction_s=30.0)
+        config = DatabaseConfig(url=url, pool_min=1, pool_max=6, statement_timeout_s=120.0, idle_in_transaction_s=120.0)
         self.pool = Pool(config, settings=PROJECTOR_SETTINGS)
         self.queue = Queue()
         self.metrics = Metrics(CollectorRegistry())
@@ -123,7 +123,7 @@ async def rows_of(db: Any) -> dict[int, int]:
 
 
 async def settled(offers: Sequence[Offer]) -> list[Any]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         return await asyncio.gather(*(offer.settled for offer in offers), return_exceptions=True)
 
 
@@ -146,7 +146,7 @@ async def test_a_batch_grows_until_it_is_taken_and_not_after(replica: Replica, d
     offer = replica.writer.offer(batch, mark)
     batch.add(Delivery(4, time.time_ns(), stored(0), None, b"{}"))
     replica.go()
-    await asyncio.wait_for(asyncio.shield(offer.taken), 60)
+    await asyncio.wait_for(asyncio.shield(offer.taken), 120)
     (move,) = await settled([offer])
     assert (move.after.seq, move.after.messages) == (4, 4)
     assert await rows_of(db) == {0: 4}
@@ -236,7 +236,7 @@ async def test_a_lane_cancelled_in_the_middle_leaves_nothing(
     monkeypatch.setattr(module, name, hanging)
     offers = [replica.writer.offer(batch_of(mark, 10), mark) for mark in marks]
     replica.go()
-    await asyncio.wait_for(reached.wait(), 60)
+    await asyncio.wait_for(reached.wait(), 120)
     await replica.halt()
     outcomes = await settled(offers)
     assert all(isinstance(o, errors.DatabaseUnavailable) and o.retryable for o in outcomes)
@@ -328,7 +328,7 @@ async def test_two_replicas_that_fight_leave_every_row_once_and_the_chain_whole(
                     rows = min(rng.randint(1, 9), goal - mark.seq)
                     offer = side.writer.offer(batch_of(mark, rows), mark)
                     try:
-                        mark = (await asyncio.wait_for(offer.settled, 60)).after
+                        mark = (await asyncio.wait_for(offer.settled, 120)).after
                     except errors.CheckpointMoved:
                         moved += 1
                         break
@@ -338,7 +338,7 @@ async def test_two_replicas_that_fight_leave_every_row_once_and_the_chain_whole(
 
         one.go()
         two.go()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await asyncio.gather(*(own(side, p) for side in (one, two) for p in FIVE))
         joint = {n: s.transactions() for n, s in (("one", one), ("two", two))}
         print("moved", moved, "transactions", joint)

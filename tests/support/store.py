@@ -90,7 +90,8 @@ def fact(seq: int, kind: str, id: str, event_name: str, data: object = None, **f
 @contextlib.asynccontextmanager
 async def pool_of(url: str, **fields: Any) -> AsyncIterator[Pool]:
     """An open pool as the projector has it, with metrics of its own, but patient with a machine that stands still."""
-    fields.setdefault("idle_in_transaction_s", fields.get("statement_timeout_s", DatabaseConfig().statement_timeout_s))
+    fields.setdefault("statement_timeout_s", 120.0)
+    fields.setdefault("idle_in_transaction_s", fields["statement_timeout_s"])
     config = msgspec.structs.replace(DatabaseConfig(url=url, pool_min=1, pool_max=4), **fields)
     pool = Pool(config, settings=PROJECTOR_SETTINGS, metrics=Metrics(CollectorRegistry()))
     await pool.open()
