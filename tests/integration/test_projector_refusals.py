@@ -32,8 +32,9 @@ async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transact
     db = await asyncpg.connect(migrated_database.url)
     await db.execute("ALTER TABLE coord.event ADD CONSTRAINT no_bad CHECK (kind <> 'bad')")
     # However long it takes: how many transactions there are does not depend on it.
-    patient = {"statement_timeout_s": 200.0, "idle_in_transaction_s": 200.0, "acquire_timeout_s": 200.0}
-    config = DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=2, **patient)
+    config = DatabaseConfig(
+        url=migrated_database.url, pool_min=1, pool_max=2, statement_timeout_s=200.0, idle_in_transaction_s=200.0
+    )
     pool = Pool(config, settings=PROJECTOR_SETTINGS)
     await pool.open()
     async with pool.acquire() as conn:
