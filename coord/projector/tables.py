@@ -179,10 +179,10 @@ TABLES: Final[dict[str, Table]] = {
 }  # fmt: skip
 """By kind.  In this order they are locked."""
 
-QUIET: Final = frozenset({"task.repeated", "signal.no_wait", "lock.not_held"})
-"""Refusals that are no fault: the same said twice, the end of what had ended.  Not dead letters."""
-
 SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated"})
 """Refusals of a beginning that has what the first one had: it is no other entity under the same id."""
+
+QUIET: Final = SAME_LIFE | {"signal.no_wait", "lock.not_held"}
+"""Refusals that are no fault: the same said twice, the end of what had ended.  Not dead letters."""
 
 assert limits.TASK_RETRIES_MAX < _INT_MAX

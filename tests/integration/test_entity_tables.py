@@ -108,6 +108,34 @@ async def test_facts_about_what_nobody_began_leave_no_trace(migrated_database: D
         assert not await conn.fetch("SELECT FROM coord.task")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "detail", "first", "other"),
+    [
+        ("task", "submitted", "work.normal", {"input": 1}, {"input": 2}),
+        (
+            "workflow",
+            "started",
+            "",
+            {"definition": {"name": "n"}, "input": 1},
+            {"definition": {"name": "n"}, "input": 2},
+        ),
+    ],
+)
+async def test_a_beginning_that_repeats_the_first_is_no_dead_letter(
+    migrated_database: Database, kind: str, name: str, detail: str, first: Any, other: Any
+) -> None:
+    """Other work under the id is one, and names the first."""
+    log = [
+        event(seq, kind=kind, event=name, id="e", key="e", detail=detail, data=msgspec.json.encode(data).decode())
+        for seq, data in enumerate((first, first, other), 1)
+    ]
+    async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
+        assert await project(conn, log) == {(3, 0): f"{kind}.exists"}
+        async with conn.transaction():
+            ((_, error),) = (await entities.project(conn, [log[2:]]))[0].items()
+        assert log[0][12] in error.message
+
+
 async def test_every_kind_has_its_row(migrated_database: Database) -> None:
     def fact(seq: int, kind: str, name: str, id_: str, data: Any, detail: str = "", agent: str = "a1") -> EventRow:
         key = {"flag": "flags", "agent": id_}.get(kind, id_)
