@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,22 +22,35 @@ FILE = Path(__file__).with_name("budget.toml")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_what_a_fact_costs_is_within_the_budget() -> None:
+    """The least of up to three measurements: what a busy machine disturbs is done again, and never costs less."""
+    least: dict[tuple[str, str], dict[str, Any]] = {}
+    for _ in range(3):
+        code, output, talk = await measured()
+        for row in json.loads(output) if code in {0, 3} else ():
+            before = least.setdefault((row["path"], row["count"]), row)
+            if row["measured"] is not None and (before["measured"] is None or row["measured"] < before["measured"]):
+                least[row["path"], row["count"]] = row
+        over = [row for row in least.values() if row["verdict"] in budget.FAILING]
+        if least and not over:
+            break
+        print(code, talk, over)
+    for row in least.values():
+        print(f"{row['path']:<15} {row['count']:<32} {row['measured']!s:>10} of {row['bound']!s:>10}  {row['verdict']}")
+    assert {path for path, _ in least} == {
+        "publish_single", "publish_frame", "project_single", "project_frame", "subscribe",
+    }  # fmt: skip
+    assert over == [], "cheaper again, or `coord bench budget --write` and why in the commit"
+
+
+async def measured() -> tuple[int | None, bytes, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coord.ops.bench", "budget", "--file", str(FILE), "-o", "json",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, talk = await process.communicate()
-    assert process.returncode in {0, 3}, talk.decode()
-    rows = json.loads(output)
-    for row in rows:
-        print(f"{row['path']:<15} {row['count']:<32} {row['measured']!s:>10} of {row['bound']!s:>10}  {row['verdict']}")
-    assert {row["path"] for row in rows} == {
-        "publish_single", "publish_frame", "project_single", "project_frame", "subscribe",
-    }  # fmt: skip
-    over = [row for row in rows if row["verdict"] in budget.FAILING]
-    assert over == [], "cheaper again, or `coord bench budget --write` and why in the commit"
+    return process.returncode, output, talk.decode()
 
 
 # --- the file ------------------------------------------------------------------------------
