@@ -263,8 +263,8 @@ class Performer:
             return
         if fact is not None and fact.event_id == event_id:
             self._count(state, "repeated")
-        elif fact is not None and fact.agent != state.agent:
-            self._count(state, "overtaken")
+        elif fact is not None and (fact.agent != state.agent or fact.event != state.event):
+            self._count(state, "overtaken")  # by another's; or by what followed from it, which was not sent twice
         elif fact is None:
             self._count(state, "overtaken")  # it left the log, or is not to be believed: the fold has judged it
         else:
