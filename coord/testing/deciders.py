@@ -276,7 +276,9 @@ class Session:
 
     def _judge(self, state: State, event_id: str) -> None:
         found = self.broker.first_of(state)
-        if found is not None and found.event_id != event_id and found.agent == state.agent and not state.from_outside:
+        if found is None or found.event_id == event_id or found.agent != state.agent or state.from_outside:
+            return
+        if found.event == state.event:  # or what followed from it overtook it, on its way after an outage
             self.world.wrong(
                 f"two decisions: {state.event} of {state.kind} {state.id}, stated by {found.event_id} first"
             )
