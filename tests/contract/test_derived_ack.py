@@ -65,7 +65,7 @@ class Queue:
         return int(answer.data.split(b'"seq":')[1].split(b",")[0].rstrip(b"}"))
 
     def pull(self, batch: int = 10) -> None:
-        body = b'{"batch":%d,"expires":%d}' % (batch, 20 * SECOND)
+        body = b'{"batch":%d,"expires":%d}' % (batch, 100 * SECOND)
         self.conn.publish(f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.{self.name}", body, reply=self.inbox)
 
     def settle(self, seq: int, word: bytes, consumer_seq: int = 0) -> None:

@@ -19,14 +19,15 @@ async def conn(nats_server):
     await connection.close()
 
 
-@pytest.fixture
-async def stream(conn):
+@pytest.fixture(params=[60], ids=["pinned for long"])
+async def stream(request, conn):
+    """Its name; the parameter is how many seconds a pin outlives the last pull."""
     name = f"PULL{id(conn)}"
     await conn.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": [f"{name}.*"], "storage": "memory"})
     config = {
         "name": "c", "durable_name": "c", "ack_policy": "all", "filter_subject": f"{name}.a", "max_deliver": -1,
-        "ack_wait": 60_000_000_000, "max_ack_pending": 20_000, "priority_groups": ["w"],
-        "priority_policy": "pinned_client", "priority_timeout": 3_000_000_000,
+        "ack_wait": 200_000_000_000, "max_ack_pending": 20_000, "priority_groups": ["w"],
+        "priority_policy": "pinned_client", "priority_timeout": request.param * 1_000_000_000,
     }  # fmt: skip
     await conn.api(f"CONSUMER.CREATE.{name}.c.{name}.a", {"stream_name": name, "config": config})
     yield name
@@ -98,6 +99,7 @@ async def test_the_second_reader_waits_and_takes_over_when_the_pin_is_given_back
     await other.close()
 
 
+@pytest.mark.parametrize("stream", [6], indirect=True)
 async def test_what_a_dead_owner_had_received_comes_to_a_standby_that_rouses_the_consumer(
     conn, stream, nats_server
 ) -> None:
@@ -111,7 +113,7 @@ async def test_what_a_dead_owner_had_received_comes_to_a_standby_that_rouses_the
     waiting = asyncio.create_task(second.wait_pinned())
     assert not await second.rouse(0), "somebody is pinned"
     await dying.close()
-    async with asyncio.timeout(30):  # ack_wait is 60 s
+    async with asyncio.timeout(100):  # ack_wait is twice as long
         while not await second.rouse(seqs[1]):
             assert not waiting.done()
             await asyncio.sleep(0.05)
@@ -132,7 +134,7 @@ async def test_a_pin_taken_away_is_noticed(conn, stream) -> None:
     await conn.api(f"CONSUMER.UNPIN.{stream}.c", {"group": "w"})
     await fill(conn, stream, 1)
     with pytest.raises((errors.PinLost, errors.DeliveryGap)):
-        for _ in range(20):
+        for _ in range(200):
             await reader.receive(10, 0.5)
     await reader.close()
 
@@ -145,7 +147,7 @@ async def test_a_deleted_or_missing_consumer_is_an_error_not_a_hang(conn, stream
     await read(reader, 1)
     await conn.api(f"CONSUMER.DELETE.{stream}.c")
     with pytest.raises(errors.ApiNotFound):
-        for _ in range(20):
+        for _ in range(200):
             await reader.receive(10, 0.5)
     await reader.stop()
     async with asyncio.timeout(60):
@@ -170,7 +172,7 @@ async def test_a_lost_delivery_breaks_the_session(conn, stream) -> None:
         conn.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.c", request, reply=inbox)
     await conn.flush()
     with pytest.raises(errors.DeliveryGap):
-        for _ in range(20):
+        for _ in range(200):
             await fill(conn, stream, 2)
             await reader.receive(10, 0.2)
     assert taken.is_set()
@@ -182,7 +184,8 @@ async def test_a_lost_connection_ends_the_session(start_nats) -> None:
     conn = await Connection.open(NatsConfig(urls=(server.url,)), name="test")
     await conn.api("STREAM.CREATE.S", {"name": "S", "subjects": ["s"], "storage": "file"})
     config = {"name": "c", "durable_name": "c", "ack_policy": "all", "filter_subject": "s", "priority_groups": ["w"],
-              "priority_policy": "pinned_client", "priority_timeout": 3_000_000_000}  # fmt: skip
+              "ack_wait": 200_000_000_000, "priority_policy": "pinned_client", "priority_timeout": 3_000_000_000,
+    }  # fmt: skip
     await conn.api("CONSUMER.CREATE.S.c.s", {"stream_name": "S", "config": config})
     await conn.request("s", b"1")
     reader = PinnedReader(conn, "S", "c")
@@ -191,10 +194,10 @@ async def test_a_lost_connection_ends_the_session(start_nats) -> None:
     await read(reader, 1)
     server.kill()
     with pytest.raises((errors.NotConnected, errors.DeliveryGap)):
-        for _ in range(50):
+        for _ in range(500):
             await reader.receive(10, 0.2)
     await server.start()
-    async with asyncio.timeout(20):  # ack_wait is 30 s
+    async with asyncio.timeout(100):  # ack_wait is twice as long
         await conn.wait_connected()
         await reader.stop()
         # What had been delivered comes again by itself only after ack_wait: ask for it, as the projector does.

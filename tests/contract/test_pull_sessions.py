@@ -20,7 +20,7 @@ async def conn(start_nats):
         await connection.api("STREAM.CREATE.S", {"name": "S", "subjects": ["s"], "storage": "memory"})
         config = {
             "name": "c", "durable_name": "c", "ack_policy": "all", "max_deliver": -1, "max_ack_pending": 20_000,
-            "priority_groups": ["w"], "priority_policy": "pinned_client", "priority_timeout": 500_000_000,
+            "priority_groups": ["w"], "priority_policy": "pinned_client", "priority_timeout": 3_000_000_000,
         }  # fmt: skip
         await connection.api("CONSUMER.CREATE.S.c", {"stream_name": "S", "config": config})
         for _ in range(20):

@@ -17,11 +17,11 @@ from coord.errors import EnvironmentProblem
 from coord.ops.devstack import nats, ports, process
 from coord.ops.devstack.nats import NatsOptions, NatsServer
 from tests.support.servers import run_sync
+from tests.support.waiting import until
 
 
 async def test_it_answers_with_jetstream(nats_server):
-    info = await nats.server_info(nats_server.port)
-    assert info is not None
+    info = await until(lambda: nats.server_info(nats_server.port))  # which asks for a second
     assert info["jetstream"] is True
     assert info["max_payload"] == 8 * 1024 * 1024
 
@@ -43,7 +43,7 @@ async def test_a_killed_server_comes_back_on_its_port(start_nats):
     await server.start()
     assert server.port == port
     assert server.pid != pid
-    assert await nats.server_info(port) is not None
+    assert await until(lambda: nats.server_info(port))
 
 
 async def test_stop_is_legal_twice_and_start_while_running_does_nothing(start_nats):
@@ -123,4 +123,4 @@ def test_it_ends_when_its_parent_is_killed(tmp_path, how):
     async def gone() -> bool:
         return not server.alive()
 
-    run_sync(process.wait_until(gone, 10))
+    run_sync(process.wait_until(gone, 100))

@@ -18,6 +18,7 @@ import pytest
 from coord.errors import EnvironmentProblem
 from coord.ops.devstack import DevStack, DevStackConfig, PostgresOptions, find, nats, places, process
 from tests.support.servers import run_sync
+from tests.support.waiting import until
 
 FAST = PostgresOptions(fsync=False, shared_buffers="32MB", max_connections=20)
 
@@ -57,7 +58,7 @@ async def wait_gone(*refs: process.ProcessRef | None) -> None:
     async def gone() -> bool:
         return not any(ref and ref.alive() for ref in refs)
 
-    await process.wait_until(gone, 20)
+    await process.wait_until(gone, 100)
 
 
 async def test_a_second_start_finds_the_first_and_leaves_it_alone(folder):
@@ -92,10 +93,10 @@ async def test_both_servers_come_back_after_a_kill_with_what_was_committed(folde
         assert stack.postgres_pid is None
         conn.terminate()
         with pytest.raises(OSError):
-            await asyncpg.connect(stack.database_url, timeout=2)
+            await asyncpg.connect(stack.database_url, timeout=20)
         await asyncio.gather(stack.restart_nats(), stack.restart_postgres())
         assert await fetch(stack.database_url, "SELECT count(*) FROM x") == 1
-        assert await nats.server_info(int(stack.nats_url.rpartition(":")[2]))
+        assert await until(lambda: nats.server_info(int(stack.nats_url.rpartition(":")[2])))
         assert not {stack.nats_pid, stack.postgres_pid} & {*pids, None}
         await stack.restart_postgres()
         assert await fetch(stack.database_url, "SELECT count(*) FROM x") == 1
@@ -156,8 +157,8 @@ def test_servers_end_with_their_parent_and_the_next_start_works(folder, how):
 
 async def test_what_a_dead_stack_left_running_is_ended_by_id(folder):
     folder.mkdir()
-    left = process.spawn("left", ["sleep", "60"], log=folder / "log", cwd=folder)
-    other = process.spawn("other", ["sleep", "60"], log=folder / "log", cwd=folder)
+    left = process.spawn("left", ["sleep", "600"], log=folder / "log", cwd=folder)
+    other = process.spawn("other", ["sleep", "600"], log=folder / "log", cwd=folder)
     try:
         assert left.ref
         assert other.ref

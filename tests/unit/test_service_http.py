@@ -21,7 +21,7 @@ async def get(url: str, path: str, accept: str = "*/*") -> tuple[int, dict[str, 
     host, _, port = url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: {accept}\r\nconnection: close\r\n\r\n".encode())
-    raw = await asyncio.wait_for(reader.read(), 60)
+    raw = await asyncio.wait_for(reader.read(), 100)
     writer.close()
     await writer.wait_closed()
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -37,7 +37,7 @@ def service(record: dict[str, Any]) -> HttpService:
 async def test_the_three_endpoints() -> None:
     record: dict[str, Any] = {"name": "all", "state": "running", "ready": False}
     async with service(record) as http:
-        await http.wait_ready(60)
+        await http.wait_ready(100)
         assert (await get(http.url, "/healthz"))[0] == 200
         status, headers, body = await get(http.url, "/readyz")
         assert (status, json.loads(body)) == (503, record)
@@ -61,10 +61,10 @@ async def test_the_three_endpoints() -> None:
 async def test_it_stops_with_a_connection_open_and_gives_the_port_back() -> None:
     http = service({"state": "running", "ready": True})
     await http.start()
-    await http.wait_ready(60)
+    await http.wait_ready(100)
     host, _, port = http.url.removeprefix("http://").rpartition(":")
     _, writer = await asyncio.open_connection(host, int(port))  # sends nothing: a slow client
-    await asyncio.wait_for(http.stop(), 20)
+    await asyncio.wait_for(http.stop(), 100)
     writer.close()
     again = HttpService(HttpConfig(port=int(port)), dict, registry=Metrics(CollectorRegistry()))
     async with again:
@@ -75,7 +75,7 @@ async def test_it_answers_while_it_drains() -> None:
     record = {"state": "draining", "ready": False}
     http = service(record)
     await http.start()
-    await http.wait_ready(60)
+    await http.wait_ready(100)
     await http.drain()
     assert (await get(http.url, "/readyz"))[0] == 503
     await http.stop()

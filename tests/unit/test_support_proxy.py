@@ -29,7 +29,7 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def echoes(self, data: bytes, timeout_s: float = 2.0) -> bytes:
+    async def echoes(self, data: bytes, timeout_s: float = 60.0) -> bytes:
         """What comes back of `data`: all of it, or what came before the end."""
         self.writer.write(data)
         got = b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import time
 from datetime import UTC, datetime
@@ -96,17 +97,21 @@ def test_deep_json(body):
 
 
 def test_hostile_bodies_cost_little():
-    """The worst bodies found by hand; a usual one of the same size takes some 20 ms."""
+    """The worst bodies found by hand take some twenty times as long as a usual one of the same size."""
     nest = b"[" + b",".join([b"[" * 63 + b"]" * 63] * 7_000) + b"]"
     digits = b"[" + b",".join([b"1" * 1000] * 900) + b"]"
     bodies = [nest, digits, b'["' + rb"\"" * 400_000 + b'"]', b"[" + b"1e-1," * 150_000 + b"1]", b"[" * 900_000]
-    for body in bodies:
+    usual = b"[" + b",".join([b'{"a":"some text here","n":12345,"x":[1,2,3],"t":null}'] * 17_000) + b"]"
+
+    def cpu_s(body: bytes) -> float:
         started = time.process_time()
-        try:
+        with contextlib.suppress(WireError):
             codec.decode_json(body)
-        except WireError:
-            pass
-        assert time.process_time() - started < 1.5, body[:20]
+        return time.process_time() - started
+
+    for body in bodies:
+        # What else runs on the machine makes it slower from one moment to the next.
+        assert any(cpu_s(body) < 75 * cpu_s(usual) for _ in range(5)), body[:20]
 
 
 def test_msgpack_types():

@@ -54,7 +54,7 @@ def community_server() -> Iterator[str]:
     process = subprocess.Popen(
         [found.node, "server.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    guard = threading.Timer(60, process.kill)
+    guard = threading.Timer(200, process.kill)
     guard.start()
     assert process.stdin is not None
     assert process.stdout is not None
