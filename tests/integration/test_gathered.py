@@ -110,7 +110,12 @@ async def test_a_second_process_takes_its_half_and_gives_it_back(facts, new_serv
         await facts.are_rows()
 
 
-async def test_a_partition_that_loses_its_pin_leaves_by_itself(conn, facts, new_service) -> None:
+async def test_a_partition_that_loses_its_pin_leaves_by_itself(
+    conn, facts, new_service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A broker that says nothing for seconds, because it stands still, is no trouble for which all leave.
+    monkeypatch.setattr(limits, "GATHER_SILENCE_S", 60.0)
+    monkeypatch.setattr(limits, "GATHER_STALL_S", 60.0)
     await facts.say()
     async with new_service() as service:
         impatient(service)
