@@ -96,7 +96,7 @@ async def test_the_chosen_agent_runs_it_and_the_decision_is_a_fact(fleet: Fleet)
         handle = await c.submit(
             "work", 1, id="t1", placement=PATIENT | {"strategy": "agent", "agent": "b", "strict": True}
         )
-        assert await handle.result(timeout_s=30) == "b"
+        assert await handle.result(timeout_s=90) == "b"
         (decision,) = await placed(fleet, "t1")
         assert decision.agent == "_scheduler"
         assert decision.data["agent"] == "b"
@@ -110,7 +110,7 @@ async def test_turns(fleet: Fleet) -> None:
         ran = []
         for _ in range(12):
             handle = await c.submit("work", 1, placement=PATIENT | {"strategy": "round_robin"})
-            ran.append(await handle.result(timeout_s=30))
+            ran.append(await handle.result(timeout_s=90))
         assert Counter(ran) == {"a": 8, "b": 4}
 
 

@@ -464,7 +464,7 @@ async def test_leaving_the_block_drains_also_when_it_is_cancelled(nats_server, s
     task = asyncio.create_task(agent())
     await started.wait()
     task.cancel()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(35):
         with pytest.raises(asyncio.CancelledError):
             await task
     assert len(await seen.facts(c)) == 1000
