@@ -7,8 +7,7 @@ reference make both once per (kind, event) or series, with placeholders, and doe
 only what can differ (2 µs).  The bytes are the reference's, by a test; whatever is unusual
 goes through the reference itself.
 
-The one check that is not made: that a `msgspec.Raw` deep inside small data is JSON.  Who
-writes raw JSON vouches for it.
+Where a block or a body is cut and checked is said in `coord.wire.prepared`.
 """
 
 from __future__ import annotations
@@ -30,8 +29,19 @@ from coord.runtime import clock
 from coord.wire import authors, codec, frames, headers
 from coord.wire.envelope import Fact, Sample, encode_fact, encode_frame, format_time
 from coord.wire.facts import REGISTRY
+from coord.wire.prepared import (
+    PLACE_ID,
+    PLACE_TIME,
+    Moments,
+    are_tokens,
+    checked_json,
+    is_plain,
+    is_token,
+    open_block,
+    open_subject,
+)
 from coord.wire.records import StoredFact
-from coord.wire.subjects import FactSubject, SampleSubject, entity_prefix
+from coord.wire.subjects import SampleSubject, entity_prefix
 
 _SHAPES_MAX: Final = 4_096
 """Kinds and series remembered; an agent has a few dozen."""
@@ -49,19 +59,12 @@ _INT_MOST: Final = (1 << 64) - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 
-_token = re.compile(rf"[a-z0-9_-]{{1,{limits.TOKEN_BYTES_MAX}}}").fullmatch
 # Values that stand in a header as they are: see `headers.quote`.
 _plain_id = re.compile(rf"[\x21\x23\x24\x26-\x7e]{{1,{limits.EVENT_ID_BYTES_MAX}}}").fullmatch
-_plain_value = re.compile(rf"[\x21\x23\x24\x26-\x7e]{{1,{limits.HEADER_VALUE_BYTES_MAX}}}").fullmatch
 _plain_trace = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
-_json_encode = msgspec.json.Encoder().encode
 _json_decode = msgspec.json.Decoder().decode
 _msgpack_encode = msgspec.msgpack.Encoder().encode
-
-# What a prepared header block is made with, to be found again in it.
-_PLACE_ID: Final = "00000000-c00d-7000-8000-c00dc00dc00d"
-_PLACE_TIME: Final = datetime(1987, 6, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
 def now_us() -> int:
@@ -143,8 +146,7 @@ class Encoder:
         self._config = config
         self._shapes: dict[tuple[str, str], Shape] = {}
         self._series: dict[str, Label] = {}
-        self._second = -1
-        self._second_text = ""
+        self._moments = Moments()
         # Kept: a new compressor costs 17 µs, compressing 5 KB 12.
         self._zstd = zstandard.ZstdCompressor(level=limits.COMPRESS_LEVEL)
 
@@ -182,14 +184,14 @@ class Encoder:
         if extra is None or not _plain_id(event_id):
             return self._by_reference(fact, event_id, more)
         subject = self._subject(fact, shape)
-        moment = self._time_text(now_us()) if fact.occurred_at is None else format_time(fact.occurred_at)
+        moment = self._moments.text(now_us()) if fact.occurred_at is None else format_time(fact.occurred_at)
         block = f"{shape.head % (event_id, moment, event_id)}{extra}{more}\r\n".encode()
         return Message(subject, block, self._body(fact.data), event_id)
 
     def sequel(self, fact: StoredFact) -> Sequel | None:
         """For `follow`; None: what this fact causes has to be encoded by `single`."""
         correlation, cause, trace = fact.correlation_id or fact.event_id, fact.event_id, fact.traceparent
-        if not (_plain_value(correlation) and _plain_value(cause) and (trace is None or _plain_trace(trace))):
+        if not (is_plain(correlation) and is_plain(cause) and (trace is None or _plain_trace(trace))):
             return None
         extra = f"{headers.CORRELATION}: {correlation}\r\n{headers.CAUSATION}: {cause}\r\n"
         if trace is not None:
@@ -212,7 +214,7 @@ class Encoder:
             )  # fmt: skip
             return self.single(fact, self.shape(fact), more)
         subject = shape.subject % (sequel.key, sequel.id)
-        moment = self._time_text(now_us())
+        moment = self._moments.text(now_us())
         block = f"{shape.head % (event_id, moment, event_id)}{sequel.extra}{more}\r\n".encode()
         return Message(f"{subject}.{detail}" if detail else subject, block, self._body(data), event_id)
 
@@ -227,7 +229,7 @@ class Encoder:
             return FramedFact(label, at_us, None, NUMBER_BYTES)
         # By way of JSON: a fact reads the same whether it travelled alone or in a frame.
         try:
-            packed = _msgpack_encode(_json_decode(_checked_json(fact.data)))
+            packed = _msgpack_encode(_json_decode(checked_json(fact.data)))
         except OverflowError:  # an integer that JSON can hold and MessagePack cannot
             return None
         return FramedFact(label, at_us, msgspec.Raw(packed), len(packed) + _ENTRY_BYTES)
@@ -240,10 +242,10 @@ class Encoder:
             traceparent=None, type=None, schema=1,
         )  # fmt: skip
         made: dict[str, Any] = {
-            "tenant": self.tenant, "agent": self.agent, "event_id": _PLACE_ID, "occurred_at": _PLACE_TIME
+            "tenant": self.tenant, "agent": self.agent, "event_id": PLACE_ID, "occurred_at": PLACE_TIME
         }  # fmt: skip
-        head = _open_block(encode_fact(model, **made, content=self._config.content).headers)
-        frame_head = _open_block(encode_frame([model], **made).headers) if rule.frames else ""
+        head = open_block(encode_fact(model, **made, content=self._config.content).headers)
+        frame_head = open_block(encode_frame([model], **made).headers) if rule.frames else ""
         lane = SERVICE_CLASSES.index(REGISTRY.service_class(fact.kind, fact.event))
         linger_ms = self._config.progress_linger_ms if fact.event == "progress" else self._config.status_linger_ms
         return Shape(
@@ -251,7 +253,7 @@ class Encoder:
             linger_s=linger_ms / 1000 if rule.frames and lane == 1 else None,
             schema_max=rule.schema,
             each=fact.kind == "agent" or rule.author is authors.Author.SELF,
-            subject=_open_subject(self.tenant, self.agent, fact),
+            subject=open_subject(self.tenant, self.agent, fact.kind, fact.event),
             head=head,
             frame_head=frame_head,
         )
@@ -259,7 +261,7 @@ class Encoder:
     def _subject(self, fact: Fact, shape: Shape) -> str:
         key = fact.id if fact.key is None else fact.key
         detail = fact.detail
-        if shape.each or not (_token(fact.id) and (key is fact.id or _token(key))) or not _are_tokens(detail):
+        if shape.each or not (is_token(fact.id) and (key is fact.id or is_token(key))) or not are_tokens(detail):
             subject = fact.subject(self.tenant, self.agent).checked()
             authors.check(subject)
             return subject.publish
@@ -273,11 +275,11 @@ class Encoder:
             return None
         extra = ""
         if fact.correlation_id is not None:
-            if not _plain_value(fact.correlation_id):
+            if not is_plain(fact.correlation_id):
                 return None
             extra = f"{headers.CORRELATION}: {fact.correlation_id}\r\n"
         if fact.causation_id is not None:
-            if not _plain_value(fact.causation_id):
+            if not is_plain(fact.causation_id):
                 return None
             extra += f"{headers.CAUSATION}: {fact.causation_id}\r\n"
         if fact.traceparent is not None:
@@ -300,7 +302,7 @@ class Encoder:
     def _body(self, data: Any) -> bytes:
         if data is None:
             return b""
-        return _checked_json(data) if self._config.content == "json" else codec.encode(data, "msgpack")
+        return checked_json(data) if self._config.content == "json" else codec.encode(data, "msgpack")
 
     def _by_reference(self, fact: Fact, event_id: str, more: str) -> Message:
         encoded = encode_fact(
@@ -321,9 +323,9 @@ class Encoder:
             subject = SampleSubject(self.tenant, self.agent, series).checked()
             made = encode_frame(
                 [Sample(series=series, value=0)], tenant=self.tenant, agent=self.agent,
-                event_id=_PLACE_ID, occurred_at=_PLACE_TIME,
+                event_id=PLACE_ID, occurred_at=PLACE_TIME,
             )  # fmt: skip
-            label = Label(subject.publish, _open_block(made.headers))
+            label = Label(subject.publish, open_block(made.headers))
             if len(self._series) >= _SHAPES_MAX:
                 self._series.clear()
             self._series[series] = label
@@ -339,16 +341,8 @@ class Encoder:
             if len(smaller) * 10 < len(body) * 9:  # else not worth a reader's while
                 body = smaller
                 head = head.replace(codec.FRAME_TYPE, codec.FRAME_ZSTD_TYPE, 1)
-        block = f"{head % (event_id, self._time_text(base_us), event_id)}{label.extra}\r\n".encode()
+        block = f"{head % (event_id, self._moments.text(base_us), event_id)}{label.extra}\r\n".encode()
         return Message(label.subject, block, body, event_id)
-
-    def _time_text(self, at_us: int) -> str:
-        """`format_time`, remembering the current second."""
-        second, fraction = divmod(at_us, 1_000_000)
-        if second != self._second:
-            self._second_text = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
-            self._second = second
-        return f"{self._second_text}.{fraction:06d}Z" if fraction else f"{self._second_text}Z"
 
 
 def sample_entry(value: float, data: dict[str, Any] | None, occurred_at: datetime | None) -> tuple[int, Any, int]:
@@ -365,7 +359,7 @@ def sample_entry(value: float, data: dict[str, Any] | None, occurred_at: datetim
         raise InvalidPayload("a sample's other fields cannot be named 'value'")
     for key, field in data.items():
         if type(key) is not str or type(field) not in _FLAT or (type(field) is str and "\0" in field) or "\0" in key:
-            data = _json_decode(_checked_json(data))
+            data = _json_decode(checked_json(data))
             break
         if type(field) is float and field - field != 0.0:
             codec.check_tree(data)
@@ -396,11 +390,6 @@ def are_plain(values: list[Any]) -> bool:
     return kinds == {float} and math.isfinite(sum(values))
 
 
-def _are_tokens(detail: tuple[str, ...]) -> bool:
-    """Whether these may stand behind an event."""
-    return not detail or (len(detail) <= limits.DETAIL_TOKENS_MAX and all(map(_token, detail)))
-
-
 _FLAT: Final = frozenset({str, int, float, bool, type(None)})
 
 
@@ -414,41 +403,6 @@ def _as_double(value: Any) -> float:
         raise InvalidPayload("the value of a sample is a finite double") from exc
     codec.check_value(value)
     return float(value)
-
-
-def _checked_json(data: Any) -> bytes:
-    """`codec.encode`, skipping the checks that this body cannot fail.
-
-    The encoder writes valid JSON; what it cannot see is depth, NUL characters, and NaN,
-    which it writes as null.  Large bodies take the thorough way: they can pay for it.
-    """
-    try:
-        body = _json_encode(data)
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
-        return codec.encode(data)  # a pydantic model, or the right error
-    if (
-        len(body) >= codec.NUMBER_DIGITS_MAX
-        or b"null" in body
-        or b"\\u0000" in body
-        or body.count(b"[") + body.count(b"{") > limits.NESTING_MAX
-        or type(data) is msgspec.Raw
-    ):
-        return codec.encode(data)
-    return body
-
-
-def _open_block(fields: dict[str, str]) -> str:
-    """A header block, without its last empty line, with %s for id, time, id."""
-    text = headers.encode(fields).decode()[:-2].replace("%", "%%")
-    text = text.replace(_PLACE_ID, "%s").replace(format_time(_PLACE_TIME), "%s")
-    assert text.index(headers.ID) < text.index(headers.TIME) < text.index(headers.MSG_ID), "the places have this order"
-    assert text.count("%s") == 3, "id, time, id"
-    return text
-
-
-def _open_subject(tenant: str, agent: str, fact: Fact) -> str:
-    """The subject of facts of this kind, with %s for key and entity; '%' is in no token."""
-    return FactSubject(tenant, agent, "%s", fact.kind, "%s", fact.event).publish
 
 
 def _unix_us(moment: datetime) -> int:

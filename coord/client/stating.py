@@ -24,15 +24,11 @@ from coord.client import context
 from coord.client.config import PublisherConfig
 from coord.client.encoding import Encoder, Message, Sequel, new_event_id
 from coord.runtime import clock
-from coord.wire import headers, subjects
+from coord.wire import subjects
+from coord.wire.prepared import condition
 from coord.wire.records import Fact, StoredFact
 
 Once: TypeAlias = Literal["entity", "event"] | None
-
-
-def _condition(subject: str, last: int) -> str:
-    """The lines that have the broker store a fact only if the newest one under a filter is at `last`; 0: none is."""
-    return f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: {last}\r\n{headers.EXPECTED_LAST_SUBJECT}: {subject}\r\n"
 
 
 class Statement(Publication, eq=False):
@@ -119,7 +115,7 @@ class Stating:
                     self.tenant, fact.id if fact.key is None else fact.key, fact.kind, fact.id
                 )
             first = f"{entity}.>" if once != "event" else ".".join((entity, "*", fact.event, *fact.detail))
-            more = _condition(first, last or 0)
+            more = condition(first, last or 0)
         return self._submit(self._encoder.single(fact, self._encoder.shape(fact), more), then)
 
     def sequel(self, fact: StoredFact) -> Sequel | None:
@@ -142,7 +138,7 @@ class Stating:
         `detail`: valid tokens joined by dots.  `event_id`: `new_event_id`'s, where it may have to be sent again.
         `once`: as ``once="event"``.
         """
-        more = _condition(f"{sequel.entity}.*.{event}{'.' if detail else ''}{detail}", 0) if once else ""
+        more = condition(f"{sequel.entity}.*.{event}{'.' if detail else ''}{detail}", 0) if once else ""
         return self._submit(self._encoder.follow(sequel, event, detail, data, event_id or new_event_id(), more), then)
 
     def _submit(self, message: Message, then: Callable[[Statement], None] | None) -> Statement:

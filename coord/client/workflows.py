@@ -45,6 +45,8 @@ T = TypeVar("T")
 _decode_fact = msgspec.msgpack.Decoder(PackedFact).decode
 _ASK: Final = CallPolicy()
 _FACTS_MAX: Final = 100_000
+_DEFINITIONS_MAX: Final = 256
+"""Remembered to be sound: checking one of three steps costs a fifth of starting it."""
 _LOOKS_MAX: Final = 20
 _LOOK_AGAIN_S: Final = 0.05
 """Who was refused as the second looks for the first so often: what answers may lag."""
@@ -75,6 +77,8 @@ class Workflows:
     def __init__(self, coord: Coord) -> None:
         self._coord = coord
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
+        self._capabilities: dict[bytes, list[str]] = {}
+        """By the bytes of definitions that were found to be sound."""
         self._unregister = [
             coord.pushes.on("workflow", self._pushed),
             coord.connection.on_reconnected(self._reconnected),
@@ -95,15 +99,15 @@ class Workflows:
     ) -> WorkflowHandle[Any]:
         """See `coord.client.connect.Coord.start_workflow`."""
         defined = definition.definition() if isinstance(definition, Built) else definition
-        plan = flow_definition.plan(defined)
         raw, given = msgspec.json.encode(defined), codec.encode(input)
+        capabilities = self._capabilities_of(defined, raw)
         if len(raw) + len(given) > limits.FLOW_BYTES_MAX:
             raise errors.PayloadTooLarge(
                 "a workflow's definition and input are too large together", bytes=len(raw) + len(given),
                 bytes_max=limits.FLOW_BYTES_MAX,
             )  # fmt: skip
         await self._coord.pushes.open()
-        for capability in sorted(plan.capabilities()):
+        for capability in capabilities:
             await self._coord.queues.open(capability)
         name = new_event_id() if id is None else id
         if id is not None:
@@ -118,6 +122,16 @@ class Workflows:
             life = await self._first(name, raw, given, refused)
             watch.foreign = life.submitter != self._coord.agent or life.instance != self._coord.instance
         return WorkflowHandle(self._coord, name, watch, returns)
+
+    def _capabilities_of(self, definition: Definition, raw: bytes) -> list[str]:
+        """Those that it needs; raises `InvalidWorkflow`.  Many workflows have one definition."""
+        found = self._capabilities.get(raw)
+        if found is None:
+            found = sorted(flow_definition.plan(definition).capabilities())
+            if len(self._capabilities) >= _DEFINITIONS_MAX:
+                del self._capabilities[next(iter(self._capabilities))]
+            self._capabilities[raw] = found
+        return found
 
     async def _first(self, id: str, raw: bytes, given: bytes, refused: errors.WrongLastSequence) -> Workflow:
         """The workflow that was there before, if it is the same; `WorkflowExists` if not."""

@@ -11,6 +11,8 @@ from typing import Final
 
 UNIX_MS_MAX: Final = (1 << 48) - 1
 _DERIVED: Final = b"coord/derived/1"
+_VARIANT: Final = {digit: f"{int(digit, 16) & 3 | 8:x}" for digit in "0123456789abcdef"}
+"""A hexadecimal digit whose upper two bits are RFC 9562's variant."""
 
 
 def uuid7(unix_ms: int, random_80bits: int) -> str:
@@ -38,12 +40,9 @@ def derive_id(tenant: str, key: str, definition_version: str, step: str, attempt
     each as a netstring (decimal length in bytes, ``:``, the UTF-8 bytes, ``,``); numbers
     are written in decimal.
     """
-    digest = hashlib.sha256(_DERIVED)
-    for field in (tenant, key, definition_version, step, str(attempt), str(ordinal)):
-        data = field.encode()
-        digest.update(b"%d:%b," % (len(data), data))
-    value = int.from_bytes(digest.digest()[:16], "big")
-    return _text(value & ~(0xF000 << 64) & ~(0xC000 << 48) | 0x8000 << 64 | 0x8000 << 48)
+    fields = [field.encode() for field in (tenant, key, definition_version, step, str(attempt), str(ordinal))]
+    digits = hashlib.sha256(_DERIVED + b"".join([b"%d:%b," % (len(field), field) for field in fields])).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
 
 
 def unix_ms_of(uuid7_text: str) -> int:
