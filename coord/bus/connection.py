@@ -506,7 +506,7 @@ class Connection:
         `CircuitOpen` at once while the API does not answer, or `BusError`: with the server's
         code, or because the answer is none of JetStream's.
         """
-        if not policy.retries_max:
+        if policy.retries_max == 0:
             return await self._api(request, payload, timeout_s)
         return await retrying(lambda: self._api(request, payload, timeout_s), policy)
 

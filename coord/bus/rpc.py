@@ -101,7 +101,7 @@ async def call(
     `CircuitOpen` at once while nobody has answered for a while, `NotConnected`, or
     `CoordError` when the answer cannot be read.
     """
-    if policy.retries_max:
+    if policy.retries_max != 0:
         return await retrying(lambda: _call(conn, subject, payload, to, timeout_s, content), policy)
     return await _call(conn, subject, payload, to, timeout_s, content)
 

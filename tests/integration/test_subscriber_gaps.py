@@ -18,7 +18,7 @@ from coord.wire import subjects
 from coord.wire.envelope import StoredFact, decode_message
 from tests.support.log import Log, apply_streams, open_log, query_service
 from tests.support.network import Line
-from tests.support.subscribing import connected, cut, follow, publish_slowly, take
+from tests.support.subscribing import HASTY, connected, cut, follow, publish_slowly, take
 from tests.support.waiting import until
 
 
@@ -108,7 +108,7 @@ async def test_live_works_without_a_query_service(nats_server) -> None:
 async def test_a_gap_without_a_query_service_is_said_and_mended_once_there_is_one(start_nats) -> None:
     server = await start_nats()
     async with open_log(server.url) as log, Line(server.port) as line, connected(line) as conn:
-        subscription = follow(log, conn=conn)
+        subscription = follow(log, conn=conn, config=HASTY)
         await subscription.wait_ready(60)
         await log.state(0)
         await take(subscription, 1)
@@ -135,7 +135,7 @@ async def take_patiently(subscription: Subscription) -> StoredFact:
 async def test_a_gap_before_any_position_was_known_is_an_error(start_nats) -> None:
     server = await start_nats()
     async with open_log(server.url) as log, Line(server.port) as line, connected(line) as conn:
-        subscription = follow(log, conn=conn)
+        subscription = follow(log, conn=conn, config=HASTY)
         await subscription.wait_ready(60)
         await cut(line, conn, log.state("nobody can know of this"))
         with pytest.raises(errors.ServiceUnavailable, match="before this subscription knew"):
@@ -145,7 +145,7 @@ async def test_a_gap_before_any_position_was_known_is_an_error(start_nats) -> No
 
 async def test_starting_in_the_past_without_a_query_service_is_an_error(nats_server) -> None:
     async with open_log(nats_server.url) as log:
-        subscription = follow(log, start="first")
+        subscription = follow(log, start="first", config=HASTY)
         with pytest.raises(errors.ServiceUnavailable):
             await take(subscription, 1)
         await subscription.close()

@@ -14,6 +14,7 @@ from coord.bus import rpc
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message
 from coord.core import tasks
+from coord.core.retry import CallPolicy
 from coord.core.tasks import Task
 from coord.server import history
 from coord.wire import headers, subjects
@@ -104,12 +105,14 @@ class Hand:
 
     async def open_queues(self, capability: str = "work") -> dict[str, str]:
         """Ask for a capability's queues."""
+        # Who decides is ready before he answers.
         answer = await rpc.call(
             self.conn,
             subjects.rpc(self.tenant, "task", "open"),
             {"capability": capability},
             dict[str, Any],
             timeout_s=60,
+            policy=CallPolicy(retries_max=None, deadline_s=60),
         )
         found: dict[str, str] = answer["queues"]
         return found

@@ -17,7 +17,9 @@ from tests.support.log import Log
 from tests.support.network import Line
 from tests.support.waiting import until
 
-QUICK = SubscriberConfig(audit_s=0.2, save_s=0.02, unavailable_s=0.6)
+QUICK = SubscriberConfig(audit_s=0.2, save_s=0.02, unavailable_s=60.0)
+HASTY = SubscriberConfig(audit_s=0.2, save_s=0.02, unavailable_s=0.6)
+"""For those who are to be told that nobody answers."""
 
 
 def follow(
