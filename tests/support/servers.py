@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import pytest
 
-from coord.ops.devstack import DevStack, DevStackConfig
+from coord.ops.devstack import DevStack, DevStackConfig, ports
 from coord.ops.devstack.nats import NatsOptions, NatsServer
 from tests.support import cluster as clusters
 
@@ -50,6 +50,9 @@ def run_sync(work: Coroutine[None, None, T]) -> T:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the controller, or the only process
         config.stash[_RUN] = clusters.open_run()
+    else:
+        worker, workers = config.workerinput["workerid"], config.workerinput["workercount"]
+        ports.share = (int(worker.removeprefix("gw")) % workers, workers)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -63,6 +63,15 @@ async def test_a_taken_port_is_replaced(start_nats):
         assert server.port != port
 
 
+def test_who_kills_servers_side_by_side_has_ports_of_its_own(monkeypatch):
+    chosen = []
+    for part in range(3):
+        monkeypatch.setattr(ports, "share", (part, 3))
+        chosen.append([ports.choose() for _ in range(20)])
+    assert max(chosen[0]) < min(chosen[1])
+    assert max(chosen[1]) < min(chosen[2])
+
+
 async def test_a_bad_configuration_ends_in_one_line_with_the_servers_words(tmp_path):
     server = NatsServer(tmp_path, NatsOptions(extra="max_connections: {"))
     with pytest.raises(EnvironmentProblem) as caught:

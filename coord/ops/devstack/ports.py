@@ -17,6 +17,10 @@ LOOPBACK = "127.0.0.1"
 _LOWEST = 10_240
 _TRIES = 200
 
+share: tuple[int, int] = (0, 1)
+"""Which part of the range `choose` looks in, of how many: a server that was killed has its port back when it is
+started again, unless somebody was given it meanwhile.  Processes that kill servers side by side take a part each."""
+
 
 def choose(preferred: int = 0, *, taken: frozenset[int] = frozenset()) -> int:
     """`preferred` when it is free, else any free port not in `taken`.
@@ -26,12 +30,16 @@ def choose(preferred: int = 0, *, taken: frozenset[int] = frozenset()) -> int:
     """
     if preferred and preferred not in taken and is_free(preferred):
         return preferred
-    highest = _ephemeral_low()
+    part, parts = share
+    size = (_ephemeral_low() - _LOWEST) // parts
+    lowest = _LOWEST + part * size
     for _ in range(_TRIES):
-        port = _LOWEST + secrets.randbelow(highest - _LOWEST)
+        port = lowest + secrets.randbelow(size)
         if port not in taken and is_free(port):
             return port
-    raise EnvironmentProblem(f"No free port on {LOOPBACK} from {_LOWEST} to {highest}: stop something that listens.")
+    raise EnvironmentProblem(
+        f"No free port on {LOOPBACK} from {lowest} to {lowest + size}: stop something that listens."
+    )
 
 
 def is_free(port: int) -> bool:
