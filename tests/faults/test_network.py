@@ -14,14 +14,14 @@ from tests.support.proxy import Direction, Proxy
 from tests.support.workload import Watcher, Workload, verify
 
 IMPATIENT = {
-    "statement_timeout_s": 3.0,
-    "idle_in_transaction_s": 2.0,
-    "connect_timeout_s": 3.0,
-    "health_timeout_s": 2.0,
+    "statement_timeout_s": 10.0,
+    "idle_in_transaction_s": 10.0,
+    "connect_timeout_s": 10.0,
+    "health_timeout_s": 5.0,
     "health_after_s": 1.0,
     "idle_s": 60.0,
 }
-"""A database that does not answer is given up within a test's patience."""
+"""A database that does not answer is given up within a test's patience; one on a busy machine is not."""
 
 
 async def trouble(line: Proxy, rng: random.Random, load: Workload) -> str:
