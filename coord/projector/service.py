@@ -28,6 +28,7 @@ from coord.projector.strays import Strays
 from coord.projector.writer import Writer
 from coord.runtime import assets
 from coord.runtime.service import Service
+from coord.store import timestamps
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
 from coord.telemetry.metrics import Metrics
@@ -65,7 +66,13 @@ class ProjectorService(Service):
 
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
-        pool = Pool(self._database, settings=PROJECTOR_SETTINGS, metrics=self.metrics, circuit="database_write")
+        pool = Pool(
+            self._database,
+            settings=PROJECTOR_SETTINGS,
+            metrics=self.metrics,
+            circuit="database_write",
+            prepare=timestamps.teach,
+        )
         self._pool = await pool.open(wait=False)
         self._conn = conn = await Connection.open(
             self._nats, name=f"projector-{self.instance}", role="projector", wait=True, registry=self.metrics

@@ -136,8 +136,6 @@ REFUSED: dict[str, dict[str, object]] = {
     "nan": {"data": "NaN"},
     "a number beyond all bounds": {"data": "1e131072"},
     "deep json": {"data": "[" * 100_000 + "]" * 100_000},
-    "infinity": {"occurred_at": datetime.max.replace(tzinfo=UTC)},
-    "minus infinity": {"occurred_at": datetime.min.replace(tzinfo=UTC)},
     "null where there must be text": {"event": None},
     "number too large": {"schema": 2**31},
     "far too large": {"epoch": 2**63},

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from coord.ops.devstack import DevStackConfig, PostgresOptions, install, places
 from coord.ops.devstack.postgres import PostgresServer
+from coord.store import timestamps
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, EventRow, SampleRow
@@ -93,7 +94,7 @@ async def pool_of(url: str, **fields: Any) -> AsyncIterator[Pool]:
     fields.setdefault("statement_timeout_s", 120.0)
     fields.setdefault("idle_in_transaction_s", fields["statement_timeout_s"])
     config = msgspec.structs.replace(DatabaseConfig(url=url, pool_min=1, pool_max=4), **fields)
-    pool = Pool(config, settings=PROJECTOR_SETTINGS, metrics=Metrics(CollectorRegistry()))
+    pool = Pool(config, settings=PROJECTOR_SETTINGS, metrics=Metrics(CollectorRegistry()), prepare=timestamps.teach)
     await pool.open()
     try:
         yield pool
