@@ -70,7 +70,7 @@ async def submit(job: Job) -> AsyncIterator[Mapping[Kind, One]]:
         async def untold() -> None:
             task = await nothing.kiq("")
             async with asyncio.timeout(_RESULT_S):
-                while not await _has_result(task):
+                while not await _has_result(task):  # noqa: ASYNC110 - its results are polled for
                     await asyncio.sleep(_POLL_S)
 
         async def task() -> None:
@@ -86,8 +86,8 @@ async def submit(job: Job) -> AsyncIterator[Mapping[Kind, One]]:
 async def _has_result(task: Any) -> bool:
     """Look, and read it if it is there.
 
-    Each look at a result that is there makes a consumer, which the broker has to forget again by itself: under load
-    some of them are refused.  Who polls looks again.
+    A look at a result that is there makes a consumer of the object store's stream, and now and then one fails.  Who
+    polls looks again.
     """
     from taskiq.exceptions import ResultGetError, ResultIsReadyError
 
