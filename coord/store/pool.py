@@ -31,7 +31,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import asyncpg
@@ -117,8 +117,11 @@ class Pool:
         metrics: telemetry.Metrics | None = None,
         circuit: str = "database_read",
         breaker: BreakerPolicy | None = None,
+        prepare: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> None:
         """`settings`: session settings on top of coord's own (`PROJECTOR_SETTINGS`).
+
+        `prepare`: awaited with each new connection, as a part of connecting.
 
         `circuit`: what its circuit is called in metrics and logs; `breaker`: when it opens, instead of
         what the config says.
@@ -132,6 +135,7 @@ class Pool:
             "idle_in_transaction_session_timeout": f"{config.idle_in_transaction_s * 1000:.0f}",
             **(settings or {}),
         }
+        self._prepare = prepare
         self._metrics = metrics if metrics is not None else telemetry.default()
         self.circuit: Final = Circuit(
             circuit,
@@ -368,13 +372,7 @@ class Pool:
     async def _connect(self) -> Connection:
         try:
             async with asyncio.timeout(self.config.connect_timeout_s):
-                conn: Connection = await asyncpg.connect(
-                    self.config.url,
-                    # Ours cancels; asyncpg's own would only be a second clock.
-                    timeout=self.config.connect_timeout_s * 2,
-                    command_timeout=self.config.statement_timeout_s + _CLIENT_GRACE_S,
-                    server_settings=self._settings,
-                )
+                conn = await self._open_connection()
         except asyncpg.exceptions.ClientConfigurationError as exc:
             raise errors.SettingsError(f"database.url: {exc}", url=self.config.safe_url) from exc
         except DRIVER_ERRORS as exc:
@@ -383,6 +381,22 @@ class Pool:
             raise _cannot_connect(exc, self.config) from exc
         self._connects += 1
         conn.add_termination_listener(self._forget)
+        return conn
+
+    async def _open_connection(self) -> Connection:
+        conn: Connection = await asyncpg.connect(
+            self.config.url,
+            # Ours cancels; asyncpg's own would only be a second clock.
+            timeout=self.config.connect_timeout_s * 2,
+            command_timeout=self.config.statement_timeout_s + _CLIENT_GRACE_S,
+            server_settings=self._settings,
+        )
+        if self._prepare is not None:
+            try:
+                await self._prepare(conn)
+            except BaseException:
+                conn.terminate()
+                raise
         return conn
 
     def _forget(self, conn: object) -> None:
