@@ -347,7 +347,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         if not self.free:
             # Overtaken by a claim or the end.  It counts all the same: its number is taken in the log, and under it
             # nothing can be decided any more.
-            self.placing = msgspec.structs.replace(before, n=n)
+            self.placing = Placing(n=n)
             return None
         tried = () if said.again else before.tried
         if said.agent is not None:
