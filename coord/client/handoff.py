@@ -248,6 +248,8 @@ class Handoffs:
         )  # fmt: skip
         name = new_event_id() if id is None else id
         place = (name if key is None else key, name)
+        if id is not None:
+            await self.coord.used_ids.refuse_handoff(*place)
         await self.coord.pushes.open()
         handle = self._handles.get(place)
         if handle is None:
@@ -255,9 +257,18 @@ class Handoffs:
         fact = Fact(kind="handoff", id=name, key=key, event="offered", data=said)
         try:
             await self.coord.stating.state(fact, once="entity")
-        except errors.WrongLastSequence:
-            if await self.read(*place) is None:  # something stands there that is no offer
+        except errors.WrongLastSequence as refused:
+            first = await self.read(*place)
+            if first is None:  # something stands there that is no offer
                 await self.coord.stating.state(fact)
+            elif not _same(first.said, said):
+                raise errors.HandoffExists(
+                    handoff=name,
+                    key=place[0],
+                    first_event_id=first.event_id,
+                    offerer=first.offerer,
+                    status=first.status,
+                ) from refused
             handle.doubt()  # it was offered before: what became of it, the log says
         return handle
 
@@ -335,6 +346,16 @@ class Handoffs:
     def _doubt(self) -> None:
         for handle in list(self._handles.values()):
             handle.doubt()
+
+
+def _same(one: Offered, other: Offered) -> bool:
+    """Whether two offers pass on the same piece of work to the same one."""
+
+    def what(said: Offered) -> list[Any]:
+        digest = None if said.ref is None else said.ref.digest
+        return msgspec.json.decode(codec.encode([said.agent, said.capability, said.work, digest]), type=list[Any])
+
+    return what(one) == what(other)
 
 
 async def _quietly(job: Awaitable[None], id: str) -> None:

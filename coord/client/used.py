@@ -22,7 +22,7 @@ from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection
 from coord.client.entities import facts
-from coord.core import tasks, workflow_life
+from coord.core import handoff, tasks, workflow_life
 from coord.core.retry import CallPolicy
 from coord.runtime import clock
 from coord.runtime.retrying import retrying
@@ -95,6 +95,15 @@ class UsedIds:
                 submitter=used.submitter, definition=used.name, status=used.status,
             )  # fmt: skip
 
+    async def refuse_handoff(self, key: str, id: str) -> None:
+        """Raise `HandoffExists`, naming the first, when a handoff of this id ended and has left the log."""
+        used = await self.first("handoff", key, id)
+        if used is not None:
+            raise errors.HandoffExists(
+                _LONG_AGO, handoff=id, key=key, first_event_id=used.first_event_id, offerer=used.submitter,
+                offered_at=used.begun_at.isoformat(), to=used.name, status=used.status,
+            )  # fmt: skip
+
     async def firsts(self, kind: UsedKind, idents: Sequence[Ident]) -> dict[Ident, Used]:
         """The same of many, `limits.USED_IDS_MAX` a request.  What is no id is nobody's."""
         asked = [ident for ident in idents if _is_ident(ident)]
@@ -118,6 +127,8 @@ class UsedIds:
     async def _in_log(self, kind: UsedKind, used: Used) -> bool:
         """Whether the log still tells of it: not some last fact, but how it began."""
         there = await facts(self._conn, self._tenant, key=used.key, kind=kind, id=used.id)
+        if kind == "handoff":
+            return handoff.fold(there) is not None
         began = tasks.fold(there)[0] if kind == "task" else workflow_life.fold(there)[0]
         return began is not None
 

@@ -97,6 +97,8 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
     ended_at: float | None = None
     seq: int = 0
     """Of the offer that the log has."""
+    event_id: str = ""
+    """Of the first one."""
 
     @property
     def ended(self) -> bool:
@@ -128,11 +130,11 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
             if held is not None and said.restated > self.said.restated and not self.ended:
                 self.said, self.seq = said, fact.seq
                 return None
-            return _EXISTS
+            return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.offerer}")
         if fact.detail and held is None:
             return Refusal(_MALFORMED, "an offer has no detail tokens")
         self.said, self.seq = said, fact.seq
-        self.offerer, self.offered_at, self.since = fact.agent, at, at
+        self.offerer, self.offered_at, self.since, self.event_id = fact.agent, at, at, fact.event_id
         if held is not None:
             for name in Held.__struct_fields__:
                 setattr(self, name, getattr(held, name))

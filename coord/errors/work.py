@@ -100,6 +100,14 @@ class HandoffExpired(CoordError):
     remedy = "See who was asked and why not: `status()` of the handoff; register a coordinator."
 
 
+class HandoffExists(CoordError):
+    """A handoff of this id was offered before, and it was another one; `first_event_id` names it."""
+
+    code = "handoff.exists"
+    fault = Fault.CALLER
+    remedy = "Use another id for a different piece of work."
+
+
 class HandoffOver(CoordError):
     """The handoff is somebody else's meanwhile, or was withdrawn."""
 

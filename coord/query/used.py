@@ -18,6 +18,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.rpc import Request
+from coord.core.handoff import Handoff
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow
 from coord.runtime import clock
@@ -29,7 +30,9 @@ from coord.wire.log_api import LogInfo
 from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
 
 _MARGIN: Final = timedelta(seconds=limits.USED_MARGIN_S)
-_FOLDS: Final[dict[UsedKind, type[Task | Workflow]]] = {"task": Task, "workflow": Workflow}
+_FOLDS: Final[dict[UsedKind, type[Task | Workflow | Handoff]]] = {
+    "task": Task, "workflow": Workflow, "handoff": Handoff,
+}  # fmt: skip
 
 
 class UsedIds:
@@ -93,5 +96,13 @@ def _used(kind: UsedKind, row: Any) -> Used:
         submitter=row["submitter"],
         first_event_id=fold.event_id,
         begun_at=row["begun_at"],
-        name=fold.capability if isinstance(fold, Task) else f"{fold.name}@{fold.version}",
+        name=_name(fold),
     )
+
+
+def _name(fold: Task | Workflow | Handoff) -> str:
+    if isinstance(fold, Task):
+        return fold.capability
+    if isinstance(fold, Workflow):
+        return f"{fold.name}@{fold.version}"
+    return fold.said.agent or fold.said.capability or ""

@@ -35,6 +35,7 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     since: float = 0.0
     tried: tuple[str, ...] = ()
     escalations: Count = 0
+    event_id: str = ""
 
 
 class Offered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

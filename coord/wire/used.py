@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-UsedKind: TypeAlias = Literal["task", "workflow"]
+UsedKind: TypeAlias = Literal["task", "workflow", "handoff"]
 
 
 class UsedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,12 +33,12 @@ class Used(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     begun_at: datetime
     """Broker's clock."""
     name: str = ""
-    """A task's capability; a workflow's definition, as name@version."""
+    """A task's capability; a workflow's definition, as name@version; to whom a handoff was offered."""
 
 
 class UsedAnswer(msgspec.Struct, frozen=True):
     """What is known of them.  Not named are open ones and those that began within the window: the log has those."""
 
     whole: bool = False
-    """The log still holds every task and workflow that the tables know: it alone tells which ids are used."""
+    """The log still holds every task, workflow and handoff that the tables know: it alone tells which ids are used."""
     used: list[Used] = []

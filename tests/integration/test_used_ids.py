@@ -39,6 +39,9 @@ def ended(
     begun = {"event": "submitted", "detail": "work.normal", "data": "{}"}
     if kind == "workflow":
         begun = {"event": "started", "data": '{"definition":{"name":"n","version":"1"}}'}
+    elif kind == "handoff":
+        begun = {"event": "offered", "data": '{"agent":"desk","work":1}'}
+        return [event(seq, **about, **begun), event(seq + 1, **about, event="withdrawn", data="{}")]
     return [event(seq, **about, **begun), event(seq + 1, **about, event="cancelled", data="{}")]
 
 
@@ -64,7 +67,8 @@ async def test_an_id_that_has_left_the_log_is_refused_naming_the_first(
             + ended(tenant, 5, "flow-1", kind="workflow")
             + ended(tenant, 7, reuse.name_of(shared, 1), key=shared)
             + ended(tenant, 9, reuse.name_of(shared, 2), key=shared)
-            + ended("t-other", 11, "doc-2"),
+            + ended("t-other", 11, "doc-2")
+            + ended(tenant, 13, "pass-1", kind="handoff"),
         )
         async with fleet.client() as boss:
             with pytest.raises(errors.TaskExists) as refused:
@@ -79,6 +83,12 @@ async def test_an_id_that_has_left_the_log_is_refused_naming_the_first(
             await boss.submit("work", id="doc-2")  # another tenant's is nobody's
             with pytest.raises(errors.WorkflowExists):
                 await boss.start_workflow(Definition(name="n", steps=[Step(name="s", task="work")]), {}, id="flow-1")
+
+            with pytest.raises(errors.HandoffExists) as taken:
+                await boss.handoff({"any": "thing"}, to="desk", id="pass-1")
+            assert taken.value.details["first_event_id"] == "e13"
+            assert (taken.value.details["to"], taken.value.details["status"]) == ("desk", "withdrawn")
+            await boss.handoff({"any": "thing"}, to="desk", id="doc-1")  # a task's
 
             found = await boss.submit_many("work", range(3), ids=["new-1", "doc-1", "new-2"], return_errors=True)
             assert [getattr(one, "id", None) for one in found] == ["new-1", None, "new-2"]
@@ -129,6 +139,21 @@ async def test_what_the_log_still_tells_of_is_joined_however_old_the_tables_say_
         with pytest.raises(errors.TaskExists) as refused:
             await boss.submit("work", 1, id="doc-1")
         assert refused.value.details["first_event_id"] == "e1"
+
+
+async def test_a_handoff_is_joined_while_the_log_tells_of_it(nats_server, migrated_database: Database) -> None:
+    async with services(nats_server.url, database_url=migrated_database.url) as fleet, fleet.client() as boss:
+        await project(migrated_database, ended(fleet.tenant, 1, "pass-1", kind="handoff"))
+        first = await boss.handoff({"a": 1, "b": (2,)}, to="desk", id="pass-1", key="k")
+        again = await boss.handoff({"b": [2], "a": 1}, to="desk", id="pass-1", key="k")
+        assert again is first
+        for to, other in (("desk", 8), ("boss", {"a": 1, "b": [2]})):
+            with pytest.raises(errors.HandoffExists) as refused:
+                await boss.handoff(other, to=to, id="pass-1", key="k")
+            assert refused.value.details["offerer"] == "boss"
+        # As if it were an old one that was stated again: the log still tells of it.
+        await project(migrated_database, ended(fleet.tenant, 3, "pass-1", key="k", kind="handoff"))
+        assert await boss.handoff({"a": 1, "b": (2,)}, to="desk", id="pass-1", key="k") is first
 
 
 async def test_what_was_sent_is_settled_when_the_next_ids_cannot_be_asked_about(
