@@ -52,7 +52,7 @@ def token(rng: random.Random, *, first: str = ALPHABET) -> str:
 
 async def publish(conn: Connection, subject: str, body: bytes, block: bytes | None = None) -> dict[str, Any]:
     """Publish and wait for the PubAck; the server's answer."""
-    answer = await conn.request(subject, body, headers=block, timeout_s=5)
+    answer = await conn.request(subject, body, headers=block, timeout_s=60)
     ack: dict[str, Any] = json.loads(answer.data)
     return ack
 

@@ -52,7 +52,7 @@ class Victim:
     async def audited(self) -> Report:
         """Start the broker on what there is, and audit."""
         await self.server.start()
-        await self.conn.wait_connected(60)
+        await self.conn.wait_connected(100)
         return await audit(self.conn, self.pool, "EVENTS")
 
     async def lost(self) -> set[int]:

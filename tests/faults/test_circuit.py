@@ -36,7 +36,7 @@ async def test_the_database_is_cut_off(nats, crash_database, projector, rng: ran
             await until(lambda: pool.circuit.state == "open")
             await asyncio.sleep(AWAY_S)
             attempts, away_s = line.connections - before, time.monotonic() - began
-            assert not service.is_ready()
+            await until(lambda: not service.is_ready())
             opened = openings(service)
             line.resume()
             healed_at = time.monotonic()

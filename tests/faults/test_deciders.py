@@ -64,7 +64,7 @@ async def test_a_killed_broker_loses_no_decision(nats, hand, start, rounds, reco
         nats.kill()
         began = time.monotonic()
         await nats.start()
-        await hand.conn.wait_connected(30)
+        await hand.conn.wait_connected(100)
         await until(lambda: all(p.phase in ("running", "standby") for p in service.partitions))
 
         def released(left: int = 10 * (n + 1)) -> bool:

@@ -67,6 +67,8 @@ async def test_a_batch_swallowed_though_its_checkpoint_advances(
                 await load.more(400)  # behind it, however few transactions a slow machine makes of them
                 await load.stop()
                 assert "lost" in await found(url, load)
+                looks = watcher.looks
+                await until(lambda: watcher.looks > looks + 1)  # the last of them began after all that
     await db.close()
 
 

@@ -58,7 +58,7 @@ async def damaged(start_nats, rng: random.Random) -> AsyncIterator[Damaged]:
         block[rng.randrange(len(block) // 4, len(block))] ^= 1 << rng.randrange(8)
         blocks[1].write_bytes(block)
         await server.start()
-        await conn.wait_connected(20)
+        await conn.wait_connected(100)
         lost = []
         for seq in range(1, FACTS + 1):
             try:
