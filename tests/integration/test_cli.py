@@ -434,6 +434,7 @@ def environ(servers: Servers) -> dict[str, str]:
         "COORD_STREAMS_PROFILE": "development",
         "COORD_HTTP_PORT": "0",
         "COORD_DATABASE_POOL_MIN": "1",
+        "COORD_SERVICE_DRAIN_S": "100",
     }
 
 

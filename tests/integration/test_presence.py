@@ -91,7 +91,7 @@ async def test_a_killed_agent_is_noticed_at_once_and_its_task_moves(
             killed = victim.signal(signal.SIGKILL)
             noticed = await until(lambda: fleet.died_at(victim.instance))
             print(f"noticed {(noticed - killed) * 1e3:.0f} ms after SIGKILL")  # 65 to 80 where nothing else runs
-            assert await handle.result(timeout_s=60) == "w1"
+            assert await handle.result(timeout_s=150) == "w1"
             assert (await handle.status()).instance == other.instance
             assert (await handle.status()).deaths == 1
             assert fleet.died_at(other.instance) is None

@@ -75,7 +75,7 @@ async def test_two_processes_share_the_work_survive_a_death_and_drain(
         db = await asyncpg.connect(migrated_database.url)
         env = {
             "COORD_NATS_URLS": nats.url, "COORD_DATABASE_URL": migrated_database.url, "COORD_HTTP_PORT": "0",
-            "COORD_DATABASE_POOL_MIN": "1", "COORD_DATABASE_POOL_MAX": "6",
+            "COORD_DATABASE_POOL_MIN": "1", "COORD_DATABASE_POOL_MAX": "6", "COORD_SERVICE_DRAIN_S": "100",
         }  # fmt: skip
 
         async def publish(first: int) -> None:
