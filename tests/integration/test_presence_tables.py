@@ -61,7 +61,9 @@ async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migr
             kinds = await db.fetch("SELECT event, count(*) AS n FROM coord.event WHERE kind = 'agent' GROUP BY event")
             counts = {row["event"]: row["n"] for row in kinds}
             counts.pop("suspected", None)  # or not, if it was gone by the next look
-            assert counts == {"registered": 3, "draining": 1, "left": 1, "returned": 1, "gone": 1}
+            # Who left too, where the end of its connection was heard before its goodbye: a machine that stood still.
+            assert counts.pop("gone") in {1, 2}
+            assert counts == {"registered": 3, "draining": 1, "left": 1, "returned": 1}
         finally:
             await db.close()
 

@@ -24,7 +24,7 @@ from coord.wire.envelope import Poison, StoredFact, StoredSample, decode_message
 from tests.support.waiting import until
 
 
-def quick(*, deadline_s: float = 5.0, attempt_s: float = 0.4, **fields: Any) -> PublisherConfig:
+def quick(*, deadline_s: float = 30.0, attempt_s: float = 0.4, **fields: Any) -> PublisherConfig:
     """A publisher that resends and gives up within a test's patience."""
     retry = {name: fields.pop(name) for name in ("refused_wait_s", "backoff_s") if name in fields}
     retry.setdefault("refused_wait_s", min(1.0, deadline_s))
