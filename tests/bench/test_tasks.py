@@ -14,7 +14,9 @@ from coord.ops.bench.tasks import PARTS, TasksConfig
 _SIDES = ("agents", "all", "coord", "database", "nats", "submitter")
 _BOTH = ("p50", "p99")
 FIGURES = {
-    "tasks_per_s", "workflows_per_s", "agents_scale.growth", "coordination_overhead",
+    "tasks_per_s", "workflows_per_s", "agents_scale.growth", "fleet_idle.cpu_us",
+    *(f"coordination_overhead{load}{what}" for load in ("", ".at_100", ".workflows", ".workflows_at_30")
+      for what in ("", "_per_s")),
     *(f"{name}.{p}" for name in ("submit_to_start_ms", "submit_to_result_ms", "command_ack_ms", "flood_ack_ms")
       for p in _BOTH),
     *(f"{name}.{p}" for name in ("workflow_ms", "moved_after_kill_ms") for p in _BOTH),
@@ -23,7 +25,7 @@ FIGURES = {
     *(f"critical_wait_ms.{when}_{p}" for when in ("idle", "flooded") for p in _BOTH),
     "critical_wait_ms.flooded_to_idle",
     *(f"shares.{priority}" for priority in ("critical", "normal", "batch")),
-    *(f"agents_scale.{agents}.{what}" for agents in (2, 4) for what in ("cpu_us", "agent_kib")),
+    *(f"agents_scale.{agents}.{what}" for agents in (2, 4) for what in ("cpu_us", "coord_us", "nats_us", "agent_kib")),
 }  # fmt: skip
 
 

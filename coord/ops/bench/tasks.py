@@ -14,7 +14,8 @@ shares      how many of each priority are begun while all have some waiting
 kill        agents that hold tasks are killed (-9): until others have begun them
 scale       the same rate of tasks with ever more agents connected and beating: CPU of coord and
             nats-server a task
-overhead    tasks of ten milliseconds of CPU: what share of all CPU is not theirs
+overhead    tasks of ten milliseconds of CPU, and workflows of them, as many as the cores take and at a rate: what
+            share of all CPU is not theirs; what an idle second costs
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from coord.ops.bench import machine, servers
 from coord.ops.bench.flows import flood as flows_flood
 from coord.ops.bench.flows import workflows
 from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, rounded, windowed_s
+from coord.ops.bench.overhead import overhead
 from coord.ops.bench.servers import Database
 from coord.ops.bench.spine import ALWAYS
-from coord.ops.bench.task_worker import TENANT, WORK_S
+from coord.ops.bench.task_worker import TENANT
 from coord.ops.bench.trio import Trio, trio
 from coord.ops.bench.urgent import critical, shares
 from coord.ops.bench.workers import Job, Worker
@@ -57,7 +59,9 @@ PARTS: Final[tuple[Part, ...]] = get_args(Part)
 _RESULT_S: Final = 60.0
 """A result that takes longer is a failure of the bench."""
 
-_AGENTS_A_PROCESS: Final = 500
+_AGENTS_A_PROCESS: Final = 1_000
+_SETTLE_S: Final = 3.0
+"""After agents have come: their first heartbeats are a second apart, and they find out how many of them wait."""
 
 
 class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,11 +87,16 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Processes killed,"""
     held: int = 10
     """each holding so many tasks."""
-    scales: tuple[int, ...] = (10, 100, 1_000)
-    """Agents connected; 5,000 take 3 GiB and a minute: `--agents 5000`."""
+    scales: tuple[int, ...] = (10, 100, 1_000, 5_000)
+    """Agents connected, ever more: 5,000 take 1 GiB."""
+    scale_start_s: float = 60
+    """All together they are to have come within this; scales that take longer are left out, and named."""
     scale_per_s: float = 200
     scale_s: float = 3
     overhead: int = 400
+    """Tasks of ten milliseconds at once; of workflows of three of them a third."""
+    overhead_s: float = 2
+    """For so long they are submitted at a rate, and nothing at all is done."""
     parts: tuple[Part, ...] = PARTS
     sync_interval: str | None = None
     """nats-server's; None: its default."""
@@ -108,6 +117,7 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             self,
             scale_s=self.scale_s * share,
             critical_s=self.critical_s * share,
+            overhead_s=self.overhead_s * share,
             **{name: max(1, int(getattr(self, name) * share)) for name in names},
         )
 
@@ -311,25 +321,37 @@ async def scale(bench: Bench) -> Figures:
     """One rate of tasks, ever more agents."""
     config = bench.config
     found: Figures = {}
-    for agents in config.scales:
-        async with contextlib.AsyncExitStack() as stack:
-            left, memory = agents, 0.0
-            while left > 0:
-                some = min(left, _AGENTS_A_PROCESS)
-                worker = await stack.enter_async_context(bench.agents("no-op", agents=some))
-                memory = max(memory, worker.told.get("agent_bytes", 0.0))
-                left -= some
+    measured: list[float] = []
+    memory, left_s = 0.0, config.scale_start_s
+    async with contextlib.AsyncExitStack() as stack:
+        here = 0
+        for agents in sorted(config.scales):
+            began = time.perf_counter()
+            try:
+                async with asyncio.timeout(left_s):
+                    while here < agents:
+                        some = min(agents - here, _AGENTS_A_PROCESS)
+                        worker = await stack.enter_async_context(bench.agents("no-op", agents=some))
+                        memory = max(memory, worker.told.get("agent_bytes", 0.0))
+                        here += some
+            except TimeoutError:
+                bench.say(f"    {agents} agents had not come after {config.scale_start_s:g} s: left out")
+                break
+            left_s -= time.perf_counter() - began
+            await asyncio.sleep(min(_SETTLE_S, config.scale_s))
             await _steadily(bench, config.scale_per_s, 1.0)
-            before = _cpu_s(bench.fleet.pid)
-            clock = bench.clock()
+            before, clock = _cpu_s(bench.fleet.pid), bench.clock()
             count = await _steadily(bench, config.scale_per_s, config.scale_s)
             clock.stop()
-            spent = _cpu_s(bench.fleet.pid) - before + clock.server_cpu_s
-            found[f"agents_scale.{agents}.cpu_us"] = [spent / count * 1e6]
-            found[f"agents_scale.{agents}.agent_kib"] = [memory / 1024]
-    first = found[f"agents_scale.{config.scales[0]}.cpu_us"][0]
-    last = found[f"agents_scale.{config.scales[-1]}.cpu_us"][0]
-    return found | {"agents_scale.growth": [last / first - 1]}
+            coord_us = (_cpu_s(bench.fleet.pid) - before) / count * 1e6
+            nats_us = clock.server_cpu_s / count * 1e6
+            measured.append(coord_us + nats_us)
+            of = f"agents_scale.{agents}"
+            found |= {f"{of}.cpu_us": [measured[-1]], f"{of}.coord_us": [coord_us], f"{of}.nats_us": [nats_us],
+                      f"{of}.agent_kib": [memory / 1024]}  # fmt: skip
+    if not measured:
+        raise BenchError(f"not even {min(config.scales)} agents came within {config.scale_start_s:g} s")
+    return found | {"agents_scale.growth": [measured[-1] / measured[0] - 1]}
 
 
 async def _steadily(bench: Bench, per_s: float, seconds: float) -> int:
@@ -343,19 +365,6 @@ async def _steadily(bench: Bench, per_s: float, seconds: float) -> int:
         results.append(asyncio.ensure_future(handle.result(timeout_s=_RESULT_S)))
     await asyncio.gather(*results)
     return count
-
-
-async def overhead(bench: Bench) -> Figures:
-    """Tasks that take CPU: what share is not theirs."""
-    async with bench.agents("work", capacity=4) as workers:
-        before = _cpu_s(bench.fleet.pid, workers.pid)
-        clock = bench.clock()
-        handles = await bench.c.submit_many("work", [None] * bench.config.overhead, returns=float)
-        await asyncio.gather(*(h.result(timeout_s=_RESULT_S) for h in handles))
-        clock.stop()
-        spent = clock.client_cpu_s + clock.server_cpu_s + clock.database_cpu_s
-        spent += _cpu_s(bench.fleet.pid, workers.pid) - before
-    return {"coordination_overhead": [1 - bench.config.overhead * WORK_S / spent]}
 
 
 # --- helpers ---------------------------------------------------------------------------------

@@ -127,7 +127,8 @@ async def tasks(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of the flood; a figure is their median.")] = 3,
     scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every count and duration.")] = 1.0,
     agents: Annotated[
-        list[int] | None, typer.Option("--agents", min=1, help="Agents connected; repeat for more. [10, 100, 1000]")
+        list[int] | None,
+        typer.Option("--agents", min=1, help="Agents connected; repeat for more. [10, 100, 1000, 5000]"),
     ] = None,
     sync_interval: Annotated[
         str | None, typer.Option("--sync-interval", help="nats-server's, such as always; default: its own.")
