@@ -131,8 +131,8 @@ class Checkpoints:
         """(stream, partition) → sequence; None while the database does not answer."""
         try:
             if self._db is None or self._db.is_closed():
-                self._db = await asyncpg.connect(self._url, timeout=2)
-            rows = await self._db.fetch("SELECT stream, partition, seq FROM coord.checkpoint", timeout=2)
+                self._db = await asyncpg.connect(self._url, timeout=10)
+            rows = await self._db.fetch("SELECT stream, partition, seq FROM coord.checkpoint", timeout=10)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError):
             self.close()
             return None
@@ -142,7 +142,7 @@ class Checkpoints:
         """Who is in a transaction, for how long, and whom each waits for: what one wants to know when it is late."""
         if self._db is None:
             return []
-        rows = await self._db.fetch(_SESSIONS, timeout=5)
+        rows = await self._db.fetch(_SESSIONS, timeout=20)
         return [
             f"{r['pid']} ({r['client_port']}) {r['state']} {r['wait_event']} for {r['s']:.1f} s"
             f" behind {r['blockers']}: {r['query']}"
