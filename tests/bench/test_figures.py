@@ -196,6 +196,7 @@ def test_comparing_knows_which_way_is_better() -> None:
     [
         ("latency_ms.p99", True), ("subscribe_ms_always.p99", True), ("publish.single_cpu_us", True),
         ("publish_always.single_ratio", False), ("project.frame_rows_per_s", False),
+        ("coordination_overhead.at_100", True), ("coordination_overhead_per_s", False), ("fleet_idle.cpu_us", True),
     ],
 )  # fmt: skip
 def test_costs_are_known_by_their_units(figure: str, lower: bool) -> None:

@@ -100,11 +100,13 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def lower_is_better(figure: str) -> bool:
-    """Whether a figure is a cost: milliseconds and microseconds are, and what a soak takes."""
+    """Whether a figure is a cost: milliseconds, microseconds and overhead are, and what a soak takes."""
     if figure.startswith("soak."):
         return not figure.endswith("facts_per_s")
     if figure.startswith("beside."):
         return False
+    if figure.startswith("coordination_overhead"):
+        return not figure.endswith("_per_s")
     return any(part.removesuffix("_always").endswith(("_ms", "_us")) for part in figure.split("."))
 
 

@@ -21,7 +21,7 @@ _RESULT_S: Final = 60.0
 
 async def workflows(bench: Bench) -> Figures:
     """One at a time with a pause before each, then as many as the window takes."""
-    definition = _chain()
+    definition = chain()
     config = bench.config
     took: list[float] = []
     rates: list[float] = []
@@ -55,7 +55,7 @@ async def workflows(bench: Bench) -> Figures:
 
 async def flood(bench: Bench, count: int) -> float:
     """Run `count` workflows, never more than half the window at a time; the seconds until the last one's end."""
-    definition = _chain()
+    definition = chain()
 
     async def one() -> None:
         await bench.c.run_workflow(definition, id=bench.id(), timeout_s=_RESULT_S)
@@ -63,9 +63,10 @@ async def flood(bench: Bench, count: int) -> float:
     return await windowed_s(count, bench.config.window // 2, one)
 
 
-def _chain() -> Definition:
+def chain(capability: str = "no-op") -> Definition:
+    """`STEPS` tasks of a capability, each after the one before."""
     flow = Workflow("chain")
     before: list[StepRef] = []
     for n in range(STEPS):
-        before = [flow.task(f"s{n}", "no-op", needs=before, retries=0)]
+        before = [flow.task(f"s{n}", capability, needs=before, retries=0)]
     return flow.definition()

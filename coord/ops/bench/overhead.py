@@ -1,0 +1,115 @@
+"""The bench of tasks, its part about what coordination costs beside work: handlers that burn ten milliseconds of CPU.
+
+Overhead is the CPU of everything but the handlers, divided by all: nats-server, PostgreSQL, ``coord serve``, the
+submitter, and what the agents' processes use besides.  It depends on how many tasks come: whatever comes alone
+wakes everybody up alone, what comes together shares it.  So it is measured
+
+* at saturation: one process of agents a core, all tasks submitted at once, as many done as the cores can;
+* at a rate that the machine has time for, open loop;
+
+for single tasks and for workflows of three such steps.  What the fleet costs while it does nothing at all is beside
+them: at a hundred tasks a second a hundredth of it is in each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from coord.ops.bench.flows import STEPS, chain
+from coord.ops.bench.measure import Figures, cpu_s
+from coord.ops.bench.task_worker import WORK_S
+
+if TYPE_CHECKING:
+    from coord.ops.bench.tasks import Bench
+
+TASKS_PER_S: Final = 100
+"""Half of what two cores can do of such tasks."""
+FLOWS_PER_S: Final = 30
+"""About as many steps."""
+_CAPACITY: Final = 4
+"""Tasks that each process holds: the next is there when one ends."""
+_RESULT_S: Final = 60.0
+
+Many = Callable[[], Awaitable[int]]
+"""Does something; how many."""
+
+
+async def overhead(bench: Bench) -> Figures:
+    """Tasks and workflows that take CPU: what share is not theirs, saturated and at a rate; and an idle second."""
+    config = bench.config
+    flow = chain("work")
+    flows = max(1, config.overhead // STEPS)
+
+    async def tasks_at_once() -> int:
+        handles = await bench.c.submit_many("work", [None] * config.overhead, returns=float)
+        await asyncio.gather(*(handle.result(timeout_s=_RESULT_S) for handle in handles))
+        return len(handles)
+
+    async def task() -> None:
+        handle = await bench.c.submit("work", id=bench.id(), returns=float)
+        await handle.result(timeout_s=_RESULT_S)
+
+    async def run_flow() -> None:
+        await bench.c.run_workflow(flow, id=bench.id(), timeout_s=_RESULT_S)
+
+    async def flows_at_once() -> int:
+        await asyncio.gather(*(run_flow() for _ in range(flows)))
+        return flows
+
+    async with contextlib.AsyncExitStack() as stack:
+        pids = [bench.fleet.pid]
+        for _ in range(_cores()):
+            worker = await stack.enter_async_context(bench.agents("work", capacity=_CAPACITY))
+            pids.append(worker.pid)
+        await task()
+        await run_flow()
+        idle_s, _ = await _spent_s(bench, pids, lambda: _nothing(config.overhead_s))
+        found = {"fleet_idle.cpu_us": [idle_s * 1e6]}
+        sides: tuple[tuple[str, int, Many], ...] = (
+            ("coordination_overhead", 1, tasks_at_once),
+            (f"coordination_overhead.at_{TASKS_PER_S}", 1, lambda: _paced(TASKS_PER_S, config.overhead_s, task)),
+            ("coordination_overhead.workflows", STEPS, flows_at_once),
+            (f"coordination_overhead.workflows_at_{FLOWS_PER_S}", STEPS,
+             lambda: _paced(FLOWS_PER_S, config.overhead_s, run_flow)),
+        )  # fmt: skip
+        for name, steps, many in sides:
+            each_s, per_s = await _spent_s(bench, pids, many)
+            found[name] = [1 - steps * WORK_S / each_s]
+            found[f"{name}_per_s"] = [per_s]
+    return found
+
+
+async def _spent_s(bench: Bench, pids: list[int], many: Many) -> tuple[float, float]:
+    """CPU seconds of all processes for one, and how many were done in a second."""
+    before, clock = sum(map(cpu_s, pids)), bench.clock()
+    count = await many()
+    clock.stop()
+    spent = sum(map(cpu_s, pids)) - before + clock.client_cpu_s + clock.server_cpu_s + clock.database_cpu_s
+    return spent / count, count / clock.seconds
+
+
+async def _paced(per_s: float, seconds: float, one: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Begin `one` at a rate, whatever becomes of them (open loop); how many, once all have ended."""
+    count = max(1, int(per_s * seconds))
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for n in range(count):
+            await asyncio.sleep(max(0.0, began + n / per_s - time.perf_counter()))
+            group.create_task(one())
+    return count
+
+
+async def _nothing(seconds: float) -> int:
+    """Pass the time; "one" is a second of it."""
+    whole = max(1, round(seconds))
+    await asyncio.sleep(whole)
+    return whole
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
