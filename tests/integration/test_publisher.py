@@ -193,7 +193,7 @@ async def test_a_linger_ends_by_itself(nats_server, seen) -> None:
 
 @pytest.mark.parametrize("order", ["auto", "always"])
 async def test_facts_of_one_key_keep_their_order_whatever_their_class(nats_server, seen, rng, order) -> None:
-    config = quick(inflight_messages=8, progress_linger_ms=50, order=order)
+    config = quick(inflight_messages=8, progress_linger_ms=50, order=order, deadline_s=60, overload_wait_s=60)
     async with client(nats_server.url, publisher=config) as c:
         stated = defaultdict(list)
         for n in range(2000):

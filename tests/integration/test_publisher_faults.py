@@ -63,7 +63,7 @@ async def test_kill_and_restart_while_publishing_stores_every_acked_fact_exactly
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams()
-        config = quick(deadline_s=60, attempt_s=0.5)
+        config = quick(deadline_s=60, attempt_s=0.5, overload_wait_s=60)
         async with client(server.url, publisher=config) as c:
             acked: dict[str, PubAck] = {}
             stop = asyncio.Event()
@@ -120,7 +120,7 @@ async def test_frames_survive_a_crash_too(start_nats) -> None:
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams()
-        async with client(server.url, publisher=quick(deadline_s=60, attempt_s=0.5)) as c:
+        async with client(server.url, publisher=quick(deadline_s=60, attempt_s=0.5, overload_wait_s=60)) as c:
             for n in range(20_000):
                 await c.sample("cpu", n)
                 if n == 10_000:
@@ -154,7 +154,7 @@ async def _stored(seen: Observer, c: Any, expected: int) -> bool:
 
 
 async def test_what_was_lost_on_the_way_is_sent_again_before_anything_new(proxy, seen) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=10, overload_wait_s=60)) as c:
         await c.publish(scanned("f0", key="k", data=0))
         proxy.stall("up")
         lost = [await c.emit(scanned(f"f{n}", key="k", data=n)) for n in range(1, 3000)]
@@ -174,7 +174,7 @@ async def test_what_was_lost_on_the_way_is_sent_again_before_anything_new(proxy,
 
 
 async def test_repeated_cuts_lose_and_double_nothing(proxy, seen, rng) -> None:
-    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=0.5)) as c:
+    async with client(proxy.url, publisher=quick(deadline_s=60, attempt_s=0.5, overload_wait_s=60)) as c:
         receipts = []
         for n in range(5000):
             receipts.append(await c.emit(scanned(f"f{n}", key="k", data=n)))
