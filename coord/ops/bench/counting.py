@@ -140,7 +140,7 @@ class Wire(AbstractAsyncContextManager["Wire"]):
         """What was held passes."""
         await self._aside.run(self._set_open(True))
 
-    async def quiet(self, seconds: float = 0.25, timeout_s: float = 30.0) -> None:
+    async def quiet(self, seconds: float = 0.25, timeout_s: float = 120.0) -> None:
         """Return when nothing has passed for so long."""
 
         async def still() -> None:

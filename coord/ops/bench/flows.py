@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STEPS: Final = 3
 
 _WARM_UP: Final = 20
-_RESULT_S: Final = 60.0
+_RESULT_S: Final = 120.0
 
 
 async def workflows(bench: Bench) -> Figures:

@@ -39,7 +39,7 @@ from coord.wire.envelope import Fact
 
 _MARKERS_PER_S: Final = 20
 _ASK_EVERY_S: Final = 0.001
-_PATIENCE_S: Final = 30.0
+_PATIENCE_S: Final = 120.0
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):

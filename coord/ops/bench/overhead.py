@@ -33,7 +33,7 @@ FLOWS_PER_S: Final = 30
 """About as many steps."""
 _CAPACITY: Final = 4
 """Tasks that each process holds: the next is there when one ends."""
-_RESULT_S: Final = 60.0
+_RESULT_S: Final = 120.0
 
 Many = Callable[[], Awaitable[int]]
 """Does something; how many."""

@@ -56,7 +56,7 @@ _SAMPLE_S: Final = 0.5
 _FINE_S: Final = 0.05
 """Between two looks at the projectors; the second once all is published: the error of the end."""
 
-_STALLED_S: Final = 60.0
+_STALLED_S: Final = 150.0
 _DISK_EVERY: Final = 10
 """One look at the disk for so many at the memory: it walks through folders."""
 

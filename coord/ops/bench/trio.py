@@ -26,7 +26,7 @@ SIZE: Final = 3
 PROFILE: Final = "cluster"
 """Of streams/: every stream has three copies."""
 
-_READY_S: Final = 40.0
+_READY_S: Final = 120.0
 _AGAIN_S: Final = 0.2
 
 

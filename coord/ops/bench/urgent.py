@@ -21,7 +21,7 @@ FLOOD_TIMES: Final = 10
 """So much faster than its agents work is batch work submitted."""
 _CRITICAL_PER_S: Final = 20.0
 """A quarter of what the slots can do."""
-_RESULT_S: Final = 60.0
+_RESULT_S: Final = 120.0
 
 
 async def critical(bench: Bench) -> Figures:

@@ -18,7 +18,7 @@ import msgspec
 
 from coord.ops.bench.measure import BenchError
 
-_START_S: Final = 60.0
+_START_S: Final = 120.0
 _STOP_S: Final = 20.0
 _MODULES: Final = dict.fromkeys(("faststream", "faststream-lean", "nats-sinks"), "coord.ops.bench.peer_worker") | {
     "fleet": "coord.ops.bench.task_worker",
