@@ -97,10 +97,15 @@ class Batch:
         found: dict[str, set[str] | None] = {}
         for tenant, agent, series in self._sampled:
             _tag(found, tenant, f"series:{agent}.{series}")
-        for tenant, key, kind, id_ in set(map(_entity, self.events)):
-            _tag(found, tenant, f"{kind}:{id_}", f"key:{key}")
         for tenant, kind in set(map(_kind, self.events)):
             _tag(found, tenant, f"kind:{kind}")
+        # In pieces: the first one of a backlog names too much already, and nobody need look at the others.
+        for start in range(0, len(self.events), limits.NOTICE_TAGS_MAX):
+            if not any(found.values()):
+                break
+            for tenant, key, kind, id_ in set(map(_entity, self.events[start : start + limits.NOTICE_TAGS_MAX])):
+                if found[tenant] is not None:
+                    _tag(found, tenant, f"{kind}:{id_}", f"key:{key}")
         return found
 
     def add(self, delivery: Delivery) -> None:

@@ -6,6 +6,8 @@ projector    a projector, until standard input ends
 service      projector and query service, until standard input ends
 subscribers  as many agents as wanted, each with a connection of its own, subscribed to what
              is said under its own key; says when each fact was due and how late it came
+
+Services have their process's collector set as `coord serve` has it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from coord.ops.bench.workers import Job
 from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
 from coord.query.service import QueryService
+from coord.runtime.heap import Heap
 from coord.runtime.service import ServiceGroup
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
@@ -43,10 +46,11 @@ _CONNECT_AT_A_TIME: Final = 32
 async def drain(job: Job, _parent_gone: asyncio.Event) -> None:
     """Project the backlog; the clock runs from the first pinned partition to the last commit."""
     metrics = Metrics(CollectorRegistry())
-    service = _projector(job, metrics, streams=(job.stream,))
+    heap, service = Heap(registry=metrics), _projector(job, metrics, streams=(job.stream,))
     process.say({"ready": True})
     try:
         async with asyncio.timeout(_DRAIN_S):
+            await heap.start()
             await service.start()
             mine = [p for p in service.partitions if p.partition in job.ends]
             await _until(lambda: any(p.state == "pinned" for p in mine))
@@ -58,6 +62,7 @@ async def drain(job: Job, _parent_gone: asyncio.Event) -> None:
     finally:
         await service.drain()
         await service.stop()
+        await heap.stop()
     flushes = metrics.registry.get_sample_value("coord_db_commit_rows_count") or 0.0
     process.say({"seconds": seconds, "cpu_s": cpu_s, "rss_bytes": rss_bytes(os.getpid()), "transactions": flushes})
 
@@ -71,7 +76,8 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 async def project(job: Job, parent_gone: asyncio.Event) -> None:
     """Run a projector, one of several perhaps, until the parent has enough."""
-    async with ServiceGroup("bench", [_projector(job, Metrics(CollectorRegistry()))]) as group:
+    metrics = Metrics(CollectorRegistry())
+    async with ServiceGroup("bench", [Heap(registry=metrics), _projector(job, metrics)]) as group:
         await group.wait_ready(30)
         process.say({"ready": True})
         await parent_gone.wait()
@@ -81,7 +87,8 @@ async def serve(job: Job, parent_gone: asyncio.Event) -> None:
     """Run projector and query service until the parent has enough."""
     metrics = Metrics(CollectorRegistry())
     async with await Connection.open(NatsConfig(urls=(job.nats_url,)), name="bench-query") as conn:
-        group = ServiceGroup("bench", [_projector(job, metrics), QueryService(conn, registry=metrics)])
+        services = [Heap(registry=metrics), _projector(job, metrics), QueryService(conn, registry=metrics)]
+        group = ServiceGroup("bench", services)
         async with group:
             await group.wait_ready(30)
             process.say({"ready": True})
