@@ -149,7 +149,6 @@ async def test_what_stays_in_process_until_the_deadline_may_be_stored(pipeline, 
         await pipeline.send(subject, b"x", msg_id="m")
 
 
-@patient
 async def test_somebody_elses_message_of_the_same_id_in_process_is_compared(pipeline, seen) -> None:
     subject = f"test.{secrets.token_hex(4)}"
     await answering(seen.conn, subject, IN_PROCESS, b'{"stream":"S","seq":3,"duplicate":true}')
