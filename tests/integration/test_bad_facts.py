@@ -16,7 +16,7 @@ from tests.support.log import projector
 from tests.support.tasks import Fleet, services
 from tests.support.waiting import until
 
-WAIT_S = 60
+WAIT_S = 150
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ async def test_one_at_a_time_with_growing_epochs(fleet: Fleet) -> None:
     async def agent(name: str) -> None:
         async with fleet.client(name) as c:
             for _ in range(5):
-                async with c.lock("index", timeout_s=60) as held:
+                async with c.lock("index", timeout_s=150) as held:
                     inside.append(name)
                     assert inside == [name]
                     epochs.append(held.epoch)
@@ -55,7 +55,7 @@ async def test_who_dies_loses_the_lead_at_once(fleet: Fleet) -> None:
     a = await fleet.client("a")
     async with fleet.client("b") as b:
         first = await a.elect("planner").acquire()
-        second = asyncio.create_task(b.elect("planner", timeout_s=60).acquire())
+        second = asyncio.create_task(b.elect("planner", timeout_s=150).acquire())
 
         async def waits() -> bool:
             lock = await b.locks.get("planner")

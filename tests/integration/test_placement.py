@@ -119,7 +119,7 @@ async def ended(c: Any, count: int, **options: Any) -> list[str]:
     found = []
     for _ in range(count):
         handle = await c.submit("work", 1, **options)
-        found.append(await handle.result(timeout_s=60))
+        found.append(await handle.result(timeout_s=150))
     return found
 
 
@@ -142,7 +142,7 @@ async def test_loads_speeds_and_scores(fleet: Fleet) -> None:
         assert set(await ended(c, 2, placement=PATIENT | {"prefer": {"name": "small"}})) == {"small"}
         hold.over.set()
         for handle in held:
-            await handle.result(timeout_s=60)
+            await handle.result(timeout_s=150)
         # By chance, five to one: tests/property/test_placement.py has the shares.
         assert set(await ended(c, 5, placement=PATIENT | {"strategy": "response_time"})) <= {"big", "small"}
 
@@ -159,7 +159,7 @@ async def test_who_is_full_hangs_or_dies_after_being_chosen_is_followed_by_the_n
             handle = await c.submit("work", 1, id="t1", placement=asked)
             await until(lambda: "dying" in tried(fleet, "t1"))
             await dying.close()
-            assert await handle.result(timeout_s=60) == "free"
+            assert await handle.result(timeout_s=150) == "free"
             said = [d.data.get("agent") for d in await placed(fleet, "t1")]  # whoever stands still is passed over too
             assert said[:4] == ["deaf", "dying", "full", "free"]
             full.draining = False
@@ -173,7 +173,7 @@ async def test_what_nobody_accepts_is_pulled_in_the_end(fleet: Fleet) -> None:
         await until(lambda: any(t.restated for d in tasks(fleet) if (t := d.get(fleet.tenant, "t1", "t1"))))
         assert [d.data.get("agent") for d in await placed(fleet, "t1")] == ["deaf", None]
         async with agents(fleet, "late", known=1):
-            assert await handle.result(timeout_s=60) == "late"
+            assert await handle.result(timeout_s=150) == "late"
         task = await handle.status()
         assert (task.queue, task.restated, task.claims) == ("critical", 1, 1)
 
@@ -189,7 +189,7 @@ async def test_whom_nobody_fits_shows_on_the_board_and_waits(fleet: Fleet) -> No
 
         await until(lambda: unplaced() == 1)
         async with agents(fleet, "eu", known=1, labels={"eu": {"region": "eu"}}):
-            assert await handle.result(timeout_s=60) == "eu"
+            assert await handle.result(timeout_s=150) == "eu"
         await until(lambda: unplaced() == 0)
         nobody, chosen = await placed(fleet, "t1")
         assert nobody.data["passed_over"] == {"labels": 1}
@@ -202,9 +202,9 @@ async def test_a_step_of_a_workflow_and_a_timer_are_placed_too(fleet: Fleet) -> 
     flow.task("only", "work", input=1, placement=pinned)  # the options of a task are a step's
     async with agents(fleet, "a", "b"), fleet.client() as c:
         handle = await c.start_workflow(flow, {}, id="w1")
-        await handle.result(timeout_s=60)
+        await handle.result(timeout_s=150)
         later = await c.submit("work", 1, id="t1", delay_s=0.2, placement=pinned)
-        assert await later.result(timeout_s=60) == "b"
+        assert await later.result(timeout_s=150) == "b"
         _, facts = await read(fleet.conn, fleet.tenant, "w1", "only")
         assert [f.agent for f in facts if f.event == "claimed"] == ["b"]
 

@@ -27,7 +27,7 @@ async def test_a_killed_workers_tasks_move(nats_server) -> None:
         )  # fmt: skip
         try:
             assert child.stdout is not None
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 assert await child.stdout.readline() == b"ready\n"
                 handles = await c.submit_many("hold", range(4))
                 for _ in handles:
@@ -41,7 +41,7 @@ async def test_a_killed_workers_tasks_move(nats_server) -> None:
             async with agent.connect(fleet.url, tenant=fleet.tenant) as survivor:
                 killed_at = time.monotonic()
                 child.send_signal(signal.SIGKILL)
-                began = await asyncio.gather(*(h.result(timeout_s=60) for h in handles))
+                began = await asyncio.gather(*(h.result(timeout_s=150) for h in handles))
                 print("moved after", [round(at - killed_at, 3) for at in began])
                 assert survivor.stats.completed == 4
             for handle in handles:
@@ -62,7 +62,7 @@ async def test_a_worker_that_stood_still_loses_its_tasks_and_ends_its_handlers(n
         )  # fmt: skip
         try:
             assert child.stdout is not None
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(250):
                 assert await child.stdout.readline() == b"ready\n"
                 handle = await c.submit("hold", 1)
                 assert (await child.stdout.readline()).startswith(b"began")
@@ -75,7 +75,7 @@ async def test_a_worker_that_stood_still_loses_its_tasks_and_ends_its_handlers(n
                 async with agent.connect(fleet.url, tenant=fleet.tenant):
                     stopped_at = time.monotonic()
                     child.send_signal(signal.SIGSTOP)
-                    moved_s = await handle.result(timeout_s=60) - stopped_at
+                    moved_s = await handle.result(timeout_s=150) - stopped_at
                     print("moved after", round(moved_s, 3))
                     child.send_signal(signal.SIGCONT)
                     assert await child.stdout.readline() == b"ended 1\n"
@@ -105,9 +105,9 @@ async def test_a_broker_that_is_killed_and_comes_back_runs_nothing_twice(start_n
         await until(lambda: len(runs) > 40)
         server.kill()
         await server.start()
-        assert sorted(await asyncio.gather(*(h.result(timeout_s=90) for h in handles))) == list(range(200))
+        assert sorted(await asyncio.gather(*(h.result(timeout_s=200) for h in handles))) == list(range(200))
         assert max(runs.values()) == 1, runs.most_common(5)
         # The broker may have forgotten acks: what it delivers again reaches no handler.
         more = await c.submit_many("steady", range(200, 220))
-        await asyncio.gather(*(h.result(timeout_s=60) for h in more))
+        await asyncio.gather(*(h.result(timeout_s=200) for h in more))
         assert max(runs.values()) == 1, runs.most_common(5)

@@ -16,7 +16,7 @@ from coord.wire.records import Fact
 from tests.support.tasks import Fleet
 from tests.support.waiting import until
 
-WAIT_S = 60.0
+WAIT_S = 150.0
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

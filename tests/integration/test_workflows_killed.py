@@ -68,7 +68,7 @@ async def test_killed_in_the_middle(fleet: Fleet, record_property: Any) -> None:
             handles: list[WorkflowHandle[Any]] = [await c.start_workflow(flow, n, id=f"w{n}") for n in range(WORKFLOWS)]
             await until(lambda: sum(ran.values()) >= WORKFLOWS // 3)
             os.kill(child.pid, signal.SIGKILL)
-            found = await asyncio.gather(*(handle.result(120) for handle in handles))
+            found = await asyncio.gather(*(handle.result(250) for handle in handles))
             assert found == [n + 2 for n in range(WORKFLOWS)]
             for n in range(WORKFLOWS):
                 facts = await facts_of(c, f"w{n}")
