@@ -29,6 +29,9 @@ from tests.support.crash import Crash, Job, ProjectorProcess, projector_process
 from tests.support.servers import run_sync
 from tests.support.streams import apply_topology
 
+PATIENT = {"idle_in_transaction_s": 10.0}
+"""Of a projector in the test's own process, which is not frozen by anybody but a busy machine: in the two seconds of
+production that would end one transaction after the other, and nothing would ever be written."""
 StartProcess = Callable[..., Awaitable[ProjectorProcess]]
 StartProjector = Callable[..., Awaitable[ProjectorService]]
 
@@ -159,7 +162,7 @@ async def projector(nats) -> AsyncIterator[StartProjector]:
         fields.setdefault("retry_max_s", 0.5)
         service = ProjectorService(
             NatsConfig(urls=(nats_url or nats.url,), ping_interval_s=1.0),
-            DatabaseConfig(url=database_url, pool_min=1, pool_max=8, **(database or {})),
+            DatabaseConfig(url=database_url, pool_min=1, pool_max=8, **(PATIENT | (database or {}))),
             ProjectorConfig(**fields),
             registry=Metrics(CollectorRegistry()),
         )

@@ -109,6 +109,8 @@ async def _names_the_gap(reader: LogReader, damaged: Damaged, where: dict[str, s
     while at.seq <= FACTS:
         try:
             page = await reader.read(subjects.log_filters("t", **where), at)
+        except errors.DeadlineExceeded:  # of a busy machine's server: whoever reads asks again
+            continue
         except errors.LogUnreadable as exc:
             gaps.append((exc.details["wanted"], exc.details["first_seq"]))
             at = Position(exc.details["first_seq"])

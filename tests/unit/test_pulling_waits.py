@@ -10,6 +10,7 @@ import pytest
 
 from coord import errors
 from coord.bus.connection import Connection
+from coord.client import pulling
 from coord.client.pulling import Delivery, Puller
 from coord.wire import subjects, work
 from tests.support.waiting import until
@@ -89,8 +90,11 @@ async def test_one_free_slot_and_late_answers_end_in_a_wait_for_each_priority() 
 
 
 @pytest.mark.parametrize("pending", [0, 1])
-async def test_after_a_task_that_was_the_last_the_next_is_waited_for_without_asking(pending: int) -> None:
+async def test_after_a_task_that_was_the_last_the_next_is_waited_for_without_asking(
+    pending: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever takes a task now and then asks nobody three times for each; who leaves a backlog behind does."""
+    monkeypatch.setattr(pulling, "_CALM_S", 60.0)  # however long this test is kept from going on
     broker = _LateBroker()
     free = 1
     came: list[str] = []
