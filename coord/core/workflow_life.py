@@ -130,7 +130,7 @@ class Workflow(msgspec.Struct, kw_only=True, omit_defaults=True):
         if decided and said.restated > self.restated and (not self.ended or self.status == "cancelled"):
             self.started_seq, self.restated = fact.seq, said.restated
             return None
-        if payload_hash(fact) == self.payload_hash:
+        if payload_hash(said) == self.payload_hash:
             return _REPEATED
         return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.submitter}")
 
@@ -139,7 +139,7 @@ class Workflow(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.started_seq, self.started_at = fact.seq, fact.stored_at.timestamp()
         self.submitter, self.instance = fact.agent, said.instance
         self.parent = said.parent if decided else None
-        self.event_id, self.payload_hash = fact.event_id, payload_hash(fact)
+        self.event_id, self.payload_hash = fact.event_id, payload_hash(said)
         self.correlation_id = fact.correlation_id
         self.name, self.version = _named(said.definition)
         if carried is not None:
@@ -233,20 +233,27 @@ def fold(facts: list[StoredFact]) -> tuple[Workflow | None, list[tuple[StoredFac
     return (life if life is not None and life.started_seq else None), refused
 
 
-def payload_hash(fact: StoredFact) -> str:
+def payload_hash(said: flow.Started) -> str:
     """What makes two starts of one id the same: definition and input."""
-    said = decode(fact, flow.Started)
     return hashlib.blake2b(bytes(said.definition) + b"\0" + bytes(said.input), digest_size=12).hexdigest()
+
+
+_DECODERS: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
+"""One for each type of body, made when it is first met: as many as `decode` is asked for."""
 
 
 def decode(fact: StoredFact, to: type[T]) -> T:
     """The body as that type, members kept raw as JSON; nothing and null are its defaults."""
     if not fact.body or fact.body in (b"null", b"\xc0"):
         return to()
+    decoder = _DECODERS.get(to)
+    if decoder is None:
+        decoder = _DECODERS[to] = msgspec.json.Decoder(to)
     try:
-        return msgspec.json.decode(fact.body if fact.content == "json" else fact.json_text, type=to)
+        found: T = decoder.decode(fact.body if fact.content == "json" else fact.json_text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidPayload(f"not what this event says: {exc}") from exc
+    return found
 
 
 def shown(raw: bytes) -> Any:

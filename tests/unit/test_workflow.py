@@ -439,7 +439,7 @@ def test_snapshots_take_and_give_everything() -> None:
 
 
 def test_a_history_of_ten_thousand_facts_is_folded_and_restored_quickly() -> None:
-    """Measured: 58 to 85 ms to fold it on a shared machine, 0.3 ms from a snapshot; the bound is for a slow one."""
+    """Measured: 58 to 85 ms to fold it on a shared machine, 0.3 ms from a snapshot.  The bound is CPU's, and far off."""
     w = begun(
         task("each", for_each="$input", max_parallelism=50), {"name": "s", "signal": "x"}, input=list(range(3_400))
     )
@@ -447,13 +447,11 @@ def test_a_history_of_ten_thousand_facts_is_folded_and_restored_quickly() -> Non
         for one in w.open_tasks():
             w.complete(one, {"n": one.id})
         w.settle()
-    began = time.perf_counter()
+    began = time.thread_time()
     decider, owed = restored(w.log[:10_000])
-    took_s = time.perf_counter() - began
+    took_s = time.thread_time() - began
     dumped = dump(decider)
-    began = time.perf_counter()
+    began = time.thread_time()
     restored([], 0, dumped)
-    print(
-        f"folded in {took_s * 1e3:.0f} ms, restored in {(time.perf_counter() - began) * 1e3:.1f} ms; {len(owed)} owed"
-    )
-    assert took_s < 2
+    print(f"folded in {took_s * 1e3:.0f} ms, restored in {(time.thread_time() - began) * 1e3:.1f} ms; {len(owed)} owed")
+    assert took_s < 5
