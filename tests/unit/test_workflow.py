@@ -439,7 +439,7 @@ def test_snapshots_take_and_give_everything() -> None:
 
 
 def test_a_history_of_ten_thousand_facts_is_folded_and_restored_quickly() -> None:
-    """Measured: 58 to 85 ms to fold it on a shared machine, 0.3 ms from a snapshot.  The bound is CPU's, and far off."""
+    """58 to 85 ms to fold it on a shared machine, 0.3 ms from a snapshot.  The bound is CPU's, and far off."""
     w = begun(
         task("each", for_each="$input", max_parallelism=50), {"name": "s", "signal": "x"}, input=list(range(3_400))
     )
