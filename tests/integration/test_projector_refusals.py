@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import asyncpg
+import pytest
 from prometheus_client import CollectorRegistry
 
 from coord.bus.pull import Delivery
+from coord.projector import writer as writing
 from coord.projector.rows import Batch, Letter
 from coord.projector.writer import Writer
 from coord.store import checkpoints
@@ -19,7 +21,7 @@ from coord.store.pool import PROJECTOR_SETTINGS, Pool
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 
-ROWS = 600
+ROWS = 100
 
 
 class NoQueue:
@@ -27,8 +29,11 @@ class NoQueue:
         """The stream is not what is tested."""
 
 
-async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transaction(migrated_database) -> None:
+async def test_a_batch_that_is_refused_whole_is_parked_in_more_than_one_transaction(
+    migrated_database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A search by halving takes two savepoints a row: no transaction's deadline may depend on the batch."""
+    monkeypatch.setattr(writing, "_SEARCH_ROWS", 64)
     db = await asyncpg.connect(migrated_database.url)
     await db.execute("ALTER TABLE coord.event ADD CONSTRAINT no_bad CHECK (kind <> 'bad')")
     # However long it takes: how many transactions there are does not depend on it.
