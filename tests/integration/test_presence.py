@@ -109,7 +109,7 @@ async def test_a_hung_agent_is_noticed_by_its_heartbeats(fleet: Fleet) -> None:
             handle = await c.submit("work", 60.0, id="t1")
             await until(lambda: any(row.beat.claims for row in fleet.board.table.rows(fleet.tenant, "work")))
             stopped = worker.signal(signal.SIGSTOP)
-            noticed = await until(lambda: fleet.died_at(worker.instance))
+            noticed = await until(lambda: fleet.died_at(worker.instance), 200)
             print(f"noticed {noticed - stopped:.2f} s after SIGSTOP")
             assert noticed - stopped > limits.HEARTBEAT_S  # not by a lost connection
 
@@ -189,7 +189,7 @@ async def test_without_a_system_account_heartbeats_alone_decide(tmp_path: Path) 
         assert row is not None
         row.due_s = 0.2
         await worker.end()
-        await until(lambda: fleet.died_at(worker.instance))
+        await until(lambda: fleet.died_at(worker.instance), 200)
     await server.stop()
 
 
