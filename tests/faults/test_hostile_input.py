@@ -232,7 +232,7 @@ async def fate_in(db: asyncpg.Connection, stream: str, up_to: int) -> Fate:
     return Fate(rows, {(r["seq"], r["idx"]): r["code"] for r in letters}, up_to)
 
 
-async def all_parked(db: asyncpg.Connection, conn: Connection, timeout_s: float = 100) -> dict[str, Fate]:
+async def all_parked(db: asyncpg.Connection, conn: Connection, timeout_s: float = 200) -> dict[str, Fate]:
     """Wait until every stored message has become what the decoder says, and nothing else."""
     expected = {s: judged(await stored(conn, s)) for s in (subjects.EVENTS, subjects.TELEMETRY)}
 
@@ -391,6 +391,7 @@ def peak_memory_mib(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+@pytest.mark.timeout(600)
 async def test_ten_thousand_fuzzed_messages_and_a_shower_of_bombs(
     nats, conn, migrated_database, process, rng: random.Random, record_property
 ) -> None:

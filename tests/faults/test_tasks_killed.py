@@ -6,6 +6,8 @@ import asyncio
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.soak.tasks import TENANT, connected
 from tests.support import crew
 from tests.support.siege import VICTIMS, Kill, Siege
@@ -15,6 +17,7 @@ from tests.support.taskverdict import Log, judge
 FEW = Amount(tasks=40, workflows=4, task_s=(0.2, 1.0), step_s=(0.0, 0.2))
 
 
+@pytest.mark.timeout(600)
 async def test_each_task_has_one_outcome_whoever_is_killed(
     nats, conn, rng: random.Random, rounds: int, tmp_path: Path
 ) -> None:

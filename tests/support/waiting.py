@@ -14,9 +14,8 @@ async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float 
     try:
         async with asyncio.timeout(timeout_s):
             while True:
-                value = condition()
-                if inspect.isawaitable(value):
-                    value = await value
+                asked = condition()
+                value = await asked if inspect.isawaitable(asked) else asked
                 if value:
                     return value
                 await asyncio.sleep(every_s)
