@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -207,11 +207,13 @@ class Puller:
         if urgent and not any(wait.queue == "critical" for wait in self._waits.values()):
             self._wait_for(["critical"])
 
-    def _woken(self, asks: bool) -> None:  # noqa: FBT001 - what the seat's owner says
-        """Called while standing by, or allowed to wait; `asks`: there is work that nobody was given."""
-        if asks:
-            self._empty_until = dict.fromkeys(work.PRIORITIES, 0.0)
-            self._calm_until = dict.fromkeys(work.PRIORITIES, 0.0)
+    def _woken(self, queues: Collection[str]) -> None:
+        """Called while standing by, because these have work that nobody was given; none: allowed to wait."""
+        now = self._loop.time()
+        for queue in work.PRIORITIES if queues else ():
+            there = queue in queues  # what the others have is for those who wait there
+            self._empty_until[queue] = 0.0 if there else now + _EMPTY_S
+            self._calm_until[queue] = 0.0 if there else now + _CALM_S
         self.refill()
 
     # --- asking --------------------------------------------------------------------------
@@ -295,7 +297,7 @@ class Puller:
         else:
             self._empty_until[queue] = self._calm_until[queue] = 0.0
         count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
-        self._standby.delivered(int(tokens[base + 5]))
+        self._standby.delivered(queue, int(tokens[base + 5]))
         text = subject.decode("utf-8", "backslashreplace")
         self._deliver(Delivery(queue, text, headers or None, data, seq, count, stored_ns))
         self.refill()

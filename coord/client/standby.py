@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +21,7 @@ from coord.bus import rpc
 from coord.bus.connection import Connection, Subscription
 from coord.core.seats import Seat, State
 from coord.telemetry import logs
-from coord.wire import subjects
+from coord.wire import subjects, work
 
 _log = logs.get("worker")
 
@@ -32,6 +32,8 @@ _LOOK_S: Final = 1.0
 
 class _Wake(msgspec.Struct):
     what: str = ""
+    queue: str = ""
+    """Which has work; none: any may."""
 
 
 class _Waiting(msgspec.Struct):
@@ -43,12 +45,12 @@ class Standby:
 
     def __init__(
         self, conn: Connection, tenant: str, capability: str, *,
-        wake: Callable[[bool], None], rise: Callable[[], None], busy: Callable[[], bool],
+        wake: Callable[[Collection[str]], None], rise: Callable[[], None], busy: Callable[[], bool],
     ) -> None:  # fmt: skip
         """Nothing is asked before `may_wait`.
 
-        `wake(asks)`: there is something to do, and asking finds it, or it may wait; `rise`: nothing may wait any
-        more; `busy`: whether no slot is free.
+        `wake(queues)`: these may have work, or, where there are none, it may wait; `rise`: nothing may wait any more;
+        `busy`: whether no slot is free.
         """
         self._conn = conn
         self._capability = capability
@@ -95,10 +97,11 @@ class Standby:
             self._stand_by()
         return seat.state == "seated"
 
-    def delivered(self, pending: int) -> None:
+    def delivered(self, queue: str, pending: int) -> None:
         """It was given something, and so much more waits at that queue."""
         for _ in range(self._seat.delivered(pending)):
-            self._call("work")
+            if self._wakes < limits.WAKES_AT_ONCE and self._conn.is_connected:
+                self._start(self._offer(self._seat, _Wake("work", queue)))
 
     def full(self) -> None:
         """No slot is free: if that lasts, its seat is somebody else's."""
@@ -141,22 +144,17 @@ class Standby:
 
     def _pass_on(self) -> None:
         if self._conn.is_connected and self._seat.pass_on():
-            self._start(self._offer(self._seat, "seat"))
+            self._start(self._offer(self._seat, _Wake("seat")))
 
-    def _call(self, what: str) -> None:
-        if self._wakes < limits.WAKES_AT_ONCE and self._conn.is_connected:
-            self._start(self._offer(self._seat, what))
-
-    async def _offer(self, seat: Seat, what: str) -> None:
+    async def _offer(self, seat: Seat, wake: _Wake) -> None:
         """Wake somebody; whoever offers a seat has it again if nobody comes."""
         self._wakes += 1
         nobody = False
+        body = msgspec.json.encode(wake)
         try:
             for _ in range(limits.WAKE_TRIES):
                 try:
-                    await self._conn.request(
-                        self._subject, msgspec.json.encode(_Wake(what)), timeout_s=limits.WAKE_CONSENT_S
-                    )
+                    await self._conn.request(self._subject, body, timeout_s=limits.WAKE_CONSENT_S)
                 except errors.DeadlineExceeded:
                     return
         except errors.ServiceUnavailable:
@@ -165,9 +163,9 @@ class Standby:
             pass  # it is as if nobody had come
         finally:
             self._wakes -= 1
-        if what == "seat":
+        if wake.what == "seat":
             if seat.refused(nobody=nobody) and seat is self._seat:
-                self._comes(asks=False)
+                self._comes()
         elif nobody:
             seat.crowded = False
 
@@ -181,10 +179,10 @@ class Standby:
         self._listens = True
         self._follow()
 
-    def _comes(self, *, asks: bool) -> None:
+    def _comes(self, queues: Collection[str] = ()) -> None:
         """It stands by no more."""
         self._loop.call_later(limits.STANDBY_LINGER_S, self._hear_no_more)
-        self._wake(asks)
+        self._wake(queues)
 
     def _hear_no_more(self) -> None:
         self._listens = self.standing
@@ -212,11 +210,12 @@ class Standby:
 
     def _woken(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
         try:
-            what = msgspec.json.decode(body, type=_Wake).what
+            said = msgspec.json.decode(body, type=_Wake)
         except msgspec.MsgspecError:
             return
-        if not self._busy() and self._seat.woken(what):
-            self._comes(asks=what != "seat")
+        if not self._busy() and self._seat.woken(said.what):
+            some = (said.queue,) if said.queue in work.PRIORITIES else work.PRIORITIES
+            self._comes(some if said.what == "work" else ())
         elif reply:
             self._say(reply.decode())
 
@@ -233,7 +232,7 @@ class Standby:
             _log.warning("worker.not_woken", capability=self._capability, subject=self._subject,
                          remedy="allow it to publish and subscribe there")  # fmt: skip
             if self._seat.alone():
-                self._wake(False)
+                self._wake(())
 
     # --- looking --------------------------------------------------------------------------
 
@@ -255,7 +254,7 @@ class Standby:
         if not changed or seat is not self._seat:
             return
         if seat.state == "seated":
-            self._comes(asks=False)
+            self._comes()
         else:
             self._rise()
             if seat.state == "standing":

@@ -60,10 +60,10 @@ class Seat:
 
     def __init__(self) -> None:
         self.state: State = "new"
-        self.crowded = False
-        """Somebody may be standing by: it is worth waking them."""
+        self.crowded = True
+        """Somebody may be standing by: it is worth trying to wake them."""
         self._many = False
-        """Somebody may be standing by sooner or later."""
+        """There are more workers than seats, as far as is known: seats are passed on."""
         self.look_at = 0.0
         """When to look again how many wait."""
         self._served = 0
@@ -91,7 +91,8 @@ class Seat:
         seats = limits.QUEUE_SEATS
         stays = draw * seats >= waiting - seats
         before = self.state
-        self.crowded = self._many = waiting >= seats // 2 or before == "standing"
+        self.crowded = True
+        self._many = waiting >= seats // 2 or before == "standing"
         if before == "standing":
             if waiting < seats // 2:
                 self._turn("room")
@@ -99,7 +100,7 @@ class Seat:
             self._turn("room" if stays else "full")
         elif before == "seated" and not stays:
             self._turn("crowd")
-        self._look_later(now, draw, soon=before == "new" and self.crowded)
+        self._look_later(now, draw, soon=before == "new" and self._many)
         return self.state != before
 
     def unanswered(self, now: float, draw: float) -> bool:
@@ -121,10 +122,16 @@ class Seat:
     def delivered(self, pending: int) -> int:
         """It was given something, and so much more waits: how many others to wake for that.
 
-        None for as few as others on seats are about to be given; if these are away, so is this one soon.
+        None for as few as others on seats are about to be given; if these are away, so is this one soon.  Those on
+        seats begin: each wakes its part of what is needed.
         """
         self._served += 1
-        return max(0, min(pending - limits.QUEUE_SEATS // 2, limits.WAKES_A_DELIVERY)) if self.crowded else 0
+        more = pending - limits.QUEUE_SEATS // 2
+        if more <= 0 or not self.crowded:
+            return 0
+        if self.state == "seated":
+            return min(-(-more // limits.QUEUE_SEATS), limits.WAKES_A_SEAT)
+        return min(more, limits.WAKES_A_DELIVERY)
 
     @property
     def leaves(self) -> bool:

@@ -373,12 +373,14 @@ SEAT_LOOK_S: Final = 27.0
 STANDBY_LOOK_S: Final = 300.0
 """How often it is looked how many wait: the first time after sitting down, later, and by those that stand by
 (5,000: 17 a second)."""
+WAKES_A_SEAT: Final = 8
 WAKES_A_DELIVERY: Final = 2
-"""Workers that one wakes which was given something while more waits: doubling, 5,000 are awake after eight steps."""
+"""Workers that one wakes which was given something while more waits, with a seat and without: 5,000 are awake after
+five steps."""
 WAKE_TRIES: Final = 3
 WAKE_CONSENT_S: Final = 0.25
 """Who is woken in vain says so; who is silent for so long comes."""
-WAKES_AT_ONCE: Final = 4
+WAKES_AT_ONCE: Final = 2 * WAKES_A_SEAT
 """Of one worker at a capability; while so many are under way it wakes no more."""
 STANDBY_LINGER_S: Final = 0.05
 """For so long who stands by no more can still be woken in vain: the server's list of those who can is not made anew

@@ -157,21 +157,28 @@ def test_short_tasks_are_everybodys(count: int, seed: int) -> None:
         assert had >= count / 2
 
 
-def test_nobody_is_woken_by_who_knows_of_nobody_and_a_refused_seat_is_kept() -> None:
+def test_nobody_is_woken_twice_where_nobody_stands_by_and_a_refused_seat_is_kept() -> None:
     seat = Seat()
     assert seat.looked(3, 0.0, 0.5)
-    assert not seat.crowded
-    assert seat.delivered(1_000) == 0
-    assert not _leaves(seat)
-    seat.looked(SEATS, 30.0, 0.5)
-    assert seat.delivered(1_000) == limits.WAKES_A_DELIVERY
+    assert seat.delivered(1_000) == limits.WAKES_A_SEAT
+    assert seat.delivered(SEATS) == 1, "its part of what is needed"
     assert seat.delivered(SEATS // 2) == 0, "those on seats are about to be given as much"
-    assert _leaves(seat)
+    assert not _leaves(seat), "there are few"
+    for _ in range(limits.SEAT_TASKS):
+        seat.delivered(0)
+    assert not seat.had_its_share
+    seat.looked(SEATS, 30.0, 0.5)
+    assert _had_its_share(seat)
     assert seat.pass_on()
+    assert seat.delivered(1_000) == limits.WAKES_A_DELIVERY
     assert seat.refused(nobody=True)
     assert _state(seat) == "seated"
-    assert not seat.crowded, "it wakes nobody for work"
-    assert _leaves(seat), "but offers its seat again"
+    assert seat.delivered(1_000) == 0, "nobody is there to be woken"
+    assert _leaves(seat), "but where there are many, somebody may stand by soon"
+
+
+def _had_its_share(seat: Seat) -> bool:
+    return seat.had_its_share
 
 
 def _leaves(seat: Seat) -> bool:

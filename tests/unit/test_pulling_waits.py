@@ -39,6 +39,9 @@ class _LateBroker:
 
     on_reconnected = on_permission_denied = on_disconnected
 
+    async def request(self, subject: str, _body: bytes, **_: Any) -> Any:
+        raise errors.ServiceUnavailable(subject=subject)  # nobody stands by
+
     def circuit(self, _name: str) -> Any:
         raise errors.CircuitOpen  # nobody says how many wait: it is as if there were no others
 
