@@ -23,6 +23,9 @@ LAG_ERROR_S: Final = 300.0
 _NAMED: Final = 10
 """Capabilities of one kind that are named; `coord agent capabilities` has all."""
 
+_QUEUES_NEARLY: Final = 0.9
+"""Of the consumers that queues may be."""
+
 SILENT_S: Final = 4 * limits.CHECKPOINT_IDLE_S
 """A checkpoint nobody confirmed for so long, while messages wait, has no projector."""
 
@@ -33,6 +36,7 @@ def judge(snapshot: Snapshot) -> list[Problem]:
     if snapshot.broker is not None:
         problems += _judge_streams(snapshot)
         problems += _judge_consumers(snapshot)
+        problems += _judge_queues(snapshot)
         problems += _judge_capabilities(snapshot)
     if snapshot.database is not None:
         problems += _judge_database(snapshot)
@@ -44,6 +48,19 @@ def judge(snapshot: Snapshot) -> list[Problem]:
 def healthy(problems: list[Problem]) -> bool:
     """Whether none of them is an error."""
     return all(p.severity != "error" for p in problems)
+
+
+def _judge_queues(snapshot: Snapshot) -> list[Problem]:
+    queues = snapshot.queues
+    if queues is None or queues.consumers < _QUEUES_NEARLY * queues.consumers_max:
+        return []
+    return [
+        _warning(
+            "queues",
+            f"{queues.consumers} of at most {queues.consumers_max} consumers are queues of capabilities",
+            "Use fewer capabilities: beyond that new ones are refused. Unused ones go by themselves.",
+        )
+    ]
 
 
 def _judge_capabilities(snapshot: Snapshot) -> list[Problem]:

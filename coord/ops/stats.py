@@ -25,7 +25,7 @@ from coord.store.pool import Pool
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
 from coord.telemetry import logs
-from coord.wire import subjects
+from coord.wire import subjects, work
 
 _log = logs.get("stats")
 
@@ -143,6 +143,14 @@ class CapabilityStats(msgspec.Struct, frozen=True, kw_only=True):
     circuit: str
 
 
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The consumers that are queues of capabilities: three of each that has work or workers."""
+
+    consumers: int
+    consumers_max: int = limits.CAPABILITIES_MAX * len(work.PRIORITIES)
+    """Of all tenants; then a new capability's are refused until unused ones have gone."""
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Something a person should know."""
 
@@ -160,6 +168,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     broker: BrokerStats | None = None
     streams: tuple[StreamStats, ...] = ()
     consumers: tuple[ConsumerStats, ...] = ()
+    queues: QueueStats | None = None
     instances: tuple[str, ...] | None = None
     """Projectors heard of; None when nobody listened."""
     capabilities: tuple[CapabilityStats, ...] = ()
@@ -210,10 +219,12 @@ async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> 
         try:
             about = await broker(conn)
             found = await streams(conn)
+            readers = tuple([c for s in found for c in await consumers(conn, s.name)])
             return {
                 "broker": about,
                 "streams": tuple(found),
-                "consumers": tuple([c for s in found for c in await consumers(conn, s.name)]),
+                "consumers": readers,
+                "queues": QueueStats(consumers=sum(subjects.parse_queue(c.name) is not None for c in readers)),
                 "instances": await heard if heard is not None else None,
                 "capabilities": await boards if boards is not None else (),
             }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import coord
+from coord import limits
 from tests.support.cli import cli
 from tests.support.fleet import Fleet, serving
 from tests.support.waiting import until
@@ -56,3 +57,5 @@ async def test_agents_are_listed_shown_and_drained(fleet: Fleet) -> None:
         await until(starved)
         status = await cli("status", "-o", "json")
         assert any("no agent can do them" in problem["message"] for problem in status.json["problems"])
+        assert status.json["queues"]["consumers"] >= 3, "those of `rare`"
+        assert status.json["queues"]["consumers_max"] == 3 * limits.CAPABILITIES_MAX

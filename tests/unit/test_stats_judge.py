@@ -20,6 +20,7 @@ from coord.ops.stats import (
     DeadLetterStats,
     Problem,
     ProjectionStats,
+    QueueStats,
     Snapshot,
     StreamStats,
 )
@@ -108,6 +109,7 @@ def test_a_system_that_is_well_has_no_problems() -> None:
             changed(database=msgspec.structs.replace(DATABASE, connections=95)),
             "warning", "database", "95 of 100 connections",
         ),
+        (changed(queues=QueueStats(consumers=1_350)), "warning", "queues", "1350 of at most 1500"),
         (
             changed(dead_letters=(DeadLetterStats(stream="EVENTS", code="wire.author", letters=3, last_at=NOW),)),
             "warning", "dead letters", "3 parked, most of them wire.author",
@@ -155,6 +157,7 @@ def test_what_is_no_problem() -> None:
     assert judge.judge(with_stream("TELEMETRY", fill=1.0)) == []  # drops its oldest, as it should
     assert judge.judge(with_stream("TELEMETRY", first_seq=500, last_seq=600)) == []
     assert judge.judge(changed(instances=None)) == []  # nobody listened
+    assert judge.judge(changed(queues=QueueStats(consumers=1_349))) == []
     quiet = projection("EVENTS", silent_seconds=10 * SILENT_S)
     assert judge.judge(changed(projection=(quiet,))) == []  # nothing waits
 

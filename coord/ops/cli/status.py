@@ -156,6 +156,9 @@ def _show(ctx: Context, snapshot: Snapshot, measured: Rates | None = None) -> No
         out.text(
             f"{out.style('agents', 'bold')}     {', '.join(f'{n} {state}' for state, n in snapshot.agents.items())}"
         )
+    if snapshot.queues is not None:
+        q = snapshot.queues
+        out.text(f"{out.style('queues', 'bold')}     {q.consumers} consumers of at most {q.consumers_max}")
     for rows in (
         [msgspec.structs.asdict(c) for c in snapshot.capabilities[:_CAPABILITIES_SHOWN]],
         stream_rows(snapshot, measured),
