@@ -357,7 +357,7 @@ RECALL_FACTS_MAX: Final = 2_000
 QUEUE_WAITING_MAX: Final = 50_000
 """max_waiting of a queue: plain clients that wait at one at a time; of SDK workers `QUEUE_SEATS` do."""
 
-QUEUE_SEATS: Final = 32
+QUEUE_SEATS: Final = 64
 """Idle workers of a capability that leave pulls waiting; the others stand by.  The server goes through all of them
 three or four times a task, at 75 ns each; and so many tasks that come at once begin without anybody being woken."""
 

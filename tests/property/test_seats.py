@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -13,10 +13,17 @@ from hypothesis import strategies as st
 from coord import limits
 from coord.core.seats import TRANSITIONS, Event, Seat, State
 
-SEATS = limits.QUEUE_SEATS
+SEATS = 16
 
 some = settings(max_examples=15, deadline=None)
 """Each example is a fleet that lives for minutes."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def seats() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "QUEUE_SEATS", SEATS)
+        yield
 
 
 class _Fleet:
