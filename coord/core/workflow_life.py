@@ -238,22 +238,14 @@ def payload_hash(said: flow.Started) -> str:
     return hashlib.blake2b(bytes(said.definition) + b"\0" + bytes(said.input), digest_size=12).hexdigest()
 
 
-_DECODERS: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
-"""One for each type of body, made when it is first met: as many as `decode` is asked for."""
-
-
 def decode(fact: StoredFact, to: type[T]) -> T:
     """The body as that type, members kept raw as JSON; nothing and null are its defaults."""
     if not fact.body or fact.body in (b"null", b"\xc0"):
         return to()
-    decoder = _DECODERS.get(to)
-    if decoder is None:
-        decoder = _DECODERS[to] = msgspec.json.Decoder(to)
     try:
-        found: T = decoder.decode(fact.body if fact.content == "json" else fact.json_text)
+        return msgspec.json.decode(fact.body if fact.content == "json" else fact.json_text, type=to)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidPayload(f"not what this event says: {exc}") from exc
-    return found
 
 
 def shown(raw: bytes) -> Any:
