@@ -105,6 +105,9 @@ _FINISHED = Refusal("task.finished", "the task has ended")
 _UNKNOWN = Refusal("task.unknown", "no task of this id was submitted")
 _NOT_CLAIMANT = Refusal("task.not_claimant", "the author does not hold the claim")
 _CLAIM_TAKEN = Refusal("task.claim_taken", "somebody else holds the claim, or it is not the next one")
+_OVERTAKEN = Refusal(
+    "task.overtaken", "a death or the time led to it, and what the task's agents stated meanwhile was stored before it"
+)
 _NOT_SUBMITTER = Refusal("task.not_submitter", "only the submitter or a decider may cancel a task")
 _MALFORMED = Refusal("task.malformed", "the body or the subject of this fact is not what its event demands")
 
@@ -306,10 +309,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def _released(self, fact: StoredFact) -> Refusal | None:
         said = decode(fact, Released)
-        if self.ended:
-            return _FINISHED
         if self.status != "claimed" or work.number(fact.detail) != self.claims:
-            return _CLAIM_TAKEN
+            return _OVERTAKEN
         if said.reason == "drained":
             self._free("queued")
             return None
@@ -324,7 +325,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     def _cancelled(self, fact: StoredFact) -> Refusal | None:
         said = decode(fact, Ended)
         if self.ended:
-            return _FINISHED
+            return _OVERTAKEN if fact.agent.startswith("_") else _FINISHED
         if not fact.agent.startswith("_") and fact.agent != self.submitter:
             return _NOT_SUBMITTER
         self._end(fact, "cancelled", "cancelled", said.reason, None)
@@ -333,7 +334,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     def _expired(self, fact: StoredFact) -> Refusal | None:
         said = decode(fact, Ended)
         if self.ended:
-            return _FINISHED
+            return _OVERTAKEN
         self._end(fact, "expired", "expired", said.reason, None)
         return None
 

@@ -182,7 +182,8 @@ TABLES: Final[dict[str, Table]] = {
 SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated"})
 """Refusals of a beginning that has what the first one had: it is no other entity under the same id."""
 
-QUIET: Final = SAME_LIFE | {"signal.no_wait", "lock.not_held"}
-"""Refusals that are no fault: the same said twice, the end of what had ended.  Not dead letters."""
+QUIET: Final = SAME_LIFE | {"task.overtaken", "signal.no_wait", "lock.not_held"}
+"""Refusals that are no fault: the same said twice, the end of what had ended, a release of a claim whose outcome was
+on its way.  Not dead letters."""
 
 assert limits.TASK_RETRIES_MAX < _INT_MAX

@@ -14,6 +14,7 @@ import msgspec
 from coord.core import tasks
 from coord.core.deciding import Owed, Push, State
 from coord.core.task_decider import TaskDecider
+from coord.projector.tables import QUIET
 from coord.testing.broker import PARTITIONS, TENANT, Broker
 from coord.testing.deciders import DeciderProcess, deciders, fold_one, folded, packed, restored
 from coord.testing.fleet import Agent, Client, Locker, Raiser, Rogue, Starter, Waiter, Worker, definition
@@ -202,7 +203,10 @@ class World:
         """The fold and the referee agree, and so does what was told; what waits is to be seen."""
         held = [d for p in self.deciders for s in p.sessions.values() for d in s.deciders if isinstance(d, TaskDecider)]
         for (key, name), rules in self.referee.tasks.items():
-            task, _ = tasks.fold(self.broker.history("task", key, name))
+            task, refused = tasks.fold(self.broker.history("task", key, name))
+            for fact, refusal in refused:
+                if fact.agent.startswith("_") and refusal.code not in QUIET | {"task.unknown"}:
+                    self.wrong(f"{fact.event} of {name} by {fact.agent} is a dead letter: {refusal.code}")
             said = ("-", 0, (0, None)) if task is None else (task.status, task.claims, _offer(task))
             if said != (rules.now.status, rules.now.claims, rules.now.offered):
                 self.wrong(f"task {name}: the fold says {said}, the rules {rules.now}")
