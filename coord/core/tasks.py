@@ -208,6 +208,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.ended and self.status != "completed" and said.redrive == self.redrives + 1:
             self._begin(fact, capability, queue, said)
             return None
+        if said.restated and fact.agent.startswith("_"):
+            return _OVERTAKEN  # by the end, or by another restatement
         if payload_hash(fact) == self.payload_hash:
             return _REPEATED
         return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.submitter}")
