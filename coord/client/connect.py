@@ -518,7 +518,7 @@ class Coord(Submits):
         Returns its handle once the offer is stored; ``await handle.accepted()`` says who took it.  Whoever has
         not answered after `timeout_s` (default 5) has declined.  Then another agent with the capability is
         asked, three at most, then, with `escalate`, the coordinator that the last one registered, and up.
-        `id`: it is offered once under it; the same work again gives the same handoff.
+        `id`: it is offered once under it; the same work with the same context again gives the same handoff.
 
         Raises `HandoffExists` for an id that other work has, or that any had which ended and has left the log,
         `InvalidPayload`, `InvalidToken`, and what stating a fact raises.

@@ -349,11 +349,12 @@ class Handoffs:
 
 
 def _same(one: Offered, other: Offered) -> bool:
-    """Whether two offers pass on the same piece of work to the same one."""
+    """Whether two offers pass on the same piece of work, with the same context, to the same one."""
 
     def what(said: Offered) -> list[Any]:
-        digest = None if said.ref is None else said.ref.digest
-        return msgspec.json.decode(codec.encode([said.agent, said.capability, said.work, digest]), type=list[Any])
+        digest = None if said.ref is None else said.ref.digest  # of both, where they are large
+        given = [said.agent, said.capability, said.work, said.context, digest]
+        return msgspec.json.decode(codec.encode(given), type=list[Any])
 
     return what(one) == what(other)
 

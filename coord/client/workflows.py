@@ -16,6 +16,7 @@ to whoever started it; whoever waits reads the log too, as for tasks (`coord.cli
 from __future__ import annotations
 
 import asyncio
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -100,12 +101,12 @@ class Workflows:
         """See `coord.client.connect.Coord.start_workflow`."""
         defined = definition.definition() if isinstance(definition, Built) else definition
         raw, given = msgspec.json.encode(defined), codec.encode(input)
-        capabilities = self._capabilities_of(defined, raw)
         if len(raw) + len(given) > limits.FLOW_BYTES_MAX:
             raise errors.PayloadTooLarge(
                 "a workflow's definition and input are too large together", bytes=len(raw) + len(given),
                 bytes_max=limits.FLOW_BYTES_MAX,
             )  # fmt: skip
+        capabilities = self._capabilities_of(defined, raw)
         await self._coord.pushes.open()
         for capability in capabilities:
             await self._coord.queues.open(capability)
@@ -125,12 +126,13 @@ class Workflows:
 
     def _capabilities_of(self, definition: Definition, raw: bytes) -> list[str]:
         """Those that it needs; raises `InvalidWorkflow`.  Many workflows have one definition."""
-        found = self._capabilities.get(raw)
+        digest = blake2b(raw, digest_size=16).digest()
+        found = self._capabilities.get(digest)
         if found is None:
             found = sorted(flow_definition.plan(definition).capabilities())
             if len(self._capabilities) >= _DEFINITIONS_MAX:
                 del self._capabilities[next(iter(self._capabilities))]
-            self._capabilities[raw] = found
+            self._capabilities[digest] = found
         return found
 
     async def _first(self, id: str, raw: bytes, given: bytes, refused: errors.WrongLastSequence) -> Workflow:

@@ -440,10 +440,15 @@ _DECODERS: Final = {
 }
 
 
+def says_nothing(body: bytes) -> bool:
+    """Whether a body is empty, or null as JSON or MessagePack has it: a plain client's way to leave all out."""
+    return not body or body in (b"null", b"\xc0")
+
+
 def decode(fact: StoredFact, to: type[Any]) -> Any:
     """The body as that type; nothing and null are its defaults.  Raises `InvalidPayload`."""
     body = fact.body
-    if not body or body in (b"null", b"\xc0"):
+    if says_nothing(body):
         return to()
     if fact.content == "json":
         # `StoredFact.decode` for types that nobody upcasts, at a third of its cost.

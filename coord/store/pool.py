@@ -61,8 +61,8 @@ synchronous_commit off is safe there: a crash of the server that loses the last 
 their rows and their checkpoint together, and the log still holds the facts (DESIGN §6).
 coord.direct_compress is coord's own: whether `copy` may compress large batches on the way in
 where the server can (community).
-All its statements find rows by primary key, given as arrays: planned once (docs/adr/0084), and by index also
-where a table was empty when that was, or was not analyzed since.
+All its statements find rows by a primary key or its first columns, most given as arrays: planned once
+(docs/adr/0084), and by index also where a table was empty when that was, or was not analyzed since.
 """
 
 _SESSION: Final[Mapping[str, str]] = {

@@ -52,7 +52,9 @@ async def test_to_an_agent_with_its_context(fleet: Fleet) -> None:
         handoff = await c.handoff({"ticket": 7}, to="billing", reason="a refund", context={"lang": "de"}, id="h1")
         assert await handoff.accepted(timeout_s=90) == "billing"
         assert billing.seen == [({"ticket": 7}, {"lang": "de"}, "boss", "a refund")]
-        again = await c.handoff({"ticket": 7}, to="billing", id="h1")  # it is the same
+        with pytest.raises(errors.HandoffExists):
+            await c.handoff({"ticket": 7}, to="billing", context={"lang": "fr"}, id="h1")
+        again = await c.handoff({"ticket": 7}, to="billing", context={"lang": "de"}, id="h1")  # it is the same
         assert await again.accepted(timeout_s=90) == "billing"
         assert len(billing.seen) == 1
         large = await c.handoff("x" * 50_000, to="billing", context=1)
