@@ -79,7 +79,7 @@ class Workflows:
         self._coord = coord
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._capabilities: dict[bytes, list[str]] = {}
-        """By the bytes of definitions that were found to be sound."""
+        """By the digests of definitions that were found to be sound."""
         self._unregister = [
             coord.pushes.on("workflow", self._pushed),
             coord.connection.on_reconnected(self._reconnected),
@@ -100,7 +100,11 @@ class Workflows:
     ) -> WorkflowHandle[Any]:
         """See `coord.client.connect.Coord.start_workflow`."""
         defined = definition.definition() if isinstance(definition, Built) else definition
-        raw, given = msgspec.json.encode(defined), codec.encode(input)
+        try:
+            raw = msgspec.json.encode(defined)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise errors.InvalidPayload(f"a definition that cannot be sent: {exc}") from exc
+        given = codec.encode(input)
         if len(raw) + len(given) > limits.FLOW_BYTES_MAX:
             raise errors.PayloadTooLarge(
                 "a workflow's definition and input are too large together", bytes=len(raw) + len(given),

@@ -585,7 +585,7 @@ def _told(task: Task, fact: StoredFact) -> Push:
 def _output(fact: StoredFact) -> dict[str, Any]:
     if len(fact.body) > limits.TASK_INLINE_BYTES + limits.KIB:
         return {"omitted": True}  # a plain client's: the submitter reads it in the log
-    if fact.content == "json" and not tasks.says_nothing(fact.body):
+    if fact.content == "json" and not fact.says_nothing:
         said = msgspec.json.decode(fact.body, type=_Outcome)
         return {"output": said.output} if said.ref is None else {"ref": said.ref}
     completed = tasks.decode(fact, work.Completed)

@@ -208,10 +208,10 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.ended and self.status != "completed" and said.redrive == self.redrives + 1:
             self._begin(fact, capability, queue, said)
             return None
-        if said.restated and fact.agent.startswith("_"):
-            return _OVERTAKEN  # by the end, or by another restatement
         if payload_hash(fact) == self.payload_hash:
             return _REPEATED
+        if said.restated and fact.agent.startswith("_"):
+            return _OVERTAKEN  # by the end, or by another restatement
         return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.submitter}")
 
     def _begin(self, fact: StoredFact, capability: str, queue: str, said: Submission) -> None:
@@ -440,16 +440,11 @@ _DECODERS: Final = {
 }
 
 
-def says_nothing(body: bytes) -> bool:
-    """Whether a body is empty, or null as JSON or MessagePack has it: a plain client's way to leave all out."""
-    return not body or body in (b"null", b"\xc0")
-
-
 def decode(fact: StoredFact, to: type[Any]) -> Any:
     """The body as that type; nothing and null are its defaults.  Raises `InvalidPayload`."""
-    body = fact.body
-    if says_nothing(body):
+    if fact.says_nothing:
         return to()
+    body = fact.body
     if fact.content == "json":
         # `StoredFact.decode` for types that nobody upcasts, at a third of its cost.
         decoder = _DECODERS.get(to)

@@ -472,7 +472,7 @@ class WorkflowDecider(Folding):
         return NONE
 
     def _set(self, fact: StoredFact, ident: Ident) -> None:
-        table = None if fact.body in (b"", b"null", b"\xc0") else decode(fact, said.RuleTable)
+        table = None if fact.says_nothing else decode(fact, said.RuleTable)
         if table is None:
             raise InvalidWorkflow("a decision table has rules")
         known = self._tables.get(ident)

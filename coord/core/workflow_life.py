@@ -240,7 +240,7 @@ def payload_hash(said: flow.Started) -> str:
 
 def decode(fact: StoredFact, to: type[T]) -> T:
     """The body as that type, members kept raw as JSON; nothing and null are its defaults."""
-    if not fact.body or fact.body in (b"null", b"\xc0"):
+    if fact.says_nothing:
         return to()
     try:
         return msgspec.json.decode(fact.body if fact.content == "json" else fact.json_text, type=to)

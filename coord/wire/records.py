@@ -121,6 +121,11 @@ class StoredFact(msgspec.Struct, frozen=True, gc=False):
     """The JSON text of a MessagePack body."""
 
     @property
+    def says_nothing(self) -> bool:
+        """Whether the body is empty, or null as JSON or MessagePack has it: how a plain client leaves all out."""
+        return not self.body or self.body in (b"null", b"\xc0")
+
+    @property
     def json_text(self) -> str:
         """The data as JSON text that jsonb accepts."""
         return self.body.decode() or "null" if self.converted is None else self.converted

@@ -61,7 +61,7 @@ _RESULT_S: Final = 120.0
 
 _AGENTS_A_PROCESS: Final = 1_000
 _SETTLE_S: Final = 3.0
-"""After agents have come: their first heartbeats are a second apart, and they find out how many of them wait."""
+"""After agents have come: their first heartbeats are a second apart."""
 
 
 class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
