@@ -5,7 +5,8 @@
     a slot is free ──▶ ask, without waiting, in the order of the shares ──▶ deliveries
           ▲                 │ "nothing there", of every priority
           │                 ▼
-          │            wait: one pull per priority stays with the broker until work comes
+          │            wait: one pull per priority stays with the broker until work comes;
+          │            or, where enough others wait, stand by until one of them wakes us
           └── all slots taken: the waits are taken back
 
 A busy worker must not leave a wait behind: the broker would give it a task that it cannot take,
@@ -22,13 +23,15 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection, Subscription
+from coord.client.standby import Standby
+from coord.core.seats import State
 from coord.core.sharing import Turns
 from coord.telemetry import logs
 from coord.wire import subjects, work
@@ -136,6 +139,10 @@ class Puller:
         self._closed = False
         self._hasty = False
         self._jobs: set[asyncio.Task[None]] = set()
+        self._standby = Standby(
+            conn, tenant, capability,
+            wake=self._woken, rise=self._take_back_waits, busy=lambda: free() - self.asked <= 0,
+        )  # fmt: skip
         self._unregister = [conn.on_disconnected(self._forget), conn.on_reconnected(self.refill)]
 
     async def open(self) -> None:
@@ -143,6 +150,11 @@ class Puller:
         self._subscription = await self._conn.subscribe_bytes(self._inbox + ".*", self._on_answer)
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
         self.refill()
+
+    @property
+    def seat(self) -> State:
+        """Whether it waits while it is idle, or stands by (`coord.core.seats`)."""
+        return self._standby.state
 
     @property
     def asked(self) -> int:
@@ -171,6 +183,8 @@ class Puller:
         if free <= 0:
             self._full()
             return
+        if self._standby.standing:
+            return  # what there is goes to those who wait, and they wake us
         now = self._loop.time()
         waited = {wait.queue for wait in self._waits.values()}
         open_ = [q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now]
@@ -178,19 +192,29 @@ class Puller:
         if any(self._calm_until[q] <= now for q in ready):
             for queue, count in self._turns.plan(free, ready).items():
                 self._ask(queue, count, now)
-        elif len(waited) < len(work.PRIORITIES):
+        elif len(waited) < len(work.PRIORITIES) and self._standby.may_wait():
             self._wait_for(open_)
         if sum(wait.left for wait in self._waits.values()) > max(free, len(self._waits)):
             self._take_back_waits()
 
     def _full(self) -> None:
         """No slot: nothing may wait but what would be taken all the same."""
+        self._standby.full()
         urgent = self._urgent()
         others = [wait.queue for wait in self._waits.values() if wait.queue != "critical" or not urgent]
         if others:
             self._take_back_waits()
         if urgent and not any(wait.queue == "critical" for wait in self._waits.values()):
             self._wait_for(["critical"])
+
+    def _woken(self, queues: Collection[str]) -> None:
+        """Called while standing by, because these have work that nobody was given; none: allowed to wait."""
+        now = self._loop.time()
+        for queue in work.PRIORITIES if queues else ():
+            there = queue in queues  # what the others have is for those who wait there
+            self._empty_until[queue] = 0.0 if there else now + _EMPTY_S
+            self._calm_until[queue] = 0.0 if there else now + _CALM_S
+        self.refill()
 
     # --- asking --------------------------------------------------------------------------
 
@@ -273,6 +297,7 @@ class Puller:
         else:
             self._empty_until[queue] = self._calm_until[queue] = 0.0
         count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
+        self._standby.delivered(queue, int(tokens[base + 5]))
         text = subject.decode("utf-8", "backslashreplace")
         self._deliver(Delivery(queue, text, headers or None, data, seq, count, stored_ns))
         self.refill()
@@ -303,6 +328,7 @@ class Puller:
         for pulls in (self._asked, self._waits):
             for number in [number for number, pull in pulls.items() if pull.until < now]:
                 del pulls[number]
+        self._standby.sweep()
         self.refill()
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
 
@@ -321,6 +347,7 @@ class Puller:
     async def pause(self) -> None:
         """Ask for nothing more, and return when nothing more comes.  `resume` ends it."""
         self._paused = True
+        self._standby.leave()
         self._take_back_waits()
         if self._asked and self._conn.is_connected:
             with contextlib.suppress(errors.NotConnected):
@@ -339,6 +366,7 @@ class Puller:
         if not self._closed:
             await self.pause()
         self._closed = True
+        await self._standby.close()
         for unregister in self._unregister:
             unregister()
         if self._timer is not None:

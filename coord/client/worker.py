@@ -25,6 +25,7 @@ from coord.client.pulling import Delivery, Puller
 from coord.client.quotas import FACTS_OF_A_TASK, Allowance
 from coord.client.slots import Slots
 from coord.client.tasks import Delivered
+from coord.core.seats import State
 from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import headers, subjects, work
@@ -185,6 +186,10 @@ class Worker:
     def held(self) -> int:
         """Tasks that have a slot, or an outcome that is not stored yet."""
         return len(self._executions)
+
+    def seat(self, capability: str) -> State:
+        """Whether it waits at the queues of a capability while it is idle, or stands by."""
+        return self._pullers[capability].seat
 
     def load(self) -> dict[str, Any]:
         """What heartbeats say: the fullest capability's share of slots taken, and what is held."""

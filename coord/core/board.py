@@ -156,6 +156,15 @@ class Sums:
         return said
 
 
+def unmanned(boards: Mapping[Place, Board]) -> list[Place]:
+    """Capabilities of which work waits though somebody could take it.
+
+    It may be on its way.  If nobody waits for it, because the workers that did are no more, one that stands by is to
+    look (`coord.core.seats`).
+    """
+    return [place for place, one in boards.items() if one.depth > one.unplaced and one.running < one.capacity]
+
+
 def _able(rows: Iterable[Row], capability: str) -> tuple[int, int]:
     """(instances that would take a task, what they can run at a time)."""
     able = [row for row in rows if row.takes]

@@ -88,6 +88,9 @@ class BoardService(Service):
                 self._say(conn, subjects.beat("board", self.sums.name), mine)
                 self._show(boards)
                 await self._follow(conn, now)
+            if self.sums.speaks:
+                for place in board.unmanned(boards):
+                    self._say(conn, subjects.wake(*place), {"what": "work"})
             for place, one in self.sums.news(boards, all_of_them=due).items():
                 if self.sums.speaks:
                     self._say(conn, subjects.board(*place), one)

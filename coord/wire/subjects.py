@@ -540,6 +540,15 @@ def board(tenant: str, capability: str) -> str:
 BOARDS_ALL: Final = "coord.board.*.*"
 
 
+def wake(tenant: str, capability: str) -> str:
+    """Where workers that stand by are woken, one by each message; not stored."""
+    return _build("coord.wake", tenant=tenant, capability=capability)
+
+
+WAKE_GROUP: Final = "standby"
+"""The queue group of those who listen there."""
+
+
 def parse_board(subject: str) -> tuple[str, str]:
     """(tenant, capability)."""
     tenant, capability = _fields(subject, "coord.board.", 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from coord.core import capability, handoff, presence, presence_decider, tasks, timers, workflow_life
+from coord.core import capability, handoff, presence, presence_decider, seats, tasks, timers, workflow_life
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "state-machines.md"
 
@@ -16,6 +16,7 @@ MACHINES: tuple[tuple[str, str, Mapping[tuple[str, str], str | tuple[str, ...]]]
     ("Timer", "coord/core/timers.py", timers.TRANSITIONS),
     ("An instance, as a process hears it", "coord/core/presence.py", presence.TRANSITIONS),
     ("An instance, as the log says", "coord/core/presence_decider.py", presence_decider.TRANSITIONS),
+    ("An idle worker at the queues of a capability", "coord/core/seats.py", seats.TRANSITIONS),
     ("The circuit of a capability", "coord/core/capability.py", capability.TRANSITIONS),
 )
 

@@ -155,7 +155,7 @@ def _is_something_else(span: str) -> bool:
 
 SUBJECT_ROOTS = {
     *("ev", "log", "live", "tel", "tlog", "rpc", "cursor", "notice", "timer", "due", "dlq", "beat"),
-    *("hb", "push", "board", "snapshot"),
+    *("hb", "push", "board", "snapshot", "wake"),
 }
 
 
