@@ -81,7 +81,7 @@ class Standby:
     @property
     def standing(self) -> bool:
         """Whether it neither waits nor asks, until it is woken."""
-        return self._seat.state == "standing"
+        return self._seat.standing
 
     def begin(self) -> None:
         """It pulls from now on: look now and then how many do."""

@@ -51,6 +51,11 @@ class Seat:
         self.look_at = now + limits.SEAT_AGAIN_S * (0.5 + draw)
         """When to look again how many wait."""
 
+    @property
+    def standing(self) -> bool:
+        """Whether it neither waits nor asks, until it is woken."""
+        return self.state == "standing"
+
     def _turn(self, event: Event) -> bool:
         """Take a step; whether it was one."""
         after = TRANSITIONS.get((self.state, event))
@@ -64,26 +69,23 @@ class Seat:
             changed = waiting < limits.QUEUE_SEATS and self._turn("room")
         elif may_stand and crowded(waiting):
             changed = self._turn("crowd")
-        self._look_later(now, draw, soon=waiting >= limits.QUEUE_SEATS)
+        self._look_later(now, draw)
         return changed
 
     def unanswered(self, now: float, draw: float) -> None:
         """Nobody says how many wait: it goes on as it did."""
-        self._look_later(now, draw, soon=False)
+        self._look_later(now, draw)
 
     def woken(self, now: float, draw: float) -> bool:
         """The service wants somebody; whether it comes."""
         if not self._turn("woken"):
             return False
-        self._look_later(now, draw, soon=True)
+        self.look_at = now + limits.SEAT_AGAIN_S * (0.5 + draw)  # those who were woken may be a crowd together
         return True
 
     def alone(self) -> bool:
         """It cannot be woken: it waits as if it were alone."""
         return self._turn("alone")
 
-    def _look_later(self, now: float, draw: float, *, soon: bool) -> None:
-        if self.state == "standing":
-            self.look_at = now + limits.STANDBY_LOOK_S * (0.5 + draw)
-        else:
-            self.look_at = now + (limits.SEAT_AGAIN_S if soon else limits.SEAT_LOOK_S) * (0.5 + draw)
+    def _look_later(self, now: float, draw: float) -> None:
+        self.look_at = now + (limits.STANDBY_LOOK_S if self.standing else limits.SEAT_LOOK_S) * (0.5 + draw)

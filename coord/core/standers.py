@@ -34,10 +34,10 @@ class Queued(NamedTuple):
 
 
 class _Account:
-    __slots__ = ("at", "pending", "standing")
+    __slots__ = ("at", "looked_at", "pending", "standing")
 
     def __init__(self) -> None:
-        self.at = 0.0
+        self.at = self.looked_at = 0.0
         self.standing = 0
         self.pending = False
         """Tasks waited at the last look."""
@@ -53,7 +53,6 @@ class Standers:
         self._heard: dict[str, tuple[float, dict[Place, int]]] = {}
         """How often others had, when they last said so, and when that was."""
         self._accounts: dict[Place, _Account] = {}
-        self._turn = 0
 
     # --- who stands by --------------------------------------------------------------------
 
@@ -92,7 +91,7 @@ class Standers:
     # --- whom to wake ---------------------------------------------------------------------
 
     def due(self, agents: Mapping[Place, int], queued: Mapping[Place, int], now: float) -> list[Place]:
-        """Where to look at the queues: where workers stand by, in turn if these are many.
+        """Where to look at the queues: where workers stand by, in turn if many do; once a second if no work waits.
 
         `agents`: instances that would take a task; `queued`: tasks that nobody has.  A process that is young was not
         there when others were told: until all of them have looked again it presumes that all agents stand by, wherever
@@ -105,23 +104,26 @@ class Standers:
                     self._add(place, agents[place], self._began)
         found = [
             place for place, account in self._accounts.items()
-            if account.at > self._began or queued.get(place)
+            if queued.get(place) or (account.at > self._began and now - account.looked_at >= limits.BOARD_EVERY_S)
         ]  # fmt: skip
-        if len(found) <= limits.STANDERS_PLACES:
-            return found
-        self._turn = (self._turn + limits.STANDERS_PLACES) % len(found)
-        return (found + found)[self._turn : self._turn + limits.STANDERS_PLACES]
+        if len(found) > limits.STANDERS_PLACES:
+            found = sorted(found, key=lambda place: self._accounts[place].looked_at)[: limits.STANDERS_PLACES]
+        for place in found:
+            self._accounts[place].looked_at = now
+        return found
 
     def wakes(self, place: Place, found: Queued, agents: int) -> int:
         """How many messages to send, of which each wakes one of those who stand by, or nobody.
 
-        As many as seats are empty, or as tasks wait.
+        As many as seats are empty, or as tasks wait if these are more.  Where the seats are taken, what is pending is on its
+        way, or cannot be delivered.
         """
         account = self._accounts.get(place)
         if account is None:
             return 0
         standing = min(account.standing, agents) if agents else account.standing
-        wanted = max(limits.QUEUE_SEATS - found.waiting, found.pending, 0)
+        empty = limits.QUEUE_SEATS - found.waiting
+        wanted = max(empty, found.pending) if empty > 0 else 0
         sent = _messages(wanted, standing)
         if found.pending and account.pending:  # fewer stand by than are counted, so too few were drawn
             sent = max(sent, 3 * min(wanted, standing))

@@ -366,8 +366,8 @@ many tasks that come at once begin without anybody being woken."""
 SEAT_AGAIN_S: Final = 4.0
 SEAT_LOOK_S: Final = 30.0
 STANDBY_LOOK_S: Final = 300.0
-"""How often an idle worker looks how many wait: one that has just begun or found `QUEUE_SEATS`; one that found fewer;
-one that stands by (5,000: 17 a second).  Each a half more or less."""
+"""When an idle worker looks how many wait: after it has begun or was woken; later; while it stands by (5,000: 17 a
+second).  Each a half more or less."""
 STANDERS_S: Final = 2 * STANDBY_LOOK_S
 """For so long after a worker was told to stand by somebody may."""
 STANDERS_PLACES: Final = 16

@@ -81,7 +81,7 @@ class _Fleet:
             for _ in range(sent if listening else 0):
                 self.rng.choice(listening).woken(self.now, self.rng.random())
         self.work()
-        self.now += limits.PRESENCE_TICK_S
+        self.now += limits.PRESENCE_TICK_S if self.pending else limits.BOARD_EVERY_S
 
     def burst(self, tasks: int) -> None:
         self.pending += tasks
@@ -158,7 +158,7 @@ def test_whatever_the_account_says_and_after_a_restart_who_stands_by_is_found(
     if restarted:
         fleet.standers = Standers(fleet.now)  # was told nothing yet
     else:
-        lost = Queued(SEATS, 10**6)
+        lost = Queued(0, 10**6)
         for _ in range(3):
             fleet.standers.wakes(PLACE, lost, count)  # nobody heard those
     fleet.burst(count)
@@ -182,13 +182,19 @@ def test_nothing_is_looked_at_where_nobody_was_told_and_never_too_much() -> None
     now = limits.STANDERS_S + 1.0
     assert standers.due({PLACE: 5}, {PLACE: 9}, now) == []
     assert standers.wakes(PLACE, Queued(0, 9), 5) == 0
+    standers.tell(PLACE, 0.0)
+    assert standers.wakes(PLACE, Queued(SEATS, 9), 5) == 0, "the seats are taken: it is on its way"
+    assert standers.due({PLACE: 5}, {PLACE: 9}, now) == []
     standers.tell(PLACE, now)
     assert standers.due({}, {}, now) == [PLACE]
+    assert standers.due({}, {}, now) == [], "once a second"
+    assert standers.due({}, {PLACE: 1}, now) == [PLACE], "unless work waits"
     assert standers.due({}, {}, now + limits.STANDERS_S) == []
-    places = {("acme", f"c{n}") for n in range(2 * limits.STANDERS_PLACES + 3)}
+    places = {("acme", f"c{n}") for n in range(3 * limits.STANDERS_PLACES - 1)}
     for place in places:
         standers.tell(place, now)
-    looked = [standers.due({}, {}, now) for _ in range(4 * len(places))]
+    work = dict.fromkeys(places, 1)
+    looked = [standers.due({}, work, now + n * limits.PRESENCE_TICK_S) for n in range(3)]
     assert {len(set(one)) for one in looked} == {limits.STANDERS_PLACES}
     assert {place for one in looked for place in one} >= places
     for n in range(2 * limits.CAPABILITIES_MAX):
@@ -211,12 +217,12 @@ def test_what_other_processes_were_told_is_added_once_though_parts_are_lost(
         mine.hear(name, teller.said(1.0), 1.0)
         mine.hear(name, teller.said(1.0), 1.0)  # again: nothing new
     told = sum(count for _, count, _ in said)
-    sent = mine.wakes(PLACE, Queued(SEATS, told), 0)
+    sent = mine.wakes(PLACE, Queued(0, told), 0)
     if told:
         exact = Standers(0.0)
         for _ in range(told):
             exact.tell(PLACE, 1.0)
-        assert sent == exact.wakes(PLACE, Queued(SEATS, told), 0)
+        assert sent == exact.wakes(PLACE, Queued(0, told), 0)
     else:
         assert not sent
 
