@@ -64,6 +64,7 @@ class Standby:
         self._heard: Subscription | None = None
         self._following = False
         self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._proven = False
         """What the service says at `coord.wake` has arrived here."""
@@ -107,9 +108,9 @@ class Standby:
         """Be woken no more.  Twice is legal."""
         self.leave()
         self._unregister()
-        for job in list(self._jobs):
-            job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        if self._asking is not None:
+            self._asking.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)  # what it listens to is not left behind
         heard, self._heard = self._heard, None
         if heard is not None:
             await heard.unsubscribe()
@@ -170,7 +171,7 @@ class Standby:
     def _look(self) -> None:
         """It is time to: if it is busy, or the broker away, a little later."""
         if self._conn.is_connected and (self.standing or self._idle()):
-            self._start(self._ask(self._seat))
+            self._asking = self._start(self._ask(self._seat))
         else:
             self._look_at(self._loop.time() + limits.SEAT_AGAIN_S * self._rng.uniform(0.5, 1.5))
 
@@ -225,10 +226,11 @@ class Standby:
         self._proven = True
         return True
 
-    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+    def _start(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(job, name="standby")
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
+        return task
 
 
 def _said(body: bytes) -> str:

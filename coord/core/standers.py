@@ -115,8 +115,8 @@ class Standers:
     def wakes(self, place: Place, found: Queued, agents: int) -> int:
         """How many messages to send, of which each wakes one of those who stand by, or nobody.
 
-        As many as seats are empty, or as tasks wait if these are more.  Where the seats are taken, what is pending is on its
-        way, or cannot be delivered.
+        As many as seats are empty, or as tasks wait if these are more.  Where the seats are taken, what is pending is
+        on its way, or cannot be delivered.
         """
         account = self._accounts.get(place)
         if account is None:

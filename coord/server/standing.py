@@ -59,6 +59,7 @@ class Standing:
         self._metrics = metrics
         self._waiting: dict[Place, tuple[float, int]] = {}
         """When it was looked how many pulls wait, and how many did, those who have been told meanwhile taken off."""
+        self._looking = asyncio.Lock()
         self._job: asyncio.Task[None] | None = None
 
     async def serve(self) -> rpc.Endpoint:
@@ -123,11 +124,13 @@ class Standing:
                 self._conn.publish(subjects.wake(tenant, asked.probe), _PROBE)
         except errors.InvalidToken as exc:
             raise errors.InvalidRequest(exc.message) from exc
-        now = clock.monotonic()
-        at, waiting = self._waiting.get(place, (now - _WAITING_S, 0))
-        if now - at >= _WAITING_S:
-            found = await self._queued(place)
-            at, waiting = now, found.waiting if found is not None else 0
+        async with self._looking:  # one asks the broker for all who look in the same moment
+            now = clock.monotonic()
+            at, waiting = self._waiting.get(place, (float("-inf"), 0))
+            if now - at >= _WAITING_S:
+                found = await self._queued(place)
+                at, waiting = clock.monotonic(), found.waiting if found is not None else 0
+                self._waiting[place] = at, waiting
         if asked.probe:
             return WaitingAnswer(waiting)
         if len(self._waiting) >= 2 * limits.CAPABILITIES_MAX:

@@ -157,7 +157,7 @@ async def test_pulls_of_plain_clients_at_one_priority_make_no_crowd(fleet: Fleet
     asked = {"capability": "hold", "seated": True}
     service = subjects.rpc(fleet.tenant, "queue", "waiting")
     async with asyncio.timeout(90):  # an inbox that is gone still counts for a moment
-        while (await rpc.call(fleet.conn, service, asked, dict[str, int]))["waiting"] >= 2 * _SEATS:
+        while (await rpc.call(fleet.conn, service, asked, dict[str, int]))["waiting"] >= 2 * _SEATS:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     async with fleet.client() as c:
         handles = await c.submit_many("hold", [None] * _WORKERS, priority="critical")
