@@ -6,7 +6,7 @@
           ▲                 │ "nothing there", of every priority
           │                 ▼
           │            wait: one pull per priority stays with the broker until work comes;
-          │            or, where enough others wait, stand by until one of them wakes us
+          │            or, where a crowd waits already, stand by until the service wakes us
           └── all slots taken: the waits are taken back
 
 A busy worker must not leave a wait behind: the broker would give it a task that it cannot take,
@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -141,7 +141,8 @@ class Puller:
         self._jobs: set[asyncio.Task[None]] = set()
         self._standby = Standby(
             conn, tenant, capability,
-            wake=self._woken, rise=self._take_back_waits, busy=lambda: free() - self.asked <= 0,
+            idle=lambda: len({wait.queue for wait in self._waits.values()}) == len(work.PRIORITIES),
+            able=lambda: free() > self.asked, wake=self._woken, rise=self._take_back_waits,
         )  # fmt: skip
         self._unregister = [conn.on_disconnected(self._forget), conn.on_reconnected(self.refill)]
 
@@ -149,6 +150,7 @@ class Puller:
         """Begin to pull."""
         self._subscription = await self._conn.subscribe_bytes(self._inbox + ".*", self._on_answer)
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
+        self._standby.begin()
         self.refill()
 
     @property
@@ -179,12 +181,15 @@ class Puller:
         self._scheduled = False
         if self._closed or self._paused or not self._conn.is_connected:
             return
+        self._standby.follow()
         free = self._free() - self.asked
         if free <= 0:
             self._full()
             return
         if self._standby.standing:
-            return  # what there is goes to those who wait, and they wake us
+            if self._waits:  # something critical would have been taken though no slot was free
+                self._take_back_waits()
+            return
         now = self._loop.time()
         waited = {wait.queue for wait in self._waits.values()}
         open_ = [q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now]
@@ -192,14 +197,13 @@ class Puller:
         if any(self._calm_until[q] <= now for q in ready):
             for queue, count in self._turns.plan(free, ready).items():
                 self._ask(queue, count, now)
-        elif len(waited) < len(work.PRIORITIES) and self._standby.may_wait():
+        elif len(waited) < len(work.PRIORITIES):
             self._wait_for(open_)
         if sum(wait.left for wait in self._waits.values()) > max(free, len(self._waits)):
             self._take_back_waits()
 
     def _full(self) -> None:
         """No slot: nothing may wait but what would be taken all the same."""
-        self._standby.full()
         urgent = self._urgent()
         others = [wait.queue for wait in self._waits.values() if wait.queue != "critical" or not urgent]
         if others:
@@ -207,13 +211,10 @@ class Puller:
         if urgent and not any(wait.queue == "critical" for wait in self._waits.values()):
             self._wait_for(["critical"])
 
-    def _woken(self, queues: Collection[str]) -> None:
-        """Called while standing by, because these have work that nobody was given; none: allowed to wait."""
-        now = self._loop.time()
-        for queue in work.PRIORITIES if queues else ():
-            there = queue in queues  # what the others have is for those who wait there
-            self._empty_until[queue] = 0.0 if there else now + _EMPTY_S
-            self._calm_until[queue] = 0.0 if there else now + _CALM_S
+    def _woken(self) -> None:
+        """It stood by, and is to wait from now on; there may be work."""
+        self._empty_until = dict.fromkeys(work.PRIORITIES, 0.0)
+        self._calm_until = dict.fromkeys(work.PRIORITIES, 0.0)
         self.refill()
 
     # --- asking --------------------------------------------------------------------------
@@ -297,7 +298,6 @@ class Puller:
         else:
             self._empty_until[queue] = self._calm_until[queue] = 0.0
         count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
-        self._standby.delivered(queue, int(tokens[base + 5]))
         text = subject.decode("utf-8", "backslashreplace")
         self._deliver(Delivery(queue, text, headers or None, data, seq, count, stored_ns))
         self.refill()
@@ -328,7 +328,6 @@ class Puller:
         for pulls in (self._asked, self._waits):
             for number in [number for number, pull in pulls.items() if pull.until < now]:
                 del pulls[number]
-        self._standby.sweep()
         self.refill()
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
 
@@ -359,6 +358,7 @@ class Puller:
     def resume(self) -> None:
         """Pull again."""
         self._paused = False
+        self._standby.begin()
         self.refill()
 
     async def close(self) -> None:

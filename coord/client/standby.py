@@ -1,17 +1,21 @@
-"""Waking workers and being woken: the edge of `coord.core.seats`, for one worker at one capability.
+"""Standing by and being woken: the edge of `coord.core.seats`, for one worker at one capability.
 
 Who has no seat at the queues listens to ``coord.wake.{tenant}.{capability}`` with all others who
-have none, and the broker gives each message to one of them.  A wake is a question that is only
-answered by who was woken in vain: silence means that somebody comes.
+have none, and the broker gives each of the service's messages to one of them.  Whoever cannot take
+work at the moment does not listen: a wake is not to be lost to it.
 
-It never pulls and never decides: its `Puller` does the one, the seat the other.
+Before it stands by for the first time it sees for itself that what the service says there arrives: otherwise,
+as where the broker's configuration is an older one, it waits like everybody did.
+
+It never pulls: its `Puller` does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Coroutine
+import secrets
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -19,21 +23,18 @@ import msgspec
 from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection, Subscription
+from coord.core import seats
 from coord.core.seats import Seat, State
 from coord.telemetry import logs
-from coord.wire import subjects, work
+from coord.wire import subjects
 
 _log = logs.get("worker")
 
-_IN_VAIN: Final = b'{"in_vain":true}'
-_LOOK_S: Final = 1.0
-"""An answer that takes longer is none: a worker that has just begun is waiting for it."""
+_ANSWER_S: Final = 2.0
 
 
 class _Wake(msgspec.Struct):
     what: str = ""
-    queue: str = ""
-    """Which has work; none: any may."""
 
 
 class _Waiting(msgspec.Struct):
@@ -41,38 +42,37 @@ class _Waiting(msgspec.Struct):
 
 
 class Standby:
-    """Of one `Puller`, which asks `may_wait` before it leaves a pull behind and tells what becomes of it."""
+    """Of one `Puller`, which waits for work while this is not `standing`."""
 
     def __init__(
         self, conn: Connection, tenant: str, capability: str, *,
-        wake: Callable[[Collection[str]], None], rise: Callable[[], None], busy: Callable[[], bool],
+        idle: Callable[[], bool], able: Callable[[], bool], wake: Callable[[], None], rise: Callable[[], None],
     ) -> None:  # fmt: skip
-        """Nothing is asked before `may_wait`.
+        """Nothing is asked before `begin`.
 
-        `wake(queues)`: these may have work, or, where there are none, it may wait; `rise`: nothing may wait any more;
-        `busy`: whether no slot is free.
+        `idle`: whether pulls of it wait at all queues; `able`: whether it could take something; `wake`: there may be
+        work, and it waits from now on; `rise`: nothing may wait any more.
         """
         self._conn = conn
-        self._capability = capability
+        self._tenant, self._capability = tenant, capability
         self._subject = subjects.wake(tenant, capability)
         self._service = subjects.rpc(tenant, "queue", "waiting")
-        self._wake, self._rise, self._busy = wake, rise, busy
-        self._seat = Seat()
+        self._idle, self._able, self._wake, self._rise = idle, able, wake, rise
         self._loop = asyncio.get_running_loop()
         self._rng = random.Random()
+        self._seat = self._new_seat()
         self._heard: Subscription | None = None
-        self._listens = self._following = False
-        """Whether it should be woken; `_heard` follows."""
-        self._looking = False
-        self._wakes = 0
-        self._away: asyncio.TimerHandle | None = None
+        self._following = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
-        self._deaf = False
+        self._proven = False
+        """What the service says at `coord.wake` has arrived here."""
+        self._deaf = self._warned = False
         """The broker does not let it be woken."""
-        self._closed = False
+        self._away = True
+        """It takes no part: before `begin`, and after `leave`."""
         self._unregister = conn.on_permission_denied(self._denied)
-
-    # --- what its puller asks and tells ---------------------------------------------------
 
     @property
     def state(self) -> State:
@@ -82,120 +82,50 @@ class Standby:
     @property
     def standing(self) -> bool:
         """Whether it neither waits nor asks, until it is woken."""
-        return self._seat.state == "standing"
+        return self._seat.standing
 
-    def may_wait(self) -> bool:
-        """There is nothing to do: whether to leave pulls waiting.  If not, it stands by or is about to know."""
-        seat = self._seat
-        if self._deaf or self._closed:
-            return not self._closed
-        if seat.had_its_share:
-            self._pass_on()
-        if seat.state == "new":
-            self._look()
-        elif seat.state == "awake":
-            self._stand_by()
-        return seat.state == "seated"
+    def begin(self) -> None:
+        """It pulls from now on: look now and then how many do."""
+        self._away = False
+        self._seat = self._new_seat()
+        self._look_at(self._seat.look_at)
 
-    def delivered(self, queue: str, pending: int) -> None:
-        """It was given something, and so much more waits at that queue."""
-        for _ in range(self._seat.delivered(pending)):
-            if self._wakes < limits.WAKES_AT_ONCE and self._conn.is_connected:
-                self._start(self._offer(self._seat, _Wake("work", queue)))
-
-    def full(self) -> None:
-        """No slot is free: if that lasts, its seat is somebody else's."""
-        if self._away is None and self._seat.leaves:
-            wait_s = limits.SEAT_AWAY_S if self._seat.crowded else limits.SEAT_OFFER_S * self._rng.uniform(0.5, 1.5)
-            self._away = self._loop.call_later(wait_s, self._still_away)
-
-    def _still_away(self) -> None:
-        self._away = None
-        if self._busy() and not self._closed:
-            self._pass_on()
-
-    def sweep(self) -> None:
-        """Now and then: look how many wait, if it is time to."""
-        if self._seat.look_at <= self._loop.time() and self._seat.state in ("seated", "standing") and not self._deaf:
-            self._look()
+    def follow(self) -> None:
+        """Whether it could take something may have changed: listen, or let others hear."""
+        if not self._following and self._should_listen() != (self._heard is not None):
+            self._following = True
+            self._start(self._subscribe())
 
     def leave(self) -> None:
-        """It pulls no more for now: its seat is somebody else's, and it is not woken."""
-        if self._seat.leaves:
-            self._pass_on()
-        self._seat = Seat()
-        self._listens = False
-        self._follow()
+        """It pulls no more for now, and is not woken."""
+        self._away = True
+        self._seat = self._new_seat()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.follow()
 
     async def close(self) -> None:
         """Be woken no more.  Twice is legal."""
-        self._closed = True
+        self.leave()
         self._unregister()
-        if self._away is not None:
-            self._away.cancel()
-        for job in list(self._jobs):
-            job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        if self._asking is not None:
+            self._asking.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)  # what it listens to is not left behind
         heard, self._heard = self._heard, None
         if heard is not None:
             await heard.unsubscribe()
 
-    # --- waking others --------------------------------------------------------------------
-
-    def _pass_on(self) -> None:
-        if self._conn.is_connected and self._seat.pass_on():
-            self._start(self._offer(self._seat, _Wake("seat")))
-
-    async def _offer(self, seat: Seat, wake: _Wake) -> None:
-        """Wake somebody; whoever offers a seat has it again if nobody comes."""
-        self._wakes += 1
-        nobody = False
-        body = msgspec.json.encode(wake)
-        try:
-            for _ in range(limits.WAKE_TRIES):
-                try:
-                    await self._conn.request(self._subject, body, timeout_s=limits.WAKE_CONSENT_S)
-                except errors.DeadlineExceeded:
-                    return
-        except errors.ServiceUnavailable:
-            nobody = True
-        except errors.CoordError:
-            pass  # it is as if nobody had come
-        finally:
-            self._wakes -= 1
-        if wake.what == "seat":
-            if seat.refused(nobody=nobody) and seat is self._seat:
-                self._comes()
-        elif nobody:
-            seat.crowded = False
+    def _new_seat(self) -> Seat:
+        return Seat(self._loop.time(), self._rng.random())
 
     # --- being woken ----------------------------------------------------------------------
 
-    def _stand_by(self) -> None:
-        if self._seat.rest(self._loop.time(), self._rng.random()):
-            self._listen()
-
-    def _listen(self) -> None:
-        self._listens = True
-        self._follow()
-
-    def _comes(self, queues: Collection[str] = ()) -> None:
-        """It stands by no more."""
-        self._loop.call_later(limits.STANDBY_LINGER_S, self._hear_no_more)
-        self._wake(queues)
-
-    def _hear_no_more(self) -> None:
-        self._listens = self.standing
-        self._follow()
-
-    def _follow(self) -> None:
-        if not self._following and self._listens != (self._heard is not None):
-            self._following = True
-            self._start(self._subscribe())
+    def _should_listen(self) -> bool:
+        return self.standing and not self._away and self._able()
 
     async def _subscribe(self) -> None:
         try:
-            while self._listens != (self._heard is not None):
+            while self._should_listen() != (self._heard is not None):
                 if self._heard is None:
                     self._heard = await self._conn.subscribe_bytes(
                         self._subject, self._woken, queue=subjects.WAKE_GROUP
@@ -209,61 +139,102 @@ class Standby:
             self._following = False
 
     def _woken(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
-        try:
-            said = msgspec.json.decode(body, type=_Wake)
-        except msgspec.MsgspecError:
+        if _said(body) != "work":
             return
-        if not self._busy() and self._seat.woken(said.what):
-            some = (said.queue,) if said.queue in work.PRIORITIES else work.PRIORITIES
-            self._comes(some if said.what == "work" else ())
-        elif reply:
-            self._say(reply.decode())
+        if self._should_listen() and self._seat.woken(self._loop.time(), self._rng.random()):
+            self._comes()
+        self.follow()
 
-    def _say(self, reply: str) -> None:
-        try:
-            self._conn.publish(reply, _IN_VAIN)
-        except errors.BusError:
-            return  # then it counts as consent, and somebody sits down later
+    def _comes(self) -> None:
+        """It stands by no more."""
+        self.follow()
+        self._look_at(self._seat.look_at)
+        self._wake()
 
     def _denied(self, subject: str) -> None:
         """Whoever cannot be woken waits, as if it were alone."""
         if subject == self._subject.lower() and not self._deaf:
             self._deaf = True
             _log.warning("worker.not_woken", capability=self._capability, subject=self._subject,
-                         remedy="allow it to publish and subscribe there")  # fmt: skip
+                         remedy="allow it to subscribe there")  # fmt: skip
             if self._seat.alone():
-                self._wake(())
+                self._comes()
 
     # --- looking --------------------------------------------------------------------------
 
+    def _look_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._away and not self._deaf:
+            self._timer = self._loop.call_at(at, self._look)
+
     def _look(self) -> None:
-        if not self._looking and self._conn.is_connected:
-            self._looking = True
-            self._start(self._ask(self._seat))
+        """It is time to: if it is busy, or the broker away, a little later."""
+        if self._conn.is_connected and (self.standing or self._idle()):
+            self._asking = self._start(self._ask(self._seat))
+        else:
+            self._look_at(self._loop.time() + limits.SEAT_AGAIN_S * self._rng.uniform(0.5, 1.5))
 
     async def _ask(self, seat: Seat) -> None:
+        changed = False
         try:
-            asked = {"capability": self._capability, "seated": seat.state == "seated"}
-            told = await rpc.call(self._conn, self._service, asked, _Waiting, timeout_s=_LOOK_S, content="json")
-            changed = seat.looked(told.waiting, self._loop.time(), self._rng.random())
+            waiting = await self._waiting()
+            if seats.crowded(waiting) and not self._proven and not await self._prove():
+                waiting = 0  # it is as if it were alone
+            may_stand = self._proven and not self._deaf and self._idle()
+            if seat is self._seat:
+                changed = seat.looked(waiting, self._loop.time(), self._rng.random(), may_stand=may_stand)
         except errors.CoordError as exc:
             _log.debug("worker.not_looked", capability=self._capability, error=exc.code)
-            changed = seat.unanswered(self._loop.time(), self._rng.random())
-        finally:
-            self._looking = False
-        if not changed or seat is not self._seat:
+            seat.unanswered(self._loop.time(), self._rng.random())
+        if seat is not self._seat:
             return
-        if seat.state == "seated":
+        self._look_at(seat.look_at)
+        if changed and seat.state == "seated":
             self._comes()
-        else:
+        elif changed:
+            self.follow()  # before its pulls are taken back
             self._rise()
-            if seat.state == "standing":
-                self._listen()
 
-    def _start(self, job: Coroutine[Any, Any, None]) -> None:
-        if self._closed:
-            job.close()
-            return
+    async def _waiting(self, probe: str = "") -> int:
+        asked = {"capability": self._capability, "seated": not self.standing and self._idle(), "probe": probe}
+        told = await rpc.call(self._conn, self._service, asked, _Waiting, timeout_s=_ANSWER_S, content="json")
+        return told.waiting
+
+    async def _prove(self) -> bool:
+        """Whether what the service says at `coord.wake` arrives here."""
+        arrived = asyncio.Event()
+
+        def heard(subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG001
+            if _said(body) == "probe":
+                arrived.set()
+
+        name = subjects.PROBES + secrets.token_hex(12)
+        subscription = await self._conn.subscribe_bytes(subjects.wake(self._tenant, name), heard)
+        try:
+            async with asyncio.timeout(limits.WAKE_PROBE_S):
+                await self._waiting(name)
+                await arrived.wait()
+        except TimeoutError:
+            if not self._warned:
+                _log.warning("worker.not_woken", capability=self._capability, subject=self._subject,
+                             remedy="let what coord publishes there reach agents")  # fmt: skip
+            self._warned = True
+            return False
+        finally:
+            await subscription.unsubscribe()
+        self._proven = True
+        return True
+
+    def _start(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(job, name="standby")
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
+        return task
+
+
+def _said(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_Wake).what
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""

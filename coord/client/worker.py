@@ -262,6 +262,8 @@ class Worker:
             self._start(self._give_back_unclaimed(fact, first=first))
             return
         self._executions[place] = execution
+        if most is not None or seen is not None:
+            self._paused()  # what the pullers may take is less, and not all of them know why
         if self._watcher is None:
             self._watched_at = clock.monotonic()
             self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch)

@@ -46,6 +46,8 @@ class Part(msgspec.Struct, frozen=True):
     claims: list[tuple[str, str, int]] = []
     """(tenant, agent, claims held), of agents with quotas."""
     circuits: list[Open] = []
+    stood: list[tuple[str, str, int]] = []
+    """(tenant, capability, workers it told to stand by, ever): `coord.core.standers`."""
     bye: bool = False
     """It stops: others have its partitions."""
 
@@ -87,17 +89,22 @@ class Sums:
         """(instances that would take a task, what they run at a time), as `count` found."""
         self.circuits: dict[Place, Open] = {}
 
-    def hear(self, name: str, said: Part, now: float) -> None:
-        """A process's part (monotonic seconds)."""
+    def hear(self, name: str, said: Part, now: float) -> bool:
+        """A process's part (monotonic seconds); whether it is one of those that are added up."""
         if said.bye:
             self._parts.pop(name, None)
         elif name in self._parts or len(self._parts) < limits.DECIDER_PROCESSES_MAX:
             self._parts[name] = (now, said)
+        return name in self._parts
 
     @property
     def speaks(self) -> bool:
         """Whether this process says the sums."""
         return min(self._parts, default=self.name) >= self.name
+
+    def agents(self) -> dict[Place, int]:
+        """Instances that would take a task, as `count` found."""
+        return {place: agents for place, (agents, _) in self._able.items()}
 
     def add_up(self, table: PresenceTable, now: float) -> None:
         """Put the sums where deciders ask for them."""
@@ -154,15 +161,6 @@ class Sums:
         said = {p: b for p, b in boards.items() if all_of_them or _changed(self._said.get(p), b)} | ended
         self._said = {p: b for p, b in (self._said | said).items() if p in boards}
         return said
-
-
-def unmanned(boards: Mapping[Place, Board]) -> list[Place]:
-    """Capabilities of which work waits though somebody could take it.
-
-    It may be on its way.  If nobody waits for it, because the workers that did are no more, one that stands by is to
-    look (`coord.core.seats`).
-    """
-    return [place for place, one in boards.items() if one.depth > one.unplaced and one.running < one.capacity]
 
 
 def _able(rows: Iterable[Row], capability: str) -> tuple[int, int]:

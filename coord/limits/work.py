@@ -358,33 +358,24 @@ QUEUE_WAITING_MAX: Final = 50_000
 """max_waiting of a queue: plain clients that wait at one at a time; of SDK workers `QUEUE_SEATS` do."""
 
 QUEUE_SEATS: Final = 64
-"""Idle workers of a capability that leave pulls waiting; the others stand by.  The server goes through all of them
-three or four times a task, at 75 ns each; and so many tasks that come at once begin without anybody being woken."""
+QUEUE_CROWD: Final = 2 * QUEUE_SEATS
+"""Of a capability's idle workers the service wakes some where fewer than the first leave pulls waiting; who finds as
+many as the second stands by.  The server goes through all of them three or four times a task, at 75 ns each; and so
+many tasks that come at once begin without anybody being woken."""
 
-SEAT_AWAY_S: Final = 0.01
-"""A worker that is busy for longer passes its seat on; a task that does nothing takes 2 ms."""
-SEAT_OFFER_S: Final = 0.2
-"""Where nobody stood by it offers it again after this while it is busy: otherwise whoever is idle first would stand by,
-and nobody would wait."""
-SEAT_TASKS: Final = 8
-"""And one that had so many tasks on a seat does so when it is idle: short tasks are everybody's, too."""
-SEAT_AGAIN_S: Final = 2.0
-SEAT_LOOK_S: Final = 27.0
+SEAT_AGAIN_S: Final = 4.0
+SEAT_LOOK_S: Final = 30.0
 STANDBY_LOOK_S: Final = 300.0
-"""How often it is looked how many wait: the first time after sitting down, later, and by those that stand by
-(5,000: 17 a second)."""
-WAKES_A_SEAT: Final = 8
-WAKES_A_DELIVERY: Final = 2
-"""Workers that one wakes which was given something while more waits, with a seat and without: 5,000 are awake after
-five steps."""
-WAKE_TRIES: Final = 3
-WAKE_CONSENT_S: Final = 0.25
-"""Who is woken in vain says so; who is silent for so long comes."""
-WAKES_AT_ONCE: Final = 2 * WAKES_A_SEAT
-"""Of one worker at a capability; while so many are under way it wakes no more."""
-STANDBY_LINGER_S: Final = 0.05
-"""For so long who stands by no more can still be woken in vain: the server's list of those who can is not made anew
-for each short task."""
+"""When an idle worker looks how many wait: after it has begun or was woken; later; while it stands by (5,000: 17 a
+second).  Each a half more or less."""
+STANDERS_S: Final = 2 * STANDBY_LOOK_S
+"""For so long after a worker was told to stand by somebody may."""
+STANDERS_PLACES: Final = 16
+"""Capabilities whose queues are looked at in one look; three requests each."""
+WAKES_A_LOOK: Final = 16_384
+"""Messages that wake; 5,000 idle workers and a burst for all of them are 15,000."""
+WAKE_PROBE_S: Final = 2.0
+"""A worker that has not heard the service by then cannot be woken."""
 
 DECIDER_TICK_S: Final = 0.25
 """How often time passes for deciders."""
@@ -404,6 +395,7 @@ assert USED_CIRCUIT_S < USED_WAIT_S / 4
 assert USED_MARGIN_S > 2 * (USED_WHOLE_S + USED_WAIT_S + SUBMIT_WAIT_S)
 assert USED_IDS_MAX * 2 * (TOKEN_BYTES_MAX + 8) < RPC_REQUEST_BYTES_MAX
 assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
-assert 2 * QUEUE_SEATS < QUEUE_WAITING_MAX, "plain clients can wait, too"
+assert QUEUE_CROWD < QUEUE_WAITING_MAX, "plain clients can wait, too"
+assert STANDERS_S > 1.5 * STANDBY_LOOK_S
 assert FLOW_BYTES_MAX < EVENT_BYTES_MAX
 assert FLOW_NAME_BYTES_MAX + len("undo_") + len(f"-{FLOW_ITEMS_MAX}") <= TOKEN_BYTES_MAX

@@ -52,6 +52,7 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
         subjects.dlq(subjects.EVENTS, "t", "a"),
         subjects.beat("projector", "x"),
         subjects.ask("t", "a", "status"),
+        subjects.wake("t", "c"),
     }
     # One consumer of each sort stands for those of all partitions.
     for spec in {(spec.stream, (spec.consumer or "").rpartition("-")[0]): spec for spec in wanted.specs}.values():
@@ -68,7 +69,8 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
     publish |= deciding()
     if trims:
         publish.add(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}")
-    methods = {subjects.rpc("t", "log", "read"), subjects.rpc("t", "task", "open"), subjects.rpc("t", "task", "settle")}
+    services = (("log", "read"), ("task", "open"), ("task", "settle"), ("queue", "waiting"))
+    methods = {subjects.rpc("t", service, method) for service, method in services}
     return publish, {inbox, *methods, subjects.beat("projector", "x"), subjects.beat("deciders", "x")}
 
 

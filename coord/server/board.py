@@ -1,8 +1,8 @@
 """The capability board and the registry: what every process with deciders says and answers about the fleet.
 
-Four times a second: add up the parts (`coord.core.board`), and say what changed a lot; once a second
-tell the other processes this one's part, and say all.  Requests (`coord.server.registry`) are
-answered by any of the processes, from memory: each hears every heartbeat.
+Four times a second: add up the parts (`coord.core.board`), say what changed a lot, and wake workers that
+stand by (`coord.server.standing`); once a second tell the other processes this one's part, and say all.
+Requests (`coord.server.registry`) are answered by any of the processes, from memory: each hears every heartbeat.
 
 Also counts here: the facts of agents that declared a quota of facts per second, by following
 what the log republishes of theirs.  Whoever declared none costs nothing.
@@ -31,6 +31,7 @@ from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.server.presence import PresenceBoard
 from coord.server.registry import Registry
+from coord.server.standing import Standing
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
@@ -60,6 +61,7 @@ class BoardService(Service):
         self._deciders = deciders
         self._conn: Connection | None = None
         self._endpoints: list[rpc.Endpoint] = []
+        self._standing: Standing | None = None
         self._heard: Subscription | None = None
         self._counted: Counter[tuple[str, str]] = Counter()
         """Facts of watched agents since the last look."""
@@ -88,9 +90,10 @@ class BoardService(Service):
                 self._say(conn, subjects.beat("board", self.sums.name), mine)
                 self._show(boards)
                 await self._follow(conn, now)
-            if self.sums.speaks:
-                for place in board.unmanned(boards):
-                    self._say(conn, subjects.wake(*place), {"what": "work"})
+            if self.sums.speaks and self._standing is not None:
+                self._standing.look(
+                    self.sums.agents(), {place: fare.queued for place, fare in table.fare_of.items() if fare.queued}
+                )
             for place, one in self.sums.news(boards, all_of_them=due).items():
                 if self.sums.speaks:
                     self._say(conn, subjects.board(*place), one)
@@ -103,7 +106,9 @@ class BoardService(Service):
             )
         if self._heard is None:
             self._heard = await self._conn.subscribe(subjects.beats("board"), self._hear)
-            self._endpoints = await Registry(self._conn, self._presence, self.sums).serve(self.metrics)
+            self._standing = Standing(self._conn, self.metrics)
+            endpoints = await Registry(self._conn, self._presence, self.sums).serve(self.metrics)
+            self._endpoints = [*endpoints, await self._standing.serve()]
             self.changed()
         return self._conn
 
@@ -122,6 +127,8 @@ class BoardService(Service):
         """Close the connection."""
         for endpoint in self._endpoints:
             await endpoint.close()
+        if self._standing is not None:
+            await self._standing.close()
         if self._conn is not None:
             await self._conn.drain()
 
@@ -131,7 +138,10 @@ class BoardService(Service):
         running = list(self._deciders())
         tasks = [d for d in running if isinstance(d, TaskDecider)]
         circuits = [state for d in running if isinstance(d, CapabilityDecider) for state in d.states()]
-        return board.part([d.fares for d in tasks], [d.usage() for d in tasks], circuits, self._watched)
+        mine = board.part([d.fares for d in tasks], [d.usage() for d in tasks], circuits, self._watched)
+        if self._standing is None:
+            return mine
+        return msgspec.structs.replace(mine, stood=self._standing.standers.said(clock.monotonic()))
 
     def _hear(self, message: Message) -> None:
         name = message.subject.rpartition(".")[2]
@@ -141,7 +151,9 @@ class BoardService(Service):
             said = _PARTS.decode(message.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
-        self.sums.hear(name, said, clock.monotonic())
+        now = clock.monotonic()
+        if self.sums.hear(name, said, now) and self._standing is not None:
+            self._standing.standers.hear(name, said.stood, now)
 
     def _say(self, conn: Connection, subject: str, what: Any) -> None:
         try:

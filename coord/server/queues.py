@@ -11,9 +11,6 @@ Each begins at a stream sequence that is said when it is made, so it can be told
 delivers a submission.  One that was made too late, or was deleted, is made again from the
 oldest work that it missed; what it delivers again meets claims and is left.
 
-``coord.rpc.{tenant}.queue.waiting`` {capability, seated} tells an idle worker how many pulls wait already, so
-that it need not be one more (`coord.core.seats`).
-
 ``coord.rpc.{tenant}.task.settle`` {key, id, queue, seq} acks a delivery whose task has ended or
 was submitted anew: for workers who were given it again because a broker forgot an ack.
 """
@@ -44,9 +41,6 @@ _NAMES_PAGE: Final = 1_024
 _KNOWN_S: Final = 10.0
 """For so long a queue that was there is believed to be there, unless somebody is told otherwise."""
 
-_WAITING_S: Final = 0.1
-"""How many pulls wait is not asked of the broker more often."""
-
 _EARLIER: Final = 20_000
 """So much further back a queue begins than the work that it is made for: a second or less of a busy log."""
 
@@ -62,21 +56,6 @@ class OpenAnswer(msgspec.Struct, frozen=True):
 
     queues: dict[str, str]
     """Queue (`critical`, `normal`, `batch`) → name of its consumer of EVENTS."""
-
-
-class WaitingRequest(msgspec.Struct, frozen=True):
-    """Of ``queue.waiting``."""
-
-    capability: str
-    seated: bool = False
-    """A pull of the asker's is one of them."""
-
-
-class WaitingAnswer(msgspec.Struct, frozen=True):
-    """Of ``queue.waiting``."""
-
-    waiting: int
-    """Pulls that wait for tasks of normal priority, and of those who asked just before and may be about to."""
 
 
 class SettleRequest(msgspec.Struct, frozen=True):
@@ -107,8 +86,6 @@ class Queues:
         """Capabilities whose queues were there, and when last (the loop's clock)."""
         self._count = 0
         """Queue consumers of the stream, at the last look."""
-        self._waiting: dict[tuple[str, str], tuple[float, int]] = {}
-        """By capability: when it was looked how many pulls wait (the loop's clock), and how many do, or may by now."""
         self._making = asyncio.Lock()
         self._wanted: dict[tuple[str, str, str], int] = {}
         """What deciders asked for, by tenant, capability and queue: from which submission on."""
@@ -118,13 +95,9 @@ class Queues:
     async def start(self) -> None:
         """Answer requests."""
         await self._look()
-        served = (
-            ("task", "open", self._on_open), ("task", "settle", self._on_settle),
-            ("queue", "waiting", self._on_waiting),
-        )  # fmt: skip
-        for service, method, handler in served:
+        for method, handler in (("open", self._on_open), ("settle", self._on_settle)):
             endpoint = await rpc.serve(
-                self._conn, subjects.rpc_all(service, method), handler, service=service, method=method,
+                self._conn, subjects.rpc_all("task", method), handler, service="task", method=method,
                 registry=self._metrics,
             )  # fmt: skip
             self._endpoints.append(endpoint)
@@ -290,28 +263,6 @@ class Queues:
         except errors.InvalidToken as exc:
             raise errors.InvalidRequest(exc.message) from exc
         return OpenAnswer(await self.ensure(tenant, capability))
-
-    async def _on_waiting(self, request: rpc.Request) -> WaitingAnswer:
-        tenant, _, _ = subjects.parse_rpc(request.subject)
-        asked = request.decode(WaitingRequest)
-        try:
-            consumer = subjects.queue(tenant, asked.capability, "normal")
-        except errors.InvalidToken as exc:
-            raise errors.InvalidRequest(exc.message) from exc
-        place = (tenant, asked.capability)
-        now = asyncio.get_running_loop().time()
-        at, waiting = self._waiting.get(place, (-_WAITING_S, 0))
-        if now - at >= _WAITING_S:
-            try:
-                info = await self._conn.api(f"CONSUMER.INFO.{subjects.EVENTS}.{consumer}")
-            except errors.ApiNotFound:
-                return WaitingAnswer(0)
-            at, waiting = now, int(info.get("num_waiting") or 0)
-        if len(self._waiting) >= 2 * limits.CAPABILITIES_MAX:
-            self._waiting.clear()
-        # Many begin in the same moment; each is told of those before it.
-        self._waiting[place] = at, waiting + (not asked.seated and waiting < 2 * limits.QUEUE_SEATS)
-        return WaitingAnswer(waiting)
 
     async def _on_settle(self, request: rpc.Request) -> SettleAnswer:
         tenant, _, _ = subjects.parse_rpc(request.subject)

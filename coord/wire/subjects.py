@@ -548,6 +548,9 @@ def wake(tenant: str, capability: str) -> str:
 WAKE_GROUP: Final = "standby"
 """The queue group of those who listen there."""
 
+PROBES: Final = "_probe-"
+"""What stands for a capability in the subject at which a worker finds out whether it can be woken begins so."""
+
 
 def parse_board(subject: str) -> tuple[str, str]:
     """(tenant, capability)."""

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 import coord
 from coord import limits
+from coord.bus import rpc
 from coord.bus.connection import NatsConfig
 from coord.client.worker import Worker
 from coord.server.board import BoardService
@@ -23,77 +25,179 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _SEATS = 2
-_WORKERS = 10
+_WORKERS = 12
 
 
 class _Holding:
     """Workers of one slot whose tasks last until they are let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
         self.workers: list[Worker] = []
         self.begun = 0
         self.go = asyncio.Event()
 
-    async def start(self, fleet: Fleet, stack: contextlib.AsyncExitStack) -> None:
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
         for n in range(_WORKERS):
             agent = coord.Agent(f"w{n}", capabilities={"hold": 1}, drain_s=0)
             agent.task("hold")(self.hold)
-            self.workers.append(await stack.enter_async_context(agent.connect(fleet.url, tenant=fleet.tenant)))
-        await until(lambda: self.waiting() + self.standing() == _WORKERS and self.standing() > 0)
+            self.workers.append(
+                await stack.enter_async_context(agent.connect(self.fleet.url, tenant=self.fleet.tenant))
+            )
 
     async def hold(self) -> None:
         self.begun += 1
         await self.go.wait()
 
-    def waiting(self) -> int:
-        return sum(w.seat("hold") == "seated" for w in self.workers)
+    def standing(self) -> list[Worker]:
+        return [w for w in self.workers if w.seat("hold") == "standing"]
 
-    def standing(self) -> int:
-        return sum(w.seat("hold") == "standing" for w in self.workers)
+    def seated(self) -> list[Worker]:
+        return [w for w in self.workers if w.seat("hold") == "seated"]
+
+    async def settled(self) -> None:
+        await until(lambda: _SEATS <= len(self.seated()) < 2 * _SEATS)
+
+    async def do(self, count: int) -> None:
+        """So many tasks at once, each by another worker."""
+        self.go.clear()
+        self.begun = 0
+        async with self.fleet.client() as c:
+            handles = await c.submit_many("hold", [None] * count)
+            await until(lambda: self.begun == count)
+            self.go.set()
+            await asyncio.gather(*(handle.result(timeout_s=90) for handle in handles))
+
+
+@pytest.fixture
+def few_seats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "QUEUE_SEATS", _SEATS)
+    monkeypatch.setattr(limits, "QUEUE_CROWD", 2 * _SEATS)
+    monkeypatch.setattr(limits, "SEAT_AGAIN_S", 0.2)
+    monkeypatch.setattr(limits, "SEAT_LOOK_S", 0.4)
+    monkeypatch.setattr(limits, "STANDBY_LOOK_S", 3_600.0)  # who stands by is woken, or is not
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def holding(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Holding]:
-    monkeypatch.setattr(limits, "QUEUE_SEATS", _SEATS)
-    found = _Holding()
+async def board(fleet: Fleet, few_seats: None) -> AsyncIterator[BoardService]:
+    config = NatsConfig(urls=(fleet.url,), reconnect_wait_s=0.05)
+    registry = Metrics(CollectorRegistry())
+    async with BoardService(config, fleet.presence.board, fleet.deciders.deciders, registry=registry) as found:
+        await found.wait_ready(60)
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def holding(fleet: Fleet, few_seats: None) -> AsyncIterator[_Holding]:
+    found = _Holding(fleet)
     async with contextlib.AsyncExitStack() as stack:
-        await found.start(fleet, stack)
+        await found.start(stack)
         yield found
         found.go.set()
 
 
-async def test_few_wait_and_a_burst_is_begun_by_all(fleet: Fleet, holding: _Holding) -> None:
+@pytest.mark.usefixtures("board")
+async def test_few_wait_and_bursts_are_begun_by_all_while_somebody_watches(fleet: Fleet, holding: _Holding) -> None:
+    watched = await fleet.conn.subscribe_bytes("coord.>", lambda *_: None)
+    await holding.settled()
     consumer = subjects.queue(fleet.tenant, "hold", "normal")
-
-    async def pulls() -> int:
-        return int((await fleet.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}"))["num_waiting"])
-
     async with asyncio.timeout(90):
-        while not 1 <= await pulls() <= 2 * _SEATS:  # noqa: ASYNC110 - it is the broker that is asked
+        while int((await fleet.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}"))["num_waiting"]) >= 2 * _SEATS:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+    for _ in range(2):
+        await holding.do(_WORKERS)
+        await holding.settled()
+    await watched.unsubscribe()
+
+
+@pytest.mark.usefixtures("unsuspecting", "board")
+async def test_when_all_who_waited_have_died_others_sit_down_and_take_what_comes(holding: _Holding) -> None:
+    await holding.settled()
+    for worker in holding.seated():
+        holding.workers.remove(worker)
+        await worker.conn.close()
+    await until(lambda: len(holding.seated()) >= _SEATS)
+    for worker in holding.seated():
+        holding.workers.remove(worker)
+        await worker.conn.close()
+    await holding.do(len(holding.workers))
+
+
+@pytest.mark.usefixtures("board")
+async def test_wakes_that_are_lost_are_repeated(fleet: Fleet, holding: _Holding) -> None:
+    """Some of those who listen are no workers, and take what is meant for them."""
+    await holding.settled()
+    lost = 0
+
+    def lose(*_: bytes) -> None:
+        nonlocal lost
+        lost += 1
+
+    subject = subjects.wake(fleet.tenant, "hold")
+    thieves = [await fleet.conn.subscribe_bytes(subject, lose, queue=subjects.WAKE_GROUP) for _ in range(4)]
+    await fleet.conn.flush()
+    await holding.do(_WORKERS)
+    assert lost
+    for thief in thieves:
+        await thief.unsubscribe()
+
+
+@pytest.mark.usefixtures("board")
+async def test_pulls_of_plain_clients_at_one_priority_make_no_crowd(fleet: Fleet, holding: _Holding) -> None:
+    inbox = fleet.conn.new_inbox()
+    plain = await fleet.conn.subscribe_bytes(inbox + ".*", lambda *_: None)
+    consumer = subjects.queue(fleet.tenant, "hold", "normal")
+    await holding.settled()
+    for n in range(4 * _SEATS):
+        request = f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.{consumer}"
+        fleet.conn.publish(request, b'{"batch":1,"expires":600000000000}', reply=f"{inbox}.{n}")
+    async with asyncio.timeout(90):
+        while int((await fleet.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}"))["num_waiting"]) < 4 * _SEATS:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    asked = {"capability": "hold", "seated": True}
+    service = subjects.rpc(fleet.tenant, "queue", "waiting")
+    async with asyncio.timeout(90):  # an inbox that is gone still counts for a moment
+        while (await rpc.call(fleet.conn, service, asked, dict[str, int]))["waiting"] >= 2 * _SEATS:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     async with fleet.client() as c:
-        handles = await c.submit_many("hold", [None] * _WORKERS)
+        handles = await c.submit_many("hold", [None] * _WORKERS, priority="critical")
         await until(lambda: holding.begun == _WORKERS)
         holding.go.set()
         await asyncio.gather(*(handle.result(timeout_s=90) for handle in handles))
-        # Whoever is back stands by or waits; the next one is begun all the same.
-        handle = await c.submit("hold")
-        await handle.result(timeout_s=90)
+    await plain.unsubscribe()
 
 
-@pytest.mark.usefixtures("unsuspecting")
-async def test_when_all_who_waited_have_died_the_service_wakes_another(fleet: Fleet, holding: _Holding) -> None:
-    """Nobody passed a seat on, so none of those who stand by knows: the wake is lost."""
-    registry = Metrics(CollectorRegistry())
-    config = NatsConfig(urls=(fleet.url,), reconnect_wait_s=0.05)
-    for worker in holding.workers:
-        if worker.seat("hold") == "seated":
-            await worker.conn.close()
-    alive = holding.standing()
-    async with BoardService(config, fleet.presence.board, fleet.deciders.deciders, registry=registry) as board:
-        await board.wait_ready(60)
-        async with fleet.client() as c:
-            handles = await c.submit_many("hold", [None] * alive)
-            await until(lambda: holding.begun == alive)
-            holding.go.set()
-            await asyncio.gather(*(handle.result(timeout_s=90) for handle in handles))
+async def _nothing() -> None: ...
+
+
+class _Asked(msgspec.Struct):
+    probe: str = ""
+
+
+@pytest.mark.usefixtures("few_seats")
+async def test_who_does_not_hear_the_service_waits(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like an older configuration of the broker: what coord says at `coord.wake` does not reach agents."""
+    monkeypatch.setattr(limits, "WAKE_PROBE_S", 0.1)
+    asked: list[str] = []
+
+    async def waiting(request: rpc.Request) -> dict[str, int]:
+        asked.append(request.decode(_Asked).probe)
+        return {"waiting": 1_000}
+
+    endpoint = await rpc.serve(
+        fleet.conn, subjects.rpc_all("queue", "waiting"), waiting, service="queue", method="waiting",
+        registry=Metrics(CollectorRegistry()),
+    )  # fmt: skip
+    agent = coord.Agent("w", capabilities={"hold": 1}, drain_s=0)
+    agent.task("hold")(_nothing)
+    async with agent.connect(fleet.url, tenant=fleet.tenant) as worker:
+        await until(lambda: sum(map(bool, asked)) >= 2)  # it has looked again
+        assert worker.seat("hold") == "seated"
+        assert all(probe.startswith(subjects.PROBES) for probe in asked if probe)
+        # And from now on it does.
+        heard = sum(map(bool, asked))
+        monkeypatch.setattr(limits, "WAKE_PROBE_S", 30.0)
+        await until(lambda: sum(map(bool, asked)) > heard)
+        fleet.conn.publish(subjects.wake(fleet.tenant, asked[-1] or asked[-2]), b'{"what":"probe"}')
+        await until(lambda: worker.seat("hold") == "standing")
+    await endpoint.close()

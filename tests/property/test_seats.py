@@ -1,227 +1,258 @@
-"""Seats at the queues: few wait however many are idle, all of them are woken for a burst, each has its turn."""
+"""Seats at the queues: few wait however many are idle, a burst is everybody's, and whoever dies is made good."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coord import limits
-from coord.core.seats import TRANSITIONS, Event, Seat, State
+from coord.core.seats import TRANSITIONS, Event, Seat, State, crowded
+from coord.core.standers import Queued, Standers
 
-SEATS = 16
+SEATS = 8
+PLACE = ("acme", "summarize")
 
 some = settings(max_examples=15, deadline=None)
 """Each example is a fleet that lives for minutes."""
+fleets = st.integers(1, 8 * SEATS)
+seeds = st.integers(0, 2**32)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def seats() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "QUEUE_SEATS", SEATS)
+        patch.setattr(limits, "QUEUE_CROWD", 2 * SEATS)
         yield
 
 
 class _Fleet:
-    """Idle workers of one capability, and a broker that knows who waits and who can be woken."""
+    """Workers of one slot at one capability, a broker that draws whom a message wakes, and the service."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.now = 0.0
-        self.workers: list[Seat] = []
-        self.served: Counter[int] = Counter()
-        for _ in range(count):
-            self.join()
-
-    def join(self) -> None:
-        seat = Seat()
-        self.workers.append(seat)
-        seat.looked(self.waiting, self.now, self.rng.random())
+        self.now = 1.0
+        self.workers = [Seat(self.now, self.rng.random()) for _ in range(count)]
+        self.busy: set[int] = set()
+        self.pending = 0
+        self.sent = 0
+        self.standers = Standers(0.0)
 
     @property
-    def waiting(self) -> int:
-        return sum(seat.state == "seated" for seat in self.workers)
+    def able(self) -> list[Seat]:
+        """Those that wait."""
+        return [w for w in self.workers if w.state == "seated" and id(w) not in self.busy]
 
     @property
     def standing(self) -> list[Seat]:
-        return [seat for seat in self.workers if seat.state == "standing"]
-
-    def offer(self, what: str) -> bool:
-        """Wake somebody; False: nobody stands by."""
-        able = self.standing
-        return bool(able) and self.rng.choice(able).woken(what)
-
-    def idle(self, seat: Seat) -> None:
-        """It has nothing to do."""
-        if seat.had_its_share and seat.pass_on() and not self.offer("seat"):
-            seat.refused(nobody=True)
-        if seat.state == "new":
-            seat.looked(self.waiting, self.now, self.rng.random())
-        elif seat.state == "awake":
-            seat.rest(self.now, self.rng.random())
+        return [w for w in self.workers if w.state == "standing"]
 
     def pass_time(self, seconds: float) -> None:
-        """Everybody looks when it is time to, in any order."""
+        """Idle ones look when it is time to, in any order."""
         until = self.now + seconds
-        while (soonest := min(self.workers, key=lambda seat: seat.look_at)).look_at <= until:
+        idle = [w for w in self.workers if id(w) not in self.busy]
+        while idle and (soonest := min(idle, key=lambda w: w.look_at)).look_at <= until:
             self.now = max(self.now, soonest.look_at)
-            soonest.looked(self.waiting, self.now, self.rng.random())
-            self.idle(soonest)
+            waiting = len(self.able)
+            soonest.looked(waiting, self.now, self.rng.random())
+            if soonest.state == "standing":
+                self.standers.tell(PLACE, self.now)
         self.now = until
 
-    def take_short_task(self) -> bool:
-        """Whoever waits for longest takes a task and is back at once."""
-        for n, seat in enumerate(self.workers):
-            if seat.state == "seated":
-                self.workers.append(self.workers.pop(n))
-                self.served[id(seat)] += 1
-                seat.delivered(0)
-                self.idle(seat)
-                return True
-        return False
+    def work(self) -> None:
+        """Whoever waits is given what there is."""
+        for worker in self.able[: self.pending]:
+            self.busy.add(id(worker))
+            self.pending -= 1
 
-    def burst(self, tasks: int) -> int:
-        """So many long tasks at once, to begin with for those on seats; rounds until nobody was given one any more."""
-        at_work: set[int] = set()
-        rounds = 0
-        able = [seat for seat in self.workers if seat.state == "seated"]
-        while able and tasks:
-            rounds += 1
-            for seat in able[:tasks]:
-                at_work.add(id(seat))
-                tasks -= 1
-                for _ in range(seat.delivered(tasks)):
-                    self.offer("work")
-                if seat.leaves and seat.pass_on() and not self.offer("seat"):
-                    seat.refused(nobody=True)
-            able = [
-                seat for seat in self.workers if seat.state in ("seated", "awake", "new") and id(seat) not in at_work
-            ]
-        self.at_work = at_work
-        return rounds
+    def look(self) -> None:
+        """The service's: a message is drawn by one of those who listen at that moment, woken already or not."""
+        listening = self.standing
+        queued = Queued(len(self.able), self.pending)
+        agents = {PLACE: len(self.workers)}
+        if self.standers.due(agents, {PLACE: self.pending}, self.now):
+            sent = self.standers.wakes(PLACE, queued, len(self.workers))
+            self.sent += sent
+            for _ in range(sent if listening else 0):
+                self.rng.choice(listening).woken(self.now, self.rng.random())
+        self.work()
+        self.now += limits.PRESENCE_TICK_S if self.pending else limits.BOARD_EVERY_S
+
+    def burst(self, tasks: int) -> None:
+        self.pending += tasks
+        self.work()
+
+    def settled(self) -> bool:
+        """Some wait, and the others stand by."""
+        count = len(self.workers)
+        return min(count, SEATS) <= len(self.able) < 2 * SEATS and len(self.able) + len(self.standing) == count
 
 
 @some
-@given(st.integers(1, 4 * SEATS), st.integers(0, 2**32))
-def test_few_wait_and_never_nobody_however_many_begin_in_turn(count: int, seed: int) -> None:
+@given(fleets, seeds)
+def test_few_wait_and_never_too_few_though_all_begin_in_one_moment(count: int, seed: int) -> None:
     fleet = _Fleet(count, seed)
-    assert min(count, SEATS) <= fleet.waiting <= 2 * SEATS
-    fleet.pass_time(limits.STANDBY_LOOK_S)
-    assert min(count, SEATS // 2) <= fleet.waiting <= 2 * SEATS
-    assert fleet.waiting + len(fleet.standing) == count
-
-
-@some
-@given(st.integers(1, 4 * SEATS), st.integers(0, 2**32))
-def test_those_who_begin_in_one_moment_find_out(count: int, seed: int) -> None:
-    """All are told of the others at once, and that nobody waits yet."""
-    fleet = _Fleet(0, seed)
-    fleet.workers = [Seat() for _ in range(count)]
-    for seat in fleet.workers:
-        seat.looked(0, 0.0, fleet.rng.random())
     fleet.pass_time(2 * limits.SEAT_LOOK_S)
-    assert min(count, SEATS // 2) <= fleet.waiting <= 2 * SEATS
+    assert fleet.settled()
+    if count < 2 * SEATS:
+        assert not fleet.standing
+    fleet.pass_time(4 * limits.STANDBY_LOOK_S)
+    fleet.look()
+    assert fleet.settled()
+    assert not fleet.sent, "nobody is wanted"
 
 
 @some
-@given(st.integers(1, 4 * SEATS), st.integers(0, 2**32))
-def test_a_burst_is_everybodys_within_a_few_steps(count: int, seed: int) -> None:
+@given(fleets, st.integers(1, 10 * SEATS), seeds)
+def test_a_burst_is_everybodys_within_a_second_and_afterwards_few_wait(count: int, tasks: int, seed: int) -> None:
     fleet = _Fleet(count, seed)
-    rounds = fleet.burst(count)
-    assert len(fleet.at_work) >= min(count, count - SEATS), "what is left is no more than those who are back take"
-    assert rounds <= 12
+    fleet.pass_time(2 * limits.SEAT_LOOK_S)
+    fleet.burst(tasks)
+    for _ in range(4):
+        fleet.look()
+    assert len(fleet.busy) == min(count, tasks)
+    fleet.pending = 0
+    fleet.busy.clear()
+    fleet.pass_time(2 * limits.SEAT_LOOK_S)
+    assert fleet.settled()
 
 
 @some
-@given(st.integers(1, 4 * SEATS), st.integers(0, 2**32))
-def test_when_all_who_waited_are_gone_the_service_has_somebody_look(count: int, seed: int) -> None:
+@given(seeds)
+def test_nine_in_ten_of_a_burst_for_all_are_woken_at_the_first_look(seed: int) -> None:
+    fleet = _Fleet(400, seed)
+    fleet.pass_time(2 * limits.SEAT_LOOK_S)
+    fleet.burst(400)
+    fleet.look()
+    assert len(fleet.busy) >= 360
+
+
+@some
+@given(st.integers(2 * SEATS, 8 * SEATS), seeds, st.booleans())
+def test_when_all_who_waited_are_gone_others_sit_down_or_take_what_waits(count: int, seed: int, waits: bool) -> None:
     fleet = _Fleet(count, seed)
+    fleet.pass_time(2 * limits.SEAT_LOOK_S)
     fleet.workers = fleet.standing
-    if fleet.workers:
-        assert fleet.offer("work")
-        seeker = next(seat for seat in fleet.workers if seat.state == "new")
-        assert seeker.delivered(0) == 0
-        fleet.idle(seeker)
-        assert _state(seeker) == "seated"
-        assert fleet.take_short_task()
+    alive = len(fleet.workers)
+    fleet.pending = alive if waits else 0
+    for _ in range(8):
+        fleet.look()
+    if waits:
+        assert len(fleet.busy) == alive
+    else:
+        assert len(fleet.able) >= min(alive, SEATS)
 
 
 @some
-@given(st.integers(1, 2 * SEATS), st.integers(0, 2**32))
-def test_short_tasks_are_everybodys(count: int, seed: int) -> None:
+@given(st.integers(2 * SEATS, 8 * SEATS), seeds, st.booleans())
+def test_whatever_the_account_says_and_after_a_restart_who_stands_by_is_found(
+    count: int, seed: int, restarted: bool
+) -> None:
     fleet = _Fleet(count, seed)
-    for _ in range(4 * count * limits.SEAT_TASKS):
-        assert fleet.take_short_task(), "somebody always waits"
-    assert fleet.waiting >= min(count, SEATS // 2)
-    if count <= SEATS:
-        assert max(fleet.served.values()) - min(fleet.served[id(s)] for s in fleet.workers) <= limits.SEAT_TASKS
-    else:  # drawn by lots: as likely as all others
-        had = sum(fleet.served[id(seat)] > 0 for seat in fleet.workers)
-        assert had >= count / 2
+    fleet.pass_time(2 * limits.SEAT_LOOK_S)
+    if restarted:
+        fleet.standers = Standers(fleet.now)  # was told nothing yet
+    else:
+        lost = Queued(0, 10**6)
+        for _ in range(3):
+            fleet.standers.wakes(PLACE, lost, count)  # nobody heard those
+    fleet.burst(count)
+    for _ in range(64):
+        fleet.look()
+    assert len(fleet.busy) == count
 
 
-def test_nobody_is_woken_twice_where_nobody_stands_by_and_a_refused_seat_is_kept() -> None:
-    seat = Seat()
-    assert seat.looked(3, 0.0, 0.5)
-    assert seat.delivered(1_000) == limits.WAKES_A_SEAT
-    assert seat.delivered(SEATS) == 1, "its part of what is needed"
-    assert seat.delivered(SEATS // 2) == 0, "those on seats are about to be given as much"
-    assert not _leaves(seat), "there are few"
-    for _ in range(limits.SEAT_TASKS):
-        seat.delivered(0)
-    assert not seat.had_its_share
-    seat.looked(SEATS, 30.0, 0.5)
-    assert _had_its_share(seat)
-    assert seat.pass_on()
-    assert seat.delivered(1_000) == limits.WAKES_A_DELIVERY
-    assert seat.refused(nobody=True)
+def test_a_backlog_while_nobody_stands_by_costs_a_few_messages_a_look() -> None:
+    standers = Standers(0.0)
+    for _ in range(1_000):
+        standers.tell(PLACE, 1.0)
+    sent = [standers.wakes(PLACE, Queued(0, 10**6), 1_000) for _ in range(1_000)]
+    assert sum(sent) <= 10 * 1_000 + SEATS * 1_000
+    assert sent[-1] == SEATS
+    assert max(sent) <= limits.WAKES_A_LOOK
+
+
+def test_nothing_is_looked_at_where_nobody_was_told_and_never_too_much() -> None:
+    standers = Standers(0.0)
+    now = limits.STANDERS_S + 1.0
+    assert standers.due({PLACE: 5}, {PLACE: 9}, now) == []
+    assert standers.wakes(PLACE, Queued(0, 9), 5) == 0
+    standers.tell(PLACE, 0.0)
+    assert standers.wakes(PLACE, Queued(SEATS, 9), 5) == 0, "the seats are taken: it is on its way"
+    assert standers.due({PLACE: 5}, {PLACE: 9}, now) == []
+    standers.tell(PLACE, now)
+    assert standers.due({}, {}, now) == [PLACE]
+    assert standers.due({}, {}, now) == [], "once a second"
+    assert standers.due({}, {PLACE: 1}, now) == [PLACE], "unless work waits"
+    assert standers.due({}, {}, now + limits.STANDERS_S) == []
+    places = {("acme", f"c{n}") for n in range(3 * limits.STANDERS_PLACES - 1)}
+    for place in places:
+        standers.tell(place, now)
+    work = dict.fromkeys(places, 1)
+    looked = [standers.due({}, work, now + n * limits.PRESENCE_TICK_S) for n in range(3)]
+    assert {len(set(one)) for one in looked} == {limits.STANDERS_PLACES}
+    assert {place for one in looked for place in one} >= places
+    for n in range(2 * limits.CAPABILITIES_MAX):
+        standers.tell(("other", f"c{n}"), now)
+    assert len(standers.said(now)) <= limits.CAPABILITIES_MAX
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(1, 50), st.booleans()), max_size=20))
+def test_what_other_processes_were_told_is_added_once_though_parts_are_lost(
+    said: list[tuple[str, int, bool]],
+) -> None:
+    tellers = {name: Standers(0.0) for name in ("a", "b")}
+    mine = Standers(0.0)
+    for name, count, lost in said:
+        for _ in range(count):
+            tellers[name].tell(PLACE, 1.0)
+        if not lost:
+            mine.hear(name, tellers[name].said(1.0), 1.0)
+    for name, teller in tellers.items():
+        mine.hear(name, teller.said(1.0), 1.0)
+        mine.hear(name, teller.said(1.0), 1.0)  # again: nothing new
+    told = sum(count for _, count, _ in said)
+    sent = mine.wakes(PLACE, Queued(0, told), 0)
+    if told:
+        exact = Standers(0.0)
+        for _ in range(told):
+            exact.tell(PLACE, 1.0)
+        assert sent == exact.wakes(PLACE, Queued(0, told), 0)
+    else:
+        assert not sent
+
+
+def test_whoever_is_told_nothing_or_cannot_be_woken_waits_as_if_it_were_alone() -> None:
+    seat = Seat(0.0, 0.5)
+    seat.unanswered(0.0, 0.5)
     assert _state(seat) == "seated"
-    assert seat.delivered(1_000) == 0, "nobody is there to be woken"
-    assert _leaves(seat), "but where there are many, somebody may stand by soon"
-
-
-def _had_its_share(seat: Seat) -> bool:
-    return seat.had_its_share
-
-
-def _leaves(seat: Seat) -> bool:
-    return seat.leaves
-
-
-def test_whoever_cannot_be_told_or_woken_waits_as_if_it_were_alone() -> None:
-    seat = Seat()
-    assert seat.unanswered(0.0, 0.5)
+    assert not seat.looked(10**6, 0.0, 0.5, may_stand=False)
     assert _state(seat) == "seated"
-    standing = Seat()
-    standing.looked(2 * SEATS, 0.0, 0.5)
-    assert not standing.unanswered(0.0, 0.5), "it stands by, and may be woken"
-    assert _state(standing) == "standing"
-    assert standing.alone()
-    assert _state(standing) == "seated"
+    assert seat.looked(2 * SEATS, 0.0, 0.5)
+    seat.unanswered(0.0, 0.5)
+    assert _state(seat) == "standing", "it may be woken"
+    assert seat.alone()
+    assert _state(seat) == "seated"
+    assert not crowded(2 * SEATS - 1)
 
 
 def _state(seat: Seat) -> str:
     return seat.state
 
 
-@pytest.mark.parametrize(("before", "event"), [(b, e) for b in ("new", "seated", "awake", "standing") for e in (
-    "room", "full", "crowd", "alone", "passed", "refused", "idle", "seat", "work")])  # fmt: skip
+@pytest.mark.parametrize(("before", "event"), [(b, e) for b in get_args(State) for e in get_args(Event)])
 def test_every_transition_is_the_tables_and_no_other(before: State, event: Event) -> None:
     after = TRANSITIONS.get((before, event), before)
-    seat = Seat()
+    seat = Seat(0.0, 0.5)
     seat.state = before
     steps: dict[str, Callable[[], bool]] = {
-        "room": lambda: seat.looked(0, 0.0, 0.5), "full": lambda: seat.looked(2 * SEATS + 1, 0.0, 0.5),
-        "crowd": lambda: seat.looked(2 * SEATS + 1, 0.0, 0.5), "alone": seat.alone, "passed": seat.pass_on,
-        "refused": lambda: seat.refused(nobody=False), "idle": lambda: seat.rest(0.0, 0.5),
-        "seat": lambda: seat.woken("seat"), "work": lambda: seat.woken("work"),
+        "crowd": lambda: seat.looked(2 * SEATS, 0.0, 0.5), "room": lambda: seat.looked(SEATS - 1, 0.0, 0.5),
+        "woken": lambda: seat.woken(0.0, 0.5), "alone": seat.alone,
     }  # fmt: skip
-    if (event, before) in {("full", "seated"), ("crowd", "new")}:
-        return  # the same answer is the other event there
     assert steps[event]() == (after != before)
     assert seat.state == after
-    assert not seat.woken("something else")

@@ -8,7 +8,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from coord import errors
 from coord.bus.connection import Connection
 from coord.client import pulling
 from coord.client.pulling import Delivery, Puller
@@ -38,12 +37,6 @@ class _LateBroker:
         return lambda: None
 
     on_reconnected = on_permission_denied = on_disconnected
-
-    async def request(self, subject: str, _body: bytes, **_: Any) -> Any:
-        raise errors.ServiceUnavailable(subject=subject)  # nobody stands by
-
-    def circuit(self, _name: str) -> Any:
-        raise errors.CircuitOpen  # nobody says how many wait: it is as if there were no others
 
     async def subscribe_bytes(self, subject: str, handler: Any) -> Any:
         self._handlers[subject.removesuffix("*")] = handler

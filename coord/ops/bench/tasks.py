@@ -30,6 +30,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
+from coord import limits
 from coord.client.connect import Coord, connect
 from coord.errors import SettingsError
 from coord.ops.bench import machine, servers
@@ -60,8 +61,8 @@ _RESULT_S: Final = 120.0
 """A result that takes longer is a failure of the bench."""
 
 _AGENTS_A_PROCESS: Final = 1_000
-_SETTLE_S: Final = 3.0
-"""After agents have come: their first heartbeats are a second apart."""
+_SETTLE_S: Final = 1.5 * limits.SEAT_AGAIN_S
+"""After agents have come: their first heartbeats are a second apart, and they find out how many of them wait."""
 
 
 class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -338,7 +339,7 @@ async def scale(bench: Bench) -> Figures:
                 bench.say(f"    {agents} agents had not come after {config.scale_start_s:g} s: left out")
                 break
             left_s -= time.perf_counter() - began
-            await asyncio.sleep(min(_SETTLE_S, config.scale_s))
+            await asyncio.sleep(min(_SETTLE_S, 2 * config.scale_s))
             await _steadily(bench, config.scale_per_s, 1.0)
             before, clock = _cpu_s(bench.fleet.pid), bench.clock()
             count = await _steadily(bench, config.scale_per_s, config.scale_s)
