@@ -73,11 +73,15 @@ def community_server() -> Iterator[str]:
         process.stdout.close()
 
 
+AGES = AgesConfig(hot_days=7, retain_days=30)
+"""For all tests here, whichever of them a worker runs first, or alone."""
+
+
 @pytest.fixture(scope="module")
 def config() -> Iterator[DatabaseConfig]:
     with community_server() as url:
         made = DatabaseConfig(url=url, edition="community")
-        report = migrations.migrate(made)
+        report = migrations.migrate(made, AGES)
         assert report.edition.name == "community"
         assert report.notes == ()
         yield made
@@ -245,7 +249,7 @@ def test_migrating_over_compressed_chunks_changes_nothing(
     before = digest(conn)
     conn.close()
     catalogued = catalogue(config.url, "community")
-    assert migrations.migrate(config, AgesConfig(hot_days=7, retain_days=30)).applied == ()
+    assert migrations.migrate(config, AGES).applied == ()
     assert catalogue(config.url, "community") == catalogued
     with psycopg.connect(config.url) as again:
         again.execute("SET search_path = coord, public")
