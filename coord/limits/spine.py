@@ -512,6 +512,12 @@ EXPORT_ROWS: Final = 1_000
 EXPORT_S: Final = 4 * 3_600.0
 """A whole export.  Its snapshot keeps vacuum from what was deleted since."""
 
+DASHBOARD_MS: Final = 100
+"""A question of the dashboard set, warm, with 5 million facts in the tables, on two cores."""
+
+QUESTION_MS: Final = 1_000
+"""Any other named question, likewise."""
+
 assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend must still be recognised"
 assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S
 assert FRAME_MESSAGE_BYTES_MAX <= FRAME_BYTES_MAX

@@ -1,11 +1,14 @@
 """Named SQL: the questions people ask, and the statements the code runs.
 
 A *question* is a file of sql/queries/.  Its first comment line says in a sentence what it
-answers; a line for each parameter says what that means and what it is when not given::
+answers; a line for each parameter says what that means and what it is when not given; other
+lines explain how to read the answer.  `-- coord: dashboard` marks what a dashboard asks again and
+again: it has to be answered in `limits.DASHBOARD_MS`, the others in `limits.QUESTION_MS`::
 
     -- Files each agent listed and analysed, busiest first.
     -- :tenant  only this fleet; empty: all
     -- :since   facts stored from then on = -infinity
+    -- A file that two agents analysed counts for both.
 
 The SQL names a parameter as psql does, `:'since'`, and casts it: every parameter is text.
 So the same file runs here, through psycopg and in psql (`psql -v tenant= -v since=… -f FILE`).
@@ -21,7 +24,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import msgspec
@@ -32,6 +35,8 @@ from coord.store.pool import Connection
 from coord.store.sqlstate import translated
 
 _HEADER = re.compile(r"--\s?(.*)")
+_FLAGS = re.compile(r"coord:\s*(?P<flags>.*)")
+_DASHBOARD: Final = "dashboard"
 _PARAMETER = re.compile(r":(?P<name>[a-z_]+)\s+(?P<doc>.*?)(?:\s*= (?P<default>.*))?$")
 _TOKEN = re.compile(
     r"""
@@ -58,6 +63,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     parameters: Mapping[str, Parameter]
     sql: str
     """The file as it is."""
+    explanation: str = ""
+    """How to read the answer."""
+    dashboard: bool = False
+    """Whether dashboards ask it again and again; see the module."""
 
     def bind(self, values: Mapping[str, object]) -> dict[str, str]:
         """The value of every parameter, in the order of the file: given or default.
@@ -133,16 +142,30 @@ def parse(name: str, text: str) -> Query:
     if not header or not header[0].endswith((".", "?")):
         raise errors.QueryError(f"{name}.sql must open with a comment: one sentence on what it answers")
     parameters: dict[str, Parameter] = {}
+    words: list[str] = []
+    flags: set[str] = set()
     for line in header[1:]:
-        found = _PARAMETER.match(line)
-        if found is not None:
+        if (found := _PARAMETER.match(line)) is not None:
             parameters[found["name"]] = Parameter(found["doc"], found["default"] or "")
+        elif (found := _FLAGS.match(line)) is not None:
+            flags.update(found["flags"].split())
+        elif line:
+            words.append(line)
+    if flags - {_DASHBOARD}:
+        raise errors.QueryError(f"{name}.sql: unknown flag {min(flags - {_DASHBOARD})!r}")
     used = {m["parameter"] for m in _TOKEN.finditer(text) if m["parameter"]}
     if used != parameters.keys():
         raise errors.QueryError(
             f"{name}.sql: parameters of the header and of the SQL differ", differ=sorted(used ^ parameters.keys())
         )
-    return Query(name=name, title=header[0], parameters=MappingProxyType(parameters), sql=text)
+    return Query(
+        name=name,
+        title=header[0],
+        parameters=MappingProxyType(parameters),
+        sql=text,
+        explanation=" ".join(words),
+        dashboard=_DASHBOARD in flags,
+    )
 
 
 def _substitute(sql: str, placeholder: Any) -> str:

@@ -26,6 +26,9 @@ def test_header_and_parameters() -> None:
     assert query.title == "What is asked here?"
     assert list(query.parameters) == ["tenant", "since"]
     assert query.parameters["since"] == queries.Parameter("from then on", "-infinity")
+    assert query.explanation == "Further words, no parameter."
+    assert not query.dashboard
+    assert queries.parse("q", TEXT.replace("SELECT", "-- coord: dashboard\nSELECT")).dashboard
 
 
 def test_placeholders_leave_strings_and_comments_alone() -> None:
@@ -49,6 +52,7 @@ def test_bind_takes_defaults_and_refuses_strangers() -> None:
         "SELECT 1",
         "-- no full stop\nSELECT 1",
         "-- Undeclared.\nSELECT :'x'",
+        "-- Flagged.\n-- coord: dashbord\nSELECT 1",
         "-- Unused.\n-- :x  is not used\nSELECT 1",
     ],
 )
