@@ -63,8 +63,10 @@ CREATE TABLE coord.event (
   data           jsonb
 );
 -- What one agent did lately, and everything about one piece of work, in the order of the log.
-CREATE INDEX event_agent_idx ON coord.event (tenant, agent, stored_at DESC);
-CREATE INDEX event_key_idx ON coord.event (tenant, key, stored_at DESC);
+-- What differs stands first: a descent then compares one column and reads no attribute behind a text of any
+-- length (a twentieth of what COPY costs the server).  Questions name tenant and agent, or tenant and key.
+CREATE INDEX event_agent_idx ON coord.event (agent, tenant, stored_at DESC);
+CREATE INDEX event_key_idx ON coord.event (key, tenant, stored_at DESC);
 
 COMMENT ON TABLE coord.event IS 'Every fact of the log, once, in the order of its key. Analysts read v_event.';
 COMMENT ON COLUMN coord.event.stored_at IS
