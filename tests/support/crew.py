@@ -58,13 +58,18 @@ class Member(programs.Program):
         super().__init__(process)
         self.job = job
         self._ready = False
+        self.given_up = False
+        """It found no broker, or one that went away while it began; whoever supervises it starts it again."""
 
     def hear(self, line: bytes) -> None:
         self._ready |= line == b"ready\n"
+        self.given_up |= line == b"no broker\n"
 
-    async def ready(self, timeout_s: float = 100) -> None:
+    async def ready(self, timeout_s: float = 100) -> bool:
+        """Wait until it is; False when it has `given_up`."""
         await self._until(lambda: self._ready, timeout_s)
-        assert self._ready, f"{self.job.name} ended before it was ready"
+        assert self._ready or self.given_up, f"{self.job.name} ended before it was ready"
+        return self._ready
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -151,9 +156,13 @@ async def _work(job: Job) -> None:
         return n
 
     config = coord.NatsConfig(urls=job.urls, ping_interval_s=1.0, reconnect_wait_s=0.1)
-    async with agent.connect(config, tenant=job.tenant):
-        print("ready", flush=True)
-        await asyncio.Event().wait()
+    try:
+        async with agent.connect(config, tenant=job.tenant):
+            print("ready", flush=True)
+            await asyncio.Event().wait()
+    except (coord.errors.BusError, coord.errors.DeadlineExceeded) as exc:
+        print(f"{job.name}: {exc.code}: {exc}", file=sys.stderr)
+        print("no broker", flush=True)
 
 
 async def _until_alone(job: Job) -> None:

@@ -20,6 +20,10 @@ from tests.support.nats_cluster import NatsCluster
 VICTIMS = ("worker", "server", "nats")
 
 
+_STARTS_MAX = 5
+"""Of one member, while the broker is away: as whoever supervises a worker does."""
+
+
 class Kill(msgspec.Struct, frozen=True):
     """One kill of a round."""
 
@@ -53,6 +57,7 @@ class Siege:
 
     def __init__(self, broker: NatsServer | NatsCluster, job: crew.Job, log: Path) -> None:
         self.kills: Counter[str] = Counter()
+        """By victim; `in vain`: starts of workers that found no broker."""
         self.database_away_s = 0.0
         self.urls = broker.urls if isinstance(broker, NatsCluster) else (broker.url,)
         self._broker = broker
@@ -77,11 +82,17 @@ class Siege:
             await asyncio.gather(*(m.close() for members in siege._members.values() for m in members))
 
     async def _start(self, role: str) -> None:
-        self._next += 1
-        job = msgspec.structs.replace(self._job, role=role, name=f"{role}{self._next}")
-        member = await crew.start(job, self._log)
-        self._members[role].append(member)
-        await member.ready()
+        for _ in range(_STARTS_MAX):
+            self._next += 1
+            job = msgspec.structs.replace(self._job, role=role, name=f"{role}{self._next}")
+            member = await crew.start(job, self._log)
+            self._members[role].append(member)
+            if await member.ready():
+                return
+            self._members[role].remove(member)
+            await member.close()
+            self.kills["in vain"] += 1
+        raise AssertionError(f"no {role} could begin, {_STARTS_MAX} times")
 
     async def round(self, kills: Sequence[Kill]) -> None:
         """Do them, and return once everybody is back."""
