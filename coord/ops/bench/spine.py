@@ -46,7 +46,7 @@ class SpineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Samples a round publishes one by one, in frames that the publisher makes."""
     samples_many: int = 3_000_000
     """Samples a round publishes with `emit_many`, and in ready frames."""
-    backlog_framed: int = 300_000
+    backlog_framed: int = 240_000
     """Rows of each backlog of frames."""
     backlog_singles: int = 120_000
     """Rows of the backlog of single facts: two seconds, of which the beginning is a tenth of one."""
