@@ -25,7 +25,8 @@ FIGURES = {
     *(f"critical_wait_ms.{when}_{p}" for when in ("idle", "flooded") for p in _BOTH),
     "critical_wait_ms.flooded_to_idle",
     *(f"shares.{priority}" for priority in ("critical", "normal", "batch")),
-    *(f"agents_scale.{agents}.{what}" for agents in (2, 4) for what in ("cpu_us", "coord_us", "nats_us", "agent_kib")),
+    *(f"agents_scale.{agents}.{what}" for agents in (2, 4)
+      for what in ("cpu_us", "coord_us", "nats_us", "agent_kib", "growth")),
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ FIGURES = {
 @pytest.mark.timeout(600)
 async def test_the_bench_of_tasks_gives_every_figure() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "tasks", "--scale", "0.02", "--rounds", "1",
+        sys.executable, "-m", "coord.ops.bench", "tasks", "--scale", "0.02", "--rounds", "1", "--full",
         "--agents", "2", "--agents", "4", "-o", "json",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
@@ -43,6 +44,12 @@ async def test_the_bench_of_tasks_gives_every_figure() -> None:
     assert set(report["figures"]) == FIGURES
     assert all(isinstance(value, float) for value in report["figures"].values())
     assert set(report["settings"]["parts"]) == set(PARTS)
+
+
+def test_what_takes_long_is_only_measured_when_asked_for() -> None:
+    assert TasksConfig().fleets == [10, 1_000]
+    assert TasksConfig(full=True).fleets == [10, 100, 1_000, 5_000]
+    assert TasksConfig(full=True, scales=(4, 2)).fleets == [2, 4]
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

@@ -5,7 +5,7 @@ submitter, and what the agents' processes use besides.  It depends on how many t
 wakes everybody up alone, what comes together shares it.  So it is measured
 
 * at saturation: one process of agents a core, all tasks submitted at once, as many done as the cores can;
-* at a rate that the machine has time for, open loop;
+* with `TasksConfig.full`, at a rate that the machine has time for, open loop;
 
 for single tasks and for workflows of three such steps.  What the fleet costs while it does nothing at all is beside
 them: at a hundred tasks a second a hundredth of it is in each.
@@ -40,7 +40,7 @@ Many = Callable[[], Awaitable[int]]
 
 
 async def overhead(bench: Bench) -> Figures:
-    """Tasks and workflows that take CPU: what share is not theirs, saturated and at a rate; and an idle second."""
+    """Tasks and workflows that take CPU: what is not theirs, saturated (`full`: at a rate, too); an idle second."""
     config = bench.config
     flow = chain("work")
     flows = max(1, config.overhead // STEPS)
@@ -72,12 +72,14 @@ async def overhead(bench: Bench) -> Figures:
         found = {"fleet_idle.cpu_us": [idle_s * 1e6]}
         sides: tuple[tuple[str, int, Many], ...] = (
             ("coordination_overhead", 1, tasks_at_once),
-            (f"coordination_overhead.at_{TASKS_PER_S}", 1, lambda: _paced(TASKS_PER_S, config.overhead_s, task)),
             ("coordination_overhead.workflows", STEPS, flows_at_once),
+        )
+        paced: tuple[tuple[str, int, Many], ...] = (
+            (f"coordination_overhead.at_{TASKS_PER_S}", 1, lambda: _paced(TASKS_PER_S, config.overhead_s, task)),
             (f"coordination_overhead.workflows_at_{FLOWS_PER_S}", STEPS,
              lambda: _paced(FLOWS_PER_S, config.overhead_s, run_flow)),
         )  # fmt: skip
-        for name, steps, many in sides:
+        for name, steps, many in sides + (paced if config.full else ()):
             each_s, per_s = await _spent_s(bench, pids, many)
             found[name] = [1 - steps * WORK_S / each_s]
             found[f"{name}_per_s"] = [per_s]

@@ -128,15 +128,19 @@ async def tasks(
     scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every count and duration.")] = 1.0,
     agents: Annotated[
         list[int] | None,
-        typer.Option("--agents", min=1, help="Agents connected; repeat for more. [10, 100, 1000, 5000]"),
+        typer.Option("--agents", min=1, help="Agents connected; repeat. [10, 1000; --full: 100, 5000 too]"),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Also 100 and 5,000 agents, and overhead at low rates."),
+    ] = False,
     sync_interval: Annotated[
         str | None, typer.Option("--sync-interval", help="nats-server's, such as always; default: its own.")
     ] = None,
 ) -> None:
     """Tasks from submission to result, with projector and deciders running, in less than two minutes.
 
-    Free ports, temporary files; nothing is left. docs/benchmarks.md says what each figure is.
+    Free ports, temporary files; nothing is left.  docs/benchmarks.md says what each figure is.
     """
     import msgspec
 
@@ -148,6 +152,7 @@ async def tasks(
     _on_own_servers(ctx)
     config = TasksConfig(
         parts=tuple(p.value for p in part) if part else PARTS,
+        full=full,
         rounds=rounds,
         sync_interval=sync_interval,
         database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
