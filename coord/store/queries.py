@@ -3,7 +3,8 @@
 A *question* is a file of sql/queries/.  Its first comment line says in a sentence what it
 answers; a line for each parameter says what that means and what it is when not given; other
 lines explain how to read the answer.  `-- coord: dashboard` marks what a dashboard asks again and
-again: it has to be answered in `limits.DASHBOARD_MS`, the others in `limits.QUESTION_MS`::
+again: it has to be answered in `limits.DASHBOARD_MS`, the others in `limits.QUESTION_MS`, but for
+those with `-- coord: export`, which may be of any size::
 
     -- Files each agent listed and analysed, busiest first.
     -- :tenant  only this fleet; empty: all
@@ -36,7 +37,7 @@ from coord.store.sqlstate import translated
 
 _HEADER = re.compile(r"--\s?(.*)")
 _FLAGS = re.compile(r"coord:\s*(?P<flags>.*)")
-_DASHBOARD: Final = "dashboard"
+_KNOWN_FLAGS: Final = frozenset({"dashboard", "export"})
 _PARAMETER = re.compile(r":(?P<name>[a-z_]+)\s+(?P<doc>.*?)(?:\s*= (?P<default>.*))?$")
 _TOKEN = re.compile(
     r"""
@@ -67,6 +68,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """How to read the answer."""
     dashboard: bool = False
     """Whether dashboards ask it again and again; see the module."""
+    export: bool = False
+    """Whether its answer may be of any size."""
 
     def bind(self, values: Mapping[str, object]) -> dict[str, str]:
         """The value of every parameter, in the order of the file: given or default.
@@ -151,8 +154,8 @@ def parse(name: str, text: str) -> Query:
             flags.update(found["flags"].split())
         elif line:
             words.append(line)
-    if flags - {_DASHBOARD}:
-        raise errors.QueryError(f"{name}.sql: unknown flag {min(flags - {_DASHBOARD})!r}")
+    if flags - _KNOWN_FLAGS:
+        raise errors.QueryError(f"{name}.sql: unknown flag {min(flags - _KNOWN_FLAGS)!r}")
     used = {m["parameter"] for m in _TOKEN.finditer(text) if m["parameter"]}
     if used != parameters.keys():
         raise errors.QueryError(
@@ -164,7 +167,8 @@ def parse(name: str, text: str) -> Query:
         parameters=MappingProxyType(parameters),
         sql=text,
         explanation=" ".join(words),
-        dashboard=_DASHBOARD in flags,
+        dashboard="dashboard" in flags,
+        export="export" in flags,
     )
 
 

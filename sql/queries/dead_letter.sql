@@ -3,6 +3,7 @@
 -- :seq     its sequence in the stream
 -- :epoch   incarnation of the stream; empty: any
 -- :idx     entry of its frame; empty: all
+-- What to redrive or drop with `coord dlq`; the body is what was published, byte for byte.
 SELECT
   d.stream, d.epoch, d.seq, d.idx, d.partition, d.subject, d.tenant, d.agent, d.code, d.reason,
   d.stored_at, d.dead_at, d.headers, d.body_bytes, d.body, encode(d.body, 'escape') AS text

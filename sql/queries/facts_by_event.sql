@@ -2,6 +2,7 @@
 -- :tenant  only this fleet; empty: all
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
+-- agents counts different authors.
 SELECT
   e.kind,
   e.event,

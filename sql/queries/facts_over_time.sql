@@ -3,6 +3,7 @@
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
 -- :width   of a bucket = 1 minute
+-- A bucket in which nothing happened has no row.
 SELECT
   time_bucket(:'width'::interval, e.stored_at) AS bucket,
   e.kind,

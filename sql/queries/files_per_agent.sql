@@ -2,6 +2,7 @@
 -- :tenant  only this fleet; empty: all
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
+-- For fleets that read source code, as `coord demo` does.
 SELECT
   e.agent,
   count(*) FILTER (WHERE e.event = 'listed') AS listed,

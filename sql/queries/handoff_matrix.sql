@@ -2,6 +2,7 @@
 -- :tenant  only this fleet; empty: all
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
+-- Each who was asked counts, also those who declined; `handoff_graph` counts handoffs as they ended.
 SELECT
   e.from_agent,
   e.to_agent,

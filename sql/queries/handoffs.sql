@@ -1,10 +1,12 @@
 -- Handoffs as they are now, newest first.
+-- coord: dashboard
 -- :tenant      only this fleet; empty: all
 -- :status      only in this status; empty: all
 -- :capability  only offered to this capability; empty: all
 -- :agent       only offered by, asked of or accepted by this agent; empty: all
 -- :since       offered from then on = -infinity
 -- :limit       at most so many = 50
+-- asked is how many agents were asked so far; seconds runs until it ended, or until now.
 SELECT
   h.tenant, h.id, h.key, h.status, h.offerer, h.addressee, h.capability, h.asked, h.escalations, h.offered_at,
   round(h.seconds::numeric, 3)::double precision AS seconds, h.reason

@@ -3,6 +3,7 @@
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
 -- :limit   how many = 10
+-- For fleets that read source code, as `coord demo` does.
 SELECT
   f.name AS function,
   f.complexity,

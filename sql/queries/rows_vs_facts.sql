@@ -3,6 +3,7 @@
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
 -- :published  how many facts were published; empty: unknown
+-- exactly_once is false when a row is there twice, or when the number is not what was published.
 SELECT
   count(*) AS rows,
   count(DISTINCT (e.epoch, e.seq, e.idx)) AS identities,

@@ -2,6 +2,7 @@
 -- :tenant  only this fleet; empty: all
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
+-- From the facts themselves, so that it also knows tasks whose rows are gone; `task_waits` is faster.
 WITH task AS (
   SELECT
     e.tenant,

@@ -1,10 +1,12 @@
 -- Tasks as they are now, newest first.
+-- coord: dashboard
 -- :tenant      only this fleet; empty: all
 -- :status      only in this status; empty: all
 -- :capability  only of this capability; empty: all
 -- :agent       only submitted or claimed by this agent; empty: all
 -- :since       submitted from then on = -infinity
 -- :limit       at most so many = 50
+-- Waiting ends with the first claim, or has not ended; running is that of the last execution.
 SELECT
   t.tenant, t.id, t.key, t.status, t.capability, t.priority, t.submitter, t.claimant, t.submitted_at,
   round(t.wait_seconds::numeric, 3)::double precision AS wait_seconds, round(t.run_seconds::numeric, 3)::double precision AS run_seconds,

@@ -5,6 +5,7 @@
 -- :error       only with this kind of error; empty: all
 -- :since       submitted from then on = -infinity
 -- :limit       at most so many = 100
+-- attempts counts claims, also those whose agent died.
 SELECT t.tenant, t.id, t.key, t.status, t.capability, t.submitter, t.ended_at, t.attempts, t.redrives, t.error, t.message
 FROM coord.v_task AS t
 WHERE (:'tenant' = '' OR t.tenant = :'tenant')

@@ -2,6 +2,7 @@
 -- :tenant  only this fleet; empty: all
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
+-- claims above tasks means that work was begun more than once.
 WITH e AS (
   SELECT v.tenant, v.key, v.id, v.event, v.agent, v.stored_at, v.data
   FROM coord.v_event AS v

@@ -3,6 +3,7 @@
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
 -- :lost_at when the agent was lost, for how long it took; empty: from the release of its claim
+-- max_ms is how long, at worst, nobody had the task.
 WITH e AS (
   SELECT v.tenant, v.key, v.id, v.event, v.agent, v.detail, v.stored_at, v.data
   FROM coord.v_event AS v

@@ -2,6 +2,7 @@
 -- :tenant  only this fleet; empty: all
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
+-- Telemetry may be shed under load, facts never are.
 SELECT
   e.series,
   count(*) AS samples,

@@ -2,6 +2,7 @@
 -- :tenant  only this fleet; empty: all
 -- :since   stored from then on = -infinity
 -- :until   stored before = infinity
+-- The average is over the seconds from the first fact to the last.
 WITH per_second AS (
   SELECT time_bucket(INTERVAL '1 second', e.stored_at) AS second, count(*) AS facts
   FROM coord.v_event AS e
