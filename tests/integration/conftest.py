@@ -11,7 +11,10 @@ import pytest_asyncio
 from coord import limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import NatsServer
+from coord.store.pool import Pool
+from tests.support.cluster import Database
 from tests.support.publishing import Observer, observer
+from tests.support.store import pool_of
 from tests.support.streams import apply_topology
 from tests.support.tasks import Fleet, new_tenant, services
 
@@ -45,6 +48,13 @@ async def db(migrated_database) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(migrated_database.url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def pool(migrated_database: Database) -> AsyncIterator[Pool]:
+    """A pool of connections to it, as the projector has them."""
+    async with pool_of(migrated_database.url, pool_max=10) as found:
+        yield found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +20,6 @@ from coord.store.pool import Pool
 from coord.wire import subjects
 from coord.wire.envelope import Fact, encode_fact
 from tests.support.projecting import projector_service
-from tests.support.store import pool_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -36,12 +34,6 @@ HOSTILE = [
     b"NATS/1.0\r\na: b\r\nXY",
     b"NATS/1.0\r\n\xff\xfe: 1\r\n\r\n",
 ]
-
-
-@pytest.fixture
-async def pool(migrated_database: Any) -> AsyncIterator[Pool]:
-    async with pool_of(migrated_database.url, pool_max=3) as pool:
-        yield pool
 
 
 async def read_again(conn: Connection, stream: str, partition: int, begin: Place, to_seq: int) -> tuple[int, int]:

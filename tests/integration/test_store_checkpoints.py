@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import msgspec
@@ -15,16 +14,9 @@ from coord.core.checkpoint import Checkpoint
 from coord.store import checkpoints, copy
 from coord.store.pool import Pool
 from tests.support import waiting
-from tests.support.cluster import Database
-from tests.support.store import T0, event, pool_of
+from tests.support.store import T0, event
 
 CREATED = T0 - timedelta(days=1)
-
-
-@pytest.fixture
-async def pool(migrated_database: Database) -> AsyncIterator[Pool]:
-    async with pool_of(migrated_database.url, pool_max=10) as pool:
-        yield pool
 
 
 async def create(pool: Pool, partition: int = 0, seq: int = 0) -> Checkpoint:

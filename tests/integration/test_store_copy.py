@@ -26,12 +26,6 @@ FAR_AHEAD = datetime(9999, 12, 31, 23, 59, 59, 999998, tzinfo=UTC)
 
 
 @pytest.fixture
-async def pool(migrated_database: Database) -> AsyncIterator[Pool]:
-    async with pool_of(migrated_database.url) as pool:
-        yield pool
-
-
-@pytest.fixture
 async def conn(pool: Pool) -> AsyncIterator[Connection]:
     async with pool.acquire() as conn:
         yield conn

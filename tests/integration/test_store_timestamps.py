@@ -14,7 +14,6 @@ from coord.store.config import DatabaseConfig
 from coord.store.pool import Connection, Pool
 from coord.telemetry.metrics import Metrics
 from tests.support.cluster import Database
-from tests.support.store import pool_of
 
 NOW = datetime(2026, 11, 21, 13, 14, 15, 123456, tzinfo=UTC)
 TIMES = (
@@ -25,12 +24,6 @@ TIMES = (
     datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
     datetime(9999, 12, 31, 23, 59, 59, 999998, tzinfo=UTC),
 )
-
-
-@pytest.fixture
-async def pool(migrated_database: Database) -> AsyncIterator[Pool]:
-    async with pool_of(migrated_database.url) as pool:
-        yield pool
 
 
 @pytest.fixture
