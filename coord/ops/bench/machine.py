@@ -81,8 +81,8 @@ def python() -> str:
     return f"{platform.python_implementation()} {platform.python_version()}"
 
 
-def versions(*, nats_server: str, postgres: str, timescaledb: str | None) -> dict[str, str | None]:
-    """What took part."""
+def versions(*, nats_server: str | None, postgres: str, timescaledb: str | None) -> dict[str, str | None]:
+    """What took part; `nats_server`: None where there was no broker."""
     found: dict[str, str | None] = {"coord": version(), "nats-server": nats_server}
     found |= {"postgres": postgres, "timescaledb": timescaledb}
     return found | {name: metadata.version(name) for name in _MEASURED}

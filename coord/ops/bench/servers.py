@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
@@ -15,6 +17,7 @@ import msgspec
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.bench import machine
+from coord.ops.devstack import postgres
 from coord.ops.devstack.nats import NatsOptions, NatsServer
 from coord.ops.devstack.stack import DevStack, DevStackConfig
 from coord.runtime import assets
@@ -32,6 +35,11 @@ TRUNCATE = """
 """Gives the statement that empties all that a projector writes, whatever tables there are."""
 
 
+class _DatabaseVersions(TypedDict):
+    postgres: str
+    timescaledb: str | None
+
+
 class Database(msgspec.Struct, frozen=True, kw_only=True):
     """A database with coord's schema."""
 
@@ -39,8 +47,8 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     edition: str
     pid: int | None
     """Its postmaster's."""
-    data_dir: Path
-    """The stack's folder: how much disk it takes can be counted there."""
+    data_dir: Path | None
+    """The stack's folder: how much disk it takes can be counted there; None: the server is another's."""
 
 
 def settings(config: msgspec.Struct) -> dict[str, Any]:
@@ -52,12 +60,36 @@ def settings(config: msgspec.Struct) -> dict[str, Any]:
 
 @asynccontextmanager
 async def database(config: DevStackConfig, say: Callable[[str], None]) -> AsyncIterator[Database]:
-    """A fresh database, migrated.  Raises `EnvironmentProblem` when there is no server to be had."""
+    """A fresh database, migrated.  Raises `EnvironmentProblem` when there is no server to be had.
+
+    With `config.database_url` a new database on that server, dropped at the end; none of its others is touched.
+    """
+    if config.database_url:
+        async with _own_database(config.database_url) as url:
+            say("Migrating a new database on the server given …")
+            await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url))
+            edition = await postgres.edition(url)
+            yield Database(config=DatabaseConfig(url=url), edition=edition, pid=None, data_dir=None)
+        return
     say("Starting the database …")
     async with DevStack(config, say=say) as stack:
         own = DatabaseConfig(url=stack.database_url)
         await asyncio.to_thread(migrations.migrate, own)
         yield Database(config=own, edition=stack.edition, pid=stack.postgres_pid, data_dir=stack.data_dir)
+
+
+@asynccontextmanager
+async def _own_database(server_url: str) -> AsyncIterator[str]:
+    name = f"coord_bench_{secrets.token_hex(6)}"
+    admin: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(server_url)
+    try:
+        await admin.execute(f'CREATE DATABASE "{name}"')
+        try:
+            yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
+        finally:
+            await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await admin.close()
 
 
 async def emptied(config: DatabaseConfig) -> None:
@@ -90,8 +122,22 @@ async def versions(nats: NatsServer, config: DatabaseConfig) -> dict[str, str | 
         number = f"{found.major}.{found.minor}.{found.patch}"
     db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(config.url)
     try:
-        postgres = str(await db.fetchval("SHOW server_version")).partition(" ")[0]
-        extension = await db.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+        return machine.versions(nats_server=number, **await _database_versions(db))
     finally:
         await db.close()
-    return machine.versions(nats_server=number, postgres=postgres, timescaledb=extension)
+
+
+async def database_versions(config: DatabaseConfig) -> dict[str, str | None]:
+    """The same for a bench without a broker."""
+    db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(config.url)
+    try:
+        return machine.versions(nats_server=None, **await _database_versions(db))
+    finally:
+        await db.close()
+
+
+async def _database_versions(db: asyncpg.Connection[asyncpg.Record]) -> _DatabaseVersions:
+    return {
+        "postgres": str(await db.fetchval("SHOW server_version")).partition(" ")[0],
+        "timescaledb": await db.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"),
+    }

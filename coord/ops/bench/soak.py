@@ -116,6 +116,7 @@ async def soak(
         db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.config.url)
         stack.push_async_callback(db.close)
         coord = await stack.enter_async_context(author(nats.url))
+        assert database.data_dir is not None, "its own server"
         run = _Run(config, coord, conn, db, workers, (nats.folder, database.data_dir), tick)
         assert nats.pid is not None
         clock = Clock(server=nats.pid, database=database.pid)

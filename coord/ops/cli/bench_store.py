@@ -1,0 +1,59 @@
+"""``coord bench queries`` and ``coord bench store``: what the database reaches.
+
+With COORD_TEST_DATABASE_URL in the environment they run in a new database of that server, which is
+dropped at the end: so Community figures come from a native Community server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coord.ops.cli.base import Context, Exit, command
+from coord.ops.cli.bench import _on_own_servers
+
+if TYPE_CHECKING:
+    from coord.ops.devstack.stack import DevStackConfig
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them commands of `coord bench`."""
+    command(app, "queries")(queries)
+
+
+async def queries(
+    ctx: Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Which questions; default: each.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1_000, help="Facts that are made first.")] = 5_000_000,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="Over so many days, until now.")] = 7.0,
+    warm_s: Annotated[float, typer.Option("--warm-s", min=0, help="Each is asked again for so long.")] = 1.0,
+) -> int:
+    """Ask every named question over five million facts, and show its plan: four minutes.
+
+    Exits with 3 when one is slower than it may be: 100 ms for those of dashboards, 1 s for the rest.
+    """
+    from coord.ops.bench import questions as bench
+    from coord.ops.cli.bars import bar
+
+    _on_own_servers(ctx)
+    config = bench.QuestionsConfig(rows=rows, days=days, warm_s=warm_s, only=tuple(names or ()), database=_database())
+    with bar(ctx, "making facts") as progress:
+        report = await bench.questions(config, ctx.out.say, progress)
+    if ctx.out.is_table:
+        ctx.out.rows(bench.table(report))
+    else:
+        ctx.out.record(report)
+    return Exit.OK if all(q["held"] for q in report["questions"]) else Exit.UNHEALTHY
+
+
+def _database() -> DevStackConfig:
+    from coord.ops import environment
+    from coord.ops.devstack.stack import DevStackConfig
+
+    variables = environment.variables()
+    return DevStackConfig.from_env(
+        variables, ephemeral=True, nats=False, database_url=variables.get("COORD_TEST_DATABASE_URL") or None
+    )

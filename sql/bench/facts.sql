@@ -1,0 +1,91 @@
+-- States the facts of the batch's tasks, in the order of their times, up to a moment.
+-- :seq    sequence of the first one
+-- :epoch  incarnation of the log = 1
+-- :until  what would be stated later is not there yet
+INSERT INTO coord.event (
+  stored_at, epoch, seq, idx, partition, tenant, agent, key, kind, id, event, detail, event_id, type, schema, occurred_at,
+  correlation_id, causation_id, traceparent, data
+)
+SELECT
+  f.at, :'epoch'::integer, :'seq'::bigint + row_number() OVER (ORDER BY f.at, m.n, f.f), 0, (hashtext(m.key) & 15)::smallint, m.tenant, f.agent,
+  CASE f.kind WHEN 'agent' THEN f.agent ELSE m.key END, f.kind, f.id, f.event, f.detail,
+  CASE
+    WHEN f.f = 1 THEN m.event_id
+    WHEN f.decided
+      THEN substr(f.random, 1, 8) || '-' || substr(f.random, 9, 4) || '-8' || substr(f.random, 13, 3) || '-9' || substr(f.random, 16, 3) || '-'
+      || substr(f.random, 19, 12)
+    ELSE
+      substr(f.stamp, 1, 8) || '-' || substr(f.stamp, 9, 4) || '-7' || substr(f.random, 1, 3) || '-9' || substr(f.random, 4, 3) || '-'
+      || substr(f.random, 7, 12)
+  END,
+  'coord.' || f.kind || '.' || f.event, 1, f.at - interval '1 ms', CASE WHEN f.caused AND NOT f.decided THEN m.event_id END,
+  CASE WHEN f.caused THEN m.event_id END, NULL, f.data::jsonb
+FROM made AS m
+CROSS JOIN LATERAL (
+  SELECT
+    v.*, md5(m.n || '-' || v.f) AS random, lpad(to_hex((extract(epoch FROM v.at) * 1000)::bigint), 12, '0') AS stamp
+  FROM (
+    VALUES
+    (
+      0, m.is_step AND m.place = 0, m.submitted_at - interval '2 ms', 'gateway-0-1', 'workflow', m.key, 'started', '', false, false,
+      '{"name": "research", "input": {"question": "' || m.random || '"}, "version": "3", "instance": "' || m.instance || '"}'
+    ),
+    (
+      1, true, m.submitted_at, m.submitter, 'task', m.id, 'submitted', m.capability || '.' || m.priority, m.is_step, false,
+      '{"input": {"row": ' || m.n || ', "path": "src/' || m.capability || '/' || substr(m.random, 1, 6) || '.py", "tokens": ' || m.n % 4000
+      || '}, "labels": {"team": "team-' || m.n % 7 || '", "model": "m' || m.n % 3 || '"}, "instance": "' || m.instance || '"}'
+    ),
+    (
+      2, m.is_placed, m.submitted_at + interval '1 ms', '_scheduler', 'task', m.id, 'placed', '1', true, true,
+      '{"agent": "' || m.worker || '", "reason": "resources: 1, the best of 2", "instance": "' || m.instance
+      || '", "strategy": "resources", "candidates": [{"agent": "' || m.worker
+      || '", "parts": {"fit": 1.0, "load": 0.' || m.n % 89 || ', "history": 1.0, "affinity": 1.0}, "score": 0.' || m.n % 97
+      || ', "instance": "' || m.instance || '"}, {"agent": "' || m.next_worker || '", "score": 0.' || m.n % 83
+      || '}], "considered": 2}'
+    ),
+    (
+      3, true, m.claimed_at, m.worker, 'task', m.id, 'claimed', '1', true, false,
+      '{"instance": "' || m.instance || '"}'
+    ),
+    (
+      4, m.n % 10 = 0, m.claimed_at + m.run_s * interval '0.5 s', m.worker, 'task', m.id, 'progress', '', true, false,
+      '{"done": 0.5, "claim": 1, "note": "half of it"}'
+    ),
+    (
+      5, m.fails > 0, m.again_at - interval '1 s', m.worker, 'task', m.id, 'failed', '', true, false,
+      '{"claim": 1, "error": "' || (ARRAY['Timeout', 'RateLimited', 'ToolError', 'BadAnswer'])[m.n % 4 + 1]
+      || '", "run_s": ' || round(m.run_s::numeric, 6) || ', "message": "gave up after ' || m.n % 90 || ' s"}'
+    ),
+    (
+      6, m.fails > 0, m.again_at, m.next_worker, 'task', m.id, 'claimed', '2', true, false,
+      '{"instance": "' || m.instance || '"}'
+    ),
+    (
+      7, m.is_handed, m.claimed_at + m.run_s * interval '0.6 s', m.worker, 'handoff', 'h' || m.place, 'offered', '', true, false,
+      '{"work": {"message": ' || m.n || '}, "agent": "' || m.next_worker || '", "reason": "next to speak", "instance": "' || m.instance || '"}'
+    ),
+    (
+      8, m.is_handed, m.claimed_at + (m.run_s * 0.6 + 0.1) * interval '1 s', m.next_worker, 'handoff', 'h' || m.place, 'accepted', '1',
+      false, false, '{"instance": "' || m.instance || '"}'
+    ),
+    (
+      9, m.n % 4 = 0, m.claimed_at + interval '3 ms', m.worker, 'agent', m.worker, 'status', '', false, false,
+      '{"load": 0.' || m.n % 100 || ', "tasks": ' || m.n % 4 || ', "instance": "' || m.instance || '"}'
+    ),
+    (
+      10, true, m.ended_at, CASE m.fails WHEN 0 THEN m.worker ELSE m.next_worker END, 'task', m.id, m.outcome, '', true, false,
+      CASE m.outcome
+        WHEN 'completed'
+          THEN '{"claim": ' || m.fails + 1 || ', "run_s": ' || round(m.run_s::numeric, 6) || ', "output": {"answer": "' || substr(m.random, 9, 12) || '"}}'
+        WHEN 'failed' THEN '{"claim": 2, "final": true, "error": "Timeout", "run_s": ' || round(m.run_s::numeric, 6) || '}'
+        ELSE '{"reason": "not wanted any more"}'
+      END
+    ),
+    (
+      11, m.is_step AND m.place = 4, m.ended_at + interval '2 ms', '_workflow', 'workflow', m.key, 'completed', '', true, true,
+      '{"output": {"answer": "' || m.random || '"}}'
+    )
+  ) AS v (f, stated, at, agent, kind, id, event, detail, caused, decided, data)
+) AS f
+WHERE f.stated AND f.at < :'until'::timestamptz
+ORDER BY f.at, m.n, f.f

@@ -1,0 +1,27 @@
+-- The tasks of one batch as they are drawn: what their facts and rows are made from.
+CREATE TEMP TABLE IF NOT EXISTS made (
+  n            bigint NOT NULL,
+  grouped      bigint NOT NULL,
+  place        integer NOT NULL,
+  is_step      boolean NOT NULL,
+  is_placed    boolean NOT NULL,
+  is_handed    boolean NOT NULL,
+  fails        integer NOT NULL,
+  outcome      text,
+  submitted_at timestamptz NOT NULL,
+  claimed_at   timestamptz NOT NULL,
+  again_at     timestamptz NOT NULL,
+  ended_at     timestamptz NOT NULL,
+  run_s        double precision NOT NULL,
+  tenant       text NOT NULL,
+  key          text NOT NULL,
+  id           text NOT NULL,
+  capability   text NOT NULL,
+  priority     text NOT NULL,
+  submitter    text NOT NULL,
+  worker       text NOT NULL,
+  next_worker  text NOT NULL,
+  instance     text NOT NULL,
+  event_id     text NOT NULL,
+  random       text NOT NULL
+)

@@ -1,0 +1,63 @@
+-- Draws the tasks of one batch; the same numbers give the same tasks, whatever the batches are.
+-- :first   number of its first task
+-- :last    number of its last task
+-- :begin   when task 0 is submitted
+-- :step_s  seconds from one submission to the next, on average
+-- :agents  how many agents work, of all tenants = 400
+-- :tenants how many fleets = 3
+--
+-- hashint8extended(n, k) is a random number of 64 bits for each n and k.  Of a hundred tasks forty are steps of workflows of five,
+-- the others have ids of their own, as the SDK makes them.  Waits and runs have the long tails that such times have.
+INSERT INTO made
+SELECT
+  d.n, d.n / 5, (d.n % 5)::integer, d.is_step, d.r_placed < 0.25 OR d.is_step AND d.r_placed < 0.5,
+  d.r_handed < 0.12, CASE WHEN d.r_fails < 0.02 THEN 4 WHEN d.r_fails < 0.07 THEN 1 ELSE 0 END,
+  CASE WHEN d.r_fails < 0.02 THEN 'failed' WHEN d.r_fails > 0.99 THEN 'cancelled' ELSE 'completed' END,
+  d.submitted_at, d.submitted_at + d.wait_s * interval '1 s',
+  d.submitted_at + (d.wait_s + d.run_s + 1) * interval '1 s',
+  d.submitted_at + (d.wait_s + d.run_s + CASE WHEN d.r_fails < 0.07 THEN d.run_s + 2 ELSE 0 END) * interval '1 s',
+  d.run_s, d.tenant, CASE WHEN d.is_step THEN 'wf-' || to_hex(d.n / 5) ELSE d.uuid END,
+  CASE WHEN d.is_step THEN (ARRAY['plan', 'search', 'read', 'write', 'review'])[d.n % 5 + 1] ELSE d.uuid END,
+  (ARRAY['search', 'code', 'review', 'plan', 'browse', 'embed', 'translate', 'deploy'])[d.capability],
+  CASE WHEN d.r_priority < 0.1 THEN 'critical' WHEN d.r_priority < 0.7 THEN 'normal' ELSE 'batch' END,
+  CASE WHEN d.is_step THEN '_workflow' ELSE 'gateway-' || d.tenant_n || '-' || (d.h_submitter & 3) END,
+  'agent-' || d.tenant_n || '-' || (d.h_worker & 2147483647) % d.agents,
+  'agent-' || d.tenant_n || '-' || (d.h_next & 2147483647) % d.agents,
+  to_hex(hashint8extended((d.h_worker & 2147483647) % d.agents, d.tenant_n)),
+  d.event_id, d.random
+FROM (
+  SELECT
+    t.*, (ARRAY['acme', 'globex', 'initech'])[1 + (t.tenant_n % 3)] || CASE WHEN t.tenant_n < 3 THEN '' ELSE '-' || t.tenant_n END AS tenant,
+    greatest(1, :'agents'::bigint / greatest(1, :'tenants'::bigint)) AS agents,
+    -- Exponential, with a capability that is overrun and one whose work takes long.
+    -ln(1 - t.r_wait) * CASE WHEN t.capability = 3 THEN 4 ELSE 0.4 END AS wait_s,
+    -ln(1 - t.r_run) * (ARRAY[1.5, 20, 8, 3, 6, 0.3, 2, 40])[t.capability] AS run_s,
+    substr(t.stamp, 1, 8) || '-' || substr(t.stamp, 9, 4) || '-7' || substr(t.random, 1, 3) || '-8' || substr(t.random, 4, 3) || '-'
+    || substr(t.random, 7, 12) AS uuid,
+    substr(t.stamp, 1, 8) || '-' || substr(t.stamp, 9, 4) || '-7' || substr(t.random, 19, 3) || '-9' || substr(t.random, 22, 3) || '-'
+    || substr(t.random, 17, 12) AS event_id
+  FROM (
+    SELECT
+      g.n, g.submitted_at, md5(g.n::text) AS random,
+      lpad(to_hex((extract(epoch FROM g.submitted_at) * 1000)::bigint), 12, '0') AS stamp,
+      (hashint8extended(g.n / 5, 1) & 1048575) < 1048576 * 0.4 AS is_step,
+      -- The first fleet has most of the work.
+      floor(:'tenants'::bigint * ((hashint8extended(g.n / 5, 2) & 1048575) / 1048576.0) ^ 2)::bigint AS tenant_n,
+      (1 + floor(8 * ((hashint8extended(g.n, 3) & 1048575) / 1048576.0) ^ 2))::integer AS capability,
+      (hashint8extended(g.n, 4) & 1048575) / 1048576.0::double precision AS r_wait,
+      (hashint8extended(g.n, 5) & 1048575) / 1048576.0::double precision AS r_run,
+      (hashint8extended(g.n, 6) & 1048575) / 1048576.0::double precision AS r_fails,
+      (hashint8extended(g.n, 7) & 1048575) / 1048576.0::double precision AS r_priority,
+      (hashint8extended(g.n, 8) & 1048575) / 1048576.0::double precision AS r_placed,
+      (hashint8extended(g.n, 9) & 1048575) / 1048576.0::double precision AS r_handed,
+      hashint8extended(g.n, 10) AS h_submitter, hashint8extended(g.n, 11) AS h_worker, hashint8extended(g.n, 12) AS h_next
+    FROM (
+      SELECT
+        n,
+        -- Steps of a workflow follow each other; arrivals jitter.
+        :'begin'::timestamptz
+        + (n + (hashint8extended(n, 0) & 1023) / 1024.0) * :'step_s'::double precision * interval '1 s' AS submitted_at
+      FROM generate_series(:'first'::bigint, :'last'::bigint) AS s (n)
+    ) AS g
+  ) AS t
+) AS d
