@@ -2,7 +2,7 @@
 
 One run, under an advisory lock of the database, so that any number may be started at once::
 
-    lock ─▶ edition ─▶ ledger ─▶ pending migrations, one transaction each ─▶ editions, policies,
+    lock ─▶ edition ─▶ ledger ─▶ pending migrations, one transaction each ─▶ editions, rollups, policies,
                                                                              views, roles: one transaction
 
 Migrations are numbered files, applied once and never edited: the ledger (coord.migration)
@@ -20,6 +20,7 @@ Synchronous, because it runs before anything else does; from a coroutine, use
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ from psycopg import sql as composing
 
 from coord import errors, limits
 from coord.runtime.assets import sql_dir
-from coord.store import editions, scripts
+from coord.store import editions, rollup_files, rollup_sql, scripts
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.editions import Edition
 from coord.store.scripts import Migration
@@ -42,6 +43,8 @@ _Conn: TypeAlias = psycopg.Connection[Any]
 
 _LOCK: Final = 0x636F6F7264  # "coord": the advisory lock of migrations, per database
 _LOCK_POLL_S: Final = 0.1
+
+_BLOCK_LINE: Final = re.compile(r"inline_code_block line (\d+)")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,24 +217,64 @@ def _apply_repeatable(conn: _Conn, folder: Path, edition: Edition, ages: AgesCon
         for name, days in (("coord.hot", ages.hot_days), ("coord.retain", ages.retain_days)):
             value = "" if days is None else f"{days * 24:g} hours"
             conn.execute("SELECT set_config(%s, %s, true)", (name, value))
-        for path in repeatable(folder, edition):
-            _run_script(conn, path)
+        for name, text in repeatable(folder, edition):
+            _run_by_statement(conn, name, text) if name.startswith("policies/") else _run(conn, name, text)
 
 
-def repeatable(folder: Path, edition: Edition) -> list[Path]:
-    """The files that are applied on every run, in order."""
+def repeatable(folder: Path, edition: Edition) -> list[tuple[str, str]]:
+    """What is applied on every run, in order: the file it is, or comes from, and its SQL.
+
+    Raises `MigrationFailed` naming file and line of a rollup that is not as it should be.
+    """
+    community = edition.name == "community"
+    made: list[tuple[str, str]] = []
+    for rollup in rollup_files.load(folder / "rollups"):
+        kept = rollup_sql.continuous_aggregates(rollup) if community else rollup_sql.tables(rollup)
+        made.append((f"rollups/{rollup.name}.sql", f"{kept}\n{rollup_sql.views(rollup, community=community)}"))
+    named = editions.SCRIPTS[edition.name]
     return [
-        *(folder / name for name in editions.SCRIPTS[edition.name]),
-        *sorted((folder / "views").glob("*.sql")),
-        *sorted((folder / "roles").glob("*.sql")),
+        *_files(folder, *(name for name in named if not name.startswith("policies/"))),
+        *_files(folder, "functions/*.sql"),
+        *made,
+        *_files(folder, *(name for name in named if name.startswith("policies/")), "views/*.sql", "roles/*.sql"),
     ]
 
 
+def _files(folder: Path, *patterns: str) -> Iterator[tuple[str, str]]:
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):
+            yield f"{path.parent.name}/{path.name}", scripts.script(path)
+
+
 def _run_script(conn: _Conn, path: Path) -> None:
+    _run(conn, f"{path.parent.name}/{path.name}", scripts.script(path))
+
+
+def _run(conn: _Conn, name: str, text: str) -> None:
     try:
-        conn.execute(scripts.script(path).encode())
+        conn.execute(text.encode())
     except DRIVER_ERRORS as exc:
-        raise _failed(f"{path.parent.name}/{path.name}", exc) from exc
+        raise _failed(name, exc) from exc
+
+
+def _run_by_statement(conn: _Conn, name: str, text: str) -> None:
+    """For what operators edit: a mistake is told by its line.  The caller's transaction undoes the rest."""
+    for line, statement in scripts.numbered(text):
+        try:
+            conn.execute(statement.encode())
+        except psycopg.Error as exc:
+            raise _failed(f"{name}, line {line + _line_within(statement, exc)}", exc) from exc
+
+
+def _line_within(statement: str, exc: psycopg.Error) -> int:
+    """How many lines behind its first the mistake is: by the position the server names, or a block's line."""
+    position = exc.diag.statement_position
+    if position is not None:
+        return statement[: int(position) - 1].count("\n")
+    within = _BLOCK_LINE.search(exc.diag.context or "")
+    if within is None or "$$" not in statement:
+        return 0
+    return statement[: statement.index("$$")].count("\n") + int(within[1]) - 1
 
 
 def _failed(where: str, exc: BaseException) -> errors.StoreError:

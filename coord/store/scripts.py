@@ -74,20 +74,29 @@ def checksum(text: str) -> str:
 
 def statements(sql: str) -> Iterator[str]:
     """The statements of a script, without their semicolons; what is only comment is left out."""
+    for _, statement in numbered(sql):
+        yield statement
+
+
+def numbered(sql: str) -> Iterator[tuple[int, str]]:
+    """The same, each with the number of the line that it begins on."""
     piece: list[str] = []
+    line = 1
     for token in _TOKEN.finditer(sql):
         if token["end"]:
-            yield from _statement(piece)
+            yield from _statement(line, piece)
+            line += sum(part.count("\n") for part in piece)
             piece = []
         else:
             piece.append(token[0])
-    yield from _statement(piece)
+    yield from _statement(line, piece)
 
 
-def _statement(piece: list[str]) -> Iterator[str]:
+def _statement(line: int, piece: list[str]) -> Iterator[tuple[int, str]]:
     code = "".join(token for token in piece if not token.startswith(("--", "/*")))
     if code.strip():
-        yield "".join(piece).strip()
+        text = "".join(piece)
+        yield line + text[: len(text) - len(text.lstrip())].count("\n"), text.strip()
 
 
 def _load(path: Path) -> Migration:

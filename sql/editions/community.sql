@@ -12,16 +12,18 @@
 DO $$
 DECLARE
   relation regclass;
+  ordered  text;
 BEGIN
-  FOREACH relation IN ARRAY ARRAY['coord.event', 'coord.metric_sample']::regclass[] LOOP
+  FOREACH relation IN ARRAY ARRAY['coord.event', 'coord.metric_sample', 'coord.outcome']::regclass[] LOOP
+    ordered := CASE WHEN relation = 'coord.outcome'::regclass THEN 'stored_at DESC' ELSE 'stored_at DESC, seq DESC, idx DESC' END;
     IF NOT EXISTS (
       SELECT FROM timescaledb_information.hypertable_compression_settings AS s
       WHERE s.hypertable = relation AND s.segmentby = 'tenant' AND s.orderby LIKE 'stored_at%'
     ) THEN
       EXECUTE format(
         'ALTER TABLE %s SET (timescaledb.enable_columnstore,
-           timescaledb.segmentby = ''tenant'', timescaledb.orderby = ''stored_at DESC, seq DESC, idx DESC'')',
-        relation
+           timescaledb.segmentby = ''tenant'', timescaledb.orderby = %L)',
+        relation, ordered
       );
     END IF;
   END LOOP;

@@ -23,7 +23,7 @@ DO $$
 DECLARE
   relation text;
 BEGIN
-  FOREACH relation IN ARRAY ARRAY['coord.event', 'coord.metric_sample'] LOOP
+  FOREACH relation IN ARRAY ARRAY['coord.event', 'coord.metric_sample', 'coord.outcome'] LOOP
     IF NOT EXISTS (
       SELECT FROM timescaledb_information.hypertables AS h
       WHERE format('%s.%s', h.hypertable_schema, h.hypertable_name) = relation

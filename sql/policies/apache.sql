@@ -16,7 +16,7 @@ BEGIN
   IF retain <= INTERVAL '0' THEN
     RAISE EXCEPTION 'coord.maintain: retain must be positive, not %', retain USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  FOREACH hypertable IN ARRAY ARRAY['event', 'metric_sample'] LOOP
+  FOREACH hypertable IN ARRAY ARRAY['event', 'metric_sample', 'outcome'] LOOP
     SELECT array_agg(c.range_end ORDER BY c.range_end) INTO expired
     FROM (
       SELECT i.range_end

@@ -11,7 +11,7 @@ DECLARE
   relation regclass;
   present  interval;
 BEGIN
-  FOREACH relation IN ARRAY ARRAY['coord.event', 'coord.metric_sample']::regclass[] LOOP
+  FOREACH relation IN ARRAY ARRAY['coord.event', 'coord.metric_sample', 'coord.outcome']::regclass[] LOOP
     -- The columnstore policy.
     SELECT (j.config ->> 'compress_after')::interval INTO present
     FROM timescaledb_information.jobs AS j
@@ -45,8 +45,8 @@ $$;
 CREATE OR REPLACE FUNCTION coord.maintain(retain interval, batch integer DEFAULT 10000)
 RETURNS TABLE (relation text, unit text, removed bigint, more boolean)
 LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT r.name, 'chunks', 0::bigint, false FROM (VALUES ('event'), ('metric_sample')) AS r (name);
-END;
+AS $$
+  SELECT r.name, 'chunks', 0::bigint, false FROM (VALUES ('event'), ('metric_sample'), ('outcome')) AS r (name)
+$$;
 COMMENT ON FUNCTION coord.maintain(interval, integer) IS
   'One bounded step of retention. In the community edition the server''s policies do it: nothing is left to do here.';

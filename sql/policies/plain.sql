@@ -13,7 +13,7 @@ BEGIN
     RAISE EXCEPTION 'coord.maintain: retain must be positive, not %', retain USING ERRCODE = 'invalid_parameter_value';
   END IF;
   unit := 'rows';
-  FOREACH relation IN ARRAY ARRAY['event', 'metric_sample'] LOOP
+  FOREACH relation IN ARRAY ARRAY['event', 'metric_sample', 'outcome'] LOOP
     EXECUTE format(
       'DELETE FROM coord.%1$I WHERE ctid = ANY (ARRAY(SELECT ctid FROM coord.%1$I WHERE stored_at < $1 LIMIT $2))',
       relation

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from coord.runtime.assets import sql_dir
-from coord.store import editions, migrations, scripts
+from coord.store import editions, migrations
 from coord.store.config import DatabaseConfig, EditionName
 
 CATALOGUE = {
@@ -33,7 +33,7 @@ CATALOGUE = {
     "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'coord'",
     "functions": """
         SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text, obj_description(p.oid)
-        FROM pg_proc AS p WHERE p.pronamespace = 'coord'::regnamespace""",
+        FROM pg_proc AS p WHERE p.pronamespace = 'coord'::regnamespace AND p.prokind <> 'a'""",
     "schema": """
         SELECT nspname, nspacl::text, obj_description(oid) FROM pg_namespace WHERE nspname = 'coord'""",
     "role": """
@@ -75,5 +75,5 @@ def from_schema(config: DatabaseConfig) -> None:
         conn.execute(
             "SELECT set_config('coord.hot', '168 hours', false), set_config('coord.retain', '720 hours', false)"
         )
-        for path in migrations.repeatable(sql_dir(), edition):
-            conn.execute(scripts.script(path).encode())
+        for _, text in migrations.repeatable(sql_dir(), edition):
+            conn.execute(text.encode())

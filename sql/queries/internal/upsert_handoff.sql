@@ -17,7 +17,7 @@ WITH new AS (
   )
   SELECT
     to_timestamp(new.ended_at), greatest(new.ended_at - new.offered_at, 0), NULL,
-    new.n, new.escalations, new.tenant, 'handoff', new.status, coalesce(new.capability, ''), '',
+    new.n, new.escalations, new.tenant, 'handoff', new.status, left(coalesce(new.capability, ''), 64), '',
     new.offerer, coalesce(new.addressee, '')
   FROM new
   LEFT JOIN coord.handoff AS old ON old.tenant = new.tenant AND old.key = new.key AND old.id = new.id

@@ -18,9 +18,10 @@ WITH new AS (
     stored_at, wait_s, run_s, attempts, failures, tenant, kind, status, capability, priority, from_agent, agent
   )
   SELECT
-    to_timestamp(new.ended_at), greatest(new.started_first_at - new.submitted_at, 0),
+    to_timestamp(new.ended_at),
+    CASE WHEN new.started_first_at IS NOT NULL THEN greatest(new.started_first_at - new.submitted_at, 0) END,
     CASE WHEN new.run_s >= 0 AND new.run_s < 1e9 THEN new.run_s
-      WHEN new.status = 'completed' THEN greatest(new.ended_at - new.claimed_at, 0) END,
+      WHEN new.status = 'completed' AND new.claimed_at IS NOT NULL THEN greatest(new.ended_at - new.claimed_at, 0) END,
     new.claims, new.failures + new.deaths, new.tenant, 'task', new.status, new.capability, new.priority,
     new.submitter, coalesce(new.claimant, '')
   FROM new

@@ -1,0 +1,166 @@
+"""The statements that follow from a rollup's file, for each edition.
+
+::
+
+                    community                                     apache, plain
+    fact_rate_1m    continuous aggregate over event               table, moved on by coord.store.rollups
+    fact_rate_1h    continuous aggregate over fact_rate_1m        table, from fact_rate_1m
+    fact_rate_1d    continuous aggregate over fact_rate_1h        table, from fact_rate_1h
+    v_fact_rate_…   the aggregate, which adds what is             the table, and what is not in it yet
+                    not in it yet                                 counted as it is asked for
+
+So the views' answers are the same everywhere, at any time, however far the rollups have come.
+Pure: text from text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from coord.store.rollup_files import LEVELS, WIDTHS, Column, Level, Rollup
+
+_ORIGIN: Final = "TIMESTAMPTZ '2000-01-03 00:00:00+00'"
+"""A Monday, as TimescaleDB's buckets have it."""
+
+BUCKET_DOC: Final = "Begin of the time it counts, by the broker''s clock, UTC."
+
+
+def tables(rollup: Rollup) -> str:
+    """apache and plain: what is counted, and its index.  May be repeated."""
+    done: list[str] = []
+    for level in LEVELS:
+        name = f"coord.{rollup.table(level)}"
+        groups = ", ".join(c.name for c in rollup.groups)
+        done.append(
+            f"CREATE TABLE IF NOT EXISTS {name} AS\n{_first(rollup, _binned('1m', 's.stored_at'))}\nWITH NO DATA;\n"
+            f"CREATE UNIQUE INDEX IF NOT EXISTS {rollup.table(level)}_key ON {name} (bucket, {groups});\n"
+            f"COMMENT ON TABLE {name} IS '{_quoted(rollup.title)} By {WIDTHS[level]}. Analysts read"
+            f" v_{rollup.table(level)}.';"
+        )
+        done += [f"COMMENT ON COLUMN {name}.{c} IS '{doc}';" for c, doc in _docs(rollup)]
+    return "\n".join(done)
+
+
+def continuous_aggregates(rollup: Rollup) -> str:
+    """community: the server counts.  May be repeated; what a lesser edition counted before makes room."""
+    done = []
+    for level in LEVELS:
+        name = f"coord.{rollup.table(level)}"
+        if level == "1m":
+            query = _first(rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.stored_at)")
+        else:
+            query = _further(
+                rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.bucket)", f"coord.{rollup.table(_below(level))}"
+            )
+        done.append(
+            f"DO $$ BEGIN IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{name}') AND relkind = 'r') THEN\n"
+            f"  DROP TABLE {name} CASCADE;\nEND IF; END $$;\n"
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name}\n"
+            f"WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS\n{query}\nWITH NO DATA;"
+        )
+    return "\n".join(done)
+
+
+def views(rollup: Rollup, *, community: bool) -> str:
+    """What analysts read: the same columns and rows on every edition."""
+    done = []
+    order = ", ".join(c.name for c in rollup.columns[1:])
+    for level in LEVELS:
+        view = f"coord.v_{rollup.table(level)}"
+        stored = f"SELECT r.tenant, r.bucket, {_list('r', rollup.columns[1:])}\nFROM coord.{rollup.table(level)} AS r"
+        if community:
+            query = stored
+        else:
+            shown = f"coalesce((SELECT m.shown FROM coord.rollup AS m WHERE m.name = '{rollup.table(level)}'),"
+            shown += " '-infinity')"
+            query = (
+                f"{stored}\nWHERE r.bucket < {shown}\nUNION ALL\n"
+                f"SELECT c.tenant, c.bucket, {_list('c', rollup.columns[1:])}\nFROM (\n{_live(rollup, level, shown)}\n) AS c"
+            )
+        done.append(
+            f"CREATE OR REPLACE VIEW {view} (tenant, bucket, {order}) AS\n{query};\n"
+            f"COMMENT ON VIEW {view} IS '{_quoted(rollup.title)} By {WIDTHS[level]}; bound bucket.';"
+        )
+        done += [f"COMMENT ON COLUMN {view}.{c} IS '{doc}';" for c, doc in _docs(rollup)]
+    return "\n".join(done)
+
+
+def step(rollup: Rollup, level: Level) -> str:
+    """apache and plain: add what the source has of a time ($1 to $2, exclusive); how many of its rows that was.
+
+    Bounded by time, not by buckets: a part of a bucket adds to what there is of it.
+    """
+    if level == "1m":
+        query = _first(rollup, _binned(level, "s.stored_at"), bound="s.stored_at")
+    else:
+        below = f"coord.{rollup.table(_below(level))}"
+        query = _further(rollup, _binned(level, "s.bucket"), below, bound="s.bucket")
+    names = ", ".join(("bucket", *(c.name for c in rollup.columns)))
+    keys = ", ".join(("bucket", *(c.name for c in rollup.groups)))
+    return (
+        f"WITH counted AS (\n{query}\n), put AS (\n  INSERT INTO coord.{rollup.table(level)} AS old ({names})\n"
+        f"  SELECT {names} FROM counted\n  ON CONFLICT ({keys}) DO UPDATE SET "
+        f"{', '.join(f'{c.name} = {_put_together(c)}' for c in rollup.measures)}\n)\n"
+        "SELECT coalesce(sum(source_rows), 0)::bigint FROM counted"
+    )
+
+
+def _live(rollup: Rollup, level: Level, since: str) -> str:
+    if level == "1m":
+        return _first(rollup, _binned(level, "s.stored_at"), since=f"s.stored_at >= {since}")
+    below = f"coord.v_{rollup.table(_below(level))}"
+    return _further(rollup, _binned(level, "s.bucket"), below, since=f"s.bucket >= {since}")
+
+
+def _first(rollup: Rollup, bucket: str, *, since: str = "", bound: str = "") -> str:
+    items = [f"{c.expression} AS {c.name}" for c in rollup.columns]
+    return _select(rollup, bucket, items, f"coord.{rollup.source}", rollup.where, since, bound)
+
+
+def _further(rollup: Rollup, bucket: str, below: str, *, since: str = "", bound: str = "") -> str:
+    items = [
+        f"s.{c.name}" if c.merge is None else f"{c.merge}(s.{c.name})::{c.type} AS {c.name}" for c in rollup.columns
+    ]
+    return _select(rollup, bucket, items, below, "", since, bound)
+
+
+def _select(
+    rollup: Rollup, bucket: str, items: Sequence[str], source: str, where: str, since: str, bound: str
+) -> str:  # fmt: skip
+    counted = ["count(*) AS source_rows"] if bound else []
+    wheres = [w for w in (where, since, f"{bound} >= $1 AND {bound} < $2" if bound else "") if w]
+    groups = [str(i + 2) for i, c in enumerate(rollup.columns) if c.merge is None]
+    lines = [
+        f"  SELECT {', '.join([f'{bucket} AS bucket', *items, *counted])}",
+        f"  FROM {source} AS s",
+        *([f"  WHERE {' AND '.join(wheres)}"] if wheres else []),
+        f"  GROUP BY {', '.join(['1', *groups])}",
+    ]
+    return "\n".join(lines)
+
+
+def _binned(level: Level, time: str) -> str:
+    return f"date_bin(INTERVAL '{WIDTHS[level]}', {time}, {_ORIGIN})"
+
+
+def _below(level: Level) -> Level:
+    return LEVELS[LEVELS.index(level) - 1]
+
+
+def _put_together(column: Column) -> str:
+    if column.merge == "sum":
+        return f"old.{column.name} + excluded.{column.name}"
+    return f"{'least' if column.merge == 'min' else 'greatest'}(old.{column.name}, excluded.{column.name})"
+
+
+def _list(alias: str, columns: Sequence[Column]) -> str:
+    return ", ".join(f"{alias}.{c.name}" for c in columns)
+
+
+def _docs(rollup: Rollup) -> list[tuple[str, str]]:
+    return [("bucket", BUCKET_DOC), *((c.name, _quoted(c.doc)) for c in rollup.columns)]
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,11 @@
+-- How long what ended had ran: a task's last execution, or a whole workflow. A histogram: percentiles by coord.percentile_of.
+SELECT
+  s.tenant, -- Whose fleet.
+  s.kind, -- task, handoff or workflow.
+  s.capability, -- What was asked for: a task's or a handoff's capability, a workflow's name; empty: an agent was named.
+  s.priority, -- critical, normal or batch; empty unless it is a task.
+  s.status, -- As what it ended: completed, failed, accepted, …
+  coord.slot(s.run_s) AS slot, -- Slot of the histogram, eight to a doubling: coord.slot(seconds).
+  count(*)::bigint AS ends -- sum: How many ended whose time is in that slot.
+FROM coord.outcome AS s
+WHERE s.run_s IS NOT NULL
