@@ -261,7 +261,7 @@ class Handoffs:
             first = await self.read(*place)
             if first is None:  # something stands there that is no offer
                 await self.coord.stating.state(fact)
-            elif not _same(first.said, said):
+            elif first.payload_hash != core.payload_hash(_as_stored(said)):
                 raise errors.HandoffExists(
                     handoff=name,
                     key=place[0],
@@ -348,15 +348,11 @@ class Handoffs:
             handle.doubt()
 
 
-def _same(one: Offered, other: Offered) -> bool:
-    """Whether two offers pass on the same piece of work, with the same context, to the same one."""
-
-    def what(said: Offered) -> list[Any]:
-        digest = None if said.ref is None else said.ref.digest  # of both, where they are large
-        given = [said.agent, said.capability, said.work, said.context, digest]
-        return msgspec.json.decode(codec.encode(given), type=list[Any])
-
-    return what(one) == what(other)
+def _as_stored(said: Offered) -> Offered:
+    """What the log has of it: types of the agent's own as JSON says them."""
+    given = codec.encode((said.work, said.context))
+    work, context = msgspec.json.decode(given)
+    return msgspec.structs.replace(said, work=work, context=context)
 
 
 async def _quietly(job: Awaitable[None], id: str) -> None:

@@ -59,7 +59,8 @@ TRANSITIONS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
 
 _MALFORMED: Final = "handoff.malformed"
 _UNKNOWN: Final = Refusal("handoff.unknown", "no handoff of this id was offered")
-_EXISTS: Final = Refusal("handoff.exists", "a handoff of this id was offered before")
+_EXISTS: Final = Refusal("handoff.exists", "a handoff of this id was offered before, and it was another one")
+_REPEATED: Final = Refusal("handoff.repeated", "this was offered before")
 _FINISHED: Final = Refusal("handoff.finished", "the handoff has ended")
 _NOT_ADDRESSEE: Final = Refusal("handoff.not_addressee", "only whoever is asked in this step may answer")
 _NOT_OFFERER: Final = Refusal("handoff.not_offerer", "only whoever offered it, or a decider, may withdraw it")
@@ -99,6 +100,8 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of the offer that the log has."""
     event_id: str = ""
     """Of the first one."""
+    payload_hash: str = ""
+    """Of what was offered; empty: the fold is of a release that kept none."""
 
     @property
     def ended(self) -> bool:
@@ -130,10 +133,12 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
             if held is not None and said.restated > self.said.restated and not self.ended:
                 self.said, self.seq = said, fact.seq
                 return None
+            if payload_hash(said) == self.payload_hash:
+                return _REPEATED
             return Refusal(_EXISTS.code, f"{_EXISTS.reason}: {self.event_id}, by {self.offerer}")
         if fact.detail and held is None:
             return Refusal(_MALFORMED, "an offer has no detail tokens")
-        self.said, self.seq = said, fact.seq
+        self.said, self.seq, self.payload_hash = said, fact.seq, payload_hash(said)
         self.offerer, self.offered_at, self.since, self.event_id = fact.agent, at, at, fact.event_id
         if held is not None:
             for name in Held.__struct_fields__:
@@ -183,6 +188,14 @@ def fold(facts: Iterable[StoredFact]) -> Handoff | None:
             handoff = Handoff(tenant=fact.tenant, key=fact.key, id=fact.id)
         handoff.apply(fact)
     return handoff if handoff is not None and handoff.seq else None
+
+
+def payload_hash(said: Offered) -> str:
+    """What makes two offers of one id the same: to whom, the work and its context."""
+    digest = None if said.ref is None else said.ref.digest  # of both, where they are large
+    given = msgspec.json.encode((said.agent, said.capability, said.work, said.context, digest))
+    plain = msgspec.json.encode(msgspec.json.decode(given), order="deterministic")  # keys were said in any order
+    return hashlib.blake2b(plain, digest_size=12).hexdigest()
 
 
 # --- who is asked next ---------------------------------------------------------------------

@@ -179,7 +179,7 @@ TABLES: Final[dict[str, Table]] = {
 }  # fmt: skip
 """By kind.  In this order they are locked."""
 
-SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated"})
+SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated", "handoff.repeated"})
 """Refusals of a beginning that has what the first one had: it is no other entity under the same id."""
 
 QUIET: Final = SAME_LIFE | {"task.overtaken", "signal.no_wait", "lock.not_held"}

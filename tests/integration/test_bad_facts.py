@@ -84,6 +84,20 @@ async def test_what_others_say_of_a_task_is_parked_and_its_outcome_stands(
         assert (await open_.status()).status == "queued"
 
 
+async def test_an_offer_made_twice_is_no_dead_letter(fleet: Fleet, migrated_database: Database) -> None:
+    async with fleet.client("plain") as plain:
+
+        async def offer(work: Any) -> None:
+            said = {"agent": "absent", "work": work, "context": {"a": 1, "b": 2}, "timeout_ms": 600_000}
+            await plain.publish(Fact(kind="handoff", id="h1", event="offered", data=said))
+
+        await offer({"x": 1, "y": 2})
+        await offer({"y": 2, "x": 1})  # who does not know whether it arrived sends it again
+        await offer({"x": 1, "y": 3})
+        found = await letters(migrated_database, fleet.tenant, 1)
+        assert set(found) == {"handoff.exists"}
+
+
 async def test_a_signal_to_a_workflow_that_is_not_there(fleet: Fleet) -> None:
     flow = coord.Workflow("gated")
     flow.signal("gate", "go")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,6 +137,25 @@ def test_what_has_ended_is_not_offered_again() -> None:
     log.decider.recall(log.facts)
     log.store(again)
     assert log.decider.refused == {"handoff.exists": 1}
+    assert asked(log) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("again", "code"),
+    [
+        ({"context": {"b": 2, "a": {"y": 1, "x": 0}}, "agent": "a", "work": 1, "reason": "once more"}, "repeated"),
+        ({"agent": "a", "work": 1, "context": {"a": {"x": 0, "y": 2}, "b": 2}}, "exists"),
+        ({"agent": "a", "work": 2, "context": {"a": {"x": 0, "y": 1}, "b": 2}}, "exists"),
+        ({"agent": "b", "work": 1, "context": {"a": {"x": 0, "y": 1}, "b": 2}}, "exists"),
+        ({"capability": "a", "work": 1, "context": {"a": {"x": 0, "y": 1}, "b": 2}}, "exists"),
+    ],
+)
+def test_the_same_offer_again_is_a_repetition(again: dict[str, Any], code: str) -> None:
+    log = log_of(table(a={}), agent="a", work=1, context={"a": {"x": 0, "y": 1}, "b": 2})
+    for _ in range(2):
+        log.state("me", "handoff", "h", "offered", data=again)
+        log.perform(log.decider.edge(log.facts[-1].seq + 1))  # and when it was stated again
+    assert log.decider.refused == {f"handoff.{code}": 2}
     assert asked(log) == ["a"]
 
 
