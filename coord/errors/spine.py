@@ -456,6 +456,39 @@ class NotStopped(CoordError):
     remedy = "None: `coord projection status` shows which partitions are stopped."
 
 
+class RebuildRefused(CoordError):
+    """The tables cannot be made anew, or not be swapped, as things are."""
+
+    code = "rebuild.refused"
+    fault = Fault.OPERATOR
+    remedy = "Do what the message says; `coord projection rebuild --drop` gives a rebuild up."
+
+
+class RebuildDiffers(CoordError):
+    """The rebuilt tables are not what the live ones are."""
+
+    code = "rebuild.differs"
+    fault = Fault.OPERATOR
+    remedy = "Read docs/howto/rebuild.md; --accept-changes swaps them all the same."
+
+
+class RebuildTakenOver(CoordError):
+    """Another process goes on with this rebuild."""
+
+    code = "rebuild.taken_over"
+    fault = Fault.CALLER
+    remedy = "Let one process rebuild at a time."
+
+
+class RebuildBehind(CoordError):
+    """Facts are projected faster than the rebuild can follow, or somebody does not let go of a table."""
+
+    code = "rebuild.behind"
+    retryable = True
+    fault = Fault.OPERATOR
+    remedy = "Run it again when less comes in: it goes on where it is."
+
+
 # --- subscriptions and queries -----------------------------------------------------------
 
 
@@ -557,6 +590,22 @@ class EnvironmentProblem(CoordError):
     code = "environment.missing"
     fault = Fault.OPERATOR
     remedy = "Do what the message says."
+
+
+class RoleRefused(StoreError):
+    """A login cannot be made an analyst's."""
+
+    code = "store.role"
+    fault = Fault.OPERATOR
+    remedy = "Use a login of its own, without rights of another kind; whoever makes it needs CREATEROLE."
+
+
+class ExtraMissing(CoordError):
+    """A package is missing that an extra of coord brings."""
+
+    code = "environment.extra"
+    fault = Fault.OPERATOR
+    remedy = "Install coord with the extra that is named: pip install 'coord[archive]'."
 
 
 # --- replay --------------------------------------------------------------------------------

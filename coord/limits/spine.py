@@ -512,6 +512,52 @@ EXPORT_ROWS: Final = 1_000
 EXPORT_S: Final = 4 * 3_600.0
 """A whole export.  Its snapshot keeps vacuum from what was deleted since."""
 
+REBUILD_SLICE_ROWS: Final = 1_000_000
+"""Facts of a copy that a rebuild reads with one statement, which sorts them: a chunk is looked through once for each."""
+
+REBUILD_FILE_ROWS: Final = 50_000
+"""The same where files of an archive are among what is read: those are sorted in memory."""
+
+REBUILD_BATCH_ROWS: Final = 20_000
+"""Facts that a rebuild folds with one transaction, 30 MB."""
+
+REBUILD_STATEMENT_S: Final = 4 * 3_600.0
+"""One statement of a rebuild: a look through a year of facts."""
+
+REBUILD_TAIL_ROWS: Final = 5_000
+"""Facts that may be left to be folded while the tables are swapped: half a second in which nothing is projected."""
+
+REBUILD_ROUNDS_MAX: Final = 100
+"""Rounds in which a rebuild follows the projector before it says that the projector is too fast for it."""
+
+REBUILD_LOCK_S: Final = 1.0
+"""How long a swap waits for whoever reads a table; others wait behind it meanwhile, and it tries again."""
+
+REBUILD_SWAP_S: Final = 20.0
+"""A swap as a whole; usually 100 ms."""
+
+REBUILD_SWAP_TRIES: Final = 60
+"""Tries to get the tables, a second or more apart, before a rebuild says that somebody does not let go of them."""
+
+REBUILD_CLOCK_S: Final = 600.0
+"""By how much the broker's clock may have jumped back since the last round; NTP steps are smaller."""
+
+EXPORT_BATCH_BYTES: Final = 8 * 2**20
+"""Text and bytes of a batch of an export, about: the next one has fewer rows where this one had more."""
+
+EXPORT_GROUP_ROWS: Final = 65_536
+EXPORT_GROUP_BYTES: Final = 32 * 2**20
+"""A row group of an exported Parquet file, at most and about: what a reader of it has to hold."""
+
+READER_STATEMENT_TIMEOUT_S: Final = 30.0
+"""A statement of an analyst's login (`coord db role`)."""
+
+READER_IDLE_S: Final = 300.0
+"""A transaction of an analyst's login of which nothing is heard: its snapshot keeps vacuum from its work."""
+
+READER_CONNECTIONS: Final = 8
+"""Connections of an analyst's login at a time."""
+
 DASHBOARD_MS: Final = 100
 """A question of the dashboard set, warm, with 5 million facts in the tables, on two cores."""
 

@@ -152,7 +152,12 @@ async def new_epoch(pool: Pool, plan: EpochPlan) -> tuple[list[Checkpoint], dict
         for seq in sorted(set(plan.starts.values())):
             chosen = [p for p, start in plan.starts.items() if start == seq]
             opened += await checkpoints.new_epoch(
-                db, plan.stream, stream_created=plan.stream_created, seq=seq, partitions=chosen
+                db,
+                plan.stream,
+                stream_created=plan.stream_created,
+                seq=seq,
+                partitions=chosen,
+                replaced=sorted(plan.replaced),
             )
         if plan.replaced and plan.stream == subjects.EVENTS:
             lost = await entities.lose(db, lambda key: subjects.partition(key) in plan.replaced)

@@ -187,7 +187,7 @@ class Batch:
 
     def agents(self) -> list[AgentRow]:
         """What the batch's facts say about agents, one row a fact, in log order."""
-        return [_agent_row(row) for row in self._about_agents]
+        return [agent_row(row) for row in self._about_agents]
 
     def _add_sample(self, sample: StoredSample) -> None:
         self.samples.append(
@@ -324,7 +324,8 @@ def _split(rows: list[Row], refused: Mapping[tuple[int, int], CoordError]) -> tu
     return good, bad
 
 
-def _agent_row(row: EventRow) -> AgentRow:
+def agent_row(row: EventRow) -> AgentRow:
+    """What a fact of kind ``agent`` says of its agent."""
     event, stored_at = row[10], row[0]
     return AgentRow(
         tenant=row[5],

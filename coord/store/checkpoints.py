@@ -121,12 +121,16 @@ async def new_epoch(
     stream_created: datetime,
     seq: int,
     partitions: Sequence[int] | None = None,
+    replaced: Sequence[int] = (),
 ) -> list[Checkpoint]:
     """An operator's decision: go on from `seq` of the stream as it is now.
 
     Partitions (all, by default) get one new epoch, higher than any this stream had, so that
     rows of the old incarnation and of the new one never share an identity.  A projector that
     is still at work on the old epoch gets `CheckpointMoved`.  Returns the new checkpoints.
+
+    `replaced`: partitions of which this is another log, so that what was open in the old one is lost; it is
+    written down with the epoch, for whoever makes the tables anew.
     """
     with translated("checkpoint new epoch"):
         rows = await conn.fetch(
@@ -135,6 +139,7 @@ async def new_epoch(
             stream_created,
             seq,
             None if partitions is None else list(partitions),
+            list(replaced),
         )
     return [_checkpoint(row) for row in rows]
 

@@ -43,18 +43,18 @@ async def samples(conn: Connection, rows: Sequence[SampleRow]) -> None:
     await _copy(conn, "metric_sample", SAMPLE_COLUMNS, rows)
 
 
-async def upsert_agents(conn: Connection, rows: Sequence[AgentRow]) -> list[tuple[str, str]]:
+async def upsert_agents(conn: Connection, rows: Sequence[AgentRow], schema: str = "coord") -> list[tuple[str, str]]:
     """Bring the rows of `coord.agent` up to date; what the table has from later in the log stays.
 
     Returns (tenant, agent) of those whose status is stale now: a change is missing.
     """
     if not rows:
         return []
-    whole, stale = await statuses.folded(conn, rows)
+    whole, stale = await statuses.folded(conn, rows, schema)
     merged = coalesce_agents(whole)
     with translated("upsert agent"):
         await conn.execute(
-            statement("upsert_agents"),
+            statement("upsert_agents", schema),
             [r.tenant for r in merged],
             [r.agent for r in merged],
             [r.seen_first for r in merged],

@@ -127,11 +127,12 @@ async def run(conn: Connection, name: str, /, **parameters: object) -> list[asyn
 
 
 @cache
-def statement(name: str) -> str:
-    """The text of an internal statement, its comments left out."""
+def statement(name: str, schema: str = "coord") -> str:
+    """The text of an internal statement, its comments left out; `schema`: of its tables, in place of ``coord``."""
     path = _folder() / "internal" / f"{name}.sql"
     lines = path.read_text("utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("--")).strip()
+    text = "\n".join(line for line in lines if not line.startswith("--")).strip()
+    return text if schema == "coord" else re.sub(r"\bcoord\.", f"{schema}.", text)
 
 
 def parse(name: str, text: str) -> Query:

@@ -27,7 +27,9 @@ Name = tuple[str, str]
 """(tenant, agent)."""
 
 
-async def folded(conn: Connection, rows: Sequence[AgentRow]) -> tuple[list[AgentRow], list[Name]]:
+async def folded(
+    conn: Connection, rows: Sequence[AgentRow], schema: str = "coord"
+) -> tuple[list[AgentRow], list[Name]]:
     """`rows` with whole statuses in place of changes, and the agents whose status is stale now."""
     about: dict[Name, list[AgentRow]] = {(row.tenant, row.agent): [] for row in rows if _is_numbered(row)}
     if not about:
@@ -35,7 +37,7 @@ async def folded(conn: Connection, rows: Sequence[AgentRow]) -> tuple[list[Agent
     others: list[AgentRow] = []
     for row in sorted(rows, key=attrgetter("position")):
         about.get((row.tenant, row.agent), others).append(row)
-    known = await _read(conn, sorted(about))
+    known = await _read(conn, sorted(about), schema)
     stale: list[Name] = []
     for name, mine in about.items():
         place, fold = known.get(name, (None, StatusFold()))
@@ -78,10 +80,12 @@ def _change(text: str) -> status.Change | None:
         return None
 
 
-async def _read(conn: Connection, names: list[Name]) -> dict[Name, tuple[tuple[int, int, int], StatusFold]]:
+async def _read(
+    conn: Connection, names: list[Name], schema: str
+) -> dict[Name, tuple[tuple[int, int, int], StatusFold]]:
     with translated("read status"):
         found = await conn.fetch(
-            statement("read_statuses"), [tenant for tenant, _ in names], [agent for _, agent in names]
+            statement("read_statuses", schema), [tenant for tenant, _ in names], [agent for _, agent in names]
         )
     return {
         (r["tenant"], r["agent"]): ((r["epoch"], r["seq"], r["idx"]), StatusFold.load(r["status"], r["status_rev"]))

@@ -1,5 +1,5 @@
 -- The operator accepts the stream as it is now: one epoch above all that it had, and a new chain.
--- $1 stream, $2 stream_created, $3 seq, $4 partitions or null for all.
+-- $1 stream, $2 stream_created, $3 seq, $4 partitions or null for all, $5 of which the log is another one.
 WITH opened AS (
   UPDATE coord.checkpoint
   SET
@@ -17,5 +17,8 @@ WITH opened AS (
   INSERT INTO coord.audit_anchor (stream, partition, epoch, seq, messages, digest)
   SELECT stream, partition, epoch, seq, messages, digest FROM opened
   ON CONFLICT DO NOTHING
+), known AS (
+  INSERT INTO coord.epoch (stream, partition, epoch, stream_created, seq, replaced)
+  SELECT stream, partition, epoch, stream_created, seq, partition = ANY ($5::smallint[]) FROM opened
 )
 SELECT stream, partition, stream_created, epoch, seq, stored_at, digest, messages FROM opened

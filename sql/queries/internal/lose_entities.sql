@@ -1,18 +1,18 @@
 -- The log that held the entities of these keys is gone: open ones are lost, signals, locks, flags and
--- registrations are no more. $1 keys. The idx is coord.store.entities.LOST: what a new log says begins it anew.
+-- registrations are no more. $1 keys, $2 when, null: now. The idx is coord.store.entities.LOST: what a new log says begins it anew.
 WITH task AS (
   UPDATE coord.task
-  SET status = 'lost', ended_at = now(), changed_at = now(), error = 'lost', message = 'the log that held it is gone',
+  SET status = 'lost', ended_at = coalesce($2::timestamptz, now()), changed_at = coalesce($2::timestamptz, now()), error = 'lost', message = 'the log that held it is gone',
     idx = -2147483648
   WHERE ended_at IS NULL AND key = ANY ($1) RETURNING 1
 ), workflow AS (
   UPDATE coord.workflow
-  SET status = 'lost', ended_at = now(), changed_at = now(), error = 'lost', message = 'the log that held it is gone',
+  SET status = 'lost', ended_at = coalesce($2::timestamptz, now()), changed_at = coalesce($2::timestamptz, now()), error = 'lost', message = 'the log that held it is gone',
     idx = -2147483648
   WHERE ended_at IS NULL AND key = ANY ($1) RETURNING 1
 ), handoff AS (
   UPDATE coord.handoff
-  SET status = 'lost', ended_at = now(), changed_at = now(), reason = 'the log that held it is gone',
+  SET status = 'lost', ended_at = coalesce($2::timestamptz, now()), changed_at = coalesce($2::timestamptz, now()), reason = 'the log that held it is gone',
     idx = -2147483648
   WHERE ended_at IS NULL AND key = ANY ($1) RETURNING 1
 ), signal AS (
