@@ -43,7 +43,7 @@ from coord.query.service import QueryConfig
 from coord.runtime.assets import streams_dir
 from coord.runtime.http import HttpConfig
 from coord.server.presence import PresenceConfig
-from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.telemetry.logs import LogConfig, redact
 from coord.wire import subjects
 
@@ -114,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats: NatsConfig = NatsConfig()
     database: DatabaseConfig = DatabaseConfig()
     ages: AgesConfig = AgesConfig()
+    archive: ArchiveConfig = ArchiveConfig()
     streams: StreamsConfig = StreamsConfig()
     trim: TrimConfig = TrimConfig()
     projector: ProjectorConfig = ProjectorConfig()

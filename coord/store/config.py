@@ -14,6 +14,7 @@ from coord.errors import SettingsError
 
 EditionName = Literal["community", "apache", "plain"]
 
+_USERINFO = re.compile(r"://[^/?#@]*@")
 _PASSWORD = re.compile(r"(://[^/?#@:]*:|[?&]password=)[^/?#@&]*(?=[@&]|$)")
 
 
@@ -114,6 +115,41 @@ class AgesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"ages.retain_days ({self.retain_days}) must exceed hot_days ({self.hot_days}):"
                 " otherwise rows are dropped before they are compressed"
             )
+
+
+class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where facts and samples go as Parquet, and when.  Ages in days, by the broker's clock."""
+
+    url: str = ""
+    """A folder (/var/lib/coord/archive, file:///…) or a bucket (s3://bucket/prefix?region=…; another S3-compatible
+    store: &endpoint_override=host:port&scheme=https).  Empty: there is no archive, retention drops rows unarchived."""
+    after_days: float = limits.HOT_DAYS
+    """A chunk is written when all its rows are older."""
+    drop_days: float | None = limits.ARCHIVE_DROP_DAYS
+    """A chunk that is verified leaves the database then; None: never.  Takes the place of ages.retain_days."""
+    keep_days: float | None = limits.ARCHIVE_KEEP_DAYS
+    """`coord db archive purge` removes the files of dropped chunks then; None: never."""
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without key and secret, for logs, messages and the database."""
+        return _USERINFO.sub("://", self.url)
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        if "://" in self.url and self.url.split("://", 1)[0] not in {"file", "s3"}:
+            raise SettingsError("archive.url must be a folder, file:///… or s3://…")
+        if self.url and "://" not in self.url and not self.url.startswith("/"):
+            raise SettingsError(f"archive.url: {self.url!r} is a relative folder: say where it begins")
+        if self.after_days <= 0:
+            raise SettingsError("archive.after_days must be positive")
+        if self.drop_days is not None and self.drop_days < self.after_days:
+            raise SettingsError(
+                f"archive.drop_days ({self.drop_days:g}) must not be below after_days ({self.after_days:g}):"
+                " nothing is dropped that was not written"
+            )
+        if self.keep_days is not None and (self.drop_days is None or self.keep_days <= self.drop_days):
+            raise SettingsError("archive.keep_days must exceed drop_days: only dropped chunks are purged")
 
 
 def _check_url(url: str) -> None:

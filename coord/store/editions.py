@@ -21,9 +21,20 @@ from coord.store.queries import statement
 from coord.store.sqlstate import translated
 
 SCRIPTS: Final[Mapping[EditionName, tuple[str, ...]]] = {
-    "community": ("editions/hypertables.sql", "editions/community.sql", "policies/community.sql"),
-    "apache": ("editions/hypertables.sql", "policies/apache.sql"),
-    "plain": ("editions/plain.sql", "policies/plain.sql"),
+    "community": (
+        "editions/hypertables.sql",
+        "editions/community.sql",
+        "editions/archive.sql",
+        "editions/archive_hypertables.sql",
+        "policies/community.sql",
+    ),
+    "apache": (
+        "editions/hypertables.sql",
+        "editions/archive.sql",
+        "editions/archive_hypertables.sql",
+        "policies/apache.sql",
+    ),
+    "plain": ("editions/plain.sql", "editions/archive.sql", "editions/archive_plain.sql", "policies/plain.sql"),
 }
 """What each edition applies after the migrations, in order."""
 

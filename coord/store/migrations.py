@@ -33,7 +33,7 @@ from psycopg import sql as composing
 from coord import errors, limits
 from coord.runtime.assets import sql_dir
 from coord.store import editions, rollup_files, rollup_sql, scripts
-from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.editions import Edition
 from coord.store.scripts import Migration
 from coord.store.sqlstate import DRIVER_ERRORS, classify
@@ -94,6 +94,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 def migrate(
     config: DatabaseConfig,
     ages: AgesConfig | None = None,
+    archive: ArchiveConfig | None = None,
     *,
     upto: Upto = "all",
     folder: Path | None = None,
@@ -101,7 +102,8 @@ def migrate(
 ) -> Report:
     """Apply what is pending; return what was done.  Repeating it is safe and changes nothing.
 
-    `folder` replaces sql/ (tests).  `wait_s` bounds the wait for another run on this database.
+    `archive`: None leaves what the database knows about its archive.  `folder` replaces sql/
+    (tests).  `wait_s` bounds the wait for another run on this database.
 
     Raises `MigrationFailed` naming the file; what came before it stays applied, and nothing of
     a failed file does, unless it is marked no-transaction.  Raises `DatabaseUnavailable` or
@@ -110,6 +112,8 @@ def migrate(
     config.validate()
     ages = ages if ages is not None else AgesConfig()
     ages.validate()
+    if archive is not None:
+        archive.validate()
     folder = folder if folder is not None else sql_dir()
     migrations = scripts.load_migrations(folder / "migrations")
     with _connect(config) as conn, _locked(conn, wait_s):
@@ -123,7 +127,7 @@ def migrate(
         todo, later = split(migrations[len(applied) :], upto)
         for migration in todo:
             _apply(conn, migration)
-        _apply_repeatable(conn, folder, edition, ages)
+        _apply_repeatable(conn, folder, edition, ages, archive)
         return Report(
             edition=edition,
             applied=tuple(m.file for m in todo),
@@ -212,8 +216,12 @@ def _record(conn: _Conn, migration: Migration, started: float) -> None:
     )
 
 
-def _apply_repeatable(conn: _Conn, folder: Path, edition: Edition, ages: AgesConfig) -> None:
+def _apply_repeatable(
+    conn: _Conn, folder: Path, edition: Edition, ages: AgesConfig, archive: ArchiveConfig | None
+) -> None:
     with conn.transaction():
+        if archive is not None:
+            conn.execute("SELECT set_config('coord.archive', %s, true)", (archive.safe_url,))
         for name, days in (("coord.hot", ages.hot_days), ("coord.retain", ages.retain_days)):
             value = "" if days is None else f"{days * 24:g} hours"
             conn.execute("SELECT set_config(%s, %s, true)", (name, value))

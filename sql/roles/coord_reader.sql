@@ -45,9 +45,10 @@ BEGIN
   GRANT USAGE ON SCHEMA coord TO coord_reader;
   GRANT SELECT ON coord.v_event, coord.v_agent_status, coord.v_handoff, coord.v_metric_sample, coord.v_projection_lag,
     coord.v_task, coord.v_workflow, coord.v_handoff_state, coord.v_signal, coord.v_lock, coord.v_waiting, coord.v_placement,
-    coord.v_agent TO coord_reader;
+    coord.v_agent, coord.v_archive TO coord_reader;
   REVOKE ALL ON coord.migration, coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint,
-    coord.audit_anchor, coord.task, coord.workflow, coord.handoff, coord.signal, coord.lock, coord.flag, coord.agent_registry
+    coord.audit_anchor, coord.task, coord.workflow, coord.handoff, coord.signal, coord.lock, coord.flag, coord.agent_registry,
+    coord.archive, coord.archive_file, coord.archive_store
     FROM coord_reader;
   REVOKE EXECUTE ON FUNCTION coord.maintain(interval, integer) FROM PUBLIC;
 END

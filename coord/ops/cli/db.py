@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import role
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
     from coord.store.editions import Edition
 
 app = group("db", "The database: migrations, edition, named questions.")
+app.add_typer(role.app)
 
 
 class Upto(StrEnum):
@@ -32,7 +34,7 @@ def migrate(
     """Apply pending migrations, then policies, views and roles for the database's edition."""
     from coord.store import migrations
 
-    report = migrations.migrate(ctx.settings.database, ctx.settings.ages, upto=upto.value)
+    report = migrations.migrate(ctx.settings.database, ctx.settings.ages, ctx.settings.archive, upto=upto.value)
     ctx.out.record(
         {
             "edition": str(report.edition),
