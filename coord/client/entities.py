@@ -7,6 +7,8 @@ Costs one request a page (about 1 ms).  For one task there is `coord.client.hist
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from coord import limits
@@ -19,6 +21,16 @@ from coord.wire.records import StoredFact
 
 _decode_fact = msgspec.msgpack.Decoder(PackedFact).decode
 _ASK = CallPolicy()
+
+
+class Window(msgspec.Struct, frozen=True):
+    """What the log's window holds of something."""
+
+    facts: list[StoredFact]
+    created: str
+    """When the stream was created: another value is another log."""
+    whole: bool
+    """Whether these are all up to the log's end; otherwise the oldest."""
 
 
 async def facts(
@@ -35,13 +47,31 @@ async def facts(
 
     Raises what `rpc.call` raises: `ServiceUnavailable`, `DeadlineExceeded`, `NotConnected`, …
     """
-    service = subjects.rpc(tenant, "log", "read")
     which = Filter(key=key, kind=kind, id=id, event=event)
-    request = ReadRequest(filter=which, from_="first", max=limits.READ_PAGE_FACTS_MAX)
+    return (await window(conn, tenant, which, facts_max=facts_max)).facts
+
+
+async def window(
+    conn: Connection,
+    tenant: str,
+    which: Filter,
+    *,
+    from_seq: int | None = None,
+    facts_max: int = limits.ENTITY_FACTS_MAX,
+) -> Window:
+    """Facts that the log holds, from a sequence or its beginning on, in its order.
+
+    Raises `LogTrimmed` when the log begins behind `from_seq`, `LogReplaced` when it ends before it, and what
+    `rpc.call` raises.
+    """
+    service = subjects.rpc(tenant, "log", "read")
+    start: Literal["first"] | None = "first" if from_seq is None else None
+    request = ReadRequest(filter=which, from_=start, from_seq=from_seq, max=limits.READ_PAGE_FACTS_MAX)
     found: list[StoredFact] = []
     while True:
         page = await rpc.call(conn, service, request, log_api.Page, policy=_ASK)
         found += [_decode_fact(raw).unpack() for raw in page.facts]
-        if page.next_seq > page.last_seq or len(found) >= facts_max:
-            return found
+        at_end = page.next_seq > page.last_seq
+        if at_end or len(found) >= facts_max:
+            return Window(found, page.created, at_end)
         request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)

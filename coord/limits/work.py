@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from coord.limits.spine import (
@@ -268,6 +269,18 @@ SIGNAL_KEPT_S: Final = 7 * 86_400.0
 
 ENTITY_FACTS_MAX: Final = 100_000
 """Facts that a client folds of one kind, key or entity."""
+
+HISTORY_ENTITIES_MAX: Final = 10_000
+"""Entities of one key that are folded while its history is read; facts about others are shown as they are."""
+
+HISTORY_SHOWN_MAX: Final = 10_000
+"""Facts that are shown beside a state: the newest.  `coord event history` has all of them."""
+
+HISTORY_IDLE_S: Final = 600.0
+"""Who reads a history, a person with a pager perhaps, may stop for so long; then the database ends it."""
+
+CLOCK_STEP: Final = timedelta(minutes=10)
+"""By how much a broker's clock may step back: states at a time are right all the same.  NTP steps are seconds."""
 
 TIMERS_MAX: Final = 100_000
 """Timers that are set in one partition; another one is refused."""

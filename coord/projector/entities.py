@@ -196,13 +196,8 @@ def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refuse
     for row in mine:
         if place is not None and row[1:4] <= place:
             continue
-        refusal = _judge(life.fold, row)
         is_older = place is not None and newest is None and row[1] > place[0]
-        begins = is_older and row[10] in table.begins
-        if refusal is not None and begins and (life.was_lost or refusal.code not in SAME_LIFE):
-            anew = table.fold(**_identity(table, ident))
-            if _judge(anew, row) is None and table.known(anew):
-                life.fold, life.lags, refusal = anew, False, None
+        refusal = _believe(table, ident, life, fact_of(row), is_older=is_older)
         if refusal is None:
             newest = row
             was_known = was_known or table.known(life.fold)
@@ -211,16 +206,68 @@ def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refuse
     life.newest = newest if was_known else None
 
 
-def _judge(fold: Any, row: EventRow) -> Refusal | None:
+def _believe(table: Table, ident: Ident, life: _Life, fact: StoredFact, *, is_older: bool) -> Refusal | None:
+    """Fold one fact; `is_older`: what is folded so far is of an older epoch."""
+    refusal = _judge(life.fold, fact)
+    begins = is_older and fact.event in table.begins
+    if refusal is not None and begins and (life.was_lost or refusal.code not in SAME_LIFE):
+        anew = table.fold(**_identity(table, ident))
+        if _judge(anew, fact) is None and table.known(anew):
+            life.fold, life.lags, refusal = anew, False, None
+    return refusal
+
+
+def _judge(fold: Any, fact: StoredFact) -> Refusal | None:
     try:
-        refusal: Refusal | None = fold.apply(_fact(row))
+        refusal: Refusal | None = fold.apply(fact)
     except Exception as exc:  # noqa: BLE001 - a defect in a fold must not stop the partition
-        _log.error("projector.fold_defect", kind=row[8], seq=row[2], exc_info=exc)
+        _log.error("projector.fold_defect", kind=fact.kind, seq=fact.seq, exc_info=exc)
         return Refusal("entity.defect", f"the fold failed: {type(exc).__name__}")
     return refusal
 
 
-def _fact(row: EventRow) -> StoredFact:
+class Judge:
+    """One entity fact by fact, judged as the projector judges it: for whoever folds a history again.
+
+    Facts come in the order of the log, from the first that is kept.  Nothing is slimmed.
+    """
+
+    def __init__(self, kind: str, ident: Ident) -> None:
+        """`kind`: one of `TABLES`."""
+        self._table = TABLES[kind]
+        self._ident = ident
+        self._life = _Life(self._table.fold(**_identity(self._table, ident)))
+        self.known = False
+        """Whether any of its facts was believed: without one there was no such entity."""
+        self.begun: Position | None = None
+        """Where the life began that `fold` is of: in another epoch an id may have another one."""
+
+    @property
+    def fold(self) -> Any:
+        """The state, as the deciders' fold leaves it."""
+        return self._life.fold
+
+    def apply(self, epoch: int, fact: StoredFact) -> Refusal | None:
+        """Fold the next fact; None: it was believed, or changes nothing that is judged here."""
+        table, life = self._table, self._life
+        if table.heeds is not None and fact.event not in table.heeds:
+            return None
+        if not self.known and fact.event not in table.begins:
+            return Refusal(f"{fact.kind}.unknown", "its beginning is not there")
+        before = life.fold
+        is_older = life.place is not None and epoch > life.place[0]
+        refusal = _believe(table, self._ident, life, fact, is_older=is_older)
+        if refusal is None:
+            life.place = (epoch, fact.seq, fact.index)
+            known = self.known or table.known(life.fold)
+            if (known and not self.known) or life.fold is not before:
+                self.begun = life.place
+            self.known = known
+        return refusal
+
+
+def fact_of(row: EventRow) -> StoredFact:
+    """The fact that a row was made of, its data as JSON."""
     (stored_at, _, seq, idx, partition, tenant, agent, key, kind, id_, event, detail, event_id, type_, schema,
      occurred_at, correlation_id, causation_id, traceparent, text) = row  # fmt: skip
     return StoredFact(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import past
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -42,10 +43,17 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, agent: Annotated[str, typer.Argument(help="Its name.")], tenant: _Tenant = "") -> int:
-    """Show every instance of an agent whole, those lately gone included."""
+async def get(
+    ctx: Context,
+    agent: Annotated[str, typer.Argument(help="Its name.")],
+    at: past.At = "",
+    tenant: _Tenant = "",
+) -> int:
+    """Show every instance of an agent whole, those lately gone included; with --at as its facts had left it then."""
     import msgspec
 
+    if at:
+        return await past.get(ctx, "agent", tenant, agent, agent, at)
     async with ctx.bus() as conn:
         there, _ = await _find(ctx, conn, tenant, {"agent": agent})
         gone, _ = await _find(ctx, conn, tenant, {"agent": agent, "state": "gone"})

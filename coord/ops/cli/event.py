@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from coord.ops.cli import past
 from coord.ops.cli.base import Context, Exit, command, group
 from coord.ops.cli.output import to_json
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from coord.client.subscriber import StartAt, Subscription
     from coord.wire.records import StoredFact
 
-app = group("event", "Facts: follow them, state one by hand.")
+app = group("event", "Facts: follow them, read a key's history, state one by hand.")
 
 _DATA_BYTES_MAX = 1024 * 1024
 _QUIET_S = 0.3
@@ -143,6 +144,23 @@ async def pub(
             "subject": subject.publish,
         }
     )
+
+
+@command(app, "history")
+async def history(
+    ctx: Context,
+    key: Annotated[str, typer.Argument(help="The ordering key: of a workflow or a task its id, of an agent its name.")],
+    kind: Annotated[str | None, typer.Option("--kind", "-k", help="Only of this kind, such as task.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Only about this entity.")] = None,  # noqa: A002
+    at: past.At = "",
+    tenant: Tenant = None,
+) -> int:
+    """Print everything that was said under a key, from the database, the archive and the log, and what it comes to.
+
+    In the order of the log, each fact once, as its entity's fold judges it: what is refused changed nothing.  With
+    `-o jsonl` one fact a line, in bounded memory; with `-o json` the facts and the entities as they leave them.
+    """
+    return await past.everything(ctx, tenant or "", key, at, kind=kind, id=id)
 
 
 @command(app, "export")

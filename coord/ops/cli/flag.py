@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import past
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -73,6 +74,14 @@ async def ls(ctx: Context, agent: _Agent = "", tenant: _Tenant = "") -> None:
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
         flags = await me.flags.ls()
     ctx.out.rows([_row(flag) for flag in flags], _COLUMNS, empty="No flag is set.")
+
+
+@command(app, "get")
+async def get(ctx: Context, name: _Name, at: past.At = "", tenant: _Tenant = "") -> int:
+    """Show a flag with everything that was said about it, now or as it was."""
+    from coord.wire.flagging import KEY
+
+    return await past.get(ctx, "flag", tenant, KEY, name, at)
 
 
 def _row(flag: Flag) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli import stored
+from coord.ops.cli import past, stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
 
 app = group("handoff", "Handoffs: who offered what to whom, who has it, who declined.")
@@ -41,6 +41,7 @@ async def get(
     ctx: Context,
     id: Annotated[str, typer.Argument(help="The handoff.")],
     key: Annotated[str, typer.Option("--key", help="Its key; default: its id.")] = "",
+    at: past.At = "",
     tenant: Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")] = "",
 ) -> int:
     """Show a handoff whole, with everything that was said about it: from the log, to the moment."""
@@ -49,6 +50,8 @@ async def get(
     from coord.client import entities
     from coord.core.handoff import Handoff
 
+    if at:
+        return await past.get(ctx, "handoff", tenant, key or id, id, at)
     async with ctx.bus() as conn:
         facts = await entities.facts(conn, tenant or ctx.settings.identity.tenant, key=key or id, kind="handoff", id=id)
     handoff = Handoff(tenant=tenant or ctx.settings.identity.tenant, key=key or id, id=id)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli import stored
+from coord.ops.cli import past, stored
 from coord.ops.cli.base import Context, command, group
 
 app = group("lock", "Locks, elections and semaphores: who holds one, who waits.")
@@ -27,3 +27,15 @@ async def ls(
         ctx, "locks", _COLUMNS, "Nobody holds or wants such a lock.",
         tenant=tenant, lock=lock, agent=agent, limit=limit,
     )  # fmt: skip
+
+
+@command(app, "get")
+async def get(
+    ctx: Context,
+    name: Annotated[str, typer.Argument(help="The lock.")],
+    key: Annotated[str, typer.Option("--key", "-k", help="Its key; default: its name.")] = "",
+    at: past.At = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")] = "",
+) -> int:
+    """Show a lock with everything that was said about it, now or as it was: the first `permits` requests hold it."""
+    return await past.get(ctx, "lock", tenant, key or name, name, at)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import past
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ async def ls(
     rows = [row for latch in shown for row in _rows(latch)]
     columns = ["signal", "key", "raised", "by", "waits", "since", "deadlock"]
     ctx.out.rows(rows, columns, empty="No signal is raised or awaited.")
+
+
+@command(app, "get")
+async def get(ctx: Context, name: _Name, key: _Key = _KEY, at: past.At = "", tenant: _Tenant = "") -> int:
+    """Show a signal with everything that was said about it, now or as it was."""
+    return await past.get(ctx, "signal", tenant, key, name, at)
 
 
 def _rows(latch: Latch) -> list[dict[str, Any]]:

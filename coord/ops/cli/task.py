@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coord.ops.cli import stored
+from coord.ops.cli import past, stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
 
 app = group("task", "Tasks: list, show with their history, submit, cancel, retry.")
@@ -48,13 +48,15 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, id: _Id, key: _Key = "", tenant: _Tenant = "") -> int:
+async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _Tenant = "") -> int:
     """Show a task whole, with everything that was said about it: from the log, older ones from the database."""
     import msgspec
 
     from coord.client.histories import read
     from coord.core import tasks
 
+    if at:
+        return await past.get(ctx, "task", tenant, key or id, id, at)
     async with ctx.bus() as conn:
         task, facts = await read(conn, tenant or ctx.settings.identity.tenant, key or id, id)
     if task is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import stored
+from coord.ops.cli import past, stored
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -97,12 +97,14 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, id: _Id, tenant: _Tenant = "") -> int:
+async def get(ctx: Context, id: _Id, at: past.At = "", tenant: _Tenant = "") -> int:
     """Show a workflow and how far each of its steps is; one that has left the log as the database has it."""
     import msgspec
 
     from coord.errors import UnknownWorkflow
 
+    if at:
+        return await past.workflow(ctx, tenant, id, at)
     try:
         async with _client(ctx, tenant) as me:
             view = await me.workflow(id).status()

@@ -1,0 +1,224 @@
+"""``get … --at``: an entity as it was, with the facts that made it so; for every noun that has one."""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coord.ops.cli.base import Context, Exit, fact_row
+
+if TYPE_CHECKING:
+    from coord.core.past import Point, Said
+    from coord.ops.past import Judged, Past
+
+At = Annotated[
+    str,
+    typer.Option(
+        "--at", metavar="TIME|SEQ", help="As it was then: 5m (ago), 2026-11-21T04:00Z, a sequence, or EPOCH:SEQ."
+    ),
+]
+
+
+def point(text: str) -> Point:
+    """The point that `--at` names; empty: now."""
+    from coord.core import past
+    from coord.ops import times
+
+    if not text:
+        return past.Point()
+    found = past.sequence(text)
+    if found is not None:
+        return found
+    try:
+        return past.Point(time=times.since(text))
+    except ValueError as exc:
+        raise typer.BadParameter(f"{exc}, nor a sequence", param_hint="--at") from None
+
+
+def history(ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = None, id: str | None = None) -> Past:
+    """The history of a key up to `--at`, read where this command's settings say."""
+    from coord.ops.past import Past, Sources
+
+    sources = Sources(ctx.pool, ctx.bus)
+    return Past(sources, tenant or ctx.settings.identity.tenant, key, point(at), kind=kind, id=id)
+
+
+async def get(ctx: Context, kind: str, tenant: str, key: str, id: str, at: str) -> int:
+    """Show an entity as the facts up to `--at` leave it; the exit code."""
+    from coord import limits
+    from coord.ops.past import Judges, record
+    from coord.projector.tables import TABLES
+
+    found = history(ctx, tenant, key, at, kind=kind, id=id)
+    judges = Judges()
+    shown: deque[Judged] = deque(maxlen=limits.HISTORY_SHOWN_MAX)
+    heeds = TABLES[kind].heeds
+    async with contextlib.aclosing(found.facts(None if heeds is None else sorted(heeds))) as facts:
+        async for said in facts:
+            shown.append(judges.judge(said))
+    judge = judges.get(kind, id)
+    state = {} if judge is None else record(judge.fold)
+    if kind == "agent":
+        state = {**await _agent(found, [one.said for one in shown]), **state}
+    if not state:
+        say(ctx, found)
+        return nothing(ctx, kind, id, at)
+    show(ctx, found, state, shown)
+    return Exit.OK
+
+
+async def workflow(ctx: Context, tenant: str, id: str, at: str) -> int:
+    """Show a workflow and its steps as the facts up to `--at` leave them; the exit code."""
+    from coord import limits
+    from coord.core import flow_view
+    from coord.ops.past import Judges, record
+
+    found = history(ctx, tenant, id, at)
+    judges = Judges()
+    shown: deque[Judged] = deque(maxlen=limits.HISTORY_SHOWN_MAX)
+    kept: list[Said] = []
+    async with contextlib.aclosing(found.facts()) as facts:
+        async for said in facts:
+            fact = said.fact
+            if fact.kind == "workflow":
+                shown.append(judges.judge(said))
+            if fact.kind in ("workflow", "task", "signal", "timer") and fact.event != "progress":
+                kept.append(said)
+                if len(kept) > limits.ENTITY_FACTS_MAX:
+                    found.notes.append(f"It has more than {limits.ENTITY_FACTS_MAX:,} facts: later ones are left out.")
+                    break
+    judge = judges.get("workflow", id)
+    view = None
+    if judge is not None and judge.begun is not None:
+        view = flow_view.view([said.fact for said in kept if said.epoch >= judge.begun[0]])
+    if view is None:
+        say(ctx, found)
+        return nothing(ctx, "workflow", id, at)
+    show(ctx, found, {**record(view), "life": record(view.life)}, shown)
+    return Exit.OK
+
+
+async def everything(
+    ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = None, id: str | None = None
+) -> int:
+    """Print all facts of a key up to `--at`, and the entities as they leave them; the exit code."""
+    from coord.ops.past import Judges, record
+
+    found = history(ctx, tenant, key, at, kind=kind, id=id)
+    judges = Judges()
+    rows: list[dict[str, Any]] = []
+    whole = ctx.out.form == "json"
+    async with contextlib.aclosing(found.facts()) as facts:
+        async for said in facts:
+            fact = said.fact
+            about = {"kind": fact.kind, "id": fact.id, "index": fact.index}
+            one = {**about, **row(judges.judge(said))}
+            if whole:
+                rows.append(one)
+            elif ctx.out.is_table:
+                ctx.out.text(_line(ctx, one))
+            else:
+                ctx.out.line(one)
+    if judges.passed:
+        found.notes.append(
+            f"{judges.passed:,} facts are about more entities than are folded at once: they are not judged."
+        )
+    known = [(of, name, judge.fold) for (of, name), judge in judges.judges.items() if judge.known]
+    if whole:
+        states = [{"kind": of, "id": name, "state": record(fold)} for of, name, fold in known]
+        sources = {str(source): count for source, count in found.found.items()}
+        ctx.out.record({"facts": rows, "entities": states, "sources": sources, "notes": found.notes})
+    elif ctx.out.is_table and known:
+        ctx.out.text()
+        states = [{"kind": of, "id": name, "state": _brief(fold)} for of, name, fold in known]
+        ctx.out.rows(states, ["kind", "id", "state"])
+    say(ctx, found)
+    return Exit.OK if sum(found.found.values()) else Exit.NOT_FOUND
+
+
+def _line(ctx: Context, one: dict[str, Any]) -> str:
+    from coord.ops.cli.output import moment, printable, to_json
+
+    out = ctx.out
+    said = "" if one["data"] is None else f"  {_cut(printable(to_json(one['data'])))}"
+    refused = "" if one["refused"] is None else f"  {out.style('refused: ' + one['refused'], 'red')}"
+    what = f"{one['kind']}/{one['id']} {out.style(one['event'], 'cyan')}"
+    return f"{out.style(moment(one['stored_at']), 'dim')}  {one['seq']}  {one['agent']}  {what}{refused}{said}"
+
+
+def _brief(fold: Any) -> str:
+    """A state in a few words: its status, or what it holds."""
+    status = getattr(fold, "status", None)
+    if status is not None:
+        return str(status)
+    raised = getattr(fold, "raised", None)
+    if raised is not None:
+        return "raised" if raised else f"{len(fold.waits)} wait"
+    if hasattr(fold, "holders"):
+        return f"{len(fold.holders)} hold, {len(fold.waiting)} wait"
+    if hasattr(fold, "there"):
+        return f"{len(fold.there)} there"
+    said = getattr(fold, "said", None)
+    return "removed" if said is None else "on" if said.enabled else "off"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def show(ctx: Context, found: Past, state: dict[str, Any], shown: deque[Judged]) -> None:
+    """A state, the facts that made it so, and where they were."""
+    rows = [row(one) for one in shown]
+    if not ctx.out.is_table:
+        sources = {str(source): count for source, count in found.found.items()}
+        ctx.out.record({**state, "history": rows, "sources": sources, "notes": found.notes})
+    else:
+        ctx.out.record(state)
+        ctx.out.text()
+        ctx.out.rows(rows, ["stored_at", "seq", "event", "agent", "source", "refused"])
+    say(ctx, found)
+
+
+def row(one: Judged) -> dict[str, Any]:
+    """A fact as a line of a history."""
+    refused = None if one.refusal is None else one.refusal.code
+    return {**fact_row(one.said.fact), "epoch": one.said.epoch, "source": one.said.source, "refused": refused}
+
+
+def say(ctx: Context, found: Past) -> None:
+    """Where the facts were, and what is missing, on stderr."""
+    names = {"archive": "the archive", "table": "the event copy", "log": "the log"}
+    counts = [f"{found.found[source]:,} from {name}" for source, name in names.items() if found.found[source]]  # type: ignore[index]
+    if counts:
+        ctx.out.say(f"Facts: {', '.join(counts)}.")
+    for note in found.notes:
+        ctx.out.say(note)
+
+
+def nothing(ctx: Context, kind: str, id: str, at: str) -> int:
+    """Say that there was none."""
+    ctx.out.say(
+        f"There is no {kind} {id}." if not at else f"There was no {kind} {id} at {at}, as far as facts are kept."
+    )
+    return Exit.NOT_FOUND
+
+
+async def _agent(found: Past, said: list[Said]) -> dict[str, Any]:
+    """What an agent said of itself, which its registrations are not."""
+    from coord.ops.past import agent_state
+
+    status, spoken = await found.status()
+    both = sorted([*said, *spoken], key=lambda one: one.place)
+    if not both:
+        return {}
+    return {
+        "state": agent_state(both),
+        "last_seen": both[-1].fact.stored_at,
+        "status": status.state,
+        "status_stale": status.stale,
+    }

@@ -1,0 +1,304 @@
+"""States of the past: a key's history from wherever it is, folded up to a point by the folds that everybody uses.
+
+::
+
+    archive ─────┐  where chunks have left the database
+    event copy ──┼─▶ in the order of the log ──▶ up to the point ──▶ the projector's judge, fact by fact ──▶ state
+    log's window ┘  what the tables do not have yet
+
+Each fact is read once: the event copy has it up to the partition's checkpoint, the archive what has left that,
+the log what follows.  What could not be asked, or has left all three, is said in `Past.notes`: a history with a
+hole is never shown as if it had none.
+"""
+
+# ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection
+from coord.client import entities
+from coord.core import past
+from coord.core.checkpoint import Checkpoint
+from coord.core.past import Point, Said, Source
+from coord.core.presence import state_after
+from coord.core.status import StatusFold
+from coord.core.tasks import Refusal
+from coord.projector.entities import Judge, fact_of
+from coord.projector.states import broker_time
+from coord.projector.tables import TABLES
+from coord.store import history
+from coord.store.pool import Pool
+from coord.store.rows import EventRow
+from coord.telemetry import logs
+from coord.wire import status as wire_status
+from coord.wire.envelope import StoredFact
+from coord.wire.log_api import Filter
+
+_log = logs.get("past")
+
+_SNAPSHOTS_MAX: Final = 3
+"""Tries to read facts of the epoch that the log was asked about: an operator may open another one meanwhile."""
+
+_STATUS_EVENTS: Final = (wire_status.WHOLE, wire_status.CHANGE)
+
+
+class Cold(Protocol):
+    """Cold storage, as far as a history needs it."""
+
+    def facts(
+        self, tenant: str, key: str, *, kind: str | None, id: str | None, until: datetime | None
+    ) -> AsyncIterator[EventRow]:
+        """Facts of a key in the order of the log; some of them may still be in the event copy."""
+        ...
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Where histories are read.  Each is opened only when it is needed."""
+
+    reads: Callable[[], AbstractAsyncContextManager[Pool]]
+    bus: Callable[[], AbstractAsyncContextManager[Connection]]
+    cold: Cold | None = None
+
+
+class _Tail(msgspec.Struct, frozen=True):
+    """What the log has behind the tables."""
+
+    checkpoint: Checkpoint | None
+    epoch: int
+    facts: list[StoredFact]
+
+
+class Past:
+    """One key's history up to a point, or a part of it."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        tenant: str,
+        key: str,
+        point: Point = Point(),
+        *,
+        kind: str | None = None,
+        id: str | None = None,
+    ) -> None:
+        self.tenant = tenant
+        self.key = key
+        self.point = point
+        self.found: Counter[Source] = Counter()
+        """Facts by where they were read."""
+        self.notes: list[str] = []
+        """What is missing, or may be, in words."""
+        self._sources = sources
+        self._kind = kind
+        self._id = id
+
+    async def facts(self, events: Sequence[str] | None = None) -> AsyncGenerator[Said]:
+        """The facts in the order of the log, none twice; only these `events`, if any are given.
+
+        Use it inside `contextlib.aclosing`: a connection is in use until it ends.  Raises what the database
+        raises once it has answered.
+        """
+        async with contextlib.aclosing(self._all(events)) as everything:
+            async for said in everything:
+                if self.point.ends_before(said.place, said.fact.stored_at):
+                    return
+                self.found[said.source] += 1
+                yield said
+
+    async def status(self) -> tuple[StatusFold, list[Said]]:
+        """An agent's status at the point, and the facts by which it was said: the newest, as many as it takes."""
+        rows_max = 2 * limits.STATUS_WHOLE_EVERY
+        rows: list[EventRow] = []
+        async with contextlib.AsyncExitStack() as stack:
+            pool = await self._database(stack)
+            tail = await self._tail(pool)
+            if pool is not None:
+                async with pool.acquire() as conn:
+                    rows = await history.statuses(conn, self.tenant, self.key, until=self._until(), rows_max=rows_max)
+        table = _listed([Said(row[1], fact_of(row), "table") for row in rows])
+        both = past.merged(table, _listed(_said(tail, _STATUS_EVENTS)))
+        said = [one async for one in both if not self.point.ends_before(one.place, one.fact.stored_at)]
+        fold = StatusFold()
+        for one in said:
+            text = one.fact.json_text
+            if one.fact.event == wire_status.WHOLE:
+                fold.take(wire_status.read_whole(text))
+            else:
+                with contextlib.suppress(errors.InvalidPayload):
+                    fold.take(wire_status.read_change(text))
+        return fold, said
+
+    async def _all(self, events: Sequence[str] | None) -> AsyncGenerator[Said]:
+        async with contextlib.AsyncExitStack() as stack:
+            pool = await self._database(stack)
+            for _ in range(_SNAPSHOTS_MAX):
+                tail = await self._tail(pool)
+                behind = _listed(_said(tail, events))
+                if pool is None:
+                    async for said in behind:
+                        yield said
+                    return
+                async with pool.transaction(limits.EXPORT_S) as conn:
+                    await history.begin(conn)
+                    now = await history.checkpoint(conn, self.key)
+                    if now is not None and tail.checkpoint is not None and now.epoch != tail.checkpoint.epoch:
+                        continue
+                    rows = history.facts(
+                        conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
+                    )
+                    async for said in past.merged(past.merged(_from_table(rows), self._cold(events)), behind):
+                        yield said
+                return
+            raise errors.StoreError("the projection's epoch changes while it is read; try again")
+
+    def _until(self) -> datetime | None:
+        """Facts stored later than that need not be read: the broker's clock steps back by no more."""
+        return None if self.point.time is None else self.point.time + limits.CLOCK_STEP
+
+    async def _database(self, stack: contextlib.AsyncExitStack) -> Pool | None:
+        try:
+            return await stack.enter_async_context(self._sources.reads())
+        except errors.StoreError as exc:
+            self.notes.append(f"The database cannot be asked ({exc.message}): this is what the log's window holds.")
+            return None
+
+    async def _cold(self, events: Sequence[str] | None) -> AsyncIterator[Said]:
+        cold = self._sources.cold
+        if cold is None:
+            return
+        async for row in cold.facts(self.tenant, self.key, kind=self._kind, id=self._id, until=self._until()):
+            if events is None or row[10] in events:
+                yield Said(row[1], fact_of(row), "archive")
+
+    # --- the log ----------------------------------------------------------------------------
+
+    async def _tail(self, pool: Pool | None) -> _Tail:
+        """What the log has behind the checkpoint, where the point is behind that too.  Names the point's epoch."""
+        checkpoint = None
+        if pool is not None:
+            async with pool.acquire() as conn:
+                checkpoint = await history.checkpoint(conn, self.key)
+        epoch = 1 if checkpoint is None else checkpoint.epoch
+        tail = _Tail(checkpoint, epoch, [])
+        if _is_behind(self.point, checkpoint):
+            try:
+                async with self._sources.bus() as conn:
+                    tail = await self._window(conn, checkpoint)
+            except errors.CoordError as exc:
+                if isinstance(exc, errors.SettingsError):
+                    raise
+                since = "anything" if checkpoint is None else f"what was stored after {checkpoint.stored_at}"
+                self.notes.append(f"The log cannot be asked for {since} ({exc.message}).")
+        self.point = self.point.within(tail.epoch)
+        return tail
+
+    async def _window(self, conn: Connection, checkpoint: Checkpoint | None) -> _Tail:
+        which = Filter(key=self.key, kind=self._kind, id=self._id)
+        if checkpoint is None:
+            found = await entities.window(conn, self.tenant, which)
+            return _Tail(None, 1, self._checked(found))
+        try:
+            found = await entities.window(conn, self.tenant, which, from_seq=checkpoint.seq + 1)
+        except errors.LogReplaced:
+            found = await entities.window(conn, self.tenant, which)
+        except errors.LogTrimmed as exc:
+            self.notes.append(f"Facts between the tables and the log are gone: {exc.message}.")
+            found = await entities.window(conn, self.tenant, which)
+        if broker_time(found.created) == checkpoint.stream_created:
+            return _Tail(checkpoint, checkpoint.epoch, self._checked(found))
+        self.notes.append("The log was replaced, and the new one is not projected yet (`coord projection status`).")
+        found = await entities.window(conn, self.tenant, which)
+        return _Tail(checkpoint, checkpoint.epoch + 1, self._checked(found))
+
+    def _checked(self, found: entities.Window) -> list[StoredFact]:
+        if not found.whole:
+            self.notes.append(
+                f"The log holds more than {len(found.facts):,} facts of it that are not in the tables yet."
+            )
+        return found.facts
+
+
+def _is_behind(point: Point, checkpoint: Checkpoint | None) -> bool:
+    """Whether facts that are not in the tables can belong to a history up to `point`."""
+    if checkpoint is None or point.is_now:
+        return True
+    if point.time is not None:
+        return checkpoint.stored_at is None or point.time >= checkpoint.stored_at
+    assert point.seq is not None, "a point is a time or a sequence"
+    return (point.epoch or checkpoint.epoch, point.seq) > (checkpoint.epoch, checkpoint.seq)
+
+
+def _said(tail: _Tail, events: Sequence[str] | None) -> list[Said]:
+    return [Said(tail.epoch, fact, "log") for fact in tail.facts if events is None or fact.event in events]
+
+
+async def _listed(those: Sequence[Said]) -> AsyncIterator[Said]:
+    for one in those:
+        yield one
+
+
+async def _from_table(rows: AsyncIterator[EventRow]) -> AsyncGenerator[Said]:
+    async for row in rows:
+        yield Said(row[1], fact_of(row), "table")
+
+
+# --- folding --------------------------------------------------------------------------------
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A fact of a history, and what its entity's fold says of it."""
+
+    said: Said
+    refusal: Refusal | None
+    """None: it was believed, or is about nothing that is folded."""
+
+
+class Judges:
+    """Judges all entities of one key, each by its own fold."""
+
+    def __init__(self) -> None:
+        self.judges: dict[tuple[str, str], Judge] = {}
+        """By kind and id; of the first `limits.HISTORY_ENTITIES_MAX`."""
+        self.passed = 0
+        """Facts about entities beyond those."""
+
+    def judge(self, said: Said) -> Judged:
+        """Fold the next fact."""
+        fact = said.fact
+        if fact.kind not in TABLES:
+            return Judged(said, None)
+        judge = self.judges.get((fact.kind, fact.id))
+        if judge is None:
+            if len(self.judges) >= limits.HISTORY_ENTITIES_MAX:
+                self.passed += 1
+                return Judged(said, None)
+            judge = self.judges[fact.kind, fact.id] = Judge(fact.kind, (fact.tenant, fact.key, fact.id))
+        return Judged(said, judge.apply(said.epoch, fact))
+
+    def get(self, kind: str, id: str) -> Judge | None:
+        """Of one entity; None: it never was there."""
+        found = self.judges.get((kind, id))
+        return found if found is not None and found.known else None
+
+
+def agent_state(said: Sequence[Said]) -> str | None:
+    """An agent's state after these facts about it, in the order of the log; None: they do not say."""
+    state = None
+    for one in said:
+        state = state_after(one.fact.event, one.fact.json_text) or state
+    return state
+
+
+def record(fold: Any) -> dict[str, Any]:
+    """A state as fields to print: all of its own, and of what it is made of those that say something."""
+    return {name: msgspec.to_builtins(getattr(fold, name)) for name in fold.__struct_fields__}
