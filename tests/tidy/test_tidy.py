@@ -60,6 +60,7 @@ def test_no_file_is_too_long():
         str(path.relative_to(sources.ROOT)): lines
         for path in sources.tracked_files()
         if path.suffix in {".py", ".sql", ".sh", ".js", ".mjs", ".toml"} or path.name == "Makefile"
+        if path.name != "schema.sql"  # the whole truth about the tables, in one file on purpose
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > LINES_MAX
     }
     assert long == {}, f"longer than {LINES_MAX} lines: look for a second noun"
