@@ -82,7 +82,7 @@ CROSS JOIN LATERAL (
       END
     ),
     (
-      11, m.is_step AND m.place = 4, m.ended_at + interval '2 ms', '_workflow', 'workflow', m.key, 'completed', '', true, true,
+      11, m.is_step AND m.place = 4, m.over_at, '_workflow', 'workflow', m.key, 'completed', '', true, true,
       '{"output": {"answer": "' || m.random || '"}}'
     )
   ) AS v (f, stated, at, agent, kind, id, event, detail, caused, decided, data)

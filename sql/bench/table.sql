@@ -12,6 +12,7 @@ CREATE TEMP TABLE IF NOT EXISTS made (
   claimed_at   timestamptz NOT NULL,
   again_at     timestamptz NOT NULL,
   ended_at     timestamptz NOT NULL,
+  over_at      timestamptz NOT NULL,
   run_s        double precision NOT NULL,
   tenant       text NOT NULL,
   key          text NOT NULL,

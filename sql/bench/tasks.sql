@@ -15,8 +15,7 @@ SELECT
   CASE WHEN d.r_fails < 0.02 THEN 'failed' WHEN d.r_fails > 0.99 THEN 'cancelled' ELSE 'completed' END,
   d.submitted_at, d.submitted_at + d.wait_s * interval '1 s',
   d.submitted_at + (d.wait_s + d.run_s + 1) * interval '1 s',
-  d.submitted_at + (d.wait_s + d.run_s + CASE WHEN d.r_fails < 0.07 THEN d.run_s + 2 ELSE 0 END) * interval '1 s',
-  d.run_s, d.tenant, CASE WHEN d.is_step THEN 'wf-' || to_hex(d.n / 5) ELSE d.uuid END,
+  x.ended_at, max(x.ended_at) OVER (PARTITION BY d.n / 5) + interval '2 ms', d.run_s, d.tenant, CASE WHEN d.is_step THEN 'wf-' || to_hex(d.n / 5) ELSE d.uuid END,
   CASE WHEN d.is_step THEN (ARRAY['plan', 'search', 'read', 'write', 'review'])[d.n % 5 + 1] ELSE d.uuid END,
   (ARRAY['search', 'code', 'review', 'plan', 'browse', 'embed', 'translate', 'deploy'])[d.capability],
   CASE WHEN d.r_priority < 0.1 THEN 'critical' WHEN d.r_priority < 0.7 THEN 'normal' ELSE 'batch' END,
@@ -61,3 +60,6 @@ FROM (
     ) AS g
   ) AS t
 ) AS d
+CROSS JOIN LATERAL (
+  SELECT d.submitted_at + (d.wait_s + d.run_s + CASE WHEN d.r_fails < 0.07 THEN d.run_s + 2 ELSE 0 END) * interval '1 s' AS ended_at
+) AS x

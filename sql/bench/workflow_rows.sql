@@ -12,7 +12,7 @@ SELECT
 FROM (
   SELECT
     m.tenant, m.key, min(m.n) AS n, min(m.submitted_at) - interval '2 ms' AS started_at,
-    max(m.ended_at) + interval '2 ms' AS ended_at, min(m.random) AS random
+    min(m.over_at) AS ended_at, min(m.random) AS random
   FROM made AS m
   WHERE m.is_step
   GROUP BY m.tenant, m.key

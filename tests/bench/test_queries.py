@@ -67,6 +67,18 @@ async def test_rows_of_entities_are_what_the_facts_leave(migrated_database: Data
             "SELECT count(*) FILTER (WHERE event = 'offered'), count(*) FILTER (WHERE event = 'accepted')"
             " FROM coord.event WHERE kind = 'handoff'"
         )
+        ends = await conn.fetch("SELECT kind, count(*) FROM coord.outcome GROUP BY kind ORDER BY kind")
+        assert [tuple(r) for r in ends] == [
+            (
+                kind,
+                await conn.fetchval(
+                    "SELECT count(*) FROM coord.event WHERE kind = $1"
+                    " AND (event IN ('completed', 'cancelled', 'accepted') OR data ? 'final')",
+                    kind,
+                ),
+            )
+            for kind in ("handoff", "task", "workflow")
+        ]
         assert [tuple(r) for r in stated] == [
             tuple(r)
             for r in await conn.fetch("SELECT count(*), count(*) FILTER (WHERE status = 'accepted') FROM coord.handoff")

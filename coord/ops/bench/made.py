@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Final
 
@@ -26,15 +26,12 @@ FACTS_A_TASK: Final = 4.3
 """On average, counted: 3 of its life, and of placements, handoffs, statuses, workflows, retries the rest."""
 
 BATCH_TASKS: Final = 25_000
-"""Tasks of one transaction: 100,000 facts, sorted in memory."""
+"""Tasks of one transaction: 100,000 facts, sorted in memory.  A multiple of a workflow's five."""
 
 _SEQS_A_TASK: Final = 12
 """A task has at most so many facts: batches need not know of each other to number theirs."""
 
 _SETUP: Final = "SET search_path = coord, public"
-
-_LATE: Final = timedelta(minutes=2)
-"""What was submitted so long before the end is not all over by then."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +82,7 @@ def batches(shape: Shape, batch_tasks: int = BATCH_TASKS) -> Iterator[list[Step]
         "tenants": str(shape.tenants),
     }
     if shape.entities:
-        yield [_step("agent_rows", common)]
+        yield [_step("agent_rows", common), _step("checkpoints", common | {"seq": str(shape.tasks * _SEQS_A_TASK)})]
     step_s = str(shape.seconds / shape.tasks)
     for first in range(0, shape.tasks, batch_tasks):
         last = min(first + batch_tasks, shape.tasks) - 1
@@ -97,7 +94,7 @@ def batches(shape: Shape, batch_tasks: int = BATCH_TASKS) -> Iterator[list[Step]
         }
         steps = [_step("table", values), _step("none", values), _step("tasks", values), _step("facts", values)]
         if shape.entities:
-            steps += [_step(name, values) for name in ("task_rows", "handoff_rows", "workflow_rows")]
+            steps += [_step(name, values) for name in ("task_rows", "handoff_rows", "workflow_rows", "outcome_rows")]
         yield steps
     if shape.samples:
         of_sample = {"step_s": str(shape.seconds / shape.samples)}
@@ -143,7 +140,9 @@ async def fill(
             group.create_task(write())
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(url)
     try:
-        await conn.execute("ANALYZE coord.event, coord.metric_sample, coord.task, coord.handoff, coord.workflow")
+        await conn.execute(
+            "ANALYZE coord.event, coord.metric_sample, coord.outcome, coord.task, coord.handoff, coord.workflow"
+        )
         return int(await conn.fetchval("SELECT count(*) FROM coord.event"))
     finally:
         await conn.close()
