@@ -66,18 +66,26 @@ async def project(conn: Connection, batches: Sequence[list[EventRow]]) -> list[d
 
     When anything is refused nothing was written: park that, and come again.
     """
+    written, refused = await folded(conn, batches)
+    if not any(refused):
+        for table, rows in written:
+            await entities.save(conn, table.name, rows)
+    return refused
+
+
+async def folded(
+    conn: Connection, batches: Sequence[list[EventRow]], schema: str = "coord"
+) -> tuple[list[tuple[Table, list[tuple[Any, ...]]]], list[dict[Place, CoordError]]]:
+    """The rows that `batches` make of what the tables in `schema` have, and what of each batch is refused."""
     refused: list[dict[Place, CoordError]] = [{} for _ in batches]
     written: list[tuple[Table, list[tuple[Any, ...]]]] = []
     about = _gathered(batches)
     for kind, table in TABLES.items():
         facts = about.get(kind)
         if facts:
-            known = await entities.load(conn, table.name, sorted(facts))
+            known = await entities.load(conn, table.name, sorted(facts), schema)
             written.append((table, _folded(table, facts, known, refused)))
-    if not any(refused):
-        for table, rows in written:
-            await entities.save(conn, table.name, rows)
-    return refused
+    return written, refused
 
 
 class _Facts:

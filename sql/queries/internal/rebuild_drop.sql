@@ -1,0 +1,2 @@
+-- A rebuild is given up, or over.
+DROP SCHEMA IF EXISTS coord_rebuild CASCADE

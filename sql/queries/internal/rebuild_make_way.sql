@@ -1,0 +1,27 @@
+-- What was made of a part of their history makes way for the rows of what began before it. $1 from when on it goes.
+WITH task AS (
+  DELETE FROM coord_rebuild.task AS r USING coord.task AS l
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.submitted_at < $1 RETURNING 1
+), workflow AS (
+  DELETE FROM coord_rebuild.workflow AS r USING coord.workflow AS l
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.started_at < $1 RETURNING 1
+), handoff AS (
+  DELETE FROM coord_rebuild.handoff AS r USING coord.handoff AS l
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.offered_at < $1 RETURNING 1
+), signal AS (
+  DELETE FROM coord_rebuild.signal AS r USING coord.signal AS l
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND coalesce(l.raised_at, l.changed_at) < $1 RETURNING 1
+), lock AS (
+  DELETE FROM coord_rebuild.lock AS r USING coord.lock AS l
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.changed_at < $1 RETURNING 1
+), flag AS (
+  DELETE FROM coord_rebuild.flag AS r USING coord.flag AS l
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.set_at < $1 RETURNING 1
+), agent_registry AS (
+  DELETE FROM coord_rebuild.agent_registry AS r USING coord.agent_registry AS l
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND coalesce(l.registered_at, l.changed_at) < $1 RETURNING 1
+), agent AS (
+  DELETE FROM coord_rebuild.agent AS r USING coord.agent AS l
+  WHERE (r.tenant, r.agent) = (l.tenant, l.agent) AND l.first_seen < $1 RETURNING 1
+)
+SELECT 1
