@@ -381,6 +381,24 @@ MAINTAIN_BATCH_ROWS: Final = 10_000
 MAINTAIN_STEPS_MAX: Final = 10_000
 """Steps of one run of retention: 100 million rows."""
 
+MAINTAIN_PAUSE_S: Final = 0.05
+"""Between two steps of maintenance, at least: as long as a step of 10,000 rows takes."""
+
+ROLLUP_SETTLE_S: Final = 1.0
+"""A rollup stays so far behind what is complete: the broker's clock may be corrected by as much."""
+
+ROLLUP_WIDTH_MIN_S: Final = 0.01
+"""A step of a rollup covers at least so much time, however dense the rows are."""
+
+ROLLUP_WIDTH_MAX_S: Final = 7 * 86_400.0
+"""And at most so much, however few there are."""
+
+MINUTES_DAYS: Final = 30.0
+"""Rollups by minute are kept so long: longer questions are about hours."""
+
+HOURS_DAYS: Final = 730.0
+"""Rollups by hour are kept so long, those by day for good."""
+
 HOT_DAYS: Final = 7.0
 """Age at which rows are compressed (community)."""
 
@@ -448,8 +466,17 @@ HTTP_CONNECTIONS_MAX: Final = 64
 
 HTTP_KEEP_ALIVE_S: Final = 5.0
 
-RETENTION_EVERY_S: Final = 600.0
-"""How often old rows are removed, where coord has to do it; jittered by half."""
+MAINTENANCE_EVERY_S: Final = 300.0
+"""How often rollups are moved on and it is looked whether the nightly work is due; jittered by half."""
+
+MAINTENANCE_AT: Final = "02:00"
+"""When rows are dropped, UTC: while most fleets are quiet."""
+
+MAINTENANCE_KEEP_S: Final = 90 * 86_400.0
+"""What was done is known so long; of each job and table the newest step for good."""
+
+MAINTENANCE_STATED_MAX: Final = 500
+"""Facts of steps that one look publishes; a log that was away gets the rest with the next."""
 
 STATS_EVERY_S: Final = 5.0
 """How often `coord serve` asks the broker and the database for the gauges of /metrics."""
@@ -557,6 +584,22 @@ READER_IDLE_S: Final = 300.0
 
 READER_CONNECTIONS: Final = 8
 """Connections of an analyst's login at a time."""
+
+REPLICA_STALENESS_MAX_S: Final = 5.0
+"""Reads go to a replica while what it shows is proven to be no older: what a person who looks at a list expects."""
+
+REPLICA_STALENESS_LEAST_S: Final = 1.0
+"""None below can be kept: a commit is visible up to three times wal_writer_delay (0.6 s) before it is durable."""
+
+REPLICA_PROBE_MIN_S: Final = 0.25
+REPLICA_PROBE_MAX_S: Final = 5.0
+"""Primary and replica are asked for their positions a quarter of the bound apart, within these: one tiny query each."""
+
+REPLICA_FIRST_LOOK_S: Final = 0.5
+"""How long a command waits for the replica to replay what the primary had when it began; then it asks the primary."""
+
+SLOW_QUERY_MS: Final = 100.0
+"""A statement that takes longer is logged: none of coord's own does on a machine that is well."""
 
 DASHBOARD_MS: Final = 100
 """A question of the dashboard set, warm, with 5 million facts in the tables, on two cores."""

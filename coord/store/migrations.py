@@ -116,7 +116,7 @@ def migrate(
         archive.validate()
     folder = folder if folder is not None else sql_dir()
     migrations = scripts.load_migrations(folder / "migrations")
-    with _connect(config) as conn, _locked(conn, wait_s):
+    with connect(config) as conn, _locked(conn, wait_s):
         warnings = _listen(conn)
         edition, notes = editions.prepare(conn, config.edition)
         _run_script(conn, folder / "ledger.sql")
@@ -140,7 +140,7 @@ def status(config: DatabaseConfig, *, folder: Path | None = None) -> Status:
     """How the database stands to this release; changes nothing."""
     config.validate()
     migrations = scripts.load_migrations((folder if folder is not None else sql_dir()) / "migrations")
-    with _connect(config) as conn:
+    with connect(config) as conn:
         edition = editions.detect(conn)
         row = conn.execute("SELECT to_regclass('coord.migration') IS NOT NULL").fetchone()
         applied = _ledger(conn) if row is not None and row[0] else []
@@ -222,7 +222,12 @@ def _apply_repeatable(
     with conn.transaction():
         if archive is not None:
             conn.execute("SELECT set_config('coord.archive', %s, true)", (archive.safe_url,))
-        for name, days in (("coord.hot", ages.hot_days), ("coord.retain", ages.retain_days)):
+        for name, days in (
+            ("coord.hot", ages.hot_days),
+            ("coord.retain", ages.retain_days),
+            ("coord.minutes", ages.minutes_days),
+            ("coord.hours", ages.hours_days),
+        ):
             value = "" if days is None else f"{days * 24:g} hours"
             conn.execute("SELECT set_config(%s, %s, true)", (name, value))
         for name, text in repeatable(folder, edition):
@@ -300,7 +305,11 @@ def _failed(where: str, exc: BaseException) -> errors.StoreError:
 
 
 @contextlib.contextmanager
-def _connect(config: DatabaseConfig) -> Iterator[_Conn]:
+def connect(config: DatabaseConfig) -> Iterator[_Conn]:
+    """A connection of an owner: autocommit, bounded waits for locks, statements without a bound.
+
+    Raises `DatabaseUnavailable` or `DatabaseNotReady` when there is nobody to talk to.
+    """
     try:
         conn = psycopg.connect(
             config.url,

@@ -43,6 +43,7 @@ _TOKEN = re.compile(
     r"""
       (?P<skip> '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* )
     | :'(?P<parameter>[a-z_]+)'
+    | (?P<schema>\bcoord\.)(?=v_)
     """,
     re.VERBOSE,
 )
@@ -83,6 +84,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             )
         return {name: str(values.get(name, p.default)) for name, p in self.parameters.items()}
 
+    def of_one_fleet(self) -> Query:
+        """The same question to the views that logins of one fleet have (sql/roles/coord_tenant.sql)."""
+        sql = _TOKEN.sub(lambda m: "coord_tenant." if m["schema"] else m[0], self.sql)
+        return msgspec.structs.replace(self, sql=sql)
+
     @property
     def for_asyncpg(self) -> str:
         """With `$1`, `$2`, … in the order of `parameters`."""
@@ -121,9 +127,15 @@ async def run(conn: Connection, name: str, /, **parameters: object) -> list[asyn
     values = query.bind(parameters)
     try:
         with translated(f"query {name}"):
+            query = await for_login(conn, query)
             return await conn.fetch(query.for_asyncpg, *values.values())
     except errors.DatabaseRefused as exc:
         raise errors.QueryError(f"{name}: {exc.message}") from exc
+
+
+async def for_login(conn: Connection, query: Query) -> Query:
+    """The question to the views that this connection's login may read."""
+    return query.of_one_fleet() if await conn.fetchval(statement("reads_one_fleet")) else query
 
 
 @cache

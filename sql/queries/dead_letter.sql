@@ -7,7 +7,7 @@
 SELECT
   d.stream, d.epoch, d.seq, d.idx, d.partition, d.subject, d.tenant, d.agent, d.code, d.reason,
   d.stored_at, d.dead_at, d.headers, d.body_bytes, d.body, encode(d.body, 'escape') AS text
-FROM coord.dead_letter AS d
+FROM coord.v_dead_letter AS d
 WHERE d.stream = :'stream' AND d.seq = :'seq'::bigint
   AND d.epoch = coalesce(nullif(:'epoch', '')::integer, d.epoch)
   AND d.idx = coalesce(nullif(:'idx', '')::integer, d.idx)

@@ -5,7 +5,7 @@
 -- :limit   how many = 50
 -- A dead letter is a fact that was refused and parked: its siblings are projected all the same.
 SELECT d.dead_at, d.stream, d.epoch, d.seq, d.idx, d.code, d.reason, d.tenant, d.agent, d.subject, d.body_bytes
-FROM coord.dead_letter AS d
+FROM coord.v_dead_letter AS d
 WHERE (:'stream' = '' OR d.stream = :'stream')
   AND (:'tenant' = '' OR d.tenant = :'tenant')
   AND (:'code' = '' OR d.code = :'code')

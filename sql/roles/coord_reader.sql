@@ -1,11 +1,11 @@
--- The role through which analysts read: the views and nothing else.
+-- The role through which analysts read: the views and nothing else, of every fleet.
 --
--- It cannot log in.  Give it to people:  GRANT coord_reader TO ada;
+-- It cannot log in.  `coord db role set ada` makes a login that may read what it may, or grant
+-- it by hand:  GRANT coord_reader TO ada;
 -- PostgreSQL applies a role's settings only to whoever logs in *as* that role, members do not
--- inherit them.  So say for each login what is said here for coord_reader:
+-- inherit them.  So say for each login what is said here for coord_reader, as the command does:
 --   ALTER ROLE ada IN DATABASE … SET statement_timeout = '30s';
 --   ALTER ROLE ada IN DATABASE … SET default_transaction_read_only = on;
--- (or ALTER ROLE coord_reader LOGIN PASSWORD '…' and let them share it).
 -- The settings are a guard against accidents; what keeps readers from writing is that the
 -- role has no right to.
 --
@@ -14,7 +14,9 @@
 
 DO $$
 DECLARE
-  setting text;
+  setting  text;
+  relation regclass;
+  called   regprocedure;
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'coord_reader') THEN
     BEGIN
@@ -43,13 +45,24 @@ BEGIN
   END LOOP;
 
   GRANT USAGE ON SCHEMA coord TO coord_reader;
-  GRANT SELECT ON coord.v_event, coord.v_agent_status, coord.v_handoff, coord.v_metric_sample, coord.v_projection_lag,
-    coord.v_task, coord.v_workflow, coord.v_handoff_state, coord.v_signal, coord.v_lock, coord.v_waiting, coord.v_placement,
-    coord.v_agent, coord.v_archive TO coord_reader;
-  REVOKE ALL ON coord.migration, coord.event, coord.metric_sample, coord.agent, coord.dead_letter, coord.checkpoint,
-    coord.audit_anchor, coord.task, coord.workflow, coord.handoff, coord.signal, coord.lock, coord.flag, coord.agent_registry,
-    coord.archive, coord.archive_file, coord.archive_store
-    FROM coord_reader;
-  REVOKE EXECUTE ON FUNCTION coord.maintain(interval, integer) FROM PUBLIC;
+  FOR relation IN
+    SELECT c.oid FROM pg_class AS c WHERE c.relnamespace = 'coord'::regnamespace AND c.relkind IN ('r', 'p', 'm', 'v')
+  LOOP
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = relation AND c.relkind = 'v' AND c.relname LIKE 'v\_%') THEN
+      EXECUTE format('GRANT SELECT ON %s TO coord_reader', relation);
+    ELSIF has_any_column_privilege('coord_reader', relation, 'SELECT, INSERT, UPDATE, REFERENCES') THEN
+      EXECUTE format('REVOKE ALL ON %s FROM coord_reader', relation);
+    END IF;
+  END LOOP;
+
+  -- What changes something is its owner's to call; what only computes (time_bucket, percentiles) is everybody's.
+  FOR called IN
+    SELECT p.oid
+    FROM pg_proc AS p
+    WHERE p.pronamespace = 'coord'::regnamespace AND (p.provolatile = 'v' OR p.prosecdef)
+      AND has_function_privilege('coord_reader', p.oid, 'EXECUTE')
+  LOOP
+    EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC, coord_reader', called);
+  END LOOP;
 END
 $$;
