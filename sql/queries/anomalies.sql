@@ -9,12 +9,12 @@
 -- deviation; at least 5 % of usual, and 1). score is the distance in spreads: 4 is about 2.7 standard deviations. Judged are
 -- hours that are over, and kinds with at least four days to compare with; an hour without any facts counts as 0.
 WITH hourly AS (
-  SELECT time_bucket(INTERVAL '1 hour', e.stored_at) AS hour, e.kind, e.event, count(*) AS facts
-  FROM coord.v_event AS e
-  WHERE (:'tenant' = '' OR e.tenant = :'tenant')
-    AND e.stored_at >= time_bucket(INTERVAL '1 hour', :'since'::timestamptz - make_interval(days => :'days'::integer))
-    AND e.stored_at < time_bucket(INTERVAL '1 hour', least(:'until'::timestamptz, now()))
-  GROUP BY hour, e.kind, e.event
+  SELECT r.bucket AS hour, r.kind, r.event, sum(r.facts)::bigint AS facts
+  FROM coord.v_fact_rate_1h AS r
+  WHERE (:'tenant' = '' OR r.tenant = :'tenant')
+    AND r.bucket >= time_bucket(INTERVAL '1 hour', :'since'::timestamptz - make_interval(days => :'days'::integer))
+    AND r.bucket < time_bucket(INTERVAL '1 hour', least(:'until'::timestamptz, now()))
+  GROUP BY r.bucket, r.kind, r.event
 ),
 
 known AS (
