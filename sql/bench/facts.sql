@@ -73,7 +73,7 @@ CROSS JOIN LATERAL (
       '{"load": 0.' || m.n % 100 || ', "tasks": ' || m.n % 4 || ', "instance": "' || m.instance || '"}'
     ),
     (
-      10, true, m.ended_at, CASE m.fails WHEN 0 THEN m.worker ELSE m.next_worker END, 'task', m.id, m.outcome, '', true, false,
+      10, true, m.ended_at, CASE WHEN m.outcome = 'cancelled' THEN m.submitter WHEN m.fails = 0 THEN m.worker ELSE m.next_worker END, 'task', m.id, m.outcome, '', true, false,
       CASE m.outcome
         WHEN 'completed'
           THEN '{"claim": ' || m.fails + 1 || ', "run_s": ' || round(m.run_s::numeric, 6) || ', "output": {"answer": "' || substr(m.random, 9, 12) || '"}}'

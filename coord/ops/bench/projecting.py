@@ -17,7 +17,8 @@ log, the order that is quickest to index.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, Literal, TypeAlias, get_args
 
 import asyncpg
@@ -46,7 +47,7 @@ Kind: TypeAlias = Literal["samples", "progress", "singles"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """The backlogs: frames of samples, frames of facts, single facts."""
 
-_FIGURES: Final[dict[Kind, str]] = {"samples": "frame", "progress": "frame_event", "singles": "single"}
+_FIGURES: Final[dict[str, str]] = {"samples": "frame", "progress": "frame_event", "singles": "single"}
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -59,7 +60,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Backlog(msgspec.Struct, frozen=True):
     """One kind of messages, and where they end up."""
 
-    name: Kind
+    name: str
     stream: str
     table: str
     columns: tuple[str, ...]
@@ -106,6 +107,21 @@ async def projecting(
             figures[f"{figure}_rows_per_s"] = rates(found[drained])
             await bench.clear()
     return figures, found
+
+
+@asynccontextmanager
+async def opened(
+    nats_url: str, nats_pid: int, database: DatabaseConfig, postgres_pid: int | None, backlog: Backlog
+) -> AsyncIterator[Bench]:
+    """The bench of one backlog, which is in its stream; taken out again at the end."""
+    async with (
+        await Connection.open(NatsConfig(urls=(nats_url,)), name="bench") as conn,
+        Pool(msgspec.structs.replace(database, pool_min=1), settings=PROJECTOR_SETTINGS) as pool,
+    ):
+        bench = Bench(nats_url, nats_pid, conn, pool, postgres_pid, backlog)
+        await bench.fill()
+        yield bench
+        await bench.clear()
 
 
 def backlogs(counts: Counts, kinds: Sequence[Kind]) -> Iterator[Backlog]:

@@ -36,8 +36,8 @@ _NEEDS_COMMIT_TIMES: Final = "latency_committed"
 _TOLD: Final = 4
 """Kinds of scans that a plan is told by, the most frequent ones."""
 
+_TENANT: Final = "SELECT tenant FROM coord.task GROUP BY tenant ORDER BY count(*) DESC LIMIT 1"
 _THERE: Final[Mapping[str, str]] = {
-    "tenant": "SELECT tenant FROM coord.task GROUP BY tenant ORDER BY count(*) DESC LIMIT 1",
     "id": """
         SELECT id FROM coord.task
         WHERE tenant = $1 AND key = id AND ended_at BETWEEN now() - interval '20 hours' AND now()
@@ -146,13 +146,13 @@ async def _all(conn: Connection, config: QuestionsConfig, say: Callable[[str], N
     chunks: dict[str, str] = {}
     if edition.timescaledb is not None:
         chunks = {row["chunk_name"]: row["hypertable_name"] for row in await conn.fetch(_CHUNKS)}
-    there = {name: await _there(conn, sql) for name, sql in _THERE.items()}
+    there = await what_is_there(conn)
     for query in queries.all_queries().values():
         if config.only and query.name not in config.only:
             continue
         if query.name == _NEEDS_COMMIT_TIMES and not edition.commit_timestamps:
             continue
-        values = query.bind(_asked(query, there))
+        values = query.bind(asked(query, there))
         try:
             answered = await _answered(conn, query, values, config, chunks)
         except asyncpg.PostgresError as exc:
@@ -162,12 +162,13 @@ async def _all(conn: Connection, config: QuestionsConfig, say: Callable[[str], N
         yield answered
 
 
-async def _there(conn: Connection, sql: str) -> str:
-    tenant = await conn.fetchval(_THERE["tenant"])
-    return str(await conn.fetchval(sql, *([tenant] if "$1" in sql else [])) or "")
+async def what_is_there(conn: Connection) -> dict[str, str]:
+    """What can be asked about: the largest fleet, and a task, a workflow, a handoff and an agent of it."""
+    tenant = str(await conn.fetchval(_TENANT))
+    return {"tenant": tenant} | {name: str(await conn.fetchval(sql, tenant) or "") for name, sql in _THERE.items()}
 
 
-def _asked(query: queries.Query, there: Mapping[str, str]) -> dict[str, str]:
+def asked(query: queries.Query, there: Mapping[str, str]) -> dict[str, str]:
     """What somebody would ask it with."""
     values: dict[str, str] = {}
     since = (datetime.now(UTC) - _SINCE).isoformat()

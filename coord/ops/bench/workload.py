@@ -107,7 +107,7 @@ def with_new_ids(messages: Sequence[Encoded]) -> list[Encoded]:
     return made
 
 
-def progress_frames(count: int, agents: Sequence[str]) -> list[Encoded]:
+def progress_frames(count: int, agents: Sequence[str], tenant: str = TENANT) -> list[Encoded]:
     """`count` frames of `FRAME` facts `task.progress`, each frame about one task, by agents in turn."""
     began = datetime.now(UTC)
     made = []
@@ -123,7 +123,7 @@ def progress_frames(count: int, agents: Sequence[str]) -> list[Encoded]:
             for j in range(FRAME)
         ]
         made.append(
-            encode_frame(entries, tenant=TENANT, agent=agents[i % len(agents)], event_id=event_id(), occurred_at=began)
+            encode_frame(entries, tenant=tenant, agent=agents[i % len(agents)], event_id=event_id(), occurred_at=began)
         )
     return made
 

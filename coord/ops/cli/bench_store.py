@@ -6,12 +6,13 @@ dropped at the end: so Community figures come from a native Community server.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coord.ops.cli.base import Context, Exit, command
-from coord.ops.cli.bench import _on_own_servers
+from coord.ops.cli.bench import _on_own_servers, _print
 
 if TYPE_CHECKING:
     from coord.ops.devstack.stack import DevStackConfig
@@ -20,6 +21,42 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Make them commands of `coord bench`."""
     command(app, "queries")(queries)
+    command(app, "store")(store)
+
+
+class StorePart(StrEnum):
+    """What to measure."""
+
+    INGEST = "ingest"
+    DASHBOARD = "dashboard"
+    BYTES = "bytes"
+
+
+async def store(
+    ctx: Context,
+    part: Annotated[list[StorePart] | None, typer.Option("--part", help="Only this; repeat for more.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each side; a figure is their median.")] = 3,
+    scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every count and duration.")] = 1.0,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1_000, help="Facts in the tables when dashboards are asked. [1000000]")
+    ] = None,
+) -> None:
+    """Facts in against COPY by hand, dashboards while facts come in, and bytes a fact, in less than two minutes.
+
+    Free ports, temporary files; nothing is left. docs/benchmarks.md says what each figure is.
+    """
+    import msgspec
+
+    from coord.ops.bench.store import PARTS, StoreConfig
+    from coord.ops.bench.store import store as run
+
+    _on_own_servers(ctx)
+    config = StoreConfig(
+        parts=tuple(p.value for p in part) if part else PARTS, rounds=rounds, database=_database()
+    ).scaled(scale)
+    if rows is not None:
+        config = msgspec.structs.replace(config, rows=rows)
+    _print(ctx, await run(config, ctx.out.say))
 
 
 async def queries(

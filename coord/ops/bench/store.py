@@ -1,0 +1,155 @@
+"""The bench of the database: facts in, questions answered, bytes kept.
+
+ingest     a projector drains a backlog, against COPY of the very rows by hand into the same tables: frames of facts
+           (`ingest_ratio`), single facts about files (`ingest_single_ratio`), and what a fleet states, whose rows of
+           tasks, handoffs and workflows are written too (`ingest_fleet_ratio`)
+dashboard  how long dashboards wait while facts come in (`coord.ops.bench.dashboard`)
+bytes      what a fact takes, in the database's edition and in `plain` (`coord.ops.bench.sizes`)
+
+Everything is temporary and on free ports of loopback, or in a new database of the server that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import msgspec
+
+from coord.errors import EnvironmentProblem, SettingsError
+from coord.ops.bench import fleet_facts, machine, projecting, servers, sizes
+from coord.ops.bench.dashboard import DashboardConfig, dashboard
+from coord.ops.bench.measure import Run, alternate, ratios, rounded
+from coord.ops.bench.servers import Database
+from coord.ops.devstack.nats import NatsServer
+from coord.ops.devstack.stack import DevStackConfig
+
+FORMAT: Final = 1
+
+Say: TypeAlias = Callable[[str], None]
+
+Part: TypeAlias = Literal["ingest", "dashboard", "bytes"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the bench does.  The defaults take less than two minutes on two cores."""
+
+    rounds: int = 3
+    framed: int = 200_000
+    """Facts in frames, of each round."""
+    singles: int = 40_000
+    """Single facts, of each round; of a fleet's facts as many."""
+    rows: int = 1_000_000
+    """Facts in the tables when dashboards are asked."""
+    facts_per_s: float = 20_000
+    """Facts that come in meanwhile."""
+    dashboard_s: float = 10
+    weighed: int = 200_000
+    """Facts that are weighed, in each edition."""
+    parts: tuple[Part, ...] = PARTS
+    database: DevStackConfig = DevStackConfig(ephemeral=True, nats=False)
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when a count is not positive or a part unknown."""
+        for name in ("rounds", "framed", "singles", "rows", "facts_per_s", "dashboard_s", "weighed"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"bench: {name} is positive")
+        if not self.parts or set(self.parts) - set(PARTS):
+            raise SettingsError(f"bench: parts are {', '.join(PARTS)}")
+
+    def scaled(self, share: float) -> StoreConfig:
+        """With `share` of every count and duration; rates stay."""
+        fields: dict[str, Any] = {
+            name: max(1, int(getattr(self, name) * share)) for name in ("framed", "singles", "rows", "weighed")
+        }
+        return msgspec.structs.replace(self, dashboard_s=self.dashboard_s * share, **fields)
+
+
+class _Found(msgspec.Struct):
+    """What has been measured so far."""
+
+    figures: dict[str, Any] = {}
+    by_round: dict[str, list[float]] = {}
+    rounds: dict[str, list[dict[str, float]]] = {}
+    questions: list[dict[str, Any]] = []
+
+
+async def store(config: StoreConfig, say: Say) -> dict[str, Any]:
+    """Run it; returns the report, plain values only.
+
+    Raises `EnvironmentProblem` when the machine lacks something, `BenchError` when a row was lost or doubled.
+    """
+    config.validate()
+    circumstances = machine.Circumstances()
+    found = _Found()
+    versions: dict[str, str | None] = {}
+    async with servers.database(config.database, say) as database:
+        for part in config.parts:
+            say(part)
+            await servers.emptied(database.config)
+            if part == "bytes":
+                await _bytes(config, database, found, say)
+                continue
+            async with servers.broker() as nats:
+                versions = await servers.versions(nats, database.config)
+                await (_ingest if part == "ingest" else _dashboard)(config, nats, database, found, say)
+        versions = versions or await servers.database_versions(database.config)
+    return circumstances.report(
+        "store",
+        FORMAT,
+        versions=versions,
+        edition=database.edition,
+        settings=servers.settings(config),
+        figures=found.figures,
+        by_round=found.by_round,
+        rounds=found.rounds,
+        questions=found.questions,
+    )
+
+
+async def _ingest(config: StoreConfig, nats: NatsServer, database: Database, found: _Found, say: Say) -> None:
+    counts = projecting.Counts(framed=config.framed, singles=config.singles)
+    names = {"progress": "ingest", "singles": "ingest_single", "fleet": "ingest_fleet"}
+    assert nats.pid is not None
+    for name, figure in names.items():
+        if name == "fleet":
+            await servers.emptied(database.config)
+            backlog = await fleet_facts.backlog(database.config.url, config.singles)
+            await servers.emptied(database.config)
+        else:
+            (backlog,) = projecting.backlogs(counts, ["progress" if name == "progress" else "singles"])
+        async with projecting.opened(nats.url, nats.pid, database.config, database.pid, backlog) as bench:
+            drained, copied = f"drain_{name}", f"copy_{name}"
+            runs: dict[str, list[Run]] = await alternate(config.rounds, {drained: bench.drain, copied: bench.copy}, say)
+        each = ratios(runs[drained], runs[copied])
+        found.figures[f"{figure}_ratio"] = rounded(median(each))
+        found.figures[f"{figure}_rows_per_s"] = rounded(median(run.per_s for run in runs[drained]))
+        found.by_round[f"{figure}_ratio"] = [rounded(value) for value in each]
+        found.rounds |= {side: [run.record() for run in of] for side, of in runs.items()}
+
+
+async def _dashboard(config: StoreConfig, nats: NatsServer, database: Database, found: _Found, say: Say) -> None:
+    part = DashboardConfig(rows=config.rows, facts_per_s=config.facts_per_s, seconds=config.dashboard_s)
+    figures, found.questions = await dashboard(nats.url, database.config, part, say)
+    found.figures["dashboard_ms"] = {name: rounded(value) for name, value in figures.items()}
+    say(f"  p50 {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms")
+
+
+async def _bytes(config: StoreConfig, database: Database, found: _Found, say: Say) -> None:
+    weighed = [await sizes.sizes(database, config.weighed, say)]
+    if database.edition != "plain":
+        try:
+            plain = DevStackConfig(ephemeral=True, nats=False, source="plain", cache_dir=config.database.cache_dir)
+            async with servers.database(plain, say) as other:
+                weighed.append(await sizes.sizes(other, config.weighed, say))
+        except EnvironmentProblem as exc:
+            say(f"  plain is not weighed: {exc.message}")
+    found.figures["bytes_per_fact"] = {one.edition: round(one.event_kept) for one in weighed}
+    found.figures["bytes_of_entities_per_fact"] = {one.edition: round(one.entities) for one in weighed}
+    found.figures["gb_per_day_at_100_per_s"] = {one.edition: rounded(one.gb_per_day) for one in weighed}
+    for one in weighed:
+        if one.warm is not None:
+            found.figures["compression"] = {one.edition: rounded(one.event / one.warm)}
+            found.figures["bytes_per_fact_hot"] = {one.edition: round(one.event)}
