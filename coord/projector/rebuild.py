@@ -39,6 +39,7 @@ import msgspec
 from coord import errors, limits
 from coord.core import rebuild
 from coord.core.checkpoint import Checkpoint
+from coord.core.past import Point
 from coord.core.rebuild import Place, Range, Slice
 from coord.projector import entities
 from coord.projector.rows import agent_row
@@ -111,6 +112,11 @@ class Rebuilder:
         self._logged = 0
 
     @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self._now
+
+    @property
     def made(self) -> Made:
         """What has been made so far."""
         p = self._now
@@ -123,11 +129,11 @@ class Rebuilder:
 
     # --- beginning -----------------------------------------------------------------------
 
-    async def begin(self, since: datetime | None = None) -> bool:
+    async def begin(self, since: Point | None = None) -> bool:
         """Begin, or go on with one that was begun: then True, and `since` is what it was begun with.
 
         `since`: make anew only the entities of which something was stored from then on, each from its whole
-        history, and take the rows of all others as they are.
+        history, and take the rows of all others as they are.  Default: all.
 
         Raises `RebuildRefused` when nothing was ever projected.
         """
@@ -141,7 +147,9 @@ class Rebuilder:
                 upto, times = _places(await checkpoints.read_all(conn, subjects.EVENTS))
                 if not any(epoch for epoch, _ in upto):
                     raise errors.RebuildRefused("nothing of EVENTS was ever projected: there is no history")
-                await shadow.create(conn, self._token, since, upto, times)
+                if since is not None:
+                    since = since.within(max(upto)[0])
+                await shadow.create(conn, self._token, upto, times, partial=since is not None)
                 if since is not None:
                     self._carried += await shadow.touch(conn, _KINDS, since)
             self._progress = await shadow.progress(conn)
@@ -253,7 +261,7 @@ class Rebuilder:
         async for found in shadow.rows(
             conn, _KINDS, one.epoch, max(one.first, now.place[1] + 1 if now.place[0] == one.epoch else 0), one.last,
             one.since or _FIRST, one.until or _LAST,
-            above=range_.above, upto=range_.upto, touched=now.since is not None and now.round == 0,
+            above=range_.above, upto=range_.upto, touched=now.partial and now.round == 0,
             batch_rows=limits.REBUILD_BATCH_ROWS,
         ):  # fmt: skip
             rows = rest + found

@@ -18,6 +18,7 @@ import asyncpg
 import msgspec
 
 from coord import errors
+from coord.core.past import Point
 from coord.core.rebuild import Place, Stretch
 from coord.store.pool import Connection
 from coord.store.queries import statement
@@ -33,8 +34,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """How far a rebuild is.  Mutable: whoever is at it keeps its own up to date."""
 
     began_at: datetime
-    since: datetime | None
-    """Only entities of which something was stored from then on are made anew; None: all."""
+    partial: bool
+    """Whether only some entities are made anew: those of which something was stored from some point on."""
     oldest: datetime | None
     """From when on the history goes; None: not known yet."""
     token: str
@@ -87,12 +88,12 @@ async def exists(conn: Connection) -> bool:
 
 
 async def create(
-    conn: Connection, token: str, since: datetime | None, upto: Sequence[Place], times: Sequence[datetime | None]
+    conn: Connection, token: str, upto: Sequence[Place], times: Sequence[datetime | None], *, partial: bool
 ) -> None:
     """Empty tables beside the live ones, with whatever was added to those; inside a transaction."""
     with translated("rebuild create"):
         await conn.execute(statement("rebuild_create"))
-        await conn.execute(statement("rebuild_begin"), token, since, *_split(upto), list(times))
+        await conn.execute(statement("rebuild_begin"), token, partial, *_split(upto), list(times))
 
 
 async def drop(conn: Connection) -> None:
@@ -101,10 +102,10 @@ async def drop(conn: Connection) -> None:
         await conn.execute(statement("rebuild_drop"))
 
 
-async def touch(conn: Connection, kinds: Sequence[str], since: datetime) -> int:
+async def touch(conn: Connection, kinds: Sequence[str], since: Point) -> int:
     """Note of which entities something was stored from `since` on, and take all other rows as they are; how many."""
     with translated("rebuild untouched"):
-        await conn.execute(statement("rebuild_touched"), list(kinds), since)
+        await conn.execute(statement("rebuild_touched"), list(kinds), since.time, since.epoch, since.seq)
         return sum(row["carried"] for row in await conn.fetch(statement("rebuild_untouched")))
 
 
@@ -132,7 +133,7 @@ async def progress(conn: Connection) -> Progress:
         raise errors.RebuildRefused("coord_rebuild says nothing about a rebuild: something else is in that schema")
     return Progress(
         began_at=row["began_at"],
-        since=row["since"],
+        partial=row["partial"],
         oldest=row["oldest"],
         token=row["token"],
         round=row["round"],

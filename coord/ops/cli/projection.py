@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import rebuild
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
     from coord.core.checkpoint import Checkpoint
 
-app = group("projection", "The projection of the log into tables: checkpoints, lag, epochs.")
+app = group("projection", "The projection of the log into tables: checkpoints, lag, epochs, tables made anew.")
+rebuild.add_to(app)
 
 
 class Stream(StrEnum):

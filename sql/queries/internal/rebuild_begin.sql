@@ -1,5 +1,5 @@
--- Where a rebuild begins and ends its first round: $1 token, $2 since, $3 to $6 the checkpoints' epochs, seqs, times.
-INSERT INTO coord_rebuild.progress (token, since, from_epochs, from_seqs, upto_epochs, upto_seqs, upto_times)
+-- Where a rebuild begins and ends its first round: $1 token, $2 whether of some entities, $3 to $5 the checkpoints' epochs, seqs, times.
+INSERT INTO coord_rebuild.progress (token, partial, from_epochs, from_seqs, upto_epochs, upto_seqs, upto_times)
 VALUES (
   $1, $2, array_fill(0, ARRAY[cardinality($3::integer[])]), array_fill(0::bigint, ARRAY[cardinality($3::integer[])]),
   $3, $4::bigint[], $5::timestamptz[]

@@ -1,5 +1,6 @@
 -- The schema coord_rebuild, and in it an empty twin of each entity table as it is in this database: columns, storage,
--- keys, indexes and comments, whoever added them. Nothing where it exists already.
+-- keys, indexes and comments, whoever added them. The statements that write entities append to outcome besides: so it
+-- has a twin, which is thrown away.
 DO $$
 DECLARE
   relation text;
@@ -14,7 +15,7 @@ BEGIN
     live := to_regclass(format('coord.%I', relation));
     CONTINUE WHEN live IS NULL;
     EXECUTE format('CREATE TABLE coord_rebuild.%I (LIKE %s INCLUDING ALL EXCLUDING INDEXES)', relation, live);
-    CONTINUE WHEN relation = 'outcome';  -- what the statements that write entities append besides; it is not swapped
+    CONTINUE WHEN relation = 'outcome';
     SELECT array_to_string(c.reloptions, ', ') AS options, obj_description(c.oid, 'pg_class') AS comment INTO made
     FROM pg_class AS c WHERE c.oid = live;
     IF made.options IS NOT NULL THEN
@@ -38,7 +39,7 @@ BEGIN
   END LOOP;
   CREATE TABLE coord_rebuild.progress (
     began_at   timestamptz NOT NULL DEFAULT now(),
-    since      timestamptz,
+    partial    boolean     NOT NULL,
     oldest     timestamptz,
     token      text        NOT NULL,
     round      integer     NOT NULL DEFAULT 0,

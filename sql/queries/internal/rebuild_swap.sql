@@ -1,5 +1,6 @@
 -- The rebuilt tables take the places of the live ones, which are gone then: owner, grants and views go with the places.
--- In the transaction of rebuild_lock. What hangs on a table and is no view is refused: DROP says what it is.
+-- In the transaction of rebuild_lock. What hangs on a table and is no view is refused: DROP says what it is. Without a
+-- search_path the texts of views name every schema.
 DO $$
 DECLARE
   relation text;
@@ -7,7 +8,7 @@ DECLARE
   views    text[] := '{}';
   live     oid;
 BEGIN
-  PERFORM set_config('search_path', '', true);  -- the views' texts name every schema then
+  PERFORM set_config('search_path', '', true);
   FOREACH relation IN ARRAY ARRAY['task', 'workflow', 'handoff', 'signal', 'lock', 'flag', 'agent_registry', 'agent'] LOOP
     live := format('coord.%I', relation)::regclass;
     FOR found IN
