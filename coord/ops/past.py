@@ -38,6 +38,7 @@ from coord.projector.states import broker_time
 from coord.projector.tables import TABLES
 from coord.store import history
 from coord.store.pool import Pool
+from coord.store.reading import Reads
 from coord.store.rows import EventRow
 from coord.telemetry import logs
 from coord.wire import status as wire_status
@@ -47,7 +48,7 @@ from coord.wire.log_api import Filter
 _log = logs.get("past")
 
 _SNAPSHOTS_MAX: Final = 3
-"""Tries to read facts of the epoch that the log was asked about: an operator may open another one meanwhile."""
+"""Tries to read the tables as of the moment for which the log was asked, or later: a replica may be behind it."""
 
 _STATUS_EVENTS: Final = (wire_status.WHOLE, wire_status.CHANGE)
 
@@ -65,7 +66,7 @@ class Cold(Protocol):
 class Sources(msgspec.Struct, frozen=True):
     """Where histories are read.  Each is opened only when it is needed."""
 
-    reads: Callable[[], AbstractAsyncContextManager[Pool]]
+    reads: Callable[[], AbstractAsyncContextManager[Pool | Reads]]
     bus: Callable[[], AbstractAsyncContextManager[Connection]]
     cold: Cold | None = None
 
@@ -151,7 +152,7 @@ class Past:
                 async with pool.transaction(limits.EXPORT_S) as conn:
                     await history.begin(conn)
                     now = await history.checkpoint(conn, self.key)
-                    if now is not None and tail.checkpoint is not None and now.epoch != tail.checkpoint.epoch:
+                    if not _follows(now, tail.checkpoint):
                         continue
                     rows = history.facts(
                         conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
@@ -159,13 +160,13 @@ class Past:
                     async for said in past.merged(past.merged(_from_table(rows), self._cold(events)), behind):
                         yield said
                 return
-            raise errors.StoreError("the projection's epoch changes while it is read; try again")
+            raise errors.StoreError("the tables change their epoch while they are read, or a replica lags; try again")
 
     def _until(self) -> datetime | None:
         """Facts stored later than that need not be read: the broker's clock steps back by no more."""
         return None if self.point.time is None else self.point.time + limits.CLOCK_STEP
 
-    async def _database(self, stack: contextlib.AsyncExitStack) -> Pool | None:
+    async def _database(self, stack: contextlib.AsyncExitStack) -> Pool | Reads | None:
         try:
             return await stack.enter_async_context(self._sources.reads())
         except errors.StoreError as exc:
@@ -182,7 +183,7 @@ class Past:
 
     # --- the log ----------------------------------------------------------------------------
 
-    async def _tail(self, pool: Pool | None) -> _Tail:
+    async def _tail(self, pool: Pool | Reads | None) -> _Tail:
         """What the log has behind the checkpoint, where the point is behind that too.  Names the point's epoch."""
         checkpoint = None
         if pool is not None:
@@ -226,6 +227,13 @@ class Past:
                 f"The log holds more than {len(found.facts):,} facts of it that are not in the tables yet."
             )
         return found.facts
+
+
+def _follows(now: Checkpoint | None, asked: Checkpoint | None) -> bool:
+    """Whether tables with the checkpoint `now` have what the log was not asked for, which was `asked` before."""
+    if asked is None:
+        return True
+    return now is not None and now.epoch == asked.epoch and now.seq >= asked.seq
 
 
 def _is_behind(point: Point, checkpoint: Checkpoint | None) -> bool:

@@ -40,9 +40,10 @@ from coord.runtime.service import Service, ServiceGroup
 from coord.server import together
 from coord.server.deciders import KINDS
 from coord.server.trimmer import Trimmer
-from coord.store import maintenance, migrations
+from coord.store import maintenance, migrations, reading
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.pool import Pool
+from coord.store.reading import Reads
 from coord.telemetry import logs, metrics
 from coord.wire.readings import Readings
 
@@ -120,11 +121,11 @@ def services(
     return group
 
 
-def _used_ids_pool(settings: Settings, registry: metrics.Metrics) -> Pool:
-    """Two connections at most, while ids are asked for that may have been used before the log's window."""
+def _used_ids_pool(settings: Settings, registry: metrics.Metrics) -> Reads:
+    """Two connections at most a server, while ids are asked for that may have been used before the log's window."""
     config = msgspec.structs.replace(ops_settings.side_pool(settings.database, "ids"), pool_max=2)
     breaker = msgspec.structs.replace(config.breaker, open_max_s=limits.USED_CIRCUIT_S)
-    return Pool(config, metrics=registry, circuit="database_ids", breaker=breaker)
+    return reading.pools(config, metrics=registry, circuit="database_ids", breaker=breaker)
 
 
 def projector_services(settings: Settings, *, registry: metrics.Metrics) -> ServiceGroup:

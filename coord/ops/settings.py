@@ -511,7 +511,7 @@ def _variable(key: str) -> str:
 
 
 def _is_secret(key: str) -> bool:
-    return bool(redact(key, "x") != "x") or key.endswith((".url", ".urls"))
+    return bool(redact(key, "x") != "x") or key.endswith((".url", ".urls", "_url"))
 
 
 def _meant(name: str, known: Any) -> str:

@@ -20,6 +20,7 @@ from coord.query.used import UsedIds
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.store.pool import Pool
+from coord.store.reading import Reads
 from coord.telemetry import metrics
 from coord.wire import subjects
 
@@ -46,11 +47,11 @@ class QueryService(Service):
         conn: Connection,
         config: QueryConfig | None = None,
         *,
-        pool: Pool | None = None,
+        pool: Pool | Reads | None = None,
         clock: Clock | None = None,
         registry: metrics.Metrics | None = None,
     ) -> None:
-        """`pool`: tells which ids were used before the log's window; it is opened and closed here."""
+        """`pool`: tells, or a replica of it, which ids were used before the log's window; opened and closed here."""
         super().__init__("query", clock=clock, registry=registry)
         self.config = config or QueryConfig()
         self._conn = conn

@@ -6,14 +6,19 @@ needs to ask, and the answer says so.  What ended and began within the window is
 same work may still join it.
 
 Without a database there are no tables, and the log is all there is.
+
+The tables may be a replica's where that has all that has left the log, which its checkpoints say: what it lacks, the
+log still tells.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import asyncpg
 import msgspec
 
 from coord import errors, limits
@@ -22,12 +27,15 @@ from coord.core.handoff import Handoff
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow
 from coord.runtime import clock
-from coord.store.pool import Pool
+from coord.store.pool import Connection, Pool
 from coord.store.queries import statement
+from coord.store.reading import Reads
 from coord.store.sqlstate import translated
 from coord.wire import subjects
 from coord.wire.log_api import LogInfo
 from coord.wire.used import Used, UsedAnswer, UsedKind, UsedRequest
+
+T = TypeVar("T")
 
 _MARGIN: Final = timedelta(seconds=limits.USED_MARGIN_S)
 _FOLDS: Final[dict[UsedKind, type[Task | Workflow | Handoff]]] = {
@@ -38,8 +46,8 @@ _FOLDS: Final[dict[UsedKind, type[Task | Workflow | Handoff]]] = {
 class UsedIds:
     """``ids.used``; `info` says what the log holds."""
 
-    def __init__(self, pool: Pool | None, info: Callable[[], Awaitable[LogInfo]]) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool | Reads | None, info: Callable[[], Awaitable[LogInfo]]) -> None:
+        self._reads = Reads(pool) if isinstance(pool, Pool) else pool
         self._info = info
         self._oldest: tuple[str, datetime] | None = None
         """The log (when it was made), and when the oldest began that the tables knew, at most the log's first fact:
@@ -57,31 +65,56 @@ class UsedIds:
         asked = request.decode(UsedRequest)
         if len(asked.ids) > limits.USED_IDS_MAX:
             raise errors.InvalidRequest(f"at most {limits.USED_IDS_MAX} ids at a time", ids=len(asked.ids))
-        if self._pool is None:
+        reads = self._reads
+        if reads is None:
             return UsedAnswer(whole=True)
         if clock.monotonic() >= self._parted_until:
-            if await self._is_whole(self._pool):
+            if await self._is_whole(reads):
                 return UsedAnswer(whole=True)
             self._parted_until = clock.monotonic() + limits.USED_WHOLE_S
         if not asked.ids:
             return UsedAnswer()
         keys, ids = zip(*asked.ids, strict=True)
         since = None if self._first is None else self._first + _MARGIN
-        async with self._pool.acquire(limits.USED_DATABASE_S) as conn:
+
+        async def rows_of(conn: Connection) -> list[asyncpg.Record]:
             with translated("ids that were used"):
-                rows = await conn.fetch(statement(f"used_{asked.kind}"), tenant, list(keys), list(ids), since)
+                return await conn.fetch(statement(f"used_{asked.kind}"), tenant, list(keys), list(ids), since)
+
+        rows = await self._ask(reads, rows_of)
         return UsedAnswer(used=[_used(asked.kind, row) for row in rows])
 
-    async def _is_whole(self, pool: Pool) -> bool:
+    async def _ask(self, reads: Reads, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` on the replica, where that has what the log has no more, else on the primary."""
+        if reads.route.server == "replica":
+            info = await self._info()
+            with contextlib.suppress(errors.StoreError, errors.Overloaded):
+                async with reads.transaction(limits.USED_DATABASE_S) as conn:
+                    with translated("what has left the log"):
+                        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                        created = datetime.fromisoformat(info.created)
+                        has_all = await conn.fetchval(
+                            statement("has_what_left"), created, info.first_seq - 1, limits.PARTITIONS
+                        )
+                    if has_all:
+                        return await work(conn)
+        async with reads.primary.acquire(limits.USED_DATABASE_S) as conn:
+            return await work(conn)
+
+    async def _is_whole(self, reads: Reads) -> bool:
         """Whether the log holds the beginning of everything that the tables know."""
         info = await self._info()
         first = self._first = info.first_stored_at
         known = self._oldest
         if first is not None and known is not None and known[0] == info.created and known[1] >= first:
             return True  # without the database, which may be away
-        async with pool.acquire(limits.USED_DATABASE_S) as conn:
+
+        async def oldest_of(conn: Connection) -> datetime | None:
             with translated("the oldest entity"):
-                oldest: datetime | None = await conn.fetchval(statement("oldest_begun"))
+                found: datetime | None = await conn.fetchval(statement("oldest_begun"))
+            return found
+
+        oldest = await self._ask(reads, oldest_of)
         if first is not None:
             self._oldest = (info.created, first if oldest is None else min(oldest, first))
         return oldest is None or (first is not None and oldest >= first)

@@ -23,6 +23,12 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     url: str = "postgresql://127.0.0.1:5432/coord"
     """postgresql://[user[:password]@]host[:port]/database[?sslmode=…]"""
+    replica_url: str = ""
+    """A streaming replica of it: reads that need not be exact go there.  Empty: there is none."""
+    replica_staleness_max_s: float = limits.REPLICA_STALENESS_MAX_S
+    """Reads go to the replica only while what it shows is proven to be no older."""
+    slow_query_ms: float = limits.SLOW_QUERY_MS
+    """A statement that takes longer is logged with its name and plan; 0: none is."""
     edition: Literal["auto", "community", "apache", "plain"] = "auto"
     """What the database must be.  "auto" takes what it finds; production says "community", so
     that a server without the licence is an error and not a slower system.  "plain" does not
@@ -70,6 +76,15 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
         _check_url(self.url)
+        if self.replica_url:
+            _check_url(self.replica_url, "database.replica_url")
+        if self.replica_staleness_max_s < limits.REPLICA_STALENESS_LEAST_S:
+            raise SettingsError(
+                f"database.replica_staleness_max_s ({self.replica_staleness_max_s}) must be at least"
+                f" {limits.REPLICA_STALENESS_LEAST_S:g}: commits are visible for so long before they are durable"
+            )
+        if self.slow_query_ms < 0:
+            raise SettingsError("database.slow_query_ms must not be negative")
         if not 0 <= self.pool_min <= self.pool_max or self.pool_max < 1:
             raise SettingsError(
                 f"database.pool_min ({self.pool_min}) and pool_max ({self.pool_max}) must satisfy 0 <= min <= max >= 1"
@@ -152,12 +167,12 @@ class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise SettingsError("archive.keep_days must exceed drop_days: only dropped chunks are purged")
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, name: str = "database.url") -> None:
     try:
         parts = urlsplit(url)
     except ValueError as exc:
-        raise SettingsError(f"database.url is not a URL: {exc}") from None
+        raise SettingsError(f"{name} is not a URL: {exc}") from None
     if parts.scheme not in {"postgresql", "postgres"}:
-        raise SettingsError(f"database.url must begin with postgresql://, not {parts.scheme or 'nothing'!r}")
+        raise SettingsError(f"{name} must begin with postgresql://, not {parts.scheme or 'nothing'!r}")
     if not parts.path.strip("/"):
-        raise SettingsError("database.url names no database: postgresql://host:port/database")
+        raise SettingsError(f"{name} names no database: postgresql://host:port/database")

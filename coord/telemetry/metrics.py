@@ -276,6 +276,11 @@ class Metrics:
 
         # --- the database pool -------------------------------------------------------
         self.db_pool_connections = gauge("coord_db_pool_connections", "Connections, by state: idle, used", "state")
+        self.db_reads = counter("coord_db_reads_total", "Reads that may go to a replica, by where they went", "server")
+        self.db_replica_usable = gauge("coord_db_replica_usable", "1: reads go to the replica; 0: to the primary")
+        self.db_replica_age_seconds = gauge(
+            "coord_db_replica_age_seconds", "How old at most what the replica shows is, when it was last looked at"
+        )
         self.db_pool_waiting = gauge("coord_db_pool_waiting", "Callers waiting for a connection")
         self.db_pool_wait_seconds = histogram(
             "coord_db_pool_wait_seconds", "How long a caller waited for a connection", buckets=LATENCY_BUCKETS_S

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from coord.errors import CoordError
     from coord.ops.settings import Loaded, Settings
     from coord.store.pool import Pool
+    from coord.store.reading import Reads, Route
     from coord.wire.envelope import StoredFact
 
 _PATIENCE_S = 2.0
@@ -136,12 +137,39 @@ class Context:
         finally:
             await pool.close()
 
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[Reads]:
+        """A small pool for reading: on the replica, if there is one that is fresh enough, which is said."""
+        import msgspec
+
+        from coord.store import reading
+
+        config = msgspec.structs.replace(self.settings.database, pool_min=0, pool_max=3, application_name="coord-cli")
+        reads = await reading.pools(config).open(wait=True)
+        try:
+            yield reads
+        finally:
+            await reads.close()
+        if reads.answered is not None and config.replica_url:
+            self.out.say(_answered(reads.answered))
+
     def logs(self) -> None:
         """Send this process's own log to stderr: warnings, as a person reads them."""
         from coord.telemetry import logs
 
         level: Any = "debug" if self.debug else "warning"
         logs.configure(logs.LogConfig(level=level, format="console", libraries_level="error"))
+
+
+def _answered(route: Route) -> str:
+    if route.server == "replica":
+        return f"From the replica: at most {route.age_s or 0:.1f} s behind."
+    reasons = {
+        "stale": f"the replica is {route.age_s or 0:.1f} s behind",
+        "away": "the replica does not answer",
+        "other": "what database.replica_url names is no replica of it",
+    }
+    return f"From the primary: {reasons.get(route.why, 'how far the replica is behind is not known')}."
 
 
 # --- declaring commands --------------------------------------------------------------------

@@ -187,9 +187,9 @@ async def export(
     first, last = _moment(since, "--since"), _moment(until, "--until")
     count = 0
     with _whole_file(file) as stream:
-        async with ctx.pool() as pool:
+        async with ctx.reading() as reads:
             rows = exported.events(
-                pool,
+                reads,
                 tenant=ctx.settings.identity.tenant,
                 since=first or _LONG_AGO,
                 until=last or _NEVER,

@@ -15,7 +15,7 @@ async def ls(ctx: Context, query: str, columns: Sequence[str], empty: str, **par
     """Show the rows of a named query; `empty` is said where there are none."""
     from coord.store import queries
 
-    async with ctx.pool() as pool, pool.acquire() as conn:
+    async with ctx.reading() as reads, reads.acquire() as conn:
         rows = await queries.run(conn, query, **parameters)
     ctx.out.rows([dict(row) for row in rows], columns, empty=empty)
 
@@ -26,7 +26,7 @@ async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
     from coord.store import queries
 
     try:
-        async with ctx.pool() as pool, pool.acquire() as conn:
+        async with ctx.reading() as reads, reads.acquire() as conn:
             found = await queries.run(conn, kind, tenant=tenant, key=key, id=id)
             facts = await queries.run(conn, "history", tenant=tenant, key=key) if found else []
     except StoreError as exc:

@@ -233,7 +233,7 @@ class PostgresServer:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) > 7 and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[7].strip() in ("ready", "standby")  # a replica says the latter
 
     def _make(self) -> None:
         """The folders, and the cluster when there is none.  Blocks: about a second the first time."""
