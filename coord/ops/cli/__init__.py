@@ -29,6 +29,7 @@ from coord.ops.cli import (
     lock,
     logs,
     projection,
+    query,
     replay,
     serve,
     signal,
@@ -53,6 +54,7 @@ serve.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
 replay.add_to(app)
+query.add_to(app)
 _NOUNS = (
     event, agent, task, stream, db, dlq, projection, spool, logs, config, bench, chaos, workflow, handoff, signal,
     lock, flag,

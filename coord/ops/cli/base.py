@@ -20,7 +20,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -63,18 +63,20 @@ class Context:
     def __init__(
         self,
         *,
-        output: Format = Format.TABLE,
+        output: StrEnum = Format.TABLE,
         config: Path | None = None,
         nats: str | None = None,
         database: str | None = None,
         debug: bool = False,
     ) -> None:
-        self.output = output
+        self.form = output
+        """How data is printed; of a command with formats of its own (`command`), one of those."""
+        self.output = Format(output) if output in set(Format) else Format.TABLE
         self.config = config
         self.nats = nats
         self.database = database
         self.debug = debug
-        self.out = Output(output)
+        self.out = Output(self.output)
         self.more_options: dict[str, tuple[Any, str]] = {}
         """Further settings that a command takes as options: key → (value, option)."""
 
@@ -176,13 +178,14 @@ def _answered(route: Route) -> str:
 
 _COMMON = "Common options"
 
+
+def _output_option(forms: type[StrEnum]) -> tuple[Any, Any]:
+    option = typer.Option("--output", "-o", help="How data is printed on stdout.", rich_help_panel=_COMMON)
+    return Annotated[forms, option], forms("table")
+
+
 _OPTIONS: dict[str, tuple[Any, Any]] = {
-    "output": (
-        Annotated[
-            Format, typer.Option("--output", "-o", help="How data is printed on stdout.", rich_help_panel=_COMMON)
-        ],
-        Format.TABLE,
-    ),
+    "output": _output_option(Format),
     "config": (
         Annotated[
             Path | None,
@@ -220,11 +223,16 @@ def group(name: str, text: str) -> typer.Typer:
     return typer.Typer(name=name, help=text, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
-    """Register a function as a command with the common options; see the module."""
+def command(
+    app: typer.Typer, name: str | None = None, *, forms: type[StrEnum] = Format, **options: Any
+) -> Callable[[Function], Function]:
+    """Register a function as a command with the common options; see the module.
+
+    `forms`: what -o may be, where that is more than `Format`; the function finds it in `Context.form`.
+    """
 
     def register(function: Function) -> Function:
-        app.command(name, **options)(_with_common_options(function))
+        app.command(name, **options)(_with_common_options(function, forms=forms))
         return function
 
     return register
@@ -241,13 +249,15 @@ def callback(app: typer.Typer, **options: Any) -> Callable[[Function], Function]
     return register
 
 
-def _with_common_options(function: Callable[..., Any], *, noun: bool = False) -> Callable[..., None]:
+def _with_common_options(
+    function: Callable[..., Any], *, noun: bool = False, forms: type[StrEnum] = Format
+) -> Callable[..., None]:
     """`function` as typer wants it: a signature with its own and the common options."""
     signature = inspect.signature(function, eval_str=True)
     own = list(signature.parameters.values())[1:]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + [
         inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for n, (annotation, default) in _OPTIONS.items()
+        for n, (annotation, default) in (_OPTIONS | {"output": _output_option(forms)}).items()
     ]
     if noun:
         parameters.insert(0, inspect.Parameter("_verb", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import role
+from coord.ops.cli import query, role
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = group("db", "The database: migrations, edition, named questions.")
 app.add_typer(role.app)
+query.add_to(app)
 
 
 class Upto(StrEnum):
@@ -77,39 +78,6 @@ def status(ctx: Context) -> int:
     if found.pending:
         ctx.out.say("Migrations are pending: run `coord db migrate`.")
     return Exit.OK if found.is_current else Exit.UNHEALTHY
-
-
-@command(app, "query")
-async def query(
-    ctx: Context,
-    name: Annotated[str | None, typer.Argument(help="Which question; none: list them.")] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter; repeat for more.")
-    ] = None,
-) -> None:
-    """Ask one of the named questions of sql/queries, or list them."""
-    from coord.store import queries
-
-    if name is None:
-        ctx.out.rows(
-            [
-                {"name": q.name, "answers": q.title, "parameters": list(q.parameters)}
-                for q in queries.all_queries().values()
-            ]
-        )
-        return
-    given = dict(_pair(text) for text in parameter or [])
-    queries.get(name).bind(given)  # refuse before connecting
-    async with ctx.pool() as pool, pool.acquire() as conn:
-        rows = await queries.run(conn, name, **given)
-    ctx.out.rows([dict(row) for row in rows], empty="No rows.")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"--param takes NAME=VALUE, not {text!r}")
-    return name, value
 
 
 def _say_lacks(ctx: Context, edition: Edition) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from coord.ops.cli import past
 from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.files import whole_file
 from coord.ops.cli.output import to_json
 
 if TYPE_CHECKING:
@@ -218,15 +219,8 @@ def _whole_file(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8") as stream:
-            yield stream
-        unfinished.replace(path)
-    except OSError as exc:
-        raise typer.BadParameter(f"--to: cannot write {path}: {exc.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as stream:
+        yield stream
 
 
 def _moment(text: str | None, option: str) -> datetime | None:

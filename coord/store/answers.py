@@ -1,0 +1,102 @@
+"""Answers to named questions as they come: batches from a cursor, of any size in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import asyncpg
+import msgspec
+
+from coord import errors, limits
+from coord.store import queries
+from coord.store.pool import Connection
+from coord.store.queries import Query
+from coord.store.sqlstate import translated
+
+_FIRST_ROWS = 100
+
+
+class Transactions(Protocol):
+    """Whatever gives transactions: a pool, or a pool of whichever database is to be read."""
+
+    def transaction(self, timeout_s: float | None = None) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """One transaction for the length of the block; `timeout_s` bounds it."""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of an answer."""
+
+    name: str
+    type: str
+    """PostgreSQL's name of it: int8, text, timestamptz, jsonb, …; of an array, of its elements."""
+    is_array: bool = False
+
+
+class Answer:
+    """An answer that is read once, from first to last."""
+
+    def __init__(self, query: Query, columns: Sequence[Column], cursor: Any, rows_about: int | None) -> None:
+        self.query = query
+        self.columns = tuple(columns)
+        self.rows_about = rows_about
+        """How many rows the database expects; None: it was not asked."""
+        self._cursor = cursor
+
+    async def batches(self) -> AsyncIterator[list[asyncpg.Record]]:
+        """The rows, `limits.EXPORT_ROWS` at a time or as many as take about `limits.EXPORT_BATCH_BYTES`."""
+        rows_next = _FIRST_ROWS
+        while True:
+            with _asking(self.query.name):
+                rows = await self._cursor.fetch(rows_next, timeout=limits.EXPORT_S)
+            if not rows:
+                return
+            yield rows
+            size = max(1, sum(len(v) for row in rows for v in row.values() if isinstance(v, str | bytes)))
+            fitting = len(rows) * limits.EXPORT_BATCH_BYTES // size
+            rows_next = max(1, min(limits.EXPORT_ROWS, fitting, 4 * rows_next))
+
+
+@contextlib.asynccontextmanager
+async def answer(
+    pool: Transactions, query: Query, parameters: Mapping[str, object], *, estimate: bool = False
+) -> AsyncIterator[Answer]:
+    """Ask `query`; the answer can be read while the block lasts, from one snapshot, read-only.
+
+    `estimate`: ask also how many rows are expected.  The whole takes at most `limits.EXPORT_S`.
+
+    Raises `QueryError` for an unknown parameter or a value that PostgreSQL cannot read as what the
+    question takes it for, `DatabaseUnavailable` where the database goes away.
+    """
+    values = list(query.bind(parameters).values())
+    async with pool.transaction(limits.EXPORT_S) as conn:
+        with _asking(query.name):
+            await conn.execute("SET TRANSACTION READ ONLY")
+            await conn.execute(f"SET LOCAL statement_timeout = {limits.EXPORT_S * 1000:.0f}")
+            query = await queries.for_login(conn, query)
+            prepared = await conn.prepare(query.for_asyncpg)
+            expected = await _expected(conn, query, values) if estimate else None
+            cursor = await prepared.cursor(*values)
+        columns = [_column(a.name, a.type.name, a.type.kind) for a in prepared.get_attributes()]
+        yield Answer(query, columns, cursor, expected)
+
+
+def _column(name: str, type_: str, kind: str) -> Column:
+    is_array = kind == "array"
+    return Column(name, type_.removeprefix("_").removesuffix("[]") if is_array else type_, is_array)
+
+
+async def _expected(conn: Connection, query: Query, values: list[str]) -> int:
+    text = await conn.fetchval(f"EXPLAIN (FORMAT json) {query.for_asyncpg}", *values)
+    return int(json.loads(text)[0]["Plan"]["Plan Rows"])
+
+
+@contextlib.contextmanager
+def _asking(name: str) -> Iterator[None]:
+    try:
+        with translated(f"query {name}"):
+            yield
+    except errors.DatabaseRefused as exc:
+        raise errors.QueryError(f"{name}: {exc.message}") from exc
