@@ -5,7 +5,7 @@
     all = projector ─┐
           query ─────┤
           decider ───┼─ beside every one of them: http (probes, metrics), loop_lag, stats
-          retention ─┤
+          maintenance┤
           trimmer ───┘
 
 Each service has its own connections: one that is slow or wedged keeps nobody from the
@@ -16,9 +16,7 @@ says what is missing.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
-from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +37,15 @@ from coord.runtime.lag import LoopLag
 from coord.runtime.service import Service, ServiceGroup
 from coord.server import together
 from coord.server.deciders import KINDS
+from coord.server.maintenance import Maintenance
 from coord.server.trimmer import Trimmer
-from coord.store import maintenance, migrations, reading
-from coord.store.config import AgesConfig, DatabaseConfig
-from coord.store.pool import Pool
+from coord.store import migrations, reading
 from coord.store.reading import Reads
 from coord.telemetry import logs, metrics
 from coord.wire.readings import Readings
 
 if TYPE_CHECKING:
     from coord.ops.settings import Settings
-    from coord.runtime.clock import Clock
 
 _log = logs.get("serve")
 
@@ -90,7 +86,18 @@ def services(
             )
         )
         window_s = ops_settings.window_s(settings)
-        members.append(Retention(settings.database, settings.ages, window_s=window_s, registry=registry))
+        if settings.maintenance.enabled:
+            members.append(
+                Maintenance(
+                    settings.nats,
+                    ops_settings.side_pool(settings.database, "maintenance"),
+                    settings.ages,
+                    settings.maintenance,
+                    tenant=settings.identity.tenant,
+                    window_s=window_s,
+                    registry=registry,
+                )
+            )
         if settings.trim.enabled:
             members.append(
                 Trimmer(
@@ -218,58 +225,3 @@ class OnConnection(Service):
     def details(self) -> dict[str, Any]:
         """The inner service's record."""
         return {"service": self._inner.health()} if self._inner is not None else {}
-
-
-class Retention(Service):
-    """Drops what is older than `ages.retain_days`, where the server has no policy for it, and old audit anchors.
-
-    Rows of entities that ended stay at least as long as the log may hold a fact about them, and a day.  Every replica
-    runs it; the steps are small and repeating them is harmless.
-    """
-
-    def __init__(
-        self,
-        database: DatabaseConfig,
-        ages: AgesConfig,
-        *,
-        window_s: float = 0.0,
-        clock: Clock | None = None,
-        registry: metrics.Metrics | None = None,
-    ) -> None:
-        super().__init__("retention", clock=clock, registry=registry)
-        self._database = database
-        self._ages = ages
-        self._window_s = window_s
-        self.removed = 0
-        """Chunks and rows since the start."""
-
-    async def run(self) -> None:
-        """Sleep, remove, sleep; a database that is away is met again an interval later."""
-        rng = random.Random()
-        while not self.draining.is_set():
-            # Jittered, so that replicas started together do not work at the same moment.
-            await self.clock.sleep(limits.RETENTION_EVERY_S * (0.5 + rng.random()))
-            try:
-                await self._remove()
-            except errors.StoreError as exc:
-                _log.warning("retention.failed", error=exc)
-
-    async def _remove(self) -> None:
-        pool = Pool(ops_settings.side_pool(self._database, "retention"), metrics=self.metrics)
-        async with await pool.open(wait=True):
-            anchors = await maintenance.remove_anchors(pool)
-            if anchors:
-                _log.info("retention.removed", relation="audit_anchor", unit="rows", removed=anchors)
-            if self._ages.retain_days is None:
-                return
-            retain = timedelta(days=self._ages.retain_days)
-            ended = max(retain, timedelta(seconds=self._window_s + limits.ENDED_MARGIN_S))
-            removed = await maintenance.maintain(pool, retain)
-            for done in removed + await maintenance.remove_ended(pool, ended):
-                self.removed += done.removed
-                if done.removed:
-                    _log.info("retention.removed", relation=done.relation, unit=done.unit, removed=done.removed)
-
-    def details(self) -> dict[str, Any]:
-        """What was removed."""
-        return {"removed": self.removed}

@@ -42,6 +42,7 @@ from coord.projector.config import ProjectorConfig
 from coord.query.service import QueryConfig
 from coord.runtime.assets import streams_dir
 from coord.runtime.http import HttpConfig
+from coord.server.maintenance import MaintenanceConfig
 from coord.server.presence import PresenceConfig
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.telemetry.logs import LogConfig, redact
@@ -114,6 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats: NatsConfig = NatsConfig()
     database: DatabaseConfig = DatabaseConfig()
     ages: AgesConfig = AgesConfig()
+    maintenance: MaintenanceConfig = MaintenanceConfig()
     archive: ArchiveConfig = ArchiveConfig()
     streams: StreamsConfig = StreamsConfig()
     trim: TrimConfig = TrimConfig()

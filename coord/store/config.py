@@ -120,11 +120,20 @@ class AgesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Rows stay in the row store so long; community compresses them then."""
     retain_days: float | None = limits.RETAIN_DAYS
     """Rows are dropped from the database then; None: never."""
+    minutes_days: float = limits.MINUTES_DAYS
+    """Rollups by minute are kept so long."""
+    hours_days: float = limits.HOURS_DAYS
+    """Rollups by hour are kept so long; those by day for good."""
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
         if self.hot_days <= 0:
             raise SettingsError("ages.hot_days must be positive")
+        if not self.hot_days <= self.minutes_days <= self.hours_days:
+            raise SettingsError(
+                f"ages.minutes_days ({self.minutes_days}) must be from hot_days ({self.hot_days}) to hours_days"
+                f" ({self.hours_days}): minutes make hours, and the last hot days may be counted again"
+            )
         if self.retain_days is not None and self.retain_days <= self.hot_days:
             raise SettingsError(
                 f"ages.retain_days ({self.retain_days}) must exceed hot_days ({self.hot_days}):"

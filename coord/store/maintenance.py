@@ -1,6 +1,7 @@
-"""Retention where the server has no policy for it: one bounded step after the other.
+"""What maintenance does in the database, and what it knows of what was done.
 
-The anchors of the audit's chain (`coord.core.chain`) are removed on every edition.
+Retention where the server has no policy for it: one bounded step after the other.  The anchors of the audit's
+chain (`coord.core.chain`) are removed on every edition.
 
 The steps are coord.maintain() in the database, the same call on every edition; in
 `community` it has nothing to do.  Between steps ingest gets its turn.
@@ -12,18 +13,25 @@ Entities (tasks, workflows, handoffs, …) have plain tables, one row each, on e
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
-from typing import Final
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
 
 import msgspec
 
 from coord import errors, limits
-from coord.store.pool import Pool
+from coord.store.pool import Connection, Pool
 from coord.store.queries import statement
-from coord.store.sqlstate import translated
+from coord.store.sqlstate import DRIVER_ERRORS, translated
 
-PAUSE_S: Final = 0.05
+PAUSE_S: Final = limits.MAINTAIN_PAUSE_S
 """Between two steps: as long as a step of 10,000 rows takes, so that half the time is ingest's."""
+
+_LEADER: Final = 0x636F6F7264 + 1
+"""The advisory lock of whoever does maintenance, per database; the one before is that of migrations."""
+
+Result = Literal["done", "more", "held", "refused", "failed"]
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +43,130 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
     removed: int
     more: bool
     """Whether the run ended before everything old was gone."""
+    batches: int = 1
+    """Transactions it took."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done to one table, or why it was not."""
+
+    job: str
+    """rollup, retention, archive, ended, anchors, expire, steps, hold or night."""
+    relation: str
+    """Which table; empty: not one alone."""
+    unit: str = "rows"
+    rows: int = 0
+    """Or chunks: rolled, removed, written."""
+    batches: int = 0
+    """Transactions it took."""
+    seconds: float = 0.0
+    bytes_before: int | None = None
+    bytes_after: int | None = None
+    result: Result = "done"
+    """more: the run ended before all was done, the next goes on."""
+    reason: str | None = None
+    """Why it was held, refused or failed."""
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """A step as the database remembers it."""
+
+    id: int
+    started_at: datetime
+    ended_at: datetime
+    job: str
+    relation: str
+    unit: str
+    rows: int
+    batches: int
+    bytes_before: int | None
+    bytes_after: int | None
+    result: str
+    reason: str | None
+
+
+@contextlib.asynccontextmanager
+async def leadership(pool: Pool) -> AsyncIterator[Connection | None]:
+    """For the length of the block, the connection that makes this process the one that maintains; None: another is.
+
+    An advisory lock of the database: it can only be held by who reaches the database that is maintained, it ends with
+    its session, and it needs no clocks that agree, as a lease elsewhere would.  Whoever lost the session without
+    knowing does no harm: each step is a transaction that would do nothing twice.
+    """
+    async with pool.acquire() as conn:
+        with translated("lead maintenance"):
+            mine = await conn.fetchval("SELECT pg_try_advisory_lock($1)", _LEADER)
+        try:
+            yield conn if mine else None
+        finally:
+            if mine and not conn.is_closed():
+                with contextlib.suppress(*DRIVER_ERRORS):  # a broken session has released it
+                    await conn.execute("SELECT pg_advisory_unlock($1)", _LEADER)
+
+
+async def behind_s(conn: Connection) -> float:
+    """How many seconds the tables are behind the log, at most: by what waits, or by how long nobody has projected."""
+    with translated("read lag"):
+        return float(await conn.fetchval(statement("projection_behind")))
+
+
+async def night(conn: Connection) -> tuple[datetime, datetime | None]:
+    """What time it is for the database, and when the nightly work was last begun."""
+    with translated("read maintenance"):
+        row = await conn.fetchrow(statement("night_last"))
+    assert row is not None, "one row, always"
+    return row["now"], row["last"]
+
+
+async def hold(conn: Connection, held: bool) -> int:  # noqa: FBT001 - it is the state that is wanted
+    """Have the server's jobs that compress and drop wait, or go on; how many that changed."""
+    with translated("hold jobs"):
+        return int(await conn.fetchval("SELECT coord.hold($1)", held))
+
+
+async def size_of(conn: Connection, relation: str) -> int | None:
+    """Bytes of a table with its indexes and chunks; None: there is none of that name."""
+    with translated("read sizes"):
+        size: int | None = await conn.fetchval("SELECT coord.size_of($1)", relation)
+    return size
+
+
+async def record(conn: Connection, step: Step) -> int:
+    """Remember a step; its number."""
+    with translated("record maintenance"):
+        return int(
+            await conn.fetchval(
+                statement("step_record"), step.seconds, step.job, step.relation, step.unit, step.rows, step.batches,
+                step.bytes_before, step.bytes_after, step.result, step.reason,
+            )
+        )  # fmt: skip
+
+
+async def unstated(conn: Connection, most: int = limits.MAINTENANCE_STATED_MAX) -> list[Recorded]:
+    """Steps that the log has no fact of, the oldest first."""
+    with translated("read maintenance"):
+        rows = await conn.fetch(statement("steps_unstated"), most)
+    return [Recorded(**dict(row)) for row in rows]
+
+
+async def stated(conn: Connection, ids: Sequence[int]) -> None:
+    """The log has the facts of these steps."""
+    with translated("record maintenance"):
+        await conn.execute(statement("steps_stated"), list(ids))
+
+
+async def forget_steps(pool: Pool, keep: timedelta, *, batch_rows: int = limits.MAINTAIN_BATCH_ROWS) -> int:
+    """Forget steps that ended more than `keep` ago, but for the newest of each job and table; how many."""
+    async with pool.transaction() as conn:
+        with translated("forget maintenance"):
+            status = await conn.execute(statement("steps_forget"), keep, batch_rows)
+    return int(status.rpartition(" ")[2])
+
+
+async def policies(conn: Connection) -> list[dict[str, Any]]:
+    """Every policy of this database: who runs it, job, relation, how often, next run, last success, state, sizes."""
+    with translated("read policies"):
+        return [dict(row) for row in await conn.fetch(statement("policies"))]
 
 
 async def remove_anchors(
@@ -88,7 +220,9 @@ async def remove_ended(
         more = {row["relation"] for row in rows if row["removed"] >= batch_rows}
         if not more:
             break
-    return [Removed(relation=name, unit="rows", removed=n, more=name in more) for name, n in total.items()]
+    return [
+        Removed(relation=name, unit="rows", removed=n, more=name in more, batches=step + 1) for name, n in total.items()
+    ]
 
 
 async def maintain(
@@ -117,7 +251,7 @@ async def maintain(
             done = Removed(**dict(row))
             before = total.get(done.relation)
             if before is not None:
-                done = msgspec.structs.replace(done, removed=before.removed + done.removed)
+                done = msgspec.structs.replace(done, removed=before.removed + done.removed, batches=step + 1)
             total[done.relation] = done
         if not any(row["more"] for row in rows):
             break

@@ -127,7 +127,7 @@ def parse(name: str, text: str) -> Rollup:
         raise refuse(at - len(columns) + 2, "the first column is s.tenant: whoever reads is let see a tenant's rows")
     if not any(c.merge for c in columns):
         raise refuse(at + 1, "it counts nothing: at least one column says sum:, min: or max:")
-    source: Source = match["source"]  # type: ignore[assignment]  # checked above
+    source: Source = match["source"]
     return Rollup(
         name=name, title=lines[0].removeprefix("-- "), source=source, columns=tuple(columns),
         where=rest[0].removeprefix("WHERE ") if rest else "",

@@ -23,11 +23,14 @@ from coord.store.rollup_files import LEVELS, WIDTHS, Column, Level, Rollup
 _ORIGIN: Final = "TIMESTAMPTZ '2000-01-03 00:00:00+00'"
 """A Monday, as TimescaleDB's buckets have it."""
 
+_SHOWN: Final = "coalesce((SELECT m.shown FROM coord.rollup AS m WHERE m.name = '%s'), '-infinity')"
+"""A sub-select and no function: asked once a question, with the rights of the view's owner."""
+
 BUCKET_DOC: Final = "Begin of the time it counts, by the broker''s clock, UTC."
 
 
 def tables(rollup: Rollup) -> str:
-    """apache and plain: what is counted, and its index.  May be repeated."""
+    """Apache and plain: what is counted, and its index.  May be repeated."""
     done: list[str] = []
     for level in LEVELS:
         name = f"coord.{rollup.table(level)}"
@@ -72,11 +75,11 @@ def views(rollup: Rollup, *, community: bool) -> str:
         if community:
             query = stored
         else:
-            shown = f"coalesce((SELECT m.shown FROM coord.rollup AS m WHERE m.name = '{rollup.table(level)}'),"
-            shown += " '-infinity')"
+            shown = _SHOWN % rollup.table(level)
             query = (
                 f"{stored}\nWHERE r.bucket < {shown}\nUNION ALL\n"
-                f"SELECT c.tenant, c.bucket, {_list('c', rollup.columns[1:])}\nFROM (\n{_live(rollup, level, shown)}\n) AS c"
+                f"SELECT c.tenant, c.bucket, {_list('c', rollup.columns[1:])}\n"
+                f"FROM (\n{_live(rollup, level, shown)}\n) AS c"
             )
         done.append(
             f"CREATE OR REPLACE VIEW {view} (tenant, bucket, {order}) AS\n{query};\n"
@@ -87,7 +90,7 @@ def views(rollup: Rollup, *, community: bool) -> str:
 
 
 def step(rollup: Rollup, level: Level) -> str:
-    """apache and plain: add what the source has of a time ($1 to $2, exclusive); how many of its rows that was.
+    """Apache and plain: add what the source has of a time ($1 to $2, exclusive); how many of its rows that was.
 
     Bounded by time, not by buckets: a part of a bucket adds to what there is of it.
     """
@@ -99,10 +102,40 @@ def step(rollup: Rollup, level: Level) -> str:
     names = ", ".join(("bucket", *(c.name for c in rollup.columns)))
     keys = ", ".join(("bucket", *(c.name for c in rollup.groups)))
     return (
-        f"WITH counted AS (\n{query}\n), put AS (\n  INSERT INTO coord.{rollup.table(level)} AS old ({names})\n"
+        f"WITH counted AS (\n{query}\n), put AS (\n  INSERT INTO coord.{rollup.table(level)} AS old ({names})\n"  # noqa: S608 - names of our files
         f"  SELECT {names} FROM counted\n  ON CONFLICT ({keys}) DO UPDATE SET "
         f"{', '.join(f'{c.name} = {_put_together(c)}' for c in rollup.measures)}\n)\n"
         "SELECT coalesce(sum(source_rows), 0)::bigint FROM counted"
+    )
+
+
+def expire(rollup: Rollup, level: Level) -> str:
+    """Remove what began more than $1 (interval) ago and what the level above has counted; $2 rows at most."""
+    table, above = f"coord.{rollup.table(level)}", rollup.table(LEVELS[LEVELS.index(level) + 1])
+    return (
+        f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table}"  # noqa: S608 - names of our files
+        f" WHERE bucket < least(now() - $1::interval, {_SHOWN % above}) LIMIT $2))"
+    )
+
+
+def take_back(rollup: Rollup, level: Level) -> str:
+    """Remove the buckets from $1 on."""
+    return f"DELETE FROM coord.{rollup.table(level)} WHERE bucket >= $1"  # noqa: S608 - names of our files
+
+
+def oldest(rollup: Rollup, level: Level) -> str:
+    """The first bucket of the level below; of the first level, when the source's rows begin."""
+    if level == "1m":
+        return f"SELECT coord.oldest('{rollup.source}')"
+    return f"SELECT min(bucket) FROM coord.{rollup.table(_below(level))}"  # noqa: S608 - names of our files
+
+
+def count(rollup: Rollup, level: Level) -> str:
+    """How many rows a step from $1 to $2 would read; $3 at most."""
+    table, column = (rollup.source, "stored_at") if level == "1m" else (rollup.table(_below(level)), "bucket")
+    return (
+        f"SELECT count(*) FROM (SELECT FROM coord.{table}"  # noqa: S608 - names of our files
+        f" WHERE {column} >= $1 AND {column} < $2 LIMIT $3) AS x"
     )
 
 

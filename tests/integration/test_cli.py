@@ -25,12 +25,14 @@ from coord.runtime import assets
 from coord.runtime.clock import ManualClock
 from coord.runtime.http import HttpConfig
 from coord.runtime.service import ServiceGroup
+from coord.server.maintenance import Maintenance
 from coord.store import copy
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.pool import Pool
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from tests.support.cli import Result, cli, running_cli
+from tests.support.rolling import checkpoints_sql
 from tests.support.store import event
 from tests.support.waiting import until
 
@@ -340,13 +342,20 @@ async def test_what_is_too_old_is_removed_at_intervals(migrated_database: Any) -
             await conn.close()
         return count
 
+    async with await Pool(config).open() as pool, pool.acquire() as conn:
+        # It was begun two days ago: two o'clock has passed since.
+        await conn.execute(
+            "INSERT INTO coord.maintenance_step (started_at, ended_at, rows, batches, job, relation, unit, result)"
+            " VALUES (now() - interval '2 days', now() - interval '2 days', 0, 0, 'night', '', 'rows', 'done')"
+        )
+        await conn.execute(checkpoints_sql(new))
     clock = ManualClock()
     ages = AgesConfig(retain_days=30)
-    async with serve.Retention(config, ages, clock=clock, registry=Metrics(CollectorRegistry())) as retention:
+    async with Maintenance(None, config, ages, clock=clock, registry=Metrics(CollectorRegistry())) as service:
         await clock.until_asleep()
         assert await left() == 2
         clock.advance_to_next()
-        await until(lambda: retention.removed)
+        await until(lambda: service.steps)
         await clock.until_asleep()  # for the next time
     assert await left() == 1
 

@@ -73,7 +73,8 @@ def from_schema(config: DatabaseConfig) -> None:
         edition, _ = editions.prepare(conn, config.edition)
         conn.execute((sql_dir() / "schema.sql").read_bytes())
         conn.execute(
-            "SELECT set_config('coord.hot', '168 hours', false), set_config('coord.retain', '720 hours', false)"
+            "SELECT set_config('coord.hot', '168 hours', false), set_config('coord.retain', '720 hours', false),"
+            " set_config('coord.minutes', '720 hours', false), set_config('coord.hours', '17520 hours', false)"
         )
         for _, text in migrations.repeatable(sql_dir(), edition):
             conn.execute(text.encode())

@@ -1,0 +1,345 @@
+"""Maintenance of the tables: rollups, retention, what ended; one process of the fleet at a time.
+
+::
+
+    every few minutes: the advisory lock of the database ──another has it──▶ sleep
+                          │ ours
+                       how far is the projector behind? ──▶ hold or release what compresses and drops
+                          │
+                       rollups, as far as they are complete (apache, plain; the server does it in community)
+                          │ at 02:00 UTC, or as soon after as somebody is there
+                       retention or archive, what ended, anchors, old minutes and hours of rollups
+                          │
+                       facts of every step: stated by _maintenance
+
+Each step is one or more transactions of about 10,000 rows with pauses in between, so that ingest goes on
+(`coord.core.upkeep`), and can be repeated: a process that dies leaves nothing half done, whoever leads next goes on.
+What was done is a row of coord.maintenance_step first and a fact then, so that a log that is away
+misses nothing.  A step that fails is recorded and keeps the others from nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from coord import errors, limits
+from coord.bus.connection import Connection as Bus
+from coord.bus.connection import NatsConfig
+from coord.core import upkeep
+from coord.runtime.clock import Clock
+from coord.runtime.service import Service
+from coord.store import editions, maintenance, rollups
+from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.maintenance import Recorded, Removed, Step
+from coord.store.pool import Connection, Pool
+from coord.store.rollup_files import LEVELS, STREAMS, Level, Rollup
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+from coord.wire import headers, ids
+from coord.wire.encode import encode_fact
+from coord.wire.records import Fact
+
+_log = logs.get("maintenance")
+
+AGENT: Final = "_maintenance"
+
+Archiving: TypeAlias = Callable[[Pool], Awaitable[Sequence[Removed]]]
+"""One run of the archive: what it wrote, read back and dropped."""
+
+
+class MaintenanceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the tables are maintained."""
+
+    enabled: bool = True
+    """Whether this process takes part; one of those that do leads."""
+    at: str = limits.MAINTENANCE_AT
+    """HH:MM, UTC: retention and archive begin then."""
+    every_s: float = limits.MAINTENANCE_EVERY_S
+    """How often rollups are moved on, and it is looked whether `at` has passed; jittered by half."""
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when a field is out of range."""
+        try:
+            upkeep.parse_at(self.at)
+        except ValueError as exc:
+            raise errors.SettingsError(f"maintenance.at: {exc}") from None
+        if self.every_s < 1:
+            raise errors.SettingsError("maintenance.every_s must be at least 1")
+
+
+class Maintenance(Service):
+    """See the module.  It starts without its database and its broker, and goes on when they come."""
+
+    def __init__(
+        self,
+        nats: NatsConfig | None,
+        database: DatabaseConfig,
+        ages: AgesConfig,
+        config: MaintenanceConfig | None = None,
+        *,
+        tenant: str = "default",
+        window_s: float = 0.0,
+        archive: Archiving | None = None,
+        clock: Clock | None = None,
+        registry: Metrics | None = None,
+    ) -> None:
+        """`database`: its pool_max is two at least: who leads holds one connection.
+
+        `nats`: None: steps are recorded and not stated.  `tenant`: whose facts they are.  `window_s`: how long the log
+        holds a fact; what ended stays at least so long.  `archive`: called in place of retention.
+        """
+        super().__init__("maintenance", clock=clock, registry=registry)
+        self.config = config or MaintenanceConfig()
+        self.config.validate()
+        self.leads = False
+        """At the last look."""
+        self.steps = 0
+        """Since the start, that did something."""
+        self._nats = nats
+        self._database = msgspec.structs.replace(database, pool_min=0, pool_max=max(2, database.pool_max))
+        self._ages = ages
+        self._tenant = tenant
+        self._window_s = window_s
+        self._archive = archive
+        self._bus: Bus | None = None
+        self._said: dict[str, str] = {}
+        """What could not be done and why, until it can: said once."""
+
+    # --- life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look, work, sleep; what is away is asked again at the next look."""
+        rng = random.Random()
+        while not self.draining.is_set():
+            # Jittered, so that replicas started together do not work at the same moment.
+            await self.clock.sleep(self.config.every_s * (0.5 + rng.random()))
+            try:
+                await self.look()
+                self._said.pop("look", None)
+            except errors.CoordError as exc:
+                self._say("look", exc.code, error=exc)
+
+    async def teardown(self) -> None:
+        """Close the connection."""
+        if self._bus is not None:
+            await self._bus.close()
+
+    def details(self) -> dict[str, Any]:
+        """Whether it leads, and what was done."""
+        return {"leads": self.leads, "steps": self.steps}
+
+    # --- one look ------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """Work, if nobody else does."""
+        pool = Pool(self._database, metrics=self.metrics)
+        async with await pool.open(wait=True), maintenance.leadership(pool) as conn:
+            self.leads = conn is not None
+            if conn is None:
+                return
+            edition = await editions.detect_async(conn)
+            behind_s = await maintenance.behind_s(conn)
+            why = upkeep.held(behind_s, self._ages.hot_days)
+            await self._hold(conn, why)
+            if edition.name != "community":
+                await self._roll(pool, conn)
+            now, last = await maintenance.night(conn)
+            if last is None or upkeep.is_due(now, last, self.config.at):
+                # The first look only says since when there is somebody: a start at noon is no night.
+                await maintenance.record(conn, Step(job="night", relation=""))
+                if last is not None:
+                    await self._night(pool, conn, edition.name, why, behind_s)
+            await self._tell(conn)
+
+    async def _hold(self, conn: Connection, why: str | None) -> None:
+        changed = await maintenance.hold(conn, why is not None)
+        if changed:
+            await self._record(
+                conn,
+                Step(job="hold", relation="", unit="jobs", rows=changed, result="held" if why else "done", reason=why),
+            )
+
+    async def _roll(self, pool: Pool, conn: Connection) -> None:
+        for rollup in rollups.load():
+            for level in LEVELS:
+                with self._failing(f"rollup {rollup.table(level)}") as failure:
+                    began = time.monotonic()
+                    moved = await rollups.advance(pool, rollup, level)
+                    if moved.steps:
+                        await self._record(
+                            conn,
+                            Step(
+                                job="rollup", relation=moved.relation, rows=moved.rows, batches=moved.steps,
+                                seconds=time.monotonic() - began, result="more" if moved.more else "done",
+                            ),
+                        )  # fmt: skip
+                await self._record_failure(conn, "rollup", rollup.table(level), failure)
+
+    async def _night(self, pool: Pool, conn: Connection, edition: str, why: str | None, behind_s: float) -> None:
+        await self._step(conn, "anchors", "audit_anchor", lambda: _counted(maintenance.remove_anchors(pool)))
+        for rollup in rollups.load() if edition != "community" else []:
+            for level, days in _expiring(self._ages):
+                await self._expire(pool, conn, rollup, level, days)
+        await self._drop(pool, conn, edition, why, behind_s)
+        keep = timedelta(seconds=limits.MAINTENANCE_KEEP_S)
+        await self._step(conn, "steps", "maintenance_step", lambda: _counted(maintenance.forget_steps(pool, keep)))
+
+    async def _expire(self, pool: Pool, conn: Connection, rollup: Rollup, level: Level, days: float) -> None:
+        async def expire() -> list[Removed]:
+            rows, _ = await rollups.expire(pool, rollup, level, timedelta(days=days))
+            return [Removed(relation=rollup.table(level), unit="rows", removed=rows, more=False)]
+
+        await self._step(conn, "expire", rollup.table(level), expire)
+
+    async def _drop(self, pool: Pool, conn: Connection, edition: str, why: str | None, behind_s: float) -> None:
+        """Retention or archive, and what ended: what takes rows away that nobody has elsewhere."""
+        if why is not None:
+            await self._record(conn, Step(job="retention", relation="", result="held", reason=why))
+            return
+        if self._archive is not None:
+            archive = self._archive
+            await self._step(conn, "archive", "", lambda: archive(pool))
+        if self._ages.retain_days is None:
+            return
+        refused = upkeep.refused(behind_s, self._ages.retain_days)
+        if refused is not None:
+            await self._record(conn, Step(job="retention", relation="", result="refused", reason=refused))
+            return
+        retain = timedelta(days=self._ages.retain_days)
+        now, _ = await maintenance.night(conn)
+        uncounted = [
+            upkeep.unrolled(await rollups.counted_until(conn, source), now - retain)
+            for source in STREAMS
+            if edition != "community" and await rollups.has_older(conn, source, now - retain)
+        ]
+        if any(uncounted):
+            reason = next(filter(None, uncounted))
+            await self._record(conn, Step(job="retention", relation="", result="held", reason=reason))
+        else:
+            await self._step(conn, "retention", "", lambda: maintenance.maintain(pool, retain))
+        ended = max(retain, timedelta(seconds=self._window_s + limits.ENDED_MARGIN_S))
+        await self._step(conn, "ended", "", lambda: maintenance.remove_ended(pool, ended))
+
+    # --- one step ------------------------------------------------------------------------------
+
+    async def _step(
+        self, conn: Connection, job: str, relation: str, work: Callable[[], Awaitable[Sequence[Removed]]]
+    ) -> None:
+        """Do it and record it: a row for each table that it names, with its size before and after."""
+        with self._failing(f"{job} {relation}".strip()) as failure:
+            began = time.monotonic()
+            before = {name: await maintenance.size_of(conn, name) for name in _SIZED.get(job, ())}
+            for done in await work():
+                name = done.relation or relation
+                await self._record(
+                    conn,
+                    Step(
+                        job=job, relation=name, unit=done.unit, rows=done.removed, batches=done.batches,
+                        seconds=time.monotonic() - began, result="more" if done.more else "done",
+                        bytes_before=before.get(name),
+                        bytes_after=await maintenance.size_of(conn, name) if name in before else None,
+                    ),
+                )  # fmt: skip
+        await self._record_failure(conn, job, relation, failure)
+
+    @contextlib.contextmanager
+    def _failing(self, what: str) -> Iterator[list[errors.CoordError]]:
+        """What fails in the block is collected, said once, and ends nothing else."""
+        failure: list[errors.CoordError] = []
+        try:
+            yield failure
+            self._said.pop(what, None)
+        except errors.CoordError as exc:
+            self._say(what, exc.code, error=exc)
+            failure.append(exc)
+
+    async def _record_failure(
+        self, conn: Connection, job: str, relation: str, failure: Sequence[errors.CoordError]
+    ) -> None:
+        for exc in failure:
+            await self._record(
+                conn, Step(job=job, relation=relation, result="failed", reason=f"{exc.code}: {exc.message}"[:500])
+            )
+
+    async def _record(self, conn: Connection, step: Step) -> None:
+        await maintenance.record(conn, step)
+        if step.result in {"held", "refused"}:
+            self._say(f"{step.job} {step.relation}", step.reason or "", result=step.result)
+            return
+        if step.result != "failed":
+            self.steps += 1
+            self._said.pop(f"{step.job} {step.relation}", None)
+        if step.rows:
+            _log.info(
+                "maintenance.step", job=step.job, relation=step.relation, unit=step.unit, rows=step.rows,
+                batches=step.batches, seconds=round(step.seconds, 3),
+            )  # fmt: skip
+
+    def _say(self, what: str, why: str, **fields: Any) -> None:
+        if self._said.get(what) != why:
+            self._said[what] = why
+            _log.warning("maintenance.waiting", what=what, why=why, **fields)
+
+    # --- facts ---------------------------------------------------------------------------------
+
+    async def _tell(self, conn: Connection) -> None:
+        """Publish the facts of steps that the log has none of; a log that is away gets them with the next look."""
+        steps = await maintenance.unstated(conn)
+        if not steps or self._nats is None:
+            return
+        with self._failing("facts"):
+            if self._bus is None:
+                self._bus = await Bus.open(self._nats, name="coord-maintenance", role="maintenance", wait=False)
+            told = []
+            try:
+                for step in steps:
+                    await self._publish(self._bus, step)
+                    told.append(step.id)
+            finally:
+                if told:
+                    await maintenance.stated(conn, told)
+
+    async def _publish(self, bus: Bus, step: Recorded) -> None:
+        fact = Fact(
+            kind="maintenance", key=AGENT, id=step.relation or step.job, event="stepped", detail=(step.job,),
+            data=_said_of(step),
+        )  # fmt: skip
+        number = f"{step.started_at.isoformat()}-{step.id}"
+        made = encode_fact(
+            fact, tenant=self._tenant, agent=AGENT, occurred_at=step.ended_at,
+            event_id=ids.derive_id(self._tenant, AGENT, "1", number, 1, 0),
+        )  # fmt: skip
+        answer = await bus.request(made.subject, made.body, headers=headers.encode(made.headers))
+        error = msgspec.json.decode(answer.data, type=dict[str, Any]).get("error")
+        if error:
+            raise errors.PublishRefused(str(error.get("description", error)), subject=made.subject)
+
+
+_SIZED: Final = {"retention": ("event", "metric_sample", "outcome"), "archive": ("event", "metric_sample")}
+"""Jobs whose tables are measured before and after."""
+
+
+def _expiring(ages: AgesConfig) -> list[tuple[Level, float]]:
+    """Widths that are kept for so many days."""
+    return [("1m", ages.minutes_days), ("1h", ages.hours_days)]
+
+
+async def _counted(count: Awaitable[int]) -> list[Removed]:
+    return [Removed(relation="", unit="rows", removed=await count, more=False)]
+
+
+def _said_of(step: Recorded) -> dict[str, Any]:
+    """The body of a step's fact: what there is to say."""
+    said = {
+        "job": step.job, "relation": step.relation, "result": step.result, "unit": step.unit, "rows": step.rows,
+        "batches": step.batches, "seconds": round((step.ended_at - step.started_at).total_seconds(), 3),
+        "bytes_before": step.bytes_before, "bytes_after": step.bytes_after, "reason": step.reason,
+    }  # fmt: skip
+    return {name: value for name, value in said.items() if value is not None and value != ""}

@@ -1,0 +1,209 @@
+"""Rollups where the server keeps none (apache, plain): moved on step by step, each step exactly once.
+
+::
+
+    event ──1m──▶ fact_rate_1m ──▶ fact_rate_1h ──▶ fact_rate_1d        so with every file of sql/rollups
+                       │                │
+             progress ─┴─ shown ────────┴─ …     one row a rollup in coord.rollup, moved with the rows
+
+*progress*: everything stored before is counted.  *shown*: the buckets before are whole, and views read them; what
+is after it they count as they are asked.  A step adds what its source has of a time [progress, until) to what there
+is, and moves progress, in one transaction that holds the rollup's row locked: a step that fails, or that two do, is
+done once or not at all.
+
+`until` is never beyond what is complete: a first level waits for the slowest partition's checkpoint, a further one
+for the level below.  So no row can come later to a time that was counted, with two exceptions, which `forget` is for:
+rows that an operator puts back, and a broker whose clock was set back by more than `limits.ROLLUP_SETTLE_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from coord import limits
+from coord.core import upkeep
+from coord.runtime.assets import sql_dir
+from coord.store import rollup_files, rollup_sql
+from coord.store.pool import Connection, Pool
+from coord.store.queries import statement
+from coord.store.rollup_files import LEVELS, STREAMS, Level, Rollup
+from coord.store.sqlstate import translated
+
+WIDTH_S: Final[dict[Level, float]] = {"1m": 60.0, "1h": 3_600.0, "1d": upkeep.DAY_S}
+"""Of a bucket."""
+
+_ORIGIN: Final = datetime(2000, 1, 3, tzinfo=UTC)
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one rollup was moved."""
+
+    relation: str
+    rows: int
+    """Rows of its source that were added to it."""
+    steps: int
+    progress: datetime | None
+    """Where it is now; None: nowhere, its source has no rows."""
+    more: bool
+    """Whether the run ended before it had come as far as it may."""
+
+
+def load() -> list[Rollup]:
+    """The rollups of this release."""
+    return rollup_files.load(sql_dir() / "rollups")
+
+
+async def advance_all(
+    pool: Pool, rollups: Sequence[Rollup] | None = None, *, steps_max: int = limits.MAINTAIN_STEPS_MAX,
+    pause_s: float = limits.MAINTAIN_PAUSE_S,
+) -> list[Advance]:  # fmt: skip
+    """Move every rollup as far as it may be moved: one transaction of about 10,000 rows a step, with pauses between.
+
+    `pause_s`: at least; as long as the step took, if that was longer.  May be cancelled at any time.
+    """
+    return [
+        await advance(pool, rollup, level, steps_max=steps_max, pause_s=pause_s)
+        for rollup in (load() if rollups is None else rollups)
+        for level in LEVELS
+    ]
+
+
+async def advance(
+    pool: Pool, rollup: Rollup, level: Level, *, steps_max: int = limits.MAINTAIN_STEPS_MAX,
+    pause_s: float = limits.MAINTAIN_PAUSE_S,
+) -> Advance:  # fmt: skip
+    """Move one rollup on, at most `steps_max` steps."""
+    least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[_below(level)]
+    width_s = max(least_s, WIDTH_S[level] / 6)
+    rows = steps = 0
+    while True:
+        began = time.monotonic()
+        async with pool.transaction() as conn:
+            with translated(f"roll {rollup.table(level)}"):
+                progress, until = await _span(conn, rollup, level, width_s)
+                if progress is None or until is None or until <= progress or steps >= steps_max:
+                    more = progress is not None and until is not None and until > progress
+                    return Advance(
+                        relation=rollup.table(level), rows=rows, steps=steps, progress=progress, more=more
+                    )  # fmt: skip
+                found = await _bounded(conn, rollup, level, progress, until)
+                if found is None:
+                    # Far denser than the step before: the same again, of less.
+                    width_s = upkeep.next_width_s(width_s, 4 * limits.MAINTAIN_BATCH_ROWS, least_s=least_s)
+                    continue
+                shown = _floor(until, WIDTH_S[level])
+                await conn.execute(statement("rollup_move"), rollup.table(level), until, shown, found)
+        rows, steps = rows + found, steps + 1
+        width_s = upkeep.next_width_s(width_s, found, least_s=least_s)
+        await asyncio.sleep(upkeep.pause_s(time.monotonic() - began, pause_s) if pause_s else 0)
+
+
+async def counted_until(conn: Connection, source: str) -> datetime | None:
+    """Up to when every rollup of a table has counted its rows; None: one of them has not begun."""
+    names = [r.table("1m") for r in load() if r.source == source]
+    with translated("read rollups"):
+        found = await conn.fetch("SELECT progress FROM coord.rollup WHERE name = ANY ($1::text[])", names)
+    return min((row[0] for row in found), default=None) if len(found) == len(names) else None
+
+
+async def has_older(conn: Connection, source: str, cutoff: datetime) -> bool:
+    """Whether a table may have rows stored before `cutoff`."""
+    with translated("read chunks"):
+        oldest = _as_time(await conn.fetchval("SELECT coord.oldest($1)", source))
+    return oldest is not None and oldest < cutoff
+
+
+async def expire(
+    pool: Pool, rollup: Rollup, level: Level, keep: timedelta, *, batch_rows: int = limits.MAINTAIN_BATCH_ROWS,
+    steps_max: int = limits.MAINTAIN_STEPS_MAX, pause_s: float = limits.MAINTAIN_PAUSE_S,
+) -> tuple[int, int]:  # fmt: skip
+    """Remove buckets that began more than `keep` ago and that the next level has counted; rows and steps."""
+    assert level != LEVELS[-1], "days are kept"
+    table = rollup.table(level)
+    rows = 0
+    for step in range(1, steps_max + 1):
+        began = time.monotonic()
+        async with pool.transaction() as conn:
+            with translated(f"expire {table}"):
+                status = await conn.execute(rollup_sql.expire(rollup, level), keep, batch_rows)
+        count = int(status.rpartition(" ")[2])
+        rows += count
+        if count < batch_rows:
+            return rows, step
+        await asyncio.sleep(upkeep.pause_s(time.monotonic() - began, pause_s) if pause_s else 0)
+    return rows, steps_max
+
+
+async def forget(conn: Connection, since: datetime, rollups: Sequence[Rollup] | None = None) -> None:
+    """Take back what was counted of everything stored from `since` on, to be counted again.  In a transaction.
+
+    Only for times of which the facts are still there.  In `community` nothing: the server notices changed rows itself.
+    """
+    day = _floor(since, WIDTH_S["1d"])
+    with translated("forget rollups"):
+        for rollup in load() if rollups is None else rollups:
+            for level in LEVELS:
+                name = rollup.table(level)
+                if await conn.fetchval(statement("is_table"), f"coord.{name}"):
+                    await conn.execute(statement("rollup_take_back"), name, day)
+                    await conn.execute(rollup_sql.take_back(rollup, level), day)
+
+
+# --- one step ----------------------------------------------------------------------------------
+
+
+async def _span(
+    conn: Connection, rollup: Rollup, level: Level, width_s: float
+) -> tuple[datetime | None, datetime | None]:
+    """From where to where the next step goes.  Locks the rollup's row."""
+    mark = await conn.fetchrow(statement("rollup_mark"), rollup.table(level))
+    until = await _complete(conn, rollup, level)
+    if mark is not None:
+        progress: datetime | None = mark["progress"]
+    else:
+        begin = _as_time(await conn.fetchval(rollup_sql.oldest(rollup, level)))
+        progress = None if begin is None else _floor(begin, WIDTH_S[level])
+    if progress is None or until is None:
+        return progress, None
+    return progress, min(until, progress + timedelta(seconds=width_s))
+
+
+async def _complete(conn: Connection, rollup: Rollup, level: Level) -> datetime | None:
+    if level != "1m":
+        below = rollup.table(_below(level))
+        found = await conn.fetchval("SELECT shown FROM coord.rollup WHERE name = $1", below)
+        return _as_time(found)
+    found = _as_time(
+        await conn.fetchval(statement("rollup_complete"), STREAMS[rollup.source], limits.PARTITIONS)
+    )  # fmt: skip
+    return None if found is None else found - timedelta(seconds=limits.ROLLUP_SETTLE_S)
+
+
+async def _bounded(conn: Connection, rollup: Rollup, level: Level, since: datetime, until: datetime) -> int | None:
+    """Do the step; None when it would be much more than a batch, and could be less."""
+    least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[_below(level)]
+    if (until - since).total_seconds() > least_s:
+        most = 4 * limits.MAINTAIN_BATCH_ROWS
+        count = await conn.fetchval(rollup_sql.count(rollup, level), since, until, most + 1)
+        if count > most:
+            return None
+    return int(await conn.fetchval(rollup_sql.step(rollup, level), since, until))
+
+
+def _below(level: Level) -> Level:
+    return LEVELS[LEVELS.index(level) - 1]
+
+
+def _floor(at: datetime, width_s: float) -> datetime:
+    return at - (at - _ORIGIN) % timedelta(seconds=width_s)
+
+
+def _as_time(found: Any) -> datetime | None:
+    assert found is None or isinstance(found, datetime)
+    return found
