@@ -540,7 +540,7 @@ EXPORT_S: Final = 4 * 3_600.0
 """A whole export.  Its snapshot keeps vacuum from what was deleted since."""
 
 REBUILD_SLICE_ROWS: Final = 1_000_000
-"""Facts of a copy that a rebuild reads with one statement, which sorts them: a chunk is looked through once for each."""
+"""Facts of a copy that a rebuild reads with one statement, which sorts them: a chunk is looked through for each."""
 
 REBUILD_FILE_ROWS: Final = 50_000
 """The same where files of an archive are among what is read: those are sorted in memory."""
@@ -606,6 +606,30 @@ DASHBOARD_MS: Final = 100
 
 QUESTION_MS: Final = 1_000
 """Any other named question, likewise."""
+
+ADVISE_UNUSED_S: Final = 7 * 86_400.0
+"""An index that was not scanned for so long is called unused: what is asked once a week is."""
+
+ADVISE_INDEX_BYTES_MIN: Final = MIB
+"""A smaller one is not worth a word."""
+
+ADVISE_SEQ_ROWS_MIN: Final = 100_000
+"""A table of so many rows that is read from end to end: 10 ms and more each time;"""
+
+ADVISE_SEQ_SCANS_PER_H: Final = 2.0
+"""and so often: nightly work may."""
+
+ADVISE_CHUNK_MEMORY_SHARE: Final = 0.25
+"""Of memory that the chunk being written to may take with its indexes: TimescaleDB's own advice."""
+
+ADVISE_CHUNKS_MAX: Final = 1_000
+"""Chunks of a table: planning a question without a bound on time takes about 0.1 ms for each."""
+
+ADVISE_DAYS: Final = 14
+"""Whole days that a forecast is made from: two of each weekday."""
+
+ADVISE_DISK_URGENT_DAYS: Final = 14
+"""A disk that may be full so soon is urgent: time to buy one."""
 
 assert PUBLISH_DEADLINE_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "a resend must still be recognised"
 assert PUBLISH_ATTEMPT_S < PUBLISH_DEADLINE_S

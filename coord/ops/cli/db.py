@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import query, role
+from coord.ops.cli import advise, archive, query, role
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
     from coord.store.editions import Edition
 
 app = group("db", "The database: migrations, edition, named questions.")
+app.add_typer(archive.app)
 app.add_typer(role.app)
 query.add_to(app)
+advise.add_to(app)
 
 
 class Upto(StrEnum):
