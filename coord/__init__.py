@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from coord import errors
     from coord.bus.connection import NatsConfig
     from coord.bus.publish import PubAck
+    from coord.cache.config import CacheConfig
+    from coord.cache.loading import Loaded
     from coord.client.agent import Agent
     from coord.client.building import Workflow
     from coord.client.config import ClientConfig, PublisherConfig
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
     from coord.client.receipt import Receipt
     from coord.client.tasks import TaskContext
     from coord.client.workflows import WorkflowHandle
+    from coord.core.eviction import Watermark
     from coord.core.placement import Placement
     from coord.core.retry import RetryPolicy
     from coord.errors import CoordError, Decline, FlushFailed, Overloaded, Reject
+    from coord.store.snapshots import reading
     from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
     from coord.wire.facts import fact
     from coord.wire.flagging import FlagRule
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "CacheConfig",
     "ClientConfig",
     "Coord",
     "CoordError",
@@ -50,6 +55,7 @@ __all__ = [
     "FlushFailed",
     "HandoffContext",
     "HandoffHandle",
+    "Loaded",
     "NatsConfig",
     "Overloaded",
     "Placement",
@@ -64,17 +70,23 @@ __all__ = [
     "StoredSample",
     "TaskContext",
     "TaskHandle",
+    "Watermark",
     "Workflow",
     "WorkflowHandle",
     "connect",
     "errors",
     "fact",
     "handling",
+    "reading",
     "where",
 ]
 
 _HOME = {
     "Agent": "coord.client.agent",
+    "CacheConfig": "coord.cache.config",
+    "Loaded": "coord.cache.loading",
+    "Watermark": "coord.core.eviction",
+    "reading": "coord.store.snapshots",
     "Placement": "coord.core.placement",
     "Quotas": "coord.client.quotas",
     "Reject": "coord.errors",

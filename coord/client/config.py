@@ -12,6 +12,7 @@ import msgspec
 
 from coord import limits
 from coord.bus.connection import NatsConfig
+from coord.cache.config import CacheConfig
 from coord.core.batching import BatchPolicy
 from coord.core.lanes import LanePolicy
 from coord.core.retry import RetryPolicy
@@ -141,8 +142,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Give a stable name in production: it is the agent's identity in every table.
     """
     publisher: PublisherConfig = PublisherConfig()
+    cache: CacheConfig = CacheConfig()
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
         self.nats.validate()
         self.publisher.validate()
+        self.cache.validate()

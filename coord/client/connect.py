@@ -17,9 +17,9 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import AsyncIterable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from weakref import WeakSet
 
 import msgspec
@@ -47,7 +47,11 @@ from coord.wire.agents import Found, FoundAgents
 
 if TYPE_CHECKING:
     from coord.bus.publish import PubAck
+    from coord.cache.config import CacheConfig
+    from coord.cache.functions import Answering, CachedFunction, CachedOptions
+    from coord.cache.loading import Cache
     from coord.client.building import Workflow
+    from coord.client.caching import Caching
     from coord.client.flags import Flags
     from coord.client.handoff import HandoffHandle, Handoffs
     from coord.client.locks import Locking, Locks
@@ -133,7 +137,10 @@ class Connecting:
                 await conn.close()
             raise
         owned = self._connection is None
-        return Coord(conn, publisher, stating=stating, instance=instance, owns_connection=owned, metrics=self._metrics)
+        return Coord(
+            conn, publisher, stating=stating, instance=instance, owns_connection=owned, metrics=self._metrics,
+            cache=config.cache,
+        )  # fmt: skip
 
     def __await__(self) -> Generator[Any, None, Coord]:
         return self._open().__await__()
@@ -160,6 +167,7 @@ class Coord(Submits):
         instance: str,
         owns_connection: bool,
         metrics: Metrics | None = None,
+        cache: CacheConfig | None = None,
     ) -> None:
         self.connection = connection
         """The broker's connection, for what this class has no method for."""
@@ -197,6 +205,8 @@ class Coord(Submits):
         self._locks: Locks | None = None
         self._flags: Flags | None = None
         self._handoffs: Handoffs | None = None
+        self._cache_config = cache
+        self._caching: Caching | None = None
 
     @property
     def tenant(self) -> str:
@@ -528,6 +538,28 @@ class Coord(Submits):
             escalate=escalate,
         )  # fmt: skip
 
+    # --- caching -------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> Cache:
+        """What this process keeps of answers, evicted by what the projector commits; see `coord.client.caching`."""
+        return self._caches().cache
+
+    def cached(self, key: str, **options: Unpack[CachedOptions]) -> Callable[[Answering[T]], CachedFunction[T]]:
+        """Keep an async function's answers: ``@c.cached("agent:{id}", tags=["agent:{id}"])``.
+
+        `key` and `tags` name the function's parameters; facts that are committed evict the answers with their tags.
+        `coord.cache.functions.CachedOptions` says what else there is.  Raises `InvalidCacheKey`.
+        """
+        return self._caches().functions.cached(key, **options)
+
+    def _caches(self) -> Caching:
+        if self._caching is None:
+            from coord.client.caching import Caching
+
+            self._caching = Caching(self.connection, self.tenant, self._cache_config, self.metrics)
+        return self._caching
+
     # --- who is there --------------------------------------------------------------------
 
     async def agents(
@@ -588,6 +620,8 @@ class Coord(Submits):
                     part.close()
             self.outcomes.close()
             await self._submitter.close()
+            if self._caching is not None:
+                await self._caching.close()
             await self.payloads.close()
             await self.used_ids.close()
             await self.beating.close()

@@ -9,5 +9,6 @@ are named here too; bounds of the protocol are fixed.
 from __future__ import annotations
 
 from coord.limits.archive import *  # noqa: F403 - one name for every bound: limits.X
+from coord.limits.cache import *  # noqa: F403
 from coord.limits.spine import *  # noqa: F403
 from coord.limits.work import *  # noqa: F403

@@ -1,21 +1,25 @@
 """What the projector tells the caches after a commit.
 
-One notice per tenant touched: ``{"stream", "epoch", "partition", "from", "to", "tags"}``.
-`from` is the `to` of the tenant's last notice from this partition, so a receiver that sees
-another value knows that it missed one; `tags` null means "anything of this partition".
+One notice per tenant touched (`coord.wire.notices`).  `from` is the `to` of the tenant's last
+notice from this partition, so a receiver that sees another value knows that it missed one.
 Notices are not stored: a cache that missed one drops what it can no longer vouch for.
+
+One that was lost with nothing behind it would be missed for as long as the tenant is silent.  So
+a beat tells everybody's caches now and then in which session of notices the partition is, and a
+session ends whenever a notice may be lost: with its projector's, and with a failed publish.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
-
-import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
+from coord.core.checkpoint import Checkpoint
 from coord.projector.rows import Batch
-from coord.wire import subjects
+from coord.wire import notices, subjects
+from coord.wire.notices import Notice
 
 
 class Notices:
@@ -24,28 +28,62 @@ class Notices:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._last_to: OrderedDict[str, int] = OrderedDict()
+        self._session = ""
+        self._beat_at = 0.0
+        self._conn_epoch = conn.epoch
+        self.restart()
 
     def restart(self) -> None:
-        """Forget the chain: after a takeover the next `from` matches nobody's last `to`."""
+        """Forget the chain: notices may be lost, by us or by who had the partition before.  The next beat is due."""
         self._last_to.clear()
+        self._session = secrets.token_hex(6)
+        self._beat_at = 0.0
+
+    def beat(self, checkpoint: Checkpoint, now: float) -> None:
+        """Tell all caches which session this is, if that is due; `now`: monotonic seconds."""
+        self._look_at_connection()
+        if now < self._beat_at:
+            return
+        notice = Notice(
+            stream=checkpoint.stream,
+            epoch=checkpoint.epoch,
+            partition=checkpoint.partition,
+            session=self._session,
+            from_=checkpoint.seq,
+            to=checkpoint.seq,
+            tags=[],
+        )
+        try:
+            self._conn.publish(subjects.notice(subjects.UNKNOWN, checkpoint.partition), notices.encode(notice))
+        except errors.BusError:
+            return  # due again
+        self._beat_at = now + limits.NOTICE_BEAT_S
 
     def send(self, batch: Batch, old_seq: int, new_seq: int) -> None:
         """Send what `batch` touched.  A lost connection loses notices, which receivers notice."""
+        self._look_at_connection()
         for tenant, tags in batch.tags.items():
-            notice = {
-                "stream": batch.stream,
-                "epoch": batch.epoch,
-                "partition": batch.partition,
-                "from": self._last_to.get(tenant, old_seq),
-                "to": new_seq,
-                "tags": None if tags is None else sorted(tags),
-            }
+            notice = Notice(
+                stream=batch.stream,
+                epoch=batch.epoch,
+                partition=batch.partition,
+                session=self._session,
+                from_=self._last_to.get(tenant, old_seq),
+                to=new_seq,
+                tags=None if tags is None else sorted(tags),
+            )
             self._last_to[tenant] = new_seq
             self._last_to.move_to_end(tenant)
             try:
-                self._conn.publish(subjects.notice(tenant, batch.partition), msgspec.json.encode(notice))
+                self._conn.publish(subjects.notice(tenant, batch.partition), notices.encode(notice))
             except errors.BusError:
                 self.restart()
                 return
         while len(self._last_to) > limits.NOTICE_TENANTS_MAX:
             self._last_to.popitem(last=False)
+
+    def _look_at_connection(self) -> None:
+        # What was handed to a connection that broke may never have left.
+        if self._conn.epoch != self._conn_epoch:
+            self._conn_epoch = self._conn.epoch
+            self.restart()

@@ -357,6 +357,8 @@ class PartitionProjector:
     async def _receive(self, pending: Batch, offer: Offer | None) -> Batch:
         """Wait for deliveries and add them to the batch that is open then, which is returned."""
         loop = asyncio.get_running_loop()
+        assert self.checkpoint is not None
+        self._notices.beat(self.checkpoint, loop.time())
         settled = None if offer is None else offer.settled
         deliveries = await self._source.receive(_TAKE, self._config.idle_checkpoint_s, unless=settled)
         pending = self._open(pending, offer)  # it may have been taken while we waited

@@ -265,6 +265,32 @@ class Metrics:
             "coord_rpc_duration_seconds", "From request to answer", "service", "method", buckets=LATENCY_BUCKETS_S
         )
 
+        # --- caching -----------------------------------------------------------------
+        self.cache_lookups = counter(
+            "coord_cache_lookups_total", "Reads: hit, miss, joined (another's load), stale_revalidate, stale_error",
+            "tier", "outcome",
+        )  # fmt: skip
+        self.cache_dropped = counter(
+            "coord_cache_dropped_total",
+            "Entries that left: notice, backlog, gap, session, lost, manual, full, expired, replaced, too_large",
+            "tier", "reason",
+        )  # fmt: skip
+        self.cache_refused = counter(
+            "coord_cache_refused_total",
+            "Loads not kept (overtaken by an eviction, unvouched, tags) or done again (behind)", "tier", "reason",
+        )  # fmt: skip
+        self.cache_load_errors = counter(
+            "coord_cache_load_errors_total", "Loads that failed, by error code", "tier", "reason"
+        )
+        self.cache_load_seconds = histogram(
+            "coord_cache_load_seconds", "One load, its repeats included", "tier", buckets=LATENCY_BUCKETS_S
+        )
+        self.cache_notices = counter(
+            "coord_cache_notices_total", "Notices applied, unreadable, and gaps in them", "tier", "outcome"
+        )
+        self.cache_bytes = gauge("coord_cache_bytes", "Bytes held", "tier")
+        self.cache_entries = gauge("coord_cache_entries", "Values held", "tier")
+
         # --- what is outside ---------------------------------------------------------
         self.circuit_state = gauge("coord_circuit_state", "0 closed, 1 half open, 2 open", "name")
         self.circuit_transitions = counter(
@@ -276,6 +302,9 @@ class Metrics:
 
         # --- the database pool -------------------------------------------------------
         self.db_pool_connections = gauge("coord_db_pool_connections", "Connections, by state: idle, used", "state")
+        self.db_slow_queries = counter(
+            "coord_db_slow_queries_total", "Statements that took longer than database.slow_query_ms", "statement"
+        )
         self.db_reads = counter("coord_db_reads_total", "Reads that may go to a replica, by where they went", "server")
         self.db_replica_usable = gauge("coord_db_replica_usable", "1: reads go to the replica; 0: to the primary")
         self.db_replica_age_seconds = gauge(

@@ -499,6 +499,11 @@ def notice(tenant: str, p: int) -> str:
     return _build("coord.notice", tenant=tenant, p=str(p))
 
 
+def notices(tenant: str) -> str:
+    """All notices of a tenant; of `UNKNOWN`: those for everybody."""
+    return _build("coord.notice", tenant=tenant) + ".*"
+
+
 def dlq(stream: str, tenant: str | None, agent: str | None) -> str:
     """Where a dead letter of a stream goes; None where its subject did not say whose it is."""
     return _build("coord.dlq", stream=stream.lower(), tenant=tenant or UNKNOWN, agent=agent or UNKNOWN)

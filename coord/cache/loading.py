@@ -1,0 +1,422 @@
+"""One process's cache: what is served, shared, loaded and kept.
+
+::
+
+    read ──▶ fresh in L1? ──▶ served
+              │ expired, may be stale? ──▶ served, and loaded anew behind it
+              ▼
+             somebody loads it, and nothing was evicted since that began? ──▶ wait for the same
+              ▼
+             load: generation noted ─▶ the loader ─▶ tables older than an eviction we know of? ─▶ again
+              ▼
+             evicted since it began? handed over : kept and handed over
+
+`coord.core.eviction` decides; here are the values, the waiting and the deadlines.  Exceptions and None are shared by
+all who wait for one load: a failing database is asked once, not once a caller.
+
+What this never does: serve anything that was evicted, not even where stale values are allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from coord import errors, limits
+from coord.cache.config import CacheConfig
+from coord.cache.counting import CacheStats, Counting
+from coord.cache.keys import checked_tag
+from coord.cache.memory import MemoryCache
+from coord.core.eviction import Evicted, Evictions, Marks, TagRules, Watermark, depends_on, is_behind
+from coord.runtime import clock
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+from coord.wire import notices
+
+_log = logs.get("cache")
+
+Loader: TypeAlias = Callable[[], Awaitable[Any]]
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What a loader may return instead of the value: the value, and how far it goes."""
+
+    value: Any
+    marks: Marks | None = None
+    """Up to where its snapshot of the tables goes (`coord.store.snapshots`)."""
+    tags: tuple[str, ...] = ()
+    """Besides those known before."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How one function is cached.  Times in seconds."""
+
+    ttl_s: float
+    negative_ttl_s: float
+    timeout_s: float
+    stale_while_revalidate_s: float = 0.0
+    """An expired value is served for so long while it is loaded anew."""
+    stale_if_error_s: float = 0.0
+    """An expired value is served for so long when loading fails."""
+    returns: type[Any] | tuple[type[Any], ...] | None = None
+
+    def validate(self) -> None:
+        """Raise `SettingsError` when the fields do not fit together."""
+        if self.ttl_s <= 0 or self.timeout_s <= 0:
+            raise errors.SettingsError("cached: ttl_s and timeout_s must be positive")
+        if min(self.negative_ttl_s, self.stale_while_revalidate_s, self.stale_if_error_s) < 0:
+            raise errors.SettingsError("cached: times must not be negative")
+
+
+class Flight:
+    """One load under way."""
+
+    __slots__ = ("begun", "future", "tags", "task")
+
+    def __init__(self, tags: tuple[str, ...], begun: int, future: asyncio.Future[Loaded]) -> None:
+        self.tags = tags
+        self.begun = begun
+        """The generation in which what it will bring began to be loaded."""
+        self.future = future
+        self.task: asyncio.Task[None] | None = None
+
+
+class Cache:
+    """See the module.  Not thread-safe; any number of tasks of one event loop may use it."""
+
+    def __init__(
+        self,
+        config: CacheConfig | None = None,
+        *,
+        metrics: Metrics | None = None,
+        rng: random.Random | None = None,
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
+        self.config: Final = config or CacheConfig()
+        self.config.validate()
+        self.counts = Counting(metrics)
+        self.evictions = Evictions(TagRules(self.config.tags))
+        self.monotonic: Final = monotonic or clock.monotonic
+        """Its clock, in seconds."""
+        self.l1 = MemoryCache(
+            bytes_max=self.config.l1_bytes,
+            ttl=self.config.ttl_s,
+            jitter=self.config.jitter,
+            rng=rng,
+            monotonic=monotonic,
+            dropped=self.counts.dropped,
+        )
+        self._flights: dict[Hashable, Flight] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._refreshing: set[Hashable] = set()
+        self._slots = asyncio.Semaphore(self.config.loads_max)
+        self._waiting: list[tuple[Watermark, asyncio.Future[None]]] = []
+        self._closed = False
+
+    # --- what is heard -------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """Notices arrive from now on."""
+        self._evict(self.evictions.connected())
+
+    def disconnected(self) -> None:
+        """Notices may be missed: drop what only they could have evicted."""
+        self._evict(self.evictions.disconnected())
+
+    def hear(self, body: bytes) -> None:
+        """A notice for this tenant."""
+        try:
+            notice = notices.decode(body)
+        except errors.WireError:
+            self.counts.unreadable()
+            return
+        self.counts.notice()
+        for evicted in self.evictions.notice(notice):
+            self._evict(evicted)
+        self._tell()
+
+    def hear_beat(self, body: bytes) -> None:
+        """A notice for everybody."""
+        try:
+            notice = notices.decode(body)
+        except errors.WireError:
+            self.counts.unreadable()
+            return
+        evicted = self.evictions.beat(notice)
+        if evicted is not None:
+            self._evict(evicted)
+        self._tell()
+
+    def evict(self, *tags: str) -> int:
+        """Drop what has one of these tags, and keep no load of it that is under way; how many entries went."""
+        return self._evict(self.evictions.manual([checked_tag(tag) for tag in tags]))
+
+    def evict_all(self) -> int:
+        """Drop all that has tags; how many entries went."""
+        return self._evict(self.evictions.manual_all())
+
+    def forget(self, key: Hashable) -> bool:
+        """Drop what is under one key, and keep no load of it that is under way; whether there was something."""
+        self._flights.pop(key, None)
+        return self.l1.drop(key)
+
+    def _evict(self, evicted: Evicted) -> int:
+        l1 = self.l1
+        if evicted.everything:
+            gone = l1.drop_where(lambda _tag: True, evicted.reason)
+        elif evicted.chain is not None:
+            chain = evicted.chain
+            gone = l1.drop_where(lambda tag: depends_on(tag, chain), evicted.reason)
+        else:
+            gone = l1.drop_tags(evicted.tags, evicted.reason)
+        if evicted.reason in {"gap", "session"}:
+            self.counts.gap()
+        return gone
+
+    # --- reading -------------------------------------------------------------------------
+
+    async def read(
+        self,
+        key: Hashable,
+        tags: tuple[str, ...],
+        load: Loader,
+        policy: Policy,
+        min_watermark: Watermark | None = None,
+    ) -> Any:
+        """The value under `key`, from here or from `load`.
+
+        `min_watermark`: it must have seen this fact; waits for the tables, bounded.  Raises what the loader raised,
+        `LoadTimeout`, `WrongType`, `TablesBehind`, `Overloaded`, `CacheClosed`.
+        """
+        if self._closed:
+            raise errors.CacheClosed
+        if min_watermark is not None:
+            return await self._read_at(key, tags, load, policy, min_watermark)
+        entry = self.l1.entry(key)
+        if entry is not None:
+            late_s = self.monotonic() - entry.expires
+            if late_s < 0:
+                self.counts.hit()
+                return entry.value
+            if late_s < policy.stale_while_revalidate_s:
+                self.counts.stale("revalidate")
+                self._refresh(key, tags, load, policy)
+                return entry.value
+        self.counts.miss()
+        try:
+            return (await self._shared(key, tags, load, policy)).value
+        except (errors.CacheClosed, asyncio.CancelledError):
+            raise
+        except Exception:
+            entry = self.l1.entry(key)
+            if entry is None or self.monotonic() - entry.expires >= policy.stale_if_error_s:
+                raise
+            self.counts.stale("error")
+            return entry.value
+
+    async def _read_at(
+        self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy, wanted: Watermark
+    ) -> Any:
+        """`read`, of tables that have a certain fact."""
+        deadline = self.monotonic() + self.config.watermark_wait_s
+        reached = await self._reached(wanted, deadline)
+        if reached and tags:
+            # What the fact's commit evicts is evicted: what is here now has seen it.
+            entry = self.l1.entry(key)
+            if entry is not None and entry.expires > self.monotonic():
+                self.counts.hit()
+                return entry.value
+        self.counts.miss()
+        delay_s = limits.CACHE_BEHIND_FIRST_S
+        while True:
+            loaded = await self._shared(key, tags, load, policy, alone=not tags or not reached)
+            if loaded.marks is None:
+                if reached:
+                    return loaded.value
+            elif loaded.marks.get(wanted.chain, (0, 0))[1] >= wanted.seq:
+                return loaded.value
+            if self.monotonic() + delay_s > deadline:
+                raise errors.TablesBehind(key=wanted.key, seq=wanted.seq)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, limits.CACHE_BEHIND_MAX_S)
+            reached = self.evictions.is_reached(wanted)
+
+    async def _reached(self, wanted: Watermark, deadline: float) -> bool:
+        """Wait until it is known to be committed; False when time is up."""
+        if self.evictions.is_reached(wanted):
+            return True
+        waiting = (wanted, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        try:
+            await asyncio.wait({waiting[1]}, timeout=max(0.0, deadline - self.monotonic()))
+        finally:
+            self._waiting.remove(waiting)
+        return self.evictions.is_reached(wanted)
+
+    def _tell(self) -> None:
+        for wanted, told in self._waiting:
+            if not told.done() and self.evictions.is_reached(wanted):
+                told.set_result(None)
+
+    # --- loading -------------------------------------------------------------------------
+
+    async def _shared(
+        self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy, *, alone: bool = False
+    ) -> Loaded:
+        """What a load brings: the one under way, if what it brings is as good as what one beginning now would."""
+        flight = self._joinable(key, tags, alone=alone)
+        if flight is None:
+            await self._slot()
+            # Meanwhile somebody else may have begun.
+            flight = self._joinable(key, tags, alone=alone)
+            if flight is None:
+                flight = self._start(key, tags, load, policy)
+            else:
+                self._slots.release()
+                self.counts.joined()
+        else:
+            self.counts.joined()
+        return await asyncio.shield(flight.future)
+
+    def _joinable(self, key: Hashable, tags: tuple[str, ...], *, alone: bool) -> Flight | None:
+        flight = None if alone else self._flights.get(key)
+        if flight is None or flight.future.done() or not self.evictions.is_current(flight.tags + tags, flight.begun):
+            return None
+        return flight
+
+    async def _slot(self) -> None:
+        try:
+            async with asyncio.timeout(limits.CACHE_LOADS_WAIT_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise errors.Overloaded("too many loads are under way", loads_max=self.config.loads_max) from None
+        if self._closed:
+            self._slots.release()
+            raise errors.CacheClosed
+
+    def _start(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy) -> Flight:
+        """Begin a load, with a slot that its end gives back."""
+        loop = asyncio.get_running_loop()
+        flight = Flight(tags, self.evictions.generation, loop.create_future())
+        flight.future.add_done_callback(_retrieve)
+        self._flights[key] = flight
+        flight.task = loop.create_task(self._fly(key, flight, load, policy), name="coord-cache-load")
+        self._running.add(flight.task)
+        flight.task.add_done_callback(self._running.discard)
+        # Not by cancelling alone: a loader may refuse that, and its callers are promised a deadline.
+        ends = loop.call_later(policy.timeout_s, self._overdue, flight, policy)
+        flight.future.add_done_callback(lambda _: ends.cancel())
+        return flight
+
+    def _refresh(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy) -> None:
+        """Load behind a stale value's back, unless somebody does or all slots are taken."""
+        if key not in self._refreshing and self._joinable(key, tags, alone=False) is None and not self._slots.locked():
+            self._refreshing.add(key)
+            task = asyncio.get_running_loop().create_task(
+                self._refreshed(key, tags, load, policy), name="coord-cache-refresh"
+            )
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _refreshed(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy) -> None:
+        try:
+            await self._shared(key, tags, load, policy)
+        except Exception:  # noqa: BLE001, S110 - counted where it was raised; the stale value is what there is
+            pass
+        finally:
+            self._refreshing.discard(key)
+
+    async def _fly(self, key: Hashable, flight: Flight, load: Loader, policy: Policy) -> None:
+        begun_at = self.monotonic()
+        try:
+            loaded = await self._load(flight, load, policy)
+        except asyncio.CancelledError:
+            _fail(flight, errors.CacheClosed("the load was cancelled"))
+            raise
+        except Exception as exc:  # noqa: BLE001 - whoever waits gets it
+            self.counts.failed(exc)
+            _fail(flight, exc)
+        else:
+            # Nothing awaits from here on: what is decided is decided about the present.
+            if self._flights.get(key) is flight:  # else one that began later brings what is newer
+                self._keep(key, flight, loaded, policy)
+            if not flight.future.done():
+                flight.future.set_result(loaded)
+        finally:
+            self.counts.loaded(self.monotonic() - begun_at)
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+            self._slots.release()
+            self.counts.publish_now_and_then(self.l1)
+
+    async def _load(self, flight: Flight, load: Loader, policy: Policy) -> Loaded:
+        """Until the tables it reads have all that is known to be committed of its tags."""
+        delay_s = limits.CACHE_BEHIND_FIRST_S
+        tags = flight.tags
+        while True:
+            flight.begun = self.evictions.generation
+            required = self.evictions.required(tags) if tags else {}
+            found = await load()
+            loaded = found if isinstance(found, Loaded) else Loaded(found)
+            if loaded.marks is None or not is_behind(loaded.marks, required):
+                break
+            self.counts.behind()
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, limits.CACHE_BEHIND_MAX_S)
+        if loaded.value is not None and policy.returns is not None and not isinstance(loaded.value, policy.returns):
+            raise errors.WrongType(f"the loader returned a {type(loaded.value).__name__}")
+        return loaded
+
+    def _keep(self, key: Hashable, flight: Flight, loaded: Loaded, policy: Policy) -> None:
+        ttl_s = policy.negative_ttl_s if loaded.value is None else policy.ttl_s
+        if ttl_s <= 0 or self._closed:
+            return
+        tags = flight.tags
+        if loaded.tags:
+            tags = tuple(dict.fromkeys((*tags, *map(checked_tag, loaded.tags))))[: limits.CACHE_TAGS_MAX + 1]
+        if len(tags) > limits.CACHE_TAGS_MAX:
+            self.counts.refused("tags")
+        elif not self.evictions.may_keep(tags, flight.begun):
+            self.counts.refused("overtaken" if self.evictions.is_vouched else "unvouched")
+        else:
+            stale_s = max(policy.stale_while_revalidate_s, policy.stale_if_error_s)
+            self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags)
+
+    def _overdue(self, flight: Flight, policy: Policy) -> None:
+        _fail(flight, errors.LoadTimeout(timeout_s=policy.timeout_s))
+        assert flight.task is not None
+        flight.task.cancel()
+
+    def stats(self) -> CacheStats:
+        """What it holds and what it did."""
+        return self.counts.stats(self.l1)
+
+    # --- the end -------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Drop everything and end what is under way; whoever waits gets `CacheClosed`.  Twice is legal."""
+        self._closed = True
+        running = tuple(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            # A loader that refuses to be cancelled is not waited for.
+            await asyncio.wait(running, timeout=limits.CACHE_LOADS_WAIT_S)
+        await self.l1.clear()
+        await self.l1.close()
+        self.counts.publish(self.l1)
+
+
+def _fail(flight: Flight, error: Exception) -> None:
+    if not flight.future.done():
+        flight.future.set_exception(error)
+
+
+def _retrieve(future: asyncio.Future[Loaded]) -> None:
+    """Nobody may be left who waits."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,116 @@
+"""One agent's cache, and the two subscriptions that keep it true.
+
+``coord.notice.{tenant}.*`` names what was committed, ``coord.notice._.*`` says of each partition in which session its
+notices are; both for all functions and keys together.  They are opened by the first call that needs them.
+
+Kept is what has tags only while it is certain that notices arrive: after the broker has acknowledged the
+subscriptions and the first thing was heard there, which takes `limits.CHECKPOINT_IDLE_S` at most where a projector
+runs.  A connection that is lost, a slow consumer's too, which the broker cuts, drops what has tags; so does the
+broker's refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from coord import errors, limits
+from coord.bus.connection import Connection, Subscription
+from coord.cache.config import CacheConfig
+from coord.cache.functions import Functions
+from coord.cache.loading import Cache
+from coord.telemetry import logs
+from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
+
+_log = logs.get("cache")
+
+
+class Caching:
+    """Of one tenant on one connection.  `close` it before the connection."""
+
+    def __init__(self, conn: Connection, tenant: str, config: CacheConfig | None, metrics: Metrics) -> None:
+        self.cache = Cache(config, metrics=metrics)
+        self.functions = Functions(self.cache, self.open)
+        self._conn = conn
+        self._mine = subjects.notices(tenant)
+        self._everybodys = subjects.notices(subjects.UNKNOWN)
+        self._subscriptions: list[Subscription] = []
+        self._opening = asyncio.Lock()
+        self._opened = self._closed = self._denied = False
+        self._confirming: asyncio.Task[None] | None = None
+        self._unregister = [
+            conn.on_disconnected(self._disconnected),
+            conn.on_connected(self._connected),
+            conn.on_permission_denied(self._refused),
+        ]
+
+    async def open(self) -> None:
+        """Have notices heard; returns when that is asked of the broker.  Twice is legal."""
+        if not self._opened and not self._closed:
+            async with self._opening:
+                await self._open_once()
+
+    async def _open_once(self) -> None:
+        if self._opened:
+            return
+        hear, hear_beat = self.cache.hear, self.cache.hear_beat
+        self._subscriptions = [
+            await self._conn.subscribe_bytes(self._mine, lambda _s, _r, _h, body: hear(body)),
+            await self._conn.subscribe_bytes(self._everybodys, lambda _s, _r, _h, body: hear_beat(body)),
+        ]
+        self._opened = True
+        self._connected()
+
+    def _disconnected(self) -> None:
+        self._stop_confirming()
+        self.cache.disconnected()
+
+    def _connected(self) -> None:
+        if self._opened and not self._closed:
+            self._stop_confirming()
+            self._confirming = asyncio.get_running_loop().create_task(self._confirm(), name="coord-cache-confirm")
+
+    async def _confirm(self) -> None:
+        """Wait until the broker has the subscriptions; what is committed after that is heard."""
+        while not self._denied:
+            try:
+                await self._conn.flush()
+            except errors.CoordError:
+                # Still the same connection, or this would have been cancelled.
+                await asyncio.sleep(limits.RECONNECT_WAIT_S)
+                continue
+            if self._conn.is_clustered:
+                await asyncio.sleep(limits.CACHE_SETTLE_S)
+            if not self._denied:
+                self.cache.connected()
+            return
+
+    def _refused(self, subject: str) -> None:
+        if subject in {self._mine, self._everybodys} and not self._denied:
+            self._denied = True
+            _log.warning(
+                "cache.notices_refused", subject=subject,
+                remedy="allow the subscription: until then nothing that has tags is kept",
+            )  # fmt: skip
+            self.cache.disconnected()
+
+    def _stop_confirming(self) -> None:
+        if self._confirming is not None:
+            self._confirming.cancel()
+            self._confirming = None
+
+    async def close(self) -> None:
+        """Drop everything, hear no more.  Twice is legal."""
+        self._closed = True
+        for unregister in self._unregister:
+            unregister()
+        confirming = self._confirming
+        self._stop_confirming()
+        if confirming is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await confirming
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self._subscriptions.clear()
+        await self.cache.close()

@@ -1,0 +1,287 @@
+"""What a notice evicts, and what may still be kept: pure decisions, no cache.
+
+A *generation* counts the evictions that this process has received.  A load notes the generation
+in which it begins.  What it brings may be kept only if none of its tags was evicted since, whatever
+the order in which things end; an entry that was kept is dropped when one of its tags is evicted.
+So no entry is ever older than the last eviction of its tags that was received::
+
+                      notice of tag t ──▶ generation 8: entries of t are dropped
+    load of t begins (7) ───────────────────────▶ ends: handed over, not kept
+                            load of t begins (8) ──────▶ ends: kept
+
+Notices may be lost.  Each says from where to where it goes (`from`, `to`) and in which session of its
+partition; a beat says the session alone.  Another session than the last, or a `from` that is not the last
+`to`, is a *gap*: something of that partition may have been missed, so all that may depend on it is evicted.
+While nobody vouches for the notices to arrive (not connected, or nothing heard since) nothing is kept.
+
+Which partition a tag belongs to is known of ``key:…`` (its facts are in one) and ``series:…`` (telemetry);
+any other tag may be touched from every partition of EVENTS.
+
+A replica of the database may lag behind the notices.  A load that says up to where its snapshot goes is
+measured against the positions at which its tags were evicted (`required`, `is_behind`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, TypeAlias
+
+import msgspec
+
+from coord import limits
+from coord.wire import subjects
+from coord.wire.notices import Notice
+
+Chain: TypeAlias = tuple[str, int]
+"""(stream, partition)."""
+
+Place: TypeAlias = tuple[int, int]
+"""(epoch, sequence) in a chain."""
+
+Marks: TypeAlias = Mapping[Chain, Place]
+"""Up to where a snapshot of the tables goes."""
+
+_KEY: Final = "key:"
+_SERIES: Final = "series:"
+
+
+class Watermark(msgspec.Struct, frozen=True):
+    """A fact that a read wants to see: its ordering key and the sequence that publishing it returned."""
+
+    key: str
+    """The fact's ordering key (telemetry: the agent)."""
+    seq: int
+    stream: str = subjects.EVENTS
+
+    @property
+    def chain(self) -> Chain:
+        """Where it is."""
+        return (self.stream, subjects.partition(self.key))
+
+
+class Evicted(msgspec.Struct, frozen=True):
+    """What a cache has to drop."""
+
+    reason: str
+    """notice, backlog (a notice that names nothing), gap, session, lost, or manual."""
+    tags: frozenset[str] = frozenset()
+    """Entries with one of these,"""
+    chain: Chain | None = None
+    """or that may depend on this partition,"""
+    everything: bool = False
+    """or all that have tags."""
+
+
+class _Heard(msgspec.Struct):
+    session: str
+    to: Place | None
+    """Where the last notice ended; None while only beats were heard."""
+    seen: Place
+    """Up to where the partition is known to be committed."""
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    generation: int
+    chain: Chain | None
+    place: Place
+
+
+def depends_on(tag: str, chain: Chain) -> bool:
+    """Whether what is committed in a partition may touch `tag`."""
+    stream, partition = chain
+    if tag.startswith(_SERIES):
+        return stream == subjects.TELEMETRY and subjects.partition(tag[len(_SERIES) :].partition(".")[0]) == partition
+    if stream != subjects.EVENTS:
+        return False
+    return not tag.startswith(_KEY) or subjects.partition(tag[len(_KEY) :]) == partition
+
+
+class Evictions:
+    """What one process has heard.  Deterministic: the same calls give the same answers."""
+
+    def __init__(self, rules: TagRules | None = None) -> None:
+        self.generation = 0
+        """Grows by one with every eviction."""
+        self.gaps = 0
+        """Times that something may have been missed."""
+        self.beats = 0
+        self._rules = rules or TagRules({})
+        self._connected = False
+        self._heard_any = False
+        self._heard: dict[Chain, _Heard] = {}
+        self._tags: OrderedDict[str, _Mark] = OrderedDict()
+        self._forgotten = 0
+        """The youngest generation of a tag that is remembered no more,"""
+        self._forgotten_places: dict[Chain, Place] = {}
+        """and where those were evicted."""
+        self._wide: dict[Chain, _Mark] = {}
+        self._everything = 0
+
+    # --- what happens --------------------------------------------------------------------
+
+    @property
+    def is_vouched(self) -> bool:
+        """Whether notices arrive: what has tags may be kept."""
+        return self._connected and self._heard_any
+
+    def connected(self) -> Evicted:
+        """The subscription is there, and whatever is said from now on is heard."""
+        self._connected = True
+        return self._all("lost")
+
+    def disconnected(self) -> Evicted:
+        """Notices may be missed from now on."""
+        self._connected = False
+        return self._all("lost")
+
+    def beat(self, notice: Notice) -> Evicted | None:
+        """Everybody's: which session a partition is in."""
+        self.beats += 1
+        self._heard_any = True
+        chain, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
+        known = self._heard.get(chain)
+        if known is not None and known.session == notice.session:
+            known.seen = max(known.seen, place)
+            return None
+        self._follow(chain, _Heard(notice.session, None, place))
+        return self._gap(chain, place, "session")
+
+    def notice(self, notice: Notice) -> list[Evicted]:
+        """This tenant's: what was committed.  What is to be dropped, in this order."""
+        self._heard_any = True
+        chain, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
+        known = self._heard.get(chain)
+        # A session that was heard of by a beat alone has said nothing since: else it would have been heard.
+        unbroken = (
+            known is not None
+            and known.session == notice.session
+            and (known.to is None or known.to == (notice.epoch, notice.from_))
+        )
+        self._follow(chain, _Heard(notice.session, place, place))
+        if not unbroken:
+            return [self._gap(chain, place, "gap")]
+        if notice.tags is None:
+            return [self._partition_wide(chain, place, "backlog")]
+        return [self._named(self._rules.touched(notice.tags), chain, place, "notice")]
+
+    def manual(self, tags: Iterable[str]) -> Evicted:
+        """Somebody asks for it."""
+        return self._named(frozenset(tags), None, (0, 0), "manual")
+
+    def manual_all(self) -> Evicted:
+        """The same of all that has tags."""
+        return self._all("manual")
+
+    # --- what may be kept ----------------------------------------------------------------
+
+    def is_current(self, tags: Collection[str], begun: int) -> bool:
+        """Whether none of the tags was evicted since generation `begun`: whoever asks now may share that load."""
+        if begun == self.generation or not tags:
+            return True
+        if self._everything > begun or self._forgotten > begun:
+            return False
+        return not any(self._since(tag, begun) for tag in tags)
+
+    def may_keep(self, tags: Collection[str], begun: int) -> bool:
+        """Whether what a load that began in generation `begun` brings may be kept under these tags."""
+        return not tags or (self.is_vouched and self.is_current(tags, begun))
+
+    def _since(self, tag: str, begun: int) -> bool:
+        mark = self._tags.get(tag)
+        if mark is not None and mark.generation > begun:
+            return True
+        return any(wide.generation > begun and depends_on(tag, chain) for chain, wide in self._wide.items())
+
+    def required(self, tags: Iterable[str]) -> dict[Chain, Place]:
+        """Up to where a snapshot must go, so that it has all by which these tags were evicted so far."""
+        needed = dict(self._forgotten_places)
+        for tag in tags:
+            marks = [wide for chain, wide in self._wide.items() if depends_on(tag, chain)]
+            if (own := self._tags.get(tag)) is not None:
+                marks.append(own)
+            for mark in marks:
+                if mark.chain is not None:
+                    needed[mark.chain] = max(needed.get(mark.chain, (0, 0)), mark.place)
+        return needed
+
+    def is_reached(self, watermark: Watermark) -> bool:
+        """Whether the fact is known to be committed, with all that its commit evicts evicted."""
+        known = self._heard.get(watermark.chain)
+        return self.is_vouched and known is not None and known.seen[1] >= watermark.seq
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _follow(self, chain: Chain, heard: _Heard) -> None:
+        if chain not in self._heard and len(self._heard) >= limits.CACHE_CHAINS_MAX:
+            del self._heard[next(iter(self._heard))]
+        self._heard[chain] = heard
+
+    def _named(self, tags: frozenset[str], chain: Chain | None, place: Place, reason: str) -> Evicted:
+        if not tags:
+            return Evicted(reason)
+        self.generation += 1
+        mark = _Mark(self.generation, chain, place)
+        for tag in tags:
+            self._tags[tag] = mark
+            self._tags.move_to_end(tag)
+        while len(self._tags) > limits.CACHE_EVICTED_TAGS_MAX:
+            _, old = self._tags.popitem(last=False)
+            self._forgotten = max(self._forgotten, old.generation)
+            if old.chain is not None:
+                self._forgotten_places[old.chain] = max(self._forgotten_places.get(old.chain, (0, 0)), old.place)
+        return Evicted(reason, tags=tags)
+
+    def _gap(self, chain: Chain, place: Place, reason: str) -> Evicted:
+        self.gaps += 1
+        return self._partition_wide(chain, place, reason)
+
+    def _partition_wide(self, chain: Chain, place: Place, reason: str) -> Evicted:
+        self.generation += 1
+        if chain not in self._wide and len(self._wide) >= limits.CACHE_CHAINS_MAX:
+            return self._all(reason)
+        self._wide[chain] = _Mark(self.generation, chain, place)
+        return Evicted(reason, chain=chain)
+
+    def _all(self, reason: str) -> Evicted:
+        self.generation += 1
+        self._everything = self.generation
+        if reason != "manual":
+            self._heard.clear()
+            self._heard_any = False
+        return Evicted(reason, everything=True)
+
+
+def is_behind(marks: Marks, required: Mapping[Chain, Place]) -> bool:
+    """Whether a snapshot lacks something of what is required."""
+    return any(marks.get(chain, (0, 0)) < place for chain, place in required.items())
+
+
+class TagRules:
+    """A configuration's map from subject patterns to tags.
+
+    A pattern is ``{kind}.{id}`` of the entities a fact is about, each a token or ``*``; a tag may hold
+    ``{kind}`` and ``{id}``.  Notices do not name the events of facts, so a pattern cannot either.
+    """
+
+    def __init__(self, rules: Mapping[str, Iterable[str]]) -> None:
+        self._by_kind: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+        for pattern, tags in rules.items():
+            kind, _, id_ = pattern.partition(".")
+            self._by_kind.setdefault(kind, []).append((id_, tuple(tags)))
+
+    def touched(self, tags: Iterable[str]) -> frozenset[str]:
+        """These tags and what the rules make of them."""
+        found = set(tags)
+        if self._by_kind:
+            for tag in tuple(found):
+                kind, _, id_ = tag.partition(":")
+                if kind not in {"key", "kind", "series"}:
+                    found.update(self._made(kind, id_))
+        return frozenset(found)
+
+    def _made(self, kind: str, id_: str) -> Iterable[str]:
+        for wanted, tags in (*self._by_kind.get(kind, ()), *self._by_kind.get("*", ())):
+            if wanted in {"*", id_}:
+                for tag in tags:
+                    yield tag.replace("{kind}", kind).replace("{id}", id_)
