@@ -27,8 +27,10 @@ run AS (
 
 SELECT
   coalesce(w.capability, r.capability) AS capability, coalesce(w.tasks, 0) AS waited,
-  w.p50 AS wait_p50, w.p95 AS wait_p95, w.p99 AS wait_p99,
-  coalesce(r.tasks, 0) AS ran, r.p50 AS run_p50, r.p95 AS run_p95, r.p99 AS run_p99
+  round(w.p50::numeric, 4)::double precision AS wait_p50, round(w.p95::numeric, 4)::double precision AS wait_p95,
+  round(w.p99::numeric, 4)::double precision AS wait_p99, coalesce(r.tasks, 0) AS ran,
+  round(r.p50::numeric, 4)::double precision AS run_p50, round(r.p95::numeric, 4)::double precision AS run_p95,
+  round(r.p99::numeric, 4)::double precision AS run_p99
 FROM wait AS w
 FULL JOIN run AS r ON r.capability = w.capability
 ORDER BY w.p95 DESC NULLS LAST, capability
