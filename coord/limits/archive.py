@@ -15,11 +15,11 @@ ARCHIVE_KEEP_DAYS: Final = 365.0
 ARCHIVE_PIECE_S: Final = 6 * 3_600.0
 """`plain` has no chunks: it is archived by spans of so long, as long as the chunks of the other editions."""
 
-ARCHIVE_GROUP_ROWS: Final = 128 * KIB
-"""Rows of a row group at most.  About 45 MB as they are and 3 MB compressed; DuckDB and pyarrow read groups in
+ARCHIVE_GROUP_ROWS: Final = 64 * KIB
+"""Rows of a row group at most.  About 22 MB as they are and 1.5 MB compressed; DuckDB and pyarrow read groups in
 parallel, and skip those that their statistics rule out."""
 
-ARCHIVE_BUFFER_BYTES: Final = 128 * MIB
+ARCHIVE_BUFFER_BYTES: Final = 64 * MIB
 """Rows that wait for their row group to be full, all files of a piece together: then the largest is written early."""
 
 ARCHIVE_FILES_OPEN_MAX: Final = 32

@@ -35,8 +35,8 @@ BEGIN
   SELECT c.archived_rows, c.archived_sum, c.found_rows, c.found_sum
   INTO archived_rows, archived_sum, found_rows, found_sum
   FROM coord.archive_compare(relation, range_start, range_end) AS c;
-  -- No row at all: somebody dropped the chunk by hand. What is verified is in the archive.
-  dropped := archived_rows > 0 AND (found_rows = 0 OR (found_rows = archived_rows AND found_sum = archived_sum));
+  -- No row at all: there never was one, or somebody dropped the chunk by hand. What is verified is in the archive.
+  dropped := found_rows = 0 OR (found_rows = archived_rows AND found_sum = archived_sum);
   IF dropped THEN
     IF chunk IS NOT NULL THEN
       PERFORM drop_chunks(format('coord.%I', relation)::regclass, older_than => range_end, newer_than => range_start);

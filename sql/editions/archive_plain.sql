@@ -33,7 +33,7 @@ BEGIN
       'WITH gone AS (DELETE FROM coord.%I WHERE stored_at >= $1 AND stored_at < $2 RETURNING seq)
        SELECT count(*), coalesce(sum(seq), 0) FROM gone', relation)
     INTO found_rows, found_sum USING range_start, range_end;
-    dropped := archived_rows > 0 AND (found_rows = 0 OR (found_rows = archived_rows AND found_sum = archived_sum));
+    dropped := found_rows = 0 OR (found_rows = archived_rows AND found_sum = archived_sum);
     IF NOT dropped THEN
       RAISE EXCEPTION 'taken back' USING ERRCODE = 'CO001';
     END IF;
