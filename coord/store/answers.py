@@ -5,25 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 import msgspec
 
 from coord import errors, limits
 from coord.store import queries
-from coord.store.pool import Connection
+from coord.store.pool import Connection, Pool
 from coord.store.queries import Query
+from coord.store.reading import Reads
 from coord.store.sqlstate import translated
 
 _FIRST_ROWS = 100
-
-
-class Transactions(Protocol):
-    """Whatever gives transactions: a pool, or a pool of whichever database is to be read."""
-
-    def transaction(self, timeout_s: float | None = None) -> contextlib.AbstractAsyncContextManager[Connection]:
-        """One transaction for the length of the block; `timeout_s` bounds it."""
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -61,7 +55,7 @@ class Answer:
 
 @contextlib.asynccontextmanager
 async def answer(
-    pool: Transactions, query: Query, parameters: Mapping[str, object], *, estimate: bool = False
+    pool: Pool | Reads, query: Query, parameters: Mapping[str, object], *, estimate: bool = False
 ) -> AsyncIterator[Answer]:
     """Ask `query`; the answer can be read while the block lasts, from one snapshot, read-only.
 

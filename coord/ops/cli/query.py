@@ -69,7 +69,7 @@ async def query(
     question.bind(given)  # refuse before connecting
     form = AnswerFormat(ctx.form)
     with _target(form, file) as stream:
-        async with ctx.pool() as pool, answers.answer(pool, question, given, estimate=file is not None) as answer:
+        async with ctx.reading() as reads, answers.answer(reads, question, given, estimate=file is not None) as answer:
             count = await _copy(ctx, answer, _writer(ctx, form, stream, answer, given), bar=file is not None)
     if file is not None:
         ctx.out.say(f"{count:,} rows")
