@@ -16,8 +16,6 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from coord import limits
-
 Place: TypeAlias = tuple[int, int]
 """(epoch, sequence): everything up to there, of one partition."""
 
@@ -92,8 +90,8 @@ def plan(
     stretches: Iterable[Stretch],
     *,
     after: Place = (0, 0),
-    rows_max: int = limits.REBUILD_SLICE_ROWS,
-    file_rows_max: int = limits.REBUILD_FILE_ROWS,
+    rows_max: int,
+    file_rows_max: int,
 ) -> list[Slice]:
     """Slices of about `rows_max` rows, in the order of the log, of everything behind `after`.
 

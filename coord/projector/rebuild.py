@@ -14,8 +14,9 @@ A round goes from one checkpoint of each partition to a later one.  Whatever is 
 never waits, but for the swap.
 
 **The same rows.**  The folds are those of `coord.projector.entities`, one epoch a batch, so a fact is judged as it
-was.  What the copy cannot say again comes from the live row of the same beginning: the hash of the words in which
-it was submitted, since jsonb keeps no words.  Saved folds that say the same in other bytes are compared as folds.
+was.  The copy has what was said, not in which words: jsonb orders members and knows no spaces.  So saved folds that
+say the same in other bytes are the same, and `compare` gives the rebuilt row the bytes of the live one; with it the
+hash of the words in which a task or a workflow was begun, by which a repetition of them is known.
 
 **No side effects.**  Nothing here has a connection to the broker: no notice, no question, no dead letter.  A fact
 that a fold refuses although it believed it once is counted and left out.
@@ -43,7 +44,7 @@ from coord.core.past import Point
 from coord.core.rebuild import Place, Range, Slice
 from coord.projector import entities
 from coord.projector.rows import agent_row
-from coord.projector.tables import TABLES, Table
+from coord.projector.tables import TABLES
 from coord.store import checkpoints, copy, shadow, timestamps
 from coord.store import entities as store
 from coord.store.config import DatabaseConfig
@@ -62,6 +63,11 @@ _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 _REFUSED_LOGGED: Final = 20
+
+_NOT_NOW: Final = frozenset({"55P03", "40P01", "40001"})
+"""SQLSTATEs of a swap that may be tried again: a lock that was not to be had, a deadlock, a conflict."""
+
+_DECODE: Final = {table.name: msgspec.msgpack.Decoder(table.fold).decode for table in TABLES.values()}
 
 Told = Callable[[int, int], None]
 """(facts done of the round, about how many there are)."""
@@ -109,6 +115,8 @@ class Rebuilder:
         self._progress: Progress | None = None
         self._carried = 0
         self._round_facts = 0
+        self._unfitted: defaultdict[str, set[store.Ident]] = defaultdict(set)
+        """Table → entities that were written since `_fit`."""
         self._logged = 0
 
     @property
@@ -217,11 +225,19 @@ class Rebuilder:
             async with self._writer.transaction() as conn:
                 await shadow.begin_at(conn, oldest, carried=False)
             now.oldest = oldest
-        return rebuild.plan(stretches, after=now.place)
+        return rebuild.plan(
+            stretches,
+            after=now.place,
+            rows_max=limits.REBUILD_SLICE_ROWS,
+            file_rows_max=limits.REBUILD_FILE_ROWS,
+        )
 
     async def _enter(self, epoch: int, lost: Sequence[tuple[datetime, list[int]]]) -> None:
         """An epoch begins: what was open in a log that was replaced is lost, as it was then."""
         now = self._now
+        if now.fitted and any(above < epoch <= upto for (above, _), (upto, _) in zip(now.above, now.upto, strict=True)):
+            # What it begins is judged by words that a fitted row has and its facts have not.
+            raise errors.RebuildRefused("an epoch began after the tables were compared: --drop them", epoch=epoch)
         async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
             for at, partitions in lost:
                 gone = {p for p in partitions if now.above[p][0] < epoch <= now.upto[p][0]}
@@ -252,12 +268,11 @@ class Rebuilder:
         """The facts of a slice, in batches that end with a message: the place is a sequence."""
         async with self._reader.transaction(limits.REBUILD_STATEMENT_S) as conn:
             await shadow.plan_freely(conn)
-            async for rows in self._read(conn, one, range_):
+            async for rows in self._read(conn, self._now, one, range_):
                 yield rows
 
-    async def _read(self, conn: Connection, one: Slice, range_: Range) -> AsyncIterator[list[EventRow]]:
+    async def _read(self, conn: Connection, now: Progress, one: Slice, range_: Range) -> AsyncIterator[list[EventRow]]:
         rest: list[EventRow] = []
-        now = self._now
         async for found in shadow.rows(
             conn, _KINDS, one.epoch, max(one.first, now.place[1] + 1 if now.place[0] == one.epoch else 0), one.last,
             one.since or _FIRST, one.until or _LAST,
@@ -288,7 +303,9 @@ class Rebuilder:
             self._say(refused)
             rows = [row for row in rows if (row[2], row[3]) not in refused]
         for table, made in written:
-            await store.save(conn, table.name, await _as_submitted(conn, table, made, rows), SCHEMA)
+            await store.save(conn, table.name, made, SCHEMA)
+            if self._now.fitted:
+                self._unfitted[table.name].update(row[:3] for row in made)
         await copy.upsert_agents(conn, [agent_row(row) for row in rows if row[8] == "agent"], SCHEMA)
         return dropped
 
@@ -311,18 +328,12 @@ class Rebuilder:
     # --- comparing and swapping ----------------------------------------------------------
 
     async def compare(self) -> list[Compared]:
-        """The live tables beside the rebuilt ones, at one moment; nobody waits for it.
-
-        Afterwards saved folds that said the same in other bytes are the same bytes.
-        """
+        """The live tables beside the rebuilt ones, at one moment; nobody waits for it."""
         async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            await shadow.plan_freely(conn)
-            await self._catch_up(conn)
-            if self._kept is not None:
-                await shadow.prune(conn, self._kept)
-            await _same_bytes(conn)
-            return await shadow.compare(conn)
+            now = await self._fit(conn)
+            compared = await shadow.compare(conn)
+        self._fitted(now)
+        return compared
 
     async def swap(self) -> None:
         """Put the rebuilt tables in the places of the live ones.
@@ -334,10 +345,14 @@ class Rebuilder:
             if attempt:
                 await asyncio.sleep(min(1.0 + 0.2 * attempt, 5.0))
             await self.build()
+            if not self._now.fitted or sum(map(len, self._unfitted.values())) > limits.REBUILD_TAIL_ROWS:
+                async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
+                    now = await self._fit(conn)
+                self._fitted(now)
             try:
                 await self._swap_now()
             except errors.DatabaseUnavailable as exc:
-                if not str(exc.details.get("sqlstate", "")).startswith(("55P03", "40P01", "40001")):
+                if exc.details.get("sqlstate") not in _NOT_NOW:
                     raise
                 _log.info("rebuild.waits", error=str(exc), attempt=attempt)
             else:
@@ -351,23 +366,61 @@ class Rebuilder:
             await shadow.plan_freely(conn)
             await shadow.lock(conn, limits.REBUILD_LOCK_S)
             await self._catch_up(conn)
+            await self._fit_some(conn)
             await shadow.swap(conn)
 
-    async def _catch_up(self, conn: Connection) -> None:
+    async def _catch_up(self, conn: Connection) -> Progress:
         """Fold the last facts that this transaction sees; afterwards both tables are at the same checkpoints."""
         upto, times = _places(await checkpoints.read_all(conn, subjects.EVENTS))
         await shadow.extend_round(conn, self._token, upto, times)
-        self._progress = now = await shadow.progress(conn)
+        now = await shadow.progress(conn)
         facts = refused = 0
         for range_ in rebuild.ranges(now.above, now.upto):
             if any(low == -1 < high for low, high in zip(range_.above, range_.upto, strict=True)):
-                raise errors.RebuildBehind("an epoch began meanwhile")
-            async for rows in self._read(conn, _tail(now, range_), range_):
+                raise errors.RebuildBehind("an epoch began meanwhile", epoch=range_.epoch)
+            async for rows in self._read(conn, now, _tail(now, range_), range_):
                 refused += await self._write(conn, rows)
                 facts += len(rows)
         await shadow.advance(conn, self._token, (0, 0), facts=facts, refused=refused, active_s=0.0)
         await shadow.next_round(conn, self._token, upto, times)
-        self._progress = await shadow.progress(conn)
+        return await shadow.progress(conn)
+
+    # --- the same in other bytes -----------------------------------------------------------
+
+    async def _fit(self, conn: Connection) -> Progress:
+        """Have the rebuilt tables at one moment with the live ones, and their folds in the live ones' bytes."""
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await shadow.plan_freely(conn)
+        now = await self._catch_up(conn)
+        if self._kept is not None:
+            await shadow.prune(conn, self._kept)
+        async for found in shadow.other_folds(conn, limits.REBUILD_BATCH_ROWS):
+            equal: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
+            for relation, tenant, key, id_, live, rebuilt in found:
+                if _say_the_same(relation, live, rebuilt):
+                    equal[relation].append((tenant, key, id_, live))
+            for relation, rows in equal.items():
+                await shadow.set_folds(conn, relation, rows)
+        await shadow.fit(conn)
+        return now
+
+    def _fitted(self, now: Progress) -> None:
+        self._progress, now.fitted = now, True
+        self._unfitted.clear()
+
+    async def _fit_some(self, conn: Connection) -> None:
+        """The same for what has changed since."""
+        for relation, idents in self._unfitted.items():
+            asked = sorted(idents)
+            live = await store.load(conn, relation, asked)
+            made = await store.load(conn, relation, asked, SCHEMA)
+            equal = [
+                (*ident, live[ident][1])
+                for ident, (place, fold) in made.items()
+                if ident in live and live[ident][0] == place and _say_the_same(relation, live[ident][1], fold)
+            ]
+            if equal:
+                await shadow.set_folds(conn, relation, equal)
 
 
 # --- pieces --------------------------------------------------------------------------------
@@ -409,38 +462,12 @@ async def _ahead(source: AsyncIterator[list[EventRow]]) -> AsyncIterator[list[Ev
         await source.aclose()  # type: ignore[attr-defined]  # a generator's; its transaction ends here
 
 
-async def _as_submitted(
-    conn: Connection, table: Table, made: list[tuple[Any, ...]], rows: list[EventRow]
-) -> list[tuple[Any, ...]]:
-    """Rows of what began in this batch with the hash of the words in which it did, as the live row has it."""
-    if "payload_hash" not in table.fold.__struct_fields__:
-        return made
-    begun = {(row[5], row[7], row[9]) for row in rows if row[10] in table.begins and TABLES.get(row[8]) is table}
-    wanted = [row[:3] for row in made if row[:3] in begun]
-    if not wanted:
-        return made
-    known = await store.load(conn, table.name, wanted)
-    decode = msgspec.msgpack.Decoder(table.fold).decode
-    fitted = []
-    for row in made:
-        found = known.get(row[:3])
-        if found is not None and row[:3] in begun:
-            live, mine = decode(found[1]), decode(row[7])
-            if live.event_id == mine.event_id and live.payload_hash != mine.payload_hash:
-                mine.payload_hash = live.payload_hash
-                row = (*row[:7], msgspec.msgpack.encode(mine), *row[8:])  # noqa: PLW2901 - as it is to be written
-        fitted.append(row)
-    return fitted
+def _say_the_same(relation: str, live: bytes, rebuilt: bytes) -> bool:
+    """Whether two saved folds are one.
 
-
-async def _same_bytes(conn: Connection) -> None:
-    """Where two saved folds say the same, have the bytes of the live one."""
-    by_name = {table.name: msgspec.msgpack.Decoder(table.fold).decode for table in TABLES.values()}
-    async for found in shadow.other_folds(conn, limits.REBUILD_BATCH_ROWS):
-        equal: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-        for relation, tenant, key, id_, live, rebuilt in found:
-            decode = by_name[relation]
-            if decode(live) == decode(rebuilt):
-                equal[relation].append((tenant, key, id_, live))
-        for relation, rows in equal.items():
-            await shadow.set_folds(conn, relation, rows)
+    Also where only the hash of the words differs in which an entity was begun: the copy has what was said, not how.
+    """
+    theirs, mine = _DECODE[relation](live), _DECODE[relation](rebuilt)
+    if "payload_hash" in theirs.__struct_fields__ and mine.event_id == theirs.event_id:
+        mine.payload_hash = theirs.payload_hash
+    return bool(mine == theirs)

@@ -43,6 +43,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """0: the history; then rounds in which it follows the projector."""
     carried: bool
     """Whether the rows of what began before the history have been taken."""
+    fitted: bool
+    """Whether rebuilt rows have the bytes of live ones that say the same."""
     place: Place
     """Done of this round, of all partitions."""
     facts: int
@@ -112,8 +114,9 @@ async def touch(conn: Connection, kinds: Sequence[str], since: Point) -> int:
 async def carry(conn: Connection, oldest: datetime) -> int:
     """Take the rows of entities that began before `oldest` as they are: what led to them is not there; how many."""
     with translated("rebuild carry"):
-        await conn.execute(statement("rebuild_make_way"), oldest)
-        return sum(row["carried"] for row in await conn.fetch(statement("rebuild_carry"), oldest))
+        older = await conn.fetchval(statement("rebuild_older"), oldest)
+        await conn.execute(statement("rebuild_make_way"), oldest, older)
+        return sum(row["carried"] for row in await conn.fetch(statement("rebuild_carry"), oldest, older))
 
 
 async def prune(conn: Connection, kept: timedelta) -> int:
@@ -138,6 +141,7 @@ async def progress(conn: Connection) -> Progress:
         token=row["token"],
         round=row["round"],
         carried=row["carried"],
+        fitted=row["fitted"],
         place=(row["epoch"], row["seq"]),
         facts=row["facts"],
         refused=row["refused"],
@@ -259,6 +263,12 @@ async def set_folds(conn: Connection, relation: str, rows: Sequence[Sequence[Any
     with translated("rebuild set folds"):
         text = statement("rebuild_set_folds").replace(f"{SCHEMA}.task", f"{SCHEMA}.{relation}")
         await conn.execute(text, *zip(*rows, strict=True))
+
+
+async def fit(conn: Connection) -> None:
+    """Note that all folds that say the same are the same bytes."""
+    with translated("rebuild fit"):
+        await conn.execute(statement("rebuild_fit"))
 
 
 async def compare(conn: Connection) -> list[Compared]:

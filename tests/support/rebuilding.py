@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from coord import limits
+from coord.ops import projection
 from coord.projector import entities
 from coord.projector.rows import agent_row
 from coord.projector.tables import TABLES
@@ -64,7 +65,8 @@ class History:
         key = "flags" if kind == "flag" else id_
         detail, data = self._says(kind, name, agent)
         # As an author writes it, which is not as jsonb does: spaces, the order of members, and a number's form.
-        text = msgspec.json.format(msgspec.json.encode(data), indent=rng.choice([-1, 0, 2])).decode()
+        # Who says the same of the same again says it in the same words.
+        text = msgspec.json.format(msgspec.json.encode(data), indent=(-1, 0, 2)[len(id_) % 3]).decode()
         return event(
             self.seq, idx=idx, epoch=self.epoch, partition=subjects.partition(key), agent=agent, key=key, kind=kind,
             id=id_, event=name, detail=detail, event_id=f"e{self.epoch}-{self.seq}/{idx}", at=self.at,
@@ -148,3 +150,13 @@ async def tables(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
             rows = await conn.fetch(f"SELECT * FROM coord.{name} ORDER BY 1, 2, 3")
             found[name] = sorted(tuple(row) for row in rows)
     return found
+
+
+async def open_epoch(pool: Pool, *, replaced: bool) -> None:
+    """As an operator does: of all partitions, of another log or of the same behind a gap."""
+    every = range(limits.PARTITIONS)
+    plan = projection.EpochPlan(
+        stream=subjects.EVENTS, stream_created=CREATED + timedelta(days=1 if replaced else 0),
+        starts=dict.fromkeys(every, 0), lost_max=0, replaced=frozenset(every if replaced else ()), why="a test",
+    )  # fmt: skip
+    await projection.new_epoch(pool, plan)

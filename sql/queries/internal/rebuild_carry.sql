@@ -1,28 +1,34 @@
--- Rows of what began before the history that is read are taken as they are, into the tables that are made: how many.
--- $1 from when on the history goes.
+-- Rows of what began before the history are taken as they are, into the tables that are made: how many. $1 from when on
+-- it goes; $2 whether there was anything before: then what was begun again, or changed, may be older than it looks, and a
+-- signal, lock, flag or registration that the history does not make is.
 WITH task AS (
-  INSERT INTO coord_rebuild.task SELECT * FROM coord.task WHERE submitted_at < $1
+  INSERT INTO coord_rebuild.task SELECT l.* FROM coord.task AS l
+  WHERE l.submitted_at < $1 OR l.started_first_at < $1 OR (l.redrives > 0 AND $2)
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), workflow AS (
-  INSERT INTO coord_rebuild.workflow SELECT * FROM coord.workflow WHERE started_at < $1
+  INSERT INTO coord_rebuild.workflow SELECT l.* FROM coord.workflow AS l WHERE l.started_at < $1
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), handoff AS (
-  INSERT INTO coord_rebuild.handoff SELECT * FROM coord.handoff WHERE offered_at < $1
+  INSERT INTO coord_rebuild.handoff SELECT l.* FROM coord.handoff AS l WHERE l.offered_at < $1
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), signal AS (
-  INSERT INTO coord_rebuild.signal SELECT * FROM coord.signal WHERE coalesce(raised_at, changed_at) < $1
+  INSERT INTO coord_rebuild.signal SELECT l.* FROM coord.signal AS l
+  WHERE $2 OR coalesce(l.raised_at, l.changed_at) < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.waits) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), lock AS (
-  INSERT INTO coord_rebuild.lock SELECT * FROM coord.lock WHERE changed_at < $1
+  INSERT INTO coord_rebuild.lock SELECT l.* FROM coord.lock AS l WHERE $2 OR (l.changed_at < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.requests) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1)))
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), flag AS (
-  INSERT INTO coord_rebuild.flag SELECT * FROM coord.flag WHERE set_at < $1
+  INSERT INTO coord_rebuild.flag SELECT l.* FROM coord.flag AS l WHERE $2 OR (l.set_at < $1 OR (l.changes > 1 AND $2))
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), agent_registry AS (
-  INSERT INTO coord_rebuild.agent_registry SELECT * FROM coord.agent_registry WHERE coalesce(registered_at, changed_at) < $1
+  INSERT INTO coord_rebuild.agent_registry SELECT l.* FROM coord.agent_registry AS l WHERE $2 OR (l.changed_at < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1)))
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), agent AS (
-  INSERT INTO coord_rebuild.agent SELECT * FROM coord.agent WHERE first_seen < $1
+  INSERT INTO coord_rebuild.agent SELECT l.* FROM coord.agent AS l WHERE l.first_seen < $1
   ON CONFLICT (tenant, agent) DO NOTHING RETURNING 1
 )
 SELECT 'task' AS relation, count(*) AS carried FROM task

@@ -44,6 +44,7 @@ BEGIN
     token      text        NOT NULL,
     round      integer     NOT NULL DEFAULT 0,
     carried    boolean     NOT NULL DEFAULT false,
+    fitted     boolean     NOT NULL DEFAULT false,
     epoch      integer     NOT NULL DEFAULT 0,
     seq        bigint      NOT NULL DEFAULT 0,
     facts      bigint      NOT NULL DEFAULT 0,

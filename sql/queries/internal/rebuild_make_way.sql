@@ -1,7 +1,9 @@
--- What was made of a part of their history makes way for the rows of what began before it. $1 from when on it goes.
+-- What was made of a part of its history makes way for the rows of what began before it. $1 from when on it goes; $2
+-- whether there was anything before: then what was begun again, or changed, may be older than it looks.
 WITH task AS (
   DELETE FROM coord_rebuild.task AS r USING coord.task AS l
-  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.submitted_at < $1 RETURNING 1
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id)
+    AND (l.submitted_at < $1 OR l.started_first_at < $1 OR (l.redrives > 0 AND $2)) RETURNING 1
 ), workflow AS (
   DELETE FROM coord_rebuild.workflow AS r USING coord.workflow AS l
   WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.started_at < $1 RETURNING 1
@@ -10,16 +12,19 @@ WITH task AS (
   WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.offered_at < $1 RETURNING 1
 ), signal AS (
   DELETE FROM coord_rebuild.signal AS r USING coord.signal AS l
-  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND coalesce(l.raised_at, l.changed_at) < $1 RETURNING 1
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND (coalesce(l.raised_at, l.changed_at) < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.waits) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))) RETURNING 1
 ), lock AS (
   DELETE FROM coord_rebuild.lock AS r USING coord.lock AS l
-  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.changed_at < $1 RETURNING 1
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND (l.changed_at < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.requests) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))) RETURNING 1
 ), flag AS (
   DELETE FROM coord_rebuild.flag AS r USING coord.flag AS l
-  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.set_at < $1 RETURNING 1
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND (l.set_at < $1 OR (l.changes > 1 AND $2)) RETURNING 1
 ), agent_registry AS (
   DELETE FROM coord_rebuild.agent_registry AS r USING coord.agent_registry AS l
-  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND coalesce(l.registered_at, l.changed_at) < $1 RETURNING 1
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND (l.changed_at < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))) RETURNING 1
 ), agent AS (
   DELETE FROM coord_rebuild.agent AS r USING coord.agent AS l
   WHERE (r.tenant, r.agent) = (l.tenant, l.agent) AND l.first_seen < $1 RETURNING 1

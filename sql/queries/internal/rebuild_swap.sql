@@ -38,7 +38,7 @@ BEGIN
       EXECUTE format('ALTER TABLE coord_rebuild.%I OWNER TO %I', relation, found.owner);
     END IF;
     FOR found IN
-      SELECT g.privilege_type || coalesce(format(' (%I)', g.attname), '') AS what,
+      SELECT g.privilege_type || CASE WHEN g.attname IS NULL THEN '' ELSE format(' (%I)', g.attname) END AS what,
         CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END AS who,
         CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' END AS more
       FROM (
