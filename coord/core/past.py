@@ -1,4 +1,4 @@
-"""Which facts a state in the past is made of: a point in the log's order, and histories from several places as one.
+"""Which facts a state in the past is made of: a point in the order of the log, and where each fact was found.
 
 A state *at* a point is the fold of the facts up to it, by the folds that everybody uses.  Points::
 
@@ -15,7 +15,6 @@ Pure: where facts are read from is the caller's.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
@@ -81,19 +80,3 @@ class Said(msgspec.Struct, frozen=True):
     def place(self) -> Place:
         """Its place in the order of the log."""
         return self.epoch, self.fact.seq, self.fact.index
-
-
-async def merged(preferred: AsyncIterable[Said], other: AsyncIterable[Said]) -> AsyncIterator[Said]:
-    """Both in the order of the log, as each of them is; what both have comes from the first."""
-    left, right = aiter(other), aiter(preferred)
-    one, two = await anext(left, None), await anext(right, None)
-    while one is not None or two is not None:
-        if two is None or (one is not None and one.place < two.place):
-            assert one is not None
-            yield one
-            one = await anext(left, None)
-            continue
-        if one is not None and one.place == two.place:
-            one = await anext(left, None)
-        yield two
-        two = await anext(right, None)

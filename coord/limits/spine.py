@@ -542,9 +542,6 @@ EXPORT_S: Final = 4 * 3_600.0
 REBUILD_SLICE_ROWS: Final = 1_000_000
 """Facts of a copy that a rebuild reads with one statement, which sorts them: a chunk is looked through for each."""
 
-REBUILD_FILE_ROWS: Final = 50_000
-"""The same where files of an archive are among what is read: those are sorted in memory."""
-
 REBUILD_BATCH_ROWS: Final = 20_000
 """Facts that a rebuild folds with one transaction, 30 MB."""
 
@@ -600,6 +597,21 @@ REPLICA_FIRST_LOOK_S: Final = 0.5
 
 SLOW_QUERY_MS: Final = 100.0
 """A statement that takes longer is logged: none of coord's own does on a machine that is well."""
+
+SLOW_SAY_EVERY_S: Final = 10.0
+"""One line of the log for each statement's name: a database that is slow altogether makes hundreds a second."""
+
+SLOW_WAITING_MAX: Final = 16
+"""Slow statements that wait for their plan; more are counted only."""
+
+SLOW_NAMES_MAX: Final = 512
+"""Names of which is known when they were said last: above all that sql/queries has."""
+
+SLOW_EXPLAIN_S: Final = 2.0
+"""Waiting for a connection and for the plan; without it the line says so."""
+
+SLOW_ARGUMENTS_MAX: Final = 100
+SLOW_PLAN_CHARS: Final = 8_000
 
 DASHBOARD_MS: Final = 100
 """A question of the dashboard set, warm, with 5 million facts in the tables, on two cores."""

@@ -15,19 +15,20 @@ hole is never shown as if it had none.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import Any, Final, Protocol
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final
 
 import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.client import entities
-from coord.core import past
 from coord.core.checkpoint import Checkpoint
 from coord.core.past import Point, Said, Source
 from coord.core.presence import state_after
@@ -37,6 +38,10 @@ from coord.projector.entities import Judge, fact_of
 from coord.projector.states import broker_time
 from coord.projector.tables import TABLES
 from coord.store import history
+from coord.store.archive import cold
+from coord.store.archive.cold import ColdFile, Wanted
+from coord.store.archive.files import Files
+from coord.store.config import ArchiveConfig
 from coord.store.pool import Pool
 from coord.store.reading import Reads
 from coord.store.rows import EventRow
@@ -53,22 +58,28 @@ _SNAPSHOTS_MAX: Final = 3
 _STATUS_EVENTS: Final = (wire_status.WHOLE, wire_status.CHANGE)
 
 
-class Cold(Protocol):
-    """Cold storage, as far as a history needs it."""
-
-    def facts(
-        self, tenant: str, key: str, *, kind: str | None, id: str | None, until: datetime | None
-    ) -> AsyncIterator[EventRow]:
-        """Facts of a key in the order of the log; some of them may still be in the event copy."""
-        ...
-
-
 class Sources(msgspec.Struct, frozen=True):
     """Where histories are read.  Each is opened only when it is needed."""
 
     reads: Callable[[], AbstractAsyncContextManager[Pool | Reads]]
     bus: Callable[[], AbstractAsyncContextManager[Connection]]
-    cold: Cold | None = None
+    archive: ArchiveConfig = ArchiveConfig()
+
+
+async def merged(preferred: AsyncIterable[Said], other: AsyncIterable[Said]) -> AsyncIterator[Said]:
+    """Both in the order of the log, as each of them is; what both have comes from the first."""
+    left, right = aiter(other), aiter(preferred)
+    one, two = await anext(left, None), await anext(right, None)
+    while one is not None or two is not None:
+        if two is None or (one is not None and one.place < two.place):
+            assert one is not None
+            yield one
+            one = await anext(left, None)
+            continue
+        if one is not None and one.place == two.place:
+            one = await anext(left, None)
+        yield two
+        two = await anext(right, None)
 
 
 class _Tail(msgspec.Struct, frozen=True):
@@ -102,6 +113,7 @@ class Past:
         self._sources = sources
         self._kind = kind
         self._id = id
+        self._wanted = Wanted()
 
     async def facts(self, events: Sequence[str] | None = None) -> AsyncGenerator[Said]:
         """The facts in the order of the log, none twice; only these `events`, if any are given.
@@ -127,7 +139,7 @@ class Past:
                 async with pool.acquire() as conn:
                     rows = await history.statuses(conn, self.tenant, self.key, until=self._until(), rows_max=rows_max)
         table = _listed([Said(row[1], fact_of(row), "table") for row in rows])
-        both = past.merged(table, _listed(_said(tail, _STATUS_EVENTS)))
+        both = merged(table, _listed(_said(tail, _STATUS_EVENTS)))
         said = [one async for one in both if not self.point.ends_before(one.place, one.fact.stored_at)]
         fold = StatusFold()
         for one in said:
@@ -149,6 +161,7 @@ class Past:
                     async for said in behind:
                         yield said
                     return
+                files = await self._cold(pool)
                 async with pool.transaction(limits.EXPORT_S) as conn:
                     await history.begin(conn)
                     now = await history.checkpoint(conn, self.key)
@@ -157,7 +170,7 @@ class Past:
                     rows = history.facts(
                         conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
                     )
-                    async for said in past.merged(past.merged(_from_table(rows), self._cold(events)), behind):
+                    async for said in merged(merged(_from_table(rows), self._archived(files, events)), behind):
                         yield said
                 return
             raise errors.StoreError("the tables change their epoch while they are read, or a replica lags; try again")
@@ -173,13 +186,35 @@ class Past:
             self.notes.append(f"The database cannot be asked ({exc.message}): this is what the log's window holds.")
             return None
 
-    async def _cold(self, events: Sequence[str] | None) -> AsyncIterator[Said]:
-        cold = self._sources.cold
-        if cold is None:
+    async def _cold(self, pool: Pool | Reads) -> list[ColdFile]:
+        """The files with facts of it: of chunks that have left the database, or may while it is read."""
+        one_more = timedelta(microseconds=1)
+        until = self._until()
+        self._wanted = Wanted(
+            tenant=self.tenant,
+            key=self.key,
+            kinds=None if self._kind is None else (self._kind,),
+            id=self._id,
+            until=None if until is None else until + one_more,
+        )
+        has_archive = bool(self._sources.archive.url)
+        async with pool.acquire() as conn:
+            found = await cold.listed(conn, self._wanted, overlapping=has_archive)
+        if has_archive:
+            return found
+        if found:
+            self.notes.append("Facts may be in the archive, and archive.url does not say where that is.")
+        return []
+
+    async def _archived(self, found: list[ColdFile], events: Sequence[str] | None) -> AsyncGenerator[Said]:
+        if not found:
             return
-        async for row in cold.facts(self.tenant, self.key, kind=self._kind, id=self._id, until=self._until()):
-            if events is None or row[10] in events:
-                yield Said(row[1], fact_of(row), "archive")
+        files = await asyncio.to_thread(Files.open, self._sources.archive)
+        rows = cold.in_order(files, found, self._wanted)
+        while page := await asyncio.to_thread(lambda: list(islice(rows, limits.ARCHIVE_READ_ROWS))):
+            for row in page:
+                if events is None or row[10] in events:
+                    yield Said(row[1], fact_of(row), "archive")
 
     # --- the log ----------------------------------------------------------------------------
 

@@ -32,14 +32,15 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import asyncpg
 import msgspec
 
-from coord import errors
+from coord import errors, limits
 from coord.core.breaker import BreakerPolicy
 from coord.runtime.circuit import Call, Circuit
+from coord.store import slow
 from coord.store.config import DatabaseConfig
 from coord.store.sqlstate import DRIVER_ERRORS, classify
 from coord.telemetry import metrics as telemetry
@@ -144,6 +145,7 @@ class Pool:
             error=errors.DatabaseCircuitOpen,
             metrics=self._metrics,
         )
+        self._slow = slow.SlowQueries(config.slow_query_ms, self._explain, metrics=self._metrics)
         self._slots = asyncio.Semaphore(config.pool_max)
         self._idle: deque[_Idle] = deque()
         """The most recently used on the right."""
@@ -187,6 +189,7 @@ class Pool:
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
+        await self._slow.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
@@ -391,6 +394,8 @@ class Pool:
             command_timeout=self.config.statement_timeout_s + _CLIENT_GRACE_S,
             server_settings=self._settings,
         )
+        if self.config.slow_query_ms:
+            conn.add_query_logger(self._slow.heard)
         if self._prepare is not None:
             try:
                 await self._prepare(conn)
@@ -398,6 +403,10 @@ class Pool:
                 conn.terminate()
                 raise
         return conn
+
+    async def _explain(self, sql: str, args: tuple[Any, ...]) -> list[str]:
+        async with self.acquire(limits.SLOW_EXPLAIN_S) as conn:
+            return await slow.explain(conn, sql, args)
 
     def _forget(self, conn: object) -> None:
         """The server hung up on a connection, or we did: whoever comes next must not get it."""

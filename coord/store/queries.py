@@ -33,6 +33,7 @@ import msgspec
 from coord import errors
 from coord.runtime.assets import sql_dir
 from coord.store.pool import Connection
+from coord.store.slow import called
 from coord.store.sqlstate import translated
 
 _HEADER = re.compile(r"--\s?(.*)")
@@ -93,7 +94,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     def for_asyncpg(self) -> str:
         """With `$1`, `$2`, … in the order of `parameters`."""
         number = {name: i for i, name in enumerate(self.parameters, 1)}
-        return _substitute(self.sql, lambda name: f"${number[name]}::text")
+        return called(_substitute(self.sql, lambda name: f"${number[name]}::text"), self.name)
 
     @property
     def for_psycopg(self) -> str:
@@ -144,7 +145,7 @@ def statement(name: str, schema: str = "coord") -> str:
     path = _folder() / "internal" / f"{name}.sql"
     lines = path.read_text("utf-8").splitlines()
     text = "\n".join(line for line in lines if not line.startswith("--")).strip()
-    return text if schema == "coord" else re.sub(r"\bcoord\.", f"{schema}.", text)
+    return called(text if schema == "coord" else re.sub(r"\bcoord\.", f"{schema}.", text), name)
 
 
 def parse(name: str, text: str) -> Query:

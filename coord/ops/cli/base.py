@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from coord.client.connect import Coord
     from coord.errors import CoordError
     from coord.ops.settings import Loaded, Settings
+    from coord.store.config import DatabaseConfig
     from coord.store.pool import Pool
     from coord.store.reading import Reads, Route
     from coord.wire.envelope import StoredFact
@@ -128,12 +129,9 @@ class Context:
     @contextlib.asynccontextmanager
     async def pool(self) -> AsyncIterator[Pool]:
         """A small pool on the database; `DatabaseUnavailable` when it cannot be reached."""
-        import msgspec
-
         from coord.store.pool import Pool
 
-        config = msgspec.structs.replace(self.settings.database, pool_min=0, pool_max=3, application_name="coord-cli")
-        pool = await Pool(config).open(wait=True)
+        pool = await Pool(self._database()).open(wait=True)
         try:
             yield pool
         finally:
@@ -142,11 +140,9 @@ class Context:
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Reads]:
         """A small pool for reading: on the replica, if there is one that is fresh enough, which is said."""
-        import msgspec
-
         from coord.store import reading
 
-        config = msgspec.structs.replace(self.settings.database, pool_min=0, pool_max=3, application_name="coord-cli")
+        config = self._database()
         reads = await reading.pools(config).open(wait=True)
         try:
             yield reads
@@ -154,6 +150,16 @@ class Context:
             await reads.close()
         if reads.answered is not None and config.replica_url:
             self.out.say(_answered(reads.answered))
+
+    def _database(self) -> DatabaseConfig:
+        import msgspec
+
+        given = self.settings.database
+        # Whoever asks waits for the answer himself, and sees how long it takes.
+        slow_ms = given.slow_query_ms if self.debug else 0.0
+        return msgspec.structs.replace(
+            given, pool_min=0, pool_max=3, application_name="coord-cli", slow_query_ms=slow_ms
+        )
 
     def logs(self) -> None:
         """Send this process's own log to stderr: warnings, as a person reads them."""

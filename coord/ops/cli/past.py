@@ -44,7 +44,7 @@ def history(ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = 
     """The history of a key up to `--at`, read where this command's settings say."""
     from coord.ops.past import Past, Sources
 
-    sources = Sources(ctx.reading, ctx.bus)
+    sources = Sources(ctx.reading, ctx.bus, ctx.settings.archive)
     return Past(sources, tenant or ctx.settings.identity.tenant, key, point(at), kind=kind, id=id)
 
 

@@ -1,0 +1,174 @@
+"""Statements that take long: logged with their name and plan, so that whoever is called knows what to look at.
+
+What asyncpg runs for a pool is timed by asyncpg itself (`Connection.add_query_logger`); a statement over the bound is
+counted at once, and its plan asked for beside the work, on another connection of the pool::
+
+    slow statement ──▶ counted ──▶ of this name not lately? ──▶ EXPLAIN with its own parameters ──▶ one line of the log
+
+EXPLAIN runs nothing, and shows how PostgreSQL would run it now with these values.  Where no plan is to be had (a
+COMMIT, a database that is busy), the line says so.  Bounded: one EXPLAIN at a time, a few that wait, each name
+once in `limits.SLOW_SAY_EVERY_S`, with how many there were in between.
+
+Not timed: COPY, which is as long as its batch is large, and cursors, which wait for their readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from coord import errors, limits
+from coord.runtime import clock
+from coord.store.sqlstate import DRIVER_ERRORS
+from coord.telemetry import logs
+from coord.telemetry import metrics as telemetry
+
+_log = logs.get("store.slow")
+
+_PLANNED: Final = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES"})
+_WORD: Final = re.compile(r"(?:\s|--[^\n]*\n)*([A-Za-z]+)")
+_NAMES: Final[dict[str, str]] = {}
+"""Statement → its name."""
+
+_LINE_CHARS: Final = 300
+"""Of a plan: an index condition may have an array of thousands of ids."""
+
+
+class _Slow(msgspec.Struct, frozen=True):
+    name: str
+    sql: str
+    args: tuple[Any, ...]
+    elapsed_s: float
+    error: str | None
+    others: int
+    """Of this name that were slow since it was said last, this one not counted."""
+
+
+class _Heard(msgspec.Struct):
+    said_at: float
+    since: int = 0
+    """Slow ones that were not said."""
+
+
+class SlowQueries:
+    """Of one pool: `heard` is the logger of each of its connections."""
+
+    def __init__(
+        self,
+        over_ms: float,
+        explain: Callable[[str, tuple[Any, ...]], Awaitable[list[str]]],
+        *,
+        metrics: telemetry.Metrics,
+    ) -> None:
+        """`over_ms`: what takes longer is slow; `explain`: the lines of a statement's plan."""
+        self._over_s = over_ms / 1000
+        self._explain = explain
+        self._counter = metrics.db_slow_queries
+        self._heard: OrderedDict[str, _Heard] = OrderedDict()
+        self._waiting: deque[_Slow] = deque()
+        self._saying: asyncio.Task[None] | None = None
+
+    def heard(self, record: Any) -> None:
+        """One statement was run: an `asyncpg.connection.LoggedQuery`."""
+        if record.elapsed <= self._over_s:
+            return
+        name = name_of(record.query)
+        if name == "EXPLAIN":
+            return
+        self._counter.labels(statement=name).inc()
+        now = clock.monotonic()
+        known = self._heard.get(name)
+        if known is not None and now < known.said_at + limits.SLOW_SAY_EVERY_S:
+            known.since += 1
+            return
+        if len(self._waiting) >= limits.SLOW_WAITING_MAX:
+            if known is not None:
+                known.since += 1
+            return
+        others = 0 if known is None else known.since
+        self._heard[name] = _Heard(now)
+        self._heard.move_to_end(name)
+        while len(self._heard) > limits.SLOW_NAMES_MAX:
+            self._heard.popitem(last=False)
+        error = None if record.exception is None else type(record.exception).__name__
+        args = tuple(_short(value) for value in record.args or ())
+        self._waiting.append(_Slow(name, record.query, args, record.elapsed, error, others))
+        if self._saying is None:
+            self._saying = asyncio.create_task(self._say_all(), name="slow-queries")
+
+    async def close(self) -> None:
+        """Say no more.  Twice is legal."""
+        saying, self._saying = self._saying, None
+        self._waiting.clear()
+        if saying is not None:
+            saying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await saying
+
+    async def _say_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._say(self._waiting.popleft())
+        finally:
+            self._saying = None
+
+    async def _say(self, slow: _Slow) -> None:
+        plan: list[str] = []
+        missing: str | None = None
+        if _word(slow.sql) not in _PLANNED:
+            missing = "it has none"
+        else:
+            try:
+                async with asyncio.timeout(limits.SLOW_EXPLAIN_S):
+                    plan = await self._explain(slow.sql, slow.args)
+            except (errors.CoordError, *DRIVER_ERRORS) as exc:
+                missing = str(exc) or "no answer in time"
+        _log.warning(
+            "store.slow_query",
+            statement=slow.name,
+            ms=round(slow.elapsed_s * 1000, 1),
+            over_ms=round(self._over_s * 1000, 1),
+            others=slow.others,
+            failed=slow.error,
+            plan=_cut(plan) or None,
+            no_plan=missing,
+        )
+
+
+async def explain(conn: asyncpg.Connection[asyncpg.Record], sql: str, args: tuple[Any, ...]) -> list[str]:
+    """The lines of a statement's plan with these parameters; nothing is run."""
+    return [row[0] for row in await conn.fetch(f"EXPLAIN {sql}", *args)]
+
+
+def name_of(sql: str) -> str:
+    """What a statement is called: by `called`, or its first word."""
+    return _NAMES.get(sql) or _word(sql) or "?"
+
+
+def called(sql: str, name: str) -> str:
+    """Remember the name of a statement that may be run soon, for the log; the statement."""
+    if len(_NAMES) < limits.SLOW_NAMES_MAX:
+        _NAMES[sql] = name
+    return sql
+
+
+def _word(sql: str) -> str:
+    found = _WORD.match(sql)
+    return found[1].upper() if found else ""
+
+
+def _short(value: Any) -> Any:
+    """A parameter to plan with: of an array of thousands a few show as much, and hold less."""
+    return value[: limits.SLOW_ARGUMENTS_MAX] if isinstance(value, (list, tuple)) else value
+
+
+def _cut(plan: list[str]) -> str:
+    lines = [line if len(line) <= _LINE_CHARS else f"{line[: _LINE_CHARS - 1]}…" for line in plan]
+    return "\n".join(lines)[: limits.SLOW_PLAN_CHARS]
