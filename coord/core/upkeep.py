@@ -22,12 +22,18 @@ DAY_S: Final = 86_400.0
 _AT: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 
 
-def held(lag_s: float, hot_days: float) -> str | None:
-    """Why compression and retention wait; None: they need not."""
+def held(waiting_s: float, silent_s: float, hot_days: float) -> str | None:
+    """Why compression and retention wait; None: they need not.
+
+    `waiting_s`: age of the oldest that waits to be projected.  `silent_s`: since nobody projects, and nobody
+    knows what waits.
+    """
     bound_s = hot_days * DAY_S / 2
-    if lag_s <= bound_s:
-        return None
-    return f"the projector is {_span(lag_s)} behind, more than half the hot age ({_span(bound_s)})"
+    if waiting_s > bound_s:
+        return f"the projector is {_span(waiting_s)} behind, more than half the hot age ({_span(bound_s)})"
+    if silent_s > bound_s:
+        return f"nobody has projected for {_span(silent_s)}, more than half the hot age ({_span(bound_s)})"
+    return None
 
 
 def refused(lag_s: float, retain_days: float | None) -> str | None:

@@ -418,6 +418,14 @@ class MigrationFailed(StoreError):
     remedy = "See `coord db status`; applied migrations are never edited."
 
 
+class RetentionRefused(StoreError):
+    """A retention that is shorter than the projector is behind the log."""
+
+    code = "store.retention_refused"
+    fault = Fault.OPERATOR
+    remedy = "Let the projector catch up (`coord status`), or set ages.retain_days longer; then `coord db migrate`."
+
+
 class CheckpointMoved(StoreError):
     """Another projector committed this partition first; this batch was rolled back."""
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -155,7 +156,9 @@ async def prepare(settings: Settings) -> tuple[list[topology.Change], migrations
         changes = await _until_there(lambda: topology.apply(conn, wanted))
     finally:
         await conn.close()
-    report = await _until_there(lambda: asyncio.to_thread(migrations.migrate, settings.database, settings.ages))
+    # A retention that is too short now must not keep the projector from catching up.
+    migrate = partial(migrations.migrate, settings.database, settings.ages, settings.archive, late="defer")
+    report = await _until_there(lambda: asyncio.to_thread(migrate))
     for note in report.notes:
         _log.warning("prepare.note", note=note)
     _log.info(

@@ -145,8 +145,8 @@ class Maintenance(Service):
             if conn is None:
                 return
             edition = await editions.detect_async(conn)
-            behind_s = await maintenance.behind_s(conn)
-            why = upkeep.held(behind_s, self._ages.hot_days)
+            waiting_s, silent_s = await maintenance.behind_s(conn)
+            why = upkeep.held(waiting_s, silent_s, self._ages.hot_days)
             await self._hold(conn, why)
             if edition.name != "community":
                 await self._roll(pool, conn)
@@ -155,7 +155,7 @@ class Maintenance(Service):
                 # The first look only says since when there is somebody: a start at noon is no night.
                 await maintenance.record(conn, Step(job="night", relation=""))
                 if last is not None:
-                    await self._night(pool, conn, edition.name, why, behind_s)
+                    await self._night(pool, conn, edition.name, why, waiting_s)
             await self._tell(conn)
 
     async def _hold(self, conn: Connection, why: str | None) -> None:
@@ -182,12 +182,12 @@ class Maintenance(Service):
                         )  # fmt: skip
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)
 
-    async def _night(self, pool: Pool, conn: Connection, edition: str, why: str | None, behind_s: float) -> None:
+    async def _night(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> None:
         await self._step(conn, "anchors", "audit_anchor", lambda: _counted(maintenance.remove_anchors(pool)))
         for rollup in rollups.load() if edition != "community" else []:
             for level, days in _expiring(self._ages):
                 await self._expire(pool, conn, rollup, level, days)
-        await self._drop(pool, conn, edition, why, behind_s)
+        await self._drop(pool, conn, edition, why, waiting_s)
         keep = timedelta(seconds=limits.MAINTENANCE_KEEP_S)
         await self._step(conn, "steps", "maintenance_step", lambda: _counted(maintenance.forget_steps(pool, keep)))
 
@@ -198,8 +198,12 @@ class Maintenance(Service):
 
         await self._step(conn, "expire", rollup.table(level), expire)
 
-    async def _drop(self, pool: Pool, conn: Connection, edition: str, why: str | None, behind_s: float) -> None:
+    async def _drop(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> None:
         """Retention or archive, and what ended: what takes rows away that nobody has elsewhere."""
+        refused = upkeep.refused(waiting_s, self._ages.retain_days)
+        if refused is not None:
+            await self._record(conn, Step(job="retention", relation="", result="refused", reason=refused))
+            return
         if why is not None:
             await self._record(conn, Step(job="retention", relation="", result="held", reason=why))
             return
@@ -207,10 +211,6 @@ class Maintenance(Service):
             archive = self._archive
             await self._step(conn, "archive", "", lambda: archive(pool))
         if self._ages.retain_days is None:
-            return
-        refused = upkeep.refused(behind_s, self._ages.retain_days)
-        if refused is not None:
-            await self._record(conn, Step(job="retention", relation="", result="refused", reason=refused))
             return
         retain = timedelta(days=self._ages.retain_days)
         now, _ = await maintenance.night(conn)

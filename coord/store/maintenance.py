@@ -104,10 +104,12 @@ async def leadership(pool: Pool) -> AsyncIterator[Connection | None]:
                     await conn.execute("SELECT pg_advisory_unlock($1)", _LEADER)
 
 
-async def behind_s(conn: Connection) -> float:
-    """How many seconds the tables are behind the log, at most: by what waits, or by how long nobody has projected."""
+async def behind_s(conn: Connection) -> tuple[float, float]:
+    """How many seconds the tables are behind the log: by the age of what waits, and by how long nobody projects."""
     with translated("read lag"):
-        return float(await conn.fetchval(statement("projection_behind")))
+        row = await conn.fetchrow(statement("projection_behind"))
+    assert row is not None, "one row, always"
+    return row["waiting_s"], row["silent_s"]
 
 
 async def night(conn: Connection) -> tuple[datetime, datetime | None]:

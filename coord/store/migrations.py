@@ -31,10 +31,12 @@ import psycopg
 from psycopg import sql as composing
 
 from coord import errors, limits
+from coord.core import upkeep
 from coord.runtime.assets import sql_dir
 from coord.store import editions, rollup_files, rollup_sql, scripts
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.editions import Edition
+from coord.store.queries import statement
 from coord.store.scripts import Migration
 from coord.store.sqlstate import DRIVER_ERRORS, classify
 
@@ -43,6 +45,8 @@ _Conn: TypeAlias = psycopg.Connection[Any]
 
 _LOCK: Final = 0x636F6F7264  # "coord": the advisory lock of migrations, per database
 _LOCK_POLL_S: Final = 0.1
+
+_REFRESH: Final = "CALL refresh_continuous_aggregate(%s, NULL, time_bucket(%s::interval, now()))"
 
 _BLOCK_LINE: Final = re.compile(r"inline_code_block line (\d+)")
 
@@ -97,6 +101,7 @@ def migrate(
     archive: ArchiveConfig | None = None,
     *,
     upto: Upto = "all",
+    late: Literal["refuse", "defer"] = "refuse",
     folder: Path | None = None,
     wait_s: float = limits.MIGRATION_WAIT_S,
 ) -> Report:
@@ -105,9 +110,12 @@ def migrate(
     `archive`: None leaves what the database knows about its archive.  `folder` replaces sql/
     (tests).  `wait_s` bounds the wait for another run on this database.
 
-    Raises `MigrationFailed` naming the file; what came before it stays applied, and nothing of
-    a failed file does, unless it is marked no-transaction.  Raises `DatabaseUnavailable` or
-    `DatabaseNotReady` when there is nobody to talk to.
+    `late`: what becomes of a retention that is shorter than the projector is behind.  It is refused, or left out
+    with a note, for a process that is about to project what is late.
+
+    Raises `RetentionRefused` then.  Raises `MigrationFailed` naming the file; what came before it stays
+    applied, and nothing of a failed file does, unless it is marked no-transaction.  Raises
+    `DatabaseUnavailable` or `DatabaseNotReady` when there is nobody to talk to.
     """
     config.validate()
     ages = ages if ages is not None else AgesConfig()
@@ -127,7 +135,15 @@ def migrate(
         todo, later = split(migrations[len(applied) :], upto)
         for migration in todo:
             _apply(conn, migration)
+        refused = upkeep.refused(_waiting_s(conn), ages.retain_days)
+        if refused is not None and late == "refuse":
+            raise errors.RetentionRefused(refused)
+        if refused is not None:
+            notes.append(f"no retention for now: {refused}")
+            ages = msgspec.structs.replace(ages, retain_days=None)
         _apply_repeatable(conn, folder, edition, ages, archive)
+        if edition.name == "community":
+            _fill(conn, folder)
         return Report(
             edition=edition,
             applied=tuple(m.file for m in todo),
@@ -253,6 +269,36 @@ def repeatable(folder: Path, edition: Edition) -> list[tuple[str, str]]:
     ]
 
 
+def _waiting_s(conn: _Conn) -> float:
+    """Age of the oldest message that waits to be projected, as far as this database knows."""
+    there = conn.execute("SELECT to_regclass('coord.checkpoint') IS NOT NULL").fetchone()
+    if there != (True,):
+        return 0.0
+    row = conn.execute(statement("projection_behind").encode()).fetchone()
+    assert row is not None, "one row, always"
+    return float(row[0])
+
+
+def _fill(conn: _Conn, folder: Path) -> None:
+    """community: have continuous aggregates that are new count what there is, once.
+
+    Their policy only looks back as far as rows may still change, and a refresh runs in no transaction.  The mark in
+    coord.rollup says that it was done: whoever is killed in between does it again.
+    """
+    rollups = rollup_files.load(folder / "rollups")
+    done = {row[0] for row in conn.execute("SELECT name FROM coord.rollup").fetchall()} if rollups else set()
+    for rollup in rollups:
+        for level, width in rollup_files.WIDTHS.items():
+            name = rollup.table(level)
+            if name in done:
+                continue
+            try:
+                conn.execute(_REFRESH, (f"coord.{name}", width))
+                conn.execute(statement("rollup_filled").encode(), (name,))
+            except psycopg.Error as exc:
+                raise _failed(f"rollups/{rollup.name}.sql, the first refresh of {name}", exc) from exc
+
+
 def _files(folder: Path, *patterns: str) -> Iterator[tuple[str, str]]:
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
@@ -272,11 +318,11 @@ def _run(conn: _Conn, name: str, text: str) -> None:
 
 def _run_by_statement(conn: _Conn, name: str, text: str) -> None:
     """For what operators edit: a mistake is told by its line.  The caller's transaction undoes the rest."""
-    for line, statement in scripts.numbered(text):
+    for line, one in scripts.numbered(text):
         try:
-            conn.execute(statement.encode())
+            conn.execute(one.encode())
         except psycopg.Error as exc:
-            raise _failed(f"{name}, line {line + _line_within(statement, exc)}", exc) from exc
+            raise _failed(f"{name}, line {line + _line_within(one, exc)}", exc) from exc
 
 
 def _line_within(statement: str, exc: psycopg.Error) -> int:

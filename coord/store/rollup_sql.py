@@ -57,8 +57,9 @@ def continuous_aggregates(rollup: Rollup) -> str:
                 rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.bucket)", f"coord.{rollup.table(_below(level))}"
             )
         done.append(
-            f"DO $$ BEGIN IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{name}') AND relkind = 'r') THEN\n"
-            f"  DROP TABLE {name} CASCADE;\nEND IF; END $$;\n"
+            f"DO $$ BEGIN IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{name}') AND relkind = 'r') THEN\n"  # noqa: S608 - names of our files
+            f"  DROP TABLE {name} CASCADE;\n  DELETE FROM coord.rollup WHERE name = '{rollup.table(level)}';\n"
+            "END IF; END $$;\n"
             f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name}\n"
             f"WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS\n{query}\nWITH NO DATA;"
         )

@@ -30,7 +30,9 @@ CATALOGUE = {
     "triggers": """
         SELECT tgrelid::regclass::text, pg_get_triggerdef(t.oid)
         FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid WHERE c.relnamespace = 'coord'::regnamespace""",
-    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'coord'",
+    "views": r"""
+        SELECT viewname, regexp_replace(definition, '(_materialized_hypertable_|cagg_watermark\()\d+', '\1N', 'g')
+        FROM pg_views WHERE schemaname = 'coord'""",
     "functions": """
         SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text, obj_description(p.oid)
         FROM pg_proc AS p WHERE p.pronamespace = 'coord'::regnamespace AND p.prokind <> 'a'""",
@@ -49,9 +51,10 @@ TIMESCALEDB = {
 }
 COMMUNITY = {
     "columnstore": """
-        SELECT hypertable::text, segmentby, orderby FROM timescaledb_information.hypertable_compression_settings""",
+        SELECT hypertable::text, segmentby, orderby FROM timescaledb_information.hypertable_compression_settings
+        WHERE hypertable::text LIKE 'coord.%'""",
     "jobs": """
-        SELECT hypertable_name, proc_name, config - 'hypertable_id', schedule_interval
+        SELECT hypertable_name, proc_name, config - 'hypertable_id' - 'mat_hypertable_id', schedule_interval
         FROM timescaledb_information.jobs WHERE hypertable_schema = 'coord'""",
 }
 

@@ -1,7 +1,5 @@
--- How far the tables are behind the log, seconds: by what waits, or by how long nobody has projected. 0: not at all.
-SELECT greatest(
-  coalesce(max(CASE WHEN pending > 0 THEN extract(epoch FROM now() - stored_at) END), 0),
-  coalesce(max(extract(epoch FROM now() - updated_at)) FILTER (WHERE updated_at < now() - INTERVAL '1 minute'), 0),
-  0
-)::double precision AS seconds
+-- How far the tables are behind the log, seconds: by the age of what waits, and by how long nobody has projected.
+SELECT
+  greatest(coalesce(max(CASE WHEN pending > 0 THEN extract(epoch FROM now() - stored_at) END), 0), 0)::double precision AS waiting_s,
+  greatest(coalesce(max(extract(epoch FROM now() - updated_at)), 0), 0)::double precision AS silent_s
 FROM coord.checkpoint
