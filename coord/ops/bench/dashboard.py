@@ -1,8 +1,9 @@
 """How long dashboards wait while facts come in: every question of the dashboard set, again and again.
 
-A fleet's facts of a week are in the tables (`made`).  Then, beside a projector in a process of its own that is
-given `facts_per_s` in frames of the same fleet, the questions are asked in turn over one connection, as Grafana
-does, and each answer is fetched.  p50 and p99 are over all answers of all questions: what a panel waits.
+A fleet's facts of the last hours, a hundred a second, are in the tables (`made`) and in the rollups.  Then, beside a
+projector that is given `facts_per_s` in frames of the same fleet and the upkeep of the tables (a look a second), each
+in a process of its own, the questions are asked in turn over one connection, as Grafana does, and each answer is
+fetched.  p50 and p99 are over all answers of all questions: what a panel waits.
 """
 
 from __future__ import annotations
@@ -21,15 +22,19 @@ from coord.ops.bench import made, questions, workload
 from coord.ops.bench.bare import BareLoop
 from coord.ops.bench.measure import BenchError, percentile, rounded
 from coord.ops.bench.workers import Job, Worker
-from coord.store import queries
+from coord.store import queries, rollups
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Connection, Pool
 from coord.wire.envelope import Encoded
 
 _PUBLISH_EVERY_S: Final = 0.05
+_BEFORE_PER_S: Final = 100.0
+"""So densely facts were stated before: with fewer a second rollups would have a row for each."""
 _IDLE_SHARE: Final = 0.3
 """Of the time, in which nothing comes in: for comparison."""
 _CAUGHT_UP_S: Final = 60.0
+_STEPS_MAX: Final = 100_000
+"""Of the rollups: all there are."""
 _LOOK_S: Final = 0.2
 
 
@@ -37,7 +42,7 @@ class DashboardConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the part does."""
 
     rows: int
-    """Facts in the tables before it begins, of a week."""
+    """Facts in the tables before it begins."""
     facts_per_s: float
     """Then come in, in frames of a hundred."""
     seconds: float
@@ -50,10 +55,13 @@ async def dashboard(
     """The figures, and those of each question."""
     now = datetime.now(UTC)
     began = time.perf_counter()
-    shape = made.Shape(rows=config.rows, begin=now - timedelta(days=7), until=now, samples=config.rows // 5)
+    begin = now - timedelta(seconds=config.rows / _BEFORE_PER_S)
+    shape = made.Shape(rows=config.rows, begin=begin, until=now, samples=config.rows // 5)
     rows = await made.fill(database.url, shape)
     say(f"  {rows:,} facts in the tables after {time.perf_counter() - began:.0f} s")
     async with Pool(msgspec.structs.replace(database, pool_min=1)) as pool, pool.acquire() as conn:
+        await rollups.advance_all(pool, pause_s=0, steps_max=_STEPS_MAX)
+        say(f"  rolled after {time.perf_counter() - began:.0f} s")
         # Of another log: the projector begins with its own.
         await conn.execute("DELETE FROM coord.checkpoint")
         there = await questions.what_is_there(conn)
@@ -149,8 +157,10 @@ async def _ingest(
     incoming = _Incoming(
         workload.progress_frames(count, workload.agents_of_all_partitions(4), tenant), config.facts_per_s
     )
-    job = Job(role="projector", nats_url=nats_url, database_url=database.url)
-    async with Worker(job), BareLoop(nats_url) as bare:
+    projector, upkeep = (
+        Worker(Job(role=role, nats_url=nats_url, database_url=database.url)) for role in ("projector", "upkeep")
+    )
+    async with projector, upkeep, BareLoop(nats_url) as bare:
         incoming.start(bare)
         try:
             yield incoming

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Literal, TypeAlias, get_args
 
 import asyncpg
@@ -162,6 +162,8 @@ class Bench:
         self.backlog = backlog
         self._profile = profile
         self._ends: dict[int, int] = {}
+        self.beside: Job | None = None
+        """What a further process does while the backlog is drained."""
 
     async def fill(self) -> None:
         """Put the backlog into its stream, and note where each partition of it ends."""
@@ -185,8 +187,11 @@ class Bench:
             ends=self._ends,
             profile=self._profile,
         )
-        clock = Clock(server=self._nats_pid, database=self._postgres_pid)
-        async with Worker(job) as worker:
+        async with AsyncExitStack() as stack:
+            if self.beside is not None:
+                await stack.enter_async_context(Worker(self.beside))
+            clock = Clock(server=self._nats_pid, database=self._postgres_pid)
+            worker = await stack.enter_async_context(Worker(job))
             found = await worker.result(_DRAIN_S)
             await settle()  # a session that ends just now would be counted nowhere
             clock.settle()

@@ -69,13 +69,18 @@ async def database(config: DevStackConfig, say: Callable[[str], None]) -> AsyncI
             say("Migrating a new database on the server given …")
             await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url))
             edition = await postgres.edition(url)
-            yield Database(config=DatabaseConfig(url=url), edition=edition, pid=None, data_dir=None)
+            yield Database(config=unwatched(url), edition=edition, pid=None, data_dir=None)
         return
     say("Starting the database …")
     async with DevStack(config, say=say) as stack:
-        own = DatabaseConfig(url=stack.database_url)
+        own = unwatched(stack.database_url)
         await asyncio.to_thread(migrations.migrate, own)
         yield Database(config=own, edition=stack.edition, pid=stack.postgres_pid, data_dir=stack.data_dir)
+
+
+def unwatched(url: str) -> DatabaseConfig:
+    """A database's settings without the log of slow statements: it asks for their plans, in the middle of a figure."""
+    return DatabaseConfig(url=url, slow_query_ms=0)
 
 
 @asynccontextmanager

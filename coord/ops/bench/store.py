@@ -1,8 +1,10 @@
 """The bench of the database: facts in, questions answered, bytes kept.
 
-ingest     a projector drains a backlog, against COPY of the very rows by hand into the same tables: frames of facts
-           (`ingest_ratio`), single facts about files (`ingest_single_ratio`), and what a fleet states, whose rows of
-           tasks, handoffs and workflows are written too (`ingest_fleet_ratio`)
+ingest     a projector drains a backlog while the tables are maintained, against COPY of the very rows by hand into
+           the same tables and nothing beside it: frames of facts (`ingest_ratio`), single facts about files
+           (`ingest_single_ratio`), and what a fleet states, whose rows of tasks, handoffs and workflows are written
+           too (`ingest_fleet_ratio`)
+rebuild    what a fleet stated is projected, then rebuilt from its copy, compared and swapped in (`rebuild_ratio`)
 dashboard  how long dashboards wait while facts come in (`coord.ops.bench.dashboard`)
 bytes      what a fact takes, in the database's edition and in `plain` (`coord.ops.bench.sizes`)
 
@@ -11,7 +13,7 @@ Everything is temporary and on free ports of loopback, or in a new database of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from statistics import median
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -20,16 +22,18 @@ import msgspec
 from coord.errors import EnvironmentProblem, SettingsError
 from coord.ops.bench import fleet_facts, machine, projecting, servers, sizes
 from coord.ops.bench.dashboard import DashboardConfig, dashboard
-from coord.ops.bench.measure import Run, alternate, ratios, rounded
+from coord.ops.bench.measure import BenchError, Clock, Run, alternate, ratios, rounded
 from coord.ops.bench.servers import Database
+from coord.ops.bench.workers import Job
 from coord.ops.devstack.nats import NatsServer
 from coord.ops.devstack.stack import DevStackConfig
+from coord.projector import rebuild as rebuilding
 
 FORMAT: Final = 1
 
 Say: TypeAlias = Callable[[str], None]
 
-Part: TypeAlias = Literal["ingest", "dashboard", "bytes"]
+Part: TypeAlias = Literal["ingest", "rebuild", "dashboard", "bytes"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
@@ -94,7 +98,7 @@ async def store(config: StoreConfig, say: Say) -> dict[str, Any]:
                 continue
             async with servers.broker() as nats:
                 versions = await servers.versions(nats, database.config)
-                await (_ingest if part == "ingest" else _dashboard)(config, nats, database, found, say)
+                await _PARTS[part](config, nats, database, found, say)
         versions = versions or await servers.database_versions(database.config)
     return circumstances.report(
         "store",
@@ -115,12 +119,11 @@ async def _ingest(config: StoreConfig, nats: NatsServer, database: Database, fou
     assert nats.pid is not None
     for name, figure in names.items():
         if name == "fleet":
-            await servers.emptied(database.config)
-            backlog = await fleet_facts.backlog(database.config.url, config.singles)
-            await servers.emptied(database.config)
+            backlog = await _fleet(config, database)
         else:
             (backlog,) = projecting.backlogs(counts, ["progress" if name == "progress" else "singles"])
         async with projecting.opened(nats.url, nats.pid, database.config, database.pid, backlog) as bench:
+            bench.beside = Job(role="upkeep", nats_url=nats.url, database_url=database.config.url)
             drained, copied = f"drain_{name}", f"copy_{name}"
             runs: dict[str, list[Run]] = await alternate(config.rounds, {drained: bench.drain, copied: bench.copy}, say)
         each = ratios(runs[drained], runs[copied])
@@ -128,6 +131,39 @@ async def _ingest(config: StoreConfig, nats: NatsServer, database: Database, fou
         found.figures[f"{figure}_rows_per_s"] = rounded(median(run.per_s for run in runs[drained]))
         found.by_round[f"{figure}_ratio"] = [rounded(value) for value in each]
         found.rounds |= {side: [run.record() for run in of] for side, of in runs.items()}
+
+
+async def _fleet(config: StoreConfig, database: Database) -> projecting.Backlog:
+    await servers.emptied(database.config)
+    backlog = await fleet_facts.backlog(database.config.url, config.singles)
+    await servers.emptied(database.config)
+    return backlog
+
+
+async def _rebuild(config: StoreConfig, nats: NatsServer, database: Database, found: _Found, say: Say) -> None:
+    assert nats.pid is not None
+    backlog = await _fleet(config, database)
+    async with projecting.opened(nats.url, nats.pid, database.config, database.pid, backlog) as bench:
+
+        async def rebuilt() -> Run:
+            async with rebuilding.pools(database.config) as (writer, reader):
+                clock = Clock(database=database.pid)
+                rebuilder = rebuilding.Rebuilder(writer, reader)
+                await rebuilder.begin()
+                await rebuilder.build()
+                compared = await rebuilder.compare()
+                await rebuilder.swap()
+                clock.stop()
+            if not all(one.live_hash == one.rebuilt_hash for one in compared):
+                raise BenchError("what was rebuilt is not what was there", compared=msgspec.to_builtins(compared))
+            return clock.run(backlog.rows)
+
+        runs = await alternate(config.rounds, {"project_fleet": bench.drain, "rebuild_fleet": rebuilt}, say)
+    each = ratios(runs["rebuild_fleet"], runs["project_fleet"])
+    found.figures["rebuild_ratio"] = rounded(median(each))
+    found.figures["rebuild_rows_per_s"] = rounded(median(run.per_s for run in runs["rebuild_fleet"]))
+    found.by_round["rebuild_ratio"] = [rounded(value) for value in each]
+    found.rounds |= {side: [run.record() for run in of] for side, of in runs.items()}
 
 
 async def _dashboard(config: StoreConfig, nats: NatsServer, database: Database, found: _Found, say: Say) -> None:
@@ -153,3 +189,10 @@ async def _bytes(config: StoreConfig, database: Database, found: _Found, say: Sa
         if one.warm is not None:
             found.figures["compression"] = {one.edition: rounded(one.event / one.warm)}
             found.figures["bytes_per_fact_hot"] = {one.edition: round(one.event)}
+
+
+_PARTS: Final[dict[Part, Callable[[StoreConfig, NatsServer, Database, _Found, Say], Awaitable[None]]]] = {
+    "ingest": _ingest,
+    "rebuild": _rebuild,
+    "dashboard": _dashboard,
+}

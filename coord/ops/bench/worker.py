@@ -4,6 +4,7 @@ drain        a projector that starts on a backlog; says how long it took from it
              partition to its last commit, then ends
 projector    a projector, until standard input ends
 service      projector and query service, until standard input ends
+upkeep       rollups and retention, a look every second, until standard input ends
 subscribers  as many agents as wanted, each with a connection of its own, subscribed to what
              is said under its own key; says when each fact was due and how late it came
 
@@ -27,13 +28,15 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.client.subscriber import Subscription, subscribe
 from coord.ops.bench import process, workload
 from coord.ops.bench.measure import BenchError, rss_bytes
+from coord.ops.bench.servers import unwatched
 from coord.ops.bench.workers import Job
 from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
 from coord.query.service import QueryService
 from coord.runtime.heap import Heap
 from coord.runtime.service import ServiceGroup
-from coord.store.config import DatabaseConfig
+from coord.server.maintenance import Maintenance, MaintenanceConfig
+from coord.store.config import AgesConfig
 from coord.telemetry.metrics import Metrics
 
 _POLL_S: Final = 0.002
@@ -78,6 +81,17 @@ async def project(job: Job, parent_gone: asyncio.Event) -> None:
     """Run a projector, one of several perhaps, until the parent has enough."""
     metrics = Metrics(CollectorRegistry())
     async with ServiceGroup("bench", [Heap(registry=metrics), _projector(job, metrics)]) as group:
+        await group.wait_ready(30)
+        process.say({"ready": True})
+        await parent_gone.wait()
+
+
+async def keep_up(job: Job, parent_gone: asyncio.Event) -> None:
+    """Maintain the tables, looking every second instead of every five minutes, until the parent has enough."""
+    metrics = Metrics(CollectorRegistry())
+    config = MaintenanceConfig(every_s=1)
+    upkeep = Maintenance(None, unwatched(job.database_url), AgesConfig(), config, registry=metrics)
+    async with ServiceGroup("bench", [Heap(registry=metrics), upkeep]) as group:
         await group.wait_ready(30)
         process.say({"ready": True})
         await parent_gone.wait()
@@ -153,7 +167,7 @@ async def _connections(job: Job) -> AsyncIterator[list[Connection]]:
 def _projector(job: Job, metrics: Metrics, **fields: Any) -> ProjectorService:
     return ProjectorService(
         NatsConfig(urls=(job.nats_url,)),
-        DatabaseConfig(url=job.database_url),
+        unwatched(job.database_url),
         ProjectorConfig(**fields),
         registry=metrics,
     )
@@ -164,6 +178,7 @@ if __name__ == "__main__":
         "drain": drain,
         "projector": project,
         "service": serve,
+        "upkeep": keep_up,
         "subscribers": listen,
     }
-    sys.exit(process.main(sys.argv[1], roles, patient=frozenset({"projector", "service"})))
+    sys.exit(process.main(sys.argv[1], roles, patient=frozenset({"projector", "service", "upkeep"})))

@@ -33,7 +33,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is to do."""
 
     role: Literal[
-        "drain", "projector", "service", "subscribers", "faststream", "faststream-lean", "nats-sinks",
+        "drain", "projector", "service", "upkeep", "subscribers", "faststream", "faststream-lean", "nats-sinks",
         "fleet", "agents", "submitter",
     ]  # fmt: skip
     nats_url: str

@@ -28,6 +28,7 @@ class StorePart(StrEnum):
     """What to measure."""
 
     INGEST = "ingest"
+    REBUILD = "rebuild"
     DASHBOARD = "dashboard"
     BYTES = "bytes"
 
