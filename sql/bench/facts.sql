@@ -28,7 +28,10 @@ CROSS JOIN LATERAL (
     VALUES
     (
       0, m.is_step AND m.place = 0, m.submitted_at - interval '2 ms', 'gateway-0-1', 'workflow', m.key, 'started', '', false, false,
-      '{"name": "research", "input": {"question": "' || m.random || '"}, "version": "3", "instance": "' || m.instance || '"}'
+      '{"definition": {"name": "research", "version": "3", "steps": [{"name": "plan", "task": "plan"},'
+      || ' {"name": "search", "task": "search", "needs": ["plan"]}, {"name": "read", "task": "browse", "needs": ["plan"]},'
+      || ' {"name": "write", "task": "code", "needs": ["search", "read"]}, {"name": "review", "task": "review", "needs": ["write"]}]},'
+      || ' "input": {"question": "' || m.random || '"}, "instance": "' || m.instance || '"}'
     ),
     (
       1, true, m.submitted_at, m.submitter, 'task', m.id, 'submitted', m.capability || '.' || m.priority, m.is_step, false,

@@ -58,8 +58,10 @@ chain AS (
 
 SELECT
   f.tenant, f.id, row_number() OVER w AS position, c.name AS step, c.capability, c.attempts,
-  round(extract(epoch FROM c.claimed_at - coalesce(lag(c.ended_at) OVER w, f.started_at)), 3)::double precision AS waited_seconds,
-  round(extract(epoch FROM c.ended_at - coalesce(c.claimed_at, lag(c.ended_at) OVER w, f.started_at)), 3)::double precision AS took_seconds,
+  round(extract(epoch FROM greatest(c.claimed_at - coalesce(lag(c.ended_at) OVER w, f.started_at), INTERVAL '0')), 3)::double precision
+    AS waited_seconds,
+  round(extract(epoch FROM c.ended_at - greatest(c.claimed_at, coalesce(lag(c.ended_at) OVER w, f.started_at))), 3)::double precision
+    AS took_seconds,
   round((extract(epoch FROM c.ended_at - coalesce(lag(c.ended_at) OVER w, f.started_at)) / nullif(f.seconds, 0))::numeric, 4)::double precision AS share,
   c.ended_at
 FROM chain AS c
