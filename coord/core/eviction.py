@@ -125,6 +125,11 @@ class Evictions:
         """Whether notices arrive: what has tags may be kept."""
         return self._connected and self._heard_any
 
+    @property
+    def heard(self) -> int:
+        """Partitions of which the session is known."""
+        return len(self._heard)
+
     def connected(self) -> Evicted:
         """The subscription is there, and whatever is said from now on is heard."""
         self._connected = True

@@ -29,9 +29,16 @@ class Notices:
         self._conn = conn
         self._last_to: OrderedDict[str, int] = OrderedDict()
         self._session = ""
+        self._place = (0, -1)
+        """Epoch and sequence up to where nobody but we have committed since the session began."""
         self._beat_at = 0.0
         self._conn_epoch = conn.epoch
         self.restart()
+
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """This is the checkpoint as it was just read: if it is not where we left it, somebody else has committed."""
+        if self._place != (checkpoint.epoch, checkpoint.seq):
+            self.restart()
 
     def restart(self) -> None:
         """Forget the chain: notices may be lost, by us or by who had the partition before.  The next beat is due."""
@@ -40,8 +47,12 @@ class Notices:
         self._beat_at = 0.0
 
     def beat(self, checkpoint: Checkpoint, now: float) -> None:
-        """Tell all caches which session this is, if that is due; `now`: monotonic seconds."""
+        """Tell all caches which session this is, if that is due; `now`: monotonic seconds.
+
+        `checkpoint`: moved by us alone since `begin`.
+        """
         self._look_at_connection()
+        self._place = (checkpoint.epoch, checkpoint.seq)
         if now < self._beat_at:
             return
         notice = Notice(
@@ -79,6 +90,7 @@ class Notices:
             except errors.BusError:
                 self.restart()
                 return
+        self._place = (batch.epoch, new_seq)
         while len(self._last_to) > limits.NOTICE_TENANTS_MAX:
             self._last_to.popitem(last=False)
 

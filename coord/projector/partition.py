@@ -216,6 +216,7 @@ class PartitionProjector:
         """With the consumer; without it while it does not answer, though the stream does."""
         # Judged before being pinned too: a stopped partition must not wait for a message.
         self.checkpoint = await self._read_checkpoint()
+        self._notices.begin(self.checkpoint)
         self._end = None
         self._set("standby")
         try:
@@ -274,7 +275,7 @@ class PartitionProjector:
                     await source.start(checkpoint.seq + 1, created=checkpoint.stream_created)
             except TimeoutError:
                 raise errors.DeadlineExceeded("the consumer does not begin anew", stream=self.stream) from None
-            self._notices.restart()
+            self._notices.begin(checkpoint)
             self._set(state)
             self._metrics.projection_takeovers.labels(stream=self.stream).inc()
             self._writer.join()
@@ -595,6 +596,7 @@ class PartitionProjector:
         leave = asyncio.ensure_future(self._leave.wait())
         try:
             while True:
+                self._notices.beat(self.checkpoint, loop.time())
                 await asyncio.wait({pinned, leave}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 if pinned.done():
                     pinned.result()
