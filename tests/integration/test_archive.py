@@ -56,7 +56,7 @@ async def listed(pool: Pool) -> list[Piece]:
 
 
 async def test_every_row_leaves_as_it_was_and_comes_back_as_it_was(pool: Pool, tmp_path: Path, home: Files) -> None:
-    facts = archive.rows(300)
+    facts = archive.rows(120)
     await archive.fill(pool, facts, samples=50)
     before = await archive.everything(pool)
 
@@ -64,7 +64,7 @@ async def test_every_row_leaves_as_it_was_and_comes_back_as_it_was(pool: Pool, t
 
     assert report.problems == ()
     assert set(await states(pool)) == {"dropped"}
-    assert report.rows("verify") == report.rows("drop") == 350
+    assert report.rows("verify") == report.rows("drop") == 170
     assert await archive.everything(pool) == []
     assert await archive.cold_rows(pool, home) == facts == sorted(facts, key=lambda row: row[1:4])
     assert (await run.run(pool, config(tmp_path))).done == ()
@@ -72,7 +72,7 @@ async def test_every_row_leaves_as_it_was_and_comes_back_as_it_was(pool: Pool, t
     back = await restore.restore(
         pool, config(tmp_path), since=BEGIN, until=BEGIN + timedelta(days=9), keep=timedelta(days=1)
     )
-    assert back.rows("restore") == 300
+    assert back.rows("restore") == 120
     assert await archive.everything(pool) == before
     assert await archive.cold_rows(pool, home) == []
     # They stay, and leave again without being written a second time.
@@ -87,7 +87,7 @@ async def test_every_row_leaves_as_it_was_and_comes_back_as_it_was(pool: Pool, t
 
 
 async def test_duckdb_and_pyarrow_read_it_as_it_is(pool: Pool, tmp_path: Path) -> None:
-    facts = archive.rows(300)
+    facts = archive.rows(120)
     await archive.fill(pool, facts)
     await run.run(pool, config(tmp_path))
 
@@ -219,7 +219,7 @@ async def whole(pool: Pool, folder: Path, facts: list) -> None:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_a_crash_at_any_step_neither_loses_nor_doubles(pool: Pool, tmp_path: Path, after: bool) -> None:
-    facts = archive.rows(40, tenants=1, kinds=2, step=timedelta(minutes=15))
+    facts = archive.rows(8, tenants=1, kinds=2, step=timedelta(hours=1))
     dies_at = 0
     while True:
         dies_at += 1
@@ -335,27 +335,27 @@ async def test_who_was_overtaken_leaves_the_piece_alone(pool: Pool, tmp_path: Pa
 
 
 async def test_facts_of_one_key_and_of_a_part_of_the_log(pool: Pool, tmp_path: Path, home: Files) -> None:
-    facts = archive.rows(300)
+    facts = archive.rows(150)
     await archive.fill(pool, facts)
     await run.run(pool, config(tmp_path))
     of_key = [row for row in facts if row[5] == "tenant1" and row[7] == "key3"]
     assert await archive.cold_rows(pool, home, Wanted(tenant="tenant1", key="key3")) == of_key != []
     of_kind = [row for row in facts if row[8] in {"kind0", "kind2"}]
     assert await archive.cold_rows(pool, home, Wanted(kinds=("kind0", "kind2"))) == of_kind
-    after, upto = facts[70][1:4], facts[200][1:4]
-    assert await archive.cold_rows(pool, home, Wanted(after=after, upto=upto)) == facts[71:201]
-    since, until = facts[33][0], facts[270][0]
-    assert await archive.cold_rows(pool, home, Wanted(since=since, until=until)) == facts[33:270]
+    after, upto = facts[70][1:4], facts[120][1:4]
+    assert await archive.cold_rows(pool, home, Wanted(after=after, upto=upto)) == facts[71:121]
+    since, until = facts[33][0], facts[130][0]
+    assert await archive.cold_rows(pool, home, Wanted(since=since, until=until)) == facts[33:130]
     async with pool.acquire() as conn:
         listed = await cold.listed(conn)
     columns = ("seq", "kind")
     batches = [b for file in listed for b in cold.batches(home, file, Wanted(kinds=("kind1",)), columns=columns)]
-    assert sum(batch.num_rows for batch in batches) == 100
+    assert sum(batch.num_rows for batch in batches) == 50
     assert {tuple(batch.schema.names) for batch in batches} == {columns}
 
 
 async def test_purged_files_are_gone_and_others_stay(pool: Pool, tmp_path: Path) -> None:
-    await archive.fill(pool, archive.rows(300))
+    await archive.fill(pool, archive.rows(120))
     await run.run(pool, config(tmp_path))
     assert await run.purged_next(pool, config(tmp_path)) == []
     every = len(await listed(pool))

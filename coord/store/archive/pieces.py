@@ -17,7 +17,7 @@ from coord import errors, limits
 from coord.core.archive import LEADS_TO, File, Piece, Relation, Span, State, Verdict, compare
 from coord.store.pool import Connection, Pool
 from coord.store.queries import statement
-from coord.store.sqlstate import translated
+from coord.store.sqlstate import DRIVER_ERRORS, translated
 
 _LOCK: Final = 0x636F6F7264_61  # "coorda": the advisory lock of whoever works on the archive, per database
 
@@ -35,11 +35,11 @@ async def locked(pool: Pool) -> AsyncIterator[None]:
                 raise errors.ArchiveBusy
         try:
             yield
-        except BaseException:
-            conn.terminate()  # which frees it, too, whatever state the connection is in
-            raise
-        with translated("unlock the archive"):
-            await conn.fetchval(statement("archive_unlock"), _LOCK)
+        finally:
+            try:
+                await conn.fetchval(statement("archive_unlock"), _LOCK)
+            except DRIVER_ERRORS:
+                conn.terminate()  # which frees it, too
 
 
 async def listed(conn: Connection, relation: Relation | None = None) -> list[Piece]:

@@ -7,10 +7,11 @@ where it was.  What is wrong with one chunk does not keep the others: it is told
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
@@ -100,7 +101,7 @@ async def run(
     Takes two connections of `pool`, one of them for the whole run.  Raises `ArchiveBusy` when another
     process is at it, `ArchiveUnavailable` or `DatabaseUnavailable` when nothing can be done now.
     """
-    async with _Run(pool, config, files, told) as work:
+    async with _working(pool, config, files, told) as work:
         for relation in relations:
             for action in await planned(pool, config, relation):
                 await work.perform(action)
@@ -109,7 +110,7 @@ async def run(
 
 async def purge(pool: Pool, config: ArchiveConfig, *, files: Files | None = None, told: Told | None = None) -> Report:
     """Remove the files of chunks that were dropped and are older than `keep_days`."""
-    async with _Run(pool, config, files, told) as work:
+    async with _working(pool, config, files, told) as work:
         for piece in await purged_next(pool, config):
             await work.purge(piece)
     return work.report()
@@ -150,27 +151,27 @@ def _fault(files: Files, relation: Relation, file: File) -> errors.CoordError | 
     return None
 
 
+@contextlib.asynccontextmanager
+async def _working(pool: Pool, config: ArchiveConfig, files: Files | None, told: Told | None) -> AsyncIterator[_Run]:
+    """A run, alone on this database."""
+    config.validate()
+    if files is None:
+        files = await asyncio.to_thread(Files.open, config)
+    async with pieces.locked(pool):
+        yield _Run(pool, config, files, told)
+
+
 class _Run:
     """One run: the steps, each of which may be repeated after a crash in the middle of it."""
 
-    def __init__(self, pool: Pool, config: ArchiveConfig, files: Files | None, told: Told | None) -> None:
-        config.validate()
+    def __init__(self, pool: Pool, config: ArchiveConfig, files: Files, told: Told | None) -> None:
         self._pool = pool
         self._config = config
-        self._given = files
+        self._files = files
         self._told = told
         self._done: list[Done] = []
         self._problems: list[errors.CoordError] = []
         self._started = time.monotonic()
-        self._lock = pieces.locked(pool)
-
-    async def __aenter__(self) -> Self:
-        self._files = self._given if self._given is not None else await asyncio.to_thread(Files.open, self._config)
-        await self._lock.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._lock.__aexit__(*exc)
 
     def report(self) -> Report:
         """What was done so far."""
