@@ -5,6 +5,7 @@ ingest     a projector drains a backlog while the tables are maintained, against
            (`ingest_single_ratio`), and what a fleet states, whose rows of tasks, handoffs and workflows are written
            too (`ingest_fleet_ratio`)
 rebuild    what a fleet stated is projected, then rebuilt from its copy, compared and swapped in (`rebuild_ratio`)
+archive    chunks are written as Parquet into a folder and read back (`archive_rows_per_s`)
 dashboard  how long dashboards wait while facts come in (`coord.ops.bench.dashboard`)
 bytes      what a fact takes, in the database's edition and in `plain` (`coord.ops.bench.sizes`)
 
@@ -13,27 +14,36 @@ Everything is temporary and on free ports of loopback, or in a new database of t
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from statistics import median
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
 from coord.errors import EnvironmentProblem, SettingsError
-from coord.ops.bench import fleet_facts, machine, projecting, servers, sizes
+from coord.ops.bench import fleet_facts, machine, made, projecting, servers, sizes
 from coord.ops.bench.dashboard import DashboardConfig, dashboard
-from coord.ops.bench.measure import BenchError, Clock, Run, alternate, ratios, rounded
+from coord.ops.bench.measure import BenchError, Clock, Run, alternate, rates, ratios, rounded
 from coord.ops.bench.servers import Database
 from coord.ops.bench.workers import Job
 from coord.ops.devstack.nats import NatsServer
 from coord.ops.devstack.stack import DevStackConfig
 from coord.projector import rebuild as rebuilding
+from coord.store.archive import run as archive
+from coord.store.config import ArchiveConfig
+from coord.store.pool import Pool
 
 FORMAT: Final = 1
 
+_ARCHIVED_AGE: Final = timedelta(days=40)
+
 Say: TypeAlias = Callable[[str], None]
 
-Part: TypeAlias = Literal["ingest", "rebuild", "dashboard", "bytes"]
+Part: TypeAlias = Literal["ingest", "rebuild", "archive", "dashboard", "bytes"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
@@ -50,6 +60,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     facts_per_s: float = 20_000
     """Facts that come in meanwhile."""
     dashboard_s: float = 10
+    archived: int = 300_000
+    """Facts of a day, in each round written as Parquet and read back."""
     weighed: int = 200_000
     """Facts that are weighed, in each edition."""
     parts: tuple[Part, ...] = PARTS
@@ -57,7 +69,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def validate(self) -> None:
         """Raise `SettingsError` when a count is not positive or a part unknown."""
-        for name in ("rounds", "framed", "singles", "rows", "facts_per_s", "dashboard_s", "weighed"):
+        for name in ("rounds", "framed", "singles", "rows", "facts_per_s", "dashboard_s", "archived", "weighed"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"bench: {name} is positive")
         if not self.parts or set(self.parts) - set(PARTS):
@@ -66,7 +78,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def scaled(self, share: float) -> StoreConfig:
         """With `share` of every count and duration; rates stay."""
         fields: dict[str, Any] = {
-            name: max(1, int(getattr(self, name) * share)) for name in ("framed", "singles", "rows", "weighed")
+            name: max(1, int(getattr(self, name) * share))
+            for name in ("framed", "singles", "rows", "archived", "weighed")
         }
         return msgspec.structs.replace(self, dashboard_s=self.dashboard_s * share, **fields)
 
@@ -93,8 +106,8 @@ async def store(config: StoreConfig, say: Say) -> dict[str, Any]:
         for part in config.parts:
             say(part)
             await servers.emptied(database.config)
-            if part == "bytes":
-                await _bytes(config, database, found, say)
+            if part in _ALONE:
+                await _ALONE[part](config, database, found, say)
                 continue
             async with servers.broker() as nats:
                 versions = await servers.versions(nats, database.config)
@@ -173,6 +186,37 @@ async def _dashboard(config: StoreConfig, nats: NatsServer, database: Database, 
     say(f"  p50 {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms")
 
 
+async def _archive(config: StoreConfig, database: Database, found: _Found, say: Say) -> None:
+    begin = datetime.now(UTC) - _ARCHIVED_AGE
+    shape = made.Shape(rows=config.archived, begin=begin, until=begin + timedelta(days=1), entities=False)
+    await made.fill(database.config.url, shape)
+    runs: list[Run] = []
+    for number in range(1, config.rounds + 1):
+        with tempfile.TemporaryDirectory(prefix="coord-bench-archive-") as folder:
+            where = ArchiveConfig(url=folder, drop_days=None, keep_days=None)
+            async with Pool(msgspec.structs.replace(database.config, pool_min=1, pool_max=2)) as pool:
+                clock = Clock(database=database.pid)
+                report = await archive.run(pool, where, relations=["event"])
+                clock.stop()
+                if report.problems:
+                    raise report.problems[0]
+                async with pool.transaction() as conn:  # as if nothing were archived: again, into another folder
+                    await conn.execute("TRUNCATE coord.archive, coord.archive_file")
+            rows = report.rows("verify")
+            size = await asyncio.to_thread(_parquet_bytes, Path(folder))
+        runs.append(clock.run(rows, bytes_per_row=size / rows))
+        say(f"    {number}/{config.rounds} {runs[-1].per_s:>12,.0f}/s  ({rows:,} rows, {size / rows:.0f} bytes each)")
+    each = rates(runs)
+    found.figures["archive_rows_per_s"] = rounded(median(each))
+    found.figures["archive_bytes_per_fact"] = rounded(median(run.more["bytes_per_row"] for run in runs))
+    found.by_round["archive_rows_per_s"] = [rounded(value) for value in each]
+    found.rounds["archive"] = [run.record() for run in runs]
+
+
+def _parquet_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+
+
 async def _bytes(config: StoreConfig, database: Database, found: _Found, say: Say) -> None:
     weighed = [await sizes.sizes(database, config.weighed, say)]
     if database.edition != "plain":
@@ -196,3 +240,8 @@ _PARTS: Final[dict[Part, Callable[[StoreConfig, NatsServer, Database, _Found, Sa
     "rebuild": _rebuild,
     "dashboard": _dashboard,
 }
+_ALONE: Final[dict[Part, Callable[[StoreConfig, Database, _Found, Say], Awaitable[None]]]] = {
+    "archive": _archive,
+    "bytes": _bytes,
+}
+"""Without a broker."""

@@ -29,6 +29,7 @@ class StorePart(StrEnum):
 
     INGEST = "ingest"
     REBUILD = "rebuild"
+    ARCHIVE = "archive"
     DASHBOARD = "dashboard"
     BYTES = "bytes"
 
