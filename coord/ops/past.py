@@ -110,6 +110,8 @@ class Past:
         """Facts by where they were read."""
         self.notes: list[str] = []
         """What is missing, or may be, in words."""
+        self.lost: dict[int, datetime] = {}
+        """Epochs that began with another log, and when: known once facts are read."""
         self._sources = sources
         self._kind = kind
         self._id = id
@@ -167,6 +169,7 @@ class Past:
                     now = await history.checkpoint(conn, self.key)
                     if not _follows(now, tail.checkpoint):
                         continue
+                    self.lost = await history.lost(conn, self.key)
                     rows = history.facts(
                         conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
                     )
@@ -309,7 +312,10 @@ class Judged(msgspec.Struct, frozen=True):
 class Judges:
     """Judges all entities of one key, each by its own fold."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: Past) -> None:
+        """`history`: whose facts they are; it knows when logs were replaced."""
+        self._history = history
+        self._epoch = 0
         self.judges: dict[tuple[str, str], Judge] = {}
         """By kind and id; of the first `limits.HISTORY_ENTITIES_MAX`."""
         self.passed = 0
@@ -318,6 +324,7 @@ class Judges:
     def judge(self, said: Said) -> Judged:
         """Fold the next fact."""
         fact = said.fact
+        self._enter(said.epoch)
         if fact.kind not in TABLES:
             return Judged(said, None)
         judge = self.judges.get((fact.kind, fact.id))
@@ -328,8 +335,22 @@ class Judges:
             judge = self.judges[fact.kind, fact.id] = Judge(fact.kind, (fact.tenant, fact.key, fact.id))
         return Judged(said, judge.apply(said.epoch, fact))
 
+    def end(self) -> None:
+        """All facts up to the point were judged: what was lost between the last of them and the point is lost."""
+        point = self._history.point
+        for epoch, opened_at in self._history.lost.items():
+            by_time = point.time is None or opened_at <= point.time
+            if by_time if point.epoch is None else epoch <= point.epoch:
+                self._enter(epoch)
+
+    def _enter(self, epoch: int) -> None:
+        if self._epoch < epoch and any(self._epoch < one <= epoch for one in self._history.lost):
+            for judge in self.judges.values():
+                judge.lose()
+        self._epoch = max(self._epoch, epoch)
+
     def get(self, kind: str, id: str) -> Judge | None:
-        """Of one entity; None: it never was there."""
+        """Of one entity; None: it was not there."""
         found = self.judges.get((kind, id))
         return found if found is not None and found.known else None
 
@@ -343,5 +364,14 @@ def agent_state(said: Sequence[Said]) -> str | None:
 
 
 def record(fold: Any) -> dict[str, Any]:
-    """A state as fields to print: all of its own, and of what it is made of those that say something."""
-    return {name: msgspec.to_builtins(getattr(fold, name)) for name in fold.__struct_fields__}
+    """A state as fields to print: all of its own, and of what it is made of those that say something.
+
+    Without the hash of what its author sent: the copies keep JSON's values, not its bytes.
+    """
+    names = [name for name in fold.__struct_fields__ if name != "payload_hash"]
+    return {name: msgspec.to_builtins(getattr(fold, name)) for name in names}
+
+
+def state(judge: Judge) -> dict[str, Any]:
+    """What an entity is, as fields to print; `lost` where its log was replaced while it was open, as in the tables."""
+    return {**record(judge.fold), **({"status": "lost"} if judge.lost else {})}

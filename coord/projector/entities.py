@@ -28,7 +28,7 @@ A task's progress that nobody submitted (frames of it, 100,000s a second) costs 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -234,6 +234,10 @@ def _judge(fold: Any, fact: StoredFact) -> Refusal | None:
     return refusal
 
 
+_OUTLIVING: Final = frozenset({"task", "workflow", "handoff"})
+"""Tables whose rows stay when their log is gone."""
+
+
 class Judge:
     """One entity fact by fact, judged as the projector judges it: for whoever folds a history again.
 
@@ -269,9 +273,27 @@ class Judge:
             life.place = (epoch, fact.seq, fact.index)
             known = self.known or table.known(life.fold)
             if (known and not self.known) or life.fold is not before:
-                self.begun = life.place
+                self.begun, life.was_lost = life.place, False
             self.known = known
         return refusal
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was open when the log that held it was replaced, and has not begun again."""
+        return self._life.was_lost
+
+    def lose(self) -> None:
+        """The log is replaced: what is open is lost; what is no more than what the log says is no more.
+
+        As `coord.store.entities.lose` does it to the tables.
+        """
+        life = self._life
+        if not self.known:
+            return
+        if self._table.name in _OUTLIVING:
+            life.was_lost = not life.fold.ended
+        else:
+            life.fold, life.place, self.known = self._table.fold(**_identity(self._table, self._ident)), None, False
 
 
 def fact_of(row: EventRow) -> StoredFact:

@@ -31,6 +31,13 @@ async def checkpoint(conn: Connection, key: str) -> Checkpoint | None:
     return await checkpoints.read(conn, subjects.EVENTS, subjects.partition(key))
 
 
+async def lost(conn: Connection, key: str) -> dict[int, datetime]:
+    """Epochs that began with another log, which held nothing of the one before, and when an operator opened them."""
+    with translated("history"):
+        rows = await conn.fetch(statement("history_lost"), subjects.partition(key))
+    return {row["epoch"]: row["opened_at"] for row in rows}
+
+
 async def facts(
     conn: Connection,
     tenant: str,

@@ -74,10 +74,11 @@ def comparable(fold: Any) -> Any:
 async def at(where: Sources, tenant: str, of: tuple[str, str, str], point: Point) -> tuple[Any, Past]:
     key, kind, id_ = of
     found = Past(where, tenant, key, point, kind=kind, id=id_)
-    judges = Judges()
+    judges = Judges(found)
     async with contextlib.aclosing(found.facts()) as facts:
         async for said in facts:
             judges.judge(said)
+    judges.end()
     judge = judges.get(kind, id_)
     return (None if judge is None else comparable(judge.fold)), found
 

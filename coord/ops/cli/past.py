@@ -15,6 +15,7 @@ from coord.ops.cli.base import Context, Exit, fact_row
 if TYPE_CHECKING:
     from coord.core.past import Point, Said
     from coord.ops.past import Judged, Past
+    from coord.projector.entities import Judge
 
 At = Annotated[
     str,
@@ -51,18 +52,20 @@ def history(ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = 
 async def get(ctx: Context, kind: str, tenant: str, key: str, id: str, at: str) -> int:
     """Show an entity as the facts up to `--at` leave it; the exit code."""
     from coord import limits
-    from coord.ops.past import Judges, record
+    from coord.ops.past import Judges
+    from coord.ops.past import state as state_of
     from coord.projector.tables import TABLES
 
     found = history(ctx, tenant, key, at, kind=kind, id=id)
-    judges = Judges()
+    judges = Judges(found)
     shown: deque[Judged] = deque(maxlen=limits.HISTORY_SHOWN_MAX)
     heeds = TABLES[kind].heeds
     async with contextlib.aclosing(found.facts(None if heeds is None else sorted(heeds))) as facts:
         async for said in facts:
             shown.append(judges.judge(said))
+    judges.end()
     judge = judges.get(kind, id)
-    state = {} if judge is None else record(judge.fold)
+    state = {} if judge is None else state_of(judge)
     if kind == "agent":
         state = {**await _agent(found, [one.said for one in shown]), **state}
     if not state:
@@ -77,9 +80,10 @@ async def workflow(ctx: Context, tenant: str, id: str, at: str) -> int:
     from coord import limits
     from coord.core import flow_view
     from coord.ops.past import Judges, record
+    from coord.ops.past import state as state_of
 
     found = history(ctx, tenant, id, at)
-    judges = Judges()
+    judges = Judges(found)
     shown: deque[Judged] = deque(maxlen=limits.HISTORY_SHOWN_MAX)
     kept: list[Said] = []
     async with contextlib.aclosing(found.facts()) as facts:
@@ -92,14 +96,15 @@ async def workflow(ctx: Context, tenant: str, id: str, at: str) -> int:
                 if len(kept) > limits.ENTITY_FACTS_MAX:
                     found.notes.append(f"It has more than {limits.ENTITY_FACTS_MAX:,} facts: later ones are left out.")
                     break
+    judges.end()
     judge = judges.get("workflow", id)
     view = None
     if judge is not None and judge.begun is not None:
         view = flow_view.view([said.fact for said in kept if said.epoch >= judge.begun[0]])
-    if view is None:
+    if view is None or judge is None:
         say(ctx, found)
         return nothing(ctx, "workflow", id, at)
-    show(ctx, found, {**record(view), "life": record(view.life)}, shown)
+    show(ctx, found, {**record(view), "life": state_of(judge)}, shown)
     return Exit.OK
 
 
@@ -107,10 +112,11 @@ async def everything(
     ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = None, id: str | None = None
 ) -> int:
     """Print all facts of a key up to `--at`, and the entities as they leave them; the exit code."""
-    from coord.ops.past import Judges, record
+    from coord.ops.past import Judges
+    from coord.ops.past import state as state_of
 
     found = history(ctx, tenant, key, at, kind=kind, id=id)
-    judges = Judges()
+    judges = Judges(found)
     rows: list[dict[str, Any]] = []
     whole = ctx.out.form == "json"
     async with contextlib.aclosing(found.facts()) as facts:
@@ -128,14 +134,15 @@ async def everything(
         found.notes.append(
             f"{judges.passed:,} facts are about more entities than are folded at once: they are not judged."
         )
-    known = [(of, name, judge.fold) for (of, name), judge in judges.judges.items() if judge.known]
+    judges.end()
+    known = [(of, name, judge) for (of, name), judge in judges.judges.items() if judge.known]
     if whole:
-        states = [{"kind": of, "id": name, "state": record(fold)} for of, name, fold in known]
+        states = [{"kind": of, "id": name, "state": state_of(judge)} for of, name, judge in known]
         sources = {str(source): count for source, count in found.found.items()}
         ctx.out.record({"facts": rows, "entities": states, "sources": sources, "notes": found.notes})
     elif ctx.out.is_table and known:
         ctx.out.text()
-        states = [{"kind": of, "id": name, "state": _brief(fold)} for of, name, fold in known]
+        states = [{"kind": of, "id": name, "state": _brief(judge)} for of, name, judge in known]
         ctx.out.rows(states, ["kind", "id", "state"])
     say(ctx, found)
     return Exit.OK if sum(found.found.values()) else Exit.NOT_FOUND
@@ -151,8 +158,11 @@ def _line(ctx: Context, one: dict[str, Any]) -> str:
     return f"{out.style(moment(one['stored_at']), 'dim')}  {one['seq']}  {one['agent']}  {what}{refused}{said}"
 
 
-def _brief(fold: Any) -> str:
+def _brief(judge: Judge) -> str:
     """A state in a few words: its status, or what it holds."""
+    if judge.lost:
+        return "lost"
+    fold = judge.fold
     status = getattr(fold, "status", None)
     if status is not None:
         return str(status)
