@@ -36,7 +36,7 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime
     """and exclusive."""
     file: str | None = None
-    """Which of the archive; None: the table."""
+    """Which of the archive; None: it is in the table."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +48,9 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     """About so many."""
     since: datetime | None = None
-    """In the table: broker's clock, inclusive; None: none there."""
+    """In the table: broker's clock, inclusive; None: none is there."""
     until: datetime | None = None
     """Exclusive."""
-    files: tuple[str, ...] = ()
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,21 +85,12 @@ def ranges(above: Sequence[Place], upto: Sequence[Place]) -> list[Range]:
     return [one for one in found if not one.is_empty]
 
 
-def plan(
-    stretches: Iterable[Stretch],
-    *,
-    after: Place = (0, 0),
-    rows_max: int,
-    file_rows_max: int,
-) -> list[Slice]:
+def plan(stretches: Iterable[Stretch], *, rows_max: int, after: Place = (0, 0)) -> list[Slice]:
     """Slices of about `rows_max` rows, in the order of the log, of everything behind `after`.
-
-    Of `file_rows_max` where a file is among what is read.
 
     Each sequence is in one slice, and a slice names every stretch that may hold one of its sequences.
     """
     assert rows_max > 0
-    assert file_rows_max > 0
     slices: list[Slice] = []
     by_epoch: dict[int, list[Stretch]] = {}
     for one in stretches:
@@ -110,16 +100,12 @@ def plan(
         above = after[1] if epoch == after[0] else -1
         joined: list[Stretch] = []
         for group in _entangled(by_epoch[epoch]):
-            if joined and _rows(joined) + _rows(group) > _most(joined + group, rows_max, file_rows_max):
-                slices += _cut(joined, above, _most(joined, rows_max, file_rows_max))
+            if joined and _rows(joined) + _rows(group) > rows_max:
+                slices += _cut(joined, above, rows_max)
                 joined = []
             joined += group
-        slices += _cut(joined, above, _most(joined, rows_max, file_rows_max))
+        slices += _cut(joined, above, rows_max)
     return slices
-
-
-def _most(group: list[Stretch], rows_max: int, file_rows_max: int) -> int:
-    return rows_max if all(one.file is None for one in group) else file_rows_max
 
 
 def _entangled(stretches: list[Stretch]) -> Iterator[list[Stretch]]:
@@ -160,5 +146,4 @@ def _cut(group: list[Stretch], above: int, rows_max: int) -> Iterator[Slice]:
             rows=rows // pieces,
             since=min((one.since for one in table), default=None),
             until=max((one.until for one in table), default=None),
-            files=tuple(one.file for one in mine if one.file is not None),
         )

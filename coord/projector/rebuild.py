@@ -32,7 +32,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -42,11 +42,13 @@ from coord.core import rebuild
 from coord.core.checkpoint import Checkpoint
 from coord.core.past import Point
 from coord.core.rebuild import Place, Range, Slice
-from coord.projector import entities
+from coord.projector import entities, recorded
+from coord.projector.recorded import KINDS, Recorded
 from coord.projector.rows import agent_row
 from coord.projector.tables import TABLES
 from coord.store import checkpoints, copy, shadow, timestamps
 from coord.store import entities as store
+from coord.store.archive.files import Files
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Connection, Pool
 from coord.store.rows import EventRow
@@ -55,12 +57,6 @@ from coord.telemetry import logs
 from coord.wire import subjects
 
 _log = logs.get("rebuild")
-
-_KINDS: Final = tuple(TABLES)
-"""Of facts that make entities; agents' rows are of facts of the kind ``agent`` too."""
-
-_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 _REFUSED_LOGGED: Final = 20
 
@@ -88,11 +84,11 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def pools(database: DatabaseConfig) -> AsyncIterator[tuple[Pool, Pool]]:
-    """Two connections as a rebuild has them: one that writes as the projector does, one that reads."""
+    """Connections as a rebuild has them: one that writes as the projector does, and some that read."""
     patient = msgspec.structs.replace(
         database,
         pool_min=0,
-        pool_max=1,
+        pool_max=2,
         statement_timeout_s=limits.REBUILD_STATEMENT_S,
         idle_in_transaction_s=limits.REBUILD_STATEMENT_S,
         application_name="coord-rebuild",
@@ -105,10 +101,22 @@ async def pools(database: DatabaseConfig) -> AsyncIterator[tuple[Pool, Pool]]:
 class Rebuilder:
     """One rebuild of one database; `begin`, `build`, `compare`, `swap`.  Only one may be at it at a time."""
 
-    def __init__(self, writer: Pool, reader: Pool, *, kept: timedelta | None = None, told: Told | None = None) -> None:
-        """`kept`: how long retention keeps what has ended; None: for ever.  `told`: after each batch."""
+    def __init__(
+        self,
+        writer: Pool,
+        reader: Pool,
+        *,
+        files: Files | None = None,
+        kept: timedelta | None = None,
+        told: Told | None = None,
+    ) -> None:
+        """`files`: of the archive.  `kept`: how long retention keeps what has ended; None: for ever.
+
+        `told`: after each batch.
+        """
         self._writer = writer
         self._reader = reader
+        self._recorded = Recorded(reader, files)
         self._kept = kept
         self._told = told or (lambda _done, _total: None)
         self._token = secrets.token_hex(8)
@@ -159,7 +167,9 @@ class Rebuilder:
                     since = since.within(max(upto)[0])
                 await shadow.create(conn, self._token, upto, times, partial=since is not None)
                 if since is not None:
-                    self._carried += await shadow.touch(conn, _KINDS, since)
+                    async for rows in self._recorded.touched(since):
+                        await shadow.touch(conn, rows)
+                    self._carried += await shadow.untouched(conn, KINDS, since)
             self._progress = await shadow.progress(conn)
         return known
 
@@ -207,30 +217,18 @@ class Rebuilder:
             if epoch not in by_epoch:
                 continue
             range_ = by_epoch[epoch]
-            mine = [one for one in slices if one.epoch == epoch] if slices is not None else [_tail(now, range_)]
+            mine = [one for one in slices if one.epoch == epoch] if slices is not None else [recorded.tail(now, range_)]
             for one in mine:
                 await self._slice(one, range_, total)
 
     async def _history(self, now: Progress) -> list[Slice]:
         """What there is to read, from where it goes on."""
-        async with self._reader.transaction(limits.REBUILD_STATEMENT_S) as conn:
-            await shadow.plan_freely(conn)
-            stretches = await shadow.stretches(conn, _KINDS, _FIRST)
-        oldest = min((one.since for one in stretches), default=None)
-        if oldest is not None:
-            # To the moment, not to the ten minutes: what began in the same ten minutes has its beginning there.
-            async with self._reader.transaction(limits.REBUILD_STATEMENT_S) as conn:
-                oldest = await shadow.oldest(conn, oldest)
+        slices, oldest = await self._recorded.plan(now)
         if now.oldest is None and oldest is not None:
             async with self._writer.transaction() as conn:
                 await shadow.begin_at(conn, oldest, carried=False)
             now.oldest = oldest
-        return rebuild.plan(
-            stretches,
-            after=now.place,
-            rows_max=limits.REBUILD_SLICE_ROWS,
-            file_rows_max=limits.REBUILD_FILE_ROWS,
-        )
+        return slices
 
     async def _enter(self, epoch: int, lost: Sequence[tuple[datetime, list[int]]]) -> None:
         """An epoch begins: what was open in a log that was replaced is lost, as it was then."""
@@ -249,7 +247,7 @@ class Rebuilder:
     async def _slice(self, one: Slice, range_: Range, total: int) -> None:
         """Read ahead on one connection while the other writes."""
         began = time.monotonic()
-        async for rows in _ahead(self._rows(one, range_)):
+        async for rows in recorded.ahead(self._recorded.rows(self._now, one, range_)):
             async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
                 refused = await self._write(conn, rows)
                 place, seconds = (rows[-1][1], rows[-1][2]), time.monotonic() - began
@@ -263,32 +261,6 @@ class Rebuilder:
         now.place, now.facts, now.refused = place, now.facts + facts, now.refused + refused
         now.active_s += seconds
         self._round_facts += facts
-
-    async def _rows(self, one: Slice, range_: Range) -> AsyncIterator[list[EventRow]]:
-        """The facts of a slice, in batches that end with a message: the place is a sequence."""
-        async with self._reader.transaction(limits.REBUILD_STATEMENT_S) as conn:
-            await shadow.plan_freely(conn)
-            async for rows in self._read(conn, self._now, one, range_):
-                yield rows
-
-    async def _read(self, conn: Connection, now: Progress, one: Slice, range_: Range) -> AsyncIterator[list[EventRow]]:
-        rest: list[EventRow] = []
-        async for found in shadow.rows(
-            conn, _KINDS, one.epoch, max(one.first, now.place[1] + 1 if now.place[0] == one.epoch else 0), one.last,
-            one.since or _FIRST, one.until or _LAST,
-            above=range_.above, upto=range_.upto, touched=now.partial and now.round == 0,
-            batch_rows=limits.REBUILD_BATCH_ROWS,
-        ):  # fmt: skip
-            rows = rest + found
-            last = rows[-1][2]
-            cut = len(rows)
-            while cut and rows[cut - 1][2] == last:
-                cut -= 1
-            rest = rows[cut:]
-            if cut:
-                yield rows[:cut]
-        if rest:
-            yield rest
 
     # --- folding -------------------------------------------------------------------------
 
@@ -378,7 +350,7 @@ class Rebuilder:
         for range_ in rebuild.ranges(now.above, now.upto):
             if any(low == -1 < high for low, high in zip(range_.above, range_.upto, strict=True)):
                 raise errors.RebuildBehind("an epoch began meanwhile", epoch=range_.epoch)
-            async for rows in self._read(conn, now, _tail(now, range_), range_):
+            async for rows in recorded.read(conn, now, recorded.tail(now, range_), range_):
                 refused += await self._write(conn, rows)
                 facts += len(rows)
         await shadow.advance(conn, self._token, (0, 0), facts=facts, refused=refused, active_s=0.0)
@@ -436,30 +408,6 @@ def _places(known: Sequence[Checkpoint]) -> tuple[list[Place], list[datetime | N
     for one in known:
         places[one.partition], times[one.partition] = (one.epoch, one.seq), one.stored_at
     return places, times
-
-
-def _tail(now: Progress, range_: Range) -> Slice:
-    """All of a range, from about when the round before it ended."""
-    known = [at for at in now.above_times if at is not None] if len(now.above_times) == len(now.above) else []
-    since = min(known) - timedelta(seconds=limits.REBUILD_CLOCK_S) if len(known) == len(now.above) else None
-    return Slice(epoch=range_.epoch, first=0, last=rebuild.FOREVER, rows=0, since=since)
-
-
-async def _ahead(source: AsyncIterator[list[EventRow]]) -> AsyncIterator[list[EventRow]]:
-    """What `source` gives, the next of it being read meanwhile."""
-
-    async def following() -> list[EventRow] | None:
-        return await anext(source, None)
-
-    task = asyncio.ensure_future(following())
-    try:
-        while (rows := await task) is not None:
-            task = asyncio.ensure_future(following())
-            yield rows
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await source.aclose()  # type: ignore[attr-defined]  # a generator's; its transaction ends here
 
 
 def _say_the_same(relation: str, live: bytes, rebuilt: bytes) -> bool:

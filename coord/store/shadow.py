@@ -22,6 +22,7 @@ from coord.core.past import Point
 from coord.core.rebuild import Place, Stretch
 from coord.store.pool import Connection
 from coord.store.queries import statement
+from coord.store.rows import EventRow
 from coord.store.sqlstate import translated
 
 SCHEMA: Final = "coord_rebuild"
@@ -104,11 +105,23 @@ async def drop(conn: Connection) -> None:
         await conn.execute(statement("rebuild_drop"))
 
 
-async def touch(conn: Connection, kinds: Sequence[str], since: Point) -> int:
-    """Note of which entities something was stored from `since` on, and take all other rows as they are; how many."""
+async def touch(conn: Connection, rows: Sequence[EventRow]) -> None:
+    """Note the entities of these facts as touched."""
+    with translated("rebuild touch"):
+        await conn.execute(statement("rebuild_touch"), *_idents(rows))
+
+
+async def untouched(conn: Connection, kinds: Sequence[str], since: Point) -> int:
+    """Note of which entities the copy has something from `since` on, and take all other rows as they are; how many."""
     with translated("rebuild untouched"):
         await conn.execute(statement("rebuild_touched"), list(kinds), since.time, since.epoch, since.seq)
         return sum(row["carried"] for row in await conn.fetch(statement("rebuild_untouched")))
+
+
+async def are_touched(conn: Connection, rows: Sequence[EventRow]) -> list[bool]:
+    """Of each fact, whether its entity is noted as touched."""
+    with translated("rebuild touched"):
+        return [row["touched"] for row in await conn.fetch(statement("rebuild_are_touched"), *_idents(rows))]
 
 
 async def carry(conn: Connection, oldest: datetime) -> int:
@@ -318,6 +331,10 @@ async def plan_freely(conn: Connection) -> None:
         await conn.execute("SET LOCAL enable_seqscan = on")
         await conn.execute("SET LOCAL plan_cache_mode = auto")
         await conn.execute("SET LOCAL work_mem = '64MB'")
+
+
+def _idents(rows: Sequence[EventRow]) -> list[list[str]]:
+    return [[row[column] for row in rows] for column in (8, 5, 7, 9)]  # type: ignore[misc]
 
 
 def _split(places: Sequence[Place]) -> tuple[list[int], list[int]]:

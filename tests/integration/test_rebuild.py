@@ -8,21 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
-import msgspec
 import pytest
 
 from coord import errors, limits
 from coord.core.past import Point
 from coord.projector import rebuild
 from coord.projector.rebuild import Rebuilder
-from coord.projector.tables import TABLES
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
-from coord.store.shadow import Compared
 from tests.support.catalogue import catalogue
 from tests.support.cli import cli
 from tests.support.cluster import Database
-from tests.support.rebuilding import History, open_epoch, project, tables
+from tests.support.rebuilding import History, differing, open_epoch, project, tables, unequal
 from tests.support.store import pool_of
 
 Make = Callable[..., Rebuilder]
@@ -58,30 +55,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many slices and batches of a short history."""
     monkeypatch.setattr(limits, "REBUILD_BATCH_ROWS", 70)
     monkeypatch.setattr(limits, "REBUILD_SLICE_ROWS", 150)
-
-
-def unequal(compared: list[Compared]) -> list[Compared]:
-    return [one for one in compared if not one.is_equal]
-
-
-async def differing(pool: Pool) -> list[str]:
-    """What differs, to be read."""
-    found = []
-    async with pool.acquire() as conn:
-        for name, key in [*((table.name, "tenant, key, id") for table in TABLES.values()), ("agent", "tenant, agent")]:
-            rows = await conn.fetch(
-                f"SELECT to_jsonb(l) AS live, to_jsonb(r) AS rebuilt FROM coord.{name} AS l"
-                f" FULL JOIN coord_rebuild.{name} AS r USING ({key}) WHERE l IS DISTINCT FROM r"
-            )
-            for row in rows:
-                live, rebuilt = (msgspec.json.decode(one or "{}") for one in row)
-                fold = {}
-                for which, one in (("live", live), ("rebuilt", rebuilt)):
-                    if "fold" in one:
-                        fold[which] = msgspec.msgpack.decode(bytes.fromhex(one.pop("fold")[2:]))
-                columns = {c: (live.get(c), rebuilt.get(c)) for c in live | rebuilt if live.get(c) != rebuilt.get(c)}
-                found.append(f"{name} {live.get('id') or live.get('agent')}: {columns} {fold}")
-    return found
 
 
 async def test_rebuilt_equals_live(pool: Pool, rebuilder: Rebuilder, rng: random.Random, small: None) -> None:

@@ -17,6 +17,7 @@ from coord.projector.tables import TABLES
 from coord.store import checkpoints, copy
 from coord.store.pool import Connection, Pool
 from coord.store.rows import EventRow
+from coord.store.shadow import Compared
 from coord.wire import subjects
 from tests.support.store import T0, event
 
@@ -160,3 +161,27 @@ async def open_epoch(pool: Pool, *, replaced: bool) -> None:
         starts=dict.fromkeys(every, 0), lost_max=0, replaced=frozenset(every if replaced else ()), why="a test",
     )  # fmt: skip
     await projection.new_epoch(pool, plan)
+
+
+def unequal(compared: list[Compared]) -> list[Compared]:
+    return [one for one in compared if not one.is_equal]
+
+
+async def differing(pool: Pool) -> list[str]:
+    """What differs, to be read."""
+    found = []
+    async with pool.acquire() as conn:
+        for name, key in [*((table.name, "tenant, key, id") for table in TABLES.values()), ("agent", "tenant, agent")]:
+            rows = await conn.fetch(
+                f"SELECT to_jsonb(l) AS live, to_jsonb(r) AS rebuilt FROM coord.{name} AS l"
+                f" FULL JOIN coord_rebuild.{name} AS r USING ({key}) WHERE l IS DISTINCT FROM r"
+            )
+            for row in rows:
+                live, rebuilt = (msgspec.json.decode(one or "{}") for one in row)
+                fold = {}
+                for which, one in (("live", live), ("rebuilt", rebuilt)):
+                    if "fold" in one:
+                        fold[which] = msgspec.msgpack.decode(bytes.fromhex(one.pop("fold")[2:]))
+                columns = {c: (live.get(c), rebuilt.get(c)) for c in live | rebuilt if live.get(c) != rebuilt.get(c)}
+                found.append(f"{name} {live.get('id') or live.get('agent')}: {columns} {fold}")
+    return found

@@ -42,20 +42,22 @@ async def rebuild(
 ) -> int:
     """Make the tables of entities anew, compare them with the live ones, and put them in their places.
 
-    From the copy of the log, while the projector goes on. Killed and started again it goes on where it was. Nothing
+    From the copy of the log and the archive, while the projector goes on. Killed and started again it goes on where it was. Nothing
     is said to anybody: no task is submitted, no notice published.
     """
     from coord.ops.cli import past
     from coord.projector import rebuild as rebuilding
+    from coord.store.archive.files import Files
 
     retain = ctx.settings.ages.retain_days
     kept = None if retain is None else timedelta(days=retain)
+    files = Files.open(ctx.settings.archive) if ctx.settings.archive.url else None
     async with rebuilding.pools(ctx.settings.database) as (writer, reader):
         if drop:
             await rebuilding.Rebuilder(writer, reader).drop()
             return Exit.OK
         with bar(ctx, "Rebuilding", unit="facts") as told:
-            rebuilder = rebuilding.Rebuilder(writer, reader, kept=kept, told=told)
+            rebuilder = rebuilding.Rebuilder(writer, reader, files=files, kept=kept, told=told)
             if await rebuilder.begin(past.point(since) if since else None):
                 began = rebuilder.progress
                 ctx.out.say(
