@@ -69,7 +69,7 @@ async def test_tables_equal_the_fold_though_killed(nats, migrated_database, proc
         letters = await conn.fetchval("SELECT count(*) FROM coord.dead_letter WHERE code LIKE 'task.%'")
     facts: dict[str, list[Any]] = {}
     for row in log:
-        facts.setdefault(row["id"], []).append(entities._fact(tuple(row)))
+        facts.setdefault(row["id"], []).append(entities.fact_of(tuple(row)))
     assert letters > 0
     for id_, history in facts.items():
         task, _ = tasks.fold(history)

@@ -48,7 +48,7 @@ def _fact(rng: random.Random, seq: int, id_: str) -> EventRow:
 def facts_of(log: list[EventRow]) -> dict[str, list[StoredFact]]:
     found: dict[str, list[StoredFact]] = {}
     for row in log:
-        found.setdefault(row[9], []).append(entities._fact(row))
+        found.setdefault(row[9], []).append(entities.fact_of(row))
     return found
 
 

@@ -22,7 +22,7 @@ def test_no_fact_of_anybody_ends_a_decider(rng: random.Random) -> None:
         all_of_them = deciders.deciders(p)
         presence = PresenceTable(NOW)
         for seq in range(1, 400):
-            fact = entities._fact(said(rng, seq, ABOUT, ("e1", "e2", "a", "b")))
+            fact = entities.fact_of(said(rng, seq, ABOUT, ("e1", "e2", "a", "b")))
             for decider in all_of_them:
                 if fact.kind not in decider.kinds:
                     continue
