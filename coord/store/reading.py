@@ -176,7 +176,7 @@ class Reads:
                 async with self.acquire(timeout_s) as conn:
                     return await work(conn)
             except errors.DatabaseUnavailable as exc:
-                _log.info("store.read_repeated", error=exc)
+                _log.info("reads.repeated", error=exc)
                 self._noted(Route("primary", "away"))
                 self._counted["primary"].inc()
                 async with self.primary.acquire(timeout_s) as conn:
@@ -206,7 +206,7 @@ class Reads:
         before, self.answered = self.answered, route
         if self._replica is not None and (before is None or before.server != route.server):
             age_s = None if route.age_s is None else round(route.age_s, 3)
-            _log.info("store.reads_from", server=route.server, why=route.why, age_s=age_s, age_max_s=self._bound_s)
+            _log.info("reads.from", server=route.server, why=route.why, age_s=age_s, age_max_s=self._bound_s)
         return route
 
     # --- looking ----------------------------------------------------------------------------
@@ -271,7 +271,7 @@ class Reads:
         if self._trouble == "other" and why == "away":
             return  # that is why no connection stands
         if self._trouble != why:
-            _log.warning("store.replica_unusable", why=why, error=exc)
+            _log.warning("reads.replica_unusable", why=why, error=exc)
         self._trouble = why
 
     def _show(self) -> None:

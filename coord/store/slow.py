@@ -131,7 +131,7 @@ class SlowQueries:
             except (errors.CoordError, *DRIVER_ERRORS) as exc:
                 missing = str(exc) or "no answer in time"
         _log.warning(
-            "store.slow_query",
+            "statement.slow",
             statement=slow.name,
             ms=round(slow.elapsed_s * 1000, 1),
             over_ms=round(self._over_s * 1000, 1),

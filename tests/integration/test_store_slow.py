@@ -31,7 +31,7 @@ def opened(url: str, **fields: Any) -> tuple[Pool, Metrics]:
 def said(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
     """The lines about a statement."""
     lines = [record.getMessage() for record in caplog.records]
-    return [line for line in lines if "store.slow_query" in line and f"statement='{name}'" in line]
+    return [line for line in lines if "statement.slow" in line and f"statement='{name}'" in line]
 
 
 async def test_a_slow_statement_is_logged_with_its_name_and_its_plan(
