@@ -42,8 +42,8 @@ async def rebuild(
 ) -> int:
     """Make the tables of entities anew, compare them with the live ones, and put them in their places.
 
-    From the copy of the log and the archive, while the projector goes on. Killed and started again it goes on where it was. Nothing
-    is said to anybody: no task is submitted, no notice published.
+    From the copy of the log and the archive, while the projector goes on. Killed and started again it goes on where
+    it was. Nothing is said to anybody: no task is submitted, no notice published.
     """
     from coord.ops.cli import past
     from coord.projector import rebuild as rebuilding

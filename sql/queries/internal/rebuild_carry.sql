@@ -12,9 +12,7 @@ WITH task AS (
   INSERT INTO coord_rebuild.handoff SELECT l.* FROM coord.handoff AS l WHERE l.offered_at < $1
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), signal AS (
-  INSERT INTO coord_rebuild.signal SELECT l.* FROM coord.signal AS l
-  WHERE $2 OR coalesce(l.raised_at, l.changed_at) < $1 OR EXISTS (
-    SELECT FROM jsonb_each(l.waits) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))
+  INSERT INTO coord_rebuild.signal SELECT l.* FROM coord.signal AS l WHERE $2
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), lock AS (
   INSERT INTO coord_rebuild.lock SELECT l.* FROM coord.lock AS l WHERE $2 OR (l.changed_at < $1 OR EXISTS (

@@ -1,5 +1,6 @@
 -- What was made of a part of its history makes way for the rows of what began before it. $1 from when on it goes; $2
--- whether there was anything before: then what was begun again, or changed, may be older than it looks.
+-- whether there was anything before: then what was begun again, or changed, may be older than it looks,
+-- and of a signal nobody can say.
 WITH task AS (
   DELETE FROM coord_rebuild.task AS r USING coord.task AS l
   WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id)
@@ -12,8 +13,7 @@ WITH task AS (
   WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND l.offered_at < $1 RETURNING 1
 ), signal AS (
   DELETE FROM coord_rebuild.signal AS r USING coord.signal AS l
-  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND (coalesce(l.raised_at, l.changed_at) < $1 OR EXISTS (
-    SELECT FROM jsonb_each(l.waits) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))) RETURNING 1
+  WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND $2 RETURNING 1
 ), lock AS (
   DELETE FROM coord_rebuild.lock AS r USING coord.lock AS l
   WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND (l.changed_at < $1 OR EXISTS (
