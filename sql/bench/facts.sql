@@ -42,8 +42,8 @@ CROSS JOIN LATERAL (
       2, m.is_placed, m.submitted_at + interval '1 ms', '_scheduler', 'task', m.id, 'placed', '1', true, true,
       '{"agent": "' || m.worker || '", "reason": "resources: 1, the best of 2", "instance": "' || m.instance
       || '", "strategy": "resources", "candidates": [{"agent": "' || m.worker
-      || '", "parts": {"fit": 1.0, "load": 0.' || m.n % 89 || ', "history": 1.0, "affinity": 1.0}, "score": 0.' || m.n % 97
-      || ', "instance": "' || m.instance || '"}, {"agent": "' || m.next_worker || '", "score": 0.' || m.n % 83
+      || '", "parts": {"fit": 1.0, "load": 0.' || m.n % 89 || '7, "history": 1.0, "affinity": 1.0}, "score": 0.' || m.n % 97 || '1'
+      || ', "instance": "' || m.instance || '"}, {"agent": "' || m.next_worker || '", "score": 0.' || m.n % 83 || '1'
       || '}], "considered": 2}'
     ),
     (
@@ -57,7 +57,7 @@ CROSS JOIN LATERAL (
     (
       5, m.fails > 0, m.again_at - interval '1 s', m.worker, 'task', m.id, 'failed', '', true, false,
       '{"claim": 1, "error": "' || (ARRAY['Timeout', 'RateLimited', 'ToolError', 'BadAnswer'])[m.n % 4 + 1]
-      || '", "run_s": ' || round(m.run_s::numeric, 6) || ', "message": "gave up after ' || m.n % 90 || ' s"}'
+      || '", "run_s": ' || round(m.run_s::numeric, 6)::double precision || ', "message": "gave up after ' || m.n % 90 || ' s"}'
     ),
     (
       6, m.fails > 0, m.again_at, m.next_worker, 'task', m.id, 'claimed', '2', true, false,
@@ -73,14 +73,14 @@ CROSS JOIN LATERAL (
     ),
     (
       9, m.n % 4 = 0, m.claimed_at + interval '3 ms', m.worker, 'agent', m.worker, 'status', '', false, false,
-      '{"load": 0.' || m.n % 100 || ', "tasks": ' || m.n % 4 || ', "instance": "' || m.instance || '"}'
+      '{"load": 0.' || m.n % 100 || '1, "tasks": ' || m.n % 4 || ', "instance": "' || m.instance || '"}'
     ),
     (
       10, true, m.ended_at, CASE WHEN m.outcome = 'cancelled' THEN m.submitter WHEN m.fails = 0 THEN m.worker ELSE m.next_worker END, 'task', m.id, m.outcome, '', true, false,
       CASE m.outcome
         WHEN 'completed'
-          THEN '{"claim": ' || m.fails + 1 || ', "run_s": ' || round(m.run_s::numeric, 6) || ', "output": {"answer": "' || substr(m.random, 9, 12) || '"}}'
-        WHEN 'failed' THEN '{"claim": 2, "final": true, "error": "Timeout", "run_s": ' || round(m.run_s::numeric, 6) || '}'
+          THEN '{"claim": ' || m.fails + 1 || ', "run_s": ' || round(m.run_s::numeric, 6)::double precision || ', "output": {"answer": "' || substr(m.random, 9, 12) || '"}}'
+        WHEN 'failed' THEN '{"claim": 2, "final": true, "error": "Timeout", "run_s": ' || round(m.run_s::numeric, 6)::double precision || '}'
         ELSE '{"reason": "not wanted any more"}'
       END
     ),

@@ -11,7 +11,7 @@ import contextlib
 import subprocess
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from coord.errors import MigrationFailed
+from coord.ops.bench import made
 from coord.store import migrations, queries, rollups
 from coord.store.config import AgesConfig, DatabaseConfig
 from coord.store.rollup_files import LEVELS
@@ -196,6 +197,29 @@ def test_what_is_warm_is_compressed_and_answers_as_before(conn: psycopg.Connecti
         r[0] for r in conn.execute("EXPLAIN SELECT * FROM v_event WHERE tenant = 'acme' AND key = 'file-77'").fetchall()
     )
     assert "bloom1_contains" in plan, plan
+
+
+def test_what_a_fleet_states_compresses(conn: psycopg.Connection[Any]) -> None:
+    """Facts with ids as the SDK makes them, most of whose bytes are random: docs/adr/0101."""
+    begin = datetime.now(UTC) - timedelta(days=10)
+    shape = made.Shape(rows=20_000, begin=begin, until=begin + timedelta(seconds=200), entities=False)
+    for steps in made.batches(shape, 2_500):
+        for step in steps:
+            query = step.query
+            conn.execute(query.for_psycopg.encode(), query.bind(step.values))
+    conn.execute("DROP TABLE made")
+    before, rows = digest(conn), one(conn, "SELECT count(*) FROM event")
+    run_job(conn, "policy_compression")
+    assert all(chunks(conn))
+    assert digest(conn) == before
+    hot, warm = one(
+        conn,
+        "SELECT before_compression_total_bytes, after_compression_total_bytes"
+        " FROM hypertable_columnstore_stats('coord.event')",
+    )
+    print(f"{hot / rows:.0f} → {warm / rows:.0f} bytes a fact, {hot / warm:.1f}×")
+    assert hot / warm > 4
+    assert warm / rows < 130
 
 
 @pytest.mark.parametrize("name", [n for n in queries.all_queries() if n != "latency_committed"])
