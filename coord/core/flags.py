@@ -49,6 +49,8 @@ class Flag(msgspec.Struct, kw_only=True, omit_defaults=True):
     changes: int = 0
     seq: int = 0
     """Of the fact that the log has of it."""
+    begun_seq: int = 0
+    """What was stated from here on has been folded: what was set then and is not known is over; 0: nothing was."""
 
     def apply(self, fact: StoredFact) -> Refusal | None:
         """Fold the next fact of this flag; None: believed.  A refused one has changed nothing."""
@@ -75,10 +77,18 @@ class Flag(msgspec.Struct, kw_only=True, omit_defaults=True):
             if self.said is not None and said.restated > self.said.restated and _core(said) == _core(self.said):
                 self.said, self.seq = said, fact.seq
             return None
-        self.said, self.seq = said, fact.seq
+        if again is not None and 0 < self.begun_seq <= _origin(fact):
+            return None  # it was removed, long ago
+        self.said, self.seq, self.begun_seq = said, fact.seq, self.begun_seq or fact.seq
         self.by, self.at = (fact.agent, fact.stored_at.timestamp()) if again is None else (again.by, again.at)
         self.changes += again is None
         return None
+
+
+def _origin(fact: StoredFact) -> int:
+    """The sequence of what is stated again."""
+    origin = fact.detail[0] if fact.detail else ""
+    return int(origin) if origin.isascii() and origin.isdecimal() and len(origin) < 20 else 0
 
 
 def _core(said: FlagSet) -> FlagSet:
@@ -126,6 +136,7 @@ class _Dump(msgspec.Struct):
     """A snapshot; only grows."""
 
     flags: list[Flag] = []
+    begun_seq: int = 0
 
 
 class FlagDecider(Folding):
@@ -137,6 +148,8 @@ class FlagDecider(Folding):
     def __init__(self) -> None:
         super().__init__()
         self._flags: dict[Ident, Flag] = {}
+        self._begun_seq = 0
+        """Of the first fact that it believed."""
 
     def get(self, tenant: str, name: str) -> Flag | None:
         """A flag that is set; not to be changed."""
@@ -151,13 +164,14 @@ class FlagDecider(Folding):
             if len(self._flags) >= limits.FLAGS_MAX:
                 self.refused[_FULL.code] += 1
                 return NONE
-            flag = Flag(tenant=fact.tenant, key=fact.key, id=fact.id)
+            flag = Flag(tenant=fact.tenant, key=fact.key, id=fact.id, begun_seq=self._begun_seq)
         refusal = flag.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
         else:
             # One that was removed too: it may be on its way to be stated again.
             self._flags[ident] = flag
+            self._begun_seq = self._begun_seq or fact.seq
         return NONE
 
     def edge(self, seq: int) -> Iterable[Effect]:
@@ -175,11 +189,13 @@ class FlagDecider(Folding):
 
     def dump(self) -> Any:
         """The flags that are set, and those that were lately removed."""
-        return _Dump(list(self._flags.values()))
+        return _Dump(list(self._flags.values()), self._begun_seq)
 
     def load(self, dumped: Any) -> None:
         """The same again."""
-        self._flags = {(flag.tenant, flag.id): flag for flag in msgspec.convert(dumped, _Dump).flags}
+        said = msgspec.convert(dumped, _Dump)
+        self._flags = {(flag.tenant, flag.id): flag for flag in said.flags}
+        self._begun_seq = said.begun_seq
 
     def open_count(self) -> int:
         """Flags that are set."""

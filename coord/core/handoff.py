@@ -14,7 +14,8 @@ Who is asked next depends on who is there, which no log says: so the decider sta
 step, and from then on everybody knows the same.  Of those who have the capability and were not
 asked yet, the least loaded; when enough of them declined, were silent or gone, the coordinator of
 the last one asked (what agents register as theirs), then the coordinator's own, up to the top; where
-nobody was there to be asked, the offerer's.  When nobody is left it expires.
+nobody was there to be asked, the offerer's.  When nobody is left it expires: ``expired.{n}`` says that there is no
+step n, and is not believed where there was one.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ _UNKNOWN: Final = Refusal("handoff.unknown", "no handoff of this id was offered"
 _EXISTS: Final = Refusal("handoff.exists", "a handoff of this id was offered before, and it was another one")
 _REPEATED: Final = Refusal("handoff.repeated", "this was offered before")
 _FINISHED: Final = Refusal("handoff.finished", "the handoff has ended")
+_OVERTAKEN: Final = Refusal("handoff.overtaken", "silence or a death led to it, and something else was stated first")
 _NOT_ADDRESSEE: Final = Refusal("handoff.not_addressee", "only whoever is asked in this step may answer")
 _NOT_OFFERER: Final = Refusal("handoff.not_offerer", "only whoever offered it, or a decider, may withdraw it")
 _STEP: Final = Refusal("handoff.step", "it is not the next step")
@@ -121,7 +123,7 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
             if not self.seq:
                 return _UNKNOWN
             if self.ended:
-                return _FINISHED
+                return _OVERTAKEN if fact.agent == AGENT else _FINISHED
             return self._open(fact)
         except WireError as exc:
             return Refusal(_MALFORMED, exc.message)
@@ -153,6 +155,8 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
         if event in ("withdrawn", "expired"):
             if event == "withdrawn" and fact.agent != self.offerer and not fact.agent.startswith("_"):
                 return _NOT_OFFERER
+            if event == "expired" and fact.detail and work.number(fact.detail) != self.n + 1:
+                return _OVERTAKEN  # that step there was: somebody was asked meanwhile
             self.status, self.reason = event, decode(fact, Ended).reason  # type: ignore[assignment]
             self.ended_at = at
             return None
@@ -389,6 +393,8 @@ class HandoffDecider(Folding):
     def _late(self, ident: Ident, handoff: Handoff) -> list[Effect]:
         if handoff.status == "offered":
             return self._next(ident, handoff, "silent")
+        if ident in self._seeking and self._presence is not None and next_step(handoff, self._presence, "offered"):
+            return []  # somebody has just come
         # Nobody has the capability: that is for the offerer's coordinator.
         above = None if self._presence is None else _escalation(handoff, self._presence, "nobody")
         return [_expired(handoff, "nobody") if above is None else _step(handoff, *above)]
@@ -458,9 +464,10 @@ def _step(handoff: Handoff, event: str, step: Step) -> State:
 
 
 def _expired(handoff: Handoff, why: Why) -> State:
+    n = handoff.n + 1
     return State(
         tenant=handoff.tenant, agent=AGENT, key=handoff.key, kind="handoff", id=handoff.id, event="expired",
-        data={"reason": why}, once="event", step=f"expired.{handoff.id}", from_outside=True,
+        detail=(str(n),), data={"reason": why}, once="own", step=f"expired.{handoff.id}", attempt=n, from_outside=True,
     )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ _TAKEN: Final = Refusal("lock.token_taken", "somebody else asked under this toke
 _PERMITS: Final = Refusal("lock.other_permits", "this lock is in use with another number of permits")
 _FULL: Final = Refusal("lock.too_many", "too many wait for this lock")
 _NOT_HELD: Final = Refusal("lock.not_held", "nobody holds or wants it under this token")
+_OVERTAKEN: Final = Refusal("lock.overtaken", "the request was over when it was stated again")
 _NOT_HOLDER: Final = Refusal("lock.not_holder", "only whoever asked, or a decider, may say that it is over")
 
 Ident: TypeAlias = tuple[str, str, str]
@@ -88,6 +89,8 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
     permits: int = 1
     requests: dict[str, Request] = {}
     """By token, in the order of their epochs."""
+    begun_seq: int = 0
+    """What was stated from here on has been folded: a request of then that is not known is over; 0: nothing was."""
 
     @property
     def holders(self) -> list[Request]:
@@ -129,6 +132,8 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
                 return _TAKEN
             known.renewed_at = at
             return None
+        if held is not None and 0 < self.begun_seq <= held.epoch:
+            return _OVERTAKEN
         if self.requests and said.permits != self.permits:
             return _PERMITS
         if len(self.requests) >= limits.LOCK_REQUESTS_MAX:
@@ -144,6 +149,7 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
             for name in Held.__struct_fields__:
                 setattr(request, name, getattr(held, name))
         self.requests[token] = request
+        self.begun_seq = self.begun_seq or fact.seq
         if held is not None:
             # Those that were stated again stand where they stood.
             self.requests = dict(sorted(self.requests.items(), key=lambda item: item[1].epoch))
@@ -180,6 +186,7 @@ class _Dump(msgspec.Struct):
     """A snapshot; only grows."""
 
     locks: list[Lock] = []
+    begun_seq: int = 0
 
 
 class LockDecider(Folding):
@@ -191,6 +198,8 @@ class LockDecider(Folding):
     def __init__(self) -> None:
         super().__init__()
         self._locks: dict[Ident, Lock] = {}
+        self._begun_seq = 0
+        """Of the first fact that it believed."""
         self._held: dict[tuple[str, str, str], set[tuple[Ident, str]]] = {}
         """(tenant, agent, instance) → its requests."""
         self._due: list[tuple[float, Ident, str, int]] = []
@@ -206,7 +215,9 @@ class LockDecider(Folding):
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
         """Fold one fact of a lock."""
         ident = (fact.tenant, fact.key, fact.id)
-        lock = self._locks.get(ident) or Lock(tenant=fact.tenant, key=fact.key, id=fact.id)
+        lock = self._locks.get(ident)
+        if lock is None:
+            lock = Lock(tenant=fact.tenant, key=fact.key, id=fact.id, begun_seq=self._begun_seq)
         token = fact.detail[0] if fact.detail else ""
         before = lock.requests.get(token)
         held_before = {request.token for request in lock.holders}
@@ -214,6 +225,7 @@ class LockDecider(Folding):
         if refusal is not None:
             self.refused[refusal.code] += 1
             return self._refuse(lock, fact, token, refusal)
+        self._begun_seq = self._begun_seq or fact.seq
         if lock.requests:
             self._locks[ident] = lock
         else:
@@ -231,7 +243,7 @@ class LockDecider(Folding):
         return effects
 
     def _refuse(self, lock: Lock, fact: StoredFact, token: str, refusal: Refusal) -> Iterable[Effect]:
-        if fact.event != "requested" or refusal.code == _MALFORMED:
+        if fact.event != "requested" or refusal.code == _MALFORMED or fact.agent == AGENT:
             return NONE
         asked = Request(token=token, agent=fact.agent, instance=decode(fact, Requested).instance)
         return (_told(lock, asked, "refused", code=refusal.code, reason=refusal.reason),)
@@ -298,12 +310,14 @@ class LockDecider(Folding):
 
     def dump(self) -> Any:
         """The locks in use."""
-        return _Dump(list(self._locks.values()))
+        return _Dump(list(self._locks.values()), self._begun_seq)
 
     def load(self, dumped: Any) -> None:
         """The same again."""
         self._locks, self._held, self._due = {}, {}, []
-        for lock in msgspec.convert(dumped, _Dump).locks:
+        said = msgspec.convert(dumped, _Dump)
+        self._begun_seq = said.begun_seq
+        for lock in said.locks:
             ident = (lock.tenant, lock.key, lock.id)
             self._locks[ident] = lock
             for request in lock.requests.values():

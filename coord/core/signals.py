@@ -65,7 +65,9 @@ class Wait(msgspec.Struct, kw_only=True, omit_defaults=True):
     deadlock: str | None = None
     """The cycle in words, where one was found."""
     seq: int = 0
-    """Of the fact that the log has of it."""
+    """Of the fact that the log has of it,"""
+    first_seq: int = 0
+    """and of the first one."""
     restated: int = 0
 
 
@@ -86,6 +88,8 @@ class Latch(msgspec.Struct, kw_only=True, omit_defaults=True):
     restated: int = 0
     waits: dict[str, Wait] = {}
     """Who waits for it now, by token."""
+    begun_seq: int = 0
+    """What was stated from here on has been folded: a wait of then that is not known is over; 0: nothing was."""
 
     @property
     def raised(self) -> bool:
@@ -133,16 +137,20 @@ class Latch(msgspec.Struct, kw_only=True, omit_defaults=True):
             return None if known.agent == fact.agent else _WAIT_TAKEN
         if self.raised:
             return None
+        if own and 0 < self.begun_seq <= said.first_seq:
+            return _NO_WAIT
         if len(self.waits) >= limits.SIGNAL_WAITS_MAX:
             return _FULL
         agent, since = fact.agent, fact.stored_at.timestamp()
         if own:
             agent, since = said.agent or agent, since if said.since is None else said.since
+        self.begun_seq = self.begun_seq or fact.seq
         self.waits = {
             **self.waits,
             token: Wait(
                 wait=token, agent=agent, instance=said.instance, since=since, names=said.names or (self.id,),
-                mode=said.mode, provides=said.provides, deadline=said.deadline, seq=fact.seq, restated=said.restated,
+                mode=said.mode, provides=said.provides, deadline=said.deadline, seq=fact.seq,
+                first_seq=said.first_seq if own else fact.seq, restated=said.restated,
             ),
         }  # fmt: skip
         return None
@@ -249,6 +257,7 @@ class _Dump(msgspec.Struct):
     """A snapshot; only grows."""
 
     latches: list[Latch] = []
+    begun_seq: int = 0
 
 
 class SignalDecider(Folding):
@@ -264,6 +273,8 @@ class SignalDecider(Folding):
     def __init__(self) -> None:
         super().__init__()
         self._latches: dict[Ident, Latch] = {}
+        self._begun_seq = 0
+        """Of the first fact that it believed."""
         self._provides: dict[Ident, dict[str, Wait]] = {}
         """Signal → the waits after which it is raised, by token."""
         self._pending: dict[WaitIdent, set[str]] = {}
@@ -285,12 +296,15 @@ class SignalDecider(Folding):
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
         """Fold one fact of a signal."""
         ident = (fact.tenant, fact.key, fact.id)
-        latch = self._latches.get(ident) or Latch(tenant=fact.tenant, key=fact.key, id=fact.id)
+        latch = self._latches.get(ident)
+        if latch is None:
+            latch = Latch(tenant=fact.tenant, key=fact.key, id=fact.id, begun_seq=self._begun_seq)
         was_raised, waited = latch.raised, latch.waits
         refusal = latch.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
             return NONE
+        self._begun_seq = self._begun_seq or fact.seq
         if latch.raised or latch.waits:
             self._latches[ident] = latch
         else:
@@ -455,12 +469,14 @@ class SignalDecider(Folding):
 
     def dump(self) -> Any:
         """The latches."""
-        return _Dump(list(self._latches.values()))
+        return _Dump(list(self._latches.values()), self._begun_seq)
 
     def load(self, dumped: Any) -> None:
         """The same again."""
         self.__init__()  # type: ignore[misc]
-        for latch in msgspec.convert(dumped, _Dump).latches:
+        said = msgspec.convert(dumped, _Dump)
+        self._begun_seq = said.begun_seq
+        for latch in said.latches:
             ident = (latch.tenant, latch.key, latch.id)
             self._latches[ident] = latch
             for wait in latch.waits.values():
@@ -515,7 +531,7 @@ def _awaited_again(latch: Latch, wait: Wait) -> State:
     n = wait.restated + 1
     said = Awaited(
         names=wait.names, mode=wait.mode, instance=wait.instance, deadline=wait.deadline, provides=wait.provides,
-        since=wait.since, agent=wait.agent, restated=n,
+        since=wait.since, agent=wait.agent, first_seq=wait.first_seq, restated=n,
     )  # fmt: skip
     return State(
         tenant=latch.tenant, agent=AGENT, key=latch.key, kind="signal", id=latch.id, event="awaited",

@@ -77,6 +77,8 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     fired_at: float | None = None
     """The last time."""
     fired_id: str = ""
+    begun_seq: int = 0
+    """What was stated from here on has been folded: a setting of then that is not known is over; 0: nothing was."""
 
     @property
     def once(self) -> bool:
@@ -117,11 +119,14 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
                 self.said, self.seq = said, fact.seq
                 return None
             return _STALE
+        if held is not None and 0 < self.begun_seq <= held.set_seq:
+            return _STALE
         if holds and fact.agent != self.setter and not fact.agent.startswith("_"):
             return _TAKEN
         self.status, self.said, self.seq = "set", said, fact.seq
         self.setter, self.set_at, self.set_seq, self.fires = fact.agent, at, fact.seq, 0
         self.fired_at, self.fired_id = None, ""
+        self.begun_seq = self.begun_seq or fact.seq
         if held is not None:
             for name in Held.__struct_fields__:
                 setattr(self, name, getattr(held, name))
@@ -167,6 +172,7 @@ class _Dump(msgspec.Struct):
     """A snapshot; only grows."""
 
     timers: list[Timer] = []
+    begun_seq: int = 0
 
 
 class TimerDecider(Folding):
@@ -178,8 +184,10 @@ class TimerDecider(Folding):
     def __init__(self) -> None:
         super().__init__()
         self._timers: dict[Ident, Timer] = {}
+        self._begun_seq = 0
+        """Of the first fact that it believed."""
         self._due: list[tuple[float, Ident, int]] = []
-        """A heap of (when to look, timer, set_seq): timers that fire once, if they did not."""
+        """A heap of (when to look, timer, set_seq): those but crons, if they did not fire."""
 
     def get(self, tenant: str, key: str, id: str) -> Timer | None:  # noqa: A002 - an entity's id
         """A timer that is set; not to be changed."""
@@ -195,13 +203,16 @@ class TimerDecider(Folding):
             if fact.event == "set" and len(self._timers) >= limits.TIMERS_MAX:
                 self.refused[_FULL.code] += 1
                 return NONE
-            timer = Timer(tenant=fact.tenant, key=fact.key, id=fact.id)
+            timer = Timer(tenant=fact.tenant, key=fact.key, id=fact.id, begun_seq=self._begun_seq)
         set_seq = timer.set_seq
         refusal = timer.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
-            # What fires in vain and holds another's place is replaced.
-            return (_arm(timer),) if refusal is _STALE and fact.event == "fired" else NONE
+            if fact.event != "fired" or refusal not in (_STALE, _UNKNOWN):
+                return NONE
+            # What fires in vain is replaced, or removed: whoever was to do that may have died.
+            return (_arm(timer, remove=refusal is _UNKNOWN),)
+        self._begun_seq = self._begun_seq or fact.seq
         if fact.event == "set":
             self._timers[ident] = timer
             if timer.set_seq == set_seq:
@@ -218,8 +229,8 @@ class TimerDecider(Folding):
         return effects
 
     def _watch(self, ident: Ident, timer: Timer) -> None:
-        if timer.said.at is not None:
-            heapq.heappush(self._due, (max(timer.said.at, timer.set_at) + limits.TIMER_LATE_S, ident, timer.set_seq))
+        if timer.next_at is not None:
+            heapq.heappush(self._due, (_late_at(timer), ident, timer.set_seq))
 
     # --- time ------------------------------------------------------------------------------
 
@@ -229,9 +240,13 @@ class TimerDecider(Folding):
         while self._due and self._due[0][0] <= now:
             _, ident, set_seq = heapq.heappop(self._due)
             timer = self._timers.get(ident)
-            if timer is not None and timer.set_seq == set_seq:
+            if timer is None or timer.set_seq != set_seq:
+                continue
+            late_at = _late_at(timer)
+            if late_at <= now:
                 effects.append(_arm(timer))
-                heapq.heappush(self._due, (now + 6 * limits.TIMER_LATE_S, ident, set_seq))
+                late_at = now + max(6 * limits.TIMER_LATE_S, (timer.said.every_s or 0.0) + limits.TIMER_LATE_S)
+            heapq.heappush(self._due, (late_at, ident, set_seq))
         return effects
 
     def reconcile(self, now: float) -> Iterable[Effect]:  # noqa: ARG002
@@ -252,11 +267,13 @@ class TimerDecider(Folding):
 
     def dump(self) -> Any:
         """The timers that are set."""
-        return _Dump(list(self._timers.values()))
+        return _Dump(list(self._timers.values()), self._begun_seq)
 
     def load(self, dumped: Any) -> None:
         """The same again."""
-        self._timers = {(t.tenant, t.key, t.id): t for t in msgspec.convert(dumped, _Dump).timers}
+        said = msgspec.convert(dumped, _Dump)
+        self._timers = {(t.tenant, t.key, t.id): t for t in said.timers}
+        self._begun_seq = said.begun_seq
         self._due = []
         for ident, timer in self._timers.items():
             self._watch(ident, timer)
@@ -264,6 +281,12 @@ class TimerDecider(Folding):
     def open_count(self) -> int:
         """Timers that are set."""
         return len(self._timers)
+
+
+def _late_at(timer: Timer) -> float:
+    """By then it should have fired."""
+    assert timer.next_at is not None
+    return max(timer.next_at, timer.set_at) + limits.TIMER_LATE_S
 
 
 def _arm(timer: Timer, *, remove: bool = False, absent: bool = False) -> Arm:

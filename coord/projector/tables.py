@@ -182,7 +182,7 @@ TABLES: Final[dict[str, Table]] = {
 SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated", "handoff.repeated"})
 """Refusals of a beginning that has what the first one had: it is no other entity under the same id."""
 
-QUIET: Final = SAME_LIFE | {"task.overtaken", "signal.no_wait", "lock.not_held"}
+QUIET: Final = SAME_LIFE | {"task.overtaken", "handoff.overtaken", "signal.no_wait", "lock.not_held", "lock.overtaken"}
 """Refusals that are no fault: the same said twice, the end of what had ended, a release of a claim whose outcome was
 on its way.  Not dead letters."""
 

@@ -2,7 +2,7 @@
 
 What it does is what the contract tests show of the server (tests/contract): a condition is looked at before an
 id; an ack of what was not delivered does nothing; a nak of it neither; what is not
-settled within ack_wait comes again.  A crash of the broker keeps the log and forgets, of the
+settled within ack_wait comes again.  A crash of the broker keeps the log and the schedules, and forgets, of the
 queues, some acks and deliveries, or all of them.
 """
 
@@ -19,6 +19,7 @@ import msgspec
 from coord import limits
 from coord.core.deciding import Settle, State
 from coord.testing.loop import Faults, Loop, Op, Process, Resume, Thread
+from coord.testing.schedules import Schedules
 from coord.wire import subjects
 from coord.wire.authors import Author, rule_for
 from coord.wire.envelope import Fact, StoredFact, decode_message, encode_fact
@@ -109,6 +110,7 @@ class Broker:
         """Partition → (revision, as of which sequence, states)."""
         self.pins: dict[int, tuple[Any, float]] = {}
         """Partition → (who has it, when it was last heard of)."""
+        self.schedules = Schedules(self)
 
     @property
     def unix(self) -> float:
@@ -163,8 +165,8 @@ class Broker:
                 return answer
         return None
 
-    def append(self, agent: str, fact: Fact, event_id: str, once: Once) -> Ack | Refused:
-        """Store it, unless its id is known or somebody was first."""
+    def append(self, agent: str, fact: Fact, event_id: str, once: Once, *, remembered: bool = True) -> Ack | Refused:
+        """Store it, unless its id is known (where ids are `remembered`) or somebody was first."""
         subject = fact.subject(TENANT, agent)
         now = T0 + timedelta(seconds=self.loop.now)
         encoded = encode_fact(fact, tenant=TENANT, agent=agent, event_id=event_id, occurred_at=now)
@@ -174,7 +176,7 @@ class Broker:
         taken = {"entity": entity in self.entities, "event": place in self._events, "own": own in self._events}
         if once is not None and taken[once]:
             return Refused()
-        known = self._ids.get(encoded.msg_id)
+        known = self._ids.get(encoded.msg_id) if remembered else None
         if known is not None:
             return Ack(known, duplicate=True)
         seq = len(self.log) + 1

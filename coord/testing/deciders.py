@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coord.core.claiming import decide as decide_about_delivery
-from coord.core.deciding import Decider, Effect, Open, Owed, Push, Settle, State
+from coord.core.deciding import Arm, Decider, Effect, Owed, Push, Settle, State
 from coord.core.desk import Desk
-from coord.core.locks import LockDecider
+from coord.core.flags import FlagDecider
 from coord.core.scheduling import PlacementDecider
-from coord.core.signals import SignalDecider
-from coord.core.task_decider import TaskDecider
 from coord.core.tasks import fold
-from coord.core.workflow import WorkflowDecider
+from coord.server.deciders import deciders
 from coord.testing.broker import PARTITIONS, Ack, Refused, Stored, once_of
 from coord.testing.loop import Process, Thread, sleep
 from coord.testing.placing import Holder, Sight
@@ -29,19 +28,13 @@ from coord.wire import ids, subjects, work
 from coord.wire.envelope import Fact, StoredFact
 
 if TYPE_CHECKING:
-    from coord.testing.fleet import Worker
+    from coord.testing.fleet import Member
     from coord.testing.simulation import World
 
 _TICK_S = 0.5
 _PIN_S = 3.0
 _TELL_S = 60.0
-
-
-def deciders(partition: int, desk: Desk | None = None) -> list[Decider]:
-    """Those that are simulated.  `desk`: what the schedulers of a process share; None: nothing."""
-    tasks = TaskDecider()
-    placements = PlacementDecider(partition, tasks, Desk() if desk is None else desk)
-    return [tasks, placements, SignalDecider(), LockDecider(), WorkflowDecider()]
+_ARM_TRIES = 3
 
 
 def packed(states: Iterable[Decider]) -> bytes:
@@ -50,8 +43,15 @@ def packed(states: Iterable[Decider]) -> bytes:
 
 
 def folded(states: Iterable[Decider]) -> bytes:
-    """Of that, what follows from the partition's facts: how agents fared is what a process has seen of all of them."""
-    return packed(decider for decider in states if not isinstance(decider, PlacementDecider))
+    """Of that, what follows from the partition's facts.
+
+    How agents fared is what a process has seen of all of them, and a flag that was removed is forgotten near the
+    window's edge, with how often it was changed.
+    """
+    kept = {decider.name: decider.dump() for decider in states if not isinstance(decider, PlacementDecider)}
+    known = [flag for flag in kept[FlagDecider.name].flags if flag.said is not None]
+    kept[FlagDecider.name] = sorted((flag.id, flag.seq, flag.by, flag.at) for flag in known)
+    return msgspec.msgpack.encode(kept)
 
 
 def restored(states: bytes, partition: int, desk: Desk | None = None) -> list[Decider]:
@@ -77,6 +77,8 @@ class DeciderProcess(Process):
         self.sight = Sight()
         self.desk = Desk()
         self.sessions: dict[int, Session] = {}
+        self._arms: dict[tuple[str, str], Arm] = {}
+        """By timer: what is to be done next; while something is being done about it, only the last counts."""
         self.begin()
 
     @property
@@ -87,8 +89,9 @@ class DeciderProcess(Process):
     def begin(self) -> None:
         """Start, or start again."""
         self.alive = True
-        self.sight, self.desk = Sight(), Desk()
+        self.sight, self.desk = Sight(self.faults.rng.random()), Desk()
         self.sessions = {}
+        self._arms = {}
         incarnation = self.incarnation
         # Until it has heard everybody who is there, whoever it has not heard of may be alive.
         self.loop.at(5.0, lambda: self._settled(incarnation))
@@ -103,13 +106,17 @@ class DeciderProcess(Process):
         if self.alive and incarnation == self.incarnation:
             for holder in sorted(self.world.gone):
                 self.sight.goes(holder, self.loop.now)
-            for worker in self.world.workers:
-                if worker.alive and worker.holder not in self.world.gone:
-                    self.sight.comes(worker, self.loop.now)
+            for member in self.world.members:
+                if member.alive and member.holder not in self.world.gone:
+                    self.sight.comes(member, self.loop.now)
 
-    def comes(self, worker: Worker) -> None:
-        """A worker beats."""
-        self.sight.comes(worker, self.loop.now)
+    def deciding(self) -> list[Decider]:
+        """Those of all partitions that it has."""
+        return [decider for session in self.sessions.values() for decider in session.deciders]
+
+    def comes(self, member: Member) -> None:
+        """A member of the fleet beats."""
+        self.sight.comes(member, self.loop.now)
 
     def gone(self, holder: Holder) -> None:
         """An instance is said to be no more."""
@@ -121,6 +128,24 @@ class DeciderProcess(Process):
     def back(self, holder: Holder) -> None:
         """It beats again."""
         self.sight.dead.discard(holder)
+
+    def arm(self, arm: Arm) -> None:
+        """As `coord.server.timers.Arming` does it: in the order of demands for one timer, a few times."""
+        place = (arm.key, arm.id)
+        busy = place in self._arms
+        self._arms[place] = arm
+        if not busy:
+            self.spawn(self._arm(place))
+
+    def _arm(self, place: tuple[str, str]) -> Thread:
+        done = None
+        while done is not self._arms[place]:
+            done = self._arms[place]
+            for _ in range(_ARM_TRIES):
+                if (yield self.world.broker.request(partial(self.world.broker.schedules.arm, done))) is not None:
+                    break
+                yield sleep(1.0)
+        del self._arms[place]
 
     def _own(self, partition: int) -> Thread:
         broker = self.world.broker
@@ -177,6 +202,7 @@ class Session:
                 self._catch_up()
             if self.owed is None and self.world.loop.now - ticked >= _TICK_S:
                 ticked = self.world.loop.now
+                self.world.show(process.sight)
                 self.outside([e for d in self.deciders for e in d.tick(process.unix, process.sight)])
         self.failed = True
 
@@ -239,7 +265,9 @@ class Session:
         elif isinstance(effect, Push):
             self.world.referee.tells(effect, position)
             self.world.push(effect)
-        elif isinstance(effect, Open) and effect.queue != work.PLACED:  # there is no such queue
+        elif isinstance(effect, Arm):
+            self.process.arm(effect)
+        elif effect.queue != work.PLACED:  # there is no such queue
             self.broker.hop(lambda: self.broker.open(subjects.queue(effect.tenant, effect.capability, effect.queue)))
 
     def _state(self, state: State, seq: int) -> None:

@@ -7,16 +7,17 @@ as the SDK does; what lies between is `coord.client.execution` without its socke
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from coord.core import claiming, locks, signals, tasks
+from coord.core import claiming, handoff, locks, signals, tasks
 from coord.core.deciding import Push
 from coord.testing.broker import TENANT, Ack, Delivery, Refused
 from coord.testing.deciders import settle_for_worker
 from coord.testing.loop import Process, Thread, sleep
-from coord.testing.placing import DEMANDS
+from coord.testing.placing import DEMANDS, about
+from coord.testing.referee import PERMITS
 from coord.wire import subjects, work
 from coord.wire.envelope import Fact
 
@@ -99,6 +100,15 @@ class Agent(Process):
         while (yield from self.broker.publish(self.name, fact, event_id, None)) is None:
             yield sleep(0.1)
 
+    def is_told(self, told: tuple[str, str, str]) -> Thread:
+        """Where nothing goes wrong, whoever sees in the log what was to be told it is told it, too, soon."""
+        for _ in range(10 * self.faults.calm):
+            if told in self.told:
+                return
+            yield sleep(0.5)
+        if self.faults.calm:
+            self.world.wrong(f"{self.instance} had to look, and was not told of {told}")
+
     def heard(self, push: Push) -> None:
         """A push has arrived."""
         body = push.body
@@ -108,22 +118,68 @@ class Agent(Process):
         self.told[push.topic, f"{body.get('key', '')} {body['id']}", which] = body
 
 
-class Worker(Agent):
-    """Runs tasks of some capabilities: two at a time that it pulls, and as many again that it is offered."""
+class Member(Agent):
+    """One who registers, beats, and answers handoffs."""
 
-    slots: Final = {"work": 2, "undo": 2}
+    slots: ClassVar[dict[str, int]]
+    """By capability."""
 
-    def __init__(self, name: str, world: World, region: str) -> None:
+    def __init__(self, name: str, world: World, region: str, *, is_greedy: bool = False) -> None:
+        """`is_greedy`: it takes more tasks at a time than it may."""
         self.region = region
+        self.is_greedy = is_greedy
         self.load = world.rng.random()
-        self.running: dict[tuple[str, str], int] = {}
-        """(key, id) → the claim; 0: none yet."""
+        self.is_quarantined = False
+        self.answered: set[tuple[str, int]] = set()
+        """Handoffs and their steps."""
         super().__init__(name, world)
 
     def start(self) -> None:
-        """Two slots."""
-        self.running = {}
+        """Register."""
+        self.is_quarantined, self.answered = False, set()
         self.world.comes(self)
+        registered = Fact(kind="agent", id=self.name, event="registered", data=msgspec.to_builtins(about(self)))
+        self.spawn(self.state_until_stored(registered))
+
+    def heard(self, push: Push) -> None:
+        """A handoff is looked at, once."""
+        body = push.body
+        if push.topic == "presence":
+            self.is_quarantined = body["what"] == "quarantined"
+        elif push.topic != "handoff" or body["what"] != "offered":
+            super().heard(push)
+        elif (body["id"], body["n"]) not in self.answered:
+            self.answered.add((body["id"], body["n"]))
+            self.spawn(self._answer(body))
+
+    def _answer(self, offered: dict[str, Any]) -> Thread:
+        """Accept a handoff, or decline it, or say nothing; who has accepted looks who has it."""
+        dice, place = self.rng.random(), (offered["key"], offered["id"])
+        if dice < 0.15:
+            return
+        yield sleep(self.rng.choice([0.01, 0.1, 1.0]) * self.rng.random() * 2.0)
+        event = "accepted" if dice < 0.6 else "declined"
+        said = {"instance": self.instance} if event == "accepted" else {"reason": "busy"}
+        detail = (str(offered["n"]),)
+        answer = Fact(kind="handoff", key=place[0], id=place[1], event=event, detail=detail, data=said)
+        yield from self.state_until_stored(answer)
+        if event == "accepted":
+            found = handoff.fold((yield from self.broker.read("handoff", *place)))
+            if found is not None and found.status == "accepted" and found.addressee == self.name:
+                self.world.referee.handoffs.believes_accepted(place, self.name, self.instance)
+
+
+class Worker(Member):
+    """Runs tasks of some capabilities: two at a time that it pulls, and as many again that it is offered."""
+
+    slots: ClassVar = {"work": 2, "undo": 2}
+    running: dict[tuple[str, str], int]
+    """(key, id) → the claim; 0: none yet."""
+
+    def start(self) -> None:
+        """Two slots."""
+        super().start()
+        self.running = {}
         for _ in range(2):
             self.spawn(self._slot())
 
@@ -131,7 +187,7 @@ class Worker(Agent):
         """An offer is looked at."""
         if push.topic != "task" or push.body["what"] != "placed":
             super().heard(push)
-        elif not (self.faults.active and self.rng.random() < 0.1):
+        elif not self.is_quarantined and not (self.faults.active and self.rng.random() < 0.1):
             self.spawn(self._offered(push.body["key"], push.body["id"]))
 
     def _offered(self, key: str, name: str) -> Thread:
@@ -152,6 +208,9 @@ class Worker(Agent):
     def _slot(self) -> Thread:
         rng = self.rng
         while True:
+            if self.is_quarantined:
+                yield sleep(1.0)
+                continue
             capability = rng.choice(("work", "work", "work", "undo"))
             queue = subjects.queue(TENANT, capability, rng.choice(("critical", "normal", "normal", "batch")))
             delivery = yield self.broker.pull(queue, 2.0 if self.running else rng.choice([1.0, 4.0]))
@@ -220,8 +279,15 @@ class Worker(Agent):
         yield from self.state_until_stored(outcome)
 
 
+_LIES: Final = {
+    "task": ("completed", "failed", "rejected", "cancelled", "progress"),
+    "handoff": ("accepted", "declined", "withdrawn"),
+    "timer": ("set", "cancelled"),
+}
+
+
 class Rogue(Agent):
-    """States outcomes, claims and cancellations of what is not its own, as any client of the broker can."""
+    """States outcomes, answers and cancellations of what is not its own, as any client of the broker can."""
 
     def start(self) -> None:
         """Now and then."""
@@ -230,12 +296,17 @@ class Rogue(Agent):
     def _lie(self) -> Thread:
         while self.faults.active:
             yield sleep(self.rng.random() * 3.0)
-            known = list(self.world.referee.tasks)
+            referee = self.world.referee
+            known = [("task", *place) for place in referee.tasks]
+            known += [("handoff", *place) for place in referee.handoffs.handoffs]
+            known += [("timer", *place) for place in referee.timers.timers]
             if not known:
                 continue
-            key, name = self.rng.choice(known)
-            event = self.rng.choice(["completed", "failed", "rejected", "cancelled", "progress"])
-            yield from self.state(Fact(kind="task", id=name, key=key, event=event, data={}))
+            kind, key, name = self.rng.choice(known)
+            event = self.rng.choice(_LIES[kind])
+            detail = (str(self.rng.choice([1, 2])),) if event in ("accepted", "declined") else ()
+            data = {"at": 1.0} if event == "set" else {}
+            yield from self.state(Fact(kind=kind, id=name, key=key, event=event, detail=detail, data=data))
 
 
 class Client(Agent):
@@ -310,6 +381,7 @@ class Client(Agent):
                 yield sleep(wait_s / 4)
             task, _ = tasks.fold((yield from self.broker.read("task", name, name)))
             if task is not None and task.ended:
+                yield from self.is_told(("task", f"{name} {name}", ""))
                 return task.status
             wait_s = min(2 * wait_s, 8.0)
 
@@ -325,11 +397,10 @@ class Locker(Agent):
     def _lock(self) -> Thread:
         rng = self.rng
         for count in range(2):
-            name = rng.choice(("door", "gate"))
+            name = rng.choice(sorted(PERMITS))
             token = f"{self.instance}-{count}"
-            requested = Fact(
-                kind="lock", id=name, key=name, event="requested", detail=(token,), data={"instance": self.instance}
-            )
+            said = {"instance": self.instance, "permits": PERMITS[name]}
+            requested = Fact(kind="lock", id=name, key=name, event="requested", detail=(token,), data=said)
             yield from self.state_until_stored(requested)
             if (yield from self._granted(name, token)):
                 yield sleep(rng.random() * 2.0)
@@ -349,6 +420,7 @@ class Locker(Agent):
             if lock is None or token not in lock.requests:
                 return False
             if lock.requests[token] in lock.holders:
+                yield from self.is_told(("lock", f"{name} {name}", token))
                 self.world.referee.believes_held(name, token)
                 return True
 
@@ -372,6 +444,7 @@ class Waiter(Agent):
             yield sleep(self.rng.choice([0.5, 4.0]))
             latch = signals.fold((yield from self.broker.read("signal", "signals", "go")))
             if latch is not None and latch.raised:
+                yield from self.is_told(("signal", "signals go", wait))
                 break
         self.done = True
 

@@ -51,7 +51,8 @@ class Faults:
         self.rng = rng
         self.active = True
         kind = rng.random()
-        calm = kind < 0.15
+        self.calm = calm = kind < 0.15
+        """Nothing is lost, late, or dies: all that is told arrives."""
         self.loses = 0.0 if calm else rng.choice([0.0, 0.005, 0.03])
         self.doubles = 0.0 if calm else rng.choice([0.0, 0.02])
         self.dawdles = 0.0 if calm else rng.choice([0.0, 0.02, 0.1])

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from coord.core.presence import PresenceTable
-from coord.wire.presence import Heartbeat, Registration
+from coord.wire.presence import Heartbeat, Quotas, Registration
 
 if TYPE_CHECKING:
-    from coord.testing.fleet import Worker
+    from coord.testing.fleet import Member
 
 Holder = tuple[str, str, str]
 """(tenant, agent, instance)."""
 
 HOME: Final = "eu"
 """The region of one worker alone: what demands it waits for that one."""
+
+CHIEF: Final = "w0"
+"""The worker to whom handoffs escalate."""
 
 DEMANDS: Final[tuple[dict[str, Any], ...]] = (
     {"strategy": "resources"},
@@ -39,19 +42,23 @@ DEMANDS: Final[tuple[dict[str, Any], ...]] = (
 class Sight(PresenceTable):
     """Who is there, of all that one process that decides has been told."""
 
-    def __init__(self) -> None:
+    def __init__(self, late_s: float = 0.0) -> None:
         super().__init__(0.0)
         self.dead: set[Holder] = set()
         """Instances that it knows to be gone."""
+        self.late_s = late_s
+        """It hears so late how tasks fare,"""
+        self.counts_from: float | None = None
+        """and what ended since then; None: nothing yet."""
 
     def lives(self, tenant: str, agent: str, instance: str) -> bool:
         """Whoever it has not heard of may be alive."""
         return (tenant, agent, instance) not in self.dead
 
-    def comes(self, worker: Worker, now: float) -> None:
-        """A worker is heard, for the first time or again."""
-        self.dead.discard(worker.holder)
-        self.beat(*worker.holder, beat_of(worker), now)
+    def comes(self, member: Member, now: float) -> None:
+        """A member of the fleet is heard, for the first time or again."""
+        self.dead.discard(member.holder)
+        self.beat(*member.holder, beat_of(member), now)
 
     def goes(self, holder: Holder, now: float) -> None:
         """An instance is said to be no more."""
@@ -63,7 +70,17 @@ class Sight(PresenceTable):
 _BYE: Final = msgspec.json.encode(Heartbeat(bye=True))
 
 
-def beat_of(worker: Worker) -> bytes:
-    """What a worker says of itself."""
-    about = Registration(instance=worker.instance, capabilities=worker.slots, labels={"region": worker.region})
-    return msgspec.json.encode(Heartbeat(load=worker.load, about=about))
+def beat_of(member: Member) -> bytes:
+    """What a member says of itself."""
+    return msgspec.json.encode(Heartbeat(load=member.load, about=about(member)))
+
+
+def about(member: Member) -> Registration:
+    """What it can do, and who is above it."""
+    return Registration(
+        instance=member.instance,
+        capabilities=member.slots,
+        labels={"region": member.region},
+        coordinator=None if member.name == CHIEF else CHIEF,
+        quotas=Quotas(inflight=1) if member.is_greedy else None,
+    )

@@ -15,12 +15,17 @@ from coord import limits
 from coord.core.deciding import Push, Settle, State
 from coord.core.placement import Placement
 from coord.testing.broker import TENANT, Stored
+from coord.testing.rules import FlagRules, Rules, TimerRules
+from coord.testing.rules_agents import AgentRules, CircuitRules, HandoffRules
 from coord.wire.envelope import StoredFact
 
 if TYPE_CHECKING:
     from coord.testing.simulation import World
 
 OPEN = ("queued", "claimed", "waiting")
+
+PERMITS = {"door": 1, "gate": 2}
+"""Of the locks that there are: how many hold one at a time."""
 
 
 class TaskState(NamedTuple):
@@ -155,6 +160,12 @@ class Referee:
         """Workflow → step → what it needs."""
         self.flows: dict[str, str] = {}
         self.claimed_once: Counter[tuple[str, str, int]] = Counter()
+        self.timers = TimerRules(world)
+        self.handoffs = HandoffRules(world)
+        self.rules: dict[str, Rules] = {
+            rules.kind: rules
+            for rules in (self.timers, FlagRules(world), self.handoffs, AgentRules(world), CircuitRules(world))
+        }
 
     # --- facts, as they are stored -----------------------------------------------------------
 
@@ -168,6 +179,10 @@ class Referee:
             self._placed(fact, before, rules)
             if fact.event == "submitted" and fact.agent == "_workflow":
                 self._step(fact.key, fact.id, fact.seq)
+            elif fact.event == "submitted" and fact.agent == "_timer":
+                self.timers.submits(fact.key, fact.id)
+        elif fact.kind in self.rules:
+            self.rules[fact.kind].take(fact)
         elif fact.kind == "lock":
             self._lock(stored)
         elif fact.kind == "signal" and fact.event == "raised":
@@ -208,9 +223,12 @@ class Referee:
             requests[token] = fact.seq, fact.agent
         elif fact.event in ("released", "revoked") and fact.agent in (requests.get(token, (0, ""))[1], "_lock"):
             requests.pop(token, None)
-        first = next(iter(requests), None)
-        if first is not None:
-            self.held.setdefault((fact.id, first), fact.seq)
+        for held in list(requests)[: PERMITS[fact.id]]:
+            self.held.setdefault((fact.id, held), fact.seq)
+
+    def claims_of(self, agent: str) -> int:
+        """Tasks that an agent has claimed."""
+        return sum(rules.now.status == "claimed" and rules.now.agent == agent for rules in self.tasks.values())
 
     # --- what is done ------------------------------------------------------------------------
 
@@ -229,7 +247,9 @@ class Referee:
     def tells(self, push: Push, position: int) -> None:
         """A decider tells an agent something."""
         body = push.body
-        if push.topic == "task" and body["what"] == "placed":
+        if push.topic in self.rules:
+            self.rules[push.topic].tells(push)
+        elif push.topic == "task" and body["what"] == "placed":
             decided, to = body["n"], (push.agent, push.instance)
             if (decided, to) not in [s.offered for s in self.tasks[body["key"], body["id"]].until(position)]:
                 self.world.wrong(f"{to} is told of offer {decided} of {body['id']}, which the log does not have")

@@ -15,11 +15,14 @@ from coord.core import tasks
 from coord.core.deciding import Owed, Push, State
 from coord.core.task_decider import TaskDecider
 from coord.projector.tables import QUIET
+from coord.server.deciders import deciders
 from coord.testing.broker import PARTITIONS, TENANT, Broker
-from coord.testing.deciders import DeciderProcess, deciders, fold_one, folded, packed, restored
-from coord.testing.fleet import Agent, Client, Locker, Raiser, Rogue, Starter, Waiter, Worker, definition
+from coord.testing.crew import Flagger, Guest, Offerer, Setter
+from coord.testing.deciders import DeciderProcess, fold_one, folded, packed, restored
+from coord.testing.fares import Fares
+from coord.testing.fleet import Agent, Client, Locker, Member, Raiser, Rogue, Starter, Waiter, Worker, definition
 from coord.testing.loop import Faults, Loop
-from coord.testing.placing import HOME
+from coord.testing.placing import HOME, Sight
 from coord.testing.referee import OPEN, Referee
 
 _CHAOS_S = 20.0
@@ -55,6 +58,9 @@ class World:
         """Instances that are no more, or were silent for too long."""
         self.buried: set[tuple[str, str, str]] = set()
         """Those that ever were."""
+        self.greedy: set[str] = set()
+        """Agents that were seen to use more than they may."""
+        self.fares = Fares(rng)
         self.referee = Referee(self)
         self.broker.on_stored.append(self.referee.take)
         self.snapshot_s = rng.choice([0.1, 0.5, 4.0])
@@ -63,7 +69,10 @@ class World:
             DeciderProcess(f"d{i}", self, rng.uniform(-2.0, 2.0) if skewed else 0.0)
             for i in range(rng.choice([1, 2, 3]))
         ]
-        self.workers = [Worker(f"w{i}", self, "us" if i else HOME) for i in range(rng.choice([1, 2, 4]))]
+        greedy = rng.random() < 0.1
+        self.workers = [
+            Worker(f"w{i}", self, "us" if i else HOME, is_greedy=greedy and not i) for i in range(rng.choice([1, 2, 4]))
+        ]
         self.clients = [Client(f"c{i}", self, rng.choice([1, 3, 8])) for i in range(rng.choice([1, 2]))]
         self.lockers = [Locker(f"l{i}", self) for i in range(rng.choice([0, 2, 3]))]
         self.waiters = [Waiter(f"s{i}", self) for i in range(rng.choice([0, 1, 2]))]
@@ -73,12 +82,20 @@ class World:
             plain = {step["name"] for step in said["steps"] if "task" in step}
             self.referee.steps[name] = {s["name"]: [n for n in s["needs"] if n in plain] for s in said["steps"]}
         others.append(Starter("b0", self, flows))
+        self.setters = [Setter("t0", self, rng.choice([1, 3]))] if rng.random() < 0.5 else []
+        self.offerers = [Offerer("o0", self, rng.choice([1, 3]))] if rng.random() < 0.5 else []
+        self.flaggers = [Flagger(f"g{i}", self) for i in range(rng.choice([0, 0, 2]))]
+        guests = [Guest("v0", self, HOME)] if rng.random() < 0.3 else []
+        others += [*self.setters, *self.offerers, *self.flaggers]
+        self.members: list[Member] = [*self.workers, *guests]
         if rng.random() < 0.3:
             others.append(Rogue("eve", self))
         self.flows = flows
         self.agents: dict[str, Agent] = {
-            agent.name: agent for agent in (*self.workers, *self.clients, *self.lockers, *self.waiters, *others)
+            agent.name: agent for agent in (*self.members, *self.clients, *self.lockers, *self.waiters, *others)
         }
+        for _ in range(rng.choice([0, 0, 0, 8])):
+            self.loop.at(rng.random() * _CHAOS_S, self._edge_now)
         if self.faults.dies and rng.random() < 0.4:
             self.loop.at(rng.random() * _CHAOS_S, lambda: self.broker.crash(rng.choice([0.2, 2.0])))
 
@@ -106,19 +123,29 @@ class World:
         self.gone.discard(agent.holder)
         for process in self.deciders:
             process.call(lambda p=process, holder=agent.holder: p.back(holder))  # type: ignore[misc]
-        if isinstance(agent, Worker):
+        if isinstance(agent, Member):
             self.comes(agent)
 
-    def comes(self, worker: Worker) -> None:
-        """Every process that decides hears of a worker, in its own time."""
-        holder = worker.holder
+    def comes(self, member: Member) -> None:
+        """Every process that decides hears of a member of the fleet, in its own time."""
+        holder = member.holder
         for process in self.deciders:
 
             def hear(process: DeciderProcess = process) -> None:
-                if worker.alive and worker.holder == holder and holder not in self.gone:
-                    process.comes(worker)
+                if member.alive and member.holder == holder and holder not in self.gone:
+                    process.comes(member)
 
             self.loop.at(self.rng.random() * 0.3, lambda p=process, hear=hear: p.call(hear))  # type: ignore[misc]
+
+    def show(self, sight: Sight) -> None:
+        """What a process that decides is told of how agents and tasks fare."""
+        self.fares.show(sight, TENANT, self.loop.now)
+        for worker in self.workers:
+            if worker.is_greedy:
+                claims = self.referee.claims_of(worker.name)
+                sight.claims_of[TENANT, worker.name] = claims
+                if claims > 1:
+                    self.greedy.add(worker.name)
 
     def push(self, push: Push) -> None:
         """At most once, to whoever has that name and instance."""
@@ -137,8 +164,18 @@ class World:
     def run(self) -> None:
         """Faults, then rest, then judgement."""
         self.loop.run(_CHAOS_S * (0.3 + 0.7 * self.rng.random()))
-        self._edge()
         self.faults.active = False
+        self.fares.rest(self.loop.now)
+        if self._rests() and self.rng.random() < 0.3:
+            edge = self._edge()
+            if self._rests():
+                for rules in self.referee.rules.values():
+                    rules.behind(edge)
+        if not self.wrongs:
+            self._judge()
+
+    def _rests(self) -> bool:
+        """Let time pass until everything has come to its end; whether it did."""
         until = self.loop.now + _REST_S
         unrest = ["it never rested"]
         while unrest and self.loop.now < until:
@@ -146,17 +183,20 @@ class World:
             unrest = self._unrest()
         for what in unrest:
             self.wrong(what)
-        if not unrest:
-            self._judge()
+        return not unrest
 
-    def _edge(self) -> None:
-        """The log's oldest part is about to leave it."""
-        if self.rng.random() < 0.2:
-            seq = self.rng.randint(0, len(self.broker.log))
-            for process in self.deciders:
-                for session in process.sessions.values():
-                    if session.owed is None and process.alive:
-                        session.outside([e for d in session.deciders for e in d.edge(seq)])
+    def _edge_now(self) -> None:
+        if self.faults.active:
+            self._edge()
+
+    def _edge(self) -> int:
+        """The log's oldest part is about to leave it: what is below this sequence."""
+        seq = self.rng.randint(0, len(self.broker.log))
+        for process in self.deciders:
+            for session in process.sessions.values():
+                if session.owed is None and process.alive:
+                    session.outside([e for d in session.deciders for e in d.edge(seq)])
+        return seq
 
     def _unrest(self) -> list[str]:
         """What has not come to its end."""
@@ -171,6 +211,10 @@ class World:
         ]
         found += [f"{locker.name} waits" for locker in self.lockers if not locker.done]
         found += [f"{waiter.name} waits" for waiter in self.waiters if not waiter.done]
+        found += [f"{flagger.name} is not done" for flagger in self.flaggers if not flagger.done]
+        found += [f"{s.name} does not know of {name}" for s in self.setters for name in sorted(s.waits)]
+        found += [f"{o.name} does not know of {name}" for o in self.offerers for name in sorted(o.waits)]
+        found += [what for rules in self.referee.rules.values() for what in rules.unrest()]
         for queue, seqs in self.broker.unsettled().items():
             if "~nobody~" not in queue:  # there, what has ended is acked by whoever comes one day
                 found += [f"{queue} still has {seq}" for seq in seqs if not self._is_open(seq)]
@@ -196,6 +240,8 @@ class World:
 
     def _judge(self) -> None:
         self._judge_tasks()
+        for rules in self.referee.rules.values():
+            rules.judge()
         for partition in range(PARTITIONS):
             self._judge_replay(partition)
 

@@ -56,7 +56,10 @@ class Awaited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where its decider states it again: since when,"""
     agent: str | None = None
     """and who."""
+    first_seq: Count = 0
+    """Of the wait's first statement;"""
     restated: Count = 0
+    """how often it was stated since."""
 
 
 class Resumed(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -96,7 +96,7 @@ def test_what_is_open_is_stated_again_at_the_edge_of_the_window() -> None:
         found = msgspec.to_builtins(left.decider.get("acme", KEY, name))  # type: ignore[attr-defined]
         for latch in (found, before[name]):
             for one in (latch, *latch.get("waits", {}).values()):
-                for changing in ("seq", "raised_seq", "restated"):
+                for changing in ("seq", "raised_seq", "begun_seq", "restated"):
                     one.pop(changing, None)
         assert found == before[name]
 

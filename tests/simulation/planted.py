@@ -6,11 +6,15 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import pytest
 
-from coord.core import deciding, locks, task_decider, tasks
-from coord.core.deciding import Push, Settle, State
+from coord import limits
+from coord.core import deciding, flags, handoff, locks, presence_decider, signals, task_decider, tasks, timers
+from coord.core.capability import CapabilityState
+from coord.core.deciding import Arm, Push, Settle, State
 from coord.core.scheduling import PlacementDecider
+from coord.core.timers import TimerDecider
 from coord.core.workflow import WorkflowDecider
 from coord.testing import deciders, fleet
 from coord.wire.envelope import StoredFact
@@ -138,6 +142,169 @@ def silence_is_patience(patch: Patch) -> None:
     patch.setattr(PlacementDecider, "look", look)
 
 
+# --- timers ----------------------------------------------------------------------------------
+
+
+def firings_count_twice(patch: Patch) -> None:
+    """What comes again from the server's stream of timers counts again."""
+    count = itertools.count(1)
+    patch.setattr(timers, "_place", lambda _: (next(count), ""))
+
+
+def cancelled_too_late(patch: Patch) -> None:
+    """A timer that was cancelled fires if it was armed."""
+    patch.setattr(timers.Timer, "_cancel", lambda *_: None)
+
+
+def armed_once(patch: Patch) -> None:
+    """Whoever sets a timer arms it, and nobody looks whether that was so."""
+    patch.setattr(TimerDecider, "tick", lambda *_: ())
+    patch.setattr(TimerDecider, "reconcile", lambda *_: ())
+
+
+def never_disarmed(patch: Patch) -> None:
+    """What recurs in vain is left alone: its removal was asked for once."""
+
+    def apply(self: TimerDecider, fact: StoredFact) -> Iterable[Any]:
+        ours = self.get(fact.tenant, fact.key, fact.id)
+        return [e for e in right(self, fact) if ours is not None or not isinstance(e, Arm) or e.schedule]
+
+    right = TimerDecider.apply
+    patch.setattr(TimerDecider, "apply", apply)
+
+
+# --- flags -----------------------------------------------------------------------------------
+
+
+def stated_again_it_wins(patch: Patch) -> None:
+    """What a flag was when it was stated again replaces what somebody said meanwhile."""
+
+    def set_(self: flags.Flag, fact: StoredFact, said: Any) -> None:
+        self.said, self.seq, self.by = said, fact.seq, fact.agent if said.said is None else said.said.by
+
+    patch.setattr(flags.Flag, "_set", set_)
+
+
+def flags_leave_the_log(patch: Patch) -> None:
+    """Nobody states an old flag again."""
+    patch.setattr(flags.FlagDecider, "edge", lambda *_: ())
+
+
+# --- handoffs --------------------------------------------------------------------------------
+
+
+def anybody_accepts(patch: Patch) -> None:
+    """The fold does not ask whether the author was asked."""
+
+    def open_(self: handoff.Handoff, fact: StoredFact) -> Any:
+        if fact.event in ("accepted", "declined") and self.addressee is not None:
+            fact = msgspec.structs.replace(fact, agent=self.addressee, detail=(str(self.n),))
+        return right(self, fact)
+
+    right = handoff.Handoff._open
+    patch.setattr(handoff.Handoff, "_open", open_)
+
+
+def asked_again(patch: Patch) -> None:
+    """Who has declined is asked once more: still the least loaded one."""
+    patch.setattr(handoff, "_may", lambda row, of: row.state == "alive" and row.takes and row.agent != of.offerer)
+
+
+def silence_is_refusal(patch: Patch) -> None:
+    """Whoever has not answered by the next look is taken for silent."""
+
+    def tick(self: handoff.HandoffDecider, now: float, presence: Any) -> Iterable[Any]:
+        return right(self, now + 3.0, presence)
+
+    right = handoff.HandoffDecider.tick
+    patch.setattr(handoff.HandoffDecider, "tick", tick)
+
+
+def expired_while_asked(patch: Patch) -> None:
+    """An end is believed whatever was stated since it was decided."""
+
+    def open_(self: handoff.Handoff, fact: StoredFact) -> Any:
+        return right(self, msgspec.structs.replace(fact, detail=()) if fact.event == "expired" else fact)
+
+    right = handoff.Handoff._open
+    patch.setattr(handoff.Handoff, "_open", open_)
+    patch.setattr(handoff.HandoffDecider, "_late", late_without_a_look)
+
+
+def late_without_a_look(self: handoff.HandoffDecider, ident: Any, found: handoff.Handoff) -> list[Any]:
+    """As it was before the simulation found it."""
+    return self._next(ident, found, "silent") if found.status == "offered" else [handoff._expired(found, "nobody")]
+
+
+# --- agents, circuits ------------------------------------------------------------------------
+
+
+def doubt_is_death(patch: Patch) -> None:
+    """Whoever has not been heard of is gone, right after a process has begun as well."""
+
+    def seen(presence: Any, _watch: Any, agent: Any, instance: str) -> str:
+        row = presence.get(agent.tenant, agent.agent, instance)
+        return "gone" if row is None else row.state
+
+    patch.setattr(presence_decider, "_seen", seen)
+
+
+def deaths_are_not_stated(patch: Patch) -> None:
+    """What is heard of a death is not written down."""
+    right = presence_decider._due
+    patch.setattr(presence_decider, "_due", lambda stated, seen: None if seen != "alive" else right(stated, seen))
+    patch.setattr(presence_decider.PresenceDecider, "gone", lambda *_: ())
+
+
+def quarantined_for_good(patch: Patch) -> None:
+    """Nobody looks whether it uses less now."""
+
+    def quota(self: Any, at: Any, agent: Any, usage: Any, now: float) -> Iterable[Any]:
+        return [] if agent.quarantined else right(self, at, agent, usage, now)
+
+    right = presence_decider.PresenceDecider._quota
+    patch.setattr(presence_decider.PresenceDecider, "_quota", quota)
+
+
+def one_failure_opens(patch: Patch) -> None:
+    """Few are enough for a circuit to open."""
+
+    def decide(self: CapabilityState, window: Any, now: float) -> str | None:
+        return "opened" if self.circuit == "closed" and window.failed else right(self, window, now)
+
+    right = CapabilityState.decide
+    patch.setattr(CapabilityState, "decide", decide)
+
+
+def tried_at_once(patch: Patch) -> None:
+    """An open circuit does not wait longer each time."""
+    patch.setattr(CapabilityState, "open_s", property(lambda _: limits.CAPABILITY_OPEN_S))
+
+
+# --- signals, locks --------------------------------------------------------------------------
+
+
+def raised_before_is_forgotten(patch: Patch) -> None:
+    """Who begins to wait after the signal was raised is not told."""
+
+    def awaited(self: signals.SignalDecider, *args: Any, **kwargs: Any) -> Iterable[Any]:
+        return [e for e in right(self, *args, **kwargs) if not isinstance(e, Push)]
+
+    right = signals.SignalDecider._awaited
+    patch.setattr(signals.SignalDecider, "_awaited", awaited)
+
+
+def the_dead_keep_their_locks(patch: Patch) -> None:
+    """A lock is given back by its holder alone."""
+    patch.setattr(locks.LockDecider, "gone", lambda *_: ())
+    patch.setattr(locks.LockDecider, "tick", lambda *_: ())
+
+
+def one_more_holds_it(patch: Patch) -> None:
+    """A semaphore counts its permits from nought."""
+    patch.setattr(locks.Lock, "holders", property(lambda self: list(self.requests.values())[: self.permits + 1]))
+
+
 BUGS: tuple[Callable[[Patch], None], ...] = (
     claim_gate_ignored,
     live_claims_naked,
@@ -152,4 +319,22 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     releases_forgotten,
     told_before_it_is_decided,
     silence_is_patience,
+    firings_count_twice,
+    cancelled_too_late,
+    armed_once,
+    never_disarmed,
+    stated_again_it_wins,
+    flags_leave_the_log,
+    anybody_accepts,
+    asked_again,
+    silence_is_refusal,
+    expired_while_asked,
+    doubt_is_death,
+    deaths_are_not_stated,
+    quarantined_for_good,
+    one_failure_opens,
+    tried_at_once,
+    raised_before_is_forgotten,
+    the_dead_keep_their_locks,
+    one_more_holds_it,
 )
