@@ -11,7 +11,9 @@ from coord.core.staleness import SAMPLES_MAX, Staleness
 
 _STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["commit", "replay", "ask", "answer", "wait", "restart"]), st.integers(1, 50), st.floats(0.001, 3.0)
+        st.sampled_from(["commit", "replay", "ask", "answer", "wait", "restart"]),
+        st.integers(1, 50),
+        st.floats(0.001, 3.0),
     ),
     max_size=300,
 )
