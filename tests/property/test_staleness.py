@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coord.core.staleness import SAMPLES_MAX, Staleness
 
+_WHAT = ["commit", "replay", "ask", "answer", "wait", "restart"]
 _STEPS = st.lists(
     st.tuples(
         st.sampled_from(["commit", "replay", "ask", "answer", "wait", "restart"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -232,6 +233,22 @@ def test_every_question_works_on_compressed_facts(conn: psycopg.Connection[Any],
     assert all(chunks(conn))
     rows.append(conn.execute(query.for_psycopg.encode(), values).fetchall())
     assert rows[0] == rows[1]
+
+
+def test_a_history_is_read_from_compressed_chunks_as_from_others(conn: psycopg.Connection[Any]) -> None:
+    insert(conn, "10 days")
+    insert(conn, "1 hour")
+    text = re.sub(r"\$(\d)", r"%(p\1)s", queries.statement("history_facts"))
+    given = {"p1": "acme", "p2": "file-77", "p3": "file", "p4": None, "p5": None, "p6": ["analysed"]}
+
+    def history() -> list[Any]:
+        return conn.execute(text.encode(), given).fetchall()
+
+    before = history()
+    assert [row[2] for row in before] == [309, 309, 310, 310, 311, 311]
+    run_job(conn, "policy_compression")
+    assert chunks(conn)[0] is True
+    assert history() == before
 
 
 def test_what_is_old_is_dropped(conn: psycopg.Connection[Any]) -> None:
