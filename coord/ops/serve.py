@@ -96,6 +96,7 @@ def services(
                     settings.maintenance,
                     tenant=settings.identity.tenant,
                     window_s=window_s,
+                    archive=settings.archive,
                     registry=registry,
                 )
             )

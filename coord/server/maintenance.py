@@ -22,10 +22,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import timedelta
-from typing import Any, Final, TypeAlias
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import msgspec
 
@@ -36,7 +35,7 @@ from coord.core import upkeep
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.store import editions, maintenance, rollups
-from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.maintenance import Recorded, Removed, Step
 from coord.store.pool import Connection, Pool
 from coord.store.rollup_files import LEVELS, STREAMS, Level, Rollup
@@ -49,9 +48,6 @@ from coord.wire.records import Fact
 _log = logs.get("maintenance")
 
 AGENT: Final = "_maintenance"
-
-Archiving: TypeAlias = Callable[[Pool], Awaitable[Sequence[Removed]]]
-"""One run of the archive: what it wrote, read back and dropped."""
 
 
 class MaintenanceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,14 +82,14 @@ class Maintenance(Service):
         *,
         tenant: str = "default",
         window_s: float = 0.0,
-        archive: Archiving | None = None,
+        archive: ArchiveConfig | None = None,
         clock: Clock | None = None,
         registry: Metrics | None = None,
     ) -> None:
-        """`database`: its pool_max is two at least: who leads holds one connection.
+        """`database`: three connections at least while it works: who leads holds one, an archive two.
 
         `nats`: None: steps are recorded and not stated.  `tenant`: whose facts they are.  `window_s`: how long the log
-        holds a fact; what ended stays at least so long.  `archive`: called in place of retention.
+        holds a fact; what ended stays at least so long.  `archive`: facts and samples leave by it, not by retention.
         """
         super().__init__("maintenance", clock=clock, registry=registry)
         self.config = config or MaintenanceConfig()
@@ -103,11 +99,11 @@ class Maintenance(Service):
         self.steps = 0
         """Since the start, that did something."""
         self._nats = nats
-        self._database = msgspec.structs.replace(database, pool_min=0, pool_max=max(2, database.pool_max))
+        self._database = msgspec.structs.replace(database, pool_min=0, pool_max=max(3, database.pool_max))
         self._ages = ages
         self._tenant = tenant
         self._window_s = window_s
-        self._archive = archive
+        self._archive = archive if archive is not None and archive.url else None
         self._bus: Bus | None = None
         self._said: dict[str, str] = {}
         """What could not be done and why, until it can: said once."""
@@ -170,14 +166,14 @@ class Maintenance(Service):
         for rollup in rollups.load():
             for level in LEVELS:
                 with self._failing(f"rollup {rollup.table(level)}") as failure:
-                    began = time.monotonic()
+                    began = self.clock.monotonic()
                     moved = await rollups.advance(pool, rollup, level)
                     if moved.steps:
                         await self._record(
                             conn,
                             Step(
                                 job="rollup", relation=moved.relation, rows=moved.rows, batches=moved.steps,
-                                seconds=time.monotonic() - began, result="more" if moved.more else "done",
+                                seconds=self.clock.monotonic() - began, result="more" if moved.more else "done",
                             ),
                         )  # fmt: skip
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)
@@ -207,25 +203,54 @@ class Maintenance(Service):
         if why is not None:
             await self._record(conn, Step(job="retention", relation="", result="held", reason=why))
             return
+        now, _ = await maintenance.night(conn)
         if self._archive is not None:
-            archive = self._archive
-            await self._step(conn, "archive", "", lambda: archive(pool))
+            await self._archived(pool, conn, self._archive, edition, now)
         if self._ages.retain_days is None:
             return
         retain = timedelta(days=self._ages.retain_days)
-        now, _ = await maintenance.night(conn)
-        uncounted = [
-            upkeep.unrolled(await rollups.counted_until(conn, source), now - retain)
-            for source in STREAMS
-            if edition != "community" and await rollups.has_older(conn, source, now - retain)
-        ]
-        if any(uncounted):
-            reason = next(filter(None, uncounted))
-            await self._record(conn, Step(job="retention", relation="", result="held", reason=reason))
+        uncounted = await self._uncounted(conn, edition, now - retain)
+        if uncounted is not None:
+            await self._record(conn, Step(job="retention", relation="", result="held", reason=uncounted))
         else:
             await self._step(conn, "retention", "", lambda: maintenance.maintain(pool, retain))
         ended = max(retain, timedelta(seconds=self._window_s + limits.ENDED_MARGIN_S))
         await self._step(conn, "ended", "", lambda: maintenance.remove_ended(pool, ended))
+
+    async def _archived(self, pool: Pool, conn: Connection, config: ArchiveConfig, edition: str, now: datetime) -> None:
+        """One run of the archive; each chunk's step is recorded as it is taken."""
+        from coord.store.archive import run as archiving
+
+        uncounted = None
+        if config.drop_days is not None:
+            uncounted = await self._uncounted(conn, edition, now - timedelta(days=config.drop_days))
+        if uncounted is not None:
+            await self._record(conn, Step(job="archive", relation="", result="held", reason=uncounted))
+            return
+
+        async def told(done: archiving.Done) -> None:
+            await self._record(
+                conn,
+                Step(
+                    job=f"archive_{done.step}", relation=done.piece.relation, rows=done.piece.rows or 0, batches=1,
+                    seconds=done.seconds,
+                ),
+            )  # fmt: skip
+
+        with self._failing("archive") as failure:
+            failure.extend((await archiving.run(pool, config, told=told)).problems)
+        await self._record_failure(conn, "archive", "", failure)
+
+    async def _uncounted(self, conn: Connection, edition: str, cutoff: datetime) -> str | None:
+        """Why what is older than `cutoff` may not go yet: a rollup lacks it.  None: it may."""
+        if edition == "community":
+            return None  # a refresh looks back no further than the rows stay
+        for source in STREAMS:
+            if await rollups.has_older(conn, source, cutoff):
+                why = upkeep.unrolled(await rollups.counted_until(conn, source), cutoff)
+                if why is not None:
+                    return why
+        return None
 
     # --- one step ------------------------------------------------------------------------------
 
@@ -234,7 +259,7 @@ class Maintenance(Service):
     ) -> None:
         """Do it and record it: a row for each table that it names, with its size before and after."""
         with self._failing(f"{job} {relation}".strip()) as failure:
-            began = time.monotonic()
+            began = self.clock.monotonic()
             before = {name: await maintenance.size_of(conn, name) for name in _SIZED.get(job, ())}
             for done in await work():
                 name = done.relation or relation
@@ -242,7 +267,7 @@ class Maintenance(Service):
                     conn,
                     Step(
                         job=job, relation=name, unit=done.unit, rows=done.removed, batches=done.batches,
-                        seconds=time.monotonic() - began, result="more" if done.more else "done",
+                        seconds=self.clock.monotonic() - began, result="more" if done.more else "done",
                         bytes_before=before.get(name),
                         bytes_after=await maintenance.size_of(conn, name) if name in before else None,
                     ),
@@ -322,7 +347,7 @@ class Maintenance(Service):
             raise errors.PublishRefused(str(error.get("description", error)), subject=made.subject)
 
 
-_SIZED: Final = {"retention": ("event", "metric_sample", "outcome"), "archive": ("event", "metric_sample")}
+_SIZED: Final = {"retention": ("event", "metric_sample", "outcome"), "ended": ("task", "workflow", "handoff")}
 """Jobs whose tables are measured before and after."""
 
 

@@ -293,7 +293,7 @@ def _fill(conn: _Conn, folder: Path) -> None:
             if name in done:
                 continue
             try:
-                conn.execute(_REFRESH, (f"coord.{name}", width))
+                conn.execute(_REFRESH, (rollup_sql.qualified(name), width))
                 conn.execute(statement("rollup_filled").encode(), (name,))
             except psycopg.Error as exc:
                 raise _failed(f"rollups/{rollup.name}.sql, the first refresh of {name}", exc) from exc

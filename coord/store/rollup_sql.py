@@ -20,6 +20,8 @@ from typing import Final
 
 from coord.store.rollup_files import LEVELS, WIDTHS, Column, Level, Rollup
 
+_SCHEMA: Final = "coord"
+
 _ORIGIN: Final = "TIMESTAMPTZ '2000-01-03 00:00:00+00'"
 """A Monday, as TimescaleDB's buckets have it."""
 
@@ -29,11 +31,16 @@ _SHOWN: Final = "coalesce((SELECT m.shown FROM coord.rollup AS m WHERE m.name = 
 BUCKET_DOC: Final = "Begin of the time it counts, by the broker''s clock, UTC."
 
 
+def qualified(name: str) -> str:
+    """A table or view with its schema."""
+    return f"{_SCHEMA}.{name}"
+
+
 def tables(rollup: Rollup) -> str:
     """Apache and plain: what is counted, and its index.  May be repeated."""
     done: list[str] = []
     for level in LEVELS:
-        name = f"coord.{rollup.table(level)}"
+        name = qualified(rollup.table(level))
         groups = ", ".join(c.name for c in rollup.groups)
         done.append(
             f"CREATE TABLE IF NOT EXISTS {name} AS\n{_first(rollup, _binned('1m', 's.stored_at'))}\nWITH NO DATA;\n"
@@ -49,12 +56,12 @@ def continuous_aggregates(rollup: Rollup) -> str:
     """community: the server counts.  May be repeated; what a lesser edition counted before makes room."""
     done = []
     for level in LEVELS:
-        name = f"coord.{rollup.table(level)}"
+        name = qualified(rollup.table(level))
         if level == "1m":
             query = _first(rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.stored_at)")
         else:
             query = _further(
-                rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.bucket)", f"coord.{rollup.table(_below(level))}"
+                rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.bucket)", qualified(rollup.table(_below(level)))
             )
         done.append(
             f"DO $$ BEGIN IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{name}') AND relkind = 'r') THEN\n"  # noqa: S608 - names of our files
@@ -71,7 +78,7 @@ def views(rollup: Rollup, *, community: bool) -> str:
     done = []
     order = ", ".join(c.name for c in rollup.columns[1:])
     for level in LEVELS:
-        view = f"coord.v_{rollup.table(level)}"
+        view = qualified(f"v_{rollup.table(level)}")
         stored = f"SELECT r.tenant, r.bucket, {_list('r', rollup.columns[1:])}\nFROM coord.{rollup.table(level)} AS r"
         if community:
             query = stored
@@ -98,7 +105,7 @@ def step(rollup: Rollup, level: Level) -> str:
     if level == "1m":
         query = _first(rollup, _binned(level, "s.stored_at"), bound="s.stored_at")
     else:
-        below = f"coord.{rollup.table(_below(level))}"
+        below = qualified(rollup.table(_below(level)))
         query = _further(rollup, _binned(level, "s.bucket"), below, bound="s.bucket")
     names = ", ".join(("bucket", *(c.name for c in rollup.columns)))
     keys = ", ".join(("bucket", *(c.name for c in rollup.groups)))
@@ -112,7 +119,7 @@ def step(rollup: Rollup, level: Level) -> str:
 
 def expire(rollup: Rollup, level: Level) -> str:
     """Remove what began more than $1 (interval) ago and what the level above has counted; $2 rows at most."""
-    table, above = f"coord.{rollup.table(level)}", rollup.table(LEVELS[LEVELS.index(level) + 1])
+    table, above = qualified(rollup.table(level)), rollup.table(LEVELS[LEVELS.index(level) + 1])
     return (
         f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table}"  # noqa: S608 - names of our files
         f" WHERE bucket < least(now() - $1::interval, {_SHOWN % above}) LIMIT $2))"
@@ -143,13 +150,13 @@ def count(rollup: Rollup, level: Level) -> str:
 def _live(rollup: Rollup, level: Level, since: str) -> str:
     if level == "1m":
         return _first(rollup, _binned(level, "s.stored_at"), since=f"s.stored_at >= {since}")
-    below = f"coord.v_{rollup.table(_below(level))}"
+    below = qualified(f"v_{rollup.table(_below(level))}")
     return _further(rollup, _binned(level, "s.bucket"), below, since=f"s.bucket >= {since}")
 
 
 def _first(rollup: Rollup, bucket: str, *, since: str = "", bound: str = "") -> str:
     items = [f"{c.expression} AS {c.name}" for c in rollup.columns]
-    return _select(rollup, bucket, items, f"coord.{rollup.source}", rollup.where, since, bound)
+    return _select(rollup, bucket, items, qualified(rollup.source), rollup.where, since, bound)
 
 
 def _further(rollup: Rollup, bucket: str, below: str, *, since: str = "", bound: str = "") -> str:

@@ -150,7 +150,7 @@ async def forget(conn: Connection, since: datetime, rollups: Sequence[Rollup] | 
         for rollup in load() if rollups is None else rollups:
             for level in LEVELS:
                 name = rollup.table(level)
-                if await conn.fetchval(statement("is_table"), f"coord.{name}"):
+                if await conn.fetchval(statement("is_table"), rollup_sql.qualified(name)):
                     await conn.execute(statement("rollup_take_back"), name, day)
                     await conn.execute(rollup_sql.take_back(rollup, level), day)
 
@@ -162,13 +162,18 @@ async def _span(
     conn: Connection, rollup: Rollup, level: Level, width_s: float
 ) -> tuple[datetime | None, datetime | None]:
     """From where to where the next step goes.  Locks the rollup's row."""
-    mark = await conn.fetchrow(statement("rollup_mark"), rollup.table(level))
-    until = await _complete(conn, rollup, level)
-    if mark is not None:
-        progress: datetime | None = mark["progress"]
-    else:
+    name = rollup.table(level)
+    mark = await conn.fetchrow(statement("rollup_mark"), name)
+    if mark is None:
         begin = _as_time(await conn.fetchval(rollup_sql.oldest(rollup, level)))
-        progress = None if begin is None else _floor(begin, WIDTH_S[level])
+        if begin is None:
+            return None, None
+        # There is nothing to lock before there is a row: who comes second waits here, and finds it.
+        await conn.execute(statement("rollup_begin"), name, _floor(begin, WIDTH_S[level]))
+        mark = await conn.fetchrow(statement("rollup_mark"), name)
+    assert mark is not None, "it was begun"
+    progress: datetime | None = mark["progress"]
+    until = await _complete(conn, rollup, level)
     if progress is None or until is None:
         return progress, None
     return progress, min(until, progress + timedelta(seconds=width_s))

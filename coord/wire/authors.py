@@ -113,6 +113,8 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("capability", "opened"): Rule(_A.DECIDER),
     ("capability", "probing"): Rule(_A.DECIDER),
     ("capability", "closed"): Rule(_A.DECIDER),
+    # A step of the maintenance of the tables.
+    ("maintenance", "stepped"): Rule(_A.DECIDER),
 }
 
 RESERVED_KINDS: Final = frozenset(kind for kind, _ in TABLE)

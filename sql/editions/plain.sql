@@ -1,9 +1,12 @@
 -- plain (development only): ordinary tables, and what TimescaleDB would have brought.
 --
--- BRIN on stored_at: rows arrive in that order, so a few bytes for every 128 pages find an hour.
+-- BRIN on stored_at: rows arrive in that order, so a few bytes for every 32 pages find a minute.
 
-CREATE INDEX IF NOT EXISTS event_time_brin ON coord.event USING brin (stored_at);
-CREATE INDEX IF NOT EXISTS metric_sample_time_brin ON coord.metric_sample USING brin (stored_at);
+CREATE INDEX IF NOT EXISTS event_time_brin ON coord.event USING brin (stored_at) WITH (pages_per_range = 32, autosummarize = on);
+CREATE INDEX IF NOT EXISTS metric_sample_time_brin ON coord.metric_sample
+  USING brin (stored_at) WITH (pages_per_range = 32, autosummarize = on);
+CREATE INDEX IF NOT EXISTS outcome_time_brin ON coord.outcome
+  USING brin (stored_at) WITH (pages_per_range = 32, autosummarize = on);
 
 -- TimescaleDB's time_bucket for widths that have a fixed length (no months), with its origin, a
 -- Monday.  In schema coord, where a later CREATE EXTENSION does not collide with it; coord's

@@ -1,7 +1,7 @@
 -- Where a time belongs in the histograms of v_wait_… and v_run_…: eight slots to a doubling.
 --
 -- Slot k, from 1 to 254, holds what is above 0.001 · 2^((k-1)/8) s, up to 0.001 · 2^(k/8) s; 0 all up to 1 ms,
--- 255 all beyond 42 days.  The same as coord/core/slots.py; a millionth of a slot is taken off, so that a time on
+-- 255 all beyond 42 days.  tests/support/slots.py says it in Python; a millionth of a slot is taken off, so that a time on
 -- a border is in one slot whatever the machine's logarithm says of its last bit.
 -- Never change it: histograms of before and after could not be added.
 

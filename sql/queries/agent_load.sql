@@ -8,11 +8,11 @@
 SELECT
   o.tenant, o.agent, sum(o.ends)::bigint AS tasks,
   coalesce(sum(o.ends) FILTER (WHERE o.status = 'completed'), 0)::bigint AS completed,
-  count(DISTINCT o.capability) AS capabilities, sum(o.run_seconds)::double precision AS run_seconds,
+  sum(o.run_seconds)::double precision AS run_seconds,
   (sum(o.run_seconds) / nullif(sum(o.runs), 0))::double precision AS mean_run_seconds,
   sum(o.attempts)::bigint AS attempts, sum(o.failures)::bigint AS failures
-FROM coord.v_outcome_1h AS o
-WHERE o.kind = 'task' AND o.agent <> '' AND (:'tenant' = '' OR o.tenant = :'tenant')
+FROM coord.v_work_1h AS o
+WHERE o.kind = 'task' AND (:'tenant' = '' OR o.tenant = :'tenant')
   AND o.bucket >= :'since'::timestamptz AND o.bucket < :'until'::timestamptz
 GROUP BY o.tenant, o.agent
 ORDER BY run_seconds DESC NULLS LAST, o.tenant, o.agent

@@ -1,11 +1,10 @@
--- Ends of tasks, handoffs and workflows by who asked and who did it: counts, and sums of waits and runs.
+-- Ends of tasks, handoffs and workflows by what was asked for: counts, and sums of waits and runs.
 SELECT
   s.tenant, -- Whose fleet.
   s.kind, -- task, handoff or workflow.
   s.capability, -- What was asked for: a task's or a handoff's capability, a workflow's name; empty: an agent was named.
+  s.priority, -- critical, normal or batch; empty unless it is a task.
   s.status, -- As what it ended: completed, failed, accepted, …
-  s.from_agent, -- Who submitted or offered it.
-  s.agent, -- Who had the last claim, or accepted; empty: nobody.
   count(*)::bigint AS ends, -- sum: How many ended.
   count(s.wait_s)::bigint AS waits, -- sum: How many of them have a wait: were claimed, or are handoffs.
   coalesce(sum(s.wait_s::numeric), 0)::numeric AS wait_seconds, -- sum: Seconds they waited together.

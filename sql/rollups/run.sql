@@ -4,7 +4,6 @@ SELECT
   s.kind, -- task, handoff or workflow.
   s.capability, -- What was asked for: a task's or a handoff's capability, a workflow's name; empty: an agent was named.
   s.priority, -- critical, normal or batch; empty unless it is a task.
-  s.status, -- As what it ended: completed, failed, accepted, …
   coord.slot(s.run_s) AS slot, -- Slot of the histogram, eight to a doubling: coord.slot(seconds).
   count(*)::bigint AS ends -- sum: How many ended whose time is in that slot.
 FROM coord.outcome AS s

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
+from collections import Counter
 from datetime import datetime, timedelta
 
 import asyncpg
 import pytest
 
+from coord.projector import entities
 from coord.store import migrations, rollups
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
+from coord.store.rows import EventRow
 from tests.support.cluster import Database
 from tests.support.rolling import BEGIN, END, checkpoints_sql, facts_sql, rows_sql, view_names
-from tests.support.store import pool_of
+from tests.support.slots import percentile, slot
+from tests.support.store import event, pool_of
 
 
 async def filled(url: str, edition: str = "auto", rows: int = 3_000) -> None:
@@ -71,3 +77,50 @@ async def test_both_editions_give_the_same_rows(database: Database, bare_databas
             await rollups.advance_all(one, pause_s=0)
         await rollups.advance_all(other, pause_s=0)
         assert await answers(one) == await answers(other)
+
+
+WAITS = """INSERT INTO coord.outcome (
+  stored_at, wait_s, attempts, failures, tenant, kind, status, capability, priority, from_agent, agent
+)
+SELECT $1::timestamptz + i * interval '20 s', w, 1, 0, 'acme', 'task', 'completed', 'c', 'normal', 'boss', 'a1'
+FROM unnest($2::float8[]) WITH ORDINALITY AS x (w, i)"""
+PERCENTILE = "SELECT coord.percentile_of(slot, ends, $1) FROM coord.v_wait_1h WHERE tenant = $2"
+
+
+async def test_percentiles_are_those_of_the_times_within_the_bound(database: Database, seed: int) -> None:
+    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=database.url))
+    rng = random.Random(seed)
+    kinds = (rng.random, lambda: rng.expovariate(0.01), lambda: 0.001 * 2 ** rng.randrange(20), lambda: 0.0)
+    waits = [rng.choice(kinds)() for _ in range(2_000)]
+    async with pool_of(database.url) as pool, pool.acquire() as conn:
+        await conn.execute(WAITS, BEGIN, waits)
+        counted = Counter(slot(w) for w in waits)
+        for fraction in (0.0, 0.01, 0.5, 0.95, 0.99, 1.0):
+            told = await conn.fetchval(PERCENTILE, fraction, "acme")
+            assert told == pytest.approx(percentile(counted, fraction), rel=1e-12)
+            exact = sorted(waits)[max(1, math.ceil(fraction * len(waits))) - 1]
+            assert abs(told - exact) <= max(0.0005, exact * 0.045)
+        assert await conn.fetchval(PERCENTILE, 0.5, "nobody") is None
+        with pytest.raises(asyncpg.PostgresError, match="from 0 to 1"):
+            await conn.fetchval(PERCENTILE, 1.5, "acme")
+
+
+def said(seq: int, seconds: float, name: str, agent: str, detail: str = "", data: str = "{}") -> EventRow:
+    at = BEGIN + timedelta(seconds=seconds)
+    return event(seq, id="t", key="t", event=name, agent=agent, detail=detail, data=data, at=at)
+
+
+async def test_an_end_is_counted_once_and_a_redrive_again(migrated_database: Database) -> None:
+    begin = [said(1, 0, "submitted", "boss", "sum.normal"), said(2, 10, "claimed", "w1", "1")]
+    end = [said(3, 20, "rejected", "w1")]
+    again = [said(4, 7_200, "submitted", "boss", "sum.normal", '{"redrive":1}')]
+    rest = [said(5, 7_203, "claimed", "w2", "2"), said(6, 7_206, "completed", "w2", data='{"run_s":2.5}')]
+    async with pool_of(migrated_database.url) as pool:
+        for batch in (begin, end, end, again, rest):
+            async with pool.transaction() as conn:
+                assert await entities.project(conn, [batch]) == [{}]
+        async with pool.acquire() as conn:
+            found = await conn.fetch("SELECT * FROM coord.outcome ORDER BY stored_at")
+    told = [tuple(r[c] for c in ("status", "capability", "from_agent", "agent", "run_s", "attempts")) for r in found]
+    assert told == [("rejected", "sum", "boss", "w1", None, 1), ("completed", "sum", "boss", "w2", 2.5, 2)]
+    assert found[0]["wait_s"] == pytest.approx(10)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import advise, archive, query, role
+from coord.ops.cli import advise, archive, policies, query, role
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 app = group("db", "The database: migrations, edition, named questions.")
 app.add_typer(archive.app)
 app.add_typer(role.app)
+policies.add_to(app)
 query.add_to(app)
 advise.add_to(app)
 

@@ -1,11 +1,11 @@
-"""Histograms whose counts add: which slot a time belongs to, and the percentile of many slots.
+"""coord.slot and coord.percentile_of in Python: what the database's answers are compared with.
+
+Histograms whose counts add: which slot a time belongs to, and the percentile of many slots.
 
 Eight slots to a doubling, from 1 ms to 42 days.  A slot stands for its (geometric) middle, so a percentile is at
 most ``2 ** (1/16) - 1``, 4.5 %, from the time that stands at its rank; below 1 ms it is at most half a
 millisecond off.  Counts of two histograms add up to the histogram of both, which averages and
 percentiles themselves do not.
-
-`coord.slot` and `coord.percentile_of` in the database are the same; tests compare them.
 """
 
 from __future__ import annotations
