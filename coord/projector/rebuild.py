@@ -366,6 +366,7 @@ class Rebuilder:
         now = await self._catch_up(conn)
         if self._kept is not None:
             await shadow.prune(conn, self._kept)
+        await shadow.fit_hashes(conn)  # nearly all of them; the rest is looked at one by one
         async for found in shadow.other_folds(conn, limits.REBUILD_BATCH_ROWS):
             equal: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
             for relation, tenant, key, id_, live, rebuilt in found:

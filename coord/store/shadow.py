@@ -271,6 +271,12 @@ async def other_folds(conn: Connection, batch_rows: int) -> AsyncIterator[list[a
             yield found
 
 
+async def fit_hashes(conn: Connection) -> int:
+    """Give folds that differ in the hash of the first words alone the bytes of the live ones; how many."""
+    with translated("rebuild fit"):
+        return int(await conn.fetchval(statement("rebuild_fit_hashes")))
+
+
 async def set_folds(conn: Connection, relation: str, rows: Sequence[Sequence[Any]]) -> None:
     """Save other bytes for the same folds: (tenant, key, id, fold) each."""
     with translated("rebuild set folds"):
