@@ -26,7 +26,7 @@ ARCHIVE_FILES_OPEN_MAX: Final = 32
 """Files written at once; the one not written to for longest is closed for another, and goes on in a new one.
 To an object store each has a part of 10 MB in memory."""
 
-ARCHIVE_BLOCK_BYTES: Final = 8 * MIB
+ARCHIVE_BLOCK_BYTES: Final = 4 * MIB
 """CSV parsed at a time; a row must fit (a fact is at most 1 MiB, twice that when all of it are quotes)."""
 
 ARCHIVE_PIPE_BYTES: Final = 16 * MIB

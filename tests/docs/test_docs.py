@@ -62,6 +62,7 @@ FOREIGN = {
     "docker",
     "nats-server",
     "install",
+    "pip",
     "useradd",
 }
 
@@ -94,6 +95,7 @@ async def stack(start_nats: Any, migrated_database: Any, monkeypatch: Any, tmp_p
     monkeypatch.setenv("COORD_NATS_URLS", where.nats)
     monkeypatch.setenv("COORD_DATABASE_URL", where.database)
     monkeypatch.setenv("COORD_STREAMS_PROFILE", "development")
+    monkeypatch.setenv("COORD_ARCHIVE_URL", str(tmp_path / "archive"))
     async with serve.services(config, registry=Metrics(CollectorRegistry())) as group:
         await group.wait_ready(60)
         yield where
@@ -111,6 +113,8 @@ async def test_examples_run(name: str, stack: Stack, tmp_path: Path) -> None:
         elif block.language == "sh":
             for line in command_lines(block.text):
                 await shell.run(line)
+        elif block.language == "sql" and block.text.startswith("-- DuckDB"):
+            pass  # tests/integration/test_archive_elsewhere.py, where there are files to read
         elif block.language == "sql":
             await _run_sql(stack.database, block.text)
         elif block.language == "toml":

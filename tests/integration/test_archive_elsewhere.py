@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow.dataset as ds
 import pytest
 
@@ -16,8 +18,9 @@ from coord.store.archive.files import Files
 from tests.support import archive, sources
 from tests.support.archive import BEGIN, config
 from tests.support.cli import cli
+from tests.support.pages import command_lines, pages, words
 from tests.support.s3 import s3_store
-from tests.support.store import pool_of
+from tests.support.store import event, pool_of
 from tests.support.waiting import until
 
 
@@ -106,6 +109,34 @@ async def test_a_process_that_ends_in_the_middle(migrated_database, tmp_path: Pa
         await until(free)
         assert await archive.in_table(pool) == {}
         assert len(archive.seen_by_duckdb(tmp_path)) == len(facts)
+
+
+async def test_the_documented_question_over_hot_and_cold(
+    migrated_database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COORD_DATABASE_URL", migrated_database.url)
+    facts = archive.rows(60)
+    async with pool_of(migrated_database.url) as pool:
+        await archive.fill(pool, facts)
+        # The first chunk is dropped, the second is in files and in the table, what is new is in the table only.
+        await run.run(pool, config(tmp_path / "archive"))
+        new = [event(9_000 + n, at=BEGIN + timedelta(days=3, hours=6 * n), tenant="acme") for n in range(3)]
+        await archive.fill(pool, new[:2])
+        await run.run(pool, config(tmp_path / "archive", drop_days=80_000))
+        await archive.fill(pool, new[2:])
+    blocks = list(pages()["docs/howto/archive.md"].blocks())
+    [export] = [line for b in blocks if b.language == "sh" for line in command_lines(b.text) if "hot.parquet" in line]
+    [question] = [b.text for b in blocks if b.text.startswith("-- DuckDB")]
+
+    for tenant in ("acme", "tenant0"):
+        assert (await cli(*words(export.replace("acme", tenant))[1:])).code == 0
+        sql = question.replace("/var/lib/coord/archive", str(tmp_path / "archive")).replace("acme", tenant)
+        asked = duckdb.sql(sql)
+        assert asked is not None
+        expected = Counter((row[0].date(), row[8], row[10]) for row in facts + new if row[5] == tenant)
+        assert {tuple(row[:3]): row[3] for row in asked.fetchall()} == expected
 
 
 async def test_from_the_command_line(migrated_database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
