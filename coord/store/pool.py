@@ -393,9 +393,9 @@ class Pool:
             timeout=self.config.connect_timeout_s * 2,
             command_timeout=self.config.statement_timeout_s + _CLIENT_GRACE_S,
             server_settings=self._settings,
+            connection_class=slow.Timed,
         )
-        if self.config.slow_query_ms:
-            conn.add_query_logger(self._slow.heard)
+        self._slow.listen(conn)
         if self._prepare is not None:
             try:
                 await self._prepare(conn)
