@@ -22,7 +22,7 @@ import pytest
 from coord.errors import MigrationFailed
 from coord.ops.bench import made
 from coord.store import migrations, queries, rollups
-from coord.store.config import AgesConfig, DatabaseConfig
+from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.rollup_files import LEVELS
 from coord.store.rollups import load
 from coord.store.rows import EVENT_COLUMNS
@@ -398,6 +398,39 @@ def test_a_retention_that_rollups_cannot_live_with_is_refused_with_its_line(conf
     with pytest.raises(MigrationFailed, match=r"policies/community.sql, line 1\d: ages.retain_days must exceed 4"):
         migrations.migrate(config, AgesConfig(hot_days=1, retain_days=3))
     migrations.migrate(config, AGES)
+
+
+def test_with_an_archive_the_server_drops_nothing(config: DatabaseConfig, conn: psycopg.Connection[Any]) -> None:
+    conn.close()
+
+    def retained(archive: ArchiveConfig) -> set[str]:
+        migrations.migrate(config, AGES, archive)
+        with psycopg.connect(config.url, autocommit=True) as again:
+            return {table for table, job in jobs(again) if job == "policy_retention"}
+
+    assert retained(ArchiveConfig(url="/somewhere")) == {"outcome"}
+    assert retained(ArchiveConfig()) == {"event", "metric_sample", "outcome"}
+
+
+def test_a_compressed_chunk_is_dropped_when_it_is_what_was_archived(conn: psycopg.Connection[Any]) -> None:
+    insert(conn, "10 days")
+    run_job(conn, "policy_compression")
+    assert chunks(conn) == [True]
+    span = one(conn, "SELECT range_start, range_end FROM coord.archive_spans('event')")
+    archived = "INSERT INTO coord.archive (relation, range_start, range_end, state, row_count, seq_sum)"
+    conn.execute(f"{archived} SELECT 'event', %s, %s, 'verified', count(*), sum(seq) FROM event".encode(), span)
+    drop = "SELECT dropped, archived_rows, found_rows FROM coord.archive_drop('event', %s, %s)"
+
+    # A fact that came late into the compressed chunk.
+    conn.execute(f"INSERT INTO event ({COLUMNS}) SELECT {COLUMNS} FROM event LIMIT 1".encode())
+    assert one(conn, drop, *span) == (False, ROWS, ROWS + 1)
+    assert chunks(conn) == [True]
+
+    conn.execute("UPDATE coord.archive SET (row_count, seq_sum) = (SELECT count(*), sum(seq) FROM event)")
+    assert one(conn, drop, *span) == (True, ROWS + 1, ROWS + 1)
+    assert chunks(conn) == []
+    assert one(conn, "SELECT state FROM coord.archive") == "dropped"
+    conn.execute("TRUNCATE coord.archive")
 
 
 def test_migrated_equals_schema(config: DatabaseConfig) -> None:
