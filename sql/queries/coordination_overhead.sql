@@ -1,18 +1,20 @@
 -- What working together costs, hour by hour: facts of coordination beside facts of work, time waited beside time run.
 -- :tenant  only this fleet; empty: all
--- :since   stored, submitted from then on = yesterday
--- :until   stored, submitted before = infinity
+-- :since   hours from then on, and tasks submitted then = yesterday
+-- :until   hours before then = infinity
 -- Facts of coordination are those about tasks, workflows, handoffs, signals, locks, timers, flags and agents;
 -- of them, decided are stated by coord's own deciders. worked is the share of the tasks' time that was not waiting.
 WITH fact AS (
   SELECT
-    time_bucket(INTERVAL '1 hour', e.stored_at) AS hour, count(*) AS facts,
-    count(*) FILTER (WHERE e.kind IN ('task', 'workflow', 'handoff', 'signal', 'lock', 'timer', 'flag', 'agent', 'rules')) AS coordination,
-    count(*) FILTER (WHERE e.agent LIKE '\_%') AS decided
-  FROM coord.v_event AS e
-  WHERE (:'tenant' = '' OR e.tenant = :'tenant')
-    AND e.stored_at >= :'since'::timestamptz AND e.stored_at < :'until'::timestamptz
-  GROUP BY hour
+    r.bucket AS hour, sum(r.facts) AS facts,
+    coalesce(sum(r.facts) FILTER (
+      WHERE r.kind IN ('task', 'workflow', 'handoff', 'signal', 'lock', 'timer', 'flag', 'agent', 'rules')
+    ), 0) AS coordination,
+    coalesce(sum(r.facts) FILTER (WHERE r.agent LIKE '\_%'), 0) AS decided
+  FROM coord.v_fact_rate_1h AS r
+  WHERE (:'tenant' = '' OR r.tenant = :'tenant')
+    AND r.bucket >= time_bucket(INTERVAL '1 hour', :'since'::timestamptz) AND r.bucket < :'until'::timestamptz
+  GROUP BY r.bucket
 ),
 
 task AS (
@@ -25,8 +27,9 @@ task AS (
 )
 
 SELECT
-  f.hour, f.facts, f.coordination, f.decided, round(f.coordination::numeric / f.facts, 4)::double precision AS share,
-  coalesce(t.tasks, 0) AS tasks, round(f.coordination::numeric / t.tasks, 2)::double precision AS facts_per_task,
+  f.hour, f.facts::bigint AS facts, f.coordination::bigint AS coordination, f.decided::bigint AS decided,
+  round(f.coordination / f.facts, 4)::double precision AS share,
+  coalesce(t.tasks, 0) AS tasks, round(f.coordination / t.tasks, 2)::double precision AS facts_per_task,
   round(t.waited::numeric, 3)::double precision AS waited_seconds, round(t.ran::numeric, 3)::double precision AS ran_seconds,
   round((t.ran / nullif(t.ran + t.waited, 0))::numeric, 4)::double precision AS worked
 FROM fact AS f

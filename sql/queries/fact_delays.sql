@@ -7,10 +7,10 @@
 -- far above p50 is an agent that spools or publishes in bursts.
 SELECT
   e.tenant, e.agent, count(*) AS facts,
-  round((percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM e.stored_at - e.occurred_at)))::numeric, 3)::double precision AS to_log_p50_seconds,
-  round((percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM e.stored_at - e.occurred_at)))::numeric, 3)::double precision AS to_log_p99_seconds,
-  round(min(extract(epoch FROM e.stored_at - e.occurred_at)), 3)::double precision AS to_log_least_seconds,
-  round(max(extract(epoch FROM e.projected_at - e.stored_at)), 3)::double precision AS to_tables_most_seconds
+  round((percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM e.stored_at - e.occurred_at)::double precision))::numeric, 3)::double precision AS to_log_p50_seconds,
+  round((percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM e.stored_at - e.occurred_at)::double precision))::numeric, 3)::double precision AS to_log_p99_seconds,
+  round(extract(epoch FROM min(e.stored_at - e.occurred_at)), 3)::double precision AS to_log_least_seconds,
+  round(extract(epoch FROM max(e.projected_at - e.stored_at)), 3)::double precision AS to_tables_most_seconds
 FROM coord.v_event AS e
 WHERE (:'tenant' = '' OR e.tenant = :'tenant')
   AND e.stored_at >= :'since'::timestamptz AND e.stored_at < :'until'::timestamptz

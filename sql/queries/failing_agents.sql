@@ -4,8 +4,9 @@
 -- :until     stored before = infinity
 -- :at_least  only agents with so many claims of the capability = 5
 -- factor is its share of claims that ended badly, against that of all who do the same: 2 is twice as often as the others.
+-- Of tasks submitted at most a day before.
 WITH fact AS (
-  SELECT e.tenant, e.agent, e.event, e.key, e.id, e.data ->> 'error' AS error
+  SELECT e.tenant, e.agent, e.event, e.key, e.id, CASE WHEN e.event = 'failed' THEN e.data ->> 'error' END AS error
   FROM coord.v_event AS e
   WHERE e.kind = 'task' AND e.event IN ('claimed', 'failed', 'rejected') AND (:'tenant' = '' OR e.tenant = :'tenant')
     AND e.stored_at >= :'since'::timestamptz AND e.stored_at < :'until'::timestamptz
@@ -16,7 +17,8 @@ agent AS (
     f.tenant, t.capability, f.agent, count(*) FILTER (WHERE f.event = 'claimed') AS claims,
     count(*) FILTER (WHERE f.event <> 'claimed') AS bad, mode() WITHIN GROUP (ORDER BY f.error) AS error_most
   FROM fact AS f
-  INNER JOIN coord.v_task AS t ON t.tenant = f.tenant AND t.key = f.key AND t.id = f.id
+  INNER JOIN coord.v_task AS t
+    ON t.tenant = f.tenant AND t.key = f.key AND t.id = f.id AND t.submitted_at >= :'since'::timestamptz - INTERVAL '1 day'
   GROUP BY f.tenant, t.capability, f.agent
 ),
 

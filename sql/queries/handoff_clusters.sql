@@ -2,7 +2,7 @@
 -- :tenant    only this fleet; empty: all
 -- :since     offered from then on = yesterday
 -- :at_least  handoffs, in either direction, that make two agents neighbours = 2
--- :agents    only among so many, the busiest = 200
+-- :agents    only among so many, the busiest = 100
 -- Raise at_least until one large group falls apart into teams: what is left between them are the rare contacts.
 -- within is the share of the group's handoffs that stay in it.
 WITH RECURSIVE handoff AS (

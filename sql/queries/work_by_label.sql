@@ -11,7 +11,8 @@ SELECT
   round((100 * sum(t.run_seconds) / nullif(sum(sum(t.run_seconds)) OVER (), 0))::numeric, 2)::double precision AS percent,
   round((percentile_cont(0.95) WITHIN GROUP (ORDER BY t.run_seconds))::numeric, 3)::double precision AS run_p95_seconds
 FROM coord.v_event AS e
-INNER JOIN coord.v_task AS t ON t.tenant = e.tenant AND t.key = e.key AND t.id = e.id
+INNER JOIN coord.v_task AS t
+  ON t.tenant = e.tenant AND t.key = e.key AND t.id = e.id AND t.submitted_at >= :'since'::timestamptz
 WHERE e.kind = 'task' AND e.event = 'submitted' AND NOT coalesce(e.data ? 'restated', false)
   AND (:'tenant' = '' OR e.tenant = :'tenant')
   AND e.stored_at >= :'since'::timestamptz AND e.stored_at < :'until'::timestamptz

@@ -176,7 +176,7 @@ def asked(query: queries.Query, there: Mapping[str, str]) -> dict[str, str]:
         optional = "empty" in parameter.doc
         if name == "tenant":
             values[name] = there["tenant"]
-        elif name == "since" and parameter.default == "-infinity":
+        elif name == "since" and parameter.default in {"-infinity", "yesterday"}:
             values[name] = since
         elif name == "seq":
             values[name] = "1"
