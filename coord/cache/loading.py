@@ -306,7 +306,7 @@ class Cache:
         self._flights[key] = flight
         flight.task = loop.create_task(self._fly(key, flight, load, policy), name="coord-cache-load")
         self._running.add(flight.task)
-        flight.task.add_done_callback(self._running.discard)
+        flight.task.add_done_callback(lambda task: self._landed(key, flight, task))
         # Not by cancelling alone: a loader may refuse that, and its callers are promised a deadline.
         ends = loop.call_later(policy.timeout_s, self._overdue, flight, policy)
         flight.future.add_done_callback(lambda _: ends.cancel())
@@ -334,9 +334,6 @@ class Cache:
         begun_at = self.monotonic()
         try:
             loaded = await self._load(flight, load, policy)
-        except asyncio.CancelledError:
-            _fail(flight, errors.CacheClosed("the load was cancelled"))
-            raise
         except Exception as exc:  # noqa: BLE001 - whoever waits gets it
             self.counts.failed(exc)
             _fail(flight, exc)
@@ -348,10 +345,15 @@ class Cache:
                 flight.future.set_result(loaded)
         finally:
             self.counts.loaded(self.monotonic() - begun_at)
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-            self._slots.release()
-            self.counts.publish_now_and_then(self.l1)
+
+    def _landed(self, key: Hashable, flight: Flight, task: asyncio.Task[None]) -> None:
+        """However it ended, or if it was cancelled before it began."""
+        _fail(flight, errors.CacheClosed("the load was cancelled"))
+        self._running.discard(task)
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        self._slots.release()
+        self.counts.publish_now_and_then(self.l1)
 
     async def _load(self, flight: Flight, load: Loader, policy: Policy) -> Loaded:
         """Until the tables it reads have all that is known to be committed of its tags."""

@@ -42,6 +42,8 @@ Place: TypeAlias = tuple[int, int]
 Marks: TypeAlias = Mapping[Chain, Place]
 """Up to where a snapshot of the tables goes."""
 
+_BEGINNING: Final = (1, 0)
+
 _KEY: Final = "key:"
 _SERIES: Final = "series:"
 
@@ -258,8 +260,8 @@ class Evictions:
 
 
 def is_behind(marks: Marks, required: Mapping[Chain, Place]) -> bool:
-    """Whether a snapshot lacks something of what is required."""
-    return any(marks.get(chain, (0, 0)) < place for chain, place in required.items())
+    """Whether a snapshot lacks something of what is required.  A partition without a checkpoint is at the beginning."""
+    return any(marks.get(chain, _BEGINNING) < place for chain, place in required.items())
 
 
 class TagRules:
