@@ -563,7 +563,7 @@ REBUILD_SWAP_S: Final = 20.0
 REBUILD_SWAP_TRIES: Final = 60
 """Tries to get the tables, a second or more apart, before a rebuild says that somebody does not let go of them."""
 
-REBUILD_CLOCK_S: Final = 600.0
+REBUILD_CLOCK_S: Final = 120.0
 """By how much the broker's clock may have jumped back since the last round; NTP steps are smaller."""
 
 EXPORT_BATCH_BYTES: Final = 8 * 2**20

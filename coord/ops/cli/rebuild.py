@@ -13,6 +13,7 @@ from coord.ops.cli.base import Context, Exit, command
 
 if TYPE_CHECKING:
     from coord.projector.rebuild import Rebuilder
+    from coord.store.pool import Pool
     from coord.store.shadow import Compared
 
 
@@ -31,6 +32,9 @@ async def rebuild(
             help="Only entities heard of from then on: 5m (ago), a time, a sequence, or EPOCH:SEQ.",
         ),
     ] = "",
+    log: Annotated[
+        bool, typer.Option("--log", help="First make the copy of the log whole from the log's window, samples too.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Compare and swap nothing; exits with 3 when the tables differ.")
     ] = False,
@@ -56,6 +60,8 @@ async def rebuild(
         if drop:
             await rebuilding.Rebuilder(writer, reader).drop()
             return Exit.OK
+        if log:
+            await _mend(ctx, writer)
         with bar(ctx, "Rebuilding", unit="facts") as told:
             rebuilder = rebuilding.Rebuilder(writer, reader, files=files, kept=kept, told=told)
             if await rebuilder.begin(past.point(since) if since else None):
@@ -79,6 +85,20 @@ async def rebuild(
                 f"{made.carried:,} rows are as they were: what led to them is not in the history, or not asked for."
             )
         return await _decide(ctx, rebuilder, compared, check=check, accept=accept, yes=yes)
+
+
+async def _mend(ctx: Context, pool: Pool) -> None:
+    from coord.projector import mending
+    from coord.wire import subjects
+
+    async with ctx.bus() as conn:
+        for stream in (subjects.EVENTS, subjects.TELEMETRY):
+            with bar(ctx, f"Comparing {stream}", unit="messages") as told:
+                found = await mending.mend(conn, pool, stream, told=told)
+            ctx.out.say(
+                f"{stream}: {found.messages:,} messages in the log, {found.rows:,} rows;"
+                f" {found.missing:,} were missing, {found.changed:,} said something else."
+            )
 
 
 async def _decide(
