@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -125,7 +125,7 @@ class Past:
         """
         async with contextlib.aclosing(self._all(events)) as everything:
             async for said in everything:
-                if self.point.ends_before(said.place, said.fact.stored_at):
+                if self._is_beyond(said):
                     return
                 self.found[said.source] += 1
                 yield said
@@ -133,16 +133,23 @@ class Past:
     async def status(self) -> tuple[StatusFold, list[Said]]:
         """An agent's status at the point, and the facts by which it was said: the newest, as many as it takes."""
         rows_max = 2 * limits.STATUS_WHOLE_EVERY
-        rows: list[EventRow] = []
+        said: list[Said] = []
         async with contextlib.AsyncExitStack() as stack:
             pool = await self._database(stack)
             tail = await self._tail(pool)
             if pool is not None:
                 async with pool.acquire() as conn:
                     rows = await history.statuses(conn, self.tenant, self.key, until=self._until(), rows_max=rows_max)
-        table = _listed([Said(row[1], fact_of(row), "table") for row in rows])
-        both = merged(table, _listed(_said(tail, _STATUS_EVENTS)))
-        said = [one async for one in both if not self.point.ends_before(one.place, one.fact.stored_at)]
+                said = [Said(row[1], fact_of(row), "table") for row in rows]
+            both = merged(_listed(said), _listed(_said(tail, _STATUS_EVENTS)))
+            said = [one async for one in both if not self._is_beyond(one)]
+            if pool is not None and all(one.fact.event != wire_status.WHOLE for one in said):
+                archived = self._archived(await self._cold(pool), _STATUS_EVENTS)
+                newest: deque[Said] = deque(maxlen=rows_max)
+                async for one in merged(_listed(said), archived):
+                    if not self._is_beyond(one):
+                        newest.append(one)
+                said = list(newest)
         fold = StatusFold()
         for one in said:
             text = one.fact.json_text
@@ -163,20 +170,31 @@ class Past:
                     async for said in behind:
                         yield said
                     return
-                files = await self._cold(pool)
                 async with pool.transaction(limits.EXPORT_S) as conn:
                     await history.begin(conn)
                     now = await history.checkpoint(conn, self.key)
                     if not _follows(now, tail.checkpoint):
+                        pool = pool.primary if isinstance(pool, Reads) else pool
                         continue
                     self.lost = await history.lost(conn, self.key)
                     rows = history.facts(
                         conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
                     )
-                    async for said in merged(merged(_from_table(rows), self._archived(files, events)), behind):
+                    # The table comes first: from then on no chunk of it is dropped, and the archive has those that were.
+                    first = await anext(rows, None)
+                    files = await self._cold(pool)
+                    table = _from_table(first, rows)
+                    async for said in merged(merged(table, self._archived(files, events)), behind):
                         yield said
                 return
-            raise errors.StoreError("the tables change their epoch while they are read, or a replica lags; try again")
+            raise errors.StoreError("the tables change their epoch while they are read; try again")
+
+    def _is_beyond(self, said: Said) -> bool:
+        return self.point.ends_before(said.place, said.fact.stored_at)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:  # the second try may meet it again
+            self.notes.append(text)
 
     def _until(self) -> datetime | None:
         """Facts stored later than that need not be read: the broker's clock steps back by no more."""
@@ -186,7 +204,7 @@ class Past:
         try:
             return await stack.enter_async_context(self._sources.reads())
         except errors.StoreError as exc:
-            self.notes.append(f"The database cannot be asked ({exc.message}): this is what the log's window holds.")
+            self._note(f"The database cannot be asked ({exc.message}): this is what the log's window holds.")
             return None
 
     async def _cold(self, pool: Pool | Reads) -> list[ColdFile]:
@@ -206,7 +224,7 @@ class Past:
         if has_archive:
             return found
         if found:
-            self.notes.append("Facts may be in the archive, and archive.url does not say where that is.")
+            self._note("Facts may be in the archive, and archive.url does not say where that is.")
         return []
 
     async def _archived(self, found: list[ColdFile], events: Sequence[str] | None) -> AsyncGenerator[Said]:
@@ -237,7 +255,7 @@ class Past:
                 if isinstance(exc, errors.SettingsError):
                     raise
                 since = "anything" if checkpoint is None else f"what was stored after {checkpoint.stored_at}"
-                self.notes.append(f"The log cannot be asked for {since} ({exc.message}).")
+                self._note(f"The log cannot be asked for {since} ({exc.message}).")
         self.point = self.point.within(tail.epoch)
         return tail
 
@@ -251,19 +269,17 @@ class Past:
         except errors.LogReplaced:
             found = await entities.window(conn, self.tenant, which)
         except errors.LogTrimmed as exc:
-            self.notes.append(f"Facts between the tables and the log are gone: {exc.message}.")
+            self._note(f"Facts between the tables and the log are gone: {exc.message}.")
             found = await entities.window(conn, self.tenant, which)
         if broker_time(found.created) == checkpoint.stream_created:
             return _Tail(checkpoint, checkpoint.epoch, self._checked(found))
-        self.notes.append("The log was replaced, and the new one is not projected yet (`coord projection status`).")
+        self._note("The log was replaced, and the new one is not projected yet (`coord projection status`).")
         found = await entities.window(conn, self.tenant, which)
         return _Tail(checkpoint, checkpoint.epoch + 1, self._checked(found))
 
     def _checked(self, found: entities.Window) -> list[StoredFact]:
         if not found.whole:
-            self.notes.append(
-                f"The log holds more than {len(found.facts):,} facts of it that are not in the tables yet."
-            )
+            self._note(f"The log holds more than {len(found.facts):,} facts of it that are not in the tables yet.")
         return found.facts
 
 
@@ -293,7 +309,10 @@ async def _listed(those: Sequence[Said]) -> AsyncIterator[Said]:
         yield one
 
 
-async def _from_table(rows: AsyncIterator[EventRow]) -> AsyncGenerator[Said]:
+async def _from_table(first: EventRow | None, rows: AsyncIterator[EventRow]) -> AsyncGenerator[Said]:
+    if first is None:
+        return
+    yield Said(first[1], fact_of(first), "table")
     async for row in rows:
         yield Said(row[1], fact_of(row), "table")
 

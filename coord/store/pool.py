@@ -189,7 +189,6 @@ class Pool:
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
-        await self._slow.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
@@ -198,6 +197,7 @@ class Pool:
         idle = [entry.conn for entry in self._idle]
         self._idle.clear()
         await asyncio.gather(*(_hang_up(conn) for conn in idle))
+        await self._slow.close()
         self._show()
 
     async def __aenter__(self) -> Self:

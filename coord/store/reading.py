@@ -187,19 +187,24 @@ class Reads:
     @contextlib.asynccontextmanager
     async def _on(self, lend: Callable[[Pool], AbstractAsyncContextManager[Connection]]) -> AsyncIterator[Connection]:
         route = self._noted(self.route)
+        if self._replica is None:
+            self._counted["primary"].inc()
+            async with lend(self.primary) as conn:
+                yield conn
+            return
         async with contextlib.AsyncExitStack() as stack:
-            conn: Connection | None = None
-            if route.server == "replica" and self._replica is not None:
+            found: Connection | None = None
+            if route.server == "replica":
                 try:
-                    conn = await stack.enter_async_context(lend(self._replica))
+                    found = await stack.enter_async_context(lend(self._replica))
                 except (errors.DatabaseUnavailable, errors.DatabaseNotReady, errors.Overloaded) as exc:
                     if not isinstance(exc, errors.Overloaded):
                         self._in_trouble("away", exc)
                     route = self._noted(Route("primary", "away", route.age_s))
-            if conn is None:
-                conn = await stack.enter_async_context(lend(self.primary))
+            if found is None:
+                found = await stack.enter_async_context(lend(self.primary))
             self._counted[route.server].inc()
-            yield conn
+            yield found
 
     def _noted(self, route: Route) -> Route:
         """Logged where it is another way than that of the read before."""

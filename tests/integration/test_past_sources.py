@@ -152,6 +152,21 @@ async def test_states_are_the_same_wherever_the_facts_are(pool: Pool, tmp_path: 
     assert set(await everything_said(everywhere)) == {"table", "archive"}
 
 
+async def test_an_agents_status_is_read_from_the_archive_where_the_tables_have_none(pool: Pool, tmp_path: Path) -> None:
+    about: dict[str, Any] = {"kind": "agent", "agent": KEY}
+    said = [fact(n, "status", {"load": n}, days=n / 10, **about) for n in range(1, 20)]
+    await project(pool, [*said, fact(20, "submitted", days=15, detail="work.normal", key="other", id="other")])
+    points = [Point(seq=7), Point(time=BEGIN + timedelta(days=1.25)), Point()]
+    for archived in (False, True):
+        if archived:
+            await run.run(pool, config(tmp_path))
+        for point, load in zip(points, (7, 12, 19), strict=True):
+            found = Past(sources(pool, config(tmp_path)), "acme", KEY, point, kind="agent", id=KEY)
+            fold, facts = await found.status()
+            assert fold.state == {"load": load}
+            assert facts[-1].source == ("archive" if archived else "table")
+
+
 async def test_a_damaged_file_is_named_and_no_state_is_made_without_it(pool: Pool, tmp_path: Path) -> None:
     await project(pool, life())
     await run.run(pool, config(tmp_path))

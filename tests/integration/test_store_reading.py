@@ -240,6 +240,18 @@ async def test_used_ids_are_read_where_everything_is_that_has_left_the_log(serve
         assert not await proven(), "another log's"
 
 
+async def test_a_login_without_rights_of_its_own_is_told_how_old_the_replica_is(servers: Pair) -> None:
+    async with writing(servers) as conn:
+        await conn.execute("CREATE ROLE nobody_special LOGIN")
+    config = servers.config()
+    urls = {name: getattr(config, name).replace("coord@", "nobody_special@") for name in ("url", "replica_url")}
+    there = await asyncpg.connect(servers.replica.url())
+    await until(lambda: there.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = 'nobody_special'"))
+    await there.close()
+    async with reading.pools(msgspec.structs.replace(config, **urls), metrics=Metrics(CollectorRegistry())) as reads:
+        await until(lambda: reads.route.server == "replica")
+
+
 async def test_a_command_says_where_its_answer_is_from(servers: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COORD_DATABASE_URL", servers.primary.url())
     first = await cli("task", "ls", "-o", "json")

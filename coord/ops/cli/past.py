@@ -112,6 +112,8 @@ async def everything(
     ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = None, id: str | None = None
 ) -> int:
     """Print all facts of a key up to `--at`, and the entities as they leave them; the exit code."""
+    from coord import limits
+    from coord.errors import QueryError
     from coord.ops.past import Judges
     from coord.ops.past import state as state_of
 
@@ -126,6 +128,8 @@ async def everything(
             one = {**about, **row(judges.judge(said))}
             if whole:
                 rows.append(one)
+                if len(rows) > limits.ENTITY_FACTS_MAX:
+                    raise QueryError("these are too many facts for one document: -o jsonl", facts_max=len(rows) - 1)
             elif ctx.out.is_table:
                 ctx.out.text(_line(ctx, one))
             else:
