@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from coord.errors import SettingsError
-from coord.ops.bench import machine
+from coord.ops.bench import machine, questions
 from coord.ops.bench.beside import page
 from coord.ops.bench.compare import flat, read
 
-BENCHES: Final = ("spine", "peers", "soak", "tasks-peers")
+BENCHES: Final = ("spine", "peers", "soak", "tasks-peers", "store", "queries")
 """Whose reports have a place on the page."""
 
 _HELD: Final[dict[bool | None, str]] = {True: "yes", False: "**no**", None: "too short to tell"}
@@ -46,6 +46,8 @@ def render(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
     if report["bench"] == "tasks-peers":
         return "\n".join([_circumstances(report), *(_table(*table) for table in page.tables(report, _number))])
+    if report["bench"] == "queries":
+        return "\n".join([_circumstances(report), _questions(report)])
     blocks = [_circumstances(report), _figures(report)]
     if report.get("held"):
         blocks.append(_table(("held", ""), [(f"`{name}`", _HELD[value]) for name, value in report["held"].items()]))
@@ -81,6 +83,24 @@ def _figures(report: Mapping[str, Any]) -> str:
         for name, value in figures.items()
     ]
     return _table(("figure", "median", "each round"), rows)
+
+
+def _questions(report: Mapping[str, Any]) -> str:
+    """A row a named question, the dashboards' first, the slowest of each kind first."""
+    heads = ("question", "ms at the median", "p99", "bound", "rows", "read for it", "how")
+    rows = [
+        (
+            f"`{row['question']}`",
+            _number(row["p50_ms"]) if row["held"] else f"**{_number(row['p50_ms'])}**",
+            _number(row["p99_ms"]),
+            f"{row['bound_ms']:,}",
+            f"{row['rows']:,}",
+            f"{row['read']:,}",
+            row["plan"],
+        )
+        for row in questions.table(report)
+    ]
+    return _table(heads, rows)
 
 
 def _rounds(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
