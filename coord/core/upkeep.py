@@ -46,11 +46,9 @@ def refused(lag_s: float, retain_days: float | None) -> str | None:
     )
 
 
-def unrolled(progress: datetime | None, cutoff: datetime) -> str | None:
-    """Why rows stay though they are old: a rollup has not counted them.  None: it has."""
-    if progress is not None and progress >= cutoff:
-        return None
-    reached = "nowhere yet" if progress is None else f"to {progress:%Y-%m-%d %H:%M}"
+def unrolled(shown: datetime | None, cutoff: datetime) -> str:
+    """Why rows stay though they are older than `cutoff`: the rollups are whole up to `shown`."""
+    reached = "nowhere yet" if shown is None else f"to {shown:%Y-%m-%d %H:%M}"
     return f"the rollups have come {reached}: rows until {cutoff:%Y-%m-%d %H:%M} would be dropped uncounted"
 
 

@@ -246,10 +246,9 @@ class Maintenance(Service):
         if edition == "community":
             return None  # a refresh looks back no further than the rows stay
         for source in STREAMS:
-            if await rollups.has_older(conn, source, cutoff):
-                why = upkeep.unrolled(await rollups.counted_until(conn, source), cutoff)
-                if why is not None:
-                    return why
+            exists, shown = await rollups.uncounted(conn, source, cutoff)
+            if exists:
+                return upkeep.unrolled(shown, cutoff)
         return None
 
     # --- one step ------------------------------------------------------------------------------

@@ -138,6 +138,12 @@ def oldest(rollup: Rollup, level: Level) -> str:
     return f"SELECT min(bucket) FROM coord.{rollup.table(_below(level))}"  # noqa: S608 - names of our files
 
 
+def has_rows(rollup: Rollup) -> str:
+    """Whether its source has rows stored from $1 on and before $2."""
+    table = qualified(rollup.source)
+    return f"SELECT EXISTS (SELECT FROM {table} WHERE stored_at >= $1 AND stored_at < $2)"  # noqa: S608 - our files
+
+
 def count(rollup: Rollup, level: Level) -> str:
     """How many rows a step from $1 to $2 would read; $3 at most."""
     table, column = (rollup.source, "stored_at") if level == "1m" else (rollup.table(_below(level)), "bucket")

@@ -104,19 +104,14 @@ async def advance(
         await asyncio.sleep(upkeep.pause_s(time.monotonic() - began, pause_s) if pause_s else 0)
 
 
-async def counted_until(conn: Connection, source: str) -> datetime | None:
-    """Up to when every rollup of a table has counted its rows; None: one of them has not begun."""
-    names = [r.table("1m") for r in load() if r.source == source]
+async def uncounted(conn: Connection, source: str, cutoff: datetime) -> tuple[bool, datetime | None]:
+    """Whether a table has rows stored before `cutoff` that views still count from it, and how far its rollups are."""
+    made_of = [r for r in load() if r.source == source]
     with translated("read rollups"):
-        found = await conn.fetch("SELECT progress FROM coord.rollup WHERE name = ANY ($1::text[])", names)
-    return min((row[0] for row in found), default=None) if len(found) == len(names) else None
-
-
-async def has_older(conn: Connection, source: str, cutoff: datetime) -> bool:
-    """Whether a table may have rows stored before `cutoff`."""
-    with translated("read chunks"):
-        oldest = _as_time(await conn.fetchval("SELECT coord.oldest($1)", source))
-    return oldest is not None and oldest < cutoff
+        found = await conn.fetch(statement("rollups_shown"), [r.table("1m") for r in made_of])
+        shown = min((row[0] for row in found), default=None) if len(found) == len(made_of) else None
+        exists = await conn.fetchval(rollup_sql.has_rows(made_of[0]), shown or _ORIGIN, cutoff)
+    return bool(exists), shown
 
 
 async def expire(
@@ -184,10 +179,10 @@ async def _complete(conn: Connection, rollup: Rollup, level: Level) -> datetime 
         below = rollup.table(_below(level))
         found = await conn.fetchval("SELECT shown FROM coord.rollup WHERE name = $1", below)
         return _as_time(found)
-    found = _as_time(
-        await conn.fetchval(statement("rollup_complete"), STREAMS[rollup.source], limits.PARTITIONS)
+    stream = STREAMS[rollup.source]
+    return _as_time(
+        await conn.fetchval(statement("rollup_complete"), stream, limits.PARTITIONS, limits.ROLLUP_SETTLE_S)
     )  # fmt: skip
-    return None if found is None else found - timedelta(seconds=limits.ROLLUP_SETTLE_S)
 
 
 async def _bounded(conn: Connection, rollup: Rollup, level: Level, since: datetime, until: datetime) -> int | None:

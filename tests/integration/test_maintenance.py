@@ -17,7 +17,7 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import NatsServer
 from coord.runtime.assets import sql_dir
 from coord.server.maintenance import AGENT, Maintenance, MaintenanceConfig
-from coord.store import copy, maintenance, migrations, rollups
+from coord.store import copy, maintenance, migrations, queries, rollups
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.pool import Pool
 from coord.store.rollup_files import LEVELS
@@ -79,6 +79,8 @@ async def test_a_night_drops_what_is_old_and_records_every_step(pool: Pool, migr
     await prepare(pool, await old_and_new(pool))
     await service(migrated_database).look()
     assert await count(pool) == 1
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("SELECT sum(facts) FROM coord.v_fact_rate_1d") == 2, "what is gone stays counted"
     found = await steps(pool)
     assert {(s["job"], s["relation"]) for s in found} >= {
         ("rollup", "fact_rate_1m"), ("rollup", "fact_rate_1d"), ("retention", "event"), ("retention", "metric_sample"),
@@ -153,11 +155,23 @@ async def test_a_retention_shorter_than_the_lag_is_refused(pool: Pool, migrated_
 
 async def test_nothing_is_dropped_that_no_rollup_has_counted(pool: Pool, migrated_database: Database) -> None:
     now = await old_and_new(pool)
-    await prepare(pool, now - timedelta(days=35))
+    await prepare(pool, now - timedelta(days=45))
     await service(migrated_database).look()
     assert await count(pool) == 2
     (held,) = [s for s in await steps(pool) if s["result"] == "held"]
     assert "would be dropped uncounted" in held["reason"]
+
+
+async def test_a_stream_that_fell_silent_holds_nothing_up(pool: Pool, migrated_database: Database) -> None:
+    """Its newest row is as old as its checkpoints: counted, and dropped."""
+    now = datetime.now(UTC)
+    async with pool.transaction() as conn:
+        await copy.events(conn, [event(1, at=now - timedelta(days=40))])
+    await prepare(pool, now - timedelta(days=40))
+    await service(migrated_database).look()
+    assert await count(pool) == 0
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("SELECT sum(facts) FROM coord.v_fact_rate_1d") == 1
 
 
 async def test_each_step_is_a_fact_once(
@@ -200,7 +214,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("when", range(1, 12, 2))
-async def test_killed_at_any_statement_nothing_is_counted_twice_or_not(
+async def test_killed_anywhere_nothing_is_counted_twice_or_left_out(
     pool: Pool, migrated_database: Database, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     async with pool.acquire() as conn:
@@ -209,19 +223,17 @@ async def test_killed_at_any_statement_nothing_is_counted_twice_or_not(
         await conn.execute(checkpoints_sql(BEGIN + timedelta(hours=5)))
     (rollup,) = [r for r in rollups.load() if r.name == "fact_rate"]
     left = when
-    execute = asyncpg.Connection.execute
+    statement = queries.statement
 
-    async def dying(self: asyncpg.Connection, query: str, *args: object, **given: object) -> str:
+    def dying(name: str) -> str:
         nonlocal left
-        if "coord.rollup " in query:
-            left -= 1
-            if left == 0:
-                self.terminate()
-                raise Killed
-        return await execute(self, query, *args, **given)  # type: ignore[arg-type]
+        left -= name in {"rollup_begin", "rollup_move"}
+        if left == 0:
+            raise Killed
+        return statement(name)
 
     with monkeypatch.context() as patched:
-        patched.setattr(asyncpg.Connection, "execute", dying)
+        patched.setattr("coord.store.rollups.statement", dying)
         with pytest.raises(Killed):
             await rollups.advance_all(pool, [rollup], pause_s=0)
     await rollups.advance_all(pool, [rollup], pause_s=0)

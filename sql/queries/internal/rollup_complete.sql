@@ -1,2 +1,10 @@
--- Up to when every partition of the stream $1 is in the tables ($2 partitions), by the broker's clock; null: unknown.
-SELECT CASE WHEN count(stored_at) = $2::integer THEN min(stored_at) END FROM coord.checkpoint WHERE stream = $1
+-- Up to when every partition of the stream $1 ($2 partitions) is in the tables, by the broker's clock; null: unknown.
+-- $3 seconds less while facts come, as the broker's clock may be corrected. Where none came for an hour and nothing
+-- waits, the minute of the newest is over too.
+SELECT CASE
+  WHEN count(stored_at) < $2::integer THEN NULL
+  WHEN min(stored_at) < now() - INTERVAL '1 hour' AND max(pending) = 0 AND min(updated_at) > now() - INTERVAL '1 minute'
+    THEN date_trunc('minute', min(stored_at)) + INTERVAL '1 minute'
+  ELSE min(stored_at) - make_interval(secs => $3::double precision)
+END
+FROM coord.checkpoint WHERE stream = $1
