@@ -34,7 +34,7 @@ SIDES = (
 def without_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.asynccontextmanager
     async def database(*_: Any):
-        yield servers.Database(config=DatabaseConfig(), edition="plain", pid=None, data_dir=None)  # type: ignore[arg-type]
+        yield servers.Database(config=DatabaseConfig(), edition="plain", pid=None, data_dir=None)
 
     @contextlib.asynccontextmanager
     async def serving(*_: Any, synced: bool):
