@@ -314,7 +314,7 @@ class _Audit:
     def _say_rows(self, seq: int, subject: str, detail: str) -> None:
         self._say(
             "rows", seq, seq, 1, f"{subject[:256]}: {detail}",
-            "Somebody changed the tables: restore them, or rebuild them from the log.",
+            "Somebody changed the tables: `coord projection rebuild --log` puts them right.",
             partition=self._partition(subject),
         )  # fmt: skip
 

@@ -95,7 +95,7 @@ def metric_names() -> frozenset[str]:
 
 
 def metrics(here: Page) -> Iterator[str]:
-    known = metric_names() | {"coord_reader"}
+    known = metric_names() | {"coord_reader", "coord_rebuild"}
     yield from sorted(set(re.findall(r"\bcoord_[a-z_]+\b", here.text)) - known)
 
 
