@@ -180,7 +180,7 @@ class Past:
                     rows = history.facts(
                         conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
                     )
-                    # The table comes first: then none of its chunks is dropped any more, and the archive has the others.
+                    # The table comes first: none of its chunks is dropped from then on, and the archive has the others.
                     first = await anext(rows, None)
                     files = await self._cold(pool)
                     table = _from_table(first, rows)
