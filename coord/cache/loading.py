@@ -75,12 +75,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Flight:
     """One load under way."""
 
-    __slots__ = ("begun", "future", "tags", "task")
+    __slots__ = ("begun", "behind", "future", "tags", "task")
 
     def __init__(self, tags: tuple[str, ...], begun: int, future: asyncio.Future[Loaded]) -> None:
         self.tags = tags
         self.begun = begun
         """The generation in which what it will bring began to be loaded."""
+        self.behind = False
+        """What it has seen so far is older than what is known to be committed."""
         self.future = future
         self.task: asyncio.Task[None] | None = None
 
@@ -366,6 +368,7 @@ class Cache:
             loaded = found if isinstance(found, Loaded) else Loaded(found)
             if loaded.marks is None or not is_behind(loaded.marks, required):
                 break
+            flight.behind = True
             self.counts.behind()
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, limits.CACHE_BEHIND_MAX_S)
@@ -389,7 +392,8 @@ class Cache:
             self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags)
 
     def _overdue(self, flight: Flight, policy: Policy) -> None:
-        _fail(flight, errors.LoadTimeout(timeout_s=policy.timeout_s))
+        late = errors.TablesBehind if flight.behind else errors.LoadTimeout
+        _fail(flight, late(timeout_s=policy.timeout_s))
         assert flight.task is not None
         flight.task.cancel()
 

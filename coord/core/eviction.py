@@ -86,7 +86,9 @@ class _Heard(msgspec.Struct):
 class _Mark(msgspec.Struct, frozen=True):
     generation: int
     chain: Chain | None
+    """None: by hand."""
     place: Place
+    """The furthest at which it was evicted from that partition."""
 
 
 def depends_on(tag: str, chain: Chain) -> bool:
@@ -209,7 +211,7 @@ class Evictions:
                 marks.append(own)
             for mark in marks:
                 if mark.chain is not None:
-                    needed[mark.chain] = max(needed.get(mark.chain, (0, 0)), mark.place)
+                    needed[mark.chain] = max(needed.get(mark.chain, _BEGINNING), mark.place)
         return needed
 
     def is_reached(self, watermark: Watermark) -> bool:
@@ -230,14 +232,26 @@ class Evictions:
         self.generation += 1
         mark = _Mark(self.generation, chain, place)
         for tag in tags:
-            self._tags[tag] = mark
+            old = self._tags.get(tag)
+            if old is None or old.chain is None:
+                self._tags[tag] = mark
+            elif old.chain == chain and old.place > place:  # a repeat, or late
+                self._tags[tag] = _Mark(self.generation, chain, old.place)
+            else:
+                self._tags[tag] = mark
+                if old.chain != chain:
+                    self._forget_place(old)
             self._tags.move_to_end(tag)
         while len(self._tags) > limits.CACHE_EVICTED_TAGS_MAX:
             _, old = self._tags.popitem(last=False)
             self._forgotten = max(self._forgotten, old.generation)
-            if old.chain is not None:
-                self._forgotten_places[old.chain] = max(self._forgotten_places.get(old.chain, (0, 0)), old.place)
+            self._forget_place(old)
         return Evicted(reason, tags=tags)
+
+    def _forget_place(self, mark: _Mark) -> None:
+        """Whatever is loaded from now on must have it, whether it has the tag or not."""
+        if mark.chain is not None:
+            self._forgotten_places[mark.chain] = max(self._forgotten_places.get(mark.chain, _BEGINNING), mark.place)
 
     def _gap(self, chain: Chain, place: Place, reason: str) -> Evicted:
         self.gaps += 1
@@ -247,7 +261,8 @@ class Evictions:
         self.generation += 1
         if chain not in self._wide and len(self._wide) >= limits.CACHE_CHAINS_MAX:
             return self._all(reason)
-        self._wide[chain] = _Mark(self.generation, chain, place)
+        before = self._wide.get(chain)
+        self._wide[chain] = _Mark(self.generation, chain, place if before is None else max(place, before.place))
         return Evicted(reason, chain=chain)
 
     def _all(self, reason: str) -> Evicted:

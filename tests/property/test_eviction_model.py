@@ -454,14 +454,24 @@ def _begun_at_the_end(original: Callable[..., None]) -> Callable[..., None]:
     return keep
 
 
-def _only_expires(self: MemoryCache, tags: Any, reason: str) -> int:
+def _only_expires(self: MemoryCache, tags: Any, _reason: str) -> int:
     for tag in tags:
         for key in self._tagged.get(tag, ()):
             entry = self._entries[key]
-            entry.expires = min(entry.expires, self._monotonic())
             if self._fresh.pop(key, None) is not None:
+                entry.expires = self._monotonic()
                 self._stale[key] = None
+                self._look_at(key, entry, entry.kept_until)
     return 0
+
+
+def _last_place(original: Callable[..., Any]) -> Callable[..., Any]:
+    def named(self: Evictions, tags: Any, *args: Any) -> Evicted:
+        for tag in tags:
+            self._tags.pop(tag, None)
+        return original(self, tags, *args)  # type: ignore[no-any-return]
+
+    return named
 
 
 def _known_session(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -518,6 +528,7 @@ PLANTED: dict[str, tuple[type[Any] | Any, str, Any]] = {
     "keeps what was loaded before it listened": (Evictions, "connected", _connects_quietly),
     "does not see that a replica lags": (loading, "is_behind", lambda *_: False),
     "serves stale what was evicted": (MemoryCache, "drop_tags", _only_expires),
+    "takes the last place for the furthest": (Evictions, "_named", _last_place(Evictions._named)),
     "forgets evictions": (Evictions, "_named", _forgets(Evictions._named)),
 }
 
