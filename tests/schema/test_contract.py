@@ -24,7 +24,7 @@ def test_the_views_are_what_the_newest_version_says(migrated_database: Database)
         listed = "\n".join(contract.differences(newest, found)) or "the order of columns"
         pytest.fail(
             f"columns changed without a version:\n{listed}\nWrite them to sql/contract/{name} (python"
-            f" -m tests.support.contract URL does), say {version} in sql/views/v_contract.sql, and tell in CHANGELOG.md."
+            f" -m tests.support.contract URL does), say {version} in sql/views/v_contract.sql and in CHANGELOG.md."
         )
     assert said == newest.version, "sql/views/v_contract.sql says another version"
 
