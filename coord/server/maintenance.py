@@ -99,7 +99,10 @@ class Maintenance(Service):
         self.steps = 0
         """Since the start, that did something."""
         self._nats = nats
-        self._database = msgspec.structs.replace(database, pool_min=0, pool_max=max(3, database.pool_max))
+        # Its statements may take their time: nobody waits for them, and none is slow by a reader's measure.
+        self._database = msgspec.structs.replace(
+            database, pool_min=0, pool_max=max(3, database.pool_max), slow_query_ms=0.0
+        )
         self._ages = ages
         self._tenant = tenant
         self._window_s = window_s

@@ -169,7 +169,9 @@ def relations() -> frozenset[str]:
     """Tables and views of schema coord."""
     schema = (ROOT / "sql/schema.sql").read_text(encoding="utf-8")
     tables = re.findall(r"^CREATE TABLE coord\.(\w+)", schema, re.MULTILINE)
-    return frozenset(tables) | {path.stem for path in (ROOT / "sql/views").glob("*.sql")}
+    rolled = {f"{path.stem}_{level}" for path in (ROOT / "sql/rollups").glob("*.sql") for level in ("1m", "1h", "1d")}
+    views = {path.stem for path in (ROOT / "sql/views").glob("*.sql")} | {f"v_{name}" for name in rolled}
+    return frozenset(tables) | rolled | views
 
 
 def tables(here: Page) -> Iterator[str]:
