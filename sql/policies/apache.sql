@@ -10,7 +10,9 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
   step_chunks CONSTANT integer := 8;
-  cutoff      CONSTANT timestamptz := now() - retain;
+  -- Old is what both clocks call old, the database's and the broker's as checkpoints have seen it: one of them that
+  -- jumps ahead drops nothing.
+  cutoff      CONSTANT timestamptz := least(now(), (SELECT max(c.stored_at) FROM coord.checkpoint AS c)) - retain;
   hypertable  text;
   expired     timestamptz[];
 BEGIN
@@ -44,7 +46,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coord.maintain(interval, integer) IS
-  'One bounded step of retention: drops the oldest chunks that lie wholly before now() - retain. Call while more is true.';
+  'One bounded step of retention: drops the oldest chunks that lie wholly before now() - retain, by the slower of both clocks. Call while more is true.';
 
 -- When the oldest rows of a table can be from, at the earliest; null: it has none.
 CREATE OR REPLACE FUNCTION coord.oldest(relation text)

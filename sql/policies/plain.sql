@@ -7,7 +7,9 @@ RETURNS TABLE (relation text, unit text, removed bigint, more boolean)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-  cutoff CONSTANT timestamptz := now() - retain;
+  -- Old is what both clocks call old, the database's and the broker's as checkpoints have seen it: one of them that
+  -- jumps ahead deletes nothing.
+  cutoff CONSTANT timestamptz := least(now(), (SELECT max(c.stored_at) FROM coord.checkpoint AS c)) - retain;
 BEGIN
   IF retain <= INTERVAL '0' THEN
     RAISE EXCEPTION 'coord.maintain: retain must be positive, not %', retain USING ERRCODE = 'invalid_parameter_value';
@@ -26,7 +28,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coord.maintain(interval, integer) IS
-  'One bounded step of retention: deletes up to batch rows of each table stored before now() - retain. Call while more is true.';
+  'One bounded step of retention: deletes up to batch rows of each table stored before now() - retain, by the slower of both clocks. Call while more is true.';
 
 -- When the oldest rows of a table are from; null: it has none.
 CREATE OR REPLACE FUNCTION coord.oldest(relation text)

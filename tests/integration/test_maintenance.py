@@ -24,7 +24,7 @@ from coord.store.rollup_files import LEVELS
 from coord.telemetry.metrics import Metrics
 from tests.support.cluster import Database
 from tests.support.rolling import BEGIN, checkpoints_sql, facts_sql
-from tests.support.store import event, pool_of
+from tests.support.store import event, pool_of, sample
 
 LONG_AGO = "INSERT INTO coord.maintenance_step (started_at, ended_at, rows, batches, job, relation, unit, result)"
 LONG_AGO += " VALUES (now() - interval '2 days', now() - interval '2 days', 0, 0, 'night', '', 'rows', 'done')"
@@ -164,14 +164,17 @@ async def test_nothing_is_dropped_that_no_rollup_has_counted(pool: Pool, migrate
 
 async def test_a_stream_that_fell_silent_holds_nothing_up(pool: Pool, migrated_database: Database) -> None:
     """Its newest row is as old as its checkpoints: counted, and dropped."""
-    now = datetime.now(UTC)
+    now = await old_and_new(pool)
+    await prepare(pool, now)
     async with pool.transaction() as conn:
-        await copy.events(conn, [event(1, at=now - timedelta(days=40))])
-    await prepare(pool, now - timedelta(days=40))
+        await copy.samples(conn, [sample(1, at=now - timedelta(days=40))])
+        silent = "UPDATE coord.checkpoint SET stored_at = $1 WHERE stream = 'TELEMETRY'"
+        await conn.execute(silent, now - timedelta(days=40))
     await service(migrated_database).look()
-    assert await count(pool) == 0
+    assert await count(pool) == 1
     async with pool.acquire() as conn:
-        assert await conn.fetchval("SELECT sum(facts) FROM coord.v_fact_rate_1d") == 1
+        assert await conn.fetchval("SELECT count(*) FROM coord.metric_sample") == 0
+        assert await conn.fetchval("SELECT sum(samples) FROM coord.v_telemetry_1d") == 1
 
 
 async def test_each_step_is_a_fact_once(
