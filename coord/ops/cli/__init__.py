@@ -15,6 +15,7 @@ import typer
 from coord.ops.cli import (
     agent,
     bench,
+    bench_cache,
     bench_store,
     chaos,
     config,
@@ -59,6 +60,7 @@ _NOUNS = (
     event, agent, task, stream, db, dlq, projection, spool, logs, config, bench, chaos, workflow, handoff, signal,
     lock, flag,
 )  # fmt: skip
+bench_cache.add_to(bench.app)
 bench_store.add_to(bench.app)
 for noun in _NOUNS:
     app.add_typer(noun.app)
