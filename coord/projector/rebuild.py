@@ -157,6 +157,7 @@ class Rebuilder:
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             known = await shadow.exists(conn)
             if known:
+                await shadow.check_alike(conn)
                 await shadow.take(conn, self._token)
             else:
                 await shadow.plan_freely(conn)
@@ -293,6 +294,7 @@ class Rebuilder:
             await shadow.plan_freely(conn)
             oldest = self._now.oldest
             if oldest is not None:
+                await shadow.check_alike(conn)
                 self._carried += await shadow.carry(conn, oldest)
             await shadow.begin_at(conn, oldest, carried=True)
         self._now.carried = True

@@ -124,6 +124,16 @@ async def are_touched(conn: Connection, rows: Sequence[EventRow]) -> list[bool]:
         return [row["touched"] for row in await conn.fetch(statement("rebuild_are_touched"), *_idents(rows))]
 
 
+async def check_alike(conn: Connection) -> None:
+    """Raise `RebuildRefused` when live tables have other columns or indexes than those that are made."""
+    with translated("rebuild changed"):
+        changed = [row["name"] for row in await conn.fetch(statement("rebuild_changed"))]
+    if changed:
+        raise errors.RebuildRefused(
+            f"coord.{changed[0]} was changed since the rebuild began, by a migration perhaps: --drop it and begin anew"
+        )
+
+
 async def carry(conn: Connection, oldest: datetime) -> int:
     """Take the rows of entities that began before `oldest` as they are: what led to them is not there; how many."""
     with translated("rebuild carry"):
@@ -322,6 +332,7 @@ async def swap(conn: Connection) -> None:
     Raises `RebuildRefused` naming what hangs on a live table and would be lost with it.
     """
     try:
+        await check_alike(conn)
         with translated("rebuild swap"):
             await conn.execute(statement("rebuild_swap"))
             await conn.execute(statement("rebuild_drop"))

@@ -14,13 +14,16 @@ from coord import errors, limits
 from coord.core.past import Point
 from coord.projector import rebuild
 from coord.projector.rebuild import Rebuilder
+from coord.store import migrations
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
+from coord.wire import facts, records
+from coord.wire.flagging import FlagSet
 from tests.support.catalogue import catalogue
 from tests.support.cli import cli
 from tests.support.cluster import Database
 from tests.support.rebuilding import History, differing, open_epoch, project, tables, unequal
-from tests.support.store import pool_of
+from tests.support.store import event, pool_of
 
 Make = Callable[..., Rebuilder]
 
@@ -204,8 +207,9 @@ async def test_what_began_before_the_history_stays(pool: Pool, rebuilder: Rebuil
 async def test_what_retention_removed_stays_removed(pool: Pool, another, rng: random.Random) -> None:
     await project(pool, History(rng).facts(600))
     async with pool.acquire() as conn:
-        gone = await conn.execute("DELETE FROM coord.task WHERE ended_at IS NOT NULL")
-    assert gone != "DELETE 0"
+        ended = await conn.execute("DELETE FROM coord.task WHERE ended_at IS NOT NULL")
+        unused = await conn.execute("DELETE FROM coord.signal WHERE waiting = 0")
+    assert {ended, unused} != {"DELETE 0"}
     rebuilder = await another(kept=timedelta(days=1))  # the facts are of last January
     await rebuilder.begin()
     await rebuilder.build()
@@ -271,6 +275,67 @@ async def test_what_a_swap_would_lose_is_refused(
         await rebuilder.swap()
     assert await tables(pool) == before
     assert unequal(await rebuilder.compare()) == [], "it is as it was, and can be gone on with"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["ALTER TABLE coord.flag ADD COLUMN x text", "CREATE INDEX ON coord.lock (permits)"],
+    ids=["column", "index"],
+)
+async def test_tables_that_were_migrated_meanwhile_are_not_swapped(
+    pool: Pool, rebuilder: Rebuilder, rng: random.Random, change: str
+) -> None:
+    await project(pool, History(rng).facts(50))
+    await rebuilder.begin()
+    async with pool.acquire() as conn:
+        await conn.execute(change)
+    for step in (rebuilder.swap, rebuilder.begin):
+        with pytest.raises(errors.RebuildRefused, match="begin anew"):
+            await step()
+    await rebuilder.drop()
+    assert not await rebuilder.begin()
+    await rebuilder.swap()
+
+
+async def test_upcasters_run(pool: Pool, rebuilder: Rebuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fact of an older schema is folded as its upcaster has it, then and now."""
+    registry = facts.Registry()
+    registry.register("flag", "set", FlagSet, schema=2)
+
+    @registry.upcaster("flag", "set", 1)
+    def doubled(data: dict[str, float]) -> dict[str, float]:
+        return data | {"percentage": 2 * data["percentage"]}
+
+    monkeypatch.setattr(records, "REGISTRY", registry)
+    said = {"kind": "flag", "event": "set", "key": "flags", "type": "coord.flag.set", "partition": 0}
+    await project(
+        pool,
+        [
+            event(1, id="old", schema=1, data='{"percentage": 10}', **said),
+            event(2, id="new", schema=2, data='{"percentage": 10}', **said),
+        ],
+    )
+    await rebuilder.begin()
+    await rebuilder.build()
+    assert unequal(await rebuilder.compare()) == [], await differing(pool)
+    await rebuilder.swap()
+    async with pool.acquire() as conn:
+        rows = await conn.fetch("SELECT id, percentage FROM coord.flag ORDER BY id")
+    assert [tuple(row) for row in rows] == [("new", 10.0), ("old", 20.0)]
+
+
+async def test_on_plain_too(bare_database: Database, rng: random.Random) -> None:
+    config = DatabaseConfig(url=bare_database.url, edition="plain")
+    await asyncio.to_thread(migrations.migrate, config)
+    async with pool_of(bare_database.url) as pool, rebuild.pools(config) as (writer, reader):
+        await project(pool, History(rng).facts(300))
+        before = await tables(pool)
+        rebuilder = Rebuilder(writer, reader)
+        await rebuilder.begin()
+        await rebuilder.build()
+        assert unequal(await rebuilder.compare()) == [], await differing(pool)
+        await rebuilder.swap()
+        assert await tables(pool) == before
 
 
 async def test_who_goes_on_takes_over(pool: Pool, another, rng: random.Random, small: None) -> None:

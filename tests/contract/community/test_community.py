@@ -251,6 +251,52 @@ def test_a_history_is_read_from_compressed_chunks_as_from_others(conn: psycopg.C
     assert history() == before
 
 
+def test_tables_made_anew_are_swapped_and_read_from_compressed_chunks(
+    config: DatabaseConfig, conn: psycopg.Connection[Any]
+) -> None:
+    """The statements of `coord projection rebuild`, without asyncpg."""
+
+    def run(on: psycopg.Connection[Any], name: str, *values: object) -> list[Any]:
+        text = re.sub(r"\$(\d)", r"%(p\1)s", queries.statement(name))
+        found = on.execute(text.encode(), {f"p{n}": value for n, value in enumerate(values, 1)} or None)
+        return found.fetchall() if found.description else []
+
+    insert(conn, "10 days")
+    begin = datetime(2000, 1, 1, tzinfo=UTC)
+
+    def history() -> tuple[list[Any], list[Any]]:
+        stretches = sorted(run(conn, "rebuild_stretches", ["file"], begin))
+        last = [2**62] * 16
+        rows = run(conn, "rebuild_rows", ["file"], 1, 100, 160, begin, datetime.now(UTC), [0] * 16, last)
+        return stretches, rows
+
+    before = history()
+    assert sum(row[4] for row in before[0]) == ROWS
+    assert [row[2] for row in before[1]] == list(range(100, 161))
+    run_job(conn, "policy_compression")
+    assert chunks(conn)[0] is True
+    assert history() == before
+
+    conn.execute(
+        "INSERT INTO agent (tenant, agent, state, first_seen, last_seen, epoch, seq, idx)"
+        " VALUES ('acme', 'rebuilt', 'alive', now(), now(), 1, 1, 0)"
+    )
+    conn.close()  # the server takes one connection at a time
+    shape = catalogue(config.url, "community")
+    with psycopg.connect(config.url, prepare_threshold=None, cursor_factory=psycopg.ClientCursor) as other:
+        run(other, "rebuild_create")
+        assert run(other, "rebuild_changed") == []
+        other.execute("INSERT INTO coord_rebuild.agent SELECT * FROM coord.agent")
+        assert {(live, rebuilt) for _, live, rebuilt, *_ in run(other, "rebuild_compare")} >= {(0, 0)}
+        assert all(row[5:] == (0, 0, 0) and row[3] == row[4] for row in run(other, "rebuild_compare"))
+        run(other, "rebuild_lock")
+        run(other, "rebuild_swap")
+        run(other, "rebuild_drop")
+        assert one(other, "SELECT state FROM coord.v_agent_status WHERE agent = 'rebuilt'") == "alive"
+        other.execute("DELETE FROM coord.agent WHERE agent = 'rebuilt'")
+    assert catalogue(config.url, "community") == shape
+
+
 def test_what_is_old_is_dropped(conn: psycopg.Connection[Any]) -> None:
     insert(conn, "40 days")
     insert(conn, "10 days")
