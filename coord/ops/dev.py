@@ -124,7 +124,7 @@ def banner(out: Output, state: StackState, *, http_url: str | None, found: bool)
         "coord event pub agent me status --agent me --data '{\"load\": 0.2}'",
         f"nats --server {nats} req {subject} '{{\"load\": 0.2}}'   (pub: without waiting for the ack)",
         "coord top",
-        "coord db query recent_events",
+        "coord query recent_events",
         "coord status",
     ):
         out.say(f"  {command}")
