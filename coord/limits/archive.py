@@ -19,6 +19,9 @@ ARCHIVE_GROUP_ROWS: Final = 64 * KIB
 """Rows of a row group at most.  About 22 MB as they are and 1.5 MB compressed; DuckDB and pyarrow read groups in
 parallel, and skip those that their statistics rule out."""
 
+ARCHIVE_SPLIT_BYTES: Final = 24 * MIB
+"""Rows that are split by tenant, day, kind and epoch at a time."""
+
 ARCHIVE_BUFFER_BYTES: Final = 64 * MIB
 """Rows that wait for their row group to be full, all files of a piece together: then the largest is written early."""
 
@@ -50,6 +53,9 @@ ARCHIVE_LOCK_S: Final = 10.0
 ARCHIVE_SORT_KIB: Final = 64 * KIB
 """work_mem of the sort by sequence, in KiB: beyond it PostgreSQL sorts in files."""
 
+ARCHIVE_AT_ONCE: Final = 2
+"""Chunks that `coord db archive run` works on at once."""
+
 ARCHIVE_ATTEMPTS_MAX: Final = 3
 """A piece is written so often in one run; then it is left for the next."""
 
@@ -61,4 +67,5 @@ ARCHIVE_EVERY_S: Final = 3_600.0
 
 assert HOT_DAYS < ARCHIVE_DROP_DAYS < ARCHIVE_KEEP_DAYS
 assert ARCHIVE_CHUNK_BYTES < ARCHIVE_PIPE_BYTES
+assert ARCHIVE_BLOCK_BYTES < ARCHIVE_SPLIT_BYTES < ARCHIVE_BUFFER_BYTES
 assert 2 * MIB < ARCHIVE_BLOCK_BYTES < ARCHIVE_PIPE_BYTES

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
+from coord import limits
 from coord.errors import EnvironmentProblem, SettingsError
 from coord.ops.bench import fleet_facts, machine, made, projecting, servers, sizes
 from coord.ops.bench.dashboard import DashboardConfig, dashboard
@@ -55,14 +56,14 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Facts in frames, of each round."""
     singles: int = 40_000
     """Single facts, of each round; of a fleet's facts as many."""
-    rows: int = 1_000_000
+    rows: int = 400_000
     """Facts in the tables when dashboards are asked."""
     facts_per_s: float = 20_000
     """Facts that come in meanwhile."""
     dashboard_s: float = 10
-    archived: int = 300_000
+    archived: int = 200_000
     """Facts of a day, in each round written as Parquet and read back."""
-    weighed: int = 200_000
+    weighed: int = 100_000
     """Facts that are weighed, in each edition."""
     parts: tuple[Part, ...] = PARTS
     database: DevStackConfig = DevStackConfig(ephemeral=True, nats=False)
@@ -194,9 +195,9 @@ async def _archive(config: StoreConfig, database: Database, found: _Found, say: 
     for number in range(1, config.rounds + 1):
         with tempfile.TemporaryDirectory(prefix="coord-bench-archive-") as folder:
             where = ArchiveConfig(url=folder, drop_days=None, keep_days=None)
-            async with Pool(msgspec.structs.replace(database.config, pool_min=1, pool_max=2)) as pool:
+            async with Pool(msgspec.structs.replace(database.config, pool_min=1, pool_max=3)) as pool:
                 clock = Clock(database=database.pid)
-                report = await archive.run(pool, where, relations=["event"])
+                report = await archive.run(pool, where, relations=["event"], at_once=limits.ARCHIVE_AT_ONCE)
                 clock.stop()
                 if report.problems:
                     raise report.problems[0]

@@ -47,7 +47,7 @@ async def run(ctx: Context, dry_run: Annotated[bool, _DRY_RUN] = False) -> int:
                 empty="Nothing is due.",
             )
             return Exit.OK
-        report = await archive.run(pool, config, told=_told(ctx))
+        report = await archive.run(pool, config, told=_told(ctx), at_once=limits.ARCHIVE_AT_ONCE)
     return _end(ctx, report)
 
 

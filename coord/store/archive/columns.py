@@ -101,7 +101,7 @@ def writing(relation: Relation) -> dict[str, Any]:
     }
     return {
         "compression": "zstd",
-        "compression_level": 3,
+        "compression_level": 1,  # 3 takes half as long again for 1 % less
         "version": "2.6",
         "use_dictionary": [name for name in columns if name not in encoding and name not in _DISTINCT],
         "column_encoding": encoding,

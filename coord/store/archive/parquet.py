@@ -185,6 +185,7 @@ class _Writers:
     def __init__(self, files: Files, piece: Piece) -> None:
         self._files = files
         self._piece = piece
+        self._unsplit = _Waiting()
         self._waiting: dict[_Key, _Waiting] = {}
         self._waiting_bytes = 0
         self._open: OrderedDict[_Key, _Writer] = OrderedDict()
@@ -194,8 +195,18 @@ class _Writers:
         self.seq_sum = 0
 
     def take(self, batch: Any) -> None:
+        """Some rows more.  They are split by file when it is worth it: little pieces cost more than what is in them."""
         self.seq_sum += arrow().compute.sum(batch.column("seq")).as_py()
-        for key, rows in _split(self._piece.relation, batch):
+        self._unsplit.add(batch)
+        if self._unsplit.bytes >= limits.ARCHIVE_SPLIT_BYTES:
+            self._split()
+
+    def _split(self) -> None:
+        if not self._unsplit.rows:
+            return
+        [whole] = self._unsplit.table().combine_chunks().to_batches()
+        self._unsplit = _Waiting()
+        for key, rows in _split(self._piece.relation, whole):
             waiting = self._waiting.setdefault(key, _Waiting())
             waiting.add(rows)
             self._waiting_bytes += rows.nbytes
@@ -205,6 +216,7 @@ class _Writers:
             self._write(max(self._waiting, key=lambda k: self._waiting[k].bytes))
 
     def finish(self) -> list[File]:
+        self._split()
         for key in list(self._waiting):
             self._write(key)
         while self._open:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -95,16 +96,17 @@ async def run(
     files: Files | None = None,
     relations: Sequence[Relation] = RELATIONS,
     told: Told | None = None,
+    at_once: int = 1,
 ) -> Report:
     """Write, verify and drop what is due.  `told` is awaited after each step.
 
-    Takes two connections of `pool`, one of them for the whole run.  Raises `ArchiveBusy` when another
+    Takes a connection of `pool` for the whole run, and one more for each chunk that is worked on `at_once`: with
+    two the server sorts the next chunk while this one is read back.  Raises `ArchiveBusy` when another
     process is at it, `ArchiveUnavailable` or `DatabaseUnavailable` when nothing can be done now.
     """
     async with _working(pool, config, files, told) as work:
         for relation in relations:
-            for action in await planned(pool, config, relation):
-                await work.perform(action)
+            await work.perform_all(await planned(pool, config, relation), at_once)
     return work.report()
 
 
@@ -176,6 +178,23 @@ class _Run:
     def report(self) -> Report:
         """What was done so far."""
         return Report(done=tuple(self._done), problems=tuple(self._problems), seconds=time.monotonic() - self._started)
+
+    async def perform_all(self, actions: Sequence[Action], at_once: int) -> None:
+        """Go through what is due, the oldest first; pieces of one span one after the other."""
+        spans = iter([list(same) for _, same in itertools.groupby(actions, key=lambda action: action.span)])
+
+        async def work() -> None:
+            for same in spans:  # whoever is free takes the next one
+                for action in same:
+                    await self.perform(action)
+
+        workers = [asyncio.ensure_future(work()) for _ in range(at_once)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.wait(workers)
 
     async def perform(self, action: Action) -> None:
         """Take a piece as far as it can go now."""
