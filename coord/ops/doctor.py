@@ -35,7 +35,7 @@ from coord.ops.checks import Check, State, Subject, fail, ok, skip, there, warn
 from coord.ops.judge import judge
 from coord.ops.preflight import production
 from coord.ops.settings import Loaded, Settings
-from coord.store import editions, migrations
+from coord.store import editions, migrations, reading
 from coord.store.pool import Pool
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
@@ -287,7 +287,19 @@ async def _database(it: Subject) -> list[Check]:
                 "Lower database.pool_max, or raise max_connections.",
             )
         )  # fmt: skip
-    return checks
+    return [*checks, *await _replica(it)]
+
+
+async def _replica(it: Subject) -> list[Check]:
+    config = settings.side_pool(it.settings.database, "doctor")
+    if not config.replica_url:
+        return []
+    async with reading.pools(config) as reads:
+        route = reads.route
+    if route.server == "replica":
+        return [ok("database", "replica", route.reason)]
+    fix = "Look at its log and at pg_stat_replication; reads go to the primary meanwhile."
+    return [warn("database", "replica", f"reads go to the primary: {route.reason}", fix)]
 
 
 # --- clocks --------------------------------------------------------------------------------

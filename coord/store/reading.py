@@ -59,6 +59,18 @@ class Route(msgspec.Struct, frozen=True):
     age_s: float | None = None
     """How old at most what the replica shows is; None: that is not known."""
 
+    @property
+    def reason(self) -> str:
+        """Why it goes there, in words."""
+        return {
+            "fresh": f"at most {self.age_s or 0:.1f} s behind",
+            "stale": f"the replica is {self.age_s or 0:.1f} s behind",
+            "away": "the replica does not answer",
+            "other": "what database.replica_url names is no replica of it",
+            "no_replica": "there is no replica",
+            "unknown": "how far the replica is behind is not known yet",
+        }[self.why]
+
 
 _ALONE: Final = Route("primary", "no_replica")
 

@@ -104,7 +104,7 @@ async def play(fleet: Fleet, worker: coord.Agent) -> None:
         await boss.flags.set("beta", percentage=10.0)
         await boss.flags.set("beta", percentage=50.0)
         await boss.flags.remove("beta")
-        for load in range(5):
+        for load in range(3):
             await boss.status.update({"load": load, "name": "boss"})
             await boss.flush()  # else they share a frame, and with it a sequence
 

@@ -125,7 +125,7 @@ async def test_states_are_the_same_wherever_the_facts_are(pool: Pool, tmp_path: 
 
     async def everything_said(where: Sources) -> Counter[str]:
         sources_: Counter[str] = Counter()
-        for point, state in list(zip(points, wanted, strict=True))[2::7]:  # not all: it takes seconds
+        for point, state in list(zip(points, wanted, strict=True))[2::9]:  # not all: it takes seconds
             told, found = await at(where, point)
             assert told == state, point
             sources_ += Counter({str(k): v for k, v in found.found.items()})

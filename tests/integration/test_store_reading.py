@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -265,7 +265,21 @@ async def test_a_command_says_where_its_answer_is_from(servers: Pair, monkeypatc
         return "From the replica: at most " in result.err
 
     await until(from_replica)
+
+    async def examined() -> str:
+        checks = (await cli("doctor", "-o", "json")).json
+        (found,) = (f"{c['state']}: {c['detail']}" for c in checks if (c["area"], c["name"]) == ("database", "replica"))
+        return found
+
+    monkeypatch.setenv("COORD_NATS_URLS", "nats://127.0.0.1:1")
+    monkeypatch.setenv("COORD_NATS_CONNECT_TIMEOUT_S", "0.1")
+    await until(lambda: _begins(examined, "ok: at most "))
     monkeypatch.setenv("COORD_DATABASE_REPLICA_URL", "postgresql://127.0.0.1:1/none")
+    assert await examined() == "warn: reads go to the primary: the replica does not answer"
     away = await cli("task", "ls", "-o", "json")
     assert (away.code, away.json) == (0, [])
     assert "From the primary: the replica does not answer." in away.err
+
+
+async def _begins(asked: Callable[[], Awaitable[str]], text: str) -> bool:
+    return (await asked()).startswith(text)

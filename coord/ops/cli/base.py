@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from coord.ops.settings import Loaded, Settings
     from coord.store.config import DatabaseConfig
     from coord.store.pool import Pool
-    from coord.store.reading import Reads, Route
+    from coord.store.reading import Reads
     from coord.wire.envelope import StoredFact
 
 _PATIENCE_S = 2.0
@@ -149,7 +149,7 @@ class Context:
         finally:
             await reads.close()
         if reads.answered is not None and config.replica_url:
-            self.out.say(_answered(reads.answered))
+            self.out.say(f"From the {reads.answered.server}: {reads.answered.reason}.")
 
     def _database(self) -> DatabaseConfig:
         import msgspec
@@ -167,17 +167,6 @@ class Context:
 
         level: Any = "debug" if self.debug else "warning"
         logs.configure(logs.LogConfig(level=level, format="console", libraries_level="error"))
-
-
-def _answered(route: Route) -> str:
-    if route.server == "replica":
-        return f"From the replica: at most {route.age_s or 0:.1f} s behind."
-    reasons = {
-        "stale": f"the replica is {route.age_s or 0:.1f} s behind",
-        "away": "the replica does not answer",
-        "other": "what database.replica_url names is no replica of it",
-    }
-    return f"From the primary: {reasons.get(route.why, 'how far the replica is behind is not known')}."
 
 
 # --- declaring commands --------------------------------------------------------------------
