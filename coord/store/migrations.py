@@ -293,7 +293,8 @@ def _fill(conn: _Conn, folder: Path) -> None:
             if name in done:
                 continue
             try:
-                conn.execute(_REFRESH, (rollup_sql.qualified(name), width))
+                if conn.execute("SELECT coord.oldest(%s) IS NOT NULL", (rollup.source,)).fetchone() == (True,):
+                    conn.execute(_REFRESH, (rollup_sql.qualified(name), width))
                 conn.execute(statement("rollup_filled").encode(), (name,))
             except psycopg.Error as exc:
                 raise _failed(f"rollups/{rollup.name}.sql, the first refresh of {name}", exc) from exc

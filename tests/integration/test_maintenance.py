@@ -22,6 +22,7 @@ from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.pool import Pool
 from coord.store.rollup_files import LEVELS
 from coord.telemetry.metrics import Metrics
+from tests.support.cli import cli
 from tests.support.cluster import Database
 from tests.support.rolling import BEGIN, checkpoints_sql, facts_sql
 from tests.support.store import event, pool_of, sample
@@ -336,3 +337,28 @@ def test_when_it_is_due_is_checked() -> None:
             MaintenanceConfig(at=wrong).validate()
     with pytest.raises(errors.SettingsError):
         MaintenanceConfig(every_s=0.5).validate()
+
+
+async def test_policies_are_shown(
+    pool: Pool, migrated_database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COORD_DATABASE_URL", migrated_database.url)
+    assert (await cli("db", "policies")).code == 0
+    await prepare(pool, await old_and_new(pool))
+    await service(migrated_database).look()
+    shown = await cli("db", "policies", "-o", "json")
+    assert shown.code == 0
+    policies = {(p["job"], p["relation"]): p for p in shown.json}
+    retention = policies["retention", "event"]
+    assert (retention["state"], retention["runs_it"]) == ("done", "coord")
+    assert retention["bytes_before"] >= retention["bytes_after"] > 0
+    assert policies["rollup", "fact_rate_1m"]["last_success"]
+    async with pool.acquire() as conn:
+        await conn.execute(BEHIND, timedelta(days=20))
+        await conn.execute(ANOTHER_NIGHT)
+    await service(migrated_database).look()
+    held = await cli("db", "policies")
+    assert held.code == 3
+    assert "retention: held: the projector is 20.0 d behind" in held.err
