@@ -170,9 +170,9 @@ class Cache:
         l1 = self.l1
         if evicted.everything:
             gone = l1.drop_where(lambda _tag: True, evicted.reason)
-        elif evicted.chain is not None:
-            chain = evicted.chain
-            gone = l1.drop_where(lambda tag: depends_on(tag, chain), evicted.reason)
+        elif evicted.source is not None:
+            source = evicted.source
+            gone = l1.drop_where(lambda tag: depends_on(tag, source), evicted.reason)
         else:
             gone = l1.drop_tags(evicted.tags, evicted.reason)
         if evicted.reason in {"gap", "session"}:
@@ -239,7 +239,7 @@ class Cache:
             if loaded.marks is None:
                 if reached:
                     return loaded.value
-            elif loaded.marks.get(wanted.chain, (0, 0))[1] >= wanted.seq:
+            elif loaded.marks.get(wanted.source, (0, 0))[1] >= wanted.seq:
                 return loaded.value
             if self.monotonic() + delay_s > deadline:
                 raise errors.TablesBehind(key=wanted.key, seq=wanted.seq)

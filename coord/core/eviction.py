@@ -33,13 +33,13 @@ from coord import limits
 from coord.wire import subjects
 from coord.wire.notices import Notice
 
-Chain: TypeAlias = tuple[str, int]
+Source: TypeAlias = tuple[str, int]
 """(stream, partition)."""
 
 Place: TypeAlias = tuple[int, int]
-"""(epoch, sequence) in a chain."""
+"""(epoch, sequence) in a source."""
 
-Marks: TypeAlias = Mapping[Chain, Place]
+Marks: TypeAlias = Mapping[Source, Place]
 """Up to where a snapshot of the tables goes."""
 
 _BEGINNING: Final = (1, 0)
@@ -57,7 +57,7 @@ class Watermark(msgspec.Struct, frozen=True):
     stream: str = subjects.EVENTS
 
     @property
-    def chain(self) -> Chain:
+    def source(self) -> Source:
         """Where it is."""
         return (self.stream, subjects.partition(self.key))
 
@@ -69,7 +69,7 @@ class Evicted(msgspec.Struct, frozen=True):
     """notice, backlog (a notice that names nothing), gap, session, lost, or manual."""
     tags: frozenset[str] = frozenset()
     """Entries with one of these,"""
-    chain: Chain | None = None
+    source: Source | None = None
     """or that may depend on this partition,"""
     everything: bool = False
     """or all that have tags."""
@@ -85,15 +85,15 @@ class _Heard(msgspec.Struct):
 
 class _Mark(msgspec.Struct, frozen=True):
     generation: int
-    chain: Chain | None
+    source: Source | None
     """None: by hand."""
     place: Place
     """The furthest at which it was evicted from that partition."""
 
 
-def depends_on(tag: str, chain: Chain) -> bool:
+def depends_on(tag: str, source: Source) -> bool:
     """Whether what is committed in a partition may touch `tag`."""
-    stream, partition = chain
+    stream, partition = source
     if tag.startswith(_SERIES):
         return stream == subjects.TELEMETRY and subjects.partition(tag[len(_SERIES) :].partition(".")[0]) == partition
     if stream != subjects.EVENTS:
@@ -113,13 +113,13 @@ class Evictions:
         self._rules = rules or TagRules({})
         self._connected = False
         self._heard_any = False
-        self._heard: dict[Chain, _Heard] = {}
+        self._heard: dict[Source, _Heard] = {}
         self._tags: OrderedDict[str, _Mark] = OrderedDict()
         self._forgotten = 0
         """The youngest generation of a tag that is remembered no more,"""
-        self._forgotten_places: dict[Chain, Place] = {}
+        self._forgotten_places: dict[Source, Place] = {}
         """and where those were evicted."""
-        self._wide: dict[Chain, _Mark] = {}
+        self._wide: dict[Source, _Mark] = {}
         self._everything = 0
 
     # --- what happens --------------------------------------------------------------------
@@ -148,31 +148,31 @@ class Evictions:
         """Everybody's: which session a partition is in."""
         self.beats += 1
         self._heard_any = True
-        chain, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
-        known = self._heard.get(chain)
+        source, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
+        known = self._heard.get(source)
         if known is not None and known.session == notice.session:
             known.seen = max(known.seen, place)
             return None
-        self._follow(chain, _Heard(notice.session, None, place))
-        return self._gap(chain, place, "session")
+        self._follow(source, _Heard(notice.session, None, place))
+        return self._gap(source, place, "session")
 
     def notice(self, notice: Notice) -> list[Evicted]:
         """This tenant's: what was committed.  What is to be dropped, in this order."""
         self._heard_any = True
-        chain, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
-        known = self._heard.get(chain)
+        source, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
+        known = self._heard.get(source)
         # A session that was heard of by a beat alone has said nothing since: else it would have been heard.
         unbroken = (
             known is not None
             and known.session == notice.session
             and (known.to is None or known.to == (notice.epoch, notice.from_))
         )
-        self._follow(chain, _Heard(notice.session, place, place))
+        self._follow(source, _Heard(notice.session, place, place))
         if not unbroken:
-            return [self._gap(chain, place, "gap")]
+            return [self._gap(source, place, "gap")]
         if notice.tags is None:
-            return [self._partition_wide(chain, place, "backlog")]
-        return [self._named(self._rules.touched(notice.tags), chain, place, "notice")]
+            return [self._partition_wide(source, place, "backlog")]
+        return [self._named(self._rules.touched(notice.tags), source, place, "notice")]
 
     def manual(self, tags: Iterable[str]) -> Evicted:
         """Somebody asks for it."""
@@ -200,46 +200,46 @@ class Evictions:
         mark = self._tags.get(tag)
         if mark is not None and mark.generation > begun:
             return True
-        return any(wide.generation > begun and depends_on(tag, chain) for chain, wide in self._wide.items())
+        return any(wide.generation > begun and depends_on(tag, source) for source, wide in self._wide.items())
 
-    def required(self, tags: Iterable[str]) -> dict[Chain, Place]:
+    def required(self, tags: Iterable[str]) -> dict[Source, Place]:
         """Up to where a snapshot must go, so that it has all by which these tags were evicted so far."""
         needed = dict(self._forgotten_places)
         for tag in tags:
-            marks = [wide for chain, wide in self._wide.items() if depends_on(tag, chain)]
+            marks = [wide for source, wide in self._wide.items() if depends_on(tag, source)]
             if (own := self._tags.get(tag)) is not None:
                 marks.append(own)
             for mark in marks:
-                if mark.chain is not None:
-                    needed[mark.chain] = max(needed.get(mark.chain, _BEGINNING), mark.place)
+                if mark.source is not None:
+                    needed[mark.source] = max(needed.get(mark.source, _BEGINNING), mark.place)
         return needed
 
     def is_reached(self, watermark: Watermark) -> bool:
         """Whether the fact is known to be committed, with all that its commit evicts evicted."""
-        known = self._heard.get(watermark.chain)
+        known = self._heard.get(watermark.source)
         return self.is_vouched and known is not None and known.seen[1] >= watermark.seq
 
     # --- inside --------------------------------------------------------------------------
 
-    def _follow(self, chain: Chain, heard: _Heard) -> None:
-        if chain not in self._heard and len(self._heard) >= limits.CACHE_CHAINS_MAX:
+    def _follow(self, source: Source, heard: _Heard) -> None:
+        if source not in self._heard and len(self._heard) >= limits.CACHE_SOURCES_MAX:
             del self._heard[next(iter(self._heard))]
-        self._heard[chain] = heard
+        self._heard[source] = heard
 
-    def _named(self, tags: frozenset[str], chain: Chain | None, place: Place, reason: str) -> Evicted:
+    def _named(self, tags: frozenset[str], source: Source | None, place: Place, reason: str) -> Evicted:
         if not tags:
             return Evicted(reason)
         self.generation += 1
-        mark = _Mark(self.generation, chain, place)
+        mark = _Mark(self.generation, source, place)
         for tag in tags:
             old = self._tags.get(tag)
-            if old is None or old.chain is None:
+            if old is None or old.source is None:
                 self._tags[tag] = mark
-            elif old.chain == chain and old.place > place:  # a repeat, or late
-                self._tags[tag] = _Mark(self.generation, chain, old.place)
+            elif old.source == source and old.place > place:  # a repeat, or late
+                self._tags[tag] = _Mark(self.generation, source, old.place)
             else:
                 self._tags[tag] = mark
-                if old.chain != chain:
+                if old.source != source:
                     self._forget_place(old)
             self._tags.move_to_end(tag)
         while len(self._tags) > limits.CACHE_EVICTED_TAGS_MAX:
@@ -250,20 +250,20 @@ class Evictions:
 
     def _forget_place(self, mark: _Mark) -> None:
         """Whatever is loaded from now on must have it, whether it has the tag or not."""
-        if mark.chain is not None:
-            self._forgotten_places[mark.chain] = max(self._forgotten_places.get(mark.chain, _BEGINNING), mark.place)
+        if mark.source is not None:
+            self._forgotten_places[mark.source] = max(self._forgotten_places.get(mark.source, _BEGINNING), mark.place)
 
-    def _gap(self, chain: Chain, place: Place, reason: str) -> Evicted:
+    def _gap(self, source: Source, place: Place, reason: str) -> Evicted:
         self.gaps += 1
-        return self._partition_wide(chain, place, reason)
+        return self._partition_wide(source, place, reason)
 
-    def _partition_wide(self, chain: Chain, place: Place, reason: str) -> Evicted:
+    def _partition_wide(self, source: Source, place: Place, reason: str) -> Evicted:
         self.generation += 1
-        if chain not in self._wide and len(self._wide) >= limits.CACHE_CHAINS_MAX:
+        if source not in self._wide and len(self._wide) >= limits.CACHE_SOURCES_MAX:
             return self._all(reason)
-        before = self._wide.get(chain)
-        self._wide[chain] = _Mark(self.generation, chain, place if before is None else max(place, before.place))
-        return Evicted(reason, chain=chain)
+        before = self._wide.get(source)
+        self._wide[source] = _Mark(self.generation, source, place if before is None else max(place, before.place))
+        return Evicted(reason, source=source)
 
     def _all(self, reason: str) -> Evicted:
         self.generation += 1
@@ -274,9 +274,9 @@ class Evictions:
         return Evicted(reason, everything=True)
 
 
-def is_behind(marks: Marks, required: Mapping[Chain, Place]) -> bool:
+def is_behind(marks: Marks, required: Mapping[Source, Place]) -> bool:
     """Whether a snapshot lacks something of what is required.  A partition without a checkpoint is at the beginning."""
-    return any(marks.get(chain, _BEGINNING) < place for chain, place in required.items())
+    return any(marks.get(source, _BEGINNING) < place for source, place in required.items())
 
 
 class TagRules:

@@ -72,7 +72,7 @@ every CHECKPOINT_IDLE_S at least: a notice that was lost with nothing behind it 
 NOTICE_TAGS_RECEIVED_MAX: Final = 4 * NOTICE_TAGS_MAX
 """A notice with more tags evicts everything: none that coord sends has them."""
 
-CACHE_CHAINS_MAX: Final = 4 * PARTITIONS
+CACHE_SOURCES_MAX: Final = 4 * PARTITIONS
 """Partitions whose notices are followed; there are two streams."""
 
 assert CACHE_L1_BYTES_MIN <= CACHE_L1_BYTES
@@ -80,4 +80,4 @@ assert CACHE_NEGATIVE_TTL_S < CACHE_TTL_S
 assert CACHE_BEHIND_MAX_S < CACHE_WATERMARK_S < CACHE_LOAD_S
 assert CACHE_TAGS_MAX < CACHE_EVICTED_TAGS_MAX
 assert NOTICE_BEAT_S < CHECKPOINT_IDLE_S
-assert 2 * PARTITIONS <= CACHE_CHAINS_MAX
+assert 2 * PARTITIONS <= CACHE_SOURCES_MAX

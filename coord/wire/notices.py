@@ -21,7 +21,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}
     epoch: int
     partition: int
     session: str = ""
-    """Which chain of notices it belongs to: a new one whenever one of the old may be lost."""
+    """Which series of notices it belongs to: a new one whenever one of the old may be lost."""
     from_: int
     """Stream sequence at which the tenant's last notice of this partition and session ended."""
     to: int

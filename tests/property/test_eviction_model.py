@@ -476,10 +476,10 @@ def _last_place(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _known_session(original: Callable[..., Any]) -> Callable[..., Any]:
     def beat(self: Evictions, notice: Notice) -> Evicted | None:
-        chain = (notice.stream, notice.partition)
-        if chain not in self._heard:
+        source = (notice.stream, notice.partition)
+        if source not in self._heard:
             self._heard_any = True
-            self._heard[chain] = eviction._Heard(notice.session, None, (notice.epoch, notice.to))
+            self._heard[source] = eviction._Heard(notice.session, None, (notice.epoch, notice.to))
             return None
         return original(self, notice)  # type: ignore[no-any-return]
 

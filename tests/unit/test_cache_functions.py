@@ -439,13 +439,13 @@ async def test_the_configurations_map_evicts_too(clock: Clock) -> None:
 
 
 async def test_a_replica_that_lags_is_read_again_or_told_of(cached, cache: Cache) -> None:
-    chain = (subjects.EVENTS, 0)
+    source = (subjects.EVENTS, 0)
     seen = iter([(1, 4), (1, 6)])
 
     @cached("f:{id}", tags=["note:{id}"])
     async def f(id: str) -> Loaded:  # noqa: A002
         mark = next(seen)
-        return Loaded(mark[1], {chain: mark})
+        return Loaded(mark[1], {source: mark})
 
     listen(cache)
     cache.hear(said(5, tags=["note:a"]))

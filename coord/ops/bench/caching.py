@@ -52,7 +52,8 @@ _TENANT: Final = "bench"
 _KEYS: Final = 1_000
 """Of the hits that are timed."""
 _PATIENCE_S: Final = 60.0
-_PAUSE_S: Final = 0.1
+_WARM: Final = 8 * limits.PARTITIONS
+_PAUSE_S: Final = 0.01
 """Of a reader, after each sixty questions: a fleet's agents do something else besides."""
 _NEWEST: Final = """
     SELECT coalesce(max(seq), 0) FROM coord.event WHERE key = $1 AND tenant = 'bench' AND kind = 'note' AND id = $1
@@ -71,7 +72,10 @@ class CachingConfig(msgspec.Struct, frozen=True, kw_only=True):
     hits: int = 200_000
     """Of each sort in a round; a tenth of those of aiocache."""
     connections: int = 100
-    notes: int = 2_000
+    """That hear of commits;"""
+    readers: int = 10
+    """of which so many ask."""
+    notes: int = 200
     zipf: float = 1.1
     """A note's share falls with its rank to this power."""
     facts_per_s: float = 50.0
@@ -85,7 +89,8 @@ class CachingConfig(msgspec.Struct, frozen=True, kw_only=True):
             rounds=max(1, round(self.rounds * min(1.0, scale))),
             hits=max(2_000, int(self.hits * scale)),
             connections=max(2, int(self.connections * scale)),
-            notes=max(50, int(self.notes * scale)),
+            readers=max(2, int(self.readers * scale)),
+            notes=max(20, int(self.notes * scale)),
             seconds=max(2.0, self.seconds * scale),
         )
 
@@ -246,33 +251,47 @@ async def fleet(
             Reader(await stack.enter_async_context(_client(nats_url, n)), pool, heard)
             for n in range(config.connections)
         ]
-        await asyncio.gather(*[reader.newest(notes[0]) for reader in readers])
-        await _until(lambda: all(r.client.cache.evictions.heard == 2 * limits.PARTITIONS for r in readers))
+        await _warm(readers, notes, config.readers)
+        stats_before = [reader.client.cache.stats() for reader in readers]
         asking = True
-        tasks = [
-            asyncio.create_task(reader.read(notes, shares, seed, lambda: asking)) for seed, reader in enumerate(readers)
-        ]
-        last = await _publish(readers[0].client, config, notes, shares)
-        asking = False
-        await asyncio.gather(*tasks)
-        await _until(lambda: all(len(times) == config.connections for times in heard.values()))
+        async with asyncio.TaskGroup() as group:
+            for seed, reader in enumerate(readers[: config.readers]):
+                group.create_task(reader.read(notes, shares, seed, lambda: asking))
+            last = await _publish(readers[0].client, config, notes, shares)
+            asking = False
         await _until(lambda: all(r.client.cache.evictions.is_reached(last) for r in readers))
         async with pool.acquire() as conn:
             commits = await conn.fetch(_COMMITS)
         stats = [reader.client.cache.stats() for reader in readers]
     answers = sum(sum(reader.answers.values()) for reader in readers)
-    loads = sum(s.loads for s in stats)
+    loads, hits, misses = (
+        sum(getattr(after, what) - getattr(before, what) for before, after in zip(stats_before, stats, strict=True))
+        for what in ("loads", "hits", "misses")
+    )
     stale = _stale(readers, commits)
     took_ms = _evictions(commits, heard, config.connections)
     say(f"  {answers:,} answers, {loads:,} loads, {stale} stale; {len(took_ms):,} commits heard by all")
     return {
         "stale_answers": stale,
         "answers_checked": answers,
-        "hit_rate": {"l1": rounded(sum(s.hits for s in stats) / max(1, sum(s.hits + s.misses for s in stats)))},
+        "hit_rate": {"l1": rounded(hits / max(1, hits + misses))},
         "load_reduction": rounded(answers / max(1, loads)),
         "eviction_ms": {name: rounded(values[0]) for name, values in percentiles([took_ms]).items()},
         "l1_bytes_max": max(s.bytes for s in stats),
     }
+
+
+async def _warm(readers: list[Reader], notes: list[str], asking: int) -> None:
+    """Until every partition is projected and heard of, and those who will ask have all there is."""
+    await asyncio.gather(*[reader.newest(notes[0]) for reader in readers])
+    await _until(lambda: all(r.client.cache.evictions.heard == 2 * limits.PARTITIONS for r in readers))
+    publish = readers[0].client.publish
+    acks = [(id_, await publish(Fact(kind="warm", id=id_, event="said"))) for id_ in map(str, range(_WARM))]
+    marks = [Watermark(id_, ack.seq) for id_, ack in acks]
+    await _until(lambda: all(r.client.cache.evictions.is_reached(mark) for r in readers for mark in marks))
+    for reader in readers[:asking]:
+        for id_ in notes:
+            await reader.newest(id_)
 
 
 def _client(nats_url: str, number: int) -> Connecting:
