@@ -15,67 +15,20 @@ import coord
 from coord import limits
 from coord.bus import rpc
 from coord.bus.connection import NatsConfig
-from coord.client.worker import Worker
 from coord.server.board import BoardService
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from tests.support.holding import FEW_SEATS, SEATS, WORKERS, Holding
 from tests.support.tasks import Fleet
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-_SEATS = 2
-_WORKERS = 12
-
-
-class _Holding:
-    """Workers of one slot whose tasks last until they are let go."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.workers: list[Worker] = []
-        self.begun = 0
-        self.go = asyncio.Event()
-
-    async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        for n in range(_WORKERS):
-            agent = coord.Agent(f"w{n}", capabilities={"hold": 1}, drain_s=0)
-            agent.task("hold")(self.hold)
-            self.workers.append(
-                await stack.enter_async_context(agent.connect(self.fleet.url, tenant=self.fleet.tenant))
-            )
-
-    async def hold(self) -> None:
-        self.begun += 1
-        await self.go.wait()
-
-    def standing(self) -> list[Worker]:
-        return [w for w in self.workers if w.seat("hold") == "standing"]
-
-    def seated(self) -> list[Worker]:
-        return [w for w in self.workers if w.seat("hold") == "seated"]
-
-    async def settled(self) -> None:
-        await until(lambda: _SEATS <= len(self.seated()) < 2 * _SEATS)
-
-    async def do(self, count: int) -> None:
-        """So many tasks at once, each by another worker."""
-        self.go.clear()
-        self.begun = 0
-        async with self.fleet.client() as c:
-            handles = await c.submit_many("hold", [None] * count)
-            await until(lambda: self.begun == count)
-            self.go.set()
-            await asyncio.gather(*(handle.result(timeout_s=90) for handle in handles))
-
 
 @pytest.fixture
 def few_seats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "QUEUE_SEATS", _SEATS)
-    monkeypatch.setattr(limits, "QUEUE_CROWD", 2 * _SEATS)
-    monkeypatch.setattr(limits, "SEAT_AGAIN_S", 0.2)
-    monkeypatch.setattr(limits, "SEAT_LOOK_S", 0.4)
-    monkeypatch.setattr(limits, "STANDBY_LOOK_S", 3_600.0)  # who stands by is woken, or is not
+    for name, value in FEW_SEATS.items():
+        monkeypatch.setattr(limits, name, value)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -88,35 +41,34 @@ async def board(fleet: Fleet, few_seats: None) -> AsyncIterator[BoardService]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def holding(fleet: Fleet, few_seats: None) -> AsyncIterator[_Holding]:
-    found = _Holding(fleet)
+async def holding(fleet: Fleet, few_seats: None) -> AsyncIterator[Holding]:
+    found = Holding(fleet.url, fleet.tenant, fleet.client)
     async with contextlib.AsyncExitStack() as stack:
         await found.start(stack)
         yield found
-        found.go.set()
 
 
 @pytest.mark.usefixtures("board")
-async def test_few_wait_and_bursts_are_begun_by_all_while_somebody_watches(fleet: Fleet, holding: _Holding) -> None:
+async def test_few_wait_and_bursts_are_begun_by_all_while_somebody_watches(fleet: Fleet, holding: Holding) -> None:
     watched = await fleet.conn.subscribe_bytes("coord.>", lambda *_: None)
     await holding.settled()
     consumer = subjects.queue(fleet.tenant, "hold", "normal")
     async with asyncio.timeout(90):
-        while int((await fleet.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}"))["num_waiting"]) >= 2 * _SEATS:  # noqa: ASYNC110
+        while int((await fleet.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}"))["num_waiting"]) >= 2 * SEATS:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     for _ in range(2):
-        await holding.do(_WORKERS)
+        await holding.do(WORKERS)
         await holding.settled()
     await watched.unsubscribe()
 
 
 @pytest.mark.usefixtures("unsuspecting", "board")
-async def test_when_all_who_waited_have_died_others_sit_down_and_take_what_comes(holding: _Holding) -> None:
+async def test_when_all_who_waited_have_died_others_sit_down_and_take_what_comes(holding: Holding) -> None:
     await holding.settled()
     for worker in holding.seated():
         holding.workers.remove(worker)
         await worker.conn.close()
-    await until(lambda: len(holding.seated()) >= _SEATS)
+    await until(lambda: len(holding.seated()) >= SEATS)
     for worker in holding.seated():
         holding.workers.remove(worker)
         await worker.conn.close()
@@ -124,7 +76,7 @@ async def test_when_all_who_waited_have_died_others_sit_down_and_take_what_comes
 
 
 @pytest.mark.usefixtures("board")
-async def test_wakes_that_are_lost_are_repeated(fleet: Fleet, holding: _Holding) -> None:
+async def test_wakes_that_are_lost_are_repeated(fleet: Fleet, holding: Holding) -> None:
     """Some of those who listen are no workers, and take what is meant for them."""
     await holding.settled()
     lost = 0
@@ -136,32 +88,32 @@ async def test_wakes_that_are_lost_are_repeated(fleet: Fleet, holding: _Holding)
     subject = subjects.wake(fleet.tenant, "hold")
     thieves = [await fleet.conn.subscribe_bytes(subject, lose, queue=subjects.WAKE_GROUP) for _ in range(4)]
     await fleet.conn.flush()
-    await holding.do(_WORKERS)
+    await holding.do(WORKERS)
     assert lost
     for thief in thieves:
         await thief.unsubscribe()
 
 
 @pytest.mark.usefixtures("board")
-async def test_pulls_of_plain_clients_at_one_priority_make_no_crowd(fleet: Fleet, holding: _Holding) -> None:
+async def test_pulls_of_plain_clients_at_one_priority_make_no_crowd(fleet: Fleet, holding: Holding) -> None:
     inbox = fleet.conn.new_inbox()
     plain = await fleet.conn.subscribe_bytes(inbox + ".*", lambda *_: None)
     consumer = subjects.queue(fleet.tenant, "hold", "normal")
     await holding.settled()
-    for n in range(4 * _SEATS):
+    for n in range(4 * SEATS):
         request = f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.{consumer}"
         fleet.conn.publish(request, b'{"batch":1,"expires":600000000000}', reply=f"{inbox}.{n}")
     async with asyncio.timeout(90):
-        while int((await fleet.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}"))["num_waiting"]) < 4 * _SEATS:  # noqa: ASYNC110
+        while int((await fleet.conn.api(f"CONSUMER.INFO.EVENTS.{consumer}"))["num_waiting"]) < 4 * SEATS:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     asked = {"capability": "hold", "seated": True}
     service = subjects.rpc(fleet.tenant, "queue", "waiting")
     async with asyncio.timeout(90):  # an inbox that is gone still counts for a moment
-        while (await rpc.call(fleet.conn, service, asked, dict[str, int]))["waiting"] >= 2 * _SEATS:  # noqa: ASYNC110
+        while (await rpc.call(fleet.conn, service, asked, dict[str, int]))["waiting"] >= 2 * SEATS:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     async with fleet.client() as c:
-        handles = await c.submit_many("hold", [None] * _WORKERS, priority="critical")
-        await until(lambda: holding.begun == _WORKERS)
+        handles = await c.submit_many("hold", [None] * WORKERS, priority="critical")
+        await until(lambda: holding.begun == WORKERS)
         holding.go.set()
         await asyncio.gather(*(handle.result(timeout_s=90) for handle in handles))
     await plain.unsubscribe()

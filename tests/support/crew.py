@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 import coord
+from coord import limits
 from tests.support import programs
 
 BEGAN = struct.Struct("<qI")
@@ -42,6 +43,8 @@ class Job(msgspec.Struct, frozen=True):
     """A server's, for what was used before the log's window; none: the log is all there is."""
     slots: int = 600
     """A worker's, for tasks; a third of that for the steps of workflows."""
+    limits: dict[str, int | float] = {}
+    """Bounds in the place of those in `coord.limits`."""
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -167,6 +170,9 @@ async def _work(job: Job) -> None:
 
 async def _until_alone(job: Job) -> None:
     """Until whoever started us is gone."""
+    for name, value in job.limits.items():
+        assert hasattr(limits, name)
+        setattr(limits, name, value)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
