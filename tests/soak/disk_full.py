@@ -1,8 +1,9 @@
 """No space left on the volume of the log, then on the database's; and then there is again.
 
 *The log's volume.*  Publishers must be told, with typed errors, and never be told "stored" for what
-is not.  *The database's.*  The projector must wait; the log holds the backlog.  Once there is
-room, everything goes on, and nothing acknowledged is missing.
+is not.  *The database's.*  The projector must wait; the log holds the backlog, and rollups that are moved on
+meanwhile are told.  Once there is room, everything goes on, nothing acknowledged is missing, and every fact
+is in the rollups once.
 
 Whether a server itself needs a restart is measured and stands in the details: what this scenario
 restarts is what an operator or systemd would have to.
@@ -18,6 +19,9 @@ from typing import Any
 
 from coord.bus.connection import Connection, NatsConfig
 from coord.errors import BusError, CoordError
+from coord.store import rollups
+from coord.store.config import DatabaseConfig
+from coord.store.pool import Pool
 from tests.soak.harness import Job, Result, Scenario, folder, say
 from tests.soak.lag import STUCK_S, caught_up
 from tests.soak.speakers import Speakers, Speech, speaking
@@ -34,7 +38,14 @@ _LOG_LEFT_MIB, _DATABASE_LEFT_MIB = 6, 24
 """What somebody else's file leaves when it fills the volume."""
 _STREAMS: dict[str, Any] = {
     name: {"max_bytes": mib * 2**20}
-    for name, mib in {"EVENTS": 300, "TELEMETRY": 100, "DLQ": 50, "CURSORS": 10}.items()
+    for name, mib in {
+        "EVENTS": 300,
+        "TELEMETRY": 100,
+        "DLQ": 50,
+        "CURSORS": 10,
+        "SNAPSHOTS": 20,
+        "OBJ_PAYLOADS": 20,
+    }.items()
 }
 """The broker refuses streams that could not fit: it reckons with three quarters of the volume."""
 _FULL_S = 60.0
@@ -135,8 +146,32 @@ async def _database_full(job: Job, result: Result) -> None:
                     if not projector.owned and stack.postgres.pid is None:
                         result.found("dead", "the projector ended")
                     await _finish(result, stack, speakers, speech, "database")
+                await _all_counted(result, stack)
         finally:
             volume.close()
+
+
+async def _roll(stack: Stack) -> str | None:
+    """Move the rollups on; the code of the error that ended it."""
+    if stack.postgres.pid is None:
+        return "PostgreSQL has ended itself"
+    try:
+        async with Pool(DatabaseConfig(url=stack.database_url, slow_query_ms=0)) as pool:
+            await rollups.advance_all(pool, pause_s=0)
+    except CoordError as exc:
+        return exc.code
+    return None
+
+
+async def _all_counted(result: Result, stack: Stack) -> None:
+    if (told := await _roll(stack)) is not None:
+        result.found("unrolled", f"rollups do not move on although there is room: {told}")
+    db = await stack.database()
+    facts = await db.fetchval("SELECT count(*) FROM coord.event")
+    counted = await db.fetchval("SELECT sum(facts)::bigint FROM coord.v_fact_rate_1h")
+    await db.close()
+    if facts != counted:
+        result.found("miscounted", f"rollups have {counted} of {facts} facts")
 
 
 async def _fill_database(result: Result, stack: Stack, volume: Volume, speakers: Speakers) -> None:
@@ -162,7 +197,9 @@ async def _fill_database(result: Result, stack: Stack, volume: Volume, speakers:
         )
         acked = speakers.told.acked
         await speakers.until(acked + 20_000, 20)
-        details = {
+        rolling = await _roll(stack)
+        details: dict[str, Any] = {
+            "rolling_told": rolling,
             "acked_while_full": speakers.told.acked - acked,
             "postgres_runs": stack.postgres.pid is not None,
         }

@@ -40,7 +40,7 @@ async def store(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each side; a figure is their median.")] = 3,
     scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every count and duration.")] = 1.0,
     rows: Annotated[
-        int | None, typer.Option("--rows", min=1_000, help="Facts in the tables when dashboards are asked. [1000000]")
+        int | None, typer.Option("--rows", min=1_000, help="Facts in the tables when dashboards are asked. [400000]")
     ] = None,
 ) -> None:
     """Facts in against COPY by hand, dashboards while facts come in, and bytes a fact, in less than two minutes.
