@@ -164,7 +164,7 @@ def pick(rows: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
     return [tuple(r[n] for n in names) for r in rows]
 
 
-async def test_throughput_and_where_it_comes_from(pool: Pool) -> None:
+async def throughput_and_where_it_comes_from(pool: Pool) -> None:
     hours = await ask(pool, "throughput_hourly")
     assert sum(r["facts"] for r in hours) == len(LOG)
     counted = [sum(r[n] for r in hours) for n in ("submitted", "completed", "failed", "moved", "handoffs")]
@@ -180,7 +180,7 @@ async def test_throughput_and_where_it_comes_from(pool: Pool) -> None:
     assert (grown[-1]["facts_so_far"], grown[-1]["week_factor"]) == (len(LOG), None)
 
 
-async def test_how_long_tasks_wait_and_run(pool: Pool) -> None:
+async def how_long_tasks_wait_and_run(pool: Pool) -> None:
     exact = {r["capability"]: r for r in await ask(pool, "task_waits")}
     assert pick([exact["parse"]], "tasks", "open", "wait_p50", "wait_p95") == [(10, 1, 1.5, 6.4)]
     (parse,) = await ask(pool, "task_percentiles")
@@ -198,7 +198,7 @@ async def test_how_long_tasks_wait_and_run(pool: Pool) -> None:
     assert (ends["task", "completed"], ends["workflow", "failed"], ends["handoff", "accepted"]) == (7, 1, 4)
 
 
-async def test_who_works_and_who_does_not(pool: Pool) -> None:
+async def who_works_and_who_does_not(pool: Pool) -> None:
     idle = await ask(pool, "idle_agents")
     assert {r["agent"] for r in idle} == {"w2", "w3"}, "w1 has t5"
     assert {(r["capabilities"], r["queued"], r["state"]) for r in idle} == {("parse", 0, None)}
@@ -214,7 +214,7 @@ async def test_who_works_and_who_does_not(pool: Pool) -> None:
     assert pick([versions["1.1"]], "agents", "there", "tasks", "completed", "bad_per_task") == [(2, 2, 4, 0.5, 0.75)]
 
 
-async def test_why_things_are_tried_again_and_what_it_costs(pool: Pool) -> None:
+async def why_things_are_tried_again_and_what_it_costs(pool: Pool) -> None:
     causes = await ask(pool, "retry_causes")
     assert pick(causes, "event", "cause", "times", "completed", "dead", "seconds_lost") == [
         ("failed", "Broken", 1, 0, 1, 2), ("failed", "Lost", 1, 0, 1, 0), ("failed", "Timeout", 1, 1, 0, 1),
@@ -235,7 +235,7 @@ async def test_why_things_are_tried_again_and_what_it_costs(pool: Pool) -> None:
     assert series == "llm.tokens"
 
 
-async def test_graph_teams_and_chains_of_handoffs(pool: Pool) -> None:
+async def graph_teams_and_chains_of_handoffs(pool: Pool) -> None:
     graph = {(r["from_agent"], r["to_agent"]): r for r in await ask(pool, "handoff_graph")}
     assert pick([graph["desk", "clerk"]], "handoffs", "share", "back", "accepted", "accepted_p50_seconds") == [
         (2, 1, 0, 2, 2)
@@ -261,7 +261,7 @@ async def test_graph_teams_and_chains_of_handoffs(pool: Pool) -> None:
     ]
 
 
-async def test_where_workflows_went_wrong_and_what_made_them_long(pool: Pool) -> None:
+async def where_workflows_went_wrong_and_what_made_them_long(pool: Pool) -> None:
     (first,) = await ask(pool, "workflow_first_failures")
     assert pick([first], "id", "gave_up_at", "task", "agent", "error", "after_seconds") == [
         ("bad", "a", "a", "w2", "Lost", 5)
@@ -288,7 +288,7 @@ async def test_where_workflows_went_wrong_and_what_made_them_long(pool: Pool) ->
     assert len(await ask(pool, "causes", tenant="acme", key="t1", event_id="c2")) == 2
 
 
-async def test_who_waits_and_which_promises_were_kept(pool: Pool) -> None:
+async def who_waits_and_which_promises_were_kept(pool: Pool) -> None:
     held = await ask(pool, "blockers")
     assert {(r["holder"], r["what"], r["waits_for"]) for r in held} == {
         ("(nobody)", "task", "sum"), ("w1", "task", "parse"), ("judge", "handoff", "judge"), ("a1", "lock", "db"),
@@ -310,6 +310,20 @@ async def test_who_waits_and_which_promises_were_kept(pool: Pool) -> None:
     ]
     late = {r["agent"]: r for r in await ask(pool, "fact_delays")}
     assert (late["w1"]["to_log_p50_seconds"], late["w1"]["facts"]) == (0, 12)
+
+
+async def test_every_answer_is_right(pool: Pool) -> None:
+    """All of the above of one database: to make it is most of the work."""
+    for right in (
+        throughput_and_where_it_comes_from,
+        how_long_tasks_wait_and_run,
+        who_works_and_who_does_not,
+        why_things_are_tried_again_and_what_it_costs,
+        graph_teams_and_chains_of_handoffs,
+        where_workflows_went_wrong_and_what_made_them_long,
+        who_waits_and_which_promises_were_kept,
+    ):
+        await right(pool)
 
 
 def felt(at: datetime) -> EventRow:

@@ -19,19 +19,22 @@ from tests.support.cluster import Database
 from tests.support.store import event, pool_of, sample
 
 
-@pytest.fixture(params=["server", "plain"])
+@pytest.fixture
 async def config(
     request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
 ) -> DatabaseConfig:
     """A database with facts of two fleets; the server's edition, and plain."""
     made = DatabaseConfig(url=migrated_database.url)
-    if request.param == "plain":
+    if getattr(request, "param", "server") == "plain":
         made = DatabaseConfig(url=bare_database.url, edition="plain")
         await asyncio.to_thread(migrations.migrate, made)
     async with pool_of(made.url) as pool, pool.transaction() as conn:
         await copy.events(conn, [event(i, tenant=("acme", "other")[i % 2], agent=f"a{i % 5}") for i in range(1, 101)])
         await copy.samples(conn, [sample(i, tenant=("acme", "other")[i % 2]) for i in range(1, 21)])
     return made
+
+
+everywhere = pytest.mark.parametrize("config", ["server", "plain"], indirect=True)
 
 
 @pytest.fixture
@@ -53,6 +56,7 @@ def tenants(conn: psycopg.Connection[Any], view: str) -> dict[str, int]:
     return dict(conn.execute(f"SELECT tenant, count(*) FROM {view} GROUP BY tenant".encode()).fetchall())
 
 
+@everywhere
 def test_a_login_of_one_fleet_reads_that_one_only(config: DatabaseConfig, login: str) -> None:
     made = roles.allow(config, login, tenant="acme", timeout_s=7, connections=2)
     assert (made.tenant, made.can_login, made.connections) == ("acme", True, 2)
@@ -106,6 +110,7 @@ def test_a_login_of_all_fleets(config: DatabaseConfig, login: str) -> None:
         conn.execute("SELECT * FROM coord.v_event")
 
 
+@everywhere
 def test_every_view_of_fleets_is_there_for_one_fleet_too(config: DatabaseConfig) -> None:
     with psycopg.connect(config.url) as conn:
         shown = "SELECT table_name, column_name, data_type FROM information_schema.columns AS c WHERE table_schema = %s"
@@ -144,6 +149,7 @@ def test_who_has_other_rights_is_refused_and_stays_as_it_was(config: DatabaseCon
         conn.execute(f"DROP OWNED BY {login}; DROP ROLE {login}".encode())
 
 
+@everywhere
 async def test_the_command_and_every_question_as_a_login_of_one_fleet(config: DatabaseConfig, login: str) -> None:
     at = ("--database", config.url, "-o", "json")
     made = await cli("db", "role", "set", login, "--tenant", "acme", *at)
