@@ -7,8 +7,9 @@ function's parameters first, which takes some microseconds.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from functools import update_wrapper
+from types import MethodType
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Unpack
 
 from coord import errors, limits
@@ -95,6 +96,10 @@ class CachedFunction(Generic[R]):
         return await self._cache.read(  # type: ignore[no-any-return]  # what the function returned
             self._key.key(values), tags, lambda: self._function(*args, **kwargs), self._policy, min_watermark
         )
+
+    def __get__(self, instance: object, _owner: type | None = None) -> Callable[..., Coroutine[Any, Any, R]]:
+        """As a method: called with its instance first."""
+        return self if instance is None else MethodType(self, instance)
 
     def key(self, *args: Any, **kwargs: Any) -> Key:
         """What the answer to such a call is kept under."""

@@ -152,6 +152,7 @@ class Cache:
         if evicted is not None:
             self._evict(evicted)
         self._tell()
+        self.counts.publish_now_and_then(self.l1)
 
     def evict(self, *tags: str) -> int:
         """Drop what has one of these tags, and keep no load of it that is under way; how many entries went."""

@@ -63,6 +63,7 @@ class Caching:
         self._connected()
 
     def _disconnected(self) -> None:
+        self._denied = False  # whoever lets us in again may allow it
         self._stop_confirming()
         self.cache.disconnected()
 

@@ -38,6 +38,7 @@ from tests.support.sources import ROOT
 from tests.support.waiting import until
 
 USUAL_NATS = "nats://127.0.0.1:4222"
+USUAL_DATABASE = "postgresql://coord@127.0.0.1:5432/coord"
 EXECUTED = [
     "README.md",
     "docs/quickstart.md",
@@ -127,7 +128,8 @@ async def test_examples_run(name: str, stack: Stack, tmp_path: Path) -> None:
 async def _run_python(block: Block, stack: Stack, folder: Path) -> None:
     program = folder / f"example_{block.line}.py"
     assert USUAL_NATS in block.text or "coord.testing" in block.text, "a broker, or one in memory"
-    program.write_text(block.text.replace(USUAL_NATS, stack.nats), encoding="utf-8")
+    text = block.text.replace(USUAL_NATS, stack.nats).replace(USUAL_DATABASE, stack.database)
+    program.write_text(text, encoding="utf-8")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(ROOT)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-X", "dev", "-W", "error", program, cwd=folder, env=environ,

@@ -172,3 +172,28 @@ async def test_nothing_is_kept_while_nobody_says_that_notices_arrive(conn, nats,
         assert await count("n1") == 0
         assert count.peek("n1") is None
         assert c.cache.stats().refused["unvouched"] == 4
+
+
+PERMISSIONS = """
+authorization { users: [
+  { user: boss, password: boss }
+  { user: deaf, password: deaf, permissions: { subscribe: { deny: "coord.notice.>" } } }
+] }
+"""
+
+
+async def test_who_may_not_hear_notices_keeps_nothing_with_tags(start_nats, pool) -> None:
+    server = await start_nats(extra=PERMISSIONS)
+    boss, deaf = (NatsConfig(urls=(server.url,), user=name, password=name) for name in ("boss", "deaf"))
+    async with await Connection.open(boss, name="boss") as conn:
+        await apply_topology(conn)
+        async with coord.connect(deaf, tenant="acme", agent="a1") as c:
+            count = counting(c, pool)
+            denied = []
+            c.connection.on_permission_denied(denied.append)
+            await count("n1")
+            await until(lambda: len(denied) == 2)
+            await c.connection.flush()
+            assert not c.cache.evictions.is_vouched
+            assert await count("n1") == 0
+            assert count.peek("n1") is None

@@ -149,7 +149,8 @@ async def test_methods_and_other_keys(cached) -> None:
             return f"{day}{who}"
 
     who = uuid.UUID(int=1)
-    assert await Reader.read(Reader(), date(2026, 1, 1), who) == f"2026-01-01{who}"
+    assert await Reader().read(date(2026, 1, 1), who) == f"2026-01-01{who}"
+    assert Reader.read.peek(Reader(), date(2026, 1, 1), who) == f"2026-01-01{who}"
 
 
 # --- one load for all --------------------------------------------------------------------
