@@ -232,7 +232,8 @@ def test_every_question_works_on_compressed_facts(conn: psycopg.Connection[Any],
     conn.execute("SELECT compress_chunk(c) FROM show_chunks('coord.event') AS c")
     assert all(chunks(conn))
     rows.append(conn.execute(query.for_psycopg.encode(), values).fetchall())
-    assert rows[0] == rows[1]
+    if name not in {"storage", "disk_full"}:  # they answer what compressing changed
+        assert rows[0] == rows[1]
 
 
 def test_a_history_is_read_from_compressed_chunks_as_from_others(conn: psycopg.Connection[Any]) -> None:
