@@ -130,7 +130,7 @@ async def check_alike(conn: Connection) -> None:
         changed = [row["name"] for row in await conn.fetch(statement("rebuild_changed"))]
     if changed:
         raise errors.RebuildRefused(
-            f"coord.{changed[0]} was changed since the rebuild began, by a migration perhaps: --drop it and begin anew"
+            f"{changed[0]} was changed since the rebuild began, by a migration perhaps: --drop it and begin anew"
         )
 
 
