@@ -21,7 +21,8 @@ async def test_the_bench_of_the_store_gives_every_figure() -> None:
     report = json.loads(output)
     figures = report["figures"]
     assert figures.keys() >= {
-        "ingest_ratio", "ingest_single_ratio", "ingest_fleet_ratio", "dashboard_ms", "bytes_per_fact",
+        "ingest_ratio", "ingest_single_ratio", "ingest_fleet_ratio", "rebuild_ratio", "archive_rows_per_s",
+        "dashboard_ms", "bytes_per_fact",
         "gb_per_day_at_100_per_s",
     }  # fmt: skip
     assert figures["dashboard_ms"].keys() >= {"p50", "p99", "facts_per_s"}

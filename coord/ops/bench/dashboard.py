@@ -22,7 +22,7 @@ from coord.ops.bench import made, questions, workload
 from coord.ops.bench.bare import BareLoop
 from coord.ops.bench.measure import BenchError, percentile, rounded
 from coord.ops.bench.workers import Job, Worker
-from coord.store import queries, rollups
+from coord.store import queries
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Connection, Pool
 from coord.wire.envelope import Encoded
@@ -33,8 +33,6 @@ _BEFORE_PER_S: Final = 100.0
 _IDLE_SHARE: Final = 0.3
 """Of the time, in which nothing comes in: for comparison."""
 _CAUGHT_UP_S: Final = 60.0
-_STEPS_MAX: Final = 100_000
-"""Of the rollups: all there are."""
 _LOOK_S: Final = 0.2
 
 
@@ -59,9 +57,9 @@ async def dashboard(
     shape = made.Shape(rows=config.rows, begin=begin, until=now, samples=config.rows // 5)
     rows = await made.fill(database.url, shape)
     say(f"  {rows:,} facts in the tables after {time.perf_counter() - began:.0f} s")
+    await made.roll_up(database)
+    say(f"  rolled up after {time.perf_counter() - began:.0f} s")
     async with Pool(msgspec.structs.replace(database, pool_min=1)) as pool, pool.acquire() as conn:
-        await rollups.advance_all(pool, pause_s=0, steps_max=_STEPS_MAX)
-        say(f"  rolled after {time.perf_counter() - began:.0f} s")
         # Of another log: the projector begins with its own.
         await conn.execute("DELETE FROM coord.checkpoint")
         there = await questions.what_is_there(conn)

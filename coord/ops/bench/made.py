@@ -20,7 +20,10 @@ import asyncpg
 import msgspec
 
 from coord.runtime.assets import sql_dir
-from coord.store import queries
+from coord.store import editions, queries, rollups
+from coord.store.config import DatabaseConfig
+from coord.store.pool import Pool
+from coord.store.rollup_files import LEVELS
 
 FACTS_A_TASK: Final = 4.3
 """On average, counted: 3 of its life, and of placements, handoffs, statuses, workflows, retries the rest."""
@@ -30,6 +33,10 @@ BATCH_TASKS: Final = 25_000
 
 _SEQS_A_TASK: Final = 12
 """A task has at most so many facts: batches need not know of each other to number theirs."""
+
+_ROLL_S: Final = 600.0
+_STEPS_MAX: Final = 100_000
+"""Of a rollup: all there are."""
 
 _SETUP: Final = "SET search_path = coord, public"
 
@@ -146,6 +153,19 @@ async def fill(
         return int(await conn.fetchval("SELECT count(*) FROM coord.event"))
     finally:
         await conn.close()
+
+
+async def roll_up(database: DatabaseConfig) -> None:
+    """Bring every rollup up to what there is, as the upkeep would in its own time; returns when it is done."""
+    patient = msgspec.structs.replace(database, pool_min=1, statement_timeout_s=_ROLL_S, idle_in_transaction_s=_ROLL_S)
+    async with Pool(patient) as pool:
+        async with pool.acquire() as conn:
+            edition = await editions.detect_async(conn)
+            if edition.name == "community":
+                for name in (rollup.table(level) for rollup in rollups.load() for level in LEVELS):
+                    await conn.execute(f"CALL refresh_continuous_aggregate('coord.{name}', NULL, NULL)")
+                return
+        await rollups.advance_all(pool, pause_s=0, steps_max=_STEPS_MAX)
 
 
 def _step(name: str, values: Mapping[str, str]) -> Step:

@@ -60,7 +60,7 @@ _CHUNKS: Final = """
 
 
 class QuestionsConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the bench does.  The defaults take three to four minutes on two cores, most of it to make the rows."""
+    """What the bench does.  The defaults take some minutes on two cores, most of it to make the rows."""
 
     rows: int = 5_000_000
     """Facts."""
@@ -127,6 +127,8 @@ async def questions(
         rows = await made.fill(database.config.url, shape, progress=progress)
         took_s = time.perf_counter() - began
         say(f"  {rows:,} in {took_s:.0f} s")
+        await made.roll_up(database.config)
+        say(f"  rolled up after {time.perf_counter() - began:.0f} s")
         async with Pool(msgspec.structs.replace(database.config, pool_min=1)) as pool, pool.acquire() as conn:
             found = [answered async for answered in _all(conn, config, say)]
         versions = await servers.database_versions(database.config)
