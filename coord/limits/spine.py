@@ -384,8 +384,9 @@ MAINTAIN_STEPS_MAX: Final = 10_000
 MAINTAIN_PAUSE_S: Final = 0.05
 """Between two steps of maintenance, at least: as long as a step of 10,000 rows takes."""
 
-ROLLUP_SETTLE_S: Final = 1.0
-"""A rollup stays so far behind what is complete: the broker's clock may be corrected by as much."""
+ROLLUP_SETTLE_S: Final = 5.0
+"""A rollup stays so far behind what is complete: the broker's clock may be corrected by as much, and those of a
+cluster's servers differ."""
 
 ROLLUP_WIDTH_MIN_S: Final = 0.01
 """A step of a rollup covers at least so much time, however dense the rows are."""
@@ -472,8 +473,8 @@ MAINTENANCE_EVERY_S: Final = 300.0
 MAINTENANCE_AT: Final = "02:00"
 """When rows are dropped, UTC: while most fleets are quiet."""
 
-MAINTENANCE_KEEP_S: Final = 90 * 86_400.0
-"""What was done is known so long; of each job and table the newest step for good."""
+MAINTENANCE_KEEP_S: Final = 30 * 86_400.0
+"""What was done is known so long, a few thousand steps a day; of each job and table the newest step for good."""
 
 MAINTENANCE_STATED_MAX: Final = 500
 """Facts of steps that one look publishes; a log that was away gets the rest with the next."""

@@ -241,7 +241,11 @@ class Maintenance(Service):
             )  # fmt: skip
 
         with self._failing("archive") as failure:
-            failure.extend((await archiving.run(pool, config, told=told)).problems)
+            report = await archiving.run(pool, config, told=told)
+            failure.extend(report.problems)
+            if not failure:
+                dropped = report.rows("drop")
+                await self._record(conn, Step(job="archive", relation="", rows=dropped, seconds=report.seconds))
         await self._record_failure(conn, "archive", "", failure)
 
     async def _uncounted(self, conn: Connection, edition: str, cutoff: datetime) -> str | None:

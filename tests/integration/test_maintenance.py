@@ -362,3 +362,8 @@ async def test_policies_are_shown(
     held = await cli("db", "policies")
     assert held.code == 3
     assert "retention: held: the projector is 20.0 d behind" in held.err
+    async with pool.acquire() as conn:
+        await conn.execute(checkpoints_sql(datetime.now(UTC)))
+        await conn.execute(ANOTHER_NIGHT)
+    await service(migrated_database).look()
+    assert (await cli("db", "policies")).code == 0, "it has done it since"

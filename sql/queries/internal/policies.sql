@@ -12,4 +12,8 @@ FROM (
   SELECT DISTINCT ON (s.job, s.relation) s.* FROM coord.maintenance_step AS s ORDER BY s.job, s.relation, s.id DESC
 ) AS newest
 WHERE newest.job <> 'night'
+  -- What was said of a job as a whole (held, refused) holds until it did something again.
+  AND (newest.relation <> '' OR NOT EXISTS (
+    SELECT FROM coord.maintenance_step AS later WHERE later.job = newest.job AND later.id > newest.id
+  ))
 ORDER BY 2, 3, 1
