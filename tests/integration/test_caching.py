@@ -10,11 +10,13 @@ import pytest
 
 import coord
 from coord import limits
+from coord.bus.connection import Connection, NatsConfig
 from coord.client.connect import Coord
 from coord.projector.service import ProjectorService
 from coord.store.pool import Pool
 from tests.support.projecting import projector_service
 from tests.support.proxy import Proxy
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -189,7 +191,7 @@ async def test_who_may_not_hear_notices_keeps_nothing_with_tags(start_nats, pool
         await apply_topology(conn)
         async with coord.connect(deaf, tenant="acme", agent="a1") as c:
             count = counting(c, pool)
-            denied = []
+            denied: list[str] = []
             c.connection.on_permission_denied(denied.append)
             await count("n1")
             await until(lambda: len(denied) == 2)
