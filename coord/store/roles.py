@@ -98,7 +98,7 @@ def forbid(config: DatabaseConfig, login: str) -> None:
     _check(login, None, 1, 1)
     with connect(config) as conn, translated("db role"), _all_or_nothing(conn, login):
         if conn.execute(statement("reader_rights").encode(), {"login": login}).fetchone() is None:
-            raise errors.RoleRefused(f"there is no role {login}", remedy="`coord db role ls`")
+            raise errors.RoleRefused(f"there is no role {login}")
         if not any(r.login == login for r in _readers(conn)):
             raise errors.RoleRefused(f"{login} is no analyst's login: it is not removed")
         name = composing.Identifier(login)

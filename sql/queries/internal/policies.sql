@@ -1,4 +1,5 @@
 -- Every policy: the server's own jobs, and of coord's maintenance the newest step of each job and table.
+-- What was said of a job as a whole (held, refused) holds until it did something again.
 SELECT 'server' AS runs_it, j.job, j.relation, j.every, j.next_run, j.last_success, j.state, j.bytes_before, j.bytes_after,
   j.detail::text AS detail
 FROM coord.server_jobs() AS j
@@ -12,7 +13,6 @@ FROM (
   SELECT DISTINCT ON (s.job, s.relation) s.* FROM coord.maintenance_step AS s ORDER BY s.job, s.relation, s.id DESC
 ) AS newest
 WHERE newest.job <> 'night'
-  -- What was said of a job as a whole (held, refused) holds until it did something again.
   AND (newest.relation <> '' OR NOT EXISTS (
     SELECT FROM coord.maintenance_step AS later WHERE later.job = newest.job AND later.id > newest.id
   ))
