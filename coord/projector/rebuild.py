@@ -125,6 +125,8 @@ class Rebuilder:
         self._round_facts = 0
         self._unfitted: defaultdict[str, set[store.Ident]] = defaultdict(set)
         """Table → entities that were written since `_fit`."""
+        self._has_fitted = False
+        """Whether this process knows what was written since: one that has taken over does not."""
         self._logged = 0
 
     @property
@@ -153,6 +155,8 @@ class Rebuilder:
 
         Raises `RebuildRefused` when nothing was ever projected.
         """
+        self._carried, self._has_fitted = 0, False
+        self._unfitted.clear()
         async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             known = await shadow.exists(conn)
@@ -302,7 +306,8 @@ class Rebuilder:
     # --- comparing and swapping ----------------------------------------------------------
 
     async def compare(self) -> list[Compared]:
-        """The live tables beside the rebuilt ones, at one moment; nobody waits for it."""
+        """The live tables beside the rebuilt ones, at one moment; nobody waits for it.  `build` comes first."""
+        assert self._now.round, "the history is not folded yet"
         async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
             now = await self._fit(conn)
             compared = await shadow.compare(conn)
@@ -319,7 +324,7 @@ class Rebuilder:
             if attempt:
                 await asyncio.sleep(min(1.0 + 0.2 * attempt, 5.0))
             await self.build()
-            if not self._now.fitted or sum(map(len, self._unfitted.values())) > limits.REBUILD_TAIL_ROWS:
+            if not self._has_fitted or sum(map(len, self._unfitted.values())) > limits.REBUILD_TAIL_ROWS:
                 async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
                     now = await self._fit(conn)
                 self._fitted(now)
@@ -380,7 +385,7 @@ class Rebuilder:
         return now
 
     def _fitted(self, now: Progress) -> None:
-        self._progress, now.fitted = now, True
+        self._progress, now.fitted, self._has_fitted = now, True, True
         self._unfitted.clear()
 
     async def _fit_some(self, conn: Connection) -> None:
