@@ -24,7 +24,7 @@ from coord.bus.pull import Delivery
 from coord.core.rebuild import Place
 from coord.projector.rows import Batch
 from coord.projector.states import stream_state
-from coord.store import checkpoints, copy, mending
+from coord.store import checkpoints, copy, mending, rollups
 from coord.store.pool import Pool
 from coord.wire import subjects
 
@@ -123,6 +123,10 @@ async def _compare(
         for changed, missing in (await mending.events(conn, events), await mending.samples(conn, samples)):
             found.changed += changed
             found.missing += missing - changed
+            if changed or missing:
+                # Rollups have counted what stood there: they count it anew.
+                times = [*(row[0] for row in events), *(row[0] for row in samples)]
+                await rollups.forget(conn, min(times))
 
 
 def _partition(subject: str) -> int:

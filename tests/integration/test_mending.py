@@ -14,6 +14,7 @@ from coord.bus.connection import Connection
 from coord.client.connect import connect
 from coord.ops.devstack.nats import NatsServer
 from coord.projector import mending
+from coord.store import rollups
 from coord.store.pool import Pool
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS
 from coord.wire.envelope import Sample, encode_frame
@@ -88,6 +89,9 @@ async def test_what_is_missing_comes_and_what_is_another_goes(
     await db.execute("DELETE FROM coord.dead_letter WHERE code LIKE 'wire.%'")
     assert await everything(db) != before
 
+    # The damage has been counted.
+    await db.execute("UPDATE coord.checkpoint SET stored_at = now() + interval '1 day'")
+    await rollups.advance_all(pool, pause_s=0)
     told: list[tuple[int, int]] = []
     found = await mending.mend(conn, pool, "EVENTS", told=lambda done, total: told.append((done, total)))
     assert found.missing
@@ -96,6 +100,10 @@ async def test_what_is_missing_comes_and_what_is_another_goes(
     assert await everything(db) == before
     assert await db.fetchval("SELECT count(*) FROM coord.dead_letter") == letters
     assert told[-1][0] == told[-1][1]
+    for _ in range(2):
+        assert await db.fetchval("SELECT sum(facts) FROM coord.v_fact_rate_1d") == len(before) - 50
+        assert await db.fetchval("SELECT sum(samples) FROM coord.v_telemetry_1d") == 50
+        await rollups.advance_all(pool, pause_s=0)
 
     await db.execute("DELETE FROM coord.event WHERE id = 't3'")
     rebuilt = await cli(
