@@ -14,6 +14,8 @@ import pytest
 async def test_the_bench_of_the_store_gives_every_figure() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coord.ops.bench", "store", "--scale", "0.005", "--rounds", "1", "-o", "json",
+        # Not ingest: what it adds to these and to the bench of the spine are more rounds of the same.
+        "--part", "rebuild", "--part", "archive", "--part", "dashboard", "--part", "bytes",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, talk = await process.communicate()
@@ -21,9 +23,7 @@ async def test_the_bench_of_the_store_gives_every_figure() -> None:
     report = json.loads(output)
     figures = report["figures"]
     assert figures.keys() >= {
-        "ingest_ratio", "ingest_single_ratio", "ingest_fleet_ratio", "rebuild_ratio", "archive_rows_per_s",
-        "dashboard_ms", "bytes_per_fact",
-        "gb_per_day_at_100_per_s",
+        "rebuild_ratio", "archive_rows_per_s", "dashboard_ms", "bytes_per_fact", "gb_per_day_at_100_per_s",
     }  # fmt: skip
     assert figures["dashboard_ms"].keys() >= {"p50", "p99", "facts_per_s"}
     assert 200 < figures["bytes_per_fact"][report["edition"]] < 5_000
