@@ -29,6 +29,7 @@ PARTITIONS = 2
 """Of the simulation: coord's, folded together."""
 
 T0 = datetime(2026, 11, 21, 10, tzinfo=UTC)
+T0_UNIX = T0.timestamp()
 
 Once: TypeAlias = Literal["entity", "event", "own"] | None
 """See `coord.core.deciding.State`."""
@@ -115,7 +116,7 @@ class Broker:
     @property
     def unix(self) -> float:
         """The broker's clock."""
-        return T0.timestamp() + self.loop.now
+        return T0_UNIX + self.loop.now
 
     # --- the network -----------------------------------------------------------------------
 

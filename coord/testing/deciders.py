@@ -203,7 +203,8 @@ class Session:
             if self.owed is None and self.world.loop.now - ticked >= _TICK_S:
                 ticked = self.world.loop.now
                 self.world.show(process.sight)
-                self.outside([e for d in self.deciders for e in d.tick(process.unix, process.sight)])
+                now = process.unix
+                self.outside([e for d in self.deciders for e in d.tick(now, process.sight)])
         self.failed = True
 
     def _lost(self) -> bool:
