@@ -20,24 +20,28 @@ from coord.store.archive.files import Files
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.pool import Pool
 from tests.support import archive
+from tests.support import cluster as clusters
 from tests.support.archive import BEGIN, Full, Killed, Mortal, config
-from tests.support.cluster import Database
+from tests.support.cluster import Cluster, Database
 from tests.support.store import event, pool_of
 
 
+async def _migrate_plain(made: Database) -> None:
+    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=made.url, edition="plain"))
+
+
 @pytest.fixture(params=["server", "plain"])
-async def pool(
-    request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
-) -> AsyncIterator[Pool]:
+async def pool(request: pytest.FixtureRequest, postgres: Cluster, migrated_database: Database) -> AsyncIterator[Pool]:
     """A migrated database of the server's edition, and one of `plain`."""
-    url = migrated_database.url
-    if request.param == "plain":
-        if migrated_database.edition == "plain":
-            pytest.skip("the server's edition is plain already")
-        url = bare_database.url
-        await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url, edition="plain"))
-    async with pool_of(url) as opened:
-        yield opened
+    if request.param == "server":
+        async with pool_of(migrated_database.url) as opened:
+            yield opened
+    elif postgres.edition == "plain":
+        pytest.skip("the server's edition is plain already")
+    else:
+        plain = await clusters.template(postgres, "plain", _migrate_plain, extend=False)
+        async with clusters.clone(postgres, plain) as made, pool_of(made.url) as opened:
+            yield opened
 
 
 @pytest.fixture
@@ -217,7 +221,9 @@ async def whole(pool: Pool, folder: Path, facts: list) -> None:
     assert await archive.in_table(pool) + await archive.cold(pool, home_of(folder)) == archive.places(facts)
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("pool", "after"), [("server", False), ("plain", True)], indirect=["pool"], ids=["server-before", "plain-after"]
+)
 async def test_a_crash_at_any_step_neither_loses_nor_doubles(pool: Pool, tmp_path: Path, after: bool) -> None:
     facts = archive.rows(8, tenants=1, kinds=2, step=timedelta(hours=1))
     dies_at = 0

@@ -119,15 +119,17 @@ async def drop_database(cluster: Cluster, name: str) -> None:
         await admin.close()
 
 
-async def template(cluster: Cluster, purpose: str, prepare: Callable[[Database], Awaitable[None]] | None) -> str:
-    """The run's template database for `purpose`, made by `prepare` the first time."""
+async def template(
+    cluster: Cluster, purpose: str, prepare: Callable[[Database], Awaitable[None]] | None, *, extend: bool = True
+) -> str:
+    """The run's template database for `purpose`, made by `prepare` the first time; `extend` as in `create_database`."""
     run_dir = Path(os.environ[RUN_DIR])
     name = f"coord_template_{purpose}_{run_dir.name.rpartition('-')[2]}"
     with locked(run_dir / f"{name}.lock", what="it prepares a template database"):
         made = run_dir / f"{name}.made"
         if not made.exists():
             await drop_database(cluster, name)
-            database = await create_database(cluster, name, extend=True)
+            database = await create_database(cluster, name, extend=extend)
             if prepare:
                 await prepare(database)
             await _close_to_connections(cluster, name)
