@@ -260,7 +260,7 @@ def _told(scans: Iterable[dict[str, Any]], chunks: Mapping[str, str]) -> str:
 
 def table(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row a question, the slowest of those with one bound first."""
-    ordered = sorted(report["questions"], key=lambda q: (q["bound_ms"], -q["p50_ms"]))
+    ordered = sorted(report.get("questions", ()), key=lambda q: (q["bound_ms"], -q["p50_ms"]))
     return [
         {
             "question": q["name"],

@@ -70,7 +70,7 @@ async def queries(
     days: Annotated[float, typer.Option("--days", min=0.01, help="Over so many days, until now.")] = 7.0,
     warm_s: Annotated[float, typer.Option("--warm-s", min=0, help="Each is asked again for so long.")] = 1.0,
 ) -> int:
-    """Ask every named question over five million facts, and show its plan: some minutes, most of them to make the facts.
+    """Ask every named question over five million facts, and show its plan: some minutes.
 
     Exits with 3 when one is slower than it may be: 100 ms for those of dashboards, 1 s for the rest.
     """
