@@ -74,7 +74,9 @@ bench-page: $(VENV)/.installed-bench ## all of them on a quiet machine: docs/ben
 	$(BIN)/coord bench peers -o json > $(RESULTS)/peers.json
 	$(BIN)/coord bench soak -o json > $(RESULTS)/soak.json
 	$(BIN)/coord bench tasks-peers -o json > $(RESULTS)/tasks-peers.json
-	for bench in spine peers soak tasks-peers; do $(BIN)/coord bench report $(RESULTS)/$$bench.json || exit 1; done
+	$(BIN)/coord bench store -o json > $(RESULTS)/store.json
+	$(BIN)/coord bench queries -o json > $(RESULTS)/queries.json || test $$? -eq 3
+	for bench in spine peers soak tasks-peers store queries; do $(BIN)/coord bench report $(RESULTS)/$$bench.json || exit 1; done
 	$(BIN)/coord bench keep $(RESULTS)/spine.json $(RESULTS)/peers.json $(RESULTS)/soak.json $(RESULTS)/tasks-peers.json
 
 lock: $(VENV)/.installed ## resolve the dependencies anew (ARGS=--upgrade for newer versions)
