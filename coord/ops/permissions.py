@@ -49,6 +49,7 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
         "$JS.API.INFO",
         f"$JS.API.DIRECT.GET.{subjects.EVENTS}",
         subjects.notice("t", 0),
+        subjects.notice(subjects.UNKNOWN, 0),
         subjects.dlq(subjects.EVENTS, "t", "a"),
         subjects.beat("projector", "x"),
         subjects.ask("t", "a", "status"),
