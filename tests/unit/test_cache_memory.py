@@ -15,7 +15,7 @@ import aiocache
 import msgspec
 import pytest
 from aiocache.serializers import JsonSerializer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coord import errors, limits
