@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from coord import errors
+from coord import errors, limits
 from coord.core.archive import Manifest, Piece
 from coord.store import copy, migrations
 from coord.store.archive import cold, pieces, restore, run
@@ -358,6 +358,16 @@ async def test_facts_of_one_key_and_of_a_part_of_the_log(pool: Pool, tmp_path: P
     batches = [b for file in listed for b in cold.batches(home, file, Wanted(kinds=("kind1",)), columns=columns)]
     assert sum(batch.num_rows for batch in batches) == 50
     assert {tuple(batch.schema.names) for batch in batches} == {columns}
+
+
+async def test_what_takes_several_pages_is_read_whole(
+    pool: Pool, tmp_path: Path, home: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = archive.rows(60)
+    await archive.fill(pool, facts)
+    await run.run(pool, config(tmp_path))
+    monkeypatch.setattr(limits, "ARCHIVE_READ_ROWS", 7)
+    assert await archive.cold_rows(pool, home) == facts
 
 
 async def test_purged_files_are_gone_and_others_stay(pool: Pool, tmp_path: Path) -> None:

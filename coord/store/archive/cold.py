@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -158,7 +159,7 @@ def _times(pa: Any, column: Any) -> list[datetime]:
 
 
 def _page(rows: Iterator[EventRow]) -> list[EventRow]:
-    return [row for row, _ in zip(rows, range(limits.ARCHIVE_READ_ROWS), strict=False)]
+    return list(itertools.islice(rows, limits.ARCHIVE_READ_ROWS))
 
 
 def _first(file: File) -> Position:
