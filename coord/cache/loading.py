@@ -367,7 +367,13 @@ class Cache:
             required = self.evictions.required(tags) if tags else {}
             found = await load()
             loaded = found if isinstance(found, Loaded) else Loaded(found)
-            if loaded.marks is None or not is_behind(loaded.marks, required):
+            if loaded.marks is None:
+                break
+            if new := tuple(tag for tag in map(checked_tag, loaded.tags) if tag not in tags):
+                # Known only now.  Another load knows them as it begins: what is evicted all the time is not behind.
+                required = {**required, **self.evictions.required((*tags, *new))}
+                tags += new
+            if not is_behind(loaded.marks, required):
                 break
             flight.behind = True
             self.counts.behind()

@@ -455,6 +455,32 @@ async def test_a_replica_that_lags_is_read_again_or_told_of(cached, cache: Cache
     assert cache.stats().refused["behind"] == 1
 
 
+async def test_a_replica_that_lags_is_read_again_for_tags_that_only_the_load_tells(cached, cache: Cache) -> None:
+    source = (subjects.EVENTS, 0)
+    seen = iter([(1, 4), (1, 6)])
+
+    @cached("f:{id}")
+    async def f(id: str) -> Loaded:  # noqa: A002
+        mark = next(seen)
+        return Loaded(mark[1], {source: mark}, ("note:b",))
+
+    @cached("g:{id}")
+    async def g(id: str) -> Loaded:  # noqa: A002
+        nonlocal newest
+        newest += 1
+        cache.hear(said(newest, tags=["note:c"]))  # evicted during each load
+        return Loaded(newest, {source: (1, newest - 1)}, ("note:c",))
+
+    listen(cache)
+    cache.hear(said(5, tags=["note:b"]))
+    assert await f("a") == 6
+    assert f.peek("a") == 6
+    assert cache.stats().refused["behind"] == 1
+    newest = 5
+    assert await g("a") == 7, "has what was committed before its second load began"
+    assert g.peek("a") is None
+
+
 async def test_a_watermark_waits_for_its_notice_and_not_for_ever(monkeypatch) -> None:
     cache = Cache(CacheConfig(watermark_wait_s=0.05, jitter=0.0), metrics=Metrics(CollectorRegistry()))
     p = subjects.partition("k")
