@@ -458,6 +458,7 @@ async def test_a_replica_that_lags_is_read_again_or_told_of(cached, cache: Cache
 async def test_a_replica_that_lags_is_read_again_for_tags_that_only_the_load_tells(cached, cache: Cache) -> None:
     source = (subjects.EVENTS, 0)
     seen = iter([(1, 4), (1, 6)])
+    newest = 5
 
     @cached("f:{id}")
     async def f(id: str) -> Loaded:  # noqa: A002
@@ -476,7 +477,6 @@ async def test_a_replica_that_lags_is_read_again_for_tags_that_only_the_load_tel
     assert await f("a") == 6
     assert f.peek("a") == 6
     assert cache.stats().refused["behind"] == 1
-    newest = 5
     assert await g("a") == 7, "has what was committed before its second load began"
     assert g.peek("a") is None
 
