@@ -55,6 +55,8 @@ _log = logs.get("past")
 _SNAPSHOTS_MAX: Final = 3
 """Tries to read the tables as of the moment for which the log was asked, or later: a replica may be behind it."""
 
+_CHANGING: Final = "the tables change their epoch while they are read; try again"
+
 _STATUS_EVENTS: Final = (wire_status.WHOLE, wire_status.CHANGE)
 
 
@@ -136,11 +138,20 @@ class Past:
         said: list[Said] = []
         async with contextlib.AsyncExitStack() as stack:
             pool = await self._database(stack)
-            tail = await self._tail(pool)
-            if pool is not None:
-                async with pool.acquire() as conn:
-                    rows = await history.statuses(conn, self.tenant, self.key, until=self._until(), rows_max=rows_max)
+            for _ in range(_SNAPSHOTS_MAX):
+                tail = await self._tail(pool)
+                if pool is None:
+                    break
+                async with pool.transaction(limits.EXPORT_S) as conn:
+                    await history.begin(conn)
+                    if not _follows(await history.checkpoint(conn, self.key), tail.checkpoint):
+                        pool = pool.primary if isinstance(pool, Reads) else pool
+                        continue
+                    rows = await history.statuses(conn, self.tenant, self.key, self.point, rows_max=rows_max)
                 said = [Said(row[1], fact_of(row), "table") for row in rows]
+                break
+            else:
+                raise errors.StoreError(_CHANGING)
             both = merged(_listed(said), _listed(_said(tail, _STATUS_EVENTS)))
             said = [one async for one in both if not self._is_beyond(one)]
             if pool is not None and all(one.fact.event != wire_status.WHOLE for one in said):
@@ -187,7 +198,7 @@ class Past:
                     async for said in merged(merged(table, self._archived(files, events)), behind):
                         yield said
                 return
-            raise errors.StoreError("the tables change their epoch while they are read; try again")
+            raise errors.StoreError(_CHANGING)
 
     def _is_beyond(self, said: Said) -> bool:
         return self.point.ends_before(said.place, said.fact.stored_at)

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from coord import limits
 from coord.core.checkpoint import Checkpoint
+from coord.core.past import Point
 from coord.store import checkpoints
 from coord.store.pool import Connection
 from coord.store.queries import statement
@@ -59,10 +60,14 @@ async def facts(
             yield tuple(row)
 
 
-async def statuses(
-    conn: Connection, tenant: str, agent: str, *, until: datetime | None, rows_max: int
-) -> list[EventRow]:
-    """The newest `rows_max` facts by which an agent said its status, in the order of the log."""
+async def statuses(conn: Connection, tenant: str, agent: str, point: Point, *, rows_max: int) -> list[EventRow]:
+    """The newest `rows_max` facts up to `point` by which an agent said its status, in the order of the log.
+
+    A point by sequence names its epoch.
+    """
+    assert point.seq is None or point.epoch is not None, "named by `Point.within`"
     with translated("history of a status"):
-        rows = await conn.fetch(statement("history_status"), tenant, agent, until, rows_max)
+        rows = await conn.fetch(
+            statement("history_status"), tenant, agent, point.time, rows_max, point.seq, point.epoch
+        )
     return [tuple(row) for row in reversed(rows)]

@@ -187,6 +187,17 @@ async def test_an_agents_status_is_read_from_the_archive_where_the_tables_have_n
             assert facts[-1].source == ("archive" if archived else "table")
 
 
+async def test_an_agents_status_is_found_behind_many_newer_ones(migrated_database: Database) -> None:
+    about: dict[str, Any] = {"kind": "agent", "agent": KEY}
+    newest = 4 * limits.STATUS_WHOLE_EVERY
+    said = [fact(n, "status", {"load": n}, days=n / 1000, **about) for n in range(1, newest + 1)]
+    async with pool_of(migrated_database.url) as pool:
+        await project(pool, said)
+        for point in (Point(seq=3), Point(seq=3, epoch=1), Point(time=said[2][0])):
+            found = Past(sources(pool), "acme", KEY, point, kind="agent", id=KEY)
+            assert (await found.status())[0].state == {"load": 3}
+
+
 async def test_a_damaged_file_is_named_and_no_state_is_made_without_it(pool: Pool, tmp_path: Path) -> None:
     await project(pool, life())
     await run.run(pool, config(tmp_path))
