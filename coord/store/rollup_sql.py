@@ -28,6 +28,8 @@ _ORIGIN: Final = "TIMESTAMPTZ '2000-01-03 00:00:00+00'"
 _SHOWN: Final = "coalesce((SELECT m.shown FROM coord.rollup AS m WHERE m.name = '%s'), '-infinity')"
 """A sub-select and no function: asked once a question, with the rights of the view's owner."""
 
+_NOW: Final = "least(now(), (SELECT max(c.stored_at) FROM coord.checkpoint AS c))"
+
 BUCKET_DOC: Final = "Begin of the time it counts, by the broker''s clock, UTC."
 
 
@@ -118,11 +120,14 @@ def step(rollup: Rollup, level: Level) -> str:
 
 
 def expire(rollup: Rollup, level: Level) -> str:
-    """Remove what began more than $1 (interval) ago and what the level above has counted; $2 rows at most."""
+    """Remove what began more than $1 (interval) ago and what the level above has counted; $2 rows at most.
+
+    Ago by both clocks, the database's and the broker's, as for the archive (archive_now.sql).
+    """
     table, above = qualified(rollup.table(level)), rollup.table(LEVELS[LEVELS.index(level) + 1])
     return (
         f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table}"  # noqa: S608 - names of our files
-        f" WHERE bucket < least(now() - $1::interval, {_SHOWN % above}) LIMIT $2))"
+        f" WHERE bucket < least({_NOW} - $1::interval, {_SHOWN % above}) LIMIT $2))"
     )
 
 

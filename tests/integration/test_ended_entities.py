@@ -14,6 +14,7 @@ from coord.store import copy
 from coord.store.maintenance import remove_ended
 from coord.store.rows import AgentRow, EventRow
 from tests.support.cluster import Database
+from tests.support.rolling import checkpoints_sql
 from tests.support.store import event, pool_of
 
 NOW = datetime.now(UTC)
@@ -112,6 +113,20 @@ async def test_a_row_that_its_projector_writes_is_left_and_nobody_waits(migrated
             assert removed["workflow"] == 1
         removed = {one.relation: one.removed for one in await remove_ended(pool, KEEP)}
         assert removed["task"] == 0, "it is open again"
+
+
+async def test_a_clock_that_is_ahead_ends_nobody(migrated_database: Database) -> None:
+    log = Log()
+    life(log, "over", OLD, OLD)
+    async with pool_of(migrated_database.url) as pool:
+        async with pool.transaction() as conn:
+            await entities.project(conn, [log.rows])
+            # By the broker's clock what ended is 20 days old.
+            await conn.execute(checkpoints_sql(OLD + timedelta(days=20)))
+        assert not any(one.removed for one in await remove_ended(pool, KEEP))
+        async with pool.acquire() as conn:
+            await conn.execute(checkpoints_sql(OLD + timedelta(days=31)))
+        assert {one.relation: one.removed for one in await remove_ended(pool, KEEP)}["task"] == 1
 
 
 async def test_a_time_to_keep_that_is_none_is_refused(migrated_database: Database) -> None:

@@ -105,6 +105,14 @@ async def test_the_first_look_of_all_is_no_night(pool: Pool, migrated_database: 
     assert {s["job"] for s in await steps(pool)} == {"rollup"}
 
 
+async def test_a_night_of_a_clock_that_was_ahead_is_not_the_last(pool: Pool, migrated_database: Database) -> None:
+    await prepare(pool, await old_and_new(pool))
+    async with pool.acquire() as conn:
+        await conn.execute(LONG_AGO.replace("- interval", "+ interval"))
+    await service(migrated_database).look()
+    assert await count(pool) == 1
+
+
 async def test_one_of_them_leads(pool: Pool, migrated_database: Database) -> None:
     await prepare(pool, await old_and_new(pool))
     one, other = service(migrated_database), service(migrated_database)
@@ -283,7 +291,9 @@ async def test_minutes_go_once_hours_have_them(pool: Pool) -> None:
         await conn.execute(checkpoints_sql(BEGIN + timedelta(hours=4)))
     await rollups.advance_all(pool, pause_s=0)
     (rollup,) = [r for r in rollups.load() if r.name == "fact_rate"]
-    removed, _ = await rollups.expire(pool, rollup, "1m", timedelta(days=1), batch_rows=50, pause_s=0)
+    # By the broker's clock, which has seen four hours, nothing is a day old.
+    assert (await rollups.expire(pool, rollup, "1m", timedelta(days=1), pause_s=0))[0] == 0
+    removed, _ = await rollups.expire(pool, rollup, "1m", timedelta(minutes=5), batch_rows=50, pause_s=0)
     assert removed
     async with pool.acquire() as conn:
         assert await conn.fetchval("SELECT sum(facts) FROM coord.v_fact_rate_1d") == 500

@@ -16,9 +16,11 @@ from tests.support.store import event, pool_of
 TASKS = 4_000
 
 REMOVED = """
+WITH old AS (
+  SELECT least(now(), (SELECT max(c.stored_at) FROM coord.checkpoint AS c)) - interval '30 days' AS at
+)
 SELECT ctid FROM coord.task
-WHERE submitted_at < now() - interval '30 days' AND ended_at < now() - interval '30 days'
-  AND changed_at < now() - interval '30 days'
+WHERE submitted_at < (SELECT at FROM old) AND ended_at < (SELECT at FROM old) AND changed_at < (SELECT at FROM old)
 ORDER BY submitted_at LIMIT 20 FOR UPDATE SKIP LOCKED
 """
 
