@@ -22,6 +22,7 @@ import pytest
 import typer
 from prometheus_client import CollectorRegistry
 
+from coord import limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops import serve, settings
@@ -99,7 +100,18 @@ async def stack(start_nats: Any, migrated_database: Any, monkeypatch: Any, tmp_p
     monkeypatch.setenv("COORD_ARCHIVE_URL", str(tmp_path / "archive"))
     async with serve.services(config, registry=Metrics(CollectorRegistry())) as group:
         await group.wait_ready(60)
+        await until(lambda: _begun(where))
         yield where
+
+
+async def _begun(stack: Stack) -> bool:
+    """Whether every partition of the log has a checkpoint: commands ask where the projector is."""
+    conn = await asyncpg.connect(stack.database)
+    try:
+        known: int = await conn.fetchval("SELECT count(*) FROM coord.checkpoint WHERE stream = 'EVENTS'")
+        return known == limits.PARTITIONS
+    finally:
+        await conn.close()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ async def test_an_empty_answer_has_its_columns_all_the_same(url: str, tmp_path: 
 
 async def test_a_pipe_takes_arrow_and_what_is_no_file_is_refused(url: str, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        "python", "-c", "from coord.ops.cli import main; main()", "query", "facts", "-o", "arrow", "--database", url,
+        sys.executable, "-c", "from coord.ops.cli import main; main()",
+        "query", "facts", "-o", "arrow", "--database", url,
         cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()

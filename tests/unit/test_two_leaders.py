@@ -40,6 +40,7 @@ class Broker:
         """Taken one by one; the last one stays."""
         self.get_by = ["n1"]
         self.is_connected = True
+        self.epoch = 0
 
     def new_inbox(self) -> str:
         return "_INBOX"
