@@ -8,6 +8,8 @@ it has few connections, and its transactions are read-only unless it says otherw
 Each change is one transaction, whose last statement asks the database what the login can reach:
 where that is more than it should, because the login is a member of something or was granted
 tables by hand, everything is taken back.
+
+Roles and who is in them are the server's, not a database's: a login is made for one database.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ def allow(
     verifier.  Repeating it with other values changes them.
 
     Raises `RoleRefused` when the name is no name for a login, when the login has rights beyond
-    reading, or when this user may not make it; `InvalidToken` when the tenant is none.
+    reading or is one of another database of this server, or when this user may not make it;
+    `InvalidToken` when the tenant is none.
     """
     _check(login, tenant, timeout_s, connections)
     name = composing.Identifier(login)
@@ -73,6 +76,11 @@ def allow(
             conn.execute(composing.SQL("CREATE ROLE {}").format(name))
         elif found[0]:
             raise errors.RoleRefused(f"{login} {found[0]}: it would read everything, or write")
+        if elsewhere := conn.execute(statement("reader_elsewhere").encode(), {"login": login}).fetchall():
+            raise errors.RoleRefused(
+                f"{login} is a login of another database: what it may read there would change with what it may here",
+                databases=", ".join(row[0] for row in elsewhere[:5]),
+            )
         bound = composing.SQL("ALTER ROLE {} LOGIN CONNECTION LIMIT {}")
         conn.execute(bound.format(name, composing.Literal(connections)))
         if password is not None:
@@ -148,7 +156,7 @@ def _settings(conn: _Conn, name: composing.Identifier, tenant: str | None, timeo
     conn.execute(composing.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, name))
     head = composing.SQL("ALTER ROLE {} IN DATABASE {} SET ").format(name, database)
     for setting, value in (
-        ("statement_timeout", f"{timeout_s * 1000:.0f}"),
+        ("statement_timeout", str(max(1, round(timeout_s * 1000)))),  # 0 would be: never
         ("idle_in_transaction_session_timeout", f"{limits.READER_IDLE_S * 1000:.0f}"),
         ("default_transaction_read_only", "on"),
     ):

@@ -146,7 +146,23 @@ def test_who_has_other_rights_is_refused_and_stays_as_it_was(config: DatabaseCon
     with pytest.raises(errors.RoleRefused, match="no analyst"):
         roles.forbid(config, login)
     with psycopg.connect(config.url, autocommit=True) as conn:
-        conn.execute(f"DROP OWNED BY {login}; DROP ROLE {login}".encode())
+        conn.execute(f"DROP OWNED BY {login}".encode())
+        # What it may become counts too, though as it is it inherits nothing of that.
+        conn.execute(f"ALTER ROLE {login} NOINHERIT; GRANT pg_read_all_data TO {login}".encode())
+        with pytest.raises(errors.RoleRefused, match="SET ROLE pg_read_all_data"):
+            roles.allow(config, login, tenant="acme")
+        conn.execute(f"DROP ROLE {login}".encode())
+
+
+def test_a_login_is_of_one_database(config: DatabaseConfig, login: str, bare_database: Database) -> None:
+    roles.allow(config, login, tenant="acme")
+    other = DatabaseConfig(url=bare_database.url, edition="plain")
+    migrations.migrate(other)
+    with pytest.raises(errors.RoleRefused, match="another database"):
+        roles.allow(other, login)
+    with as_login(config, login) as conn:
+        assert tenants(conn, "v_event") == {"acme": 50}
+    assert "statement_timeout=1" in roles.allow(config, login, timeout_s=0.0004).settings, "0 would be: never"
 
 
 @everywhere

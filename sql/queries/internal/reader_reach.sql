@@ -1,5 +1,6 @@
--- What an analyst's login reaches beyond what it should: writing anywhere, reading what are no views, or other fleets.
-SELECT c.oid::regclass::text
+-- What an analyst's login reaches beyond what it should: writing anywhere, reading what are no views, or other fleets;
+-- and the other roles it may take with SET ROLE, whether or not it inherits what they may.
+SELECT c.oid::regclass::text AS reached
 FROM pg_class AS c
 WHERE c.relnamespace IN (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname IN ('coord', 'coord_tenant'))
   AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
@@ -13,4 +14,11 @@ WHERE c.relnamespace IN (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname IN 
       )
     )
   )
-ORDER BY 1
+UNION ALL
+SELECT 'SET ROLE ' || g.rolname
+FROM pg_roles AS g
+WHERE
+  g.rolname <> %(login)s
+  AND g.rolname <> (CASE WHEN %(fleet)s THEN 'coord_tenant_reader' ELSE 'coord_reader' END)
+  AND pg_has_role(%(login)s::name, g.oid, 'MEMBER')
+ORDER BY reached
