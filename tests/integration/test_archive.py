@@ -200,6 +200,26 @@ async def test_rows_that_come_after_the_chunk_went_are_a_piece_of_their_own(pool
     assert len(archive.seen_by_duckdb(tmp_path)) == 66
 
 
+async def test_what_was_restored_into_chunks_with_other_bounds_leaves_again(
+    pool: Pool, tmp_path: Path, home: Files
+) -> None:
+    facts = archive.rows(120)
+    await archive.fill(pool, facts)
+    await run.run(pool, config(tmp_path))
+    async with pool.acquire() as conn:
+        if await conn.fetchval("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"):
+            await conn.execute("SELECT set_chunk_time_interval('coord.event', INTERVAL '12 hours')")
+    since, until = BEGIN, BEGIN + timedelta(hours=6)
+    for ends in (until, until + timedelta(hours=6)):
+        await restore.restore(pool, config(tmp_path), since=since, until=ends, keep=timedelta())
+        report = await run.run(pool, config(tmp_path))
+        assert report.problems == ()
+        assert report.rows("drop") > 0
+        assert await archive.in_table(pool) == {}
+        assert await archive.cold_rows(pool, home) == facts
+    assert set(await states(pool)) == {"dropped"}
+
+
 async def test_a_chunk_that_lost_rows_is_neither_dropped_nor_written_again(pool: Pool, tmp_path: Path) -> None:
     facts = archive.rows(60)
     await archive.fill(pool, facts)

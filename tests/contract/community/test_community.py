@@ -480,6 +480,19 @@ def test_a_compressed_chunk_is_dropped_when_it_is_what_was_archived(conn: psycop
     conn.execute("TRUNCATE coord.archive")
 
 
+def test_compressed_rows_of_a_range_that_is_no_chunk_leave(conn: psycopg.Connection[Any]) -> None:
+    insert(conn, "10 days")
+    run_job(conn, "policy_compression")
+    start, end = one(conn, "SELECT range_start, range_end FROM coord.archive_spans('event')")
+    span = (start - timedelta(hours=1), end)
+    archived = "INSERT INTO coord.archive (relation, range_start, range_end, state, row_count, seq_sum)"
+    conn.execute(f"{archived} SELECT 'event', %s, %s, 'verified', count(*), sum(seq) FROM event".encode(), span)
+    drop = "SELECT dropped, archived_rows, found_rows FROM coord.archive_drop('event', %s, %s)"
+    assert one(conn, drop, *span) == (True, ROWS, ROWS)
+    assert one(conn, "SELECT count(*) FROM event") == 0
+    conn.execute("TRUNCATE coord.archive")
+
+
 def test_migrated_equals_schema(config: DatabaseConfig) -> None:
     migrations.migrate(config, AgesConfig(hot_days=7, retain_days=30))
     migrated = catalogue(config.url, "community")
