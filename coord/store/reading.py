@@ -209,6 +209,10 @@ class Reads:
             if route.server == "replica":
                 try:
                     found = await stack.enter_async_context(lend(self._replica))
+                    route = self._noted(self.route)  # it may have waited, and the replica grown too old
+                    if route.server == "primary":
+                        found = None
+                        await stack.aclose()
                 except (errors.DatabaseUnavailable, errors.DatabaseNotReady, errors.Overloaded) as exc:
                     if not isinstance(exc, errors.Overloaded):
                         self._in_trouble("away", exc)

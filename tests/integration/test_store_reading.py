@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -181,6 +182,21 @@ async def test_without_its_primary_a_replica_answers_until_the_bound_and_no_long
             await servers.primary.start()
     async with opened(servers) as reads:
         await until(lambda: reads.route.server == "replica")
+
+
+async def test_a_replica_that_grows_too_old_while_a_read_waits_for_it_is_not_read(
+    servers: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(servers, replica_staleness_max_s=300.0, pool_min=1, pool_max=1) as reads:
+        await until(lambda: replica_answers(reads))
+        replica = reads._replica
+        assert replica is not None
+        async with replica.acquire():
+            waiting = asyncio.create_task(replica_answers(reads))
+            await until(lambda: replica.stats.waiting == 1)
+            later = itertools.count(time.monotonic() + 300.0, 1_000.0)
+            monkeypatch.setattr(reading, "clock", SimpleNamespace(monotonic=lambda: next(later)))
+        assert not await waiting
 
 
 async def test_what_is_no_replica_of_it_is_never_read(servers: Pair, migrated_database: Database) -> None:
