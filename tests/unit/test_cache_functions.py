@@ -142,6 +142,21 @@ async def test_calls_are_one_however_they_are_written(cached) -> None:
     assert f.__name__ == "f"
 
 
+async def test_what_is_equal_to_a_part_of_a_key_is_not_that(cached) -> None:
+    class Shade(enum.StrEnum):
+        RED = "red"
+
+    @cached("f:{x}")
+    async def f(x: object) -> str:
+        return type(x).__name__
+
+    assert [await f(5), await f("red")] == ["int", "str"]
+    with pytest.raises(errors.InvalidCacheKey):
+        await f(("int", "5"))
+    assert await f(Shade.RED) == "Shade"
+    assert await f("red") == "str"
+
+
 async def test_methods_and_other_keys(cached) -> None:
     class Reader:
         @cached("r:{day}:{who}")
