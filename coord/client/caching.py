@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from functools import partial
 
 from coord import errors, limits
 from coord.bus.connection import Connection, Subscription
@@ -54,11 +56,13 @@ class Caching:
     async def _open_once(self) -> None:
         if self._opened:
             return
-        hear, hear_beat = self.cache.hear, self.cache.hear_beat
-        self._subscriptions = [
-            await self._conn.subscribe_bytes(self._mine, lambda _s, _r, _h, body: hear(body)),
-            await self._conn.subscribe_bytes(self._everybodys, lambda _s, _r, _h, body: hear_beat(body)),
-        ]
+        heard = ((self._mine, self.cache.hear), (self._everybodys, self.cache.hear_beat))
+        for subject, hear in heard[len(self._subscriptions) :]:  # a try before this one may have had the first
+            subscription = await self._conn.subscribe_bytes(subject, partial(_handed, hear))
+            if self._closed:  # meanwhile, by whom this one was not seen
+                await subscription.unsubscribe()
+                return
+            self._subscriptions.append(subscription)
         self._opened = True
         self._connected()
 
@@ -115,3 +119,8 @@ class Caching:
             await subscription.unsubscribe()
         self._subscriptions.clear()
         await self.cache.close()
+
+
+def _handed(hear: Callable[[bytes], None], _subject: str, _reply: str, _headers: object, body: bytes) -> None:
+    """The body of a message to `hear`."""
+    hear(body)
