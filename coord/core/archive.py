@@ -37,7 +37,8 @@ STEPS: Final[Mapping[State, Step]] = {
     "published": "verify",
     "purging": "purge",
 }
-"""What is done at once with a piece in that state; in the others it rests until something is due."""
+"""What is done at once with a piece in that state (written: once no restored rows are kept in its chunk); in the others
+it rests until something is due."""
 
 LEADS_TO: Final[Mapping[State, frozenset[State]]] = {
     "writing": frozenset({"written", "purged"}),
@@ -169,16 +170,18 @@ def plan(
 def next_step(piece: Piece, others: Iterable[Piece], *, now: datetime, due: Due) -> Step | None:
     """What is to be done with a piece now; None: it rests.
 
-    A chunk into which rows were restored stays until their time is over; `others` may hold them.
+    A chunk into which rows were restored stays until their time is over, and is not written again before; `others`
+    may hold them.
     """
-    if piece.state in STEPS:
+    if piece.state in STEPS and piece.state != "writing":
         return STEPS[piece.state]
+    back = (p for p in (piece, *others) if p.state == "restored" and p.span == piece.span)
+    is_kept = any(p.restored_until is not None and p.restored_until > now for p in back)
+    if piece.state == "writing":
+        return None if is_kept else "write"  # they would be a part of it, and go when it does
     if piece.state not in {"verified", "restored"} or due.drop is None or piece.end > now - due.drop:
         return None
-    kept = (p for p in (piece, *others) if p.state == "restored" and p.span == piece.span)
-    if any(p.restored_until is not None and p.restored_until > now for p in kept):
-        return None
-    return "drop"
+    return None if is_kept else "drop"
 
 
 def purgeable(pieces: Iterable[Piece], *, now: datetime, due: Due) -> list[Piece]:

@@ -200,6 +200,35 @@ async def test_rows_that_come_after_the_chunk_went_are_a_piece_of_their_own(pool
     assert len(archive.seen_by_duckdb(tmp_path)) == 66
 
 
+async def test_what_was_restored_beside_a_piece_that_is_not_written_yet_is_a_part_of_it(
+    pool: Pool, tmp_path: Path, home: Files
+) -> None:
+    facts = archive.rows(40)
+    await archive.fill(pool, facts)
+    await run.run(pool, config(tmp_path))
+    late = [event(1_000 + n, at=BEGIN + timedelta(hours=1, seconds=n), epoch=2) for n in range(5)]
+    await archive.fill(pool, late)
+    mortal = Mortal.open(config(tmp_path))
+    assert isinstance(mortal, Mortal)
+    mortal.dies_at = 1
+    with pytest.raises(Killed):
+        await run.run(pool, config(tmp_path), files=mortal)
+    assert "writing" in await states(pool)
+    span = {"since": BEGIN, "until": BEGIN + timedelta(hours=6)}
+    await restore.restore(pool, config(tmp_path), **span, keep=timedelta(days=1))
+    assert (await run.run(pool, config(tmp_path))).done == (), "what was restored stays its time"
+    async with pool.acquire() as conn:
+        await conn.execute("UPDATE coord.archive SET restored_until = now() WHERE state = 'restored'")
+    # Old enough to be written, not to be dropped; then that, too.
+    for drop in ({"drop_days": 90_000}, {}):
+        report = await run.run(pool, config(tmp_path, **drop))
+        assert report.problems == ()
+    assert await archive.in_table(pool) == {}
+    assert await archive.cold_rows(pool, home) == facts + late
+    assert set(await states(pool)) == {"dropped"}
+    assert len(archive.seen_by_duckdb(tmp_path)) == 45
+
+
 async def test_what_was_restored_into_chunks_with_other_bounds_leaves_again(
     pool: Pool, tmp_path: Path, home: Files
 ) -> None:

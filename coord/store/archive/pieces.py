@@ -92,14 +92,16 @@ async def advance(conn: Connection, piece: Piece, state: State) -> Piece:
     return msgspec.structs.replace(piece, state=state)
 
 
-async def written(pool: Pool, piece: Piece, files: Sequence[File], seq_sum: int) -> Piece:
-    """The piece's files are written, aside: from now on they are known."""
+async def written(pool: Pool, piece: Piece, files: Sequence[File], seq_sum: int, within: Sequence[Piece]) -> Piece:
+    """The piece's files are written, aside: from now on they are known; `within`: pieces that are a part of it now."""
     rows, size = sum(f.rows for f in files), sum(f.bytes for f in files)
     async with pool.transaction(limits.ARCHIVE_DROP_S) as conn:
         with translated("note a piece's files"):
             number = await conn.fetchval(statement("archive_written"), piece.piece, piece.attempt, rows, seq_sum, size)
             _mine(number, piece)
             await conn.execute(statement("archive_insert_files"), piece.piece, *_columns(files))
+        for other in within:
+            await advance(conn, other, "purging")
     return msgspec.structs.replace(piece, state="written", rows=rows, bytes=size)
 
 

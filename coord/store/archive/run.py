@@ -44,6 +44,9 @@ _EXPORTS: Final[dict[Relation, str]] = {
     "metric_sample": "archive_export_metric_sample",
 }
 
+_WITH_OTHERS: Final = frozenset({"writing", "verified", "restored"})
+"""States in which it matters what else was restored into the chunk."""
+
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
     """One step that was taken with one piece."""
@@ -226,7 +229,7 @@ class _Run:
     async def _next(self, piece: Piece) -> Step | None:
         async with self._pool.acquire() as conn:
             now = await pieces.clock(conn)
-            others = await pieces.listed(conn, piece.relation) if piece.state in {"verified", "restored"} else []
+            others = await pieces.listed(conn, piece.relation) if piece.state in _WITH_OTHERS else []
         return next_step(piece, others, now=now, due=due(self._config))
 
     async def _step(self, step: Step, piece: Piece) -> Piece:
@@ -246,12 +249,24 @@ class _Run:
         await self._clear(piece)
         files, seq_sum = await export(self._pool, self._files, piece)
         if files:
-            return await pieces.written(self._pool, piece, files, seq_sum)
+            return await pieces.written(self._pool, piece, files, seq_sum, await self._within(piece, files))
         # Nothing in it: the empty chunk goes, and there is no piece.
         async with self._pool.acquire() as conn:
             piece = await pieces.advance(conn, piece, "purged")
         await pieces.drop(self._pool, piece.relation, piece.span)
         return piece
+
+    async def _within(self, piece: Piece, files: Sequence[File]) -> list[Piece]:
+        """Other pieces that were restored into the chunk while this one was not written yet: a part of it now."""
+        async with self._pool.acquire() as conn:
+            listed = await pieces.listed(conn, piece.relation)
+        others = [p for p in listed if p.piece != piece.piece and p.state == "restored" and p.span == piece.span]
+        rows, restored = sum(file.rows for file in files), sum(p.rows or 0 for p in others)
+        if rows < restored:  # their files are all that is left of some
+            raise errors.ArchiveMismatch(
+                f"the {piece} has {rows} rows, and {restored} were restored into its chunk", piece=piece.piece
+            )
+        return others
 
     async def _publish(self, piece: Piece) -> Piece:
         """Give the files their names, then write the manifest beside them."""
