@@ -159,16 +159,17 @@ async def _span(
     """From where to where the next step goes.  Locks the rollup's row."""
     name = rollup.table(level)
     mark = await conn.fetchrow(statement("rollup_mark"), name)
+    until = await _complete(conn, rollup, level)
     if mark is None:
+        # Asked after what is complete: a partition that is behind still brings rows that are older than any there is.
         begin = _as_time(await conn.fetchval(rollup_sql.oldest(rollup, level)))
-        if begin is None:
+        if begin is None or until is None:
             return None, None
         # There is nothing to lock before there is a row: who comes second waits here, and finds it.
-        await conn.execute(statement("rollup_begin"), name, _floor(begin, WIDTH_S[level]))
+        await conn.execute(statement("rollup_begin"), name, _floor(min(begin, until), WIDTH_S[level]))
         mark = await conn.fetchrow(statement("rollup_mark"), name)
     assert mark is not None, "it was begun"
     progress: datetime | None = mark["progress"]
-    until = await _complete(conn, rollup, level)
     if progress is None or until is None:
         return progress, None
     return progress, min(until, progress + timedelta(seconds=width_s))

@@ -164,7 +164,9 @@ async def test_a_retention_shorter_than_the_lag_is_refused(pool: Pool, migrated_
 
 async def test_nothing_is_dropped_that_no_rollup_has_counted(pool: Pool, migrated_database: Database) -> None:
     now = await old_and_new(pool)
-    await prepare(pool, now - timedelta(days=45))
+    await prepare(pool, now)
+    async with pool.acquire() as conn:
+        await conn.execute("UPDATE coord.checkpoint SET stored_at = $1 WHERE partition = 3", now - timedelta(days=45))
     await service(migrated_database).look()
     assert await count(pool) == 2
     (held,) = [s for s in await steps(pool) if s["result"] == "held"]
@@ -255,6 +257,36 @@ async def test_killed_anywhere_nothing_is_counted_twice_or_left_out(
             counted = await conn.fetchval(f"SELECT sum(facts) FROM coord.fact_rate_{level} WHERE bucket < $1", shown)
             there = await conn.fetchval("SELECT count(*) FROM coord.event WHERE stored_at < $1", shown)
             assert (counted or 0) == there, level
+
+
+async def test_a_partition_that_is_not_known_yet_may_bring_what_is_older(pool: Pool) -> None:
+    (rollup,) = [r for r in rollups.load() if r.name == "fact_rate"]
+    newer, older = BEGIN + timedelta(minutes=30), BEGIN
+    async with pool.transaction() as conn:
+        await copy.events(conn, [event(2, at=newer)])
+        await conn.execute(checkpoints_sql(newer + timedelta(hours=1)))
+        await conn.execute("UPDATE coord.checkpoint SET stored_at = NULL WHERE partition = 3")
+    await rollups.advance_all(pool, [rollup], pause_s=0)
+    async with pool.transaction() as conn:
+        await copy.events(conn, [event(1, at=older)])
+        await conn.execute(checkpoints_sql(newer + timedelta(hours=1)))
+    await rollups.advance_all(pool, [rollup], pause_s=0)
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("SELECT sum(facts) FROM coord.fact_rate_1m") == 2
+        assert await conn.fetchval("SELECT sum(facts) FROM coord.v_fact_rate_1m") == 2
+
+
+async def test_facts_that_come_in_the_minute_of_the_newest_are_counted(pool: Pool) -> None:
+    """By a database's clock that is ahead, a fleet that works has been silent for an hour."""
+    (rollup,) = [r for r in rollups.load() if r.name == "fact_rate"]
+    async with pool.acquire() as conn:
+        for seq in range(1, 4):
+            at = BEGIN + timedelta(seconds=10 * seq)
+            async with conn.transaction():
+                await copy.events(conn, [event(seq, at=at)])
+                await conn.execute(checkpoints_sql(at))
+            await rollups.advance_all(pool, [rollup], pause_s=0)
+            assert await conn.fetchval("SELECT sum(facts) FROM coord.v_fact_rate_1m") == seq
 
 
 async def test_two_at_once_count_everything_once(pool: Pool) -> None:
