@@ -214,8 +214,8 @@ async def test_what_was_restored_beside_a_piece_that_is_not_written_yet_is_a_par
     with pytest.raises(Killed):
         await run.run(pool, config(tmp_path), files=mortal)
     assert "writing" in await states(pool)
-    span = {"since": BEGIN, "until": BEGIN + timedelta(hours=6)}
-    await restore.restore(pool, config(tmp_path), **span, keep=timedelta(days=1))
+    until, keep = BEGIN + timedelta(hours=6), timedelta(days=1)
+    await restore.restore(pool, config(tmp_path), since=BEGIN, until=until, keep=keep)
     assert (await run.run(pool, config(tmp_path))).done == (), "what was restored stays its time"
     async with pool.acquire() as conn:
         await conn.execute("UPDATE coord.archive SET restored_until = now() WHERE state = 'restored'")
