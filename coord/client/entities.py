@@ -31,6 +31,8 @@ class Window(msgspec.Struct, frozen=True):
     """When the stream was created: another value is another log."""
     whole: bool
     """Whether these are all up to the log's end; otherwise the oldest."""
+    last_seq: int
+    """The log's end."""
 
 
 async def facts(
@@ -73,5 +75,5 @@ async def window(
         found += [_decode_fact(raw).unpack() for raw in page.facts]
         at_end = page.next_seq > page.last_seq
         if at_end or len(found) >= facts_max:
-            return Window(found, page.created, at_end)
+            return Window(found, page.created, at_end, page.last_seq)
         request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)

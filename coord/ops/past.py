@@ -90,6 +90,8 @@ class _Tail(msgspec.Struct, frozen=True):
     checkpoint: Checkpoint | None
     epoch: int
     facts: list[StoredFact]
+    last_seq: int | None = None
+    """The log's end; None: it was not asked, or not answered."""
 
 
 class Past:
@@ -251,11 +253,16 @@ class Past:
     # --- the log ----------------------------------------------------------------------------
 
     async def _tail(self, pool: Pool | Reads | None) -> _Tail:
-        """What the log has behind the checkpoint, where the point is behind that too.  Names the point's epoch."""
+        """What the log has behind the checkpoint, where the point is behind that too.  Names the point's epoch.
+
+        Raises `QueryError` when the point is in an epoch that is not there.
+        """
         checkpoint = None
         if pool is not None:
             async with pool.acquire() as conn:
                 checkpoint = await history.checkpoint(conn, self.key)
+        elif self.point.epoch not in (None, 1):
+            raise errors.QueryError("which log an epoch was is in the database, and that cannot be asked")
         epoch = 1 if checkpoint is None else checkpoint.epoch
         tail = _Tail(checkpoint, epoch, [])
         if _is_behind(self.point, checkpoint):
@@ -268,13 +275,25 @@ class Past:
                 since = "anything" if checkpoint is None else f"what was stored after {checkpoint.stored_at}"
                 self._note(f"The log cannot be asked for {since} ({exc.message}).")
         self.point = self.point.within(tail.epoch)
+        self._check_is_there(tail)
         return tail
+
+    def _check_is_there(self, tail: _Tail) -> None:
+        """What is beyond everything is not the present, though it would be answered with that."""
+        if self.point.seq is None or self.point.epoch is None:
+            return
+        # A log that was not asked may have been replaced: once.
+        newest = tail.epoch if tail.last_seq is not None else tail.epoch + 1
+        if self.point.epoch > newest:
+            raise errors.QueryError(f"epoch {self.point.epoch} has not begun: {tail.epoch} is the newest that is known")
+        if tail.last_seq is not None and (self.point.epoch, self.point.seq) > (tail.epoch, tail.last_seq):
+            self._note(f"The log goes up to {tail.last_seq:,} only: this is what it comes to so far.")
 
     async def _window(self, conn: Connection, checkpoint: Checkpoint | None) -> _Tail:
         which = Filter(key=self.key, kind=self._kind, id=self._id)
         if checkpoint is None:
             found = await entities.window(conn, self.tenant, which)
-            return _Tail(None, 1, self._checked(found))
+            return _Tail(None, 1, self._checked(found), found.last_seq)
         try:
             found = await entities.window(conn, self.tenant, which, from_seq=checkpoint.seq + 1)
         except errors.LogReplaced:
@@ -283,10 +302,10 @@ class Past:
             self._note(f"Facts between the tables and the log are gone: {exc.message}.")
             found = await entities.window(conn, self.tenant, which)
         if broker_time(found.created) == checkpoint.stream_created:
-            return _Tail(checkpoint, checkpoint.epoch, self._checked(found))
+            return _Tail(checkpoint, checkpoint.epoch, self._checked(found), found.last_seq)
         self._note("The log was replaced, and the new one is not projected yet (`coord projection status`).")
         found = await entities.window(conn, self.tenant, which)
-        return _Tail(checkpoint, checkpoint.epoch + 1, self._checked(found))
+        return _Tail(checkpoint, checkpoint.epoch + 1, self._checked(found), found.last_seq)
 
     def _checked(self, found: entities.Window) -> list[StoredFact]:
         if not found.whole:

@@ -276,3 +276,6 @@ async def test_what_cannot_be_asked_is_said(migrated_database: Database) -> None
         assert found.notes[0].startswith(f"The log cannot be asked for what was stored after {life()[2][0]}")
         _, found = await at(sources(pool), Point(seq=11))
         assert found.notes == [], "the tables have all up to there"
+        for nowhere in (Point(seq=1, epoch=3), Point(seq=99, epoch=7)):
+            with pytest.raises(errors.QueryError, match="has not begun"):
+                await at(sources(pool), nowhere)

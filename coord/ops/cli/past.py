@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +35,10 @@ def point(text: str) -> Point:
         return past.Point()
     found = past.sequence(text)
     if found is not None:
+        if found.epoch is None and len(text.strip()) == 8 and times.parse(text.strip()) is not None:
+            raise typer.BadParameter(
+                f"{text} is a sequence and a day: say EPOCH:SEQ, or the day with dashes", param_hint="--at"
+            )
         return found
     try:
         return past.Point(time=times.since(text))
@@ -46,7 +51,11 @@ def history(ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = 
     from coord.ops.past import Past, Sources
 
     sources = Sources(ctx.reading, ctx.bus, ctx.settings.archive)
-    return Past(sources, tenant or ctx.settings.identity.tenant, key, point(at), kind=kind, id=id)
+    until = point(at)
+    found = Past(sources, tenant or ctx.settings.identity.tenant, key, until, kind=kind, id=id)
+    if until.time is not None and until.time > datetime.now(UTC):
+        found.notes.append("That time has not come: this is what it comes to so far.")
+    return found
 
 
 async def get(ctx: Context, kind: str, tenant: str, key: str, id: str, at: str) -> int:
