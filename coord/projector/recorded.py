@@ -1,7 +1,7 @@
 """The history that a rebuild reads: the copy of the log, and the archive where there is one, as one log.
 
 Both have rows as the projector made them.  What is in both (archived, and not dropped yet) is read once.  The
-archive is asked anew for each slice, right before the table is read: a chunk that is dropped meanwhile is in it.
+archive is asked anew for each slice, right after the table's cursor is open: what has left the table by then is in it.
 """
 
 from __future__ import annotations
@@ -140,9 +140,10 @@ async def _by_message(batches: AsyncIterator[list[EventRow]]) -> AsyncIterator[l
 async def _merged(
     one: AsyncIterator[list[EventRow]], other: AsyncIterator[list[EventRow]]
 ) -> AsyncIterator[list[EventRow]]:
-    """Two logs as one: what is in both comes once."""
-    left = await anext(one, None)
+    """An archive and a table as one log: what is in both comes once, as the table has it."""
+    # The table comes first: none of its chunks is dropped from then on, and the archive has the others.
     right = await anext(other, None)
+    left = await anext(one, None)
     while left is not None and right is not None:
         upto = min(_place(left[-1]), _place(right[-1]))
         taken: dict[Any, EventRow] = {}

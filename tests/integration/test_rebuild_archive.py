@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from coord import errors, limits
 from coord.core.past import Point
 from coord.projector import rebuild
 from coord.projector.rebuild import Rebuilder
-from coord.store.archive import run
+from coord.store.archive import cold, run
 from coord.store.archive.files import Files
 from coord.store.config import ArchiveConfig, DatabaseConfig
 from coord.store.pool import Pool
@@ -64,6 +66,30 @@ async def test_cold_and_hot_are_one_history(
     assert unequal(await rebuilder.compare()) == [], await differing(pool)
     await rebuilder.swap()
     assert await tables(pool) == before
+
+
+async def test_chunks_that_leave_right_after_the_archive_was_listed_are_read(
+    pool: Pool, rebuilder: Rebuilder, rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await project(pool, History(rng).facts(700))
+    monkeypatch.setattr(limits, "ARCHIVE_LOCK_S", 0.2)
+    listed = cold.listed
+    asked = 0
+
+    async def then_dropped(*args: Any, overlapping: bool = False, **fields: Any) -> list[cold.ColdFile]:
+        nonlocal asked
+        found = await listed(*args, overlapping=overlapping, **fields)
+        if overlapping:
+            asked += 1
+            with contextlib.suppress(errors.DatabaseUnavailable):  # somebody reads a chunk: it stays
+                await run.run(pool, soon(tmp_path))
+        return found
+
+    monkeypatch.setattr(cold, "listed", then_dropped)
+    await rebuilder.begin()
+    await rebuilder.build()
+    assert asked
+    assert unequal(await rebuilder.compare()) == [], await differing(pool)
 
 
 async def test_only_what_was_heard_of_since_a_time_in_the_archive(
