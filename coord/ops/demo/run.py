@@ -85,7 +85,8 @@ async def demo(config: DemoConfig, out: Output) -> bool:
 @contextlib.asynccontextmanager
 async def _service(stack: DevStack, out: Output) -> AsyncIterator[DatabaseConfig]:
     """Streams, schema and all that `coord serve` runs, for the length of the block."""
-    nats, database = NatsConfig(urls=(stack.nats_url,)), DatabaseConfig(url=stack.database_url)
+    # Whoever looks at a demo has not asked for plans; and everything on one machine is slow now and then.
+    nats, database = NatsConfig(urls=(stack.nats_url,)), DatabaseConfig(url=stack.database_url, slow_query_ms=0)
     report = await asyncio.to_thread(migrations.migrate, database)
     for note in report.notes:
         out.say(note)
