@@ -82,6 +82,9 @@ _CLIENT_GRACE_S: Final = 2.0
 _KEEPER_S: Final = 10.0
 """How often idle connections are counted and closed or added."""
 
+_PLAN_AGAIN_S: Final = 0.02
+"""How often it is looked whether a slot is free for the plan of a slow statement."""
+
 
 class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     """What a pool is doing now and has done so far."""
@@ -405,6 +408,9 @@ class Pool:
         return conn
 
     async def _explain(self, sql: str, args: tuple[Any, ...]) -> list[str]:
+        # Not in the queue: a plan takes nobody's place, and counts as no refusal.  Whoever asks has a deadline.
+        while self._slots.locked():  # noqa: ASYNC110 - a semaphore tells only those who queue
+            await asyncio.sleep(_PLAN_AGAIN_S)
         async with self.acquire(limits.SLOW_EXPLAIN_S) as conn:
             return await slow.explain(conn, sql, args)
 

@@ -95,6 +95,7 @@ async def test_a_busy_pool_is_not_waited_for_and_nothing_is_logged_where_it_is_o
         await conn.fetch(SLEEP, 0.06, [1])
         await until(lambda: said(caplog, "sleeping"))
         assert "plan=None" in said(caplog, "sleeping")[0]
+        assert (pool.stats.waiting, pool.stats.refused_total) == (0, 0), "it took nobody's place"
     caplog.clear()
     for over_ms in (0.0, 600_000.0):
         pool, _ = opened(migrated_database.url, slow_query_ms=over_ms)
