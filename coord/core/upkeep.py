@@ -52,11 +52,15 @@ def unrolled(shown: datetime | None, cutoff: datetime) -> str:
     return f"the rollups have come {reached}: rows until {cutoff:%Y-%m-%d %H:%M} would be dropped uncounted"
 
 
-def is_due(now: datetime, last: datetime | None, at: str) -> bool:
-    """Whether the nightly work is due: `at` ("02:00", UTC) has passed since it was last begun.
+def is_due(now: datetime, last: datetime | None, at: str, tried: datetime | None = None) -> bool:
+    """Whether the nightly work is due: `at` ("02:00", UTC) has passed since what was last done of it was begun.
 
     Never done before: it waits for the next `at`, as a restart at noon would otherwise begin it at noon.
+    `tried`: when it was last begun, done or not; not again within `limits.MAINTENANCE_RETRY_S`.
     """
+    if tried is not None and last is not None and last < tried:
+        rested = (now - tried).total_seconds() >= limits.MAINTENANCE_RETRY_S
+        return rested and is_due(now, last, at)
     hour, minute = parse_at(at)
     newest = now.astimezone(UTC).replace(hour=hour, minute=minute, second=0, microsecond=0)
     if newest > now:

@@ -473,6 +473,9 @@ MAINTENANCE_EVERY_S: Final = 300.0
 MAINTENANCE_AT: Final = "02:00"
 """When rows are dropped, UTC: while most fleets are quiet."""
 
+MAINTENANCE_RETRY_S: Final = 3_600.0
+"""After a night that was held, or whose process died in it, the next attempt; one that dies each time rests so long."""
+
 MAINTENANCE_KEEP_S: Final = 30 * 86_400.0
 """What was done is known so long, a few thousand steps a day; of each job and table the newest step for good."""
 

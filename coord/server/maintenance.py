@@ -8,7 +8,7 @@
                           │
                        rollups, as far as they are complete (apache, plain; the server does it in community)
                           │ at 02:00 UTC, or as soon after as somebody is there
-                       retention or archive, what ended, anchors, old minutes and hours of rollups
+                       anchors, old minutes and hours of rollups, retention, what ended, archive
                           │
                        facts of every step: stated by _maintenance
 
@@ -150,12 +150,12 @@ class Maintenance(Service):
             await self._hold(conn, why)
             if edition.name != "community":
                 await self._roll(pool, conn)
-            now, last = await maintenance.night(conn)
-            if last is None or upkeep.is_due(now, last, self.config.at):
+            now, last, tried = await maintenance.night(conn)
+            if last is None:
                 # The first look only says since when there is somebody: a start at noon is no night.
                 await maintenance.record(conn, Step(job="night", relation=""))
-                if last is not None:
-                    await self._night(pool, conn, edition.name, why, waiting_s)
+            elif upkeep.is_due(now, last, self.config.at, tried):
+                await self._tonight(pool, conn, edition.name, why, waiting_s)
             await self._tell(conn)
 
     async def _hold(self, conn: Connection, why: str | None) -> None:
@@ -182,14 +182,21 @@ class Maintenance(Service):
                         )  # fmt: skip
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)
 
-    async def _night(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> None:
+    async def _tonight(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> None:
+        """The night's work; done when nothing was held: else, or where it dies, it is tried again an hour later."""
+        await maintenance.record(conn, Step(job="night", relation="", result="more"))
+        began = self.clock.monotonic()
+        if await self._night(pool, conn, edition, why, waiting_s):
+            await maintenance.record(conn, Step(job="night", relation="", seconds=self.clock.monotonic() - began))
+
+    async def _night(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> bool:
         await self._step(conn, "anchors", "audit_anchor", lambda: _counted(maintenance.remove_anchors(pool)))
         for rollup in rollups.load() if edition != "community" else []:
             for level, days in _expiring(self._ages):
                 await self._expire(pool, conn, rollup, level, days)
-        await self._drop(pool, conn, edition, why, waiting_s)
         keep = timedelta(seconds=limits.MAINTENANCE_KEEP_S)
         await self._step(conn, "steps", "maintenance_step", lambda: _counted(maintenance.forget_steps(pool, keep)))
+        return await self._drop(pool, conn, edition, why, waiting_s)
 
     async def _expire(self, pool: Pool, conn: Connection, rollup: Rollup, level: Level, days: float) -> None:
         async def expire() -> list[Removed]:
@@ -198,23 +205,28 @@ class Maintenance(Service):
 
         await self._step(conn, "expire", rollup.table(level), expire)
 
-    async def _drop(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> None:
-        """Retention or archive, and what ended: what takes rows away that nobody has elsewhere."""
+    async def _drop(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> bool:
+        """Retention, what ended and the archive: what takes rows away.  False: all of it is held.
+
+        The archive last: it takes longest and needs most, and what a process dies of keeps nothing else from its night.
+        """
         refused = upkeep.refused(waiting_s, self._ages.retain_days)
         if refused is not None:
             await self._record(conn, Step(job="retention", relation="", result="refused", reason=refused))
-            return
+            return False
         if why is not None:
             await self._record(conn, Step(job="retention", relation="", result="held", reason=why))
-            return
+            return False
         # By both clocks, as what drops has it: the last minute of a fleet that fell silent, which no rollup has as a
         # whole, is not old.
         now = await pieces.clock(conn)
+        if self._ages.retain_days is not None:
+            await self._retain(pool, conn, edition, now, timedelta(days=self._ages.retain_days))
         if self._archive is not None:
             await self._archived(pool, conn, self._archive, edition, now)
-        if self._ages.retain_days is None:
-            return
-        retain = timedelta(days=self._ages.retain_days)
+        return True
+
+    async def _retain(self, pool: Pool, conn: Connection, edition: str, now: datetime, retain: timedelta) -> None:
         uncounted = await self._uncounted(conn, edition, now - retain)
         if uncounted is not None:
             await self._record(conn, Step(job="retention", relation="", result="held", reason=uncounted))

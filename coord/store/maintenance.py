@@ -112,12 +112,12 @@ async def behind_s(conn: Connection) -> tuple[float, float]:
     return row["waiting_s"], row["silent_s"]
 
 
-async def night(conn: Connection) -> tuple[datetime, datetime | None]:
-    """What time it is for the database, and when the nightly work was last begun."""
+async def night(conn: Connection) -> tuple[datetime, datetime | None, datetime | None]:
+    """What time it is for the database, when the nightly work that was last done was begun, and when it was tried."""
     with translated("read maintenance"):
         row = await conn.fetchrow(statement("night_last"))
     assert row is not None, "one row, always"
-    return row["now"], row["last"]
+    return row["now"], row["last"], row["tried"]
 
 
 async def hold(conn: Connection, held: bool) -> int:  # noqa: FBT001 - it is the state that is wanted

@@ -31,6 +31,8 @@ LONG_AGO = "INSERT INTO coord.maintenance_step (started_at, ended_at, rows, batc
 LONG_AGO += " VALUES (now() - interval '2 days', now() - interval '2 days', 0, 0, 'night', '', 'rows', 'done')"
 BEHIND = "UPDATE coord.checkpoint SET pending = 5, stored_at = now() - $1::interval, updated_at = now()"
 ANOTHER_NIGHT = "UPDATE coord.maintenance_step SET started_at = now() - interval '2 days' WHERE job = 'night'"
+AN_HOUR_LATER = "UPDATE coord.maintenance_step SET started_at = now() - interval '61 min'"
+AN_HOUR_LATER += " WHERE job = 'night' AND result = 'more'"
 STEPS = "SELECT job, relation, result, rows, reason FROM coord.maintenance_step WHERE job <> 'night' ORDER BY id"
 AGES = AgesConfig(hot_days=2, retain_days=30)
 
@@ -113,6 +115,28 @@ async def test_a_night_of_a_clock_that_was_ahead_is_not_the_last(pool: Pool, mig
     assert await count(pool) == 1
 
 
+async def test_a_night_that_was_died_in_is_not_done(
+    pool: Pool, migrated_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(pool, await old_and_new(pool))
+    with monkeypatch.context() as patched:
+
+        async def die(*_: object) -> None:
+            raise Killed
+
+        patched.setattr(rollups, "uncounted", die)
+        with pytest.raises(Killed):
+            await service(migrated_database).look()
+    async with pool.acquire() as conn:
+        now, last, tried = await maintenance.night(conn)
+        assert last is not None
+        assert tried is not None
+        assert last < now - timedelta(days=1) < tried
+        await conn.execute(AN_HOUR_LATER)
+    await service(migrated_database).look()
+    assert await count(pool) == 1
+
+
 async def test_one_of_them_leads(pool: Pool, migrated_database: Database) -> None:
     await prepare(pool, await old_and_new(pool))
     one, other = service(migrated_database), service(migrated_database)
@@ -135,14 +159,17 @@ async def test_what_drops_is_held_while_the_projector_is_behind(pool: Pool, migr
     (held,) = [s for s in await steps(pool) if s["result"] == "held"]
     assert held["job"] == "retention"
     assert "the projector is 25 h behind, more than half the hot age (24 h)" in held["reason"]
-    # Caught up, and the next night has come.
+    # Caught up: the same night goes on, an hour later.
     async with pool.acquire() as conn:
         await conn.execute(checkpoints_sql(datetime.now(UTC)))
-        await conn.execute(
-            "UPDATE coord.maintenance_step SET started_at = now() - interval '2 days' WHERE job = 'night'"
-        )
+    await service(migrated_database).look()
+    assert await count(pool) == 2, "not at every look"
+    async with pool.acquire() as conn:
+        await conn.execute(AN_HOUR_LATER)
     await service(migrated_database).look()
     assert await count(pool) == 1
+    await service(migrated_database).look()
+    assert len([s for s in await steps(pool) if s["job"] == "anchors"]) == 2, "it is done"
 
 
 async def test_a_retention_shorter_than_the_lag_is_refused(pool: Pool, migrated_database: Database) -> None:

@@ -25,7 +25,7 @@ async def policies(ctx: Context) -> int:
 
     async with ctx.pool() as pool, pool.acquire() as conn:
         found = await maintenance.policies(conn)
-        now, last = await maintenance.night(conn)
+        now, last, _ = await maintenance.night(conn)
     nightly = upkeep.next_due(now, last, ctx.settings.maintenance.at)
     rows = [_row(policy, nightly) for policy in found]
     ctx.out.rows(rows, empty="There is no policy yet: nothing was maintained, and the server has no jobs.")
