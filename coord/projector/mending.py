@@ -7,13 +7,16 @@ at or below a partition's checkpoint are looked at, and nobody writes those any 
 
 Nothing is published: a message that cannot be believed is written to `coord.dead_letter` if it is not there, and
 to no stream.  A fact that has a dead letter has no row.
+
+What is in a piece of the archive, or old enough to be dropped, is left alone and counted: the rows may be in the files
+only, and would be there twice; what was verified would be dropped as it was, without what was put right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -21,11 +24,14 @@ from coord import errors, limits
 from coord.bus.connection import Connection as Bus
 from coord.bus.direct import DirectReader, StoredMessage, next_on_leader
 from coord.bus.pull import Delivery
+from coord.core.archive import Relation
 from coord.core.rebuild import Place
 from coord.projector.rows import Batch
 from coord.projector.states import stream_state
 from coord.store import checkpoints, copy, mending, rollups
-from coord.store.pool import Pool
+from coord.store.archive import pieces
+from coord.store.pool import Connection, Pool
+from coord.store.rows import EventRow, SampleRow
 from coord.wire import subjects
 
 _PAGE_MESSAGES: Final = 10_000
@@ -33,6 +39,7 @@ _PAGE_MESSAGES: Final = 10_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
+_Row = TypeVar("_Row", EventRow, SampleRow)
 Told = Callable[[int, int], None]
 """(sequences done, of how many)."""
 
@@ -49,14 +56,24 @@ class Mended(msgspec.Struct, kw_only=True):
     """Rows that were not there, and are now."""
     changed: int = 0
     """Rows that said something else, or stood twice, and are as the log has them now."""
+    left: int = 0
+    """Rows that were not compared: the archive has them, or they are old enough to be dropped."""
 
 
-async def mend(bus: Bus, pool: Pool, stream: str, *, told: Told = lambda _done, _total: None) -> Mended:
-    """Make the copy of one stream's window whole; `pool`: with the projector's settings.
+async def mend(
+    bus: Bus, pool: Pool, stream: str, *, kept: timedelta | None = None, told: Told = lambda _done, _total: None
+) -> Mended:
+    """Make the copy of one stream's window whole; `pool`: two connections at least, with the projector's settings.
 
-    Raises `RebuildRefused` when nothing of the stream as it is now was projected, and what the bus and the store
-    raise; pages that were done stay done.
+    `kept`: the age at which rows leave the table; None: never.  Raises `RebuildRefused` when nothing of the stream as
+    it is now was projected, `ArchiveBusy` when somebody is at the archive, which waits meanwhile, and what the bus and
+    the store raise; pages that were done stay done.
     """
+    async with pieces.locked(pool):
+        return await _mend(bus, pool, stream, kept, told)
+
+
+async def _mend(bus: Bus, pool: Pool, stream: str, kept: timedelta | None, told: Told) -> Mended:
     async with pool.acquire() as conn:
         known = await checkpoints.read_all(conn, stream)
         begun = await mending.epochs_begun(conn, stream)
@@ -77,7 +94,7 @@ async def mend(bus: Bus, pool: Pool, stream: str, *, told: Told = lambda _done, 
             page = await _page(bus, reader, stream, seq)
             if not page:
                 break
-            await _compare(pool, found, page, places)
+            await _compare(pool, found, page, places, kept)
             seq = page[-1].seq + 1
             told(min(seq, last + 1) - first, last + 1 - first)
     finally:
@@ -101,7 +118,11 @@ async def _page(bus: Bus, reader: DirectReader, stream: str, seq: int) -> list[S
 
 
 async def _compare(
-    pool: Pool, found: Mended, page: list[StoredMessage], places: Mapping[int, tuple[Place, int]]
+    pool: Pool,
+    found: Mended,
+    page: list[StoredMessage],
+    places: Mapping[int, tuple[Place, int]],
+    kept: timedelta | None,
 ) -> None:
     batches: dict[int, Batch] = {}
     for message in page:
@@ -119,6 +140,9 @@ async def _compare(
     samples = [row for batch in batches.values() for row in batch.samples]
     found.rows += len(events) + len(samples)
     async with pool.transaction(limits.REBUILD_STATEMENT_S) as conn:
+        events = await _in_table("event", conn, events, kept)
+        samples = await _in_table("metric_sample", conn, samples, kept)
+        found.left += sum(len(b.events) + len(b.samples) for b in batches.values()) - len(events) - len(samples)
         await copy.dead_letters(conn, [letter.row for batch in batches.values() for letter in batch.letters])
         for changed, missing in (await mending.events(conn, events), await mending.samples(conn, samples)):
             found.changed += changed
@@ -127,6 +151,17 @@ async def _compare(
                 # Rollups have counted what stood there: they count it anew.
                 times = [*(row[0] for row in events), *(row[0] for row in samples)]
                 await rollups.forget(conn, min(times))
+
+
+async def _in_table(relation: Relation, conn: Connection, rows: list[_Row], kept: timedelta | None) -> list[_Row]:
+    """The rows whose place is the table alone."""
+    if not rows:
+        return rows
+    oldest = _EPOCH if kept is None else await pieces.clock(conn) - kept
+    first, last = min(row[0] for row in rows), max(row[0] for row in rows)
+    listed = await pieces.listed(conn, relation)
+    spans = [piece.span for piece in listed if piece.start <= last and first < piece.end]
+    return [row for row in rows if row[0] >= oldest and not any(span.start <= row[0] < span.end for span in spans)]
 
 
 def _partition(subject: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -15,6 +16,7 @@ from coord.client.connect import connect
 from coord.ops.devstack.nats import NatsServer
 from coord.projector import mending
 from coord.store import rollups
+from coord.store.archive import pieces
 from coord.store.pool import Pool
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS
 from coord.wire.envelope import Sample, encode_frame
@@ -75,6 +77,10 @@ async def test_what_is_missing_comes_and_what_is_another_goes(
     whole = await mending.mend(conn, pool, "EVENTS")
     assert (whole.missing, whole.changed) == (0, 0)
     assert whole.rows >= len([row for row in before if "key" in row.keys()])  # noqa: SIM118 - a record's
+    assert whole.left == 0
+    aged = await mending.mend(conn, pool, "EVENTS", kept=timedelta())
+    assert (aged.missing, aged.changed) == (0, 0)
+    assert aged.left, "old enough to be dropped"
     assert await everything(db) == before
 
     one = "(SELECT min(seq) + {} FROM coord.event)"
@@ -88,6 +94,23 @@ async def test_what_is_missing_comes_and_what_is_another_goes(
     await db.execute("DELETE FROM coord.metric_sample WHERE idx > 40")
     await db.execute("DELETE FROM coord.dead_letter WHERE code LIKE 'wire.%'")
     assert await everything(db) != before
+
+    # Not in the table because the archive has it: there it is not to be a second time.
+    damaged = await everything(db)
+    await db.execute(
+        "INSERT INTO coord.archive (relation, range_start, range_end, state) SELECT relation, now() - interval '1 day',"
+        " now() + interval '1 day', state FROM (VALUES ('event', 'dropped'), ('metric_sample', 'verified'))"
+        " AS v (relation, state)"
+    )
+    for stream in ("EVENTS", "TELEMETRY"):
+        archived = await mending.mend(conn, pool, stream)
+        assert (archived.missing, archived.changed) == (0, 0)
+        assert archived.left == archived.rows > 0
+    assert await everything(db) == damaged
+    await db.execute("DELETE FROM coord.archive")
+    async with pieces.locked(pool):
+        with pytest.raises(errors.ArchiveBusy):
+            await mending.mend(conn, pool, "EVENTS")
 
     # The damage has been counted.
     await db.execute("UPDATE coord.checkpoint SET stored_at = now() + interval '1 day'")

@@ -91,14 +91,18 @@ async def _mend(ctx: Context, pool: Pool) -> None:
     from coord.projector import mending
     from coord.wire import subjects
 
+    days = ctx.settings.archive.drop_days if ctx.settings.archive.url else ctx.settings.ages.retain_days
+    kept = None if days is None else timedelta(days=days)
     async with ctx.bus() as conn:
         for stream in (subjects.EVENTS, subjects.TELEMETRY):
             with bar(ctx, f"Comparing {stream}", unit="messages") as told:
-                found = await mending.mend(conn, pool, stream, told=told)
+                found = await mending.mend(conn, pool, stream, kept=kept, told=told)
             ctx.out.say(
                 f"{stream}: {found.messages:,} messages in the log, {found.rows:,} rows;"
                 f" {found.missing:,} were missing, {found.changed:,} said something else."
             )
+            if found.left:
+                ctx.out.say(f"{found.left:,} rows are in the archive or about to be dropped, and were left alone.")
 
 
 async def _decide(
