@@ -64,11 +64,15 @@ class Staleness:
             self._asked.popleft()
         return went_on
 
+    def another_replica(self) -> None:
+        """Another server stands where the replica stood: nothing is known of what it shows."""
+        self._shown = None
+        self._replayed = 0
+
     def forget(self) -> None:
         """Know nothing: another server may stand where the replica or the primary stood."""
         self._asked.clear()
-        self._shown = None
-        self._replayed = 0
+        self.another_replica()
 
     def age_s(self, now: float) -> float | None:
         """How old at most what the replica shows is; None: nothing is known."""

@@ -24,7 +24,7 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     url: str = "postgresql://127.0.0.1:5432/coord"
     """postgresql://[user[:password]@]host[:port]/database[?sslmode=…]"""
     replica_url: str = ""
-    """A streaming replica of it: reads that need not be exact go there.  Empty: there is none."""
+    """A streaming replica of it, one server: reads that need not be exact go there.  Empty: there is none."""
     replica_staleness_max_s: float = limits.REPLICA_STALENESS_MAX_S
     """Reads go to the replica only while what it shows is proven to be no older."""
     slow_query_ms: float = limits.SLOW_QUERY_MS

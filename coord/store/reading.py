@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Final, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
@@ -44,7 +45,7 @@ Server: TypeAlias = Literal["replica", "primary"]
 
 Why: TypeAlias = Literal["fresh", "no_replica", "unknown", "stale", "away", "other"]
 """fresh: within the bound; no_replica: none is configured; unknown: its age is not known yet; stale: beyond the bound;
-away: it does not answer; other: it is no replica of this primary."""
+away: it does not answer; other: it is no replica of this primary, or another one than the one that is known."""
 
 _log = logs.get("store.reading")
 
@@ -66,7 +67,7 @@ class Route(msgspec.Struct, frozen=True):
             "fresh": f"at most {self.age_s or 0:.1f} s behind",
             "stale": f"the replica is {self.age_s or 0:.1f} s behind",
             "away": "the replica does not answer",
-            "other": "what database.replica_url names is no replica of it",
+            "other": "what database.replica_url names is no replica of it, or several",
             "no_replica": "there is no replica",
             "unknown": "how far the replica is behind is not known yet",
         }[self.why]
@@ -114,6 +115,8 @@ class Reads:
         self._staleness = Staleness()
         self._system_id: int | None = None
         """Of the primary's cluster."""
+        self._started_at: datetime | None = None
+        """The replica's server, the one of all connections to it."""
         self._trouble: Why | None = None
         """Why the replica is of no use, beside its age."""
         self._prober: asyncio.Task[None] | None = None
@@ -276,15 +279,27 @@ class Reads:
     async def _look_before_use(self, conn: Connection) -> None:
         """Of each new connection: a replica that was restarted may show less than it did."""
         with translated("a replica's position"):
-            if not await self._look(conn):
-                raise errors.DatabaseUnavailable("the replica shows less than it did")
+            if not await self._look(conn, is_new=True):
+                raise errors.DatabaseUnavailable("the replica shows less than it did, or it is another one")
 
-    async def _look(self, conn: Connection) -> bool:
-        """Note what the server shows; whether it is a replica that shows no less than it did."""
+    async def _look(self, conn: Connection, *, is_new: bool = False) -> bool:
+        """Note what the server shows; whether it is the replica, and shows no less than it did.
+
+        There is one age, so all connections are of one server: another one takes its place when none is left.
+        """
+        assert self._replica is not None, "whose connection it is"
         found = await conn.fetchrow(statement("replica_replayed"), timeout=self.primary.config.health_timeout_s)
         if found is None or found["position"] is None or self._system_id not in (None, found["system_id"]):
             self._in_trouble("other", None)
             return False
+        if found["started_at"] != self._started_at:
+            stats = self._replica.stats
+            if self._started_at is not None and not (is_new and stats.idle + stats.used == 0):
+                self._in_trouble("other", None)
+                conn.terminate()
+                return False
+            self._started_at = found["started_at"]
+            self._staleness.another_replica()
         self._trouble = None
         return self._staleness.replica(found["position"])
 

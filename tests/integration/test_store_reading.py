@@ -215,6 +215,25 @@ async def test_what_is_no_replica_of_it_is_never_read(servers: Pair, migrated_da
         assert (reads.route.why, await replica_answers(reads)) == ("no_replica", False)
 
 
+async def test_of_several_replicas_behind_one_address_one_is_read(servers: Pair) -> None:
+    async with opened(servers, replica_staleness_max_s=60.0) as reads:
+        await until(lambda: replica_answers(reads))
+        known, replica = reads._started_at, reads._replica
+        assert replica is not None
+        there = await asyncpg.connect(servers.replica.url())
+        try:
+            async with replica.acquire():
+                reads._started_at = datetime(2020, 1, 1, tzinfo=UTC)  # those that stand are of another one
+                with pytest.raises(errors.DatabaseUnavailable):
+                    await reads._look_before_use(there)
+                assert reads.route.why == "other"
+                assert not await replica_answers(reads)
+        finally:
+            await there.close()
+        await until(lambda: replica_answers(reads))  # once none of those is left
+        assert reads._started_at == known
+
+
 async def test_used_ids_are_read_where_everything_is_that_has_left_the_log(servers: Pair) -> None:
     created = datetime.now(UTC)
     info = LogInfo(
