@@ -239,8 +239,8 @@ class Maintenance(Service):
         """One run of the archive; each chunk's step is recorded as it is taken."""
         from coord.store.archive import run as archiving
 
-        uncounted = None
-        if config.drop_days is not None:
+        uncounted = editions.too_short(await editions.detect_async(conn), self._ages, config)
+        if uncounted is None and config.drop_days is not None:
             uncounted = await self._uncounted(conn, edition, now - timedelta(days=config.drop_days))
         if uncounted is not None:
             await self._record(conn, Step(job="archive", relation="", result="held", reason=uncounted))

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from coord import errors
-from coord.store.config import EditionName
+from coord.store.config import AgesConfig, ArchiveConfig, EditionName
 from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
@@ -120,6 +120,28 @@ def prepare(
         )
     _check_versions(edition)
     return edition, notes
+
+
+def too_short(edition: Edition, ages: AgesConfig, archive: ArchiveConfig | None) -> str | None:
+    """What of these ages this edition's rollups cannot live with; None: they can.
+
+    community: a refresh counts the last days anew where rows have changed, and what was dropped there has changed: of
+    what it does not find nothing would be left.  How far they look back is said in sql/policies/community.sql, which
+    refuses a retention for the same reason.
+    """
+    if edition.name != "community":
+        return None
+    hot = ages.hot_days
+    if ages.minutes_days < max(hot, 1):
+        return f"ages.minutes_days ({ages.minutes_days:g}) must not be below 1: hours are counted so far back again"
+    if ages.hours_days < max(hot, 4):
+        return f"ages.hours_days ({ages.hours_days:g}) must not be below 4: days are counted so far back again"
+    if archive is None or not archive.url or archive.drop_days is None or archive.drop_days > max(hot, 4):
+        return None
+    return (
+        f"archive.drop_days ({archive.drop_days:g}) must exceed 4 and ages.hot_days ({hot:g}) in this edition:"
+        " continuous aggregates count so many days again"
+    )
 
 
 def _create_extension(conn: psycopg.Connection[Any], facts: Mapping[str, Any]) -> str | None:

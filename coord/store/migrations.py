@@ -113,9 +113,9 @@ def migrate(
     `late`: what becomes of a retention that is shorter than the projector is behind.  It is refused, or left out
     with a note, for a process that is about to project what is late.
 
-    Raises `RetentionRefused` then.  Raises `MigrationFailed` naming the file; what came before it stays
-    applied, and nothing of a failed file does, unless it is marked no-transaction.  Raises
-    `DatabaseUnavailable` or `DatabaseNotReady` when there is nobody to talk to.
+    Raises `RetentionRefused` then, and `SettingsError` when ages do not fit the edition.  Raises
+    `MigrationFailed` naming the file; what came before it stays applied, and nothing of a failed
+    file does, unless it is marked no-transaction.  Raises `DatabaseUnavailable` or `DatabaseNotReady` when there is nobody to talk to.
     """
     config.validate()
     ages = ages if ages is not None else AgesConfig()
@@ -127,6 +127,9 @@ def migrate(
     with connect(config) as conn, _locked(conn, wait_s):
         warnings = _listen(conn)
         edition, notes = editions.prepare(conn, config.edition)
+        short = editions.too_short(edition, ages, archive)
+        if short is not None:
+            raise errors.SettingsError(short)
         _run_script(conn, folder / "ledger.sql")
         applied = _ledger(conn)
         problems = compare(migrations, applied)
@@ -286,6 +289,8 @@ def _fill(conn: _Conn, folder: Path) -> None:
     coord.rollup says that it was done: whoever is killed in between does it again.
     """
     rollups = rollup_files.load(folder / "rollups")
+    # The aggregate's own policy may be at it, for as long as its first run takes.  Nothing comes after this.
+    conn.execute("SET lock_timeout = 0")
     done = {row[0] for row in conn.execute("SELECT name FROM coord.rollup").fetchall()} if rollups else set()
     for rollup in rollups:
         for level, width in rollup_files.WIDTHS.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord import limits
+from coord import errors, limits
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -33,10 +33,15 @@ _DRY_RUN = typer.Option("--dry-run", help="Only say what would be done.")
 async def run(ctx: Context, dry_run: Annotated[bool, _DRY_RUN] = False) -> int:
     """Write, verify and drop the chunks that are old enough; exits with 3 when something is wrong with one."""
     from coord.core.archive import RELATIONS
+    from coord.store import editions
     from coord.store.archive import run as archive
 
     config = ctx.settings.archive
     async with ctx.pool() as pool:
+        async with pool.acquire() as conn:
+            short = editions.too_short(await editions.detect_async(conn), ctx.settings.ages, config)
+        if short is not None:
+            raise errors.SettingsError(short)
         if dry_run:
             ctx.out.rows(
                 [

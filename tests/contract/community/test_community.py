@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from coord.errors import MigrationFailed
+from coord.errors import MigrationFailed, SettingsError
 from coord.ops.bench import made
 from coord.store import migrations, queries, rollups
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
@@ -444,6 +444,8 @@ def test_policies_are_shown_with_their_sizes(conn: psycopg.Connection[Any]) -> N
 def test_a_retention_that_rollups_cannot_live_with_is_refused_with_its_line(config: DatabaseConfig) -> None:
     with pytest.raises(MigrationFailed, match=r"policies/community.sql, line 1\d: ages.retain_days must exceed 4"):
         migrations.migrate(config, AgesConfig(hot_days=1, retain_days=3))
+    with pytest.raises(SettingsError, match=r"archive.drop_days \(3\) must exceed 4"):
+        migrations.migrate(config, AgesConfig(hot_days=1), ArchiveConfig(url="/somewhere", after_days=2, drop_days=3))
     migrations.migrate(config, AGES)
 
 
