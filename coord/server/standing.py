@@ -71,8 +71,12 @@ class Standing:
 
     def look(self, agents: Mapping[Place, int], queued: Mapping[Place, int]) -> None:
         """Wake who is wanted; not while the last look lasts.  See `Standers.due`."""
-        if self._job is not None and not self._job.done():
-            return
+        if self._job is not None:
+            if not self._job.done():
+                return
+            if not self._job.cancelled() and (failed := self._job.exception()) is not None:
+                _log.error("standing.failed", error=failed)
+            self._job = None
         places = self.standers.due(agents, queued, clock.monotonic())
         if places and self._conn.is_connected:
             self._job = asyncio.get_running_loop().create_task(self._wake(places, agents), name="standing")

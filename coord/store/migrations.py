@@ -115,7 +115,8 @@ def migrate(
 
     Raises `RetentionRefused` then, and `SettingsError` when ages do not fit the edition.  Raises
     `MigrationFailed` naming the file; what came before it stays applied, and nothing of a failed
-    file does, unless it is marked no-transaction.  Raises `DatabaseUnavailable` or `DatabaseNotReady` when there is nobody to talk to.
+    file does, unless it is marked no-transaction.  Raises `DatabaseUnavailable` or
+    `DatabaseNotReady` when there is nobody to talk to.
     """
     config.validate()
     ages = ages if ages is not None else AgesConfig()

@@ -436,3 +436,19 @@ async def test_policies_are_shown(
         await conn.execute(ANOTHER_NIGHT)
     await service(migrated_database).look()
     assert (await cli("db", "policies")).code == 0, "it has done it since"
+
+
+async def test_steps_are_forgotten_even_where_there_is_no_log(pool: Pool) -> None:
+    step = (
+        "INSERT INTO coord.maintenance_step (started_at, ended_at, rows, batches, job, relation, unit, result, stated)"
+    )
+    step += " SELECT now(), now() - days * interval '1 day', days, 0, 'ended', 'task', 'rows', 'done', stated"
+    step += (
+        " FROM (VALUES (50, true), (70, false), (40, true), (50, false), (20, true), (1, false)) AS x (days, stated)"
+    )
+    async with pool.acquire() as conn:
+        await conn.execute(step)
+    assert await maintenance.forget_steps(pool, timedelta(days=30)) == 3
+    async with pool.acquire() as conn:
+        left = await conn.fetch("SELECT rows FROM coord.maintenance_step ORDER BY rows")
+    assert [row[0] for row in left] == [1, 20, 50]
