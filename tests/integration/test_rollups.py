@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import shutil
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from coord.projector import entities
+from coord.runtime.assets import sql_dir
 from coord.store import migrations, rollups
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
@@ -124,3 +127,38 @@ async def test_an_end_is_counted_once_and_a_redrive_again(migrated_database: Dat
     told = [tuple(r[c] for c in ("status", "capability", "from_agent", "agent", "run_s", "attempts")) for r in found]
     assert told == [("rejected", "sum", "boss", "w1", None, 1), ("completed", "sum", "boss", "w2", 2.5, 2)]
     assert found[0]["wait_s"] == pytest.approx(10)
+
+
+async def test_what_ended_before_the_old_code_was_gone_is_counted_after_all(database: Database, tmp_path: Path) -> None:
+    """0011: processes of the release before end tasks without a row of coord.outcome."""
+    if community(database):
+        pytest.skip("the server's own rollups")
+    config = DatabaseConfig(url=database.url)
+    folder = Path(shutil.copytree(sql_dir(), tmp_path / "sql"))
+    for file in sorted((folder / "migrations").glob("*.sql"))[10:]:
+        file.unlink()
+    await asyncio.to_thread(migrations.migrate, config, folder=folder)
+    now = datetime.now(UTC)
+    log = [event(n, id=f"t{n}", key=f"t{n}", agent="boss", detail="sum.normal", data="{}", at=now) for n in range(1, 7)]
+    ends = [
+        event(10 + n, id=f"t{n}", key=f"t{n}", agent="boss", event="cancelled", at=now + timedelta(seconds=n // 2))
+        for n in range(1, 7)
+    ]
+    counts = "SELECT ARRAY[count(*), count(DISTINCT stored_at)] FROM coord.outcome"
+    async with pool_of(database.url) as pool:
+        async with pool.transaction() as conn:
+            assert await entities.project(conn, [log]) == [{}]
+            assert await entities.project(conn, [ends]) == [{}]
+            assert await conn.fetchval(counts) == [6, 4]
+            await conn.execute("DELETE FROM coord.outcome WHERE stored_at = $1", now + timedelta(seconds=1))
+        await complete(pool, now + timedelta(hours=1))
+        await rollups.advance_all(pool, pause_s=0)
+        async with pool.acquire() as conn:
+            assert await conn.fetchval("SELECT sum(ends) FROM coord.outcome_1m") == 4
+        for _ in range(2):
+            await asyncio.to_thread(migrations.migrate, config)
+            await rollups.advance_all(pool, pause_s=0)
+            async with pool.acquire() as conn:
+                assert await conn.fetchval(counts) == [6, 4]
+                assert await conn.fetchval("SELECT sum(ends) FROM coord.v_outcome_1m") == 6
+                assert await conn.fetchval("SELECT sum(ends) FROM coord.outcome_1m") == 6
