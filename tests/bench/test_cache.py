@@ -15,7 +15,7 @@ from coord.ops.bench import caching
 @pytest.mark.slow
 async def test_hits_are_compared_and_a_fleet_is_asked() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "cache", "--scale", "0.02", "-o", "json",
+        sys.executable, "-m", "coord.ops.bench", "cache", "--scale", "0.02", "--seconds", "2", "-o", "json",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()
