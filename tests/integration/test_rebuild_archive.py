@@ -48,7 +48,7 @@ async def test_cold_and_hot_are_one_history(
     monkeypatch.setattr(limits, "REBUILD_BATCH_ROWS", 70)
     monkeypatch.setattr(limits, "REBUILD_SLICE_ROWS", 150)
     history = History(rng)
-    await project(pool, history.facts(700))
+    await project(pool, history.facts(900))
     assert not (await run.run(pool, soon(tmp_path))).problems
     await project(pool, history.facts(300))
     await run.run(pool, soon(tmp_path, drop_days=None, keep_days=None))
@@ -71,7 +71,7 @@ async def test_cold_and_hot_are_one_history(
 async def test_chunks_that_leave_right_after_the_archive_was_listed_are_read(
     pool: Pool, rebuilder: Rebuilder, rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await project(pool, History(rng).facts(700))
+    await project(pool, History(rng).facts(900))
     monkeypatch.setattr(limits, "ARCHIVE_LOCK_S", 0.2)
     listed = cold.listed
     asked = 0
@@ -116,7 +116,7 @@ async def test_only_what_was_heard_of_since_a_time_in_the_archive(
 async def test_a_file_that_cannot_be_read_is_named_and_nothing_is_lost(
     pool: Pool, rebuilder: Rebuilder, rng: random.Random, tmp_path: Path
 ) -> None:
-    await project(pool, History(rng).facts(500))
+    await project(pool, History(rng).facts(900))  # nine hours or more: a chunk is over for certain
     assert not (await run.run(pool, soon(tmp_path))).problems
     broken = max((path for path in tmp_path.rglob("*.parquet") if "task" in str(path)), key=str)
     whole = broken.read_bytes()
