@@ -63,7 +63,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dashboard_s: float = 10
     archived: int = 200_000
     """Facts of a day, in each round written as Parquet and read back."""
-    weighed: int = 100_000
+    weighed: int = 60_000
     """Facts that are weighed, in each edition."""
     parts: tuple[Part, ...] = PARTS
     database: DevStackConfig = DevStackConfig(ephemeral=True, nats=False)
