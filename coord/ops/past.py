@@ -34,6 +34,7 @@ from coord.core.past import Point, Said, Source
 from coord.core.presence import state_after
 from coord.core.status import StatusFold
 from coord.core.tasks import Refusal
+from coord.ops.fields import fields_of
 from coord.projector.entities import Judge, fact_of
 from coord.projector.states import broker_time
 from coord.projector.tables import TABLES
@@ -417,8 +418,7 @@ def record(fold: Any) -> dict[str, Any]:
 
     Without the hash of what its author sent: the copies keep JSON's values, not its bytes.
     """
-    names = [name for name in fold.__struct_fields__ if name != "payload_hash"]
-    return {name: msgspec.to_builtins(getattr(fold, name)) for name in names}
+    return {name: value for name, value in fields_of(fold).items() if name != "payload_hash"}
 
 
 def state(judge: Judge) -> dict[str, Any]:

@@ -41,6 +41,7 @@ async def test_agents_are_listed_shown_and_drained(fleet: Fleet) -> None:
         assert (await cli("agent", "ls", "-l", "nonsense")).code == 2
         shown = await cli("agent", "get", "a1", "-o", "json")
         assert shown.json[0]["capabilities"] == {"ocr": 2}
+        assert shown.json[0]["running"] == {}, "defaults are shown too"
         assert (await cli("agent", "get", "nobody")).code == 4
         assert (await cli("agent", "drain", "nobody")).code == 4
         drained = await cli("agent", "drain", "a1")

@@ -94,6 +94,8 @@ async def test_tasks_are_submitted_listed_shown_cancelled_and_retried(
             ["submitted.add.normal", "claimed.1", "completed"],
         )
         assert "claimed.1" in (await cli("task", "get", "sum")).out
+        queued = (await cli("task", "get", "open", "-o", "json")).json
+        assert (queued["status"], queued["claims"], queued["error"]) == ("queued", 0, None), "defaults are shown too"
         assert (await cli("task", "get", "never")).code == 4
         async with pool_of(migrated_database.url) as pool, pool.transaction() as conn:
             old = event(1, tenant=fleet.tenant, id="old", key="old", detail="add.normal", agent="ops", data="{}")

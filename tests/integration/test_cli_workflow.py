@@ -48,6 +48,7 @@ async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Pat
 
         async def waits() -> bool:
             shown = (await cli("workflow", "get", "w1", "-o", "json")).json
+            assert shown["life"]["status"] == "running", "what is the default is shown too"
             statuses: dict[str, str] = {step["name"]: step["status"] for step in shown["steps"]}
             return statuses["gate"] == "running"
 

@@ -50,7 +50,7 @@ async def get(
     tenant: _Tenant = "",
 ) -> int:
     """Show every instance of an agent whole, those lately gone included; with --at as its facts had left it then."""
-    import msgspec
+    from coord.ops.fields import fields_of
 
     if at:
         return await past.get(ctx, "agent", tenant, agent, agent, at)
@@ -61,12 +61,12 @@ async def get(
         ctx.out.say(f"No instance of {agent} is there, or was lately.")
         return Exit.NOT_FOUND
     if not ctx.out.is_table:
-        ctx.out.rows([msgspec.to_builtins(one) for one in (*there, *gone)])
+        ctx.out.rows([fields_of(one) for one in (*there, *gone)])
         return Exit.OK
     for number, one in enumerate((*there, *gone)):
         if number:
             ctx.out.text()
-        ctx.out.record(msgspec.to_builtins(one))
+        ctx.out.record(fields_of(one))
     return Exit.OK
 
 

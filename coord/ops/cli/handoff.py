@@ -45,10 +45,9 @@ async def get(
     tenant: Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")] = "",
 ) -> int:
     """Show a handoff whole, with everything that was said about it: from the log, to the moment."""
-    import msgspec
-
     from coord.client import entities
     from coord.core.handoff import Handoff
+    from coord.ops.fields import fields_of
 
     if at:
         return await past.get(ctx, "handoff", tenant, key or id, id, at)
@@ -61,7 +60,7 @@ async def get(
         history.append({**fact_row(fact), "refused": None if refusal is None else refusal.code})
     if not handoff.seq:
         return await stored.show(ctx, "handoff", tenant or ctx.settings.identity.tenant, key or id, id)
-    record = msgspec.to_builtins(handoff)
+    record = fields_of(handoff)
     if not ctx.out.is_table:
         ctx.out.record({**record, "history": history})
         return Exit.OK

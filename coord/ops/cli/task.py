@@ -50,10 +50,9 @@ async def ls(
 @command(app, "get")
 async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _Tenant = "") -> int:
     """Show a task whole, with everything that was said about it: from the log, older ones from the database."""
-    import msgspec
-
     from coord.client.histories import read
     from coord.core import tasks
+    from coord.ops.fields import fields_of
 
     if at:
         return await past.get(ctx, "task", tenant, key or id, id, at)
@@ -64,7 +63,7 @@ async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _
     _, refused = tasks.fold(facts)
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
     history = [{**fact_row(fact), "refused": why.get((fact.seq, fact.index))} for fact in facts]
-    record = msgspec.to_builtins(task)
+    record = fields_of(task)
     if not ctx.out.is_table:
         ctx.out.record({**record, "history": history})
         return Exit.OK

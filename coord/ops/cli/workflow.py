@@ -99,9 +99,8 @@ async def ls(
 @command(app, "get")
 async def get(ctx: Context, id: _Id, at: past.At = "", tenant: _Tenant = "") -> int:
     """Show a workflow and how far each of its steps is; one that has left the log as the database has it."""
-    import msgspec
-
     from coord.errors import UnknownWorkflow
+    from coord.ops.fields import fields_of
 
     if at:
         return await past.workflow(ctx, tenant, id, at)
@@ -112,7 +111,7 @@ async def get(ctx: Context, id: _Id, at: past.At = "", tenant: _Tenant = "") -> 
         return await stored.show(ctx, "workflow", tenant or ctx.settings.identity.tenant, id, id)
     life = view.life
     if not ctx.out.is_table:
-        ctx.out.record(msgspec.to_builtins(view))
+        ctx.out.record({**fields_of(view), "life": fields_of(life)})
         return Exit.OK
     ctx.out.record(
         {
