@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from coord.bus.publish import PubAck
     from coord.cache.config import CacheConfig
     from coord.cache.functions import Answering, CachedFunction, CachedOptions
+    from coord.cache.hearing import Caching
     from coord.cache.loading import Cache
     from coord.client.building import Workflow
-    from coord.client.caching import Caching
     from coord.client.flags import Flags
     from coord.client.handoff import HandoffHandle, Handoffs
     from coord.client.locks import Locking, Locks
@@ -542,7 +542,7 @@ class Coord(Submits):
 
     @property
     def cache(self) -> Cache:
-        """What this process keeps of answers, evicted by what the projector commits; see `coord.client.caching`."""
+        """What this process keeps of answers, evicted by what the projector commits; see `coord.cache.hearing`."""
         return self._caches().cache
 
     def cached(self, key: str, **options: Unpack[CachedOptions]) -> Callable[[Answering[T]], CachedFunction[T]]:
@@ -555,7 +555,7 @@ class Coord(Submits):
 
     def _caches(self) -> Caching:
         if self._caching is None:
-            from coord.client.caching import Caching
+            from coord.cache.hearing import Caching
 
             self._caching = Caching(self.connection, self.tenant, self._cache_config, self.metrics)
         return self._caching

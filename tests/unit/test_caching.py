@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from coord import errors
-from coord.client.caching import Caching
+from coord.cache.hearing import Caching
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from tests.support.waiting import until

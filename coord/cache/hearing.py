@@ -1,4 +1,4 @@
-"""One agent's cache, and the two subscriptions that keep it true.
+"""One tenant's cache in a process, and the two subscriptions that keep it true.
 
 ``coord.notice.{tenant}.*`` names what was committed, ``coord.notice._.*`` says of each partition in which session its
 notices are; both for all functions and keys together.  They are opened by the first call that needs them.
@@ -7,6 +7,8 @@ Kept is what has tags only while it is certain that notices arrive: after the br
 subscriptions and the first thing was heard there, which takes `limits.CHECKPOINT_IDLE_S` at most where a projector
 runs.  A connection that is lost, a slow consumer's too, which the broker cuts, drops what has tags; so does the
 broker's refusal.
+
+The connection is anything that is a `Line`: this layer knows no broker.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol, TypeAlias
 
 from coord import errors, limits
-from coord.bus.connection import Connection, Subscription
 from coord.cache.config import CacheConfig
 from coord.cache.functions import Functions
 from coord.cache.loading import Cache
@@ -27,17 +29,49 @@ from coord.wire import subjects
 
 _log = logs.get("cache")
 
+_Unregister: TypeAlias = Callable[[], None]
+
+
+class Heard(Protocol):
+    """A subscription."""
+
+    async def unsubscribe(self) -> None:
+        """Hear no more.  Twice is legal."""
+
+
+class Line(Protocol):
+    """What is wanted of a connection to the broker; `coord.bus.connection.Connection` is one."""
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether what the broker acknowledges may take a moment to be known to its peers."""
+
+    async def flush(self) -> None:
+        """Return once the broker has taken everything asked of it before."""
+
+    async def subscribe_bytes(self, subject: str, receiver: Callable[[bytes, bytes, bytes, bytes], None], /) -> Heard:
+        """Have `receiver(subject, reply, headers, body)` called; outlives reconnects."""
+
+    def on_connected(self, listener: Callable[[], None], /) -> _Unregister:
+        """Call it after each reconnect."""
+
+    def on_disconnected(self, listener: Callable[[], None], /) -> _Unregister:
+        """Call it when the connection is lost."""
+
+    def on_permission_denied(self, listener: Callable[[str], None], /) -> _Unregister:
+        """Call it with a subject that the broker refuses."""
+
 
 class Caching:
     """Of one tenant on one connection.  `close` it before the connection."""
 
-    def __init__(self, conn: Connection, tenant: str, config: CacheConfig | None, metrics: Metrics) -> None:
+    def __init__(self, conn: Line, tenant: str, config: CacheConfig | None, metrics: Metrics) -> None:
         self.cache = Cache(config, metrics=metrics)
         self.functions = Functions(self.cache, self.open)
         self._conn = conn
         self._mine = subjects.notices(tenant)
         self._everybodys = subjects.notices(subjects.UNKNOWN)
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: list[Heard] = []
         self._opening = asyncio.Lock()
         self._opened = self._closed = self._denied = False
         self._confirming: asyncio.Task[None] | None = None
@@ -121,6 +155,6 @@ class Caching:
         await self.cache.close()
 
 
-def _handed(hear: Callable[[bytes], None], _subject: str, _reply: str, _headers: object, body: bytes) -> None:
+def _handed(hear: Callable[[bytes], None], _subject: bytes, _reply: bytes, _headers: bytes, body: bytes) -> None:
     """The body of a message to `hear`."""
     hear(body)
