@@ -6,10 +6,13 @@ hands to the metrics about once a second, when something slower than a hit happe
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Hashable
 from typing import Final
 
 import msgspec
 
+from coord import limits
 from coord.cache.memory import MemoryCache
 from coord.runtime import clock
 from coord.telemetry.metrics import Metrics
@@ -22,6 +25,7 @@ _TIER: Final = "l1"
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     """One tier, since its process began and as it is now."""
 
+    tier: str = _TIER
     hits: int
     misses: int
     stale: int
@@ -51,8 +55,16 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
 class Counting:
     """See the module."""
 
-    def __init__(self, metrics: Metrics | None = None) -> None:
-        self.hits = 0
+    def __init__(self, metrics: Metrics | None = None, rng: random.Random | None = None) -> None:
+        self.left = 1
+        """Hits until one is looked at: whoever counts one by itself takes one off, and at 0 calls `sample`."""
+        self.sampled: Callable[[Hashable, int], None] | None = None
+        """Told the key of a hit that is looked at, and how many it stands for."""
+        self.missed: Callable[[Hashable], None] | None = None
+        """Told the key of every miss."""
+        self._stride = self.left
+        self._hits = 0
+        self._rng = rng or random.Random()
         self._misses = 0
         self._joined = 0
         self._loads = 0
@@ -67,13 +79,30 @@ class Counting:
         self._published: dict[tuple[int, str], int] = {}
         self._next_at = 0.0
 
-    def hit(self) -> None:
-        """Served from here."""
-        self.hits += 1
+    @property
+    def hits(self) -> int:
+        """Reads served from here."""
+        return self._hits + self._stride - self.left
 
-    def miss(self) -> None:
+    def hit(self, key: Hashable) -> None:
+        """Served from here."""
+        self.left -= 1
+        if not self.left:
+            self.sample(key)
+
+    def sample(self, key: Hashable) -> None:
+        """Look at this hit, and decide which one is looked at next."""
+        hits = self._stride
+        self._hits += hits
+        self._stride = self.left = self._rng.randint(1, 2 * limits.CACHE_SAMPLED_HITS - 1)
+        if self.sampled is not None:
+            self.sampled(key, hits)
+
+    def miss(self, key: Hashable) -> None:
         """Not here, or not fresh."""
         self._misses += 1
+        if self.missed is not None:
+            self.missed(key)
 
     def joined(self) -> None:
         """Waited for somebody else's load."""

@@ -87,7 +87,9 @@ class CachedFunction(Generic[R]):
             else:
                 found = self._peek(self._start + args, MISSING)
                 if found is not MISSING:
-                    self._counts.hits += 1
+                    self._counts.left -= 1
+                    if not self._counts.left:
+                        self._counts.sample(self._start + args)
                     answer: R = found
                     return answer
         values = self._arguments.bind(args, kwargs)

@@ -31,10 +31,12 @@ from coord.cache.config import CacheConfig
 from coord.cache.counting import CacheStats, Counting
 from coord.cache.keys import checked_tag
 from coord.cache.memory import MemoryCache
+from coord.cache.sampling import Sampling
 from coord.core.eviction import Evicted, Evictions, Marks, TagRules, Watermark, depends_on, is_behind
 from coord.runtime import clock
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
+from coord.telemetry.metrics import default as default_metrics
 from coord.wire import notices
 
 _log = logs.get("cache")
@@ -100,7 +102,7 @@ class Cache:
     ) -> None:
         self.config: Final = config or CacheConfig()
         self.config.validate()
-        self.counts = Counting(metrics)
+        self.counts = Counting(metrics, rng)
         self.evictions = Evictions(TagRules(self.config.tags))
         self.monotonic: Final = monotonic or clock.monotonic
         """Its clock, in seconds."""
@@ -112,6 +114,9 @@ class Cache:
             monotonic=monotonic,
             dropped=self.counts.dropped,
         )
+        self.sampling = Sampling(self.l1, metrics or default_metrics(), self.monotonic, "l1")
+        """What is asked for most, and what evicts most."""
+        self.counts.sampled, self.counts.missed = self.sampling.hit, self.sampling.missed
         self._flights: dict[Hashable, Flight] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._refreshing: set[Hashable] = set()
@@ -171,14 +176,25 @@ class Cache:
         l1 = self.l1
         if evicted.everything:
             gone = l1.drop_where(lambda _tag: True, evicted.reason)
+            self._sampled("everything", evicted.reason, gone)
         elif evicted.source is not None:
             source = evicted.source
             gone = l1.drop_where(lambda tag: depends_on(tag, source), evicted.reason)
+            self._sampled(f"{source[0]} {source[1]}", evicted.reason, gone)
         else:
-            gone = l1.drop_tags(evicted.tags, evicted.reason)
+            gone = 0
+            for tag in evicted.tags:
+                dropped = l1.drop_tags((tag,), evicted.reason)
+                if dropped:
+                    gone += dropped
+                    self.sampling.evicted(tag, dropped)
         if evicted.reason in {"gap", "session"}:
             self.counts.gap()
         return gone
+
+    def _sampled(self, what: str, reason: str, gone: int) -> None:
+        if gone:
+            self.sampling.evicted(f"({reason}: {what})", gone)
 
     # --- reading -------------------------------------------------------------------------
 
@@ -203,13 +219,13 @@ class Cache:
         if entry is not None:
             late_s = self.monotonic() - entry.expires
             if late_s < 0:
-                self.counts.hit()
+                self.counts.hit(key)
                 return entry.value
             if late_s < policy.stale_while_revalidate_s:
                 self.counts.stale("revalidate")
                 self._refresh(key, tags, load, policy)
                 return entry.value
-        self.counts.miss()
+        self.counts.miss(key)
         try:
             return (await self._shared(key, tags, load, policy)).value
         except (errors.CacheClosed, asyncio.CancelledError):
@@ -231,9 +247,9 @@ class Cache:
             # What the fact's commit evicts is evicted: what is here now has seen it.
             entry = self.l1.entry(key)
             if entry is not None and entry.expires > self.monotonic():
-                self.counts.hit()
+                self.counts.hit(key)
                 return entry.value
-        self.counts.miss()
+        self.counts.miss(key)
         delay_s = limits.CACHE_BEHIND_FIRST_S
         while True:
             loaded = await self._shared(key, tags, load, policy, alone=not tags or not reached)

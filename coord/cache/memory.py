@@ -31,7 +31,7 @@ from coord.runtime import clock
 MISSING: Final = SENTINEL
 """Not there; None may be a value."""
 
-_ENTRY_BYTES: Final = 480
+_ENTRY_BYTES: Final = 512
 """An entry, its tuple of tags and its slots in the cachebox, the entries and the times: measured, rounded up
 (tests/unit/test_cache_memory.py holds the whole against the process's memory)."""
 
@@ -51,10 +51,14 @@ Dropped = Callable[[str, int], None]
 class Entry:
     """One value that is kept."""
 
-    __slots__ = ("bytes", "expires", "kept_until", "looked_at", "tags", "value")
+    __slots__ = ("bytes", "expires", "kept_until", "looked_at", "since", "tags", "value")
 
-    def __init__(self, value: Any, expires: float, kept_until: float, size: int, tags: tuple[str, ...]) -> None:
+    def __init__(
+        self, value: Any, since: float, expires: float, kept_until: float, size: int, tags: tuple[str, ...]
+    ) -> None:
         self.value = value
+        self.since = since
+        """When it came (monotonic seconds)."""
         self.expires = expires
         """Fresh until (monotonic seconds);"""
         self.kept_until = kept_until
@@ -151,7 +155,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         while self.bytes + size > self.bytes_max:
             self._drop(self._first_to_go(), "full")
         self._fresh[key] = value
-        self._entries[key] = entry = Entry(value, expires, kept_until, size, tags)
+        self._entries[key] = entry = Entry(value, self._monotonic(), expires, kept_until, size, tags)
         self.bytes += size
         for tag in tags:
             self._tagged.setdefault(tag, set()).add(key)
@@ -172,6 +176,11 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     def drop_where(self, touched: Callable[[str], bool], reason: str) -> int:
         """Drop what has a tag of which that is said; how many."""
         return self.drop_tags([tag for tag in self._tagged if touched(tag)], reason)
+
+    def kept_since(self, key: Hashable) -> float | None:
+        """When the value came that is kept (monotonic seconds); does not count as used."""
+        found = self._entries.get(key)
+        return None if found is None else found.since
 
     def keys(self) -> list[Hashable]:
         """Of all that is kept, the least recently used first: a copy."""

@@ -61,6 +61,18 @@ CACHE_RULES_MAX: Final = 256
 CACHE_FUNCTIONS_MAX: Final = 1_000
 """Functions of one cache."""
 
+CACHE_SAMPLED_HITS: Final = 64
+"""One hit in so many, on the average, is looked at: to do so takes ten times as long as a hit."""
+
+CACHE_HOT_KEYS: Final = 1_024
+"""Keys of which a process knows how often they are asked for: whichever has more than a thousandth of all reads."""
+
+CACHE_HOT_TAGS: Final = 256
+"""Tags of which it knows how many entries they evicted."""
+
+CACHE_HOT_HALF_LIFE_S: Final = 600.0
+"""What was asked for ten minutes ago counts half: twice as long as an answer is kept."""
+
 CACHE_SETTLE_S: Final = 1.0
 """In a cluster other servers hear of a subscription after the own one does: within milliseconds,
 a second when routes are busy."""

@@ -29,6 +29,9 @@ LATENCY_BUCKETS_S: Final = (
 )  # fmt: skip
 """From a publish on loopback (0.2 ms) to the publish deadline (30 s)."""
 
+CACHE_AGE_BUCKETS_S: Final = (0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0)
+"""From a notice that comes at once to what L3 keeps for a day."""
+
 STALENESS_BUCKETS_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0, 86400.0,
 )  # fmt: skip
@@ -285,6 +288,10 @@ class Metrics:
         self.cache_load_seconds = histogram(
             "coord_cache_load_seconds", "One load, its repeats included", "tier", buckets=LATENCY_BUCKETS_S
         )
+        self.cache_age_seconds = histogram(
+            "coord_cache_age_seconds", "Age of answers served from the tier, one in 64 of them", "tier",
+            buckets=CACHE_AGE_BUCKETS_S,
+        )  # fmt: skip
         self.cache_notices = counter(
             "coord_cache_notices_total", "Notices applied, unreadable, and gaps in them", "tier", "outcome"
         )
