@@ -19,12 +19,17 @@ any other tag may be touched from every partition of EVENTS.
 
 A replica of the database may lag behind the notices.  A load that says up to where its snapshot goes is
 measured against the positions at which its tags were evicted (`required`, `is_behind`).
+
+What another process kept, or this one before it was started again, says up to where it goes, too.  It is believed
+only where that can be proved (`proves`): this process has heard of every partition that the tags depend on, the
+answer has seen each of them at least up to where that began, and has all that was evicted since.  By hand something is
+evicted at no place: then only what this process loaded itself since is believed (`is_pardoned`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -91,14 +96,29 @@ class _Mark(msgspec.Struct, frozen=True):
     """The furthest at which it was evicted from that partition."""
 
 
+_EVENTS: Final = frozenset((subjects.EVENTS, p) for p in range(limits.PARTITIONS))
+
+
+def _source_of(tag: str) -> Source | None:
+    """The one partition that may touch `tag`; None: any of EVENTS."""
+    if tag.startswith(_SERIES):
+        return (subjects.TELEMETRY, subjects.partition(tag[len(_SERIES) :].partition(".")[0]))
+    return (subjects.EVENTS, subjects.partition(tag[len(_KEY) :])) if tag.startswith(_KEY) else None
+
+
 def depends_on(tag: str, source: Source) -> bool:
     """Whether what is committed in a partition may touch `tag`."""
-    stream, partition = source
-    if tag.startswith(_SERIES):
-        return stream == subjects.TELEMETRY and subjects.partition(tag[len(_SERIES) :].partition(".")[0]) == partition
-    if stream != subjects.EVENTS:
-        return False
-    return not tag.startswith(_KEY) or subjects.partition(tag[len(_KEY) :]) == partition
+    own = _source_of(tag)
+    return source[0] == subjects.EVENTS if own is None else source == own
+
+
+def sources_of(tags: Iterable[str]) -> frozenset[Source]:
+    """The partitions that may touch one of the tags."""
+    found: set[Source] = set()
+    for tag in tags:
+        own = _source_of(tag)
+        found |= _EVENTS if own is None else {own}
+    return frozenset(found)
 
 
 class Evictions:
@@ -121,6 +141,10 @@ class Evictions:
         """and where those were evicted."""
         self._wide: dict[Source, _Mark] = {}
         self._everything = 0
+        self._by_hand: OrderedDict[Hashable, int] = OrderedDict()
+        """Tags and keys that were evicted by hand, and the generations;"""
+        self._by_hand_before = 0
+        """and the youngest of those that are remembered no more, or of all."""
 
     # --- what happens --------------------------------------------------------------------
 
@@ -176,11 +200,28 @@ class Evictions:
 
     def manual(self, tags: Iterable[str]) -> Evicted:
         """Somebody asks for it."""
-        return self._named(frozenset(tags), None, (0, 0), "manual")
+        found = self._named(frozenset(tags), None, (0, 0), "manual")
+        for tag in found.tags:
+            self._remember_by_hand(tag)
+        return found
 
     def manual_all(self) -> Evicted:
         """The same of all that has tags."""
-        return self._all("manual")
+        found = self._all("manual")
+        self._by_hand_before = self.generation
+        return found
+
+    def manual_key(self, key: Hashable) -> None:
+        """One answer is wanted no more, whatever tags it has."""
+        self.generation += 1
+        self._remember_by_hand(key)
+
+    def _remember_by_hand(self, what: Hashable) -> None:
+        self._by_hand[what] = self.generation
+        self._by_hand.move_to_end(what)
+        while len(self._by_hand) > limits.CACHE_EVICTED_TAGS_MAX:
+            _, generation = self._by_hand.popitem(last=False)
+            self._by_hand_before = max(self._by_hand_before, generation)
 
     # --- what may be kept ----------------------------------------------------------------
 
@@ -195,6 +236,39 @@ class Evictions:
     def may_keep(self, tags: Collection[str], begun: int) -> bool:
         """Whether what a load that began in generation `begun` brings may be kept under these tags."""
         return not tags or (self.is_vouched and self.is_current(tags, begun))
+
+    # --- what was kept elsewhere ---------------------------------------------------------
+
+    def proves(self, tags: Collection[str], marks: Marks) -> bool:
+        """Whether an answer that has seen everything up to `marks` is known to be as good as one loaded now.
+
+        Without tags nothing evicts it.
+        """
+        if not tags:
+            return True
+        sources = sources_of(tags)
+        if not self.is_vouched or not all(source in self._heard for source in sources):
+            return False
+        required = self.required(tags)
+        return not is_behind(marks, {source: place for source, place in required.items() if source in sources})
+
+    def is_pardoned(self, what: Iterable[Hashable], begun: int = 0) -> bool:
+        """Whether none of these tags and keys was evicted by hand since generation `begun`; 0: ever."""
+        return self._by_hand_before <= begun and not any(self._by_hand.get(one, 0) > begun for one in what)
+
+    def pardon(self) -> None:
+        """Nothing is left anywhere of what was loaded before the last eviction by hand."""
+        self._by_hand.clear()
+        self._by_hand_before = 0
+
+    def places(self, tags: Collection[str]) -> dict[Source, Place]:
+        """Up to where everything that touches the tags was heard: what may be kept now is as good as of there.
+
+        That holds because a projector's notices and beats come in the order in which it sent them.
+        """
+        if not self.is_vouched:
+            return {}
+        return {source: self._heard[source].seen for source in sources_of(tags) if source in self._heard}
 
     def _since(self, tag: str, begun: int) -> bool:
         mark = self._tags.get(tag)
