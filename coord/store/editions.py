@@ -33,8 +33,15 @@ SCRIPTS: Final[Mapping[EditionName, tuple[str, ...]]] = {
         "editions/archive.sql",
         "editions/archive_hypertables.sql",
         "policies/apache.sql",
+        "policies/by_coord.sql",
     ),
-    "plain": ("editions/plain.sql", "editions/archive.sql", "editions/archive_plain.sql", "policies/plain.sql"),
+    "plain": (
+        "editions/plain.sql",
+        "editions/archive.sql",
+        "editions/archive_plain.sql",
+        "policies/plain.sql",
+        "policies/by_coord.sql",
+    ),
 }
 """What each edition applies after the migrations, in order."""
 

@@ -113,31 +113,6 @@ $$;
 COMMENT ON FUNCTION coord.maintain(interval, integer) IS
   'One bounded step of retention. In the community edition the server''s policies do it: nothing is left to do here.';
 
--- When the oldest rows of a table can be from, at the earliest; null: it has none.
-CREATE OR REPLACE FUNCTION coord.oldest(relation text)
-RETURNS timestamptz
-LANGUAGE sql STABLE
-AS $$
-  SELECT min(range_start) FROM timescaledb_information.chunks WHERE hypertable_schema = 'coord' AND hypertable_name = relation
-$$;
-COMMENT ON FUNCTION coord.oldest(text) IS
-  'When the oldest rows of event, metric_sample or outcome can be from, at the earliest; null: there are none.';
-
--- What a table takes, with its indexes and chunks.
-CREATE OR REPLACE FUNCTION coord.size_of(relation text)
-RETURNS bigint
-LANGUAGE sql STABLE
-AS $$
-  SELECT coalesce(
-    (SELECT hypertable_size(format('coord.%I', h.hypertable_name)::regclass)
-     FROM timescaledb_information.hypertables AS h WHERE h.hypertable_schema = 'coord' AND h.hypertable_name = relation),
-    (SELECT hypertable_size(format('%I.%I', c.materialization_hypertable_schema, c.materialization_hypertable_name)::regclass)
-     FROM timescaledb_information.continuous_aggregates AS c WHERE c.view_schema = 'coord' AND c.view_name = relation),
-    pg_total_relation_size(to_regclass(format('coord.%I', relation)))
-  )
-$$;
-COMMENT ON FUNCTION coord.size_of(text) IS 'Bytes of a table of schema coord, with its indexes and chunks; null: there is none.';
-
 CREATE OR REPLACE FUNCTION coord.server_jobs()
 RETURNS TABLE (
   job text, relation text, every interval, next_run timestamptz, last_success timestamptz, state text,

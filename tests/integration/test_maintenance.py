@@ -376,7 +376,7 @@ async def test_a_dense_second_is_stepped_through_in_batches(pool: Pool) -> None:
     ("file", "edit", "line"),
     [
         ("policies/{edition}.sql", ("DECLARE\n", "DECLARE\n  oops\n"), r"policies/\w+\.sql, line \d+"),
-        ("policies/{edition}.sql", ("LANGUAGE sql STABLE", "LANGUAGE sqll STABLE"), r"policies/\w+\.sql, line \d+"),
+        ("policies/{edition}.sql", ("LANGUAGE plpgsql", "LANGUAGE plpgsqll"), r"policies/\w+\.sql, line \d+"),
         ("rollups/fact_rate.sql", ("s.agent, --", "s.agent --"), r"rollups/fact_rate\.sql, line \d+"),
         ("rollups/telemetry.sql", ("-- sum: How", "-- How"), r"rollups/telemetry\.sql, line 6"),
     ],

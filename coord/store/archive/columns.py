@@ -14,6 +14,7 @@ from typing import Any, Final
 from coord import limits
 from coord.core.archive import Relation
 from coord.store.archive.files import arrow
+from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS
 
 _TYPES: Final[Mapping[str, str]] = {
     "stored_at": "time",
@@ -28,44 +29,16 @@ _TYPES: Final[Mapping[str, str]] = {
 }
 """What is not listed is text."""
 
+
+def _filed(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """A row's columns, and the one that the table fills."""
+    at = columns.index("occurred_at") + 1
+    return (*columns[:at], "projected_at", *columns[at:])
+
+
 COLUMNS: Final[Mapping[Relation, tuple[str, ...]]] = {
-    "event": (
-        "stored_at",
-        "epoch",
-        "seq",
-        "idx",
-        "partition",
-        "tenant",
-        "agent",
-        "key",
-        "kind",
-        "id",
-        "event",
-        "detail",
-        "event_id",
-        "type",
-        "schema",
-        "occurred_at",
-        "projected_at",
-        "correlation_id",
-        "causation_id",
-        "traceparent",
-        "data",
-    ),
-    "metric_sample": (
-        "stored_at",
-        "epoch",
-        "seq",
-        "idx",
-        "partition",
-        "tenant",
-        "agent",
-        "series",
-        "occurred_at",
-        "projected_at",
-        "value",
-        "data",
-    ),
+    "event": _filed(EVENT_COLUMNS),
+    "metric_sample": _filed(SAMPLE_COLUMNS),
 }
 """The columns of each table as they stand in its files; the statements archive_export_… name them in this order."""
 
