@@ -9,8 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from functools import update_wrapper
-from types import MethodType
-from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from coord import errors, limits
 from coord.cache.keys import Arguments, Key, Template
@@ -19,6 +18,7 @@ from coord.cache.memory import MISSING
 from coord.core.eviction import Watermark
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 Answering: TypeAlias = Callable[..., Awaitable[R | Loaded]]
 """A function whose answers can be kept."""
@@ -47,12 +47,40 @@ class CachedOptions(TypedDict, total=False):
     """Parameters that do not change the answer; default: self, cls."""
 
 
-class CachedFunction(Generic[R]):
-    """What the decorator makes: called as the function is, with ``min_watermark=`` besides."""
+class CachedFunction(Protocol[R_co]):
+    """What the decorator makes: a coroutine function, called as the function is, with ``min_watermark=`` besides."""
+
+    async def __call__(self, *args: Any, min_watermark: Watermark | None = None, **kwargs: Any) -> R_co:
+        """The function's answer, from the cache or from calling it; raises what `Cache.read` raises."""
+
+    def __get__(self, instance: object, _owner: type | None = None) -> Callable[..., Coroutine[Any, Any, R_co]]:
+        """As a method: called with its instance first."""
+
+    def key(self, *args: Any, **kwargs: Any) -> Key:
+        """What the answer to such a call is kept under."""
+
+    def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> R_co | Any:
+        """The fresh answer to such a call if it is here, without awaiting and without loading; else `default`."""
+
+    def evict(self, *args: Any, **kwargs: Any) -> bool:
+        """Drop the answer to such a call, and keep none that is under way; whether there was one."""
+
+
+class _Answers(Generic[R]):
+    """Of one function: how its calls are looked up and loaded."""
 
     __slots__ = (
-        "__dict__", "_arguments", "_cache", "_counts", "_direct", "_function", "_key", "_peek", "_policy", "_ready",
-        "_start", "_tags",
+        "arguments",
+        "cache",
+        "counts",
+        "direct",
+        "function",
+        "peek_l1",
+        "policy",
+        "ready",
+        "start",
+        "tags",
+        "template",
     )  # fmt: skip
 
     def __init__(
@@ -60,61 +88,91 @@ class CachedFunction(Generic[R]):
         cache: Cache,
         function: Answering[R],
         arguments: Arguments,
-        key: Template,
+        template: Template,
         tags: tuple[Template, ...],
         policy: Policy,
         ready: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        update_wrapper(self, function)
-        self._cache = cache
-        self._counts = cache.counts
-        self._function = function
-        self._arguments = arguments
-        self._key = key
-        self._tags = tags
-        self._policy = policy
-        self._ready = ready
-        self._start = (key.text,)
-        self._direct = arguments.all_in_order(key)
-        self._peek = cache.l1.peek
+        self.cache = cache
+        self.counts = cache.counts
+        self.function = function
+        self.arguments = arguments
+        self.template = template
+        self.tags = tags
+        self.policy = policy
+        self.ready = ready
+        self.start = (template.text,)
+        self.direct = arguments.all_in_order(template)
+        self.peek_l1 = cache.l1.peek
 
-    async def __call__(self, *args: Any, min_watermark: Watermark | None = None, **kwargs: Any) -> R:
-        """The function's answer, from the cache or from calling it; raises what `Cache.read` raises."""
-        if len(args) == self._direct and not kwargs and min_watermark is None:
+    async def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], min_watermark: Watermark | None) -> R:
+        """The long way: whatever the arguments are."""
+        values = self.arguments.bind(args, kwargs)
+        tags = tuple(dict.fromkeys([tag.fill(values) for tag in self.tags]))
+        if self.ready is not None and tags:
+            await self.ready()
+        return await self.cache.read(  # type: ignore[no-any-return]  # what the function returned
+            self.template.key(values), tags, lambda: self.function(*args, **kwargs), self.policy, min_watermark
+        )
+
+    def key(self, *args: Any, **kwargs: Any) -> Key:
+        return self.template.key(self.arguments.bind(args, kwargs))
+
+    def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> R | Any:
+        if len(args) == self.direct and not kwargs:
+            for value in args:
+                if type(value) is not str:
+                    break
+            else:
+                found = self.peek_l1(self.start + args, MISSING)
+                if found is not MISSING:
+                    return found
+        return self.peek_l1(self.key(*args, **kwargs), default)
+
+    def evict(self, *args: Any, **kwargs: Any) -> bool:
+        return self.cache.forget(self.key(*args, **kwargs))
+
+
+def _called(answers: _Answers[R]) -> Callable[..., Coroutine[Any, Any, R]]:
+    """The way in.  A coroutine function, not an object that is called: that alone would double what a hit costs."""
+    peek, counts, read, start, direct = (
+        answers.peek_l1, answers.counts, answers.read, answers.start, answers.direct,
+    )  # fmt: skip
+
+    async def call(*args: Any, min_watermark: Watermark | None = None, **kwargs: Any) -> R:
+        if len(args) == direct and not kwargs and min_watermark is None:
             for value in args:
                 if type(value) is not str:
                     break  # as it is it may be equal to what a key makes of another
             else:
-                found = self._peek(self._start + args, MISSING)
+                found = peek(start + args, MISSING)
                 if found is not MISSING:
-                    self._counts.left -= 1
-                    if not self._counts.left:
-                        self._counts.sample(self._start + args)
+                    counts.left -= 1
+                    if not counts.left:
+                        counts.sample(start + args)
                     answer: R = found
                     return answer
-        values = self._arguments.bind(args, kwargs)
-        tags = tuple(dict.fromkeys([tag.fill(values) for tag in self._tags]))
-        if self._ready is not None and tags:
-            await self._ready()
-        return await self._cache.read(  # type: ignore[no-any-return]  # what the function returned
-            self._key.key(values), tags, lambda: self._function(*args, **kwargs), self._policy, min_watermark
-        )
+        return await read(args, kwargs, min_watermark)
 
-    def __get__(self, instance: object, _owner: type | None = None) -> Callable[..., Coroutine[Any, Any, R]]:
-        """As a method: called with its instance first."""
-        return self if instance is None else MethodType(self, instance)
+    return call
 
-    def key(self, *args: Any, **kwargs: Any) -> Key:
-        """What the answer to such a call is kept under."""
-        return self._key.key(self._arguments.bind(args, kwargs))
 
-    def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> R | Any:
-        """The fresh answer to such a call if it is here, without awaiting and without loading; else `default`."""
-        return self._peek(self.key(*args, **kwargs), default)
+def _called_with_one(answers: _Answers[R]) -> Callable[..., Coroutine[Any, Any, R]]:
+    """The same where one text is all there is to the key: without tuples taken apart and put together."""
+    peek, counts, read, (text,) = answers.peek_l1, answers.counts, answers.read, answers.start
 
-    def evict(self, *args: Any, **kwargs: Any) -> bool:
-        """Drop the answer to such a call, and keep none that is under way; whether there was one."""
-        return self._cache.forget(self.key(*args, **kwargs))
+    async def call(value: Any = MISSING, /, *more: Any, min_watermark: Watermark | None = None, **kwargs: Any) -> R:
+        if type(value) is str and min_watermark is None and not more and not kwargs:
+            found = peek((text, value), MISSING)
+            if found is not MISSING:
+                counts.left -= 1
+                if not counts.left:
+                    counts.sample((text, value))
+                answer: R = found
+                return answer
+        return await read(() if value is MISSING else (value, *more), kwargs, min_watermark)
+
+    return call
 
 
 class Functions:
@@ -150,7 +208,12 @@ class Functions:
             arguments.check_all_named(template, ignore)
             made = tuple(Template.parse(tag, arguments.signature) for tag in tags)
             self._claim(key)
-            return CachedFunction(self._cache, function, arguments, template, made, policy, self._ready)
+            answers = _Answers(self._cache, function, arguments, template, made, policy, self._ready)
+            called: Any = (_called_with_one if answers.direct == 1 else _called)(answers)
+            update_wrapper(called, function)
+            called.key, called.peek, called.evict = answers.key, answers.peek, answers.evict
+            cached: CachedFunction[R] = called
+            return cached
 
         return decorate
 

@@ -44,6 +44,9 @@ _TIMER_S: Final = 0.05
 _TIMES_SPARE: Final = 1_024
 """Times of values that left before, which are kept until there are as many as entries and these."""
 
+_AIOCACHES: Final = frozenset({"namespace", "build_key", "_plugins", "_serializer"})
+"""Attributes of its `BaseCache` that change what a get is."""
+
 Dropped = Callable[[str, int], None]
 """Told how many entries left, and why."""
 
@@ -92,6 +95,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         `jitter`: part of it by which it is shortened at random.  `serializer`, `timeout` and others are
         aiocache's; values are kept as they are by default, and nothing here takes long enough for a timeout.
         """
+        self._is_plain = False
         super().__init__(
             serializer=NullSerializer() if serializer is None else serializer, timeout=timeout, ttl=ttl, **aiocache
         )
@@ -114,6 +118,13 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self.peek: Final[Callable[..., Any]] = self._fresh.get
         """``peek(key, default=None)``: the fresh value under exactly this key (namespaces are aiocache's); counts as
         used.  Nothing is awaited, checked or counted; an unhashable key is a `TypeError`."""
+        self._is_plain = not aiocache and type(self._serializer) is NullSerializer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Whoever sets one of aiocache's own later on gets aiocache's way of reading."""
+        object.__setattr__(self, name, value)
+        if name in _AIOCACHES:
+            object.__setattr__(self, "_is_plain", False)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -177,10 +188,9 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         """Drop what has a tag of which that is said; how many."""
         return self.drop_tags([tag for tag in self._tagged if touched(tag)], reason)
 
-    def kept_since(self, key: Hashable) -> float | None:
-        """When the value came that is kept (monotonic seconds); does not count as used."""
-        found = self._entries.get(key)
-        return None if found is None else found.since
+    def look(self, key: Hashable) -> Entry | None:
+        """What is kept, fresh or not; does not count as used."""
+        return self._entries.get(key)
 
     def keys(self) -> list[Hashable]:
         """Of all that is kept, the least recently used first: a copy."""
@@ -265,15 +275,19 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     # --- aiocache's ----------------------------------------------------------------------
 
-    async def get(self, key: Any, default: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Aiocache's get: `default` also for a kept None.  Without plugins, namespace and serializer it is short."""
-        if args or kwargs or self._plugins or self.namespace or type(self._serializer) is not NullSerializer:
-            return await super().get(key, default, *args, **kwargs)
-        try:
-            found = self._fresh.get(key)
-        except TypeError as exc:
-            raise errors.InvalidCacheKey(str(exc)) from exc
-        return default if found is None else found
+    async def get(
+        self, key: Any, default: Any = None, loads_fn: Any = None, namespace: str | None = None, _conn: object = None,
+        timeout: Any = MISSING,
+    ) -> Any:  # fmt: skip
+        """Aiocache's get: `default` also for a kept None.  Where nothing of aiocache's has to be done it is short."""
+        if self._is_plain and loads_fn is namespace is None and timeout is MISSING:
+            try:
+                found = self.peek(key)
+            except TypeError as exc:
+                raise errors.InvalidCacheKey(str(exc)) from exc
+            return default if found is None else found
+        given = {} if timeout is MISSING else {"timeout": timeout}
+        return await super().get(key, default, loads_fn, namespace, _conn, **given)
 
     async def _get(self, key: Hashable, **_: object) -> Any:
         return self.peek(key, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import inspect
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import date
@@ -140,6 +141,26 @@ async def test_calls_are_one_however_they_are_written(cached) -> None:
     assert f.evict("a")
     assert f.peek("a") is None
     assert f.__name__ == "f"
+
+
+async def test_a_function_of_one_text_is_called_in_every_way_there_is(cached) -> None:
+    calls = []
+
+    @cached("one:{value}")
+    async def one(value: str = "d") -> str:
+        calls.append(value)
+        return value
+
+    assert inspect.iscoroutinefunction(one)
+    for _ in range(2):
+        assert [await one("a"), await one(value="a"), await one(), await one("d")] == ["a", "a", "d", "d"]
+        assert (one.peek("a"), one.peek(value="a"), one.peek()) == ("a", "a", "d")
+    assert calls == ["a", "d"]
+    for args, kwargs in ((("a", "b"), {}), (("a",), {"value": "a"}), (("a",), {"other": 1})):
+        with pytest.raises(TypeError):
+            await one(*args, **kwargs)
+    with pytest.raises(errors.InvalidCacheKey):
+        one.peek("x" * 2_000)
 
 
 async def test_what_is_equal_to_a_part_of_a_key_is_not_that(cached) -> None:

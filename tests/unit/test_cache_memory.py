@@ -233,6 +233,19 @@ async def test_namespaces_and_serializers_as_aiocache_has_them() -> None:
     assert cache.keys() == ["ns:a"]
 
 
+async def test_what_is_set_of_aiocaches_later_counts_for_every_read() -> None:
+    cache = made()
+    await cache.set("a", 1)
+    assert await cache.get("a", timeout=1) == 1
+    cache.namespace = "ns:"
+    assert await cache.get("a") is None
+    await cache.set("a", 2)
+    assert (await cache.get("a"), cache.peek("ns:a")) == (2, 2)
+    built = made(key_builder=lambda key, namespace: f"built {key}")
+    await built.set("a", 3)
+    assert (await built.get("a"), built.peek("built a")) == (3, 3)
+
+
 async def test_under_aiocaches_decorators_values_stay_what_they_are() -> None:
     calls = 0
 
