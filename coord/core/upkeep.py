@@ -96,6 +96,18 @@ def next_width_s(width_s: float, rows: int, *, least_s: float, batch_rows: int =
     return min(steps * least_s, limits.ROLLUP_WIDTH_MAX_S)
 
 
+def next_roll_s(rows: int, elapsed_s: float, every_s: float) -> float:
+    """How long until rollups are moved on again, after `rows` came within `elapsed_s`: about a batch's worth of facts.
+
+    What no rollup has yet, every view counts as it is asked: where facts come fast, that must not become much.
+    `every_s` at most, `limits.ROLLUP_EVERY_MIN_S` at least.
+    """
+    if rows <= 0:
+        return every_s
+    wanted = limits.ROLLUP_LIVE_ROWS * elapsed_s / rows
+    return min(every_s, max(limits.ROLLUP_EVERY_MIN_S, wanted))
+
+
 def pause_s(step_s: float, least_s: float = limits.MAINTAIN_PAUSE_S) -> float:
     """How long ingest has after a step that took `step_s`: half of the time, and more while steps are short."""
     return max(least_s, step_s)

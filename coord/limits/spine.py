@@ -384,9 +384,19 @@ MAINTAIN_STEPS_MAX: Final = 10_000
 MAINTAIN_PAUSE_S: Final = 0.05
 """Between two steps of maintenance, at least: as long as a step of 10,000 rows takes."""
 
-ROLLUP_SETTLE_S: Final = 5.0
-"""A rollup stays so far behind what is complete: the broker's clock may be corrected by as much, and those of a
-cluster's servers differ."""
+ROLLUP_SETTLE_S: Final = 2.0
+"""A rollup stays so far behind what is complete: the broker's clock may be corrected by as much (a leap second that is
+stepped is one), and those of a cluster's servers differ.  What it has not counted, views count as they are asked."""
+
+ROLLUP_LIVE_ROWS: Final = 20_000
+"""Facts that come in between two moves of the rollups, where facts come fast: every view that reaches to now counts
+them as it is asked, about a microsecond each."""
+
+ROLLUP_EVERY_MIN_S: Final = 1.0
+"""Between two moves of the rollups at least, however fast facts come."""
+
+ROLLUP_PAUSE_MIN_S: Final = 0.005
+"""Between two steps of rollups while facts come fast, or as long as the step took: they are small and many then."""
 
 ROLLUP_WIDTH_MIN_S: Final = 0.01
 """A step of a rollup covers at least so much time, however dense the rows are."""

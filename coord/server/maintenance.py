@@ -12,6 +12,9 @@
                           │
                        facts of every step: stated by _maintenance
 
+Where facts come fast, whoever leads goes on leading between two looks and moves the rollups as soon as about 20,000
+more have come, every second at most: what no rollup has, every view counts.
+
 Each step is one or more transactions of about 10,000 rows with pauses in between, so that ingest goes on
 (`coord.core.upkeep`), and can be repeated: a process that dies leaves nothing half done, whoever leads next goes on.
 What was done is a row of coord.maintenance_step first and a fact then, so that a log that is away
@@ -21,8 +24,9 @@ misses nothing.  A step that fails is recorded and keeps the others from nothing
 from __future__ import annotations
 
 import contextlib
+import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -111,6 +115,11 @@ class Maintenance(Service):
         self._bus: Bus | None = None
         self._said: dict[str, str] = {}
         """What could not be done and why, until it can: said once."""
+        self._rolled: dict[str, Step] = {}
+        """What rollups were moved by since it was last recorded."""
+        self._rolled_at = self.clock.monotonic()
+        self._roll_every_s = math.inf
+        """How often rollups are moved on between looks; infinite: facts do not come so fast, or it is another's."""
 
     # --- life --------------------------------------------------------------------------------
 
@@ -118,9 +127,9 @@ class Maintenance(Service):
         """Look, work, sleep; what is away is asked again at the next look."""
         rng = random.Random()
         while not self.draining.is_set():
-            # Jittered, so that replicas started together do not work at the same moment.
-            await self.clock.sleep(self.config.every_s * (0.5 + rng.random()))
             try:
+                # Jittered, so that replicas started together do not work at the same moment.
+                await self._between_looks(self.config.every_s * (0.5 + rng.random()))
                 await self.look()
                 self._said.pop("look", None)
             except errors.CoordError as exc:
@@ -135,13 +144,30 @@ class Maintenance(Service):
         """Whether it leads, and what was done."""
         return {"leads": self.leads, "steps": self.steps}
 
+    async def _between_looks(self, rest_s: float) -> None:
+        """Sleep; where facts come fast, lead on and move the rollups meanwhile."""
+        until = self.clock.monotonic() + rest_s
+        if self._roll_every_s < rest_s:
+            async with self._leading() as (pool, conn):
+                while conn is not None and self._roll_every_s < until - self.clock.monotonic():
+                    await self.clock.sleep(self._roll_every_s)
+                    await self._roll(pool, conn, limits.ROLLUP_PAUSE_MIN_S)
+        await self.clock.sleep(max(0.0, until - self.clock.monotonic()))
+
     # --- one look ------------------------------------------------------------------------------
 
-    async def look(self) -> None:
-        """Work, if nobody else does."""
+    @contextlib.asynccontextmanager
+    async def _leading(self) -> AsyncIterator[tuple[Pool, Connection | None]]:
         pool = Pool(self._database, metrics=self.metrics)
         async with await pool.open(wait=True), maintenance.leadership(pool) as conn:
             self.leads = conn is not None
+            if conn is None:
+                self._roll_every_s = math.inf
+            yield pool, conn
+
+    async def look(self) -> None:
+        """Work, if nobody else does."""
+        async with self._leading() as (pool, conn):
             if conn is None:
                 return
             edition = await editions.detect_async(conn)
@@ -150,6 +176,7 @@ class Maintenance(Service):
             await self._hold(conn, why)
             if edition.name != "community":
                 await self._roll(pool, conn)
+                await self._record_rolled(conn)
             now, last, tried = await maintenance.night(conn)
             if last is None:
                 # The first look only says since when there is somebody: a start at noon is no night.
@@ -166,21 +193,35 @@ class Maintenance(Service):
                 Step(job="hold", relation="", unit="jobs", rows=changed, result="held" if why else "done", reason=why),
             )
 
-    async def _roll(self, pool: Pool, conn: Connection) -> None:
+    async def _roll(self, pool: Pool, conn: Connection, pause_s: float = limits.MAINTAIN_PAUSE_S) -> None:
+        """Move every rollup as far as it may be moved; how soon again follows from how much that was."""
+        rows = 0
+        failed = False
         for rollup in rollups.load():
             for level in LEVELS:
                 with self._failing(f"rollup {rollup.table(level)}") as failure:
                     began = self.clock.monotonic()
-                    moved = await rollups.advance(pool, rollup, level)
-                    if moved.steps:
-                        await self._record(
-                            conn,
-                            Step(
-                                job="rollup", relation=moved.relation, rows=moved.rows, batches=moved.steps,
-                                seconds=self.clock.monotonic() - began, result="more" if moved.more else "done",
-                            ),
-                        )  # fmt: skip
+                    moved = await rollups.advance(pool, rollup, level, pause_s=pause_s)
+                    self._add(moved, self.clock.monotonic() - began)
+                    rows = max(rows, moved.rows if level == LEVELS[0] else 0)
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)
+                failed = failed or bool(failure)
+        since, self._rolled_at = self._rolled_at, self.clock.monotonic()
+        again_s = upkeep.next_roll_s(rows, self._rolled_at - since, self.config.every_s)
+        self._roll_every_s = again_s if again_s < self.config.every_s and not failed else math.inf
+
+    def _add(self, moved: rollups.Advance, seconds: float) -> None:
+        """Keep what was moved for the next look's record: where facts come fast, each move is not worth a row."""
+        if moved.steps:
+            before = self._rolled.get(moved.relation) or Step(job="rollup", relation=moved.relation)
+            self._rolled[moved.relation] = msgspec.structs.replace(
+                before, rows=before.rows + moved.rows, batches=before.batches + moved.steps,
+                seconds=before.seconds + seconds, result="more" if moved.more else "done",
+            )  # fmt: skip
+
+    async def _record_rolled(self, conn: Connection) -> None:
+        for name in list(self._rolled):
+            await self._record(conn, self._rolled.pop(name))
 
     async def _tonight(self, pool: Pool, conn: Connection, edition: str, why: str | None, waiting_s: float) -> None:
         """The night's work; done when nothing was held: else, or where it dies, it is tried again an hour later."""

@@ -10,6 +10,10 @@
                     not in it yet                                 counted as it is asked for
 
 So the views' answers are the same everywhere, at any time, however far the rollups have come.
+
+Elsewhere than in community a bucket that is not over is in both, the table and what is counted: it has what was stored
+before *progress*, the level below the rest.  So a day costs a view what one row a group of it does, not its hours
+and minutes again.
 Pure: text from text.
 """
 
@@ -25,7 +29,7 @@ _SCHEMA: Final = "coord"
 _ORIGIN: Final = "TIMESTAMPTZ '2000-01-03 00:00:00+00'"
 """A Monday, as TimescaleDB's buckets have it."""
 
-_SHOWN: Final = "coalesce((SELECT m.shown FROM coord.rollup AS m WHERE m.name = '%s'), '-infinity')"
+_MARK: Final = "coalesce((SELECT m.%s FROM coord.rollup AS m WHERE m.name = '%s'), '-infinity')"
 """A sub-select and no function: asked once a question, with the rights of the view's owner."""
 
 _NOW: Final = "least(now(), (SELECT max(c.stored_at) FROM coord.checkpoint AS c))"
@@ -85,11 +89,11 @@ def views(rollup: Rollup, *, community: bool) -> str:
         if community:
             query = stored
         else:
-            shown = _SHOWN % rollup.table(level)
+            shown = _mark(rollup, level, "shown")
             query = (
                 f"{stored}\nWHERE r.bucket < {shown}\nUNION ALL\n"
                 f"SELECT c.tenant, c.bucket, {_list('c', rollup.columns[1:])}\n"
-                f"FROM (\n{_live(rollup, level, shown)}\n) AS c"
+                f"FROM (\n{_open(rollup, level, shown)}\n) AS c"
             )
         done.append(
             f"CREATE OR REPLACE VIEW {view} (tenant, bucket, {order}) AS\n{query};\n"
@@ -124,10 +128,10 @@ def expire(rollup: Rollup, level: Level) -> str:
 
     Ago by both clocks, the database's and the broker's, as for the archive (archive_now.sql).
     """
-    table, above = qualified(rollup.table(level)), rollup.table(LEVELS[LEVELS.index(level) + 1])
+    table, above = qualified(rollup.table(level)), _mark(rollup, LEVELS[LEVELS.index(level) + 1], "shown")
     return (
         f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table}"  # noqa: S608 - names of our files
-        f" WHERE bucket < least({_NOW} - $1::interval, {_SHOWN % above}) LIMIT $2))"
+        f" WHERE bucket < least({_NOW} - $1::interval, {above}) LIMIT $2))"
     )
 
 
@@ -158,11 +162,22 @@ def count(rollup: Rollup, level: Level) -> str:
     )
 
 
-def _live(rollup: Rollup, level: Level, since: str) -> str:
+def _open(rollup: Rollup, level: Level, shown: str) -> str:
+    """The buckets that are not over, from `shown` on: what the table has of them, and what was stored since."""
+    progress = _mark(rollup, level, "progress")
+    table = qualified(rollup.table(level))
+    counted = f"  SELECT r.bucket, {_list('r', rollup.columns)}\n  FROM {table} AS r"  # noqa: S608 - names of our files
     if level == "1m":
-        return _first(rollup, _binned(level, "s.stored_at"), since=f"s.stored_at >= {since}")
-    below = qualified(f"v_{rollup.table(_below(level))}")
-    return _further(rollup, _binned(level, "s.bucket"), below, since=f"s.bucket >= {since}")
+        live = _first(rollup, _binned(level, "s.stored_at"), since=f"s.stored_at >= {progress}")
+    else:
+        below = qualified(f"v_{rollup.table(_below(level))}")
+        live = _further(rollup, _binned(level, "s.bucket"), below, since=f"s.bucket >= {progress}")
+    both = f"(\n{counted}\n  WHERE r.bucket >= {shown}\n  UNION ALL\n{live}\n  )"
+    return _further(rollup, "s.bucket", both)
+
+
+def _mark(rollup: Rollup, level: Level, which: str) -> str:
+    return _MARK % (which, rollup.table(level))
 
 
 def _first(rollup: Rollup, bucket: str, *, since: str = "", bound: str = "") -> str:
