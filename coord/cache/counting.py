@@ -10,46 +10,15 @@ import random
 from collections.abc import Callable, Hashable
 from typing import Final
 
-import msgspec
-
 from coord import limits
 from coord.cache.memory import MemoryCache
 from coord.runtime import clock
 from coord.telemetry.metrics import Metrics
 from coord.telemetry.metrics import default as default_metrics
+from coord.wire.cache_api import CacheStats
 
 _EVERY_S: Final = 1.0
 _TIER: Final = "l1"
-
-
-class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
-    """One tier, since its process began and as it is now."""
-
-    tier: str = _TIER
-    hits: int
-    misses: int
-    stale: int
-    """Served after their time, where that is allowed."""
-    joined: int
-    """Callers that waited for somebody else's load."""
-    loads: int
-    load_errors: int
-    kept: int
-    """Entries there are."""
-    bytes: int
-    """They hold."""
-    bytes_max: int
-    dropped: dict[str, int]
-    """Entries that left, by why: notice, backlog, gap, session, lost, manual, full, expired, replaced, too_large."""
-    refused: dict[str, int]
-    """Loads handed over and not kept, by why: overtaken by an eviction, unvouched (no notices), tags."""
-    notices: int
-    gaps: int
-
-    @property
-    def hit_rate(self) -> float:
-        """Part of the reads that were answered from here, 0 to 1."""
-        return self.hits / max(1, self.hits + self.misses)
 
 
 class Counting:

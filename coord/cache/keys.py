@@ -15,7 +15,8 @@ import enum
 import inspect
 import string
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from coord import limits
@@ -121,6 +122,35 @@ def part(value: Any, name: str) -> str | tuple[str, str]:
         raise InvalidCacheKey("not of a type that keys are made of", field=name, type=kind.__name__)
     _check_bytes(text, limits.CACHE_KEY_BYTES_MAX, name)
     return said
+
+
+def shown(key: Hashable) -> str:
+    """A key as a person writes it: the template with the values in it; anything else as Python shows it.
+
+    Not unique: the text of 1 and "1" is the same.
+    """
+    if type(key) is str:
+        return key
+    if not (type(key) is tuple and key and type(key[0]) is str):
+        return repr(key)[: limits.CACHE_SHOWN_CHARS]
+    literals = _literals(key[0])
+    values = dict(zip(dict.fromkeys(name for _, name in literals if name is not None), key[1:], strict=False))
+    found = []
+    for literal, name in literals:
+        found.append(literal)
+        if name is not None:
+            said = values.get(name, "")
+            found.append(said if isinstance(said, str) else str(said[1]))
+    return "".join(found)
+
+
+@lru_cache(maxsize=limits.CACHE_FUNCTIONS_MAX)
+def _literals(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Literal text and the field behind it; what is no template is all literal."""
+    try:
+        return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(template))
+    except ValueError:
+        return ((template, None),)
 
 
 def checked_tag(tag: str) -> str:

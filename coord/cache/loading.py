@@ -28,7 +28,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.cache.config import CacheConfig
-from coord.cache.counting import CacheStats, Counting
+from coord.cache.counting import Counting
 from coord.cache.keys import checked_tag
 from coord.cache.memory import MemoryCache
 from coord.cache.sampling import Sampling
@@ -38,6 +38,7 @@ from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.telemetry.metrics import default as default_metrics
 from coord.wire import notices
+from coord.wire.cache_api import CacheStats
 
 _log = logs.get("cache")
 

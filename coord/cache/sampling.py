@@ -34,9 +34,9 @@ class Sampling:
         """One of `hits` reads that were."""
         now = self._monotonic()
         self.keys.offer(key, now, hits)
-        since = self._l1.kept_since(key)
-        if since is not None:
-            self._age.observe(now - since)
+        entry = self._l1.look(key)
+        if entry is not None:
+            self._age.observe(now - entry.since)
 
     def evicted(self, what: str, entries: int) -> None:
         """`what` took so many entries along."""

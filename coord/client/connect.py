@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from coord.cache.functions import Answering, CachedFunction, CachedOptions
     from coord.cache.hearing import Caching
     from coord.cache.loading import Cache
+    from coord.cache.showing import Showing
     from coord.client.building import Workflow
     from coord.client.flags import Flags
     from coord.client.handoff import HandoffHandle, Handoffs
@@ -207,6 +208,7 @@ class Coord(Submits):
         self._handoffs: Handoffs | None = None
         self._cache_config = cache
         self._caching: Caching | None = None
+        self._showing: Showing | None = None
 
     @property
     def tenant(self) -> str:
@@ -557,7 +559,11 @@ class Coord(Submits):
         if self._caching is None:
             from coord.cache.hearing import Caching
 
+            from coord.cache.showing import Showing
+
             self._caching = Caching(self.connection, self.tenant, self._cache_config, self.metrics)
+            self._showing = Showing(self.connection, self._caching.cache, self.tenant, self.agent, self.instance)
+            self._showing.start()
         return self._caching
 
     # --- who is there --------------------------------------------------------------------
@@ -620,6 +626,8 @@ class Coord(Submits):
                     part.close()
             self.outcomes.close()
             await self._submitter.close()
+            if self._showing is not None:
+                await self._showing.close()
             if self._caching is not None:
                 await self._caching.close()
             await self.payloads.close()

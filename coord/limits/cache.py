@@ -61,7 +61,7 @@ CACHE_RULES_MAX: Final = 256
 CACHE_FUNCTIONS_MAX: Final = 1_000
 """Functions of one cache."""
 
-CACHE_SAMPLED_HITS: Final = 64
+CACHE_SAMPLED_HITS: Final = 256
 """One hit in so many, on the average, is looked at: to do so takes ten times as long as a hit."""
 
 CACHE_HOT_KEYS: Final = 1_024
@@ -72,6 +72,24 @@ CACHE_HOT_TAGS: Final = 256
 
 CACHE_HOT_HALF_LIFE_S: Final = 600.0
 """What was asked for ten minutes ago counts half: twice as long as an answer is kept."""
+
+CACHE_ASKS_MAX: Final = 16
+"""Questions of operators that wait in a process for their answers; more are not answered."""
+
+CACHE_ASKED_TAGS_MAX: Final = 256
+"""Tags in one of them."""
+
+CACHE_SHOWN_MAX: Final = 200
+"""Entries in one answer: 100 KB where keys and tags are long."""
+
+CACHE_SHOWN_CHARS: Final = 200
+"""Of a value, or of a key that is none of ours."""
+
+CACHE_ANSWERS_MAX: Final = 10_000
+"""Processes whose answers one question takes."""
+
+CACHE_HIT_TARGETS: Final[dict[str, float]] = {"l1": 0.8, "l2": 0.6, "l3": 0.4}
+"""Hit rates that a tier is to have, of the reads that come to it."""
 
 CACHE_SETTLE_S: Final = 1.0
 """In a cluster other servers hear of a subscription after the own one does: within milliseconds,

@@ -41,6 +41,7 @@ from coord.core.subscription import Position
 from coord.telemetry import logs
 from coord.wire import subjects
 from coord.wire.decode import decode_message
+from coord.wire.filters import matches
 from coord.wire.log_api import LogInfo
 from coord.wire.records import StoredFact
 
@@ -163,7 +164,7 @@ class LogReader:
         everything = await batch(">")
         self._uncounted.confirm(seq, now)
         reached = everything.messages[-1].seq if everything.messages else None
-        wanted = [m for m in everything.messages if subjects.matches(filter_subject, m.subject)]
+        wanted = [m for m in everything.messages if matches(filter_subject, m.subject)]
         return Batch(wanted, everything.pending, reached)
 
     async def _bound(self, filter_subject: str, batch: Batch, from_seq: int, info: LogInfo) -> int:

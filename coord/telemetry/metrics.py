@@ -289,7 +289,7 @@ class Metrics:
             "coord_cache_load_seconds", "One load, its repeats included", "tier", buckets=LATENCY_BUCKETS_S
         )
         self.cache_age_seconds = histogram(
-            "coord_cache_age_seconds", "Age of answers served from the tier, one in 64 of them", "tier",
+            "coord_cache_age_seconds", "Age of answers served from the tier: one in 256 hits is looked at", "tier",
             buckets=CACHE_AGE_BUCKETS_S,
         )  # fmt: skip
         self.cache_notices = counter(

@@ -379,18 +379,6 @@ def is_of_one_key(filter_subject: str) -> bool:
     return len(tokens) > 5 and filter_subject.startswith(_LOG) and not {"*", ">"}.intersection(tokens[2:5])
 
 
-def matches(filter_subject: str, subject: str) -> bool:
-    """Whether the broker lets a subject through this filter: ``*`` is one token, ``>`` at the end one or more."""
-    wanted, tokens = filter_subject.split("."), subject.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        if len(tokens) <= len(wanted):
-            return False
-    elif len(tokens) != len(wanted):
-        return False
-    return all(one in ("*", other) for one, other in zip(wanted, tokens, strict=False))
-
-
 def samples_filter(tenant: str) -> str:
     """One filter over the stored telemetry of a tenant."""
     _check(tenant=tenant)
@@ -480,6 +468,12 @@ def rpc_all(service: str, method: str) -> str:
 def ask(tenant: str, agent: str, what: str) -> str:
     """Where an agent is asked to state something (`status`: all of it); it answers by stating it."""
     return _build("coord.ask", tenant=tenant, agent=agent, what=what)
+
+
+def answer(tenant: str, agent: str | None, asker: str) -> str:
+    """Where an agent answers what all are asked (`ask` of `UNKNOWN`) by that asker; None: the filter for anybody's."""
+    _check(tenant=tenant, agent=agent or UNKNOWN, asker=asker)
+    return f"coord.answer.{tenant}.{agent or '*'}.{asker}"
 
 
 def timer(tenant: str, key: str, kind: str, id: str) -> str:
@@ -631,6 +625,12 @@ def parse_rpc(subject: str) -> tuple[str, str, str]:
     """(tenant, service, method)."""
     tenant, service, method = _fields(subject, "coord.rpc.", 3)
     return tenant, service, method
+
+
+def parse_answer(subject: str) -> tuple[str, str, str]:
+    """(tenant, agent, asker)."""
+    tenant, agent, asker = _fields(subject, "coord.answer.", 3)
+    return tenant, agent, asker
 
 
 def parse_timer(subject: str) -> tuple[str, str, str, str]:

@@ -26,7 +26,7 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.config import ClientConfig
-from coord.ops import preflight, settings
+from coord.ops import caches, preflight, settings
 from coord.ops.checks import Subject
 from coord.ops.devstack import ports
 from coord.ops.devstack.nats import find_binary, server_info
@@ -36,6 +36,7 @@ from coord.runtime.service import ServiceGroup
 from coord.server import together
 from coord.server.presence import PresenceConfig, PresenceService
 from coord.telemetry.metrics import Metrics
+from coord.wire.cache_api import CacheAsk
 from tests.docs.test_docs import parse
 from tests.support.sources import ROOT
 from tests.support.waiting import until
@@ -144,6 +145,13 @@ async def test_an_agent_has_all_it_needs(broker: Broker, service: Connection) ->
                 await c.publish(coord.Fact(kind="note", id="live", event="said"))
             facts.finish()
         assert heard == ["n", "live"]
+        assert c.cache.stats().kept == 0
+
+        async def asked() -> list[str]:
+            found = await caches.ask(service, "acme", CacheAsk(asker="", what="stats"), wait_s=1, processes=1)
+            return [answer.agent for answer in found]
+
+        assert await until(asked) == ["a1"]
     assert (await service.api("STREAM.INFO.CURSORS"))["state"]["messages"] == 1
     assert (await service.api("STREAM.INFO.TELEMETRY"))["state"]["messages"] == 1
 

@@ -26,16 +26,16 @@ async def test_every_hit_is_counted_and_the_most_frequent_are_known() -> None:
     async def file(name: str) -> str:
         return name.upper()
 
-    for n in range(5_000):
+    for n in range(20_000):
         assert await file("often" if n % 4 else f"seldom-{n % 100}") is not None
     stats = cache.stats()
-    assert (stats.tier, stats.hits + stats.misses, stats.misses) == ("l1", 5_000, 26)
+    assert (stats.tier, stats.hits + stats.misses, stats.misses) == ("l1", 20_000, 26)
     top = cache.sampling.keys.top(cache.monotonic(), 3)
     assert top[0].name == file.key("often")
-    assert 0.5 * 3_750 < top[0].count < 1.5 * 3_750, "one in 64 is looked at, and stands for those between"
+    assert 0.5 * 15_000 < top[0].count < 1.5 * 15_000, "one in 256 is looked at, and stands for those between"
     seen = registry.get_sample_value("coord_cache_age_seconds_count", {"tier": "l1"})
     assert seen is not None
-    assert 0 < seen < 5_000 / limits.CACHE_SAMPLED_HITS * 2
+    assert 0 < seen < 20_000 / limits.CACHE_SAMPLED_HITS * 2
     await cache.close()
 
 

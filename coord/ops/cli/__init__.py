@@ -17,6 +17,7 @@ from coord.ops.cli import (
     bench,
     bench_cache,
     bench_store,
+    cache,
     chaos,
     config,
     db,
@@ -58,7 +59,7 @@ replay.add_to(app)
 query.add_to(app)
 _NOUNS = (
     event, agent, task, stream, db, dlq, projection, spool, logs, config, bench, chaos, workflow, handoff, signal,
-    lock, flag,
+    lock, flag, cache,
 )  # fmt: skip
 bench_cache.add_to(bench.app)
 bench_store.add_to(bench.app)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from coord.wire import subjects
+from coord.wire.filters import matches
 
 T = TypeVar("T")
 
@@ -164,7 +165,7 @@ _FUNCTION: Final = re.compile(r"\{\{\s*(partition|wildcard)\(([\d,\s]+)\)\s*\}\}
 
 def transform(source: str, destination: str, subject: str) -> str | None:
     """The subject as the transform has it; None: it is not of its source."""
-    if not subjects.matches(source, subject):
+    if not matches(source, subject):
         return None
     tokens = subject.split(".")
     wild: list[str] = []

@@ -13,7 +13,7 @@ from coord.runtime import clock
 from coord.testing.memory import protocol, schedules
 from coord.testing.memory.interest import Stored, transform
 from coord.wire import headers as names
-from coord.wire import subjects
+from coord.wire.filters import matches
 
 NS: Final = 1_000_000_000
 
@@ -127,7 +127,7 @@ class Stream:
 
     def catches(self, subject: str) -> bool:
         """Whether a message published so is its."""
-        return any(subjects.matches(pattern, subject) for pattern in self.config.get("subjects") or ())
+        return any(matches(pattern, subject) for pattern in self.config.get("subjects") or ())
 
     # --- storing -----------------------------------------------------------------------------
 

@@ -1,0 +1,131 @@
+"""What is asked of caches, and what they answer: JSON (`subjects.ask`, `subjects.answer`).
+
+An operator asks all caches of a tenant at once, on one subject; each that is meant answers once, on a subject that
+names the agent it is of and whoever asked, so that permissions see to it that nobody answers for another.
+An answer is a sample of a moment: nothing depends on it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from coord import limits
+from coord.errors import InvalidPayload
+
+What = Literal["stats", "top", "get", "evict"]
+
+
+class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier of one process, since that began and as it is now."""
+
+    tier: str = "l1"
+    hits: int
+    misses: int
+    stale: int
+    """Served after their time, where that is allowed."""
+    joined: int
+    """Callers that waited for somebody else's load."""
+    loads: int
+    load_errors: int
+    kept: int
+    """Entries there are."""
+    bytes: int
+    """They hold."""
+    bytes_max: int
+    dropped: dict[str, int]
+    """Entries that left, by why: notice, backlog, gap, session, lost, manual, full, expired, replaced, too_large."""
+    refused: dict[str, int]
+    """Loads handed over and not kept, by why: overtaken by an eviction, unvouched (no notices), tags."""
+    notices: int
+    gaps: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Part of the reads that were answered from here, 0 to 1."""
+        return self.hits / max(1, self.hits + self.misses)
+
+
+class CacheAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One question to the caches of a tenant."""
+
+    asker: str
+    """The token under which answers are awaited."""
+    what: What
+    agent: str = ""
+    """Only its processes; empty: everybody's."""
+    instance: str = ""
+    """Only this one."""
+    limit: int = 20
+    """Entries of an answer, at most."""
+    keys: str = ""
+    """Of ``get`` and ``evict``: keys as they are shown, ``*`` and ``?`` stand for anything."""
+    tags: tuple[str, ...] = ()
+    everything: bool = False
+    """Of ``evict``."""
+    values: bool = False
+    """Of ``get``: how the values begin, besides."""
+
+
+class HeldEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One key, in one tier of one process."""
+
+    key: str
+    tier: str = "l1"
+    reads: float = 0.0
+    """Of late, each half as much after ten minutes; an estimate, from samples."""
+    bytes: int | None = None
+    """None: it is asked for and not kept now."""
+    age_s: float | None = None
+    fresh_s: float | None = None
+    """How much longer it is fresh; negative: kept for who takes it stale."""
+    tags: tuple[str, ...] = ()
+    value: str | None = None
+
+
+class Evictor(msgspec.Struct, frozen=True, kw_only=True):
+    """What took entries along."""
+
+    tag: str
+    entries: float
+    """Of late, each half as much after ten minutes."""
+
+
+class CacheAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of one process."""
+
+    agent: str
+    instance: str
+    tiers: tuple[CacheStats, ...] = ()
+    entries: tuple[HeldEntry, ...] = ()
+    more: bool = False
+    """There are more entries than were asked for."""
+    evictors: tuple[Evictor, ...] = ()
+    gone: int = 0
+    """Entries that were evicted by this."""
+
+
+encode = msgspec.json.Encoder().encode
+_asks = msgspec.json.Decoder(CacheAsk)
+_answers = msgspec.json.Decoder(CacheAnswer)
+
+
+def read_ask(body: bytes) -> CacheAsk:
+    """The question in `body`; raises `InvalidPayload` for what is none."""
+    try:
+        ask = _asks.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidPayload(f"not a question to a cache: {exc}") from exc
+    if len(ask.keys) > limits.CACHE_KEY_BYTES_MAX or len(ask.tags) > limits.CACHE_ASKED_TAGS_MAX:
+        raise InvalidPayload("not a question to a cache: too long")
+    limit = min(max(1, ask.limit), limits.CACHE_SHOWN_MAX)
+    return ask if limit == ask.limit else msgspec.structs.replace(ask, limit=limit)
+
+
+def read_answer(body: bytes) -> CacheAnswer:
+    """The answer in `body`; raises `InvalidPayload` for what is none."""
+    try:
+        return _answers.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidPayload(f"not an answer of a cache: {exc}") from exc
