@@ -398,6 +398,9 @@ ROLLUP_EVERY_MIN_S: Final = 1.0
 ROLLUP_PAUSE_MIN_S: Final = 0.005
 """Between two steps of rollups while facts come fast, or as long as the step took: they are small and many then."""
 
+ROLLUP_LOCK_S: Final = 0.2
+"""How long the index of time waits for a table that is being vacuumed before it is left for the next move."""
+
 ROLLUP_WIDTH_MIN_S: Final = 0.01
 """A step of a rollup covers at least so much time, however dense the rows are."""
 

@@ -206,6 +206,8 @@ class Maintenance(Service):
                     rows = max(rows, moved.rows if level == LEVELS[0] else 0)
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)
                 failed = failed or bool(failure)
+        with self._failing("index of time"):
+            await rollups.ready(pool)
         since, self._rolled_at = self._rolled_at, self.clock.monotonic()
         again_s = upkeep.next_roll_s(rows, self._rolled_at - since, self.config.every_s)
         self._roll_every_s = again_s if again_s < self.config.every_s and not failed else math.inf

@@ -32,6 +32,9 @@ _ORIGIN: Final = "TIMESTAMPTZ '2000-01-03 00:00:00+00'"
 _MARK: Final = "coalesce((SELECT m.%s FROM coord.rollup AS m WHERE m.name = '%s'), '-infinity')"
 """A sub-select and no function: asked once a question, with the rights of the view's owner."""
 
+_HASHED: Final = "xid '0'"
+"""A constant of a type that can be hashed and not sorted: rows that are grouped by it, too, are not sorted for it."""
+
 _NOW: Final = "least(now(), (SELECT max(c.stored_at) FROM coord.checkpoint AS c))"
 
 BUCKET_DOC: Final = "Begin of the time it counts, by the broker''s clock, UTC."
@@ -93,7 +96,7 @@ def views(rollup: Rollup, *, community: bool) -> str:
             query = (
                 f"{stored}\nWHERE r.bucket < {shown}\nUNION ALL\n"
                 f"SELECT c.tenant, c.bucket, {_list('c', rollup.columns[1:])}\n"
-                f"FROM (\n{_open(rollup, level, shown)}\n) AS c"
+                f"FROM (\n{_open(rollup, level)}\n) AS c"
             )
         done.append(
             f"CREATE OR REPLACE VIEW {view} (tenant, bucket, {order}) AS\n{query};\n"
@@ -162,27 +165,35 @@ def count(rollup: Rollup, level: Level) -> str:
     )
 
 
-def _open(rollup: Rollup, level: Level, shown: str) -> str:
-    """The buckets that are not over, from `shown` on: what the table has of them, and what was stored since."""
-    progress = _mark(rollup, level, "progress")
-    table = qualified(rollup.table(level))
-    counted = f"  SELECT r.bucket, {_list('r', rollup.columns)}\n  FROM {table} AS r"  # noqa: S608 - names of our files
-    if level == "1m":
-        live = _first(rollup, _binned(level, "s.stored_at"), since=f"s.stored_at >= {progress}")
-    else:
-        below = qualified(f"v_{rollup.table(_below(level))}")
-        live = _further(rollup, _binned(level, "s.bucket"), below, since=f"s.bucket >= {progress}")
-    both = f"(\n{counted}\n  WHERE r.bucket >= {shown}\n  UNION ALL\n{live}\n  )"
-    return _further(rollup, "s.bucket", both)
+def _open(rollup: Rollup, level: Level) -> str:
+    """The buckets that are not over: what each level has that the one above has not, and what was stored since.
+
+    Grouped once, over all of it; facts are put together before.  Of a bound that it does not know the planner thinks
+    that it leaves a third of the table, of two that they leave little: so there is an upper one, and it goes by the
+    index (BRIN).  It would then sort what is not so little after all: so facts are grouped by what has no order, too.
+    """
+    parts = []
+    begin = _mark(rollup, level, "shown")
+    for below in reversed(LEVELS[: LEVELS.index(level) + 1]):
+        binned = "r.bucket" if below == level else _binned(level, "r.bucket")
+        parts.append(
+            f"  SELECT {binned} AS bucket, {_list('r', rollup.columns)}\n"  # noqa: S608 - names of our files
+            f"  FROM {qualified(rollup.table(below))} AS r\n  WHERE r.bucket >= {begin}"
+        )
+        begin = _mark(rollup, below, "progress")
+    since = f"s.stored_at >= {begin} AND s.stored_at < 'infinity'"
+    parts.append(_first(rollup, _binned(level, "s.stored_at"), since=since, hashed=True))
+    return _further(rollup, "s.bucket", "(\n" + "\n  UNION ALL\n".join(parts) + "\n  )")
 
 
 def _mark(rollup: Rollup, level: Level, which: str) -> str:
     return _MARK % (which, rollup.table(level))
 
 
-def _first(rollup: Rollup, bucket: str, *, since: str = "", bound: str = "") -> str:
+def _first(rollup: Rollup, bucket: str, *, since: str = "", bound: str = "", hashed: bool = False) -> str:
     items = [f"{c.expression} AS {c.name}" for c in rollup.columns]
-    return _select(rollup, bucket, items, qualified(rollup.source), rollup.where, since, bound)
+    more = [_HASHED] if hashed else []
+    return _select(rollup, bucket, items, qualified(rollup.source), rollup.where, since, bound, more)
 
 
 def _further(rollup: Rollup, bucket: str, below: str, *, since: str = "", bound: str = "") -> str:
@@ -193,16 +204,17 @@ def _further(rollup: Rollup, bucket: str, below: str, *, since: str = "", bound:
 
 
 def _select(
-    rollup: Rollup, bucket: str, items: Sequence[str], source: str, where: str, since: str, bound: str
+    rollup: Rollup, bucket: str, items: Sequence[str], source: str, where: str, since: str, bound: str,
+    more: Sequence[str] = (),
 ) -> str:  # fmt: skip
     counted = ["count(*) AS source_rows"] if bound else []
     wheres = [w for w in (where, since, f"{bound} >= $1 AND {bound} < $2" if bound else "") if w]
-    groups = [str(i + 2) for i, c in enumerate(rollup.columns) if c.merge is None]
+    groups = ["1", *(str(i + 2) for i, c in enumerate(rollup.columns) if c.merge is None), *more]
     lines = [
         f"  SELECT {', '.join([f'{bucket} AS bucket', *items, *counted])}",
         f"  FROM {source} AS s",
         *([f"  WHERE {' AND '.join(wheres)}"] if wheres else []),
-        f"  GROUP BY {', '.join(['1', *groups])}",
+        f"  GROUP BY {', '.join(groups)}",
     ]
     return "\n".join(lines)
 

@@ -104,6 +104,20 @@ async def advance(
         await asyncio.sleep(upkeep.pause_s(time.monotonic() - began, pause_s) if pause_s else 0)
 
 
+async def ready(pool: Pool) -> int:
+    """Have the index that finds the newest rows know them; how many of its ranges were new.
+
+    For where facts come fast: by itself the server does it some minutes late, and every view that counts up to now
+    reads all rows that the index does not know.
+    """
+    async with pool.transaction() as conn:
+        with translated("ready the index of time"):
+            # Beside a vacuum of the table it would wait; then the next time is soon enough.
+            await conn.execute("SELECT set_config('lock_timeout', $1, true)", f"{limits.ROLLUP_LOCK_S * 1000:.0f}")
+            tables = [rollup_sql.qualified(source) for source in STREAMS]
+            return int(await conn.fetchval(statement("brin_summarize"), tables))
+
+
 async def uncounted(conn: Connection, source: str, cutoff: datetime) -> tuple[bool, datetime | None]:
     """Whether a table has rows stored before `cutoff` that views still count from it, and how far its rollups are."""
     made_of = [r for r in load() if r.source == source]
