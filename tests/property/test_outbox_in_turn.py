@@ -144,8 +144,10 @@ class InTurnMachine(OutboxMachine):
             return
         for lane in self.outbox.lanes:
             flying = {i.group for i in self.inflight if (i.home == METRICS) == (lane.number == METRICS)}
+            # Its key's turn may be that of a message in another lane, which is parked there.
+            resumed = {group for other in self.outbox.lanes if other.turns is lane.turns for group in other.resumed}
             if not lane.inflight.paused and any(
-                batch.group not in flying and batch.group not in lane.resumed for batch in lane.open_batches()
+                batch.group not in flying and batch.group not in resumed for batch in lane.open_batches()
             ):
                 assert self.outbox.next_due() is not None
 
@@ -335,6 +337,21 @@ def test_a_batch_that_was_put_off_is_sent_however_its_key_becomes_free() -> None
     assert outbox.settle(alone)
     assert outbox.expire(3.0) == [parked], "between its turn and being sent"
     assert outbox.take(3.0) is batch
+
+    outbox, _ = put_off()
+    first, second = (Parcel(CRITICAL, CRITICAL, "j", None, 9.0, [n], 1, 1) for n in (0, 1))
+    assert outbox.submit(first, 0.0) is Admission.SEND
+    assert outbox.submit(second, 0.0) is Admission.QUEUED
+    later: Parcel | None = outbox.place(STATUS, "j", "a", 1, 0.0, make)
+    assert later is not None
+    later.entries.append(2)
+    assert outbox.take(1.0) is None, "the one is parked, the other put off"
+    assert outbox.settle(first)
+    assert outbox.next_due() is None, "the turn is that of what is parked in the other lane"
+    assert outbox.take(1.0) is second
+    assert outbox.take(1.0) is None
+    assert outbox.settle(second)
+    assert outbox.take(1.0) is later
 
 
 def test_what_waits_for_its_turn_expires_too() -> None:
