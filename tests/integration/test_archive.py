@@ -20,28 +20,15 @@ from coord.store.archive.files import Files
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.pool import Pool
 from tests.support import archive
-from tests.support import cluster as clusters
 from tests.support.archive import BEGIN, Full, Killed, Mortal, config
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Database
 from tests.support.store import event, pool_of
 
 
-async def _migrate_plain(made: Database) -> None:
-    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=made.url, edition="plain"))
-
-
-@pytest.fixture(params=["server", "plain"])
-async def pool(request: pytest.FixtureRequest, postgres: Cluster, migrated_database: Database) -> AsyncIterator[Pool]:
-    """A migrated database of the server's edition, and one of `plain`."""
-    if request.param == "server":
-        async with pool_of(migrated_database.url) as opened:
-            yield opened
-    elif postgres.edition == "plain":
-        pytest.skip("the server's edition is plain already")
-    else:
-        plain = await clusters.template(postgres, "plain", _migrate_plain, extend=False)
-        async with clusters.clone(postgres, plain) as made, pool_of(made.url) as opened:
-            yield opened
+@pytest.fixture
+async def pool(either_database: Database) -> AsyncIterator[Pool]:
+    async with pool_of(either_database.url) as opened:
+        yield opened
 
 
 @pytest.fixture

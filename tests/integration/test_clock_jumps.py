@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coord.store import copy, maintenance, migrations
-from coord.store.config import DatabaseConfig
+from coord.store import copy, maintenance
 from coord.store.pool import Pool
 from tests.support.cluster import Database
 from tests.support.store import event, pool_of, sample
@@ -19,17 +17,11 @@ AHEAD = timedelta(days=400)
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture(params=["server", "plain"])
-async def pool(
-    request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
-) -> AsyncIterator[Pool]:
-    url = migrated_database.url
-    if request.param == "plain":
-        url = bare_database.url
-        await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url, edition="plain"))
-    elif migrated_database.edition == "community":
+@pytest.fixture
+async def pool(either_database: Database) -> AsyncIterator[Pool]:
+    if either_database.edition == "community":
         pytest.skip("the server's own policy drops there, by its clock alone")
-    async with pool_of(url) as pool:
+    async with pool_of(either_database.url) as pool:
         yield pool
 
 

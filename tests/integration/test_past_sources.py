@@ -18,10 +18,10 @@ from coord.core.past import Point, sequence
 from coord.ops.past import Judges, Past, Sources
 from coord.ops.past import state as state_of
 from coord.projector import entities
-from coord.store import copy, migrations
+from coord.store import copy
 from coord.store import entities as tables
 from coord.store.archive import restore, run
-from coord.store.config import ArchiveConfig, DatabaseConfig
+from coord.store.config import ArchiveConfig
 from coord.store.pool import Connection, Pool
 from coord.store.rows import EventRow
 from coord.wire import subjects
@@ -32,18 +32,9 @@ from tests.support.store import event, pool_of
 KEY = "t1"
 
 
-@pytest.fixture(params=["server", "plain"])
-async def pool(
-    request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
-) -> AsyncIterator[Pool]:
-    """A migrated database of the server's edition, and one of `plain`."""
-    url = migrated_database.url
-    if request.param == "plain":
-        if migrated_database.edition == "plain":
-            pytest.skip("the server's edition is plain already")
-        url = bare_database.url
-        await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url, edition="plain"))
-    async with pool_of(url) as opened:
+@pytest.fixture
+async def pool(either_database: Database) -> AsyncIterator[Pool]:
+    async with pool_of(either_database.url) as opened:
         yield opened
 
 

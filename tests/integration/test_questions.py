@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -12,8 +11,7 @@ import msgspec
 import pytest
 
 from coord.projector import entities
-from coord.store import copy, migrations, queries
-from coord.store.config import DatabaseConfig
+from coord.store import copy, queries
 from coord.store.pool import Pool
 from coord.store.rows import EventRow
 from tests.support.cluster import Database
@@ -125,15 +123,9 @@ def history() -> Log:
 LOG = history()
 
 
-@pytest.fixture(params=["server", "plain"])
-async def pool(
-    request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
-) -> AsyncIterator[Pool]:
-    url = migrated_database.url
-    if request.param == "plain":
-        url = bare_database.url
-        await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url, edition="plain"))
-    async with pool_of(url) as pool:
+@pytest.fixture
+async def pool(either_database: Database) -> AsyncIterator[Pool]:
+    async with pool_of(either_database.url) as pool:
         async with pool.transaction() as conn:
             (refused,) = await entities.project(conn, [LOG])
             assert not refused

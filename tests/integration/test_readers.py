@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import psycopg
 import pytest
 
 from coord import errors
-from coord.store import copy, migrations, queries, roles
+from coord.store import copy, queries, roles
 from coord.store.config import DatabaseConfig
 from tests.support.cli import cli
 from tests.support.cluster import Database
@@ -20,21 +19,17 @@ from tests.support.store import event, pool_of, sample
 
 
 @pytest.fixture
-async def config(
-    request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
-) -> DatabaseConfig:
-    """A database with facts of two fleets; the server's edition, and plain."""
-    made = DatabaseConfig(url=migrated_database.url)
-    if getattr(request, "param", "server") == "plain":
-        made = DatabaseConfig(url=bare_database.url, edition="plain")
-        await asyncio.to_thread(migrations.migrate, made)
+async def config(either_database: Database) -> DatabaseConfig:
+    """A database with facts of two fleets."""
+    made = DatabaseConfig(url=either_database.url)
     async with pool_of(made.url) as pool, pool.transaction() as conn:
         await copy.events(conn, [event(i, tenant=("acme", "other")[i % 2], agent=f"a{i % 5}") for i in range(1, 101)])
         await copy.samples(conn, [sample(i, tenant=("acme", "other")[i % 2]) for i in range(1, 21)])
     return made
 
 
-everywhere = pytest.mark.parametrize("config", ["server", "plain"], indirect=True)
+here = pytest.mark.parametrize("either_database", ["server"], indirect=True)
+"""What is the same on plain."""
 
 
 @pytest.fixture
@@ -56,7 +51,6 @@ def tenants(conn: psycopg.Connection[Any], view: str) -> dict[str, int]:
     return dict(conn.execute(f"SELECT tenant, count(*) FROM {view} GROUP BY tenant".encode()).fetchall())
 
 
-@everywhere
 def test_a_login_of_one_fleet_reads_that_one_only(config: DatabaseConfig, login: str) -> None:
     made = roles.allow(config, login, tenant="acme", timeout_s=7, connections=2)
     assert (made.tenant, made.can_login, made.connections) == ("acme", True, 2)
@@ -89,6 +83,7 @@ def test_a_login_of_one_fleet_reads_that_one_only(config: DatabaseConfig, login:
         assert tenants(conn, "v_event") == {"other": 50}
 
 
+@here
 def test_a_member_of_the_group_without_a_fleet_reads_nothing(config: DatabaseConfig, login: str) -> None:
     roles.allow(config, login, tenant="acme")
     with psycopg.connect(config.url, autocommit=True) as owner:
@@ -98,6 +93,7 @@ def test_a_member_of_the_group_without_a_fleet_reads_nothing(config: DatabaseCon
     roles.allow(config, login, tenant="acme")
 
 
+@here
 def test_a_login_of_all_fleets(config: DatabaseConfig, login: str) -> None:
     assert roles.allow(config, login).tenant is None
     with as_login(config, login) as conn:
@@ -110,7 +106,6 @@ def test_a_login_of_all_fleets(config: DatabaseConfig, login: str) -> None:
         conn.execute("SELECT * FROM coord.v_event")
 
 
-@everywhere
 def test_every_view_of_fleets_is_there_for_one_fleet_too(config: DatabaseConfig) -> None:
     with psycopg.connect(config.url) as conn:
         shown = "SELECT table_name, column_name, data_type FROM information_schema.columns AS c WHERE table_schema = %s"
@@ -126,6 +121,7 @@ def test_every_view_of_fleets_is_there_for_one_fleet_too(config: DatabaseConfig)
         assert comments == len(all_of_them) + len({r[0] for r in all_of_them}), "with the same comments"
 
 
+@here
 def test_who_has_other_rights_is_refused_and_stays_as_it_was(config: DatabaseConfig, login: str) -> None:
     owner = urlsplit(config.url).username
     assert owner
@@ -154,10 +150,10 @@ def test_who_has_other_rights_is_refused_and_stays_as_it_was(config: DatabaseCon
         conn.execute(f"DROP ROLE {login}".encode())
 
 
-def test_a_login_is_of_one_database(config: DatabaseConfig, login: str, bare_database: Database) -> None:
+@here
+def test_a_login_is_of_one_database(config: DatabaseConfig, login: str, plain_database: Database) -> None:
     roles.allow(config, login, tenant="acme")
-    other = DatabaseConfig(url=bare_database.url, edition="plain")
-    migrations.migrate(other)
+    other = DatabaseConfig(url=plain_database.url)
     with pytest.raises(errors.RoleRefused, match="another database"):
         roles.allow(other, login)
     with as_login(config, login) as conn:
@@ -165,7 +161,6 @@ def test_a_login_is_of_one_database(config: DatabaseConfig, login: str, bare_dat
     assert "statement_timeout=1" in roles.allow(config, login, timeout_s=0.0004).settings, "0 would be: never"
 
 
-@everywhere
 async def test_the_command_and_every_question_as_a_login_of_one_fleet(config: DatabaseConfig, login: str) -> None:
     at = ("--database", config.url, "-o", "json")
     made = await cli("db", "role", "set", login, "--tenant", "acme", *at)
@@ -185,6 +180,7 @@ async def test_the_command_and_every_question_as_a_login_of_one_fleet(config: Da
     assert (await cli("db", "role", "rm", login, *at)).code == 1
 
 
+@here
 def test_a_password_is_a_verifier_by_the_time_it_leaves(config: DatabaseConfig, login: str) -> None:
     roles.allow(config, login, tenant="acme", password="it's secret")
     with psycopg.connect(config.url) as conn:

@@ -14,7 +14,6 @@ from coord import errors, limits
 from coord.core.past import Point
 from coord.projector import rebuild
 from coord.projector.rebuild import Rebuilder
-from coord.store import migrations
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 from coord.wire import facts, records
@@ -325,10 +324,9 @@ async def test_upcasters_run(pool: Pool, rebuilder: Rebuilder, monkeypatch: pyte
     assert [tuple(row) for row in rows] == [("new", 10.0), ("old", 20.0)]
 
 
-async def test_on_plain_too(bare_database: Database, rng: random.Random) -> None:
-    config = DatabaseConfig(url=bare_database.url, edition="plain")
-    await asyncio.to_thread(migrations.migrate, config)
-    async with pool_of(bare_database.url) as pool, rebuild.pools(config) as (writer, reader):
+async def test_on_plain_too(plain_database: Database, rng: random.Random) -> None:
+    config = DatabaseConfig(url=plain_database.url)
+    async with pool_of(plain_database.url) as pool, rebuild.pools(config) as (writer, reader):
         await project(pool, History(rng).facts(300))
         before = await tables(pool)
         rebuilder = Rebuilder(writer, reader)

@@ -25,8 +25,7 @@ from tests.support.slots import percentile, slot
 from tests.support.store import event, pool_of
 
 
-async def filled(url: str, edition: str = "auto", rows: int = 3_000) -> None:
-    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url, edition=edition))  # type: ignore[arg-type]
+async def filled(url: str, rows: int = 3_000) -> None:
     conn = await asyncpg.connect(url)
     try:
         for sql in facts_sql(rows):
@@ -49,11 +48,11 @@ def community(database: Database) -> bool:
     return database.edition == "community"
 
 
-async def test_answers_are_the_same_however_far_it_has_come(database: Database) -> None:
-    if community(database):
+async def test_answers_are_the_same_however_far_it_has_come(migrated_database: Database) -> None:
+    if community(migrated_database):
         pytest.skip("the server's own: tests/contract/community")
-    await filled(database.url)
-    async with pool_of(database.url) as pool:
+    await filled(migrated_database.url)
+    async with pool_of(migrated_database.url) as pool:
         live = await answers(pool)
         assert all(live.values())
         for hours in (1.3, 4.01, 6.5):
@@ -68,14 +67,14 @@ async def test_answers_are_the_same_however_far_it_has_come(database: Database) 
         assert shown >= END
 
 
-async def test_both_editions_give_the_same_rows(database: Database, bare_database: Database) -> None:
-    if database.edition == "plain":
+async def test_both_editions_give_the_same_rows(migrated_database: Database, plain_database: Database) -> None:
+    if migrated_database.edition == "plain":
         pytest.skip("needs TimescaleDB on the server to compare with")
-    await filled(database.url)
-    await filled(bare_database.url, "plain")
-    async with pool_of(database.url) as one, pool_of(bare_database.url) as other:
+    await filled(migrated_database.url)
+    await filled(plain_database.url)
+    async with pool_of(migrated_database.url) as one, pool_of(plain_database.url) as other:
         await complete(other, BEGIN + timedelta(hours=3.7))
-        if not community(database):
+        if not community(migrated_database):
             await complete(one, BEGIN + timedelta(hours=1.1))
             await rollups.advance_all(one, pause_s=0)
         await rollups.advance_all(other, pause_s=0)
@@ -90,12 +89,11 @@ FROM unnest($2::float8[]) WITH ORDINALITY AS x (w, i)"""
 PERCENTILE = "SELECT coord.percentile_of(slot, ends, $1) FROM coord.v_wait_1h WHERE tenant = $2"
 
 
-async def test_percentiles_are_those_of_the_times_within_the_bound(database: Database, seed: int) -> None:
-    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=database.url))
+async def test_percentiles_are_those_of_the_times_within_the_bound(migrated_database: Database, seed: int) -> None:
     rng = random.Random(seed)
     kinds = (rng.random, lambda: rng.expovariate(0.01), lambda: 0.001 * 2 ** rng.randrange(20), lambda: 0.0)
     waits = [rng.choice(kinds)() for _ in range(2_000)]
-    async with pool_of(database.url) as pool, pool.acquire() as conn:
+    async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
         await conn.execute(WAITS, BEGIN, waits)
         counted = Counter(slot(w) for w in waits)
         for fraction in (0.0, 0.01, 0.5, 0.95, 0.99, 1.0):

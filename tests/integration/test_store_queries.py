@@ -11,8 +11,7 @@ import psycopg
 import pytest
 
 from coord import errors
-from coord.store import copy, editions, migrations, queries
-from coord.store.config import DatabaseConfig
+from coord.store import copy, editions, queries
 from coord.store.pool import Connection, Pool
 from coord.store.rows import AgentRow, DeadLetterRow, EventRow
 from tests.support.cluster import Database
@@ -54,15 +53,9 @@ ROWS = facts()
 ACME = [r for r in ROWS if r[5] == "acme"]
 
 
-@pytest.fixture(params=["server", "plain"])
-async def pool(
-    request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
-) -> AsyncIterator[Pool]:
-    url = migrated_database.url
-    if request.param == "plain":
-        url = bare_database.url
-        await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url, edition="plain"))
-    async with pool_of(url) as pool:
+@pytest.fixture
+async def pool(either_database: Database) -> AsyncIterator[Pool]:
+    async with pool_of(either_database.url) as pool:
         async with pool.transaction() as conn:
             await fill(conn)
         yield pool
@@ -289,10 +282,9 @@ async def test_what_cannot_be_read_as_its_type_is_the_callers(pool: Pool) -> Non
     assert len(await ask(pool, "recent_events")) == 20
 
 
-async def test_editions_give_the_same_answers(migrated_database: Database, bare_database: Database) -> None:
-    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=bare_database.url, edition="plain"))
+async def test_editions_give_the_same_answers(migrated_database: Database, plain_database: Database) -> None:
     answers: list[dict[str, Any]] = []
-    for url in (migrated_database.url, bare_database.url):
+    for url in (migrated_database.url, plain_database.url):
         async with pool_of(url) as pool:
             async with pool.transaction() as conn:
                 await fill(conn)

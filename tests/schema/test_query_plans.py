@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -11,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from coord.store import copy, migrations
-from coord.store.config import DatabaseConfig
+from coord.store import copy
 from coord.store.pool import Connection
 from tests.support.cluster import Database
 from tests.support.store import T0, event, pool_of, sample
@@ -21,21 +19,15 @@ CHUNK = timedelta(hours=6)
 AGENTS, KEYS, ROWS = 50, 500, 6_000
 
 
-@pytest.fixture(params=["server", "plain"])
-async def filled(
-    request: pytest.FixtureRequest, migrated_database: Database, bare_database: Database
-) -> AsyncIterator[Connection]:
+@pytest.fixture
+async def filled(either_database: Database) -> AsyncIterator[Connection]:
     """A day of facts and samples, four chunks where there are chunks; on the server's edition and on plain."""
-    url = migrated_database.url
-    if request.param == "plain":
-        url = bare_database.url
-        await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=url, edition="plain"))
-    async with pool_of(url) as pool, pool.acquire() as conn:
+    async with pool_of(either_database.url) as pool, pool.acquire() as conn:
         await fill(conn)
         yield conn
 
 
-only = functools.partial(pytest.mark.parametrize, "filled", indirect=True)
+only = functools.partial(pytest.mark.parametrize, "either_database", indirect=True)
 
 
 async def fill(conn: Connection) -> None:
@@ -113,8 +105,8 @@ async def test_a_series_of_an_agent_over_time(filled: Connection) -> None:
 
 
 @only(["server"])
-async def test_a_bound_on_stored_at_opens_only_its_chunks(filled: Connection, migrated_database: Database) -> None:
-    if migrated_database.edition == "plain":
+async def test_a_bound_on_stored_at_opens_only_its_chunks(filled: Connection, either_database: Database) -> None:
+    if either_database.edition == "plain":
         pytest.skip("plain has no chunks; its BRIN is tested below")
     found = await plan(
         filled,

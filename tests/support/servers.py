@@ -5,7 +5,8 @@
 * `postgres`: the run's cluster, shared by all workers.
 * `database`: a database of this test's own, with TimescaleDB where the cluster has it.
 * `bare_database`: one without it, whatever the cluster has.
-* `migrated_database`: the first with coord's schema in it.
+* `migrated_database`: the first with coord's schema in it; `plain_database`: of the plain edition.
+* `either_database`: both, one after the other: the test runs twice.
 * `reachable_dir`: a temporary folder for a stack with data of its own.
 * `dev_stack`: a nats-server and a cluster of this test's own, to be killed at will.
 
@@ -17,9 +18,10 @@ fails rather than run on plain PostgreSQL.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 import pytest
@@ -109,8 +111,21 @@ async def bare_database(postgres: Cluster) -> AsyncIterator[Database]:
 @pytest.fixture
 async def migrated_database(postgres: Cluster) -> AsyncIterator[Database]:
     """A fresh database with coord's schema in it, cloned from one that was migrated once per run."""
-    migrated = await clusters.template(postgres, "migrated", _migrate)
-    async with clusters.clone(postgres, migrated) as made:
+    async with _migrated(postgres) as made:
+        yield made
+
+
+@pytest.fixture
+async def plain_database(postgres: Cluster) -> AsyncIterator[Database]:
+    """The same of the plain edition, whatever the server has."""
+    async with _migrated_plain(postgres) as made:
+        yield made
+
+
+@pytest.fixture(params=["server", "plain"])
+async def either_database(request: pytest.FixtureRequest, postgres: Cluster) -> AsyncIterator[Database]:
+    """A `migrated_database`, then a `plain_database`: whoever asks for this is tested on both."""
+    async with (_migrated if request.param == "server" else _migrated_plain)(postgres) as made:
         yield made
 
 
@@ -130,8 +145,22 @@ async def dev_stack(request: pytest.FixtureRequest) -> AsyncIterator[DevStack]:
         yield stack
 
 
-async def _migrate(database: Database) -> None:
+@contextlib.asynccontextmanager
+async def _migrated(cluster: Cluster) -> AsyncIterator[Database]:
+    migrated = await clusters.template(cluster, "migrated", _migrate)
+    async with clusters.clone(cluster, migrated) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def _migrated_plain(cluster: Cluster) -> AsyncIterator[Database]:
+    plain = await clusters.template(cluster, "plain", lambda made: _migrate(made, "plain"), extend=False)
+    async with clusters.clone(cluster, plain) as made:
+        yield msgspec.structs.replace(made, edition="plain")
+
+
+async def _migrate(database: Database, edition: Literal["auto", "plain"] = "auto") -> None:
     from coord.store import migrations
     from coord.store.config import DatabaseConfig
 
-    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=database.url))
+    await asyncio.to_thread(migrations.migrate, DatabaseConfig(url=database.url, edition=edition))
