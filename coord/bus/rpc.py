@@ -49,11 +49,17 @@ _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 _STATUS: Final[dict[str, int]] = {
     "rpc.invalid": 400,
     "query.invalid": 400,
+    "query.unauthorized": 401,
+    "query.unknown": 404,
     "subscribe.trimmed": 410,
     "subscribe.replaced": 410,
     "subscribe.unreadable": 410,
     "coord.overloaded": 429,
+    "cache.behind": 503,
+    "store.unavailable": 503,
+    "store.circuit_open": 503,
     "rpc.unavailable": 503,
+    "cache.load_timeout": 504,
     "coord.deadline": 504,
 }
 
@@ -156,6 +162,16 @@ def _by_code() -> dict[str, type[errors.CoordError]]:
 # --- answering -----------------------------------------------------------------------------
 
 
+def describe(error: errors.CoordError) -> dict[str, Any]:
+    """The body of an answer that is an error."""
+    return error.as_dict() | {"details": {k: _plain(v) for k, v in error.details.items()}}
+
+
+def status(error: errors.CoordError) -> int:
+    """HTTP's number for it."""
+    return _STATUS.get(error.code, 500)
+
+
 class Endpoint:
     """One method that is being served.  Made by `serve`."""
 
@@ -224,7 +240,7 @@ class Endpoint:
             content = _content_of(fields)
             if len(message.data) > limits.RPC_REQUEST_BYTES_MAX:
                 raise errors.InvalidRequest(f"a request has at most {limits.RPC_REQUEST_BYTES_MAX} bytes")
-            async with asyncio.timeout(_deadline_s(fields)), self._slots:
+            async with asyncio.timeout(deadline_s(fields)), self._slots:
                 answer = await self._handler(Request(message.subject, message.data, content))
             body = _encode(answer, content)
             if len(body) + limits.KIB > self._conn.max_payload:
@@ -243,13 +259,12 @@ class Endpoint:
 
     def _refuse(self, message: Message, content: Content, error: errors.CoordError) -> None:
         self._count(error.code)
-        record = error.as_dict() | {"details": {k: _plain(v) for k, v in error.details.items()}}
         fields = {
             ERROR: _UNPRINTABLE.sub("?", error.message[:256]),
-            ERROR_CODE: str(_STATUS.get(error.code, 500)),
+            ERROR_CODE: str(status(error)),
             CONTENT_TYPE: _MEDIA[content],
         }
-        self._send(message, _encode(record, content), fields)
+        self._send(message, _encode(describe(error), content), fields)
 
     def _send(self, message: Message, body: bytes, fields: dict[str, str]) -> None:
         try:
@@ -304,7 +319,8 @@ def _content_of(fields: dict[str, str]) -> Content:
     raise errors.InvalidRequest("Content-Type is application/json or application/msgpack", given=given[:64])
 
 
-def _deadline_s(fields: dict[str, str]) -> float:
+def deadline_s(fields: dict[str, str]) -> float:
+    """How long the caller waits, as a request's headers say, seconds.  Raises `InvalidRequest`."""
     given = fields.get(DEADLINE, "")
     if not given:
         return limits.RPC_TIMEOUT_S

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from coord.client.flags import Flags
     from coord.client.handoff import HandoffHandle, Handoffs
     from coord.client.locks import Locking, Locks
+    from coord.client.querying import Querying
     from coord.client.quotas import Allowance
     from coord.client.receipt import Receipt
     from coord.client.signals import Signals
@@ -565,6 +566,15 @@ class Coord(Submits):
             self._showing = Showing(self.connection, self._caching.cache, self.tenant, self.agent, self.instance)
             self._showing.start()
         return self._caching
+
+    # --- asking --------------------------------------------------------------------------
+
+    @property
+    def query(self) -> Querying:
+        """Ask a named question about this tenant, without a database: ``await c.query("task", id="t1")``."""
+        from coord.client.querying import Querying
+
+        return Querying(self.connection, self.tenant)
 
     # --- who is there --------------------------------------------------------------------
 

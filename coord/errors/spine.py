@@ -548,6 +548,20 @@ class QueryError(CoordError):
     remedy = "Compare the request with docs/protocol.md."
 
 
+class UnknownQuestion(QueryError):
+    """There is no question of that name, or none that a fleet may ask."""
+
+    code = "query.unknown"
+    remedy = "`coord query` lists the questions; those with a parameter `tenant` can be asked of the service."
+
+
+class Unauthorized(QueryError):
+    """A request over HTTP does not say, by a token that is known, whose fleet it asks about."""
+
+    code = "query.unauthorized"
+    remedy = "Send `Authorization: Bearer …` with a token of query.http.tokens."
+
+
 class ServiceUnavailable(CoordError):
     """No coord service answers on this subject."""
 

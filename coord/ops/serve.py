@@ -31,6 +31,7 @@ from coord.ops import settings as ops_settings
 from coord.ops.gauges import StatsService
 from coord.ops.processes import Processes
 from coord.projector.service import ProjectorService
+from coord.query.http import QueryHttp
 from coord.query.service import QueryService
 from coord.runtime.heap import Heap
 from coord.runtime.http import HttpService
@@ -110,16 +111,7 @@ def services(
                 )
             )
     if what in {What.ALL, What.QUERY}:
-        members.append(
-            OnConnection(
-                "query",
-                settings.nats,
-                lambda conn: QueryService(
-                    conn, settings.query, pool=_used_ids_pool(settings, registry), registry=registry
-                ),
-                registry=registry,
-            )
-        )
+        members += _querying(settings, registry)
     if what in {What.ALL, What.DECIDER}:
         members += together.deciding(settings.nats, settings.presence, readings=readings, registry=registry)
     if settings.service.stats_every_s:
@@ -128,6 +120,40 @@ def services(
         )
     group = ServiceGroup(f"coord-{what}", members, registry=registry)
     return group
+
+
+def _querying(settings: Settings, registry: metrics.Metrics) -> list[Service]:
+    """The query service, and its way over HTTP where that is wanted."""
+    config = settings.query
+    http = QueryHttp(config.http.tokens) if config.http.enabled else None
+
+    def made(conn: Connection) -> QueryService:
+        return QueryService(
+            conn,
+            config,
+            pool=_used_ids_pool(settings, registry),
+            tables=_tables_pool(settings, registry),
+            http=http,
+            registry=registry,
+        )
+
+    members: list[Service] = [OnConnection("query", settings.nats, made, registry=registry)]
+    if http is not None:
+        members.append(HttpService(config.http, None, routes=http.routes, name="query-http", registry=registry))
+    return members
+
+
+def _tables_pool(settings: Settings, registry: metrics.Metrics) -> Reads:
+    """For questions: a slow one is ended, so that it keeps a connection from nobody."""
+    config = ops_settings.side_pool(settings.database, "query")
+    statement_s = min(config.statement_timeout_s, limits.QUERY_LOAD_S)
+    config = msgspec.structs.replace(
+        config,
+        pool_max=settings.query.connections,
+        statement_timeout_s=statement_s,
+        idle_in_transaction_s=min(config.idle_in_transaction_s, statement_s),
+    )
+    return reading.pools(config, metrics=registry, circuit="database_query")
 
 
 def _used_ids_pool(settings: Settings, registry: metrics.Metrics) -> Reads:

@@ -1,4 +1,4 @@
-"""The log reader's methods: from a request to an answer that fits into one message.
+"""The methods over NATS: from a request to an answer that fits into one message.
 
 The tenant comes from the request's subject, which the broker's permissions guard; a filter
 has only tokens to fill in, so no request can look beyond its tenant.
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from coord import errors, limits
 from coord.bus.rpc import Request
 from coord.core.subscription import Position
+from coord.query.answering import Answering, packed
 from coord.query.reader import LogPage, LogReader
 from coord.wire import log_api, subjects
 from coord.wire.log_api import LogInfo, Page, ReadRequest
+from coord.wire.query_api import QueryRequest
 from coord.wire.records import StoredFact
 
 _OVERHEAD_BYTES = 4 * limits.KIB
@@ -45,6 +47,24 @@ class LogApi:
         page = await self._reader.read(wanted.filter.stored(tenant), start, messages_max=wanted.max)
         encode = log_api.to_json if request.content == "json" else log_api.to_msgpack
         return _fit(page, encode, wanted.max, self._answer_bytes_max() - _OVERHEAD_BYTES)
+
+
+class QuestionApi:
+    """``query.{name}``: see `coord.wire.query_api`."""
+
+    def __init__(self, answering: Answering, answer_bytes_max: Callable[[], int]) -> None:
+        self._answering = answering
+        self._answer_bytes_max = answer_bytes_max
+
+    async def ask(self, request: Request) -> Any:
+        """One page of the answer to the question that the subject names; raises what `Answering.answer` raises."""
+        tenant, _, name = subjects.parse_rpc(request.subject)
+        asked = request.decode(QueryRequest)
+        room = self._answer_bytes_max() - _OVERHEAD_BYTES
+        if request.content == "json":
+            return await self._answering.answer(tenant, name, asked, room)
+        # A short number takes less as text than in MessagePack.
+        return packed(await self._answering.answer(tenant, name, asked, room // 2))
 
 
 def _start(wanted: ReadRequest) -> Position | datetime | Literal["new", "first"]:

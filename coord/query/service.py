@@ -1,8 +1,8 @@
-"""The query service: answers agents' questions about the log and used ids, beside any number of replicas.
+"""The query service: answers agents' questions about the log, the tables and used ids, beside any number of replicas.
 
 All instances listen in one queue group, so each request reaches one of them; an instance
-holds no state, and stopping one loses nothing but the requests it was working on, which
-their callers repeat.
+holds nothing but answers that it keeps for a while, and stopping one loses nothing but the
+requests it was working on, which their callers repeat.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ import msgspec
 from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection
-from coord.query.api import LogApi
+from coord.cache.config import CacheConfig
+from coord.query import catalogue
+from coord.query.answering import Answering
+from coord.query.api import LogApi, QuestionApi
+from coord.query.http import QueryHttp, QueryHttpConfig
 from coord.query.reader import LogReader
+from coord.query.tenants import Tenants
 from coord.query.used import UsedIds
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
@@ -32,11 +37,32 @@ class QueryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Requests worked on at a time."""
     waiting: int = limits.RPC_WAITING
     """Requests that wait for their turn; more are refused with `Overloaded`."""
+    connections: int = limits.QUERY_CONNECTIONS
+    """To the database (and as many to its replica), for questions to the tables."""
+    tenants_max: int = limits.QUERY_TENANTS
+    """Fleets for which answers are kept at a time."""
+    tenant_bytes: int = limits.QUERY_TENANT_BYTES
+    """Of answers kept for one fleet."""
+    http: QueryHttpConfig = QueryHttpConfig()
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
         if self.concurrency < 1 or self.waiting < 0:
             raise errors.SettingsError("query: concurrency is at least 1, waiting at least 0")
+        if self.connections < 1 or self.tenants_max < 1:
+            raise errors.SettingsError("query: connections and tenants_max are at least 1")
+        self.cache.validate()
+        self.http.validate()
+
+    @property
+    def cache(self) -> CacheConfig:
+        """Of each fleet's answers."""
+        return CacheConfig(
+            l1_bytes=self.tenant_bytes,
+            load_timeout_s=limits.QUERY_LOAD_S,
+            loads_max=limits.QUERY_TENANT_REQUESTS,
+            tags=dict(catalogue.RULES),
+        )
 
 
 class QueryService(Service):
@@ -48,14 +74,22 @@ class QueryService(Service):
         config: QueryConfig | None = None,
         *,
         pool: Pool | Reads | None = None,
+        tables: Reads | None = None,
+        http: QueryHttp | None = None,
         clock: Clock | None = None,
         registry: metrics.Metrics | None = None,
     ) -> None:
-        """`pool`: tells, or a replica of it, which ids were used before the log's window; opened and closed here."""
+        """`pool`: tells, or a replica of it, which ids were used before the log's window; opened and closed here.
+
+        `tables`: the same for questions to the tables; None: there are none to ask.  `http`: answers them too.
+        """
         super().__init__("query", clock=clock, registry=registry)
         self.config = config or QueryConfig()
         self._conn = conn
         self._pool = pool
+        self._tables = tables
+        self._http = http
+        self.tenants = Tenants(conn, self.config.cache, tenants_max=self.config.tenants_max, metrics=self.metrics)
         self._reader = LogReader(conn)
         self._endpoints: list[rpc.Endpoint] = []
 
@@ -68,9 +102,20 @@ class QueryService(Service):
         for service, method, handler in (
             ("log", "read", api.read), ("log", "info", api.info), ("ids", "used", used.used)
         ):  # fmt: skip
-            endpoint = await rpc.serve(
+            await self._serve(subjects.rpc_all(service, method), handler, service, method)
+        if self._tables is not None:
+            await self._tables.open(wait=False)
+            answering = Answering(self.tenants, self._tables, self.clock, self.metrics)
+            questions = QuestionApi(answering, lambda: self._conn.max_payload)
+            await self._serve(subjects.QUESTIONS_ALL, questions.ask, "query", "any")
+            if self._http is not None:
+                self._http.begin(answering)
+
+    async def _serve(self, subject: str, handler: rpc.Handler, service: str, method: str) -> None:
+        self._endpoints.append(
+            await rpc.serve(
                 self._conn,
-                subjects.rpc_all(service, method),
+                subject,
                 handler,
                 service=service,
                 method=method,
@@ -78,10 +123,12 @@ class QueryService(Service):
                 waiting=self.config.waiting,
                 registry=self.metrics,
             )
-            self._endpoints.append(endpoint)
+        )
 
     async def on_drain(self) -> None:
         """Answer what was accepted and take no more."""
+        if self._http is not None:
+            await self._http.end()
         for endpoint in self._endpoints:
             await endpoint.drain()
 
@@ -89,6 +136,11 @@ class QueryService(Service):
         """Stop listening."""
         for endpoint in self._endpoints:
             await endpoint.close()
+        if self._http is not None:
+            await self._http.end()
+        await self.tenants.close()
+        if self._tables is not None:
+            await self._tables.close()
         await self._reader.close()
         if self._pool is not None:
             await self._pool.close()
@@ -99,4 +151,4 @@ class QueryService(Service):
 
     def details(self) -> dict[str, Any]:
         """What is being worked on."""
-        return {"active": sum(endpoint.active for endpoint in self._endpoints)}
+        return {"active": sum(endpoint.active for endpoint in self._endpoints), "tenants": len(self.tenants)}

@@ -60,25 +60,26 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class HttpService(Service):
-    """Serves the three endpoints; `url` says where once started."""
+    """Serves the three endpoints, or others; `url` says where once started."""
 
     def __init__(
         self,
         config: HttpConfig,
-        health: Health,
+        health: Health | None,
         *,
         registry: metrics.Metrics | None = None,
         routes: Sequence[BaseRoute] = (),
         page: Page | None = None,
+        name: str = "http",
     ) -> None:
-        """`health` answers like `Service.health`; `routes` are served beside the three.
+        """`health` answers like `Service.health`; `routes` are served beside the three; without `health`, they alone.
 
         `page`: what /metrics shows instead of `registry`.
         """
-        super().__init__("http", registry=registry)
+        super().__init__(name, registry=registry)
         self.config = config
         self.url = ""
-        self._app = app(health, self.metrics, routes, page)
+        self._app = Starlette(routes=routes) if health is None else app(health, self.metrics, routes, page)
         self._server: _Server | None = None
         self._socket: socket.socket | None = None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import msgspec
@@ -17,7 +18,11 @@ from coord.store.queries import Query
 from coord.store.reading import Reads
 from coord.store.sqlstate import translated
 
+Row: TypeAlias = Mapping[str, Any]
+"""Of an answer: column → value."""
+
 _FIRST_ROWS = 100
+_JSON: Final = frozenset({"json", "jsonb"})
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -39,9 +44,17 @@ class Answer:
         """How many rows the database expects; None: it was not asked."""
         self._cursor = cursor
 
-    async def batches(self) -> AsyncIterator[list[asyncpg.Record]]:
-        """The rows, `limits.EXPORT_ROWS` at a time or as many as take about `limits.EXPORT_BATCH_BYTES`."""
-        rows_next = _FIRST_ROWS
+    async def skip(self, rows: int) -> None:
+        """Leave out so many of the rows that come next."""
+        with _asking(self.query.name):
+            await self._cursor.forward(rows, timeout=limits.EXPORT_S)
+
+    async def batches(self, first: int = _FIRST_ROWS) -> AsyncIterator[list[asyncpg.Record]]:
+        """The rows, `limits.EXPORT_ROWS` at a time or as many as take about `limits.EXPORT_BATCH_BYTES`.
+
+        `first`: how many at first, before it is known how large they are.
+        """
+        rows_next = first
         while True:
             with _asking(self.query.name):
                 rows = await self._cursor.fetch(rows_next, timeout=limits.EXPORT_S)
@@ -70,11 +83,20 @@ async def answer(
             await conn.execute("SET TRANSACTION READ ONLY")
             await conn.execute(f"SET LOCAL statement_timeout = {limits.EXPORT_S * 1000:.0f}")
             query = await queries.for_login(conn, query)
-            prepared = await conn.prepare(query.for_asyncpg)
             expected = await _expected(conn, query, values) if estimate else None
-            cursor = await prepared.cursor(*values)
-        columns = [_column(a.name, a.type.name, a.type.kind) for a in prepared.get_attributes()]
-        yield Answer(query, columns, cursor, expected)
+        yield await ask(conn, query, values, expected)
+
+
+async def ask(conn: Connection, query: Query, values: Sequence[str], expected: int | None = None) -> Answer:
+    """Ask `query` in the transaction that `conn` is in; `values` as `Query.bind` orders them.
+
+    Raises `QueryError` for a value that PostgreSQL cannot read as what the question takes it for.
+    """
+    with _asking(query.name):
+        prepared = await conn.prepare(query.for_asyncpg)
+        cursor = await prepared.cursor(*values)
+    columns = [_column(a.name, a.type.name, a.type.kind) for a in prepared.get_attributes()]
+    return Answer(query, columns, cursor, expected)
 
 
 def _column(name: str, type_: str, kind: str) -> Column:
@@ -85,6 +107,35 @@ def _column(name: str, type_: str, kind: str) -> Column:
 async def _expected(conn: Connection, query: Query, values: list[str]) -> int:
     text = await conn.fetchval(f"EXPLAIN (FORMAT json) {query.for_asyncpg}", *values)
     return int(json.loads(text)[0]["Plan"]["Plan Rows"])
+
+
+# --- rows as JSON has them -----------------------------------------------------------------
+
+
+def number(value: Any) -> Any:
+    """`numeric` as a number of Python's: whole ones stay whole."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """As a dict, `numeric` as numbers."""
+    return {name: number(value) for name, value in row.items()}
+
+
+def json_columns(columns: Sequence[Column]) -> list[str]:
+    """Those that are JSON themselves, which comes as text."""
+    return [c.name for c in columns if c.type in _JSON and not c.is_array]
+
+
+def nested(row: Row, raw: Sequence[str]) -> dict[str, Any]:
+    """With the JSON of these columns in place of its text."""
+    record = plain(row)
+    for name in raw:
+        if record[name] is not None:
+            record[name] = msgspec.Raw(record[name].encode())
+    return record
 
 
 @contextlib.contextmanager

@@ -50,6 +50,16 @@ _TOKEN = re.compile(
 )
 
 
+_RELATION = re.compile(
+    r"""
+      (?P<skip> '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* )
+    | \bcoord\.(?P<name>[a-z0-9_]+)\b(?!\s*\()
+    """,
+    re.VERBOSE,
+)
+"""What a question reads; a name before a bracket is a function's."""
+
+
 class Parameter(msgspec.Struct, frozen=True):
     """One parameter of a question; its value is text, as a person would type it."""
 
@@ -88,6 +98,24 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     def of_one_fleet(self) -> Query:
         """The same question to the views that logins of one fleet have (sql/roles/coord_tenant.sql)."""
         sql = _TOKEN.sub(lambda m: "coord_tenant." if m["schema"] else m[0], self.sql)
+        return msgspec.structs.replace(self, sql=sql)
+
+    @property
+    def relations(self) -> frozenset[str]:
+        """The views, or tables, of schema coord that it reads."""
+        return frozenset(m["name"] for m in _RELATION.finditer(self.sql) if m["name"])
+
+    def of_its_tenant(self) -> Query:
+        """The same question, which can see no row of another fleet than `:tenant`, whatever else its SQL says.
+
+        Each view is replaced by its rows of that fleet, so it is not left to the conditions of each question; the
+        planner makes one of the two.  Raises `QueryError` for a question without that parameter, and for one that reads
+        anything but views.
+        """
+        if "tenant" not in self.parameters or not all(name.startswith("v_") for name in self.relations):
+            raise errors.QueryError(f"{self.name} is not about one fleet")
+        rows = "(SELECT * FROM coord.{} WHERE tenant = :'tenant')"
+        sql = _RELATION.sub(lambda m: rows.format(m["name"]) if m["name"] else m[0], self.sql)
         return msgspec.structs.replace(self, sql=sql)
 
     @property

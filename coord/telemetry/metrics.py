@@ -267,6 +267,14 @@ class Metrics:
         self.rpc_duration_seconds = histogram(
             "coord_rpc_duration_seconds", "From request to answer", "service", "method", buckets=LATENCY_BUCKETS_S
         )
+        self.query_answers = counter(
+            "coord_query_answers_total",
+            "Questions answered: with rows, proved (an ETag still holds by what was heard), same (it was read again)",
+            "question", "outcome",
+        )  # fmt: skip
+        self.query_moved = counter(
+            "coord_query_moved_total", "Pages of an answer that had changed since the page before"
+        )
 
         # --- caching -----------------------------------------------------------------
         self.cache_lookups = counter(

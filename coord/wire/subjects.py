@@ -465,6 +465,10 @@ def rpc_all(service: str, method: str) -> str:
     return f"coord.rpc.*.{service}.{method}"
 
 
+QUESTIONS_ALL: Final = "coord.rpc.*.query.*"
+"""Every tenant's questions to the tables, whatever they are called."""
+
+
 def ask(tenant: str, agent: str, what: str) -> str:
     """Where an agent is asked to state something (`status`: all of it); it answers by stating it."""
     return _build("coord.ask", tenant=tenant, agent=agent, what=what)

@@ -17,10 +17,12 @@ from prometheus_client import CollectorRegistry
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.projector.service import ProjectorService
+from coord.query.http import QueryHttp
 from coord.query.service import QueryConfig, QueryService
 from coord.runtime import assets
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
+from coord.store.reading import Reads
 from coord.telemetry.metrics import Metrics
 from coord.wire import headers as wire_headers
 from coord.wire.subjects import FactSubject
@@ -86,14 +88,16 @@ async def open_log(url: str, *, tenant: str | None = None) -> AsyncIterator[Log]
 
 @contextlib.asynccontextmanager
 async def query_service(
-    url: str, config: QueryConfig | None = None, *, database_url: str | None = None
+    url: str, config: QueryConfig | None = None, *, database_url: str | None = None, http: QueryHttp | None = None
 ) -> AsyncIterator[QueryService]:
     """A query service on a connection of its own, with metrics of its own; without a database as it can be."""
     registry = Metrics(CollectorRegistry())
-    pool = Pool(DatabaseConfig(url=database_url, pool_min=0), metrics=registry) if database_url else None
+    database = DatabaseConfig(url=database_url, pool_min=0) if database_url else None
+    pool = Pool(database, metrics=registry) if database else None
+    tables = Reads(Pool(database, metrics=registry)) if database else None
     async with (
         await Connection.open(NatsConfig(urls=(url,)), name="query", wait=True) as conn,
-        QueryService(conn, config, pool=pool, registry=registry) as service,
+        QueryService(conn, config, pool=pool, tables=tables, http=http, registry=registry) as service,
     ):
         yield service
 

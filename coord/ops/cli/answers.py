@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, TextIO
-
-import msgspec
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO
 
 from coord import errors, limits
 from coord.ops.cli.output import csv_field, table, to_json
+from coord.store.answers import Row, json_columns, nested, number, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from coord.store.answers import Column
-
-Row = Mapping[str, Any]
-
-_JSON: Final = frozenset({"json", "jsonb"})
 
 
 class Writer(Protocol):
@@ -45,7 +39,7 @@ class TableWriter:
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Writer`."""
-        self._stream.write(table([_plain(row) for row in rows], self._columns, style=self._style) + "\n")
+        self._stream.write(table([plain(row) for row in rows], self._columns, style=self._style) + "\n")
 
     def close(self) -> None:
         """See `Writer`."""
@@ -56,13 +50,13 @@ class JsonWriter:
 
     def __init__(self, stream: TextIO, columns: Sequence[Column]) -> None:
         self._stream = stream
-        self._raw = [c.name for c in columns if c.type in _JSON and not c.is_array]
+        self._raw = json_columns(columns)
         self._between = "[\n"
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Writer`."""
         for row in rows:
-            self._stream.write(self._between + to_json(_nested(row, self._raw)))
+            self._stream.write(self._between + to_json(nested(row, self._raw)))
             self._between = ",\n"
 
     def close(self) -> None:
@@ -75,12 +69,12 @@ class JsonLinesWriter:
 
     def __init__(self, stream: TextIO, columns: Sequence[Column]) -> None:
         self._stream = stream
-        self._raw = [c.name for c in columns if c.type in _JSON and not c.is_array]
+        self._raw = json_columns(columns)
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Writer`."""
         for row in rows:
-            self._stream.write(to_json(_nested(row, self._raw)) + "\n")
+            self._stream.write(to_json(nested(row, self._raw)) + "\n")
 
     def close(self) -> None:
         """See `Writer`."""
@@ -95,7 +89,7 @@ class CsvWriter:
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Writer`."""
-        self._csv.writerows([csv_field(_number(v)) for v in row.values()] for row in rows)
+        self._csv.writerows([csv_field(number(v)) for v in row.values()] for row in rows)
 
     def close(self) -> None:
         """See `Writer`."""
@@ -162,26 +156,6 @@ def pyarrow() -> Any:
 
 
 # --- values --------------------------------------------------------------------------------
-
-
-def _number(value: Any) -> Any:
-    """`numeric` as a number of Python's: whole ones stay whole."""
-    if not isinstance(value, Decimal):
-        return value
-    return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return {name: _number(value) for name, value in row.items()}
-
-
-def _nested(row: Row, raw: Sequence[str]) -> dict[str, Any]:
-    """With the JSON of its JSON columns in place of their text."""
-    record = _plain(row)
-    for name in raw:
-        if record[name] is not None:
-            record[name] = msgspec.Raw(record[name].encode())
-    return record
 
 
 def _schema(arrow: Any, columns: Sequence[Column], about: Mapping[str, str]) -> Any:

@@ -1,0 +1,79 @@
+"""The caches of the query service: one for each fleet that asks, as notices are.
+
+A fleet's answers, and what evicts them, are its own: no key, tag or notice of one is ever looked at for another.  The
+number of fleets is bounded: who has not asked for longest makes room, and has its answers read again.  So is
+what one of them has under way: the next request is refused while others are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+from coord import errors, limits
+from coord.cache.config import CacheConfig
+from coord.cache.hearing import Caching, Line
+from coord.cache.loading import Cache
+from coord.telemetry.metrics import Metrics
+
+
+class _Tenant:
+    def __init__(self, caching: Caching) -> None:
+        self.caching = caching
+        self.active = 0
+
+
+class Tenants:
+    """See the module.  `close` it before the connection."""
+
+    def __init__(self, conn: Line, config: CacheConfig, *, tenants_max: int, metrics: Metrics) -> None:
+        """`config`: of each fleet's cache."""
+        self._conn = conn
+        self._config = config
+        self._tenants_max = tenants_max
+        self._metrics = metrics
+        self._known: OrderedDict[str, _Tenant] = OrderedDict()
+        """Who asked last, last."""
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncIterator[Cache]:
+        """A fleet's cache, for one request.  Raises `Overloaded` while it has too many."""
+        one = self._known.get(tenant) or self._add(tenant)
+        self._known.move_to_end(tenant)
+        if one.active >= limits.QUERY_TENANT_REQUESTS:
+            raise errors.Overloaded(
+                "too many questions of this fleet are under way", requests_max=limits.QUERY_TENANT_REQUESTS
+            )
+        one.active += 1
+        try:
+            with contextlib.suppress(errors.BusError):  # without notices the tables are asked, and nothing is kept
+                await one.caching.open()
+            yield one.caching.cache
+        finally:
+            one.active -= 1
+
+    def _add(self, tenant: str) -> _Tenant:
+        if len(self._known) >= self._tenants_max:
+            idle = next((name for name, one in self._known.items() if not one.active), None)
+            if idle is None:
+                raise errors.Overloaded("too many fleets ask at once", tenants_max=self._tenants_max)
+            self._close(self._known.pop(idle))
+        one = self._known[tenant] = _Tenant(Caching(self._conn, tenant, self._config, self._metrics))
+        return one
+
+    def _close(self, one: _Tenant) -> None:
+        task = asyncio.get_running_loop().create_task(one.caching.close(), name="query-forget-tenant")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Drop everything.  Twice is legal."""
+        while self._known:
+            self._close(self._known.popitem()[1])
+        await asyncio.gather(*self._closing)
