@@ -33,7 +33,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -374,13 +374,10 @@ class Rebuilder:
         if self._kept is not None:
             await shadow.prune(conn, self._kept)
         await shadow.fit_hashes(conn)  # nearly all of them; the rest is looked at one by one
-        async for found in shadow.other_folds(conn, limits.REBUILD_BATCH_ROWS):
-            equal: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-            for relation, tenant, key, id_, live, rebuilt in found:
-                if _say_the_same(relation, live, rebuilt):
-                    equal[relation].append((tenant, key, id_, live))
-            for relation, rows in equal.items():
-                await shadow.set_folds(conn, relation, rows)
+        async for relation, found in shadow.other_folds(conn, limits.REBUILD_BATCH_ROWS):
+            equal = [(*ident, live) for *ident, live, rebuilt in found if _say_the_same(relation, live, rebuilt)]
+            if equal:
+                await shadow.set_folds(conn, relation, equal)
         await shadow.fit(conn)
         return now
 

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from coord import errors, limits
-from coord.store.pool import Connection, Pool
+from coord.store.pool import Connection, Pool, rows_of
 from coord.store.queries import statement
 from coord.store.sqlstate import DRIVER_ERRORS, translated
 
@@ -162,7 +162,7 @@ async def forget_steps(pool: Pool, keep: timedelta, *, batch_rows: int = limits.
     async with pool.transaction() as conn:
         with translated("forget maintenance"):
             status = await conn.execute(statement("steps_forget"), keep, batch_rows)
-    return int(status.rpartition(" ")[2])
+    return rows_of(status)
 
 
 async def policies(conn: Connection) -> list[dict[str, Any]]:
@@ -187,7 +187,7 @@ async def remove_anchors(
         async with pool.transaction() as conn:
             with translated("remove anchors"):
                 status = await conn.execute(statement("remove_anchors"), keep, batch_rows)
-        count = int(status.rpartition(" ")[2])
+        count = rows_of(status)
         removed += count
         if count < batch_rows:
             return removed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coord.store.pool import Connection
+from coord.store.pool import Connection, rows_of
 from coord.store.queries import statement
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, EventRow, SampleRow
 from coord.store.sqlstate import translated
@@ -38,4 +38,4 @@ async def _mended(
         await conn.copy_records_to_table(f"said_{table}", columns=columns, records=rows)
         went = await conn.execute(statement(f"mend_{table}_others"))
         came = await conn.execute(statement(f"mend_{table}_missing"))
-    return int(went.rpartition(" ")[2]), int(came.rpartition(" ")[2])
+    return rows_of(went), rows_of(came)

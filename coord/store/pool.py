@@ -505,6 +505,11 @@ _ONE_STATEMENTS: Final = ("25P0", "40", "55", "57014")
 lock, a statement's timeout.  The database is well, and nobody else has to stop asking."""
 
 
+def rows_of(status: str) -> int:
+    """How many rows a statement wrote, as its status tells: 3 of ``INSERT 0 3`` and of ``COPY 3``."""
+    return int(status.rpartition(" ")[2])
+
+
 def _is_one_statements(error: errors.CoordError) -> bool:
     return str(error.details.get("sqlstate", "")).startswith(_ONE_STATEMENTS)
 

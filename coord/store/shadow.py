@@ -10,8 +10,10 @@ knows its tables by number, not by name.  Sessions that have planned a statement
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 import asyncpg
@@ -20,12 +22,21 @@ import msgspec
 from coord import errors
 from coord.core.past import Point
 from coord.core.rebuild import Place, Stretch
-from coord.store.pool import Connection
+from coord.store.pool import Connection, rows_of
 from coord.store.queries import statement
 from coord.store.rows import EventRow
+from coord.store.slow import called
 from coord.store.sqlstate import translated
 
 SCHEMA: Final = "coord_rebuild"
+
+_FOLDED: Final = ("task", "workflow", "handoff", "signal", "lock", "flag", "agent_registry")
+"""Tables whose rows are folds, known by (tenant, key, id)."""
+
+_KIND: Final = {"agent_registry": "agent"}
+"""Of facts, where it is not the table's name."""
+
+_TASK: Final = re.compile(r"\b(coord|coord_rebuild)\.task\b")
 
 _HANGS_ON_IT: Final = "2BP01"
 """dependent_objects_still_exist: of DROP, and of what the swap itself refuses."""
@@ -115,7 +126,9 @@ async def untouched(conn: Connection, kinds: Sequence[str], since: Point) -> int
     """Note of which entities the copy has something from `since` on, and take all other rows as they are; how many."""
     with translated("rebuild untouched"):
         await conn.execute(statement("rebuild_touched"), list(kinds), since.time, since.epoch, since.seq)
-        return sum(row["carried"] for row in await conn.fetch(statement("rebuild_untouched")))
+        taken = [await conn.execute(_about(name, "rebuild_untouched"), _KIND.get(name, name)) for name in _FOLDED]
+        taken.append(await conn.execute(statement("rebuild_untouched_agents")))
+    return sum(map(rows_of, taken))
 
 
 async def are_touched(conn: Connection, rows: Sequence[EventRow]) -> list[bool]:
@@ -273,25 +286,26 @@ async def lost_epochs(conn: Connection) -> list[tuple[int, datetime, list[int]]]
 # --- comparing and swapping ------------------------------------------------------------------
 
 
-async def other_folds(conn: Connection, batch_rows: int) -> AsyncIterator[list[asyncpg.Record]]:
-    """(relation, tenant, key, id, live, rebuilt): rows of the same fact whose saved folds are other bytes."""
+async def other_folds(conn: Connection, batch_rows: int) -> AsyncIterator[tuple[str, list[asyncpg.Record]]]:
+    """Relation, and (tenant, key, id, live, rebuilt): rows of the same fact whose saved folds are other bytes."""
     with translated("rebuild folds"):
-        cursor = await conn.cursor(statement("rebuild_folds"))
-        while found := await cursor.fetch(batch_rows):
-            yield found
+        for name in _FOLDED:
+            cursor = await conn.cursor(_about(name, "rebuild_folds"))
+            while found := await cursor.fetch(batch_rows):
+                yield name, found
 
 
-async def fit_hashes(conn: Connection) -> int:
-    """Give folds that differ in the hash of the first words alone the bytes of the live ones; how many."""
+async def fit_hashes(conn: Connection) -> None:
+    """Give folds that differ in the hash of the first words alone the bytes of the live ones."""
     with translated("rebuild fit"):
-        return int(await conn.fetchval(statement("rebuild_fit_hashes")))
+        for name in ("task", "workflow"):
+            await conn.execute(_about(name, "rebuild_fit_hashes"))
 
 
 async def set_folds(conn: Connection, relation: str, rows: Sequence[Sequence[Any]]) -> None:
     """Save other bytes for the same folds: (tenant, key, id, fold) each."""
     with translated("rebuild set folds"):
-        text = statement("rebuild_set_folds").replace(f"{SCHEMA}.task", f"{SCHEMA}.{relation}")
-        await conn.execute(text, *zip(*rows, strict=True))
+        await conn.execute(_about(relation, "rebuild_set_folds"), *zip(*rows, strict=True))
 
 
 async def fit(conn: Connection) -> None:
@@ -348,6 +362,12 @@ async def plan_freely(conn: Connection) -> None:
         await conn.execute("SET LOCAL enable_seqscan = on")
         await conn.execute("SET LOCAL plan_cache_mode = auto")
         await conn.execute("SET LOCAL work_mem = '64MB'")
+
+
+@cache
+def _about(relation: str, name: str) -> str:
+    """A statement that is written for tasks and their twins, for another table."""
+    return called(_TASK.sub(rf"\1.{relation}", statement(name)), name)
 
 
 def _idents(rows: Sequence[EventRow]) -> list[list[str]]:

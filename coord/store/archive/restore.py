@@ -18,7 +18,7 @@ from coord.store.archive import columns, parquet, pieces
 from coord.store.archive.files import Files
 from coord.store.archive.run import Done, Report, Told
 from coord.store.config import ArchiveConfig
-from coord.store.pool import Connection, Pool
+from coord.store.pool import Connection, Pool, rows_of
 from coord.store.sqlstate import translated
 
 _KEEP: Final = timedelta(days=limits.ARCHIVE_RESTORE_KEEP_DAYS)
@@ -91,7 +91,7 @@ async def _copy_in(conn: Connection, files: Files, relation: Relation, path: str
             format="csv",
             timeout=limits.ARCHIVE_STATEMENT_S,
         )
-    return int(status.rpartition(" ")[2])
+    return rows_of(status)
 
 
 def _next_csv(groups: Any) -> bytes | None:

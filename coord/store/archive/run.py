@@ -35,7 +35,7 @@ from coord.core.archive import (
 from coord.store.archive import parquet, pieces
 from coord.store.archive.files import Files
 from coord.store.config import ArchiveConfig
-from coord.store.pool import Pool
+from coord.store.pool import Pool, rows_of
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
 
@@ -397,4 +397,4 @@ async def _copy_out(pool: Pool, piece: Piece, pipe: parquet.Pipe) -> int:
                 format="csv",
                 timeout=limits.ARCHIVE_STATEMENT_S,
             )
-    return int(status.rpartition(" ")[2])
+    return rows_of(status)

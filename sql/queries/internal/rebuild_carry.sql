@@ -15,15 +15,15 @@ WITH task AS (
   INSERT INTO coord_rebuild.signal SELECT l.* FROM coord.signal AS l WHERE $2
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), lock AS (
-  INSERT INTO coord_rebuild.lock SELECT l.* FROM coord.lock AS l WHERE $2 OR (l.changed_at < $1 OR EXISTS (
-    SELECT FROM jsonb_each(l.requests) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1)))
+  INSERT INTO coord_rebuild.lock SELECT l.* FROM coord.lock AS l WHERE $2 OR l.changed_at < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.requests) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), flag AS (
-  INSERT INTO coord_rebuild.flag SELECT l.* FROM coord.flag AS l WHERE $2 OR (l.set_at < $1 OR (l.changes > 1 AND $2))
+  INSERT INTO coord_rebuild.flag SELECT l.* FROM coord.flag AS l WHERE $2 OR l.set_at < $1
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), agent_registry AS (
-  INSERT INTO coord_rebuild.agent_registry SELECT l.* FROM coord.agent_registry AS l WHERE $2 OR (l.changed_at < $1 OR EXISTS (
-    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1)))
+  INSERT INTO coord_rebuild.agent_registry SELECT l.* FROM coord.agent_registry AS l WHERE $2 OR l.changed_at < $1 OR EXISTS (
+    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), agent AS (
   INSERT INTO coord_rebuild.agent SELECT l.* FROM coord.agent AS l WHERE l.first_seen < $1

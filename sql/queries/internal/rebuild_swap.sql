@@ -3,13 +3,14 @@
 -- search_path the texts of views name every schema.
 DO $$
 DECLARE
+  relations CONSTANT text[] := ARRAY['task', 'workflow', 'handoff', 'signal', 'lock', 'flag', 'agent_registry', 'agent'];
   relation text;
   found    record;
   views    text[] := '{}';
   live     oid;
 BEGIN
   PERFORM set_config('search_path', '', true);
-  FOREACH relation IN ARRAY ARRAY['task', 'workflow', 'handoff', 'signal', 'lock', 'flag', 'agent_registry', 'agent'] LOOP
+  FOREACH relation IN ARRAY relations LOOP
     live := format('coord.%I', relation)::regclass;
     FOR found IN
       SELECT format('trigger %I', tgname) AS what FROM pg_catalog.pg_trigger WHERE tgrelid = live AND NOT tgisinternal
@@ -52,14 +53,14 @@ BEGIN
     END LOOP;
   END LOOP;
   CREATE SCHEMA coord_replaced;
-  FOREACH relation IN ARRAY ARRAY['task', 'workflow', 'handoff', 'signal', 'lock', 'flag', 'agent_registry', 'agent'] LOOP
+  FOREACH relation IN ARRAY relations LOOP
     EXECUTE format('ALTER TABLE coord.%I SET SCHEMA coord_replaced', relation);
     EXECUTE format('ALTER TABLE coord_rebuild.%I SET SCHEMA coord', relation);
   END LOOP;
   FOREACH relation IN ARRAY views LOOP
     EXECUTE relation;
   END LOOP;
-  FOREACH relation IN ARRAY ARRAY['task', 'workflow', 'handoff', 'signal', 'lock', 'flag', 'agent_registry', 'agent'] LOOP
+  FOREACH relation IN ARRAY relations LOOP
     EXECUTE format('DROP TABLE coord_replaced.%I', relation);
   END LOOP;
   DROP SCHEMA coord_replaced;
