@@ -100,12 +100,10 @@ def next_roll_s(rows: int, elapsed_s: float, every_s: float) -> float:
     """How long until rollups are moved on again, after `rows` came within `elapsed_s`: about a batch's worth of facts.
 
     What no rollup has yet, every view counts as it is asked: where facts come fast, that must not become much.
-    `every_s` at most, `limits.ROLLUP_EVERY_MIN_S` at least.
+    `limits.ROLLUP_EVERY_MIN_S` at least; infinite: they come so slowly that the next look, after `every_s`, is enough.
     """
-    if rows <= 0:
-        return every_s
-    wanted = limits.ROLLUP_LIVE_ROWS * elapsed_s / rows
-    return min(every_s, max(limits.ROLLUP_EVERY_MIN_S, wanted))
+    wanted = limits.ROLLUP_LIVE_ROWS * elapsed_s / rows if rows > 0 else math.inf
+    return max(limits.ROLLUP_EVERY_MIN_S, wanted) if wanted <= every_s else math.inf
 
 
 def pause_s(step_s: float, least_s: float = limits.MAINTAIN_PAUSE_S) -> float:

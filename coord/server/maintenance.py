@@ -151,7 +151,7 @@ class Maintenance(Service):
             async with self._leading() as (pool, conn):
                 while conn is not None and self._roll_every_s < until - self.clock.monotonic():
                     await self.clock.sleep(self._roll_every_s)
-                    await self._roll(pool, conn, limits.ROLLUP_PAUSE_MIN_S)
+                    await self._roll(pool, conn)
         await self.clock.sleep(max(0.0, until - self.clock.monotonic()))
 
     # --- one look ------------------------------------------------------------------------------
@@ -193,8 +193,9 @@ class Maintenance(Service):
                 Step(job="hold", relation="", unit="jobs", rows=changed, result="held" if why else "done", reason=why),
             )
 
-    async def _roll(self, pool: Pool, conn: Connection, pause_s: float = limits.MAINTAIN_PAUSE_S) -> None:
+    async def _roll(self, pool: Pool, conn: Connection) -> None:
         """Move every rollup as far as it may be moved; how soon again follows from how much that was."""
+        pause_s = limits.MAINTAIN_PAUSE_S if math.isinf(self._roll_every_s) else limits.ROLLUP_PAUSE_MIN_S
         rows = 0
         failed = False
         for rollup in rollups.load():
@@ -210,7 +211,7 @@ class Maintenance(Service):
             await rollups.ready(pool)
         since, self._rolled_at = self._rolled_at, self.clock.monotonic()
         again_s = upkeep.next_roll_s(rows, self._rolled_at - since, self.config.every_s)
-        self._roll_every_s = again_s if again_s < self.config.every_s and not failed else math.inf
+        self._roll_every_s = math.inf if failed else again_s
 
     def _add(self, moved: rollups.Advance, seconds: float) -> None:
         """Keep what was moved for the next look's record: where facts come fast, each move is not worth a row."""

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coord import errors
+from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import NatsServer
 from coord.runtime.assets import sql_dir
@@ -26,6 +26,7 @@ from tests.support.cli import cli
 from tests.support.cluster import Database
 from tests.support.rolling import BEGIN, checkpoints_sql, facts_sql
 from tests.support.store import event, pool_of, sample
+from tests.support.waiting import until
 
 LONG_AGO = "INSERT INTO coord.maintenance_step (started_at, ended_at, rows, batches, job, relation, unit, result)"
 LONG_AGO += " VALUES (now() - interval '2 days', now() - interval '2 days', 0, 0, 'night', '', 'rows', 'done')"
@@ -406,6 +407,38 @@ def test_when_it_is_due_is_checked() -> None:
             MaintenanceConfig(at=wrong).validate()
     with pytest.raises(errors.SettingsError):
         MaintenanceConfig(every_s=0.5).validate()
+
+
+async def test_where_facts_come_fast_rollups_are_moved_between_looks(
+    pool: Pool, migrated_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ROLLUP_LIVE_ROWS", 1)
+    monkeypatch.setattr(limits, "ROLLUP_EVERY_MIN_S", 0.01)
+    monkeypatch.setattr(limits, "MAINTAIN_PAUSE_S", 0.0)
+    async with pool.acquire() as conn:
+        for sql in facts_sql(300, hours=0.05):
+            await conn.execute(sql)
+    await prepare(pool, BEGIN + timedelta(seconds=40), due=False)
+    made = service(migrated_database)
+    await made.look()
+    recorded = len(await steps(pool))
+    running = asyncio.create_task(made.run())
+    try:
+        async with pool.acquire() as conn:
+            await conn.execute(checkpoints_sql(BEGIN + timedelta(seconds=170)))
+
+        async def moved() -> bool:
+            async with pool.acquire() as conn:
+                counted = await conn.fetchval("SELECT sum(samples) FROM coord.telemetry_1m")
+                return bool(counted > 200)
+
+        await until(moved)
+        assert len(await steps(pool)) == recorded, "each move is not worth a row"
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    await made.look()
+    assert len(await steps(pool)) > recorded
 
 
 async def test_policies_are_shown(

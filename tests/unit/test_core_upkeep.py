@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -64,6 +65,16 @@ def test_a_step_of_a_rollup_aims_at_a_batch(width_s: float, rows: int, least_s: 
         assert following < width_s
     # Whole multiples of the least: a bucket of the level below is not cut.
     assert round(following / least_s, 6) == pytest.approx(round(following / least_s))
+
+
+@given(st.integers(0, 10**8), st.floats(0, 3_600), st.floats(1, 3_600))
+def test_rollups_are_moved_before_much_is_counted_live(rows: int, elapsed_s: float, every_s: float) -> None:
+    again_s = upkeep.next_roll_s(rows, elapsed_s, every_s)
+    if math.isinf(again_s):
+        assert rows * every_s <= limits.ROLLUP_LIVE_ROWS * elapsed_s * 1.001 or not rows
+    else:
+        assert limits.ROLLUP_EVERY_MIN_S <= again_s <= every_s
+        assert again_s == limits.ROLLUP_EVERY_MIN_S or rows * again_s <= limits.ROLLUP_LIVE_ROWS * elapsed_s * 1.001
 
 
 def test_ingest_has_as_long_as_a_step_took() -> None:

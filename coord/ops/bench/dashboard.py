@@ -1,9 +1,10 @@
 """How long dashboards wait while facts come in: every question of the dashboard set, again and again.
 
 A fleet's facts of the last hours, a hundred a second, are in the tables (`made`) and in the rollups.  Then, beside a
-projector that is given `facts_per_s` in frames of the same fleet and the upkeep of the tables (a look a second), each
-in a process of its own, the questions are asked in turn over one connection, as Grafana does, and each answer is
-fetched.  p50 and p99 are over all answers of all questions: what a panel waits.
+projector that is given `facts_per_s` in frames of the same fleet and the upkeep of the tables (a look every two
+seconds, and rollups moved as facts come), each in a process of its own, the questions are asked in turn over one
+connection, as Grafana does, and each answer is fetched.  p50 and p99 are over all answers of all questions: what a
+panel waits.
 """
 
 from __future__ import annotations
