@@ -1,0 +1,154 @@
+"""Fifty processes with a cache each ask for what is being stated, while projectors, broker and database are killed.
+
+Each writes down what it had heard when it asked; afterwards every answer is held against the tables: older than what
+was heard is stale.  At the end, when all is quiet, every process asks for everything once more and must have the
+newest: a notice that was lost with what was killed must have been found out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+
+import msgspec
+
+from coord import errors, limits
+from coord.client.connect import Coord, connect
+from coord.ops.bench.cache_fleet import COMMITS, FleetConfig, jobs, left_behind, stale_answers, worker
+from coord.ops.bench.cache_worker import GO, TENANT, Told, names
+from coord.ops.bench.workers import Worker
+from coord.wire import subjects
+from coord.wire.envelope import Fact
+from tests.soak.harness import Job, Result, Scenario, folder, rng_of, say
+from tests.soak.stack import Checkpoints, Stack, behind
+from tests.support.crash import ProjectorProcess
+from tests.support.waiting import until
+
+SCENARIO = Scenario(
+    name="caches",
+    title="50 processes with caches, kills of projector, NATS and PostgreSQL in turns",
+    bound_s=600,
+    rank=65,
+)
+
+PROCESSES = 50
+ROUNDS = 9
+NOTES = 100
+PER_S = 50.0
+_ROUND_S = (4.0, 8.0)
+_AT_A_TIME = 5
+_QUIET_S = 2 * limits.CHECKPOINT_IDLE_S
+"""A notice that was lost is found out within one of these."""
+_TELL_S = 120.0
+
+
+class Stating:
+    """States facts about notes until told to stop, whoever is away."""
+
+    def __init__(self, client: Coord, seed: int) -> None:
+        self.acked: dict[tuple[str, int], int] = {}
+        self.facts = self.unsure = 0
+        self._client = client
+        self._rng = rng_of(Job(seed=seed), "facts")
+        self.over = asyncio.Event()
+
+    async def run(self) -> None:
+        while not self.over.is_set():
+            await self.say(self._rng.choice(names(NOTES)))
+            await asyncio.sleep(1 / PER_S)
+
+    async def say(self, note: str) -> None:
+        try:
+            ack = await self._client.publish(Fact(kind="note", id=note, event="said"))
+        except errors.CoordError:
+            self.unsure += 1
+        else:
+            self.facts += 1
+            self.acked[subjects.EVENTS, subjects.partition(note)] = ack.seq
+
+
+async def run(job: Job) -> Result:
+    processes, rounds = job.of(None, PROCESSES, 2), job.of(job.rounds, ROUNDS, 3)
+    result = Result(rounds=rounds)
+    with folder(job, "caches") as home:
+        async with (
+            Stack.open(home) as stack,
+            connect(stack.nats_url, tenant=TENANT, agent="speaker") as client,
+            contextlib.AsyncExitStack() as workers,
+        ):
+            projector = await stack.projector(bug=job.bug)
+            await projector.ready(60)
+            # Of each partition something is known only once it has a fact.
+            stating = Stating(client, job.seed)
+            for n in range(8 * limits.PARTITIONS):
+                await client.publish(Fact(kind="warm", id=f"w{n}", event="said"))
+            running = await _started(stack, processes, workers)
+            told = await _rounds(job, result, stack, stating, projector, running, rounds)
+            db = await stack.database()
+            commits = await db.fetch(COMMITS)
+            await db.close()
+    checked = sum(answer.times for one in told for answer in one.answers)
+    if stale := stale_answers((answer for one in told for answer in one.answers), commits):
+        result.found("stale", f"{stale} answers were older than what their process had heard", stale)
+    for note in left_behind(told, commits):
+        result.found("stale", f"{note}: somebody's last answer is not the newest")
+    if not checked or not commits:
+        result.found("nothing", "nobody asked, or nothing was committed")
+    result.volume |= {
+        "processes": processes, "answers": checked, "facts": stating.facts, "unsure": stating.unsure,
+        "questions without answer": sum(one.failed for one in told), "loads": sum(one.loads for one in told),
+    }  # fmt: skip
+    result.details |= {"rss_mib_most": max(one.rss_bytes for one in told) // 2**20}
+    return result
+
+
+async def _started(stack: Stack, processes: int, workers: contextlib.AsyncExitStack) -> list[Worker]:
+    config = FleetConfig(processes=processes, connections=processes, readers=processes, notes=NOTES, pause_s=0.1)
+    running: list[Worker] = []
+    made = iter(jobs(config, stack.nats_url, stack.database_url))
+    while some := list(itertools.islice(made, _AT_A_TIME)):
+        running += await asyncio.gather(*(workers.enter_async_context(worker(one)) for one in some))
+        say(f"{len(running)} of {processes} processes ask")
+    return running
+
+
+async def _rounds(
+    job: Job,
+    result: Result,
+    stack: Stack,
+    stating: Stating,
+    projector: ProjectorProcess,
+    running: list[Worker],
+    rounds: int,
+) -> list[Told]:
+    rng = rng_of(job, "moments")
+    await stating.say(GO)
+    speaking = asyncio.create_task(stating.run())
+    for n, victim in zip(range(rounds), itertools.cycle(("projector", "nats", "postgres")), strict=False):
+        await asyncio.sleep(rng.uniform(*_ROUND_S))
+        say(f"round {n + 1}/{rounds}: {victim} is killed")
+        if victim == "projector":
+            projector.kill()
+            projector = await stack.projector(bug=job.bug)
+        elif victim == "nats":
+            stack.nats.kill()
+            await stack.nats.start()
+        else:
+            await stack.postgres.kill()
+            await stack.postgres.start()
+        kills = f"kills {victim}"
+        result.volume[kills] = result.volume.get(kills, 0) + 1
+    await asyncio.sleep(_ROUND_S[1])
+    stating.over.set()
+    await speaking
+    checkpoints = Checkpoints(stack.database_url)
+
+    async def has_all() -> bool:
+        at = await checkpoints.read()
+        return at is not None and not behind(at, stating.acked)
+
+    await until(has_all, 120)
+    checkpoints.close()
+    await asyncio.sleep(_QUIET_S)
+    return [msgspec.convert(one, Told) for one in await asyncio.gather(*(w.ended(_TELL_S) for w in running))]
