@@ -436,12 +436,12 @@ class PartitionProjector:
         The database is asked first: what was committed until then is in the stream that is
         looked at afterwards, or the stream has lost it.
         """
-        async with self._pool.acquire() as conn:
+        async with self._writer.turn() as conn:
             known = await checkpoints.read_all(conn, self.stream)
         stream = await self._stream_state()
         checkpoint = next((c for c in known if c.partition == self.partition), None)
         if checkpoint is None:
-            async with self._pool.acquire() as conn:
+            async with self._writer.turn() as conn:
                 checkpoint = await checkpoints.create(
                     conn,
                     stream=self.stream,

@@ -25,10 +25,9 @@ from coord.projector.config import ProjectorConfig
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.partition import PartitionProjector
 from coord.projector.strays import Strays
-from coord.projector.writer import Writer
+from coord.projector.writer import Writer, prepare
 from coord.runtime import assets
 from coord.runtime.service import Service
-from coord.store import timestamps
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
 from coord.telemetry.metrics import Metrics
@@ -71,7 +70,7 @@ class ProjectorService(Service):
             settings=PROJECTOR_SETTINGS,
             metrics=self.metrics,
             circuit="database_write",
-            prepare=timestamps.teach,
+            prepare=prepare,
         )
         self._pool = await pool.open(wait=False)
         self._conn = conn = await Connection.open(

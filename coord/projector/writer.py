@@ -26,8 +26,9 @@ A fact that the fold of its entity refuses (`coord.projector.entities`) becomes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import chain as flat
 from typing import Any
 
@@ -40,7 +41,7 @@ from coord.core.joining import Pace, how_many, share
 from coord.projector import entities
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.rows import Batch, stored_time
-from coord.store import checkpoints, copy
+from coord.store import checkpoints, copy, timestamps
 from coord.store.checkpoints import Move
 from coord.store.pool import Connection, Pool
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, AgentRow, EventRow, SampleRow
@@ -58,6 +59,18 @@ _SEARCH_ROWS = 500
 Write = Callable[[Connection, Sequence[Any]], Awaitable[object]]
 
 assert EVENT_COLUMNS[2:4] == SAMPLE_COLUMNS[2:4] == ("seq", "idx"), "see _place_of_row"
+
+
+async def prepare(conn: Connection) -> None:
+    """What each new connection does before its first transaction, instead of in it.
+
+    Learning types and planning take PostgreSQL and asyncpg 50 ms: after a start, a takeover or a lost
+    connection they would come when facts wait already.
+    """
+    await timestamps.teach(conn)
+    with contextlib.suppress(errors.StoreError):  # no tables yet: whoever writes says so
+        await copy.prepare(conn)
+        await checkpoints.prepare(conn)
 
 
 class Offer:
@@ -137,8 +150,8 @@ class Writer:
         self._waiting: deque[Offer] = deque()
         self._wake = asyncio.Event()
         self._taking = asyncio.Lock()
-        self._idle_turn = asyncio.Semaphore(writers)
-        """All partitions fall idle in the same second: they must not want a connection each."""
+        self._turns = asyncio.Semaphore(writers)
+        """All partitions begin, and fall idle, in the same second: they must not want a connection each."""
         self._telling: set[asyncio.Task[None]] = set()
 
     # --- for partitions ------------------------------------------------------------------
@@ -186,9 +199,15 @@ class Writer:
         offer.settled.cancel()
         return True
 
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[Connection]:
+        """A connection for something short that all partitions may want at once: no more at a time than lanes."""
+        async with self._turns, self._pool.acquire() as conn:
+            yield conn
+
     async def advance(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
         """Move an idle partition's checkpoint without rows."""
-        async with self._idle_turn, self._pool.acquire() as conn:
+        async with self.turn() as conn:
             await checkpoints.advance(conn, checkpoint, moved, pending=0)
 
     async def pass_gap(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:

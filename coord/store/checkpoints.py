@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import asyncpg
 import msgspec
@@ -87,6 +88,12 @@ async def advance_all(conn: Connection, moves: Sequence[Move]) -> list[Move]:
     return [m for m in moves if (m.before.stream, m.before.partition) not in done]
 
 
+async def prepare(conn: Connection) -> None:
+    """Have `conn` plan `advance_all`, for which its first transaction would wait; moves nothing."""
+    with translated("checkpoint advance"):
+        await conn.fetch(statement("checkpoint_advance_all"), *([] for _ in range(_VALUES)))
+
+
 async def advance(conn: Connection, checkpoint: Checkpoint, moved: Checkpoint, *, pending: int) -> None:
     """Move one checkpoint from exactly `checkpoint` to `moved`, without rows.
 
@@ -142,6 +149,9 @@ async def new_epoch(
             list(replaced),
         )
     return [_checkpoint(row) for row in rows]
+
+
+_VALUES: Final = 10
 
 
 def _values(move: Move) -> tuple[object, ...]:

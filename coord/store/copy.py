@@ -43,6 +43,13 @@ async def samples(conn: Connection, rows: Sequence[SampleRow]) -> None:
     await _copy(conn, "metric_sample", SAMPLE_COLUMNS, rows)
 
 
+async def prepare(conn: Connection) -> None:
+    """Have `conn` learn the columns of both tables, for which its first COPY would wait; writes nothing."""
+    for table, columns in (("event", EVENT_COLUMNS), ("metric_sample", SAMPLE_COLUMNS)):
+        with translated(f"copy {table}"):
+            await conn.copy_records_to_table(table, schema_name="coord", columns=columns, records=[])
+
+
 async def upsert_agents(conn: Connection, rows: Sequence[AgentRow], schema: str = "coord") -> list[tuple[str, str]]:
     """Bring the rows of `coord.agent` up to date; what the table has from later in the log stays.
 
