@@ -6,8 +6,11 @@ work, on another connection of the pool::
     slow statement ──▶ counted ──▶ of this name not lately? ──▶ EXPLAIN with its own parameters ──▶ one line of the log
 
 EXPLAIN runs nothing, and shows how PostgreSQL would run it now with these values.  Where no plan is to be had (a
-COMMIT, a database that is busy), the line says so.  Bounded: one EXPLAIN at a time, a few that wait, each name
-once in `limits.SLOW_SAY_EVERY_S`, with how many there were in between.
+DO, a database that is busy), the line says so.  Bounded: one EXPLAIN at a time, a few that wait, each name once in
+`limits.SLOW_SAY_EVERY_S`, with how many there were in between.
+
+What begins and ends transactions is counted and not logged: a COMMIT is slow because of the disk, or of what went
+before it, and the line could say neither.
 
 Not timed: COPY, which is as long as its batch is large, and cursors, which wait for their readers.
 """
@@ -37,6 +40,9 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 _log = logs.get("store.slow")
 
 _PLANNED: Final = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES"})
+_BRACKETS: Final = frozenset({"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"})
+"""What asyncpg's transactions run."""
+
 _WORD: Final = re.compile(r"(?:\s|--[^\n]*\n)*([A-Za-z]+)")
 _NAMES: Final[dict[str, str]] = {}
 """Statement → its name."""
@@ -133,6 +139,8 @@ class SlowQueries:
         if name == "EXPLAIN":
             return
         self._counter.labels(statement=name).inc()
+        if name in _BRACKETS:
+            return
         now = clock.monotonic()
         known = self._heard.get(name)
         if known is not None and now < known.said_at + limits.SLOW_SAY_EVERY_S:

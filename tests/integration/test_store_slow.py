@@ -74,7 +74,8 @@ async def test_what_has_no_plan_or_failed_says_so(
             await queries.run(conn, "tasks")
             with pytest.raises(errors.DatabaseRefused), translated("divide"):
                 await conn.fetch("WITH x AS (SELECT 1 / $1::int) SELECT * FROM x", 0)
-            await conn.execute("DO $$ BEGIN PERFORM 1; END $$")
+            async with conn.transaction():
+                await conn.execute("DO $$ BEGIN PERFORM 1; END $$")
         await until(lambda: said(caplog, "tasks") and said(caplog, "DO"))
         (do,) = said(caplog, "DO")
         assert "no_plan='it has none'" in do
@@ -83,6 +84,8 @@ async def test_what_has_no_plan_or_failed_says_so(
         (failed,) = said(caplog, "WITH")
         assert "failed='DivisionByZeroError'" in failed
         assert metrics.registry.get_sample_value("coord_db_slow_queries_total", {"statement": "tasks"}) == 1
+        assert metrics.registry.get_sample_value("coord_db_slow_queries_total", {"statement": "BEGIN"}) == 1
+        assert not said(caplog, "BEGIN"), "it was heard of before the DO"
 
 
 async def test_a_busy_pool_is_not_waited_for_and_nothing_is_logged_where_it_is_off(
