@@ -27,6 +27,17 @@ Key: TypeAlias = tuple[Any, ...]
 _NAMED: Final = (dt.datetime, dt.date, uuid.UUID, float, type(None))
 _INT_BITS_MAX: Final = 256
 
+_MADE: Final[dict[str, Callable[[str], Any]]] = {
+    "bool": lambda said: said == "True",
+    "int": int,
+    "float": float,
+    "NoneType": lambda _: None,
+    "UUID": uuid.UUID,
+    "date": dt.date.fromisoformat,
+    "datetime": dt.datetime.fromisoformat,
+}
+"""What `part` made a text of, out of that text."""
+
 
 class Template:
     """What a template makes of the arguments of one function."""
@@ -94,11 +105,26 @@ class Arguments:
         """How many positional arguments make the key as they are, or None where it takes more than that."""
         return len(template.names) if self._positional and template.names == tuple(self.signature.parameters) else None
 
+    def are_enough(self, values: Mapping[str, Any]) -> bool:
+        """Whether the function can be called with these and defaults."""
+        return all(name in values or p.default is not p.empty for name, p in self.signature.parameters.items())
+
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Name → value, defaults included; raises `TypeError` as calling it would."""
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return bound.arguments
+
+
+def arguments_of(template: Template, key: Key) -> dict[str, Any] | None:
+    """What a key was made of; None where it does not say: an enum's member is a name without its enum."""
+    found = {}
+    try:
+        for name, said in zip(template.names, key[1:], strict=True):
+            found[name] = said if type(said) is str else _MADE[said[0]](said[1])
+    except (KeyError, ValueError, TypeError, IndexError):
+        return None  # of another version of the function, or of a type that is not made again
+    return found
 
 
 def part(value: Any, name: str) -> str | tuple[str, str]:

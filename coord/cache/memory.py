@@ -110,6 +110,11 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self._entries: dict[Hashable, Entry] = {}
         self._stale: dict[Hashable, None] = {}
         """Expired and still allowed to somebody, in the order of that: the first to go."""
+        self._aside: dict[Hashable, str] = {}
+        """Brought before anybody asked, in which way, and not read since; in the order of that."""
+        self._aside_bytes = 0
+        self.settled: Callable[[Hashable, str, str], None] | None = None
+        """Told of each of these, once: its key, the way, and ``used``, or ``unused`` where it left without that."""
         self._tagged: dict[str, set[Hashable]] = {}
         self._times: list[tuple[float, int, Hashable]] = []
         self._numbers = itertools.count()
@@ -143,7 +148,46 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         if found is not None and found.kept_until <= self._monotonic():
             self._drop(key, "expired")
             return None
+        if self._aside:
+            self.claim(key)
         return found
+
+    def set_aside(self, key: Hashable, way: str) -> int | None:
+        """A fresh value was brought before anybody asked: the first who does is told of (`settled`).
+
+        Returns the bytes it holds; None: it is not here, or somebody else's already.
+        """
+        entry = self._entries.get(key)
+        if entry is None or key in self._stale or key in self._aside:
+            return None
+        del self._fresh[key]
+        self._aside[key] = way
+        self._aside_bytes += entry.bytes
+        while self._aside_bytes > self.bytes_max * limits.CACHE_WARM_SHARE:
+            self._drop(next(iter(self._aside)), "unread")
+        return entry.bytes
+
+    def claim(self, key: Hashable, default: Any = None) -> Any:
+        """The value that was set aside under a key, which is as any other from now on."""
+        entry = self._entries.get(key)
+        if entry is None or not self._settle(key, entry, used=True):
+            return default
+        self._fresh[key] = entry.value
+        return entry.value
+
+    def _settle(self, key: Hashable, entry: Entry, *, used: bool) -> bool:
+        way = self._aside.pop(key, None)
+        if way is None:
+            return False
+        self._aside_bytes -= entry.bytes
+        if self.settled is not None:
+            self.settled(key, way, "used" if used else "unused")
+        return True
+
+    def read(self, key: Hashable, default: Any = None) -> Any:
+        """`peek`, which knows of what was set aside, too."""
+        found = self.peek(key, MISSING)
+        return self.claim(key, default) if found is MISSING else found
 
     def keep(
         self, key: Hashable, value: Any, *, ttl_s: float | None, stale_s: float = 0.0, tags: tuple[str, ...] = ()
@@ -174,7 +218,9 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         return True
 
     def _first_to_go(self) -> Hashable:
-        return next(iter(self._stale)) if self._stale else self._fresh.least_recently_used()
+        if self._stale:
+            return next(iter(self._stale))
+        return self._fresh.least_recently_used() if len(self._fresh) else next(iter(self._aside))
 
     def drop(self, key: Hashable, reason: str = "manual") -> bool:
         """Whether there was something to drop."""
@@ -194,7 +240,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     def keys(self) -> list[Hashable]:
         """Of all that is kept, the least recently used first: a copy."""
-        return [*self._stale, *self._fresh.keys()]
+        return [*self._stale, *self._aside, *self._fresh.keys()]
 
     def tags(self) -> dict[str, int]:
         """How many entries each tag has: a copy."""
@@ -203,7 +249,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     def _drop(self, key: Hashable, reason: str) -> bool:
         entry = self._entries.pop(key)
         self.bytes -= entry.bytes
-        if self._stale.pop(key, MISSING) is MISSING:
+        if self._stale.pop(key, MISSING) is MISSING and not self._settle(key, entry, used=False):
             del self._fresh[key]
         for tag in entry.tags:
             keys = self._tagged.get(tag)
@@ -227,7 +273,8 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
             if entry.kept_until <= now:
                 self._drop(key, "expired")
             else:
-                del self._fresh[key]
+                if not self._settle(key, entry, used=False):
+                    del self._fresh[key]
                 self._stale[key] = None
                 self._look_at(key, entry, entry.kept_until)
 
@@ -285,23 +332,25 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
                 found = self.peek(key)
             except TypeError as exc:
                 raise errors.InvalidCacheKey(str(exc)) from exc
+            if found is None and self._aside:
+                found = self.claim(key)
             return default if found is None else found
         given = {} if timeout is MISSING else {"timeout": timeout}
         return await super().get(key, default, loads_fn, namespace, _conn, **given)
 
     async def _get(self, key: Hashable, **_: object) -> Any:
-        return self.peek(key, None)
+        return self.read(key, None)
 
     async def _gets(self, key: Hashable, **_: object) -> Any:
-        return self.peek(key, None)
+        return self.read(key, None)
 
     async def _multi_get(self, keys: Iterable[Hashable], **_: object) -> list[Any]:
-        return [self.peek(key, None) for key in keys]
+        return [self.read(key, None) for key in keys]
 
     async def _set(
         self, key: Hashable, value: Any, ttl: float | None = None, _cas_token: Any = None, _conn: object = None
     ) -> bool | int:
-        if _cas_token is not None and _cas_token != self.peek(key, None):
+        if _cas_token is not None and _cas_token != self.read(key, None):
             return 0
         try:
             taken = self.keep(key, value, ttl_s=ttl or None)
@@ -319,12 +368,12 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         return True
 
     async def _add(self, key: Hashable, value: Any, ttl: float | None = None, _conn: object = None) -> bool:
-        if self.peek(key, MISSING) is not MISSING:
+        if self.read(key, MISSING) is not MISSING:
             raise ValueError(f"Key {key!r} already exists, use .set to update the value")
         return bool(await self._set(key, value, ttl))
 
     async def _exists(self, key: Hashable, _conn: object = None) -> bool:
-        return self.peek(key, MISSING) is not MISSING
+        return self.read(key, MISSING) is not MISSING
 
     async def _increment(self, key: Hashable, delta: int, _conn: object = None) -> int:
         entry = self.entry(key)
@@ -368,7 +417,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     async def _redlock_release(self, key: Hashable, value: Any) -> int:
         # aiocache's `cached_stampede` locks with keys of its own.
-        return int(self.peek(key, None) == value and self.drop(key))
+        return int(self.read(key, None) == value and self.drop(key))
 
 
 def _unheard(_reason: str, _count: int) -> None:

@@ -22,6 +22,8 @@ class Sampling:
         """Of reads, hits and misses."""
         self.evictors: HotNames[str] = HotNames(limits.CACHE_HOT_TAGS, limits.CACHE_HOT_HALF_LIFE_S)
         """Of entries that left: the tags that took them along; a whole partition's name where nothing is named."""
+        self.missed_too: Callable[[Hashable], None] | None = None
+        """Told the key of every miss, by whoever misses it."""
         self._l1 = l1
         self._monotonic = monotonic
         self._age = metrics.cache_age_seconds.labels(tier=tier)
@@ -29,6 +31,8 @@ class Sampling:
     def missed(self, key: Hashable) -> None:
         """A read was not answered from memory."""
         self.keys.offer(key, self._monotonic())
+        if self.missed_too is not None:
+            self.missed_too(key)
 
     def hit(self, key: Hashable, hits: int) -> None:
         """One of `hits` reads that were."""

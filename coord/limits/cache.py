@@ -91,6 +91,84 @@ CACHE_ANSWERS_MAX: Final = 10_000
 CACHE_HIT_TARGETS: Final[dict[str, float]] = {"l1": 0.8, "l2": 0.6, "l3": 0.4}
 """Hit rates that a tier is to have, of the reads that come to it."""
 
+CACHE_L2_TTL_S: Final = 3_600.0
+CACHE_L3_TTL_S: Final = 86_400.0
+"""The longest that a shared tier keeps anything: the `max_age` of its stream."""
+
+CACHE_ENTRY_BYTES_MAX: Final = 1 * MIB
+"""An answer as a shared tier takes it, compressed; its stream's `max_msg_size`, less headers."""
+
+CACHE_VALUE_BYTES_MAX: Final = 8 * MIB
+"""What such an answer may be before it is compressed, and after it is read."""
+
+CACHE_COMPRESS_BYTES: Final = 4 * KIB
+"""Answers from here on are compressed: as telemetry's frames are."""
+
+CACHE_TIER_S: Final = 0.25
+"""How long a shared tier may take to answer; then the database is asked.  It takes 0.3 ms when it is well."""
+
+CACHE_LEASE_S: Final = 1.0
+"""How long others leave a load to whoever began it, before the next one begins it, too."""
+
+CACHE_LEASE_LOOK_FIRST_S: Final = 0.005
+CACHE_LEASE_LOOK_MAX_S: Final = 0.05
+"""How often they look whether it has ended."""
+
+CACHE_STORES_MAX: Final = 64
+"""Answers on their way to the shared tiers; what is more is not stored there."""
+
+CACHE_WINDOW_LOOK_S: Final = 5.0
+"""How often a process asks how full a shared tier is."""
+
+CACHE_WARM_SHARE: Final = 0.1
+"""The part of L1 that values may have which nobody has read yet; the oldest of them leave first."""
+
+CACHE_WARM_LOADS_PER_S: Final = 10.0
+"""Loads that a process begins which nobody has asked for."""
+
+CACHE_WARM_LEAST: Final = 0.25
+"""Of the values that a way of warming brings, so many are to be read: else it costs the database four loads to spare
+one."""
+
+CACHE_WARM_CHANCE: Final = 0.5
+"""What is not as likely as that to be read in time is not brought by a forecast."""
+
+CACHE_WARM_TRIAL: Final = 32
+"""Values of which it is known what became of them, before a way is judged: with these a way that is right in half of
+all cases is taken for one below a quarter once in 500 times."""
+
+CACHE_WARM_REST_S: Final = 600.0
+CACHE_WARM_REST_MAX_S: Final = 21_600.0
+"""How long a way that does not pay is left alone before it is tried again; doubles each time."""
+
+CACHE_WARM_LOOK_S: Final = 5.0
+"""How often it is looked what is about to be asked for."""
+
+CACHE_WARM_AT_ONCE: Final = 4
+"""Of these, under way at a time."""
+
+CACHE_WARM_TASKS_MAX: Final = 64
+"""Pieces of warming under way or waiting for their turn; what a trigger would add to that is left."""
+
+CACHE_WARM_RECORD_S: Final = 60.0
+"""How often the keys asked for most are put on record."""
+
+CACHE_WARM_RECORD_BYTES: Final = 3 * KIB
+"""Of that record; CURSORS takes messages of 4 KiB."""
+
+CACHE_LEARNT_TRIGGERS_MAX: Final = 64
+CACHE_LEARNT_KEYS_MAX: Final = 64
+"""Sorts of triggers whose runs are remembered, and keys of each."""
+
+CACHE_LEARNT_RUNS_MAX: Final = 256
+"""Runs that are watched at a time."""
+
+CACHE_LEARNT_RUNS_LEAST: Final = 3
+"""Runs of a sort before anything is expected of the next."""
+
+CACHE_LEARNT_RUN_S: Final = 120.0
+"""How long after its trigger a run is watched."""
+
 CACHE_SETTLE_S: Final = 1.0
 """In a cluster other servers hear of a subscription after the own one does: within milliseconds,
 a second when routes are busy."""
@@ -109,5 +187,8 @@ assert CACHE_L1_BYTES_MIN <= CACHE_L1_BYTES
 assert CACHE_NEGATIVE_TTL_S < CACHE_TTL_S
 assert CACHE_BEHIND_MAX_S < CACHE_WATERMARK_S < CACHE_LOAD_S
 assert CACHE_TAGS_MAX < CACHE_EVICTED_TAGS_MAX
+assert CACHE_COMPRESS_BYTES < CACHE_ENTRY_BYTES_MAX <= CACHE_VALUE_BYTES_MAX
+assert CACHE_TTL_S <= CACHE_L2_TTL_S <= CACHE_L3_TTL_S
+assert CACHE_LEASE_LOOK_MAX_S < CACHE_TIER_S < CACHE_LEASE_S < CACHE_LOAD_S
 assert NOTICE_BEAT_S < CHECKPOINT_IDLE_S
 assert 2 * PARTITIONS <= CACHE_SOURCES_MAX
