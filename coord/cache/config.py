@@ -18,6 +18,10 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     l1_bytes: int = limits.CACHE_L1_BYTES
     """Of values, keys and their bookkeeping, in this process."""
+    l2: bool = False
+    """Share what functions allow to be shared with other processes, in the broker's memory (streams/CACHE_L2.toml)."""
+    l3: bool = False
+    """The same on the broker's disk (streams/CACHE_L3.toml): what outlives the processes."""
     ttl_s: float = limits.CACHE_TTL_S
     """Where a cached function does not say its own."""
     jitter: float = limits.CACHE_JITTER
@@ -48,5 +52,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for pattern, tags in self.tags.items():
             if not _PATTERN.fullmatch(pattern):
                 raise SettingsError("cache.tags: a pattern is {kind}.{id}, each a token or *", pattern=pattern)
+            if any(tag.startswith(("key:", "series:")) for tag in tags):
+                raise SettingsError("cache.tags: tags of one partition are the projector's", pattern=pattern)
             if not all(0 < len(tag.encode()) <= limits.CACHE_TAG_BYTES_MAX for tag in tags):
                 raise SettingsError("cache.tags: a tag is empty or too long", pattern=pattern)

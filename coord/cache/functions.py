@@ -12,6 +12,7 @@ from functools import update_wrapper
 from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from coord import errors, limits
+from coord.cache.entries import Shape
 from coord.cache.keys import Arguments, Key, Template
 from coord.cache.loading import Cache, Loaded, Policy
 from coord.cache.memory import MISSING
@@ -43,6 +44,14 @@ class CachedOptions(TypedDict, total=False):
     """Serve an expired answer for so long more when loading fails; default 0."""
     returns: type[Any] | tuple[type[Any], ...] | None
     """Anything else than this, or None, is `WrongType`."""
+    shared: Any
+    """The type of the answers, as msgspec decodes it (``list[Row]``; True: whatever MessagePack has), if other
+    processes may have them by the tiers below L1; default: they stay in this process."""
+    version: int
+    """Raise it when such answers come to mean something else without being of another type; default 1."""
+    shared_ttl_s: float
+    """How long those tiers keep them; default: what has tags as long as they keep anything (an hour, a day), else
+    `ttl_s`."""
     ignore: Collection[str]
     """Parameters that do not change the answer; default: self, cls."""
 
@@ -195,6 +204,8 @@ class Functions:
             stale_while_revalidate_s=options.get("stale_while_revalidate_s", 0.0),
             stale_if_error_s=options.get("stale_if_error_s", 0.0),
             returns=options.get("returns"),
+            shape=None if options.get("shared") is None else Shape(options["shared"], options.get("version", 1)),
+            shared_ttl_s=options.get("shared_ttl_s"),
         )
         policy.validate()
         if isinstance(tags, str) or len(tags) > limits.CACHE_TAGS_MAX:

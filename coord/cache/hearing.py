@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -23,6 +23,7 @@ from coord import errors, limits
 from coord.cache.config import CacheConfig
 from coord.cache.functions import Functions
 from coord.cache.loading import Cache
+from coord.cache.tiers import Tier
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
@@ -65,8 +66,11 @@ class Line(Protocol):
 class Caching:
     """Of one tenant on one connection.  `close` it before the connection."""
 
-    def __init__(self, conn: Line, tenant: str, config: CacheConfig | None, metrics: Metrics) -> None:
-        self.cache = Cache(config, metrics=metrics)
+    def __init__(
+        self, conn: Line, tenant: str, config: CacheConfig | None, metrics: Metrics, tiers: Sequence[Tier] = ()
+    ) -> None:
+        """`tiers`: below L1, of this tenant."""
+        self.cache = Cache(config, metrics=metrics, tiers=tiers)
         self.functions = Functions(self.cache, self.open)
         self._conn = conn
         self._mine = subjects.notices(tenant)

@@ -21,17 +21,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from coord import errors, limits
+from coord.cache import entries
 from coord.cache.config import CacheConfig
 from coord.cache.counting import Counting
 from coord.cache.keys import checked_tag
 from coord.cache.memory import MemoryCache
 from coord.cache.sampling import Sampling
+from coord.cache.tiers import Found, Lease, Tier, Tiers, Wanted
 from coord.core.eviction import Evicted, Evictions, Marks, TagRules, Watermark, depends_on, is_behind
 from coord.runtime import clock
 from coord.telemetry import logs
@@ -66,11 +68,25 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     stale_if_error_s: float = 0.0
     """An expired value is served for so long when loading fails."""
     returns: type[Any] | tuple[type[Any], ...] | None = None
+    shape: entries.Shape | None = None
+    """Of answers that other processes share; None: they stay in this one."""
+    shared_ttl_s: float | None = None
+    """How long the tiers below L1 keep them; None: what has tags as long as these keep anything, else `ttl_s`."""
+
+    def shared_s(self, value: Any, tags: tuple[str, ...]) -> float:
+        """How long the tiers below L1 keep an answer."""
+        if value is None:
+            return self.negative_ttl_s
+        if self.shared_ttl_s is not None:
+            return self.shared_ttl_s
+        return limits.CACHE_L3_TTL_S if tags else self.ttl_s
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
         if self.ttl_s <= 0 or self.timeout_s <= 0:
             raise errors.SettingsError("cached: ttl_s and timeout_s must be positive")
+        if self.shared_ttl_s is not None and self.shared_ttl_s <= 0:
+            raise errors.SettingsError("cached: shared_ttl_s must be positive")
         if min(self.negative_ttl_s, self.stale_while_revalidate_s, self.stale_if_error_s) < 0:
             raise errors.SettingsError("cached: times must not be negative")
 
@@ -78,7 +94,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Flight:
     """One load under way."""
 
-    __slots__ = ("begun", "behind", "future", "tags", "task")
+    __slots__ = ("begun", "begun_at", "behind", "found", "future", "lease", "tags", "task", "wanted")
 
     def __init__(self, tags: tuple[str, ...], begun: int, future: asyncio.Future[Loaded]) -> None:
         self.tags = tags
@@ -88,6 +104,13 @@ class Flight:
         """What it has seen so far is older than what is known to be committed."""
         self.future = future
         self.task: asyncio.Task[None] | None = None
+        self.wanted: Wanted | None = None
+        """As the tiers below L1 know it; None: they are not asked."""
+        self.found: Found | None = None
+        """It was there."""
+        self.lease: Lease | None = None
+        """Other processes wait for this load."""
+        self.begun_at = 0.0
 
 
 class Cache:
@@ -100,7 +123,10 @@ class Cache:
         metrics: Metrics | None = None,
         rng: random.Random | None = None,
         monotonic: Callable[[], float] | None = None,
+        tiers: Sequence[Tier] = (),
+        wall: Callable[[], float] | None = None,
     ) -> None:
+        """`tiers`: below L1, the nearest first; for functions that say of what shape their answers are."""
         self.config: Final = config or CacheConfig()
         self.config.validate()
         self.counts = Counting(metrics, rng)
@@ -118,12 +144,19 @@ class Cache:
         self.sampling = Sampling(self.l1, metrics or default_metrics(), self.monotonic, "l1")
         """What is asked for most, and what evicts most."""
         self.counts.sampled, self.counts.missed = self.sampling.hit, self.sampling.missed
+        self.tiers: Final = self._below(tiers, metrics or default_metrics(), wall) if tiers else None
+        self._pardon_at = float("inf")
+        self._rng = rng or random.Random()
         self._flights: dict[Hashable, Flight] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._refreshing: set[Hashable] = set()
         self._slots = asyncio.Semaphore(self.config.loads_max)
         self._waiting: list[tuple[Watermark, asyncio.Future[None]]] = []
         self._closed = False
+
+    def _below(self, tiers: Sequence[Tier], metrics: Metrics, wall: Callable[[], float] | None) -> Tiers:
+        rules = entries.rules_fingerprint(self.config.tags)
+        return Tiers(tiers, self.evictions, rules, metrics, monotonic=self.monotonic, wall=wall)
 
     # --- what is heard -------------------------------------------------------------------
 
@@ -171,7 +204,13 @@ class Cache:
     def forget(self, key: Hashable) -> bool:
         """Drop what is under one key, and keep no load of it that is under way; whether there was something."""
         self._flights.pop(key, None)
+        self.evictions.manual_key(key)
+        self._remember()
         return self.l1.drop(key)
+
+    def _remember(self) -> None:
+        """What was evicted by hand is not believed of the tiers below, as long as they may have it."""
+        self._pardon_at = self.monotonic() + limits.CACHE_L3_TTL_S
 
     def _evict(self, evicted: Evicted) -> int:
         l1 = self.l1
@@ -191,6 +230,11 @@ class Cache:
                     self.sampling.evicted(tag, dropped)
         if evicted.reason in {"gap", "session"}:
             self.counts.gap()
+        elif evicted.reason == "manual":
+            self._remember()
+        if self.monotonic() >= self._pardon_at:
+            self._pardon_at = float("inf")
+            self.evictions.pardon()
         return gone
 
     def _sampled(self, what: str, reason: str, gone: int) -> None:
@@ -290,11 +334,12 @@ class Cache:
         """What a load brings: the one under way, if what it brings is as good as what one beginning now would."""
         flight = self._joinable(key, tags, alone=alone)
         if flight is None:
+            wanted = None if alone else self._wanted(key, tags, policy)
             await self._slot()
             # Meanwhile somebody else may have begun.
             flight = self._joinable(key, tags, alone=alone)
             if flight is None:
-                flight = self._start(key, tags, load, policy)
+                flight = self._start(key, tags, load, policy, wanted)
             else:
                 self._slots.release()
                 self.counts.joined()
@@ -318,11 +363,14 @@ class Cache:
             self._slots.release()
             raise errors.CacheClosed
 
-    def _start(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy) -> Flight:
+    def _start(
+        self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy, wanted: Wanted | None
+    ) -> Flight:
         """Begin a load, with a slot that its end gives back."""
         loop = asyncio.get_running_loop()
         flight = Flight(tags, self.evictions.generation, loop.create_future())
         flight.future.add_done_callback(_retrieve)
+        flight.wanted = wanted
         self._flights[key] = flight
         flight.task = loop.create_task(self._fly(key, flight, load, policy), name="coord-cache-load")
         self._running.add(flight.task)
@@ -351,11 +399,12 @@ class Cache:
             self._refreshing.discard(key)
 
     async def _fly(self, key: Hashable, flight: Flight, load: Loader, policy: Policy) -> None:
-        begun_at = self.monotonic()
+        begun_at = flight.begun_at = self.monotonic()
         try:
-            loaded = await self._load(flight, load, policy)
+            loaded = await self._found_or_loaded(flight, load, policy)
         except Exception as exc:  # noqa: BLE001 - whoever waits gets it
             self.counts.failed(exc)
+            self._end_lease(flight, exc)
             _fail(flight, exc)
         else:
             # Nothing awaits from here on: what is decided is decided about the present.
@@ -364,7 +413,9 @@ class Cache:
             if not flight.future.done():
                 flight.future.set_result(loaded)
         finally:
-            self.counts.loaded(self.monotonic() - begun_at)
+            self._end_lease(flight)
+            if flight.found is None:
+                self.counts.loaded(self.monotonic() - begun_at)
 
     def _landed(self, key: Hashable, flight: Flight, task: asyncio.Task[None]) -> None:
         """However it ended, or if it was cancelled before it began."""
@@ -374,6 +425,32 @@ class Cache:
             del self._flights[key]
         self._slots.release()
         self.counts.publish_now_and_then(self.l1)
+
+    async def _found_or_loaded(self, flight: Flight, load: Loader, policy: Policy) -> Loaded:
+        """From the tiers below, if one has it and it is proved current; else by loading, one process of the fleet."""
+        tiers, wanted = self.tiers, flight.wanted
+        if tiers is not None and wanted is not None:
+            found: Found | Lease | None = await tiers.find(wanted)
+            if found is None and self.evictions.may_keep(wanted.tags, self.evictions.generation):
+                found = await tiers.lead(wanted)
+            if isinstance(found, Found):
+                # Nothing awaits from here until it is kept: it is current as of now.
+                flight.begun = self.evictions.generation
+                flight.found = found
+                return Loaded(found.value, None, found.tags)
+            flight.lease = found
+        flight.begun_at = self.monotonic()
+        return await self._load(flight, load, policy)
+
+    def _wanted(self, key: Hashable, tags: tuple[str, ...], policy: Policy) -> Wanted | None:
+        if self.tiers is None or policy.shape is None:
+            return None
+        return self.tiers.wanted(key, tags, policy.shape, policy.timeout_s)
+
+    def _end_lease(self, flight: Flight, error: Exception | None = None) -> None:
+        lease, flight.lease = flight.lease, None
+        if lease is not None and self.tiers is not None:
+            self.tiers.end(lease, error)
 
     async def _load(self, flight: Flight, load: Loader, policy: Policy) -> Loaded:
         """Until the tables it reads have all that is known to be committed of its tags."""
@@ -413,7 +490,21 @@ class Cache:
             self.counts.refused("overtaken" if self.evictions.is_vouched else "unvouched")
         else:
             stale_s = max(policy.stale_while_revalidate_s, policy.stale_if_error_s)
+            if flight.found is not None:
+                ttl_s = min(ttl_s, flight.found.ttl_s)
             self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags)
+            if flight.found is None and flight.wanted is not None:
+                self._store(flight, flight.wanted, loaded, tags, policy)
+
+    def _store(self, flight: Flight, wanted: Wanted, loaded: Loaded, tags: tuple[str, ...], policy: Policy) -> None:
+        """What L1 has just kept, for other processes, too."""
+        assert self.tiers is not None
+        lease, flight.lease = flight.lease, None
+        ttl_s = policy.shared_s(loaded.value, tags) * (1 - self.config.jitter * self._rng.random())
+        took_s = self.monotonic() - flight.begun_at
+        self.tiers.store(
+            wanted, loaded.value, tags, loaded.marks, begun=flight.begun, took_s=took_s, ttl_s=ttl_s, lease=lease
+        )
 
     def _overdue(self, flight: Flight, policy: Policy) -> None:
         late = errors.TablesBehind if flight.behind else errors.LoadTimeout
@@ -436,6 +527,8 @@ class Cache:
         if running:
             # A loader that refuses to be cancelled is not waited for.
             await asyncio.wait(running, timeout=limits.CACHE_LOADS_WAIT_S)
+        if self.tiers is not None:
+            await self.tiers.close()
         await self.l1.clear()
         await self.l1.close()
         self.counts.publish(self.l1)

@@ -558,11 +558,14 @@ class Coord(Submits):
 
     def _caches(self) -> Caching:
         if self._caching is None:
+            from coord.bus.tier import shared_tiers
             from coord.cache.hearing import Caching
 
             from coord.cache.showing import Showing
 
-            self._caching = Caching(self.connection, self.tenant, self._cache_config, self.metrics)
+            config = self._cache_config
+            below = shared_tiers(self.connection, self.tenant, l2=config.l2, l3=config.l3) if config else ()
+            self._caching = Caching(self.connection, self.tenant, config, self.metrics, below)
             self._showing = Showing(self.connection, self._caching.cache, self.tenant, self.agent, self.instance)
             self._showing.start()
         return self._caching

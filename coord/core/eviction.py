@@ -252,6 +252,11 @@ class Evictions:
         required = self.required(tags)
         return not is_behind(marks, {source: place for source, place in required.items() if source in sources})
 
+    def is_evicted(self, tags: Iterable[str], marks: Marks) -> bool:
+        """Whether something that names one of the tags is known that `marks` lack: not proving it is no mischance."""
+        own = [mark for mark in map(self._tags.get, tags) if mark is not None and mark.source is not None]
+        return any(marks.get(mark.source, _BEGINNING) < mark.place for mark in own if mark.source is not None)
+
     def is_pardoned(self, what: Iterable[Hashable], begun: int = 0) -> bool:
         """Whether none of these tags and keys was evicted by hand since generation `begun`; 0: ever."""
         return self._by_hand_before <= begun and not any(self._by_hand.get(one, 0) > begun for one in what)

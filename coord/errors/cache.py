@@ -51,6 +51,22 @@ class TablesBehind(CacheError):
     remedy = "Ask again; look at the projector's lag (`coord status`) and at the replica's."
 
 
+class CacheEntryDamaged(CacheError):
+    """What a shared tier holds is not what was stored there."""
+
+    code = "cache.damaged"
+    fault = Fault.BROKER
+    remedy = "It is dropped and loaded again; if it is counted often, look at the broker's disk."
+
+
+class LoadFailedElsewhere(CacheError):
+    """Another process loaded this, and its loader raised; `details` have the code of what it raised."""
+
+    code = "cache.load_failed_elsewhere"
+    retryable = True
+    remedy = "Look at the other error's code; who asks again loads again."
+
+
 class CacheClosed(CacheError):
     """The cache is closed."""
 

@@ -36,7 +36,10 @@ SNAPSHOTS: Final = "SNAPSHOTS"
 PAYLOADS: Final = "OBJ_PAYLOADS"
 """The stream of the object store's bucket PAYLOADS."""
 
-STREAMS: Final = (EVENTS, TELEMETRY, DLQ, CURSORS, TIMERS, SNAPSHOTS, PAYLOADS)
+CACHE_L2: Final = "CACHE_L2"
+CACHE_L3: Final = "CACHE_L3"
+
+STREAMS: Final = (EVENTS, TELEMETRY, DLQ, CURSORS, TIMERS, SNAPSHOTS, PAYLOADS, CACHE_L2, CACHE_L3)
 
 EVENTS_PUBLISH: Final = "coord.ev.*.*.*.*.*.>"
 TELEMETRY_PUBLISH: Final = "coord.tel.*.*.>"
@@ -500,6 +503,14 @@ def notice(tenant: str, p: int) -> str:
 def notices(tenant: str) -> str:
     """All notices of a tenant; of `UNKNOWN`: those for everybody."""
     return _build("coord.notice", tenant=tenant) + ".*"
+
+
+def cached(stream: str, tenant: str, name: str) -> str:
+    """Where CACHE_L2 or CACHE_L3 keeps what has this name."""
+    tier = {CACHE_L2: "l2", CACHE_L3: "l3"}.get(stream)
+    if tier is None:
+        raise InvalidSubject("not a stream of a cache", stream=stream)
+    return _build(f"coord.kept.{tier}", tenant=tenant, name=name)
 
 
 def dlq(stream: str, tenant: str | None, agent: str | None) -> str:

@@ -1,0 +1,365 @@
+"""The tiers below L1, which processes share: what is found there, whose turn it is to load, what is stored.
+
+::
+
+    find:  L2, then L3 ──▶ readable, of this key, fresh, with our tags, proved current? ──▶ served, and kept in L1
+    lead:  nothing there ──▶ a lease in L2: one process of the fleet loads, the others look for what it stores
+    store: what may be kept is kept here, too, behind the caller's back
+
+**Never old.**  An entry says up to where it has seen the log.  It is believed where this process can prove that it has
+everything evicted since (`coord.core.eviction`); one that was evicted in L1 cannot come back from here.
+
+**Never in the way.**  A tier has `limits.CACHE_TIER_S` to answer, and a circuit in front of it: one that is away costs
+some callers so long, then nobody anything.  What cannot be read is counted and dropped.  A lease is a courtesy: who
+waited `limits.CACHE_LEASE_S` for another's load takes it over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from coord import errors, limits
+from coord.cache import entries
+from coord.cache.entries import Entry, Shape
+from coord.core.eviction import Evictions, Marks
+from coord.runtime import clock
+from coord.runtime.circuit import Circuit
+from coord.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+_LED: Final = b"L"
+_DONE: Final = b"D"
+_FAILED: Final = b"F"
+_LEASE_TTL_S: Final = 2 * limits.CACHE_LEASE_S
+_ENDED_TTL_S: Final = 1.0
+
+
+class Held(Protocol):
+    """What a tier has under a name."""
+
+    @property
+    def seq(self) -> int:
+        """Which write it was: later ones have higher numbers."""
+
+    @property
+    def body(self) -> bytes:
+        """As it was put."""
+
+
+class Tier(Protocol):
+    """Bytes under names, shared by processes, bounded.  Every method raises `CoordError`s alone."""
+
+    name: str
+    """l2 or l3."""
+    life_s: float
+    """The longest that it keeps anything."""
+
+    async def get(self, name: str, /) -> Held | None:
+        """The last that was put and has not left."""
+
+    async def put(self, name: str, body: bytes, /, *, ttl_s: float, over: int | None = None) -> int | None:
+        """Which write it was; None: something else than `over` was there (0: something).  `over` None: whatever."""
+
+    async def drop(self, name: str, /) -> None:
+        """Have nothing there."""
+
+    async def look(self) -> None:
+        """Find out how full it is."""
+
+    def is_aging(self, seq: int, /) -> bool:
+        """Whether what is read there should be put again, or it will leave."""
+
+
+class Wanted(msgspec.Struct, frozen=True, eq=False):
+    """One answer, as the tiers know it."""
+
+    key: Hashable
+    said: bytes
+    """The key as bytes,"""
+    name: str
+    """and what the answer is stored under."""
+    tags: tuple[str, ...]
+    shape: Shape
+    load_s: float
+    """What loading it may take."""
+
+
+class Found(msgspec.Struct, frozen=True, eq=False):
+    """An answer that is current now: nothing may be awaited before it is kept or served."""
+
+    value: Any
+    tags: tuple[str, ...]
+    ttl_s: float
+    marks: Marks
+
+
+class Lease(msgspec.Struct, frozen=True, eq=False):
+    """This process loads, and others of the fleet wait: `Tiers.end` it."""
+
+    name: str
+    seq: int
+
+
+class _Guarded:
+    """One tier with its circuit and what is counted of it."""
+
+    def __init__(self, tier: Tier, metrics: Metrics, now: Callable[[], float]) -> None:
+        self.tier = tier
+        self.outcomes: dict[str, int] = {}
+        self.looked_at = float("-inf")
+        self._metrics = metrics
+        self._circuit = Circuit(f"cache_{tier.name}", counts=(errors.CoordError,), metrics=metrics, now=now)
+
+    def count(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        self._metrics.cache_lookups.labels(self.tier.name, outcome).inc()
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """Its answer in time; raises `CoordError`, which is counted."""
+        try:
+            with self._circuit.guard():
+                try:
+                    async with asyncio.timeout(limits.CACHE_TIER_S):
+                        return await question()
+                except TimeoutError as exc:
+                    raise errors.DeadlineExceeded(f"no answer from {self.tier.name}") from exc
+        except errors.CircuitOpen:
+            self.count("away")
+            raise
+        except errors.CoordError:
+            self.count("error")
+            raise
+
+
+class Tiers:
+    """See the module.  `close` it before what the tiers are made of."""
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        evictions: Evictions,
+        rules: bytes,
+        metrics: Metrics,
+        *,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float] | None = None,
+    ) -> None:
+        self._tiers = [_Guarded(tier, metrics, monotonic) for tier in tiers]
+        self._evictions = evictions
+        self._rules = rules
+        self._monotonic = monotonic
+        self._wall = wall or clock.unix
+        self._writer = secrets.token_hex(8)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def outcomes(self) -> dict[str, dict[str, int]]:
+        """Of each tier what came of asking it.
+
+        Of looking: hit, miss, evicted, unproven, expired, tags, damaged.  Of storing: stored, again, too_large,
+        unfaithful, shed.  Of either: error, away.
+        """
+        return {one.tier.name: dict(one.outcomes) for one in self._tiers}
+
+    def wanted(self, key: Hashable, tags: tuple[str, ...], shape: Shape, load_s: float) -> Wanted:
+        """Raises `InvalidCacheKey`."""
+        said = entries.key_bytes(key)
+        return Wanted(key, said, entries.name_of(said, shape, self._rules), tags, shape, load_s)
+
+    # --- finding -------------------------------------------------------------------------
+
+    async def find(self, wanted: Wanted) -> Found | None:
+        """The answer, current as of now; None: no tier has it, or none that this process can prove to be."""
+        if wanted.tags and not self._evictions.is_vouched:
+            return None
+        for level, one in enumerate(self._tiers):
+            try:
+                held = await one.ask(partial(one.tier.get, wanted.name))
+            except errors.CoordError:
+                continue
+            found = self._judged(wanted, held)
+            if isinstance(found, Found):
+                assert held is not None
+                one.count("hit")
+                self._put_again(level, wanted, held, found.ttl_s)
+                return found
+            one.count(found)
+            if found == "damaged":
+                self._spawn(one, partial(one.tier.drop, wanted.name))
+        return None
+
+    def _judged(self, wanted: Wanted, held: Held | None) -> Found | str:
+        """The answer, if it can be served; else why not."""
+        if held is None or not held.body:
+            return "miss"
+        try:
+            entry = entries.decode(held.body)
+        except errors.CacheEntryDamaged:
+            return "damaged"
+        ttl_s = entry.expires_at - self._wall()
+        if entry.key != wanted.said:
+            return "miss"
+        if ttl_s <= 0:
+            return "expired"
+        if not set(wanted.tags) <= set(entry.tags):
+            return "tags"
+        begun = entry.begun if entry.writer == self._writer else 0
+        if not self._evictions.is_pardoned((wanted.key, *entry.tags), begun):
+            return "evicted"
+        marks = entry.places()
+        if not self._evictions.proves(entry.tags, marks):
+            return "evicted" if self._evictions.is_evicted(entry.tags, marks) else "unproven"
+        try:
+            value = wanted.shape.decode(entry.value) if entry.value else None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return "damaged"
+        return Found(value, entry.tags, ttl_s, marks)
+
+    def _put_again(self, level: int, wanted: Wanted, held: Held, ttl_s: float) -> None:
+        """Where it would leave soon, and in the tiers before the one it was found in."""
+        name, body = wanted.name, held.body
+        if self._tiers[level].tier.is_aging(held.seq):
+            one = self._tiers[level]
+            self._spawn(one, partial(one.tier.put, name, body, ttl_s=ttl_s, over=held.seq), "again")
+        for one in self._tiers[:level]:
+            self._spawn(one, partial(one.tier.put, name, body, ttl_s=ttl_s), "stored")
+
+    # --- whose turn it is ----------------------------------------------------------------
+
+    async def lead(self, wanted: Wanted) -> Lease | Found | None:
+        """The lease to load, or what another process loaded meanwhile; None: load without one.
+
+        Raises `LoadFailedElsewhere` when the other's loader raised.
+        """
+        one = self._tiers[0]
+        name = f"{wanted.name}-lease"
+        body = _LED + self._writer.encode()
+        gives_up_at = self._monotonic() + wanted.load_s / 2
+        watched, until, delay_s, over = -1, 0.0, limits.CACHE_LEASE_LOOK_FIRST_S, 0
+        try:
+            while self._monotonic() < gives_up_at:
+                put = partial(one.tier.put, name, body, ttl_s=_LEASE_TTL_S, over=over)
+                if (seq := await one.ask(put)) is not None:
+                    return Lease(name, seq)
+                while True:
+                    held = await one.ask(partial(one.tier.get, name))
+                    over = 0 if held is None else held.seq
+                    if held is None or held.body[:1] != _LED:
+                        break
+                    if held.seq != watched:
+                        watched, until = held.seq, self._monotonic() + limits.CACHE_LEASE_S
+                    if self._monotonic() >= min(until, gives_up_at):
+                        break
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, limits.CACHE_LEASE_LOOK_MAX_S)
+                if held is not None and held.body[:1] == _FAILED and watched >= 0:
+                    raise _failure(held.body[1:])
+                if held is not None and held.body[:1] == _DONE and (found := await self.find(wanted)) is not None:
+                    return found
+        except errors.LoadFailedElsewhere:
+            raise
+        except errors.CoordError:
+            pass
+        return None
+
+    def end(self, lease: Lease, error: BaseException | None = None) -> None:
+        """The load has ended; after what it brought was given to `store`."""
+        body = _DONE
+        if isinstance(error, Exception):
+            body = _FAILED + msgspec.json.encode([getattr(error, "code", "loader"), type(error).__name__])
+        one = self._tiers[0]
+        self._spawn(one, partial(one.tier.put, lease.name, body, ttl_s=_ENDED_TTL_S, over=lease.seq))
+
+    # --- storing -------------------------------------------------------------------------
+
+    def store(
+        self, wanted: Wanted, value: Any, tags: tuple[str, ...], marks: Marks | None, *, begun: int, took_s: float,
+        ttl_s: float, lease: Lease | None = None,
+    ) -> None:  # fmt: skip
+        """Have the tiers keep what may be kept now; behind the caller's back, then the lease ends."""
+        body = self._encoded(wanted, value, tags, marks, begun, took_s, ttl_s)
+        if body is not None:
+            first = self._spawn_all(wanted.name, body, ttl_s)
+            if lease is not None and first is not None:
+                first.add_done_callback(lambda _: self.end(lease))
+                return
+        if lease is not None:
+            self.end(lease)
+
+    def _encoded(
+        self, wanted: Wanted, value: Any, tags: tuple[str, ...], marks: Marks | None, begun: int, took_s: float,
+        ttl_s: float,
+    ) -> bytes | None:  # fmt: skip
+        said = b"" if value is None else wanted.shape.encode(value)
+        if said is None:
+            self._tiers[0].count("unfaithful")
+            return None
+        # It may be kept: of all that this process has heard of its tags nothing is newer.
+        places = dict(self._evictions.places(tags))
+        for source, place in (marks or {}).items():
+            if source in places:
+                places[source] = max(places[source], place)
+        now = self._wall()
+        body = entries.encode(
+            Entry(
+                key=wanted.said, tags=tags, marks=tuple([(*source, *place) for source, place in places.items()]),
+                loaded_at=now - took_s, expires_at=now + ttl_s, writer=self._writer, begun=begun, packed=False,
+                value=said,
+            )
+        )  # fmt: skip
+        if body is None:
+            self._tiers[0].count("too_large")
+        return body
+
+    def _spawn_all(self, name: str, body: bytes, ttl_s: float) -> asyncio.Task[None] | None:
+        """Put it into every tier; the first one's task."""
+        tasks = [self._spawn(one, partial(one.tier.put, name, body, ttl_s=ttl_s), "stored") for one in self._tiers]
+        return tasks[0]
+
+    # --- behind the caller's back --------------------------------------------------------
+
+    def _spawn(
+        self, one: _Guarded, question: Callable[[], Awaitable[object]], outcome: str = ""
+    ) -> asyncio.Task[None] | None:
+        if self._closed or len(self._tasks) >= limits.CACHE_STORES_MAX:
+            one.count("shed")
+            return None
+        task = asyncio.get_running_loop().create_task(self._ask(one, question, outcome), name="coord-cache-store")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _ask(self, one: _Guarded, question: Callable[[], Awaitable[object]], outcome: str) -> None:
+        try:
+            await one.ask(question)
+            if outcome:
+                one.count(outcome)
+            now = self._monotonic()
+            if now - one.looked_at >= limits.CACHE_WINDOW_LOOK_S:
+                one.looked_at = now
+                await one.ask(one.tier.look)
+        except errors.CoordError:
+            pass  # counted; the answer is in L1
+
+    async def close(self) -> None:
+        """Let what is on its way arrive, briefly.  Twice is legal."""
+        self._closed = True
+        if self._tasks:
+            _, late = await asyncio.wait(tuple(self._tasks), timeout=2 * limits.CACHE_TIER_S)
+            for task in late:
+                task.cancel()
+
+
+def _failure(body: bytes) -> errors.LoadFailedElsewhere:
+    try:
+        code, name = msgspec.json.decode(body, type=tuple[str, str])
+    except msgspec.MsgspecError:
+        code, name = "loader", "?"
+    return errors.LoadFailedElsewhere(other_code=code[:64], other_name=name[:64])
