@@ -130,6 +130,9 @@ CACHE_WARM_LEAST: Final = 0.25
 """Of the values that a way of warming brings, so many are to be read: else it costs the database four loads to spare
 one."""
 
+CACHE_WARM_CHANCE: Final = 0.5
+"""What is not as likely as that to be read in time is not brought by a forecast."""
+
 CACHE_WARM_TRIAL: Final = 32
 """Values of which it is known what became of them, before a way is judged: with these a way that is right in half of
 all cases is taken for one below a quarter once in 500 times."""
@@ -140,6 +143,12 @@ CACHE_WARM_REST_MAX_S: Final = 21_600.0
 
 CACHE_WARM_LOOK_S: Final = 5.0
 """How often it is looked what is about to be asked for."""
+
+CACHE_WARM_AT_ONCE: Final = 4
+"""Of these, under way at a time."""
+
+CACHE_WARM_TASKS_MAX: Final = 64
+"""Pieces of warming under way or waiting for their turn; what a trigger would add to that is left."""
 
 CACHE_WARM_RECORD_S: Final = 60.0
 """How often the keys asked for most are put on record."""
