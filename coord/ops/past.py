@@ -43,6 +43,7 @@ from coord.store.archive import cold
 from coord.store.archive.cold import ColdFile, Wanted
 from coord.store.archive.files import Files
 from coord.store.config import ArchiveConfig
+from coord.store.pool import Connection as StoreConnection
 from coord.store.pool import Pool
 from coord.store.reading import Reads
 from coord.store.rows import EventRow
@@ -55,8 +56,6 @@ _log = logs.get("past")
 
 _SNAPSHOTS_MAX: Final = 3
 """Tries to read the tables as of the moment for which the log was asked, or later: a replica may be behind it."""
-
-_CHANGING: Final = "the tables change their epoch while they are read; try again"
 
 _STATUS_EVENTS: Final = (wire_status.WHOLE, wire_status.CHANGE)
 
@@ -93,6 +92,13 @@ class _Tail(msgspec.Struct, frozen=True):
     facts: list[StoredFact]
     last_seq: int | None = None
     """The log's end; None: it was not asked, or not answered."""
+
+
+class _Tables(msgspec.Struct, frozen=True):
+    """The tables at one moment: `conn` is in the transaction that sees it."""
+
+    pool: Pool | Reads
+    conn: StoreConnection
 
 
 class Past:
@@ -141,20 +147,11 @@ class Past:
         said: list[Said] = []
         async with contextlib.AsyncExitStack() as stack:
             pool = await self._database(stack)
-            for _ in range(_SNAPSHOTS_MAX):
-                tail = await self._tail(pool)
-                if pool is None:
-                    break
-                async with pool.transaction(limits.EXPORT_S) as conn:
-                    await history.begin(conn)
-                    if not _follows(await history.checkpoint(conn, self.key), tail.checkpoint):
-                        pool = pool.primary if isinstance(pool, Reads) else pool
-                        continue
-                    rows = await history.statuses(conn, self.tenant, self.key, self.point, rows_max=rows_max)
-                said = [Said(row[1], fact_of(row), "table") for row in rows]
-                break
-            else:
-                raise errors.StoreError(_CHANGING)
+            async with self._at_one_moment(pool) as (tail, tables):
+                if tables is not None:
+                    pool = tables.pool
+                    rows = await history.statuses(tables.conn, self.tenant, self.key, self.point, rows_max=rows_max)
+                    said = [Said(row[1], fact_of(row), "table") for row in rows]
             both = merged(_listed(said), _listed(_said(tail, _STATUS_EVENTS)))
             said = [one async for one in both if not self._is_beyond(one)]
             if pool is not None and all(one.fact.event != wire_status.WHOLE for one in said):
@@ -177,31 +174,35 @@ class Past:
     async def _all(self, events: Sequence[str] | None) -> AsyncGenerator[Said]:
         async with contextlib.AsyncExitStack() as stack:
             pool = await self._database(stack)
-            for _ in range(_SNAPSHOTS_MAX):
-                tail = await self._tail(pool)
-                behind = _listed(_said(tail, events))
-                if pool is None:
-                    async for said in behind:
-                        yield said
-                    return
-                async with pool.transaction(limits.EXPORT_S) as conn:
-                    await history.begin(conn)
-                    now = await history.checkpoint(conn, self.key)
-                    if not _follows(now, tail.checkpoint):
-                        pool = pool.primary if isinstance(pool, Reads) else pool
-                        continue
-                    self.lost = await history.lost(conn, self.key)
-                    rows = history.facts(
-                        conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
-                    )
-                    # The table comes first: none of its chunks is dropped from then on, and the archive has the others.
-                    first = await anext(rows, None)
-                    files = await self._cold(pool)
-                    table = _from_table(first, rows)
-                    async for said in merged(merged(table, self._archived(files, events)), behind):
-                        yield said
+            tail, tables = await stack.enter_async_context(self._at_one_moment(pool))
+            found = _listed(_said(tail, events))
+            if tables is not None:
+                self.lost = await history.lost(tables.conn, self.key)
+                rows = history.facts(
+                    tables.conn, self.tenant, self.key, kind=self._kind, id=self._id, until=self._until(), events=events
+                )
+                # The table comes first: none of its chunks is dropped from then on, and the archive has the others.
+                first = await anext(rows, None)
+                files = await self._cold(tables.pool)
+                found = merged(merged(_from_table(first, rows), self._archived(files, events)), found)
+            async for said in found:
+                yield said
+
+    @contextlib.asynccontextmanager
+    async def _at_one_moment(self, pool: Pool | Reads | None) -> AsyncIterator[tuple[_Tail, _Tables | None]]:
+        """What the log has behind the tables, and the tables as of then or later; None: without a database."""
+        for _ in range(_SNAPSHOTS_MAX):
+            tail = await self._tail(pool)
+            if pool is None:
+                yield tail, None
                 return
-            raise errors.StoreError(_CHANGING)
+            async with pool.transaction(limits.EXPORT_S) as conn:
+                await history.begin(conn)
+                if _follows(await history.checkpoint(conn, self.key), tail.checkpoint):
+                    yield tail, _Tables(pool, conn)
+                    return
+            pool = pool.primary if isinstance(pool, Reads) else pool
+        raise errors.StoreError("the tables change their epoch while they are read; try again")
 
     def _is_beyond(self, said: Said) -> bool:
         return self.point.ends_before(said.place, said.fact.stored_at)
