@@ -184,6 +184,16 @@ def next_step(piece: Piece, others: Iterable[Piece], *, now: datetime, due: Due)
     return None if is_kept else "drop"
 
 
+def in_the_way(piece: Piece, pieces: Iterable[Piece]) -> Piece | None:
+    """Why a piece cannot be restored: one whose rows are in the table, of a range that overlaps its own and is another.
+
+    Chunks get other bounds when their interval is changed.  Then rows of both would be in one chunk: it would be
+    written and dropped with the rows of the other, and those would be archived twice.
+    """
+    others = (p for p in pieces if p.relation == piece.relation and p.state in HOLDS_ROWS and p.span != piece.span)
+    return next((p for p in others if _overlap(p.span, piece.span)), None)
+
+
 def purgeable(pieces: Iterable[Piece], *, now: datetime, due: Due) -> list[Piece]:
     """Pieces whose files are to be removed: dropped, and older than they are kept; the oldest first."""
     if due.keep is None:

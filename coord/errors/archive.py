@@ -36,6 +36,14 @@ class ArchiveBusy(ArchiveError):
     remedy = "Wait until it has ended."
 
 
+class ArchiveOverlap(ArchiveError):
+    """A piece cannot come back while rows of another one, of a range that overlaps its own, are in the table."""
+
+    code = "archive.overlap"
+    retryable = True
+    remedy = "Restore it when the piece named was dropped (`coord db archive ls`), or read the files as they are."
+
+
 class ArchiveCorrupted(ArchiveError):
     """A file of the archive does not hold what was written into it."""
 

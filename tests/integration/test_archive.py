@@ -236,6 +236,28 @@ async def test_what_was_restored_into_chunks_with_other_bounds_leaves_again(
     assert set(await states(pool)) == {"dropped"}
 
 
+async def test_what_would_lie_beside_rows_of_another_piece_is_not_restored(
+    pool: Pool, tmp_path: Path, home: Files
+) -> None:
+    """Chunks were made longer, and late rows came into one: it would be written with what is restored into it."""
+    facts, late = archive.rows(60), [event(1_000, at=BEGIN + timedelta(hours=1), epoch=2)]
+    await archive.fill(pool, facts)
+    await run.run(pool, config(tmp_path))
+    async with pool.acquire() as conn:
+        if not await conn.fetchval("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"):
+            pytest.skip("spans have the same bounds always")
+        await conn.execute("SELECT set_chunk_time_interval('coord.event', INTERVAL '12 hours')")
+    await archive.fill(pool, late)
+    await run.run(pool, config(tmp_path, drop_days=90_000))
+    assert "verified" in await states(pool)
+    until = BEGIN + timedelta(hours=6)
+    with pytest.raises(errors.ArchiveOverlap):
+        await restore.restore(pool, config(tmp_path), since=BEGIN, until=until, keep=timedelta())
+    assert (await run.run(pool, config(tmp_path))).problems == ()
+    assert await archive.cold_rows(pool, home) == facts + late
+    assert len(archive.seen_by_duckdb(tmp_path)) == 61
+
+
 async def test_a_chunk_that_lost_rows_is_neither_dropped_nor_written_again(pool: Pool, tmp_path: Path) -> None:
     facts = archive.rows(60)
     await archive.fill(pool, facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from coord.core.archive import (
     Span,
     State,
     compare,
+    in_the_way,
     manifest_path,
     next_step,
     path,
@@ -78,6 +80,26 @@ def test_only_what_was_verified_and_is_old_is_dropped(pieces, now) -> None:
         elif step is not None:
             assert STEPS[p.state] == step
         assert next_step(p, pieces, now=now, due=Due(after=DUE.after, drop=None, keep=None)) != "drop"
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 8), st.booleans()), max_size=30))
+def test_rows_of_pieces_that_overlap_are_never_in_the_table_at_once(ranges) -> None:
+    there: list[Piece] = []
+    for number, (hour, hours, leaves) in enumerate(ranges):
+        if leaves and there:
+            there.pop(0)
+        coming = piece(number, hour, "dropped", end=T0 + (hour + hours) * HOUR)
+        back = msgspec.structs.replace(coming, state="restored")
+        other = in_the_way(coming, there)
+        if other is None:
+            assert plan("event", [coming.span], [*there, back], now=T0 + 900 * HOUR, due=DUE)[0].step != "begin"
+            there.append(back)
+        else:
+            assert other in there
+            assert other.start < coming.end
+            assert coming.start < other.end
+    for one in there:
+        assert all(p.span == one.span or p.end <= one.start or one.end <= p.start for p in there)
 
 
 @given(pieces, moments)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from coord import errors, limits
-from coord.core.archive import Piece, Relation
+from coord.core.archive import Piece, Relation, in_the_way
 from coord.store.archive import columns, parquet, pieces
 from coord.store.archive.files import Files
 from coord.store.archive.run import Done, Report, Told
@@ -45,7 +45,7 @@ async def restore(
     """Bring back every cold piece with rows of that time, whole; they stay for `keep` at least.
 
     Each file is verified before its rows are taken.  Raises `ArchiveCorrupted` naming the first that is not
-    what was written: what came back before it stays.
+    what was written, `ArchiveOverlap` naming a piece that is in the way: what came back before it stays.
     """
     started = time.monotonic()
     files = files if files is not None else await asyncio.to_thread(Files.open, config)
@@ -62,6 +62,13 @@ async def restore(
 
 async def _one(pool: Pool, files: Files, piece: Piece, keep: timedelta) -> Piece:
     async with pool.acquire() as conn:
+        other = in_the_way(piece, await pieces.listed(conn, piece.relation))
+        if other is not None:
+            raise errors.ArchiveOverlap(
+                f"the {piece} cannot come back: rows of the {other} are in the table",
+                piece=piece.piece,
+                other=other.piece,
+            )
         known = await pieces.files_of(conn, piece)
     for file in known:
         await asyncio.to_thread(parquet.verify, files, piece.relation, file)
