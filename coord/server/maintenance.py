@@ -280,7 +280,7 @@ class Maintenance(Service):
         await self._step(conn, "ended", "", lambda: maintenance.remove_ended(pool, ended))
 
     async def _archived(self, pool: Pool, conn: Connection, config: ArchiveConfig, edition: str, now: datetime) -> None:
-        """One run of the archive; each chunk's step is recorded as it is taken."""
+        """One run of the archive, then its purge; each chunk's step is recorded as it is taken."""
         from coord.store.archive import run as archiving
 
         uncounted = editions.too_short(await editions.detect_async(conn), self._ages, config)
@@ -291,6 +291,8 @@ class Maintenance(Service):
             return
 
         async def told(done: archiving.Done) -> None:
+            self.metrics.archive_rows.labels(step=done.step).inc(done.piece.rows or 0)
+            self.metrics.archive_bytes.labels(step=done.step).inc(done.piece.bytes or 0)
             await self._record(
                 conn,
                 Step(
@@ -306,6 +308,11 @@ class Maintenance(Service):
                 dropped = report.rows("drop")
                 await self._record(conn, Step(job="archive", relation="", rows=dropped, seconds=report.seconds))
         await self._record_failure(conn, "archive", "", failure)
+        with self._failing("archive purge") as unpurged:
+            await archiving.purge(pool, config, told=told)
+        await self._record_failure(conn, "archive_purge", "", unpurged)
+        for problem in (*failure, *unpurged):
+            self.metrics.archive_problems.labels(code=problem.code).inc()
 
     async def _uncounted(self, conn: Connection, edition: str, cutoff: datetime) -> str | None:
         """Why what is older than `cutoff` may not go yet: a rollup lacks it.  None: it may."""

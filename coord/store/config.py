@@ -152,7 +152,7 @@ class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drop_days: float | None = limits.ARCHIVE_DROP_DAYS
     """A chunk that is verified leaves the database then; None: never.  Takes the place of ages.retain_days."""
     keep_days: float | None = limits.ARCHIVE_KEEP_DAYS
-    """`coord db archive purge` removes the files of dropped chunks then; None: never."""
+    """The files of dropped chunks are removed then, every night or by `coord db archive purge`; None: never."""
 
     @property
     def safe_url(self) -> str:

@@ -303,6 +303,11 @@ class Metrics:
         self.cache_notices = counter(
             "coord_cache_notices_total", "Notices applied, unreadable, and gaps in them", "tier", "outcome"
         )
+        self.cache_warmed = counter(
+            "coord_cache_warmed_total",
+            "Answers that nobody had asked for: loaded, found (in a tier below), wasted; used or unused; shed",
+            "way", "outcome",
+        )  # fmt: skip
         self.cache_bytes = gauge("coord_cache_bytes", "Bytes held", "tier")
         self.cache_entries = gauge("coord_cache_entries", "Values held", "tier")
 
@@ -319,6 +324,15 @@ class Metrics:
         self.db_pool_connections = gauge("coord_db_pool_connections", "Connections, by state: idle, used", "state")
         self.db_slow_queries = counter(
             "coord_db_slow_queries_total", "Statements that took longer than database.slow_query_ms", "statement"
+        )
+        self.archive_rows = counter(
+            "coord_archive_rows_total", "Rows of chunks that a step of the archive was taken with, by step", "step"
+        )
+        self.archive_bytes = counter(
+            "coord_archive_bytes_total", "Bytes of files that a step of the archive was taken with, by step", "step"
+        )
+        self.archive_problems = counter(
+            "coord_archive_problems_total", "What was wrong with single chunks or files, by error code", "code"
         )
         self.db_reads = counter("coord_db_reads_total", "Reads that may go to a replica, by where they went", "server")
         self.db_replica_usable = gauge("coord_db_replica_usable", "1: reads go to the replica; 0: to the primary")

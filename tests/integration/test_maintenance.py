@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -243,11 +244,21 @@ async def test_an_archive_takes_the_place_of_retention(pool: Pool, migrated_data
     config = DatabaseConfig(url=migrated_database.url)
     await asyncio.to_thread(migrations.migrate, config, AGES, archive)
     await prepare(pool, await old_and_new(pool))
-    await service(migrated_database, archive=archive).look()
+    made = service(migrated_database, archive=archive)
+    await made.look()
     assert await count(pool) == 1
     done = [(s["job"], s["relation"], s["rows"]) for s in await steps(pool) if s["job"].startswith("archive")]
     assert ("archive_verify", "event", 1) in done
     assert ("archive_drop", "event", 1) in done
+    assert made.metrics.archive_rows.labels(step="verify")._value.get() == 1
+    assert made.metrics.archive_bytes.labels(step="drop")._value.get() > 0
+    assert list(tmp_path.glob("cold/event/tenant=*/**/*.parquet"))
+    async with pool.acquire() as conn:
+        await conn.execute(ANOTHER_NIGHT)
+    # Kept for less than its age: the next night removes the file.
+    await service(migrated_database, archive=msgspec.structs.replace(archive, keep_days=35)).look()
+    assert not list(tmp_path.glob("cold/event/tenant=*/**/*.parquet"))
+    assert ("archive_purge", "event", 1) in [(s["job"], s["relation"], s["rows"]) for s in await steps(pool)]
     assert [s for s in await steps(pool) if (s["job"], s["relation"], s["rows"]) == ("retention", "event", 1)] == []
 
 
