@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord import errors, limits
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, group, time_of
 
 if TYPE_CHECKING:
     from coord.core.archive import Piece
@@ -114,10 +114,9 @@ async def restore(
     dry_run: Annotated[bool, _DRY_RUN] = False,
 ) -> int:
     """Bring cold rows of a time back into the database, chunk by chunk."""
-    from coord.ops import times
     from coord.store.archive import restore as archive
 
-    first, last = _moment(times.since, since, "--since"), _moment(times.since, until, "--until")
+    first, last = time_of(since, "--since"), time_of(until, "--until")
     async with ctx.pool() as pool:
         if dry_run:
             found = await archive.candidates(pool, since=first, until=last, relation=relation.value)
@@ -148,13 +147,6 @@ async def purge(ctx: Context, dry_run: Annotated[bool, _DRY_RUN] = False) -> int
             return Exit.OK
         report = await archive.purge(pool, config, told=_told(ctx))
     return _end(ctx, report)
-
-
-def _moment(parse: Callable[[str], Any], text: str, option: str) -> Any:
-    try:
-        return parse(text)
-    except ValueError as exc:
-        raise typer.BadParameter(f"{option}: {exc}") from exc
 
 
 def _told(ctx: Context) -> Callable[[Done], Awaitable[None]]:

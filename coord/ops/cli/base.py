@@ -30,6 +30,8 @@ import typer
 from coord.ops.cli.output import Format, Output, printable
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from coord.bus.connection import Connection
     from coord.client.connect import Coord
     from coord.errors import CoordError
@@ -303,6 +305,16 @@ def _invoke(function: Callable[..., Any], context: Context, values: dict[str, An
         raise typer.Exit(Exit.ERROR) from None
     if result:
         raise typer.Exit(int(result))
+
+
+def time_of(text: str, option: str) -> datetime:
+    """The moment that an option names: so long ago, or a time (`coord.ops.times`)."""
+    from coord.ops import times
+
+    try:
+        return times.since(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{option}: {exc}") from None
 
 
 def fact_row(fact: StoredFact) -> dict[str, Any]:

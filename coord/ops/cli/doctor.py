@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coord.ops.cli.bars import bar
-from coord.ops.cli.base import Context, Exit, command
+from coord.ops.cli.base import Context, Exit, command, time_of
 from coord.ops.cli.projection import Stream
 
 if TYPE_CHECKING:
@@ -71,12 +71,8 @@ async def _audit(ctx: Context, stream: Stream | None, since: str | None) -> int:
     import msgspec
 
     from coord.ops import audit as auditing
-    from coord.ops import times
 
-    try:
-        begin = None if since is None else times.since(since)
-    except ValueError as exc:
-        raise typer.BadParameter(f"--since: {exc}") from None
+    begin = None if since is None else time_of(since, "--since")
     reports = []
     async with ctx.bus() as conn, ctx.pool() as pool:
         for one in [stream] if stream else Stream:

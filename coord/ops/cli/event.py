@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from coord.ops.cli import past
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, group, time_of
 from coord.ops.cli.files import whole_file
 from coord.ops.cli.output import to_json
 
@@ -185,7 +185,8 @@ async def export(
     from coord.store import export as exported
 
     _identify(ctx, tenant, None)
-    first, last = _moment(since, "--since"), _moment(until, "--until")
+    first = None if since is None else time_of(since, "--since")
+    last = None if until is None else time_of(until, "--until")
     count = 0
     with _whole_file(file) as stream:
         async with ctx.reading() as reads:
@@ -221,17 +222,6 @@ def _whole_file(path: Path | None) -> Iterator[TextIO]:
         return
     with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as stream:
         yield stream
-
-
-def _moment(text: str | None, option: str) -> datetime | None:
-    from coord.ops import times
-
-    if text is None:
-        return None
-    try:
-        return times.since(text)
-    except ValueError as exc:
-        raise typer.BadParameter(f"{option}: {exc}") from None
 
 
 def _identify(ctx: Context, tenant: str | None, agent: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, group, time_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,8 +41,6 @@ def filter_logs(
 
     Lines that are no JSON objects are passed over, as a service manager's own lines are.
     """
-    from coord.ops import times
-
     if level not in _SEVERITY:
         raise typer.BadParameter(f"--level is one of {', '.join(_SEVERITY)}, not {level!r}")
     wanted = {
@@ -53,10 +51,7 @@ def filter_logs(
         **dict(_pair(text) for text in where or []),
     }
     fields = {name: value for name, value in wanted.items() if value is not None}
-    try:
-        earliest = times.since(since) if since else None
-    except ValueError as exc:
-        raise typer.BadParameter(f"--since: {exc}") from None
+    earliest = time_of(since, "--since") if since else None
     matched = 0
     for record in _records(files or []):
         if _SEVERITY.get(str(record.get("level")), 20) < _SEVERITY[level] or not _matches(record, fields):
