@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from coord import limits
+from coord.core.warming import FORECAST, RECORD, TRIGGER
 from coord.errors import SettingsError
 from coord.wire import subjects
 
@@ -32,6 +33,10 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     watermark_wait_s: float = limits.CACHE_WATERMARK_S
     loads_max: int = limits.CACHE_LOADS_MAX
     """Loads under way at once."""
+    warm: tuple[str, ...] = ()
+    """Ways in which answers are here before they are asked for: ``record`` (what processes of this agent asked for
+    most, at the start), ``trigger`` (what workflows that start are expected to read), ``forecast`` (what is asked for
+    often and has left)."""
     tags: dict[str, tuple[str, ...]] = {}
     """Pattern ``{kind}.{id}``, each a token or ``*`` → tags that such facts evict besides their own; tags may hold
     ``{kind}`` and ``{id}``: ``{"task.*": ("board",), "agent.*": ("page:{id}",)}``."""
@@ -45,6 +50,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             or min(self.negative_ttl_s, self.watermark_wait_s) < 0
         ):
             raise SettingsError("cache: times and counts must be positive")
+        if not set(self.warm) <= {RECORD, TRIGGER, FORECAST}:
+            raise SettingsError("cache.warm: record, trigger or forecast", warm=", ".join(self.warm))
         if not 0 <= self.jitter <= 0.9:
             raise SettingsError("cache.jitter is 0 to 0.9")
         if sum(map(len, self.tags.values())) > limits.CACHE_RULES_MAX:

@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from coord import errors, limits
 from coord.cache.entries import Shape
-from coord.cache.keys import Arguments, Key, Template
-from coord.cache.loading import Cache, Loaded, Policy
+from coord.cache.keys import Arguments, Key, Template, arguments_of
+from coord.cache.loading import Cache, Loaded, Policy, Warmed
 from coord.cache.memory import MISSING
 from coord.core.eviction import Watermark
 
@@ -136,10 +136,20 @@ class _Answers(Generic[R]):
                 found = self.peek_l1(self.start + args, MISSING)
                 if found is not MISSING:
                     return found
-        return self.peek_l1(self.key(*args, **kwargs), default)
+        return self.cache.l1.read(self.key(*args, **kwargs), default)
 
     def evict(self, *args: Any, **kwargs: Any) -> bool:
         return self.cache.forget(self.key(*args, **kwargs))
+
+    async def warm(self, key: Key, way: str) -> Warmed | None:
+        """See `Functions.warm`."""
+        values = arguments_of(self.template, key)
+        if values is None or not self.arguments.are_enough(values):
+            return None
+        tags = tuple(dict.fromkeys([tag.fill(values) for tag in self.tags]))
+        if self.ready is not None and tags:
+            await self.ready()
+        return await self.cache.warm(self.template.key(values), tags, lambda: self.function(**values), self.policy, way)
 
 
 def _called(answers: _Answers[R]) -> Callable[..., Coroutine[Any, Any, R]]:
@@ -191,7 +201,7 @@ class Functions:
         """`ready`: awaited before anything with tags is loaded; it has notices heard."""
         self._cache = cache
         self._ready = ready
-        self._known: set[str] = set()
+        self._known: dict[str, _Answers[Any] | None] = {}
 
     def cached(self, key: str, **options: Unpack[CachedOptions]) -> Callable[[Answering[R]], CachedFunction[R]]:
         """See `coord.client.connect.Coord.cached`."""
@@ -220,6 +230,7 @@ class Functions:
             made = tuple(Template.parse(tag, arguments.signature) for tag in tags)
             self._claim(key)
             answers = _Answers(self._cache, function, arguments, template, made, policy, self._ready)
+            self._known[key] = answers
             called: Any = (_called_with_one if answers.direct == 1 else _called)(answers)
             update_wrapper(called, function)
             called.key, called.peek, called.evict = answers.key, answers.peek, answers.evict
@@ -228,9 +239,27 @@ class Functions:
 
         return decorate
 
+    async def warm(self, key: Key, way: str) -> Warmed | None:
+        """Have the answer under a key before anybody asks; None: nothing was done (`Cache.warm`).
+
+        Also for a key of a function that is not here, or takes what its key does not say.
+        """
+        answers = self._known.get(str(key[0]))
+        return None if answers is None else await answers.warm(key, way)
+
+    @property
+    def need_notices(self) -> bool:
+        """Whether any of them is evicted by notices, and so kept only where they arrive."""
+        return any(answers is not None and answers.tags for answers in self._known.values())
+
+    def ttl_s(self, key: Key) -> float:
+        """How long the answer under a key is kept; 0: it is of no function that is here."""
+        answers = self._known.get(str(key[0]))
+        return 0.0 if answers is None else answers.policy.ttl_s
+
     def _claim(self, key: str) -> None:
         if key in self._known:
             raise errors.InvalidCacheKey("another function has this key", key=key)
         if len(self._known) >= limits.CACHE_FUNCTIONS_MAX:
             raise errors.InvalidCacheKey("too many functions are cached", functions_max=limits.CACHE_FUNCTIONS_MAX)
-        self._known.add(key)
+        self._known[key] = None

@@ -106,8 +106,11 @@ class Arguments:
         return len(template.names) if self._positional and template.names == tuple(self.signature.parameters) else None
 
     def are_enough(self, values: Mapping[str, Any]) -> bool:
-        """Whether the function can be called with these and defaults."""
-        return all(name in values or p.default is not p.empty for name, p in self.signature.parameters.items())
+        """Whether the function can be called with these, by name, and defaults."""
+        return all(
+            p.kind is not p.POSITIONAL_ONLY and (name in values or p.default is not p.empty)
+            for name, p in self.signature.parameters.items()
+        )
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Name → value, defaults included; raises `TypeError` as calling it would."""

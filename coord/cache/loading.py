@@ -57,6 +57,15 @@ class Loaded(msgspec.Struct, frozen=True):
     """Besides those known before."""
 
 
+class Warmed(msgspec.Struct, frozen=True):
+    """What came of having a value before anybody asks."""
+
+    bytes: int | None
+    """It holds; None: it was not kept."""
+    loaded: bool
+    """By calling the loader, not from a tier below."""
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How one function is cached.  Times in seconds."""
 
@@ -389,6 +398,29 @@ class Cache:
             )
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+
+    async def warm(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy, way: str) -> Warmed | None:
+        """Have the value before anybody asks, from a tier below or by loading it; who reads it first is told of.
+
+        None: it is here or on its way, or could not be kept now, and nothing was done.  Raises what `read` raises.
+        """
+        entry = self.l1.look(key)
+        if (
+            self._closed
+            or (entry is not None and entry.expires > self.monotonic())
+            or key in self._flights
+            or self._slots.locked()
+            or (tags and not self.evictions.is_vouched)
+        ):
+            return None
+        wanted = self._wanted(key, tags, policy)
+        await self._slot()
+        if key in self._flights:  # meanwhile somebody asked
+            self._slots.release()
+            return None
+        flight = self._start(key, tags, load, policy, wanted)
+        await asyncio.shield(flight.future)
+        return Warmed(self.l1.set_aside(key, way), flight.found is None)
 
     async def _refreshed(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import reprlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Final, Protocol
 
@@ -19,9 +19,13 @@ from coord.cache.keys import shown
 from coord.cache.loading import Cache
 from coord.telemetry import logs
 from coord.wire import subjects
-from coord.wire.cache_api import CacheAnswer, CacheAsk, Evictor, HeldEntry, encode, read_ask
+from coord.wire.cache_api import CacheAnswer, CacheAsk, CacheStats, Evictor, HeldEntry, Paid, encode, read_ask
 
 _log = logs.get("cache")
+
+_MISSES: Final = ("miss", "evicted", "unproven", "expired", "tags", "damaged")
+_FAILURES: Final = ("error", "away")
+"""What comes of asking a tier below (`coord.cache.tiers.Tiers.outcomes`)."""
 
 _PIECE: Final = 500
 """Keys that are looked at without a pause: half a millisecond."""
@@ -37,12 +41,22 @@ class SpeakingLine(Line, Protocol):
 class Showing:
     """Of one cache of one agent's process.  `close` it before the connection."""
 
-    def __init__(self, conn: SpeakingLine, cache: Cache, tenant: str, agent: str, instance: str) -> None:
+    def __init__(
+        self,
+        conn: SpeakingLine,
+        cache: Cache,
+        tenant: str,
+        agent: str,
+        instance: str,
+        paid: Callable[[], Iterable[Paid]] = tuple,
+    ) -> None:
+        """`paid`: what ways of warming have cost and brought, where there are any."""
         self._conn = conn
         self._cache = cache
         self._tenant = tenant
         self._agent = agent
         self._instance = instance
+        self._paid = paid
         self._heard: Heard | None = None
         self._asks: asyncio.Queue[CacheAsk] = asyncio.Queue(limits.CACHE_ASKS_MAX)
         self._running: asyncio.Task[None] | None = None
@@ -107,7 +121,8 @@ class Showing:
     async def _answer(self, ask: CacheAsk) -> CacheAnswer:
         agent, instance = self._agent, self._instance
         if ask.what == "stats":
-            return CacheAnswer(agent=agent, instance=instance, tiers=(self._cache.stats(),))
+            tiers = (self._cache.stats(), *self._below())
+            return CacheAnswer(agent=agent, instance=instance, tiers=tiers, ways=tuple(self._paid()))
         if ask.what == "top":
             return self._top(ask.limit)
         if ask.what == "get":
@@ -119,6 +134,18 @@ class Showing:
                 more=len(entries) > ask.limit,
             )
         return CacheAnswer(agent=agent, instance=instance, gone=await self._evict(ask))
+
+    def _below(self) -> Iterator[CacheStats]:
+        """What this process had of the tiers that it shares; what those hold is not one process's to say."""
+        if self._cache.tiers is None:
+            return
+        for tier, outcomes in self._cache.tiers.outcomes().items():
+            asked = sum(outcomes.get(outcome, 0) for outcome in _MISSES)
+            failed = sum(outcomes.get(outcome, 0) for outcome in _FAILURES)
+            yield CacheStats(
+                tier=tier, hits=outcomes.get("hit", 0), misses=asked, stale=0, joined=0, loads=0, load_errors=failed,
+                kept=0, bytes=0, bytes_max=0, dropped={}, refused={}, notices=0, gaps=0, outcomes=outcomes,
+            )  # fmt: skip
 
     def _top(self, limit: int) -> CacheAnswer:
         now = self._cache.monotonic()

@@ -49,10 +49,9 @@ if TYPE_CHECKING:
     from coord.bus.publish import PubAck
     from coord.cache.config import CacheConfig
     from coord.cache.functions import Answering, CachedFunction, CachedOptions
-    from coord.cache.hearing import Caching
     from coord.cache.loading import Cache
-    from coord.cache.showing import Showing
     from coord.client.building import Workflow
+    from coord.client.caches import Caches
     from coord.client.flags import Flags
     from coord.client.handoff import HandoffHandle, Handoffs
     from coord.client.locks import Locking, Locks
@@ -208,8 +207,7 @@ class Coord(Submits):
         self._flags: Flags | None = None
         self._handoffs: Handoffs | None = None
         self._cache_config = cache
-        self._caching: Caching | None = None
-        self._showing: Showing | None = None
+        self._held: Caches | None = None
 
     @property
     def tenant(self) -> str:
@@ -556,19 +554,28 @@ class Coord(Submits):
         """
         return self._caches().functions.cached(key, **options)
 
-    def _caches(self) -> Caching:
-        if self._caching is None:
-            from coord.bus.tier import shared_tiers
-            from coord.cache.hearing import Caching
+    async def warm(
+        self, function: CachedFunction[Any], calls: Iterable[tuple[Any, ...]], /, *, every_s: float | None = None
+    ) -> int:
+        """Have a cached function's answers before anybody asks: one for each tuple of arguments; how many came.
 
-            from coord.cache.showing import Showing
+        `every_s`: look after them so often from now on.  As far as it pays: see `coord.cache.warming`.
+        """
+        return await self._caches().warm(function, calls, every_s)
 
-            config = self._cache_config
-            below = shared_tiers(self.connection, self.tenant, l2=config.l2, l3=config.l3) if config else ()
-            self._caching = Caching(self.connection, self.tenant, config, self.metrics, below)
-            self._showing = Showing(self.connection, self._caching.cache, self.tenant, self.agent, self.instance)
-            self._showing.start()
-        return self._caching
+    async def begin_warm(self) -> int:
+        """Have what processes of this agent asked for most (`CacheConfig.warm`, ``record``); how many answers came.
+
+        Call it when the functions are there and work has not begun.
+        """
+        return await self._caches().begin()
+
+    def _caches(self) -> Caches:
+        if self._held is None:
+            from coord.client.caches import Caches
+
+            self._held = Caches(self, self._cache_config)
+        return self._held
 
     # --- asking --------------------------------------------------------------------------
 
@@ -639,10 +646,8 @@ class Coord(Submits):
                     part.close()
             self.outcomes.close()
             await self._submitter.close()
-            if self._showing is not None:
-                await self._showing.close()
-            if self._caching is not None:
-                await self._caching.close()
+            if self._held is not None:
+                await self._held.close()
             await self.payloads.close()
             await self.used_ids.close()
             await self.beating.close()

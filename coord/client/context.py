@@ -25,6 +25,9 @@ class Received(Protocol):
     def event_id(self) -> str: ...  # noqa: D102
 
     @property
+    def key(self) -> str: ...  # noqa: D102
+
+    @property
     def correlation_id(self) -> str | None: ...  # noqa: D102
 
     @property
@@ -39,6 +42,8 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
     causation_id: str
     """The cause's event id."""
     traceparent: str | None
+    key: str = ""
+    """The cause's ordering key: what is read meanwhile is read for that piece of work."""
 
 
 _current: ContextVar[Cause | None] = ContextVar("coord_cause", default=None)
@@ -49,7 +54,7 @@ current = _current.get
 
 def cause_of(fact: Received) -> Cause:
     """What facts caused by `fact` inherit."""
-    return Cause(fact.correlation_id or fact.event_id, fact.event_id, fact.traceparent)
+    return Cause(fact.correlation_id or fact.event_id, fact.event_id, fact.traceparent, fact.key)
 
 
 def follow(fact: Received | None) -> Token[Cause | None]:

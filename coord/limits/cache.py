@@ -144,6 +144,9 @@ CACHE_WARM_REST_MAX_S: Final = 21_600.0
 CACHE_WARM_LOOK_S: Final = 5.0
 """How often it is looked what is about to be asked for."""
 
+CACHE_WARM_WAIT_S: Final = 2 * CHECKPOINT_IDLE_S
+"""How long a process that starts waits for notices before it gives up having what is on record."""
+
 CACHE_WARM_AT_ONCE: Final = 4
 """Of these, under way at a time."""
 

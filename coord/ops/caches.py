@@ -93,6 +93,22 @@ def _stats_row(stats: CacheStats) -> dict[str, Any]:
     }
 
 
+def way_rows(answers: Iterable[CacheAnswer]) -> list[dict[str, Any]]:
+    """One row a way of warming of a process that has used it."""
+    return [
+        {
+            "agent": answer.agent,
+            "instance": answer.instance,
+            **msgspec.structs.asdict(paid),
+            "hits_per_load": round(paid.hits_per_load, 3),
+            "hits_per_mb": round(paid.hits_per_mb, 3),
+        }
+        for answer in answers
+        for paid in answer.ways
+        if paid.loads or paid.values
+    ]
+
+
 def key_rows(answers: Iterable[CacheAnswer], most: int) -> list[dict[str, Any]]:
     """The keys asked for most, of all processes together, and in how many tiers of theirs each is held."""
     rows: dict[str, dict[str, Any]] = {}

@@ -40,11 +40,40 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     """Loads handed over and not kept, by why: overtaken by an eviction, unvouched (no notices), tags."""
     notices: int
     gaps: int
+    outcomes: dict[str, int] = {}
+    """Of a tier that processes share: what came of asking it and of storing there (docs/howto/caches.md)."""
 
     @property
     def hit_rate(self) -> float:
         """Part of the reads that were answered from here, 0 to 1."""
         return self.hits / max(1, self.hits + self.misses)
+
+
+class Paid(msgspec.Struct, frozen=True, kw_only=True):
+    """What one way has cost and brought, since its process began."""
+
+    way: str
+    is_on: bool
+    loads: int
+    """Spent: loaders called; what came from another tier is not among them."""
+    values: int
+    """Kept, from wherever."""
+    bytes: int
+    """They held."""
+    used: int
+    """Of these, read at least once: hits gained."""
+    unused: int
+    """Left without having been read."""
+
+    @property
+    def hits_per_load(self) -> float:
+        """Hits gained for each load spent."""
+        return self.used / max(1, self.loads)
+
+    @property
+    def hits_per_mb(self) -> float:
+        """Hits gained for each megabyte that was filled."""
+        return self.used / max(1, self.bytes) * 1e6
 
 
 class CacheAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,6 +131,8 @@ class CacheAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     more: bool = False
     """There are more entries than were asked for."""
     evictors: tuple[Evictor, ...] = ()
+    ways: tuple[Paid, ...] = ()
+    """Of warming, and whether they pay."""
     gone: int = 0
     """Entries that were evicted by this."""
 

@@ -157,8 +157,8 @@ async def test_what_is_emitted_while_handling_a_fact_knows_its_cause(log: Log) -
             if fact.data == 2:
                 break
         (one, logged), (two, _) = causes
-        assert one == context.Cause("c1", "e1", trace)
-        assert two == context.Cause("e2", "e2", None)
+        assert one == context.Cause("c1", "e1", trace, fact.key)
+        assert two == context.Cause("e2", "e2", None, fact.key)
         assert logged["correlation_id"] == "c1"
         assert logged["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
     assert context.current() is None

@@ -34,6 +34,7 @@ _Processes = Annotated[
 async def stats(
     ctx: Context,
     each: Annotated[bool, typer.Option("--each", help="Each process for itself, not all together.")] = False,
+    ways: Annotated[bool, typer.Option("--warming", help="Instead: what warming cost and brought.")] = False,
     agent: _Agent = "",
     instance: _Instance = "",
     wait: _Wait = 1.0,
@@ -44,7 +45,10 @@ async def stats(
     from coord.ops import caches
 
     answers = await _ask(ctx, "stats", wait, processes, tenant, agent=agent, instance=instance)
-    if each:
+    if ways:
+        columns = ["agent", "instance", "way", "is_on", "loads", "values", "bytes", "used", "unused", "hits_per_load"]
+        ctx.out.rows(caches.way_rows(answers), columns, empty="Nothing was warmed." if answers else _NOBODY)
+    elif each:
         ctx.out.rows(caches.stats_rows(answers), ["agent", "instance", *_STATS], empty=_NOBODY)
     else:
         ctx.out.rows(caches.total_rows(answers), ["processes", *_STATS], empty=_NOBODY)
