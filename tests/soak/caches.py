@@ -73,7 +73,7 @@ async def run(job: Job) -> Result:
     result = Result(rounds=rounds)
     with folder(job, "caches") as home:
         async with (
-            Stack.open(home) as stack,
+            Stack.open(home, settings={"max_connections": "300"}) as stack,
             connect(stack.nats_url, tenant=TENANT, agent="speaker") as client,
             contextlib.AsyncExitStack() as workers,
         ):

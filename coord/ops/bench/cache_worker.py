@@ -42,6 +42,8 @@ _GO: Final = f'"note:{GO}"'.encode()
 _PATIENCE_S: Final = 60.0
 _HELD: Final = 10
 """Notes that everybody holds from the beginning."""
+_POOL_MAX: Final = 3
+"""Connections to the database, of all the caches in the process."""
 _QUESTIONS: Final = 60
 """Of a reader at one turn of the loop."""
 _NEWEST: Final = """
@@ -181,7 +183,8 @@ async def listen(job: Listening, over: asyncio.Event) -> None:
     """Do the job until told that it is over."""
     heard: dict[bytes, Heard] = {}
     async with contextlib.AsyncExitStack() as stack:
-        pool = Pool(unwatched(job.database_url), metrics=Metrics(CollectorRegistry()))
+        database = msgspec.structs.replace(unwatched(job.database_url), pool_min=1, pool_max=_POOL_MAX)
+        pool = Pool(database, metrics=Metrics(CollectorRegistry()))
         await pool.open()
         stack.push_async_callback(pool.close)
         listeners = [
