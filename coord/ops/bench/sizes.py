@@ -22,23 +22,6 @@ FACTS_PER_S: Final = 100.0
 
 _DAY_S: Final = 86_400
 
-_SIZES: Final = """
-    SELECT
-      c.relname AS name,
-      CASE WHEN h.name IS NULL THEN pg_total_relation_size(c.oid) ELSE coalesce(hypertable_size(c.oid), 0) END AS bytes
-    FROM pg_class AS c
-    INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = 'coord'
-    LEFT JOIN (
-      SELECT t.hypertable_name AS name FROM timescaledb_information.hypertables AS t WHERE t.hypertable_schema = 'coord'
-    ) AS h ON h.name = c.relname
-    WHERE c.relkind = 'r'
-"""
-_SIZES_PLAIN: Final = """
-    SELECT c.relname AS name, pg_total_relation_size(c.oid) AS bytes
-    FROM pg_class AS c
-    INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = 'coord'
-    WHERE c.relkind = 'r'
-"""
 _COMPRESS: Final = "SELECT compress_chunk(c, if_not_compressed => true) FROM show_chunks('coord.event') AS c"
 
 
@@ -67,19 +50,18 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 async def sizes(database: Database, facts: int, say: Callable[[str], None]) -> Sizes:
     """Fill the empty tables and weigh them."""
-    plain = database.edition == "plain"
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.config.url, command_timeout=300)
     try:
-        before = await _weigh(conn, plain=plain)
+        before = await _weigh(conn)
         now = datetime.now(UTC)
         shape = made.Shape(rows=facts, begin=now - timedelta(seconds=facts / FACTS_PER_S), until=now)
         rows = await made.fill(database.config.url, shape)
-        after = await _weigh(conn, plain=plain)
+        after = await _weigh(conn)
         grown = {name: after[name] - before.get(name, 0) for name in after}
         warm = None
         if database.edition == "community":
             await conn.fetch(_COMPRESS)
-            warm = ((await _weigh(conn, plain=False))["event"] - before["event"]) / rows
+            warm = ((await _weigh(conn))["event"] - before["event"]) / rows
     finally:
         await conn.close()
     event = grown.pop("event") / rows
@@ -92,5 +74,5 @@ async def sizes(database: Database, facts: int, say: Callable[[str], None]) -> S
     return found
 
 
-async def _weigh(conn: asyncpg.Connection[asyncpg.Record], *, plain: bool) -> dict[str, int]:
-    return {row["name"]: row["bytes"] for row in await conn.fetch(_SIZES_PLAIN if plain else _SIZES)}
+async def _weigh(conn: asyncpg.Connection[asyncpg.Record]) -> dict[str, int]:
+    return {row["relation"]: row["bytes"] for row in await conn.fetch("SELECT relation, bytes FROM coord.v_storage")}
