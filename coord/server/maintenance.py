@@ -39,6 +39,7 @@ from coord.core import upkeep
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.store import editions, maintenance, rollups
+from coord.store.alone import alone
 from coord.store.archive import pieces
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.maintenance import Recorded, Removed, Step
@@ -159,7 +160,7 @@ class Maintenance(Service):
     @contextlib.asynccontextmanager
     async def _leading(self) -> AsyncIterator[tuple[Pool, Connection | None]]:
         pool = Pool(self._database, metrics=self.metrics)
-        async with await pool.open(wait=True), maintenance.leadership(pool) as conn:
+        async with await pool.open(wait=True), alone(pool, "maintenance") as conn:
             self.leads = conn is not None
             if conn is None:
                 self._roll_every_s = math.inf
@@ -196,13 +197,14 @@ class Maintenance(Service):
     async def _roll(self, pool: Pool, conn: Connection) -> None:
         """Move every rollup as far as it may be moved; how soon again follows from how much that was."""
         pause_s = limits.MAINTAIN_PAUSE_S if math.isinf(self._roll_every_s) else limits.ROLLUP_PAUSE_MIN_S
+        settle_s = upkeep.settle_s(self._roll_every_s)
         rows = 0
         failed = False
         for rollup in rollups.load():
             for level in LEVELS:
                 with self._failing(f"rollup {rollup.table(level)}") as failure:
                     began = self.clock.monotonic()
-                    moved = await rollups.advance(pool, rollup, level, pause_s=pause_s)
+                    moved = await rollups.advance(pool, rollup, level, pause_s=pause_s, settle_s=settle_s)
                     self._add(moved, self.clock.monotonic() - began)
                     rows = max(rows, moved.rows if level == LEVELS[0] else 0)
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)

@@ -13,8 +13,7 @@ Entities (tasks, workflows, handoffs, …) have plain tables, one row each, on e
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -23,13 +22,10 @@ import msgspec
 from coord import errors, limits
 from coord.store.pool import Connection, Pool, rows_of
 from coord.store.queries import statement
-from coord.store.sqlstate import DRIVER_ERRORS, translated
+from coord.store.sqlstate import translated
 
 PAUSE_S: Final = limits.MAINTAIN_PAUSE_S
 """Between two steps: as long as a step of 10,000 rows takes, so that half the time is ingest's."""
-
-_LEADER: Final = 0x636F6F7264 + 1
-"""The advisory lock of whoever does maintenance, per database; the one before is that of migrations."""
 
 Result = Literal["done", "more", "held", "refused", "failed"]
 
@@ -83,25 +79,6 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     bytes_after: int | None
     result: str
     reason: str | None
-
-
-@contextlib.asynccontextmanager
-async def leadership(pool: Pool) -> AsyncIterator[Connection | None]:
-    """For the length of the block, the connection that makes this process the one that maintains; None: another is.
-
-    An advisory lock of the database: it can only be held by who reaches the database that is maintained, it ends with
-    its session, and it needs no clocks that agree, as a lease elsewhere would.  Whoever lost the session without
-    knowing does no harm: each step is a transaction that would do nothing twice.
-    """
-    async with pool.acquire() as conn:
-        with translated("lead maintenance"):
-            mine = await conn.fetchval("SELECT pg_try_advisory_lock($1)", _LEADER)
-        try:
-            yield conn if mine else None
-        finally:
-            if mine and not conn.is_closed():
-                with contextlib.suppress(*DRIVER_ERRORS):  # a broken session has released it
-                    await conn.execute("SELECT pg_advisory_unlock($1)", _LEADER)
 
 
 async def behind_s(conn: Connection) -> tuple[float, float]:

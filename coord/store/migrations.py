@@ -34,6 +34,7 @@ from coord import errors, limits
 from coord.core import upkeep
 from coord.runtime.assets import sql_dir
 from coord.store import editions, rollup_files, rollup_sql, scripts
+from coord.store.alone import NUMBERS
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.editions import Edition
 from coord.store.queries import statement
@@ -43,7 +44,7 @@ from coord.store.sqlstate import DRIVER_ERRORS, classify
 Upto = Literal["pre", "all"]
 _Conn: TypeAlias = psycopg.Connection[Any]
 
-_LOCK: Final = 0x636F6F7264  # "coord": the advisory lock of migrations, per database
+_LOCK: Final = NUMBERS["migration"]
 _LOCK_POLL_S: Final = 0.1
 
 _REFRESH: Final = "CALL refresh_continuous_aggregate(%s, NULL, time_bucket(%s::interval, now()))"

@@ -19,6 +19,7 @@ from coord.ops.devstack.nats import NatsServer
 from coord.runtime.assets import sql_dir
 from coord.server.maintenance import AGENT, Maintenance, MaintenanceConfig
 from coord.store import copy, maintenance, migrations, queries, rollups
+from coord.store.alone import alone
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.pool import Pool
 from coord.store.rollup_files import LEVELS
@@ -142,7 +143,7 @@ async def test_a_night_that_was_died_in_is_not_done(
 async def test_one_of_them_leads(pool: Pool, migrated_database: Database) -> None:
     await prepare(pool, await old_and_new(pool))
     one, other = service(migrated_database), service(migrated_database)
-    async with maintenance.leadership(pool) as lead:
+    async with alone(pool, "maintenance") as lead:
         assert lead is not None
         await one.look()
         assert not one.leads

@@ -9,37 +9,28 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from coord import errors, limits
 from coord.core.archive import LEADS_TO, File, Piece, Relation, Span, State, Verdict, compare
+from coord.store.alone import alone
 from coord.store.pool import Connection, Pool
 from coord.store.queries import statement
-from coord.store.sqlstate import DRIVER_ERRORS, translated
-
-_LOCK: Final = 0x636F6F7264_61  # "coorda": the advisory lock of whoever works on the archive, per database
+from coord.store.sqlstate import translated
 
 
 @contextlib.asynccontextmanager
 async def locked(pool: Pool) -> AsyncIterator[None]:
-    """Hold the archive's lock; `ArchiveBusy` when another process has it.
+    """Work on the archive alone; `ArchiveBusy` when another process is at it.
 
-    It is a connection's.  Should that be lost, another process may begin while this one is still at it: then
-    the changes of state tell them apart.
+    Where two are all the same, changes of state tell them apart.
     """
-    async with pool.acquire() as conn:
-        with translated("lock the archive"):
-            if not await conn.fetchval(statement("archive_lock"), _LOCK):
-                raise errors.ArchiveBusy
-        try:
-            yield
-        finally:
-            try:
-                await conn.fetchval(statement("archive_unlock"), _LOCK)
-            except DRIVER_ERRORS:
-                conn.terminate()  # which frees it, too
+    async with alone(pool, "archive") as conn:
+        if conn is None:
+            raise errors.ArchiveBusy
+        yield
 
 
 async def listed(conn: Connection, relation: Relation | None = None) -> list[Piece]:

@@ -1,2 +1,0 @@
--- One process at a time works on the archive: the session's lock, by its number $1.
-SELECT pg_try_advisory_lock($1)

@@ -1,2 +1,0 @@
--- This process's work on the archive has ended: the session's lock, by its number $1.
-SELECT pg_advisory_unlock($1)
