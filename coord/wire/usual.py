@@ -25,7 +25,7 @@ import msgspec
 from coord import limits
 from coord.wire import attributes, authors, codec, frames, subjects
 from coord.wire.authors import RESERVED_KINDS
-from coord.wire.codec import read_json
+from coord.wire.codec import read_json_text
 from coord.wire.subjects import PARTITION_TOKENS, FactSubject, SampleSubject, partition
 from coord.wire.times import from_unix_us_all
 
@@ -103,7 +103,7 @@ def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | No
         if kind in RESERVED_KINDS or agent[0] == "_":
             authors.check(FactSubject(tenant, agent, key, kind, id_, event), schema=version)
         occurred_at = _fromisoformat(time)
-        _, text = read_json(body) if body else (None, "null")
+        text = read_json_text(body) if body else "null"
     except Exception:  # noqa: BLE001 - whatever it is, the thorough look says it, or parks a defect
         return None
     return (
