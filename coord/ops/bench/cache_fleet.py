@@ -12,6 +12,7 @@ import bisect
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -176,6 +177,8 @@ def _figures(
         "eviction_beside_readers_ms": _percentiles(last for seq, _, last in heard if seq > went),
         "eviction_told_beside_readers_ms": _percentiles(first for seq, first, _ in heard if seq > went),
         "evictions_unheard": len(commits) - len(heard),
+        "dropped": dict(sum((Counter(one.dropped) for one in told), Counter[str]())),
+        "refused": dict(sum((Counter(one.refused) for one in told), Counter[str]())),
         "l1_bytes_max": max(one.bytes_max for one in told),
         "fleet_rss_bytes": [one.rss_bytes for one in told],
         "fleet_cpu_s": rounded(sum(one.cpu_s for one in told)),

@@ -17,6 +17,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -102,6 +103,10 @@ class Told(msgspec.Struct, kw_only=True):
     lookups: int
     hits: int
     loads: int
+    dropped: dict[str, int]
+    """Entries that left, by why, and"""
+    refused: dict[str, int]
+    """loads that were not kept, by why; since the process began."""
     bytes_max: int
     """Held by its fullest cache."""
     rss_bytes: int
@@ -251,10 +256,19 @@ def _told(
         lookups=hits + misses,
         hits=hits,
         loads=loads,
+        dropped=_added(stats.dropped for stats in after),
+        refused=_added(stats.refused for stats in after),
         bytes_max=max(s.bytes for s in after),
         rss_bytes=rss_bytes(os.getpid()),
         cpu_s=0.0,
     )
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for one in counts:
+        found.update(one)
+    return dict(found)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ async def cache(
     part: Annotated[list[CachePart] | None, typer.Option("--part", help="Only this; repeat for more.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of hits; a figure is the best round's.")] = 5,
     scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every count and duration.")] = 1.0,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="How long the fleet asks. [20]")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="How long the fleet asks. [30]")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder with the recordings that fleets replay. [$COORD_TEST_DATA]")
     ] = None,
