@@ -23,11 +23,10 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from coord import limits
+from coord.core.upkeep import DAY_S
 
 Kind: TypeAlias = Literal["unused index", "missing index", "invalid index", "read whole", "chunk interval", "disk"]
 Severity: TypeAlias = Literal["urgent", "advice", "note"]
-
-DAY_S: Final = 86_400.0
 
 _INTERVALS_S: Final = (3_600, 2 * 3_600, 6 * 3_600, 12 * 3_600, 86_400, 2 * 86_400, 7 * 86_400)
 """What is recommended: hours and days that people think in."""

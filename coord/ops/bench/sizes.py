@@ -14,13 +14,12 @@ from typing import Final
 import asyncpg
 import msgspec
 
+from coord.core.upkeep import DAY_S
 from coord.ops.bench import made
 from coord.ops.bench.servers import Database
 
 FACTS_PER_S: Final = 100.0
 """Of the fleet whose days are reckoned."""
-
-_DAY_S: Final = 86_400
 
 _COMPRESS: Final = "SELECT compress_chunk(c, if_not_compressed => true) FROM show_chunks('coord.event') AS c"
 
@@ -45,7 +44,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def gb_per_day(self) -> float:
         """What a day of `FACTS_PER_S` takes for as long as it is kept, entities and all."""
-        return (self.event_kept + self.entities) * FACTS_PER_S * _DAY_S / 1e9
+        return (self.event_kept + self.entities) * FACTS_PER_S * DAY_S / 1e9
 
 
 async def sizes(database: Database, facts: int, say: Callable[[str], None]) -> Sizes:
