@@ -70,9 +70,10 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
     publish |= deciding()
     if trims:
         publish.add(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}")
-    services = (("log", "read"), ("task", "open"), ("task", "settle"), ("queue", "waiting"))
+    services = (("log", "read"), ("task", "open"), ("task", "settle"), ("queue", "waiting"), ("query", "tasks"))
     methods = {subjects.rpc("t", service, method) for service, method in services}
-    return publish, {inbox, *methods, subjects.beat("projector", "x"), subjects.beat("deciders", "x")}
+    heard = {subjects.notice("t", 0), subjects.notice(subjects.UNKNOWN, 0)}
+    return publish, {inbox, *methods, *heard, subjects.beat("projector", "x"), subjects.beat("deciders", "x")}
 
 
 def deciding() -> set[str]:

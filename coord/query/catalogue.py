@@ -54,6 +54,9 @@ _ONE_KEY: Final[Mapping[str, tuple[str, ...]]] = {
     "task": ("key", "id"),
     "workflow": ("key", "id"),
     "handoff": ("key", "id"),
+    "signal": ("key", "id"),
+    "lock": ("key", "id"),
+    "agent": ("id",),
     "history": ("key",),
     "causes": ("key",),
 }

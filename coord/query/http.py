@@ -89,12 +89,17 @@ class QueryHttp:
     """The route; it answers between `begin` and `end`."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        self._tenants = tenants_of(tokens)
+        self._tenants: Mapping[bytes, str] = {}
+        self.allow(tokens)
         self._answering: Answering | None = None
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.routes: Final = (Route("/v1/query/{name}", self._get, methods=["GET"]),)
+
+    def allow(self, tokens: Iterable[str]) -> None:
+        """These tokens from now on, and no others.  Raises `SettingsError`."""
+        self._tenants = tenants_of(tokens)
 
     def begin(self, answering: Answering) -> None:
         """There is somebody who answers."""

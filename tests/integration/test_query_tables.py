@@ -2,53 +2,93 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 import coord
 from coord import errors, limits
+from coord.bus.connection import Connection, NatsConfig
 from coord.client.connect import Coord
+from coord.ops.devstack.nats import NatsServer
 from coord.query import catalogue
+from coord.query.http import QueryHttp
 from coord.query.service import QueryService
+from coord.runtime.http import HttpConfig, HttpService
+from coord.telemetry.metrics import Metrics
+from tests.support.cluster import Cluster
 from tests.support.log import query_service
 from tests.support.projecting import projector_service
+from tests.support.servers import migrated
+from tests.support.streams import apply_topology
 from tests.support.waiting import until
+from tests.support.web import get
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+TOKEN = secrets.token_hex(8)
 
 
 class Fleet:
-    """Agents of two tenants, a projector, and a query service beside them."""
+    """Agents of two tenants of the test's own."""
 
-    def __init__(self, acme: Coord, other: Coord, service: QueryService) -> None:
+    def __init__(self, acme: Coord, other: Coord, service: QueryService, url: str) -> None:
         self.acme = acme
         self.other = other
         self.service = service
+        self.url = url
+        """Where the service answers over HTTP."""
 
     async def said(self, c: Coord, id: str, event: str = "said", **data: Any) -> coord.Watermark:  # noqa: A002
         ack = await c.publish(coord.Fact(kind="note", id=id, event=event, data=data))
         return coord.Watermark(id, ack.seq)
 
-    async def vouched(self, tenant: str = "acme") -> None:
+    async def vouched(self) -> None:
         """The service keeps what it reads: it has heard of every partition."""
-        async with self.service.tenants.turn(tenant) as cache:
+        async with self.service.tenants.turn(self.acme.tenant) as cache:
             await until(lambda: cache.evictions.is_vouched and cache.evictions.heard == 2 * limits.PARTITIONS)
 
 
-@pytest.fixture
-async def fleet(conn, nats, migrated_database, monkeypatch) -> AsyncIterator[Fleet]:
-    monkeypatch.setattr(limits, "NOTICE_BEAT_S", 0.05)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(
+    postgres: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[str, QueryService, QueryHttp, str]]:
+    """A broker, a database, a projector and a query service for all tests of this module."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    await server.start()
+    http = QueryHttp(())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "NOTICE_BEAT_S", 0.05)
+        async with await Connection.open(NatsConfig(urls=(server.url,)), name="apply") as conn:
+            await apply_topology(conn)
+        async with (
+            migrated(postgres) as database,
+            projector_service(server.url, database.url, idle_checkpoint_s=0.1) as projector,
+            query_service(server.url, database_url=database.url, http=http) as service,
+            HttpService(HttpConfig(port=0), None, routes=http.routes, registry=service.metrics, name="query") as web,
+        ):
+            await projector.wait_ready(60)
+            await web.wait_ready(60)
+            yield server.url, service, http, web.url
+    await server.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fleet(running: tuple[str, QueryService, QueryHttp, str]) -> AsyncIterator[Fleet]:
+    url, service, http, web = running
+    names = [f"t{secrets.token_hex(4)}" for _ in range(2)]
+    http.allow([f"{name}:{TOKEN}-{n}" for n, name in enumerate(names)])
     async with (
-        projector_service(nats.url, migrated_database.url, idle_checkpoint_s=0.1) as projector,
-        query_service(nats.url, database_url=migrated_database.url) as service,
-        coord.connect(nats.url, tenant="acme", agent="a1") as acme,
-        coord.connect(nats.url, tenant="other", agent="a1") as other,
+        coord.connect(url, tenant=names[0], agent="a1") as acme,
+        coord.connect(url, tenant=names[1], agent="a1") as other,
     ):
-        await projector.wait_ready(60)
-        yield Fleet(acme, other, service)
+        yield Fleet(acme, other, service, web)
 
 
 def loads(service: QueryService) -> float:
@@ -71,7 +111,7 @@ async def test_an_answer_is_kept_evicted_and_revalidated_for_nothing(fleet: Flee
     assert still.rows is kept.rows
     assert loads(fleet.service) == before, "neither asked the database"
     # Another instance has not got the answer: what it heard proves that the ETag holds.
-    async with fleet.service.tenants.turn("acme") as cache:
+    async with fleet.service.tenants.turn(fleet.acme.tenant) as cache:
         await cache.l1.clear()
     assert (await ask("history", key="n1", unless=kept)).rows is kept.rows
     assert loads(fleet.service) == before
@@ -106,7 +146,7 @@ async def test_nobody_sees_another_fleet(fleet: Fleet) -> None:
         params: dict[str, Any] = {p: v for p, v in needed.items() if p in question.query.parameters}
         told = await fleet.acme.query(name, **params)
         assert "of-other" not in repr(told.rows), name
-        assert all(row.get("tenant", "acme") == "acme" for row in told.rows), name
+        assert all(row.get("tenant", fleet.acme.tenant) == fleet.acme.tenant for row in told.rows), name
 
 
 async def test_pages_go_on_where_the_last_one_ended(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +183,52 @@ async def test_what_cannot_be_asked_is_refused(fleet: Fleet) -> None:
     for rows in (0, 1_001):
         with pytest.raises(errors.QueryError):
             await ask("tasks", rows=rows)
-    async with fleet.service.tenants.turn("acme") as cache:
+    async with fleet.service.tenants.turn(fleet.acme.tenant) as cache:
         cache.config = msgspec.structs.replace(cache.config, watermark_wait_s=0.05)  # type: ignore[misc]
     with pytest.raises(errors.TablesBehind):
         await ask("tasks", min_watermark=coord.Watermark("n1", 10**9))
     assert (await ask("tasks", status=None)).rows == [], "and others are answered"
+
+
+async def test_the_same_over_http(fleet: Fleet) -> None:
+    async def ask(path: str, token: str = f"{TOKEN}-0", **headers: str) -> tuple[int, dict[str, str], Any]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        status, found, body = await get(
+            fleet.url, f"/v1/query/{path}", headers={"authorization": f"Bearer {token}"} | named
+        )
+        return status, found, json.loads(body) if body else None
+
+    seen = await fleet.said(fleet.acme, "n1", n=1)
+    await fleet.vouched()
+    status, headers, answer = await ask(f"history?key=n1&_rows=5&_min_key=n1&_min_seq={seen.seq}")
+    assert (status, headers["cache-control"], headers["vary"]) == (200, "private, no-cache", "Authorization")
+    assert [row["data"] for row in answer["rows"]] == [{"n": 1}]
+    assert headers["etag"] == f'W/"{answer["etag"]}"'
+    assert int(headers["age"]) >= 0
+    status, again, nothing = await ask("history?key=n1&_rows=5", if_none_match=f'"else", {headers["etag"]}')
+    assert (status, again["etag"], nothing) == (304, headers["etag"], None)
+    assert (await ask("history?key=n1&_rows=6", if_none_match=headers["etag"]))[0] == 200, "of another page"
+    same = await fleet.acme.query("history", key="n1", rows=5)
+    assert same.etag == answer["etag"], "one way is as good as the other"
+    assert (await ask("history?key=n1", token=f"{TOKEN}-1"))[2]["rows"] == [], "of another fleet"
+    for path, wanted in {
+        "history?key=n1&key=n2": 400, "history?nonsense=1": 400, "history?_nonsense=1": 400, "history?_rows=x": 400,
+        "history?_min_key=n1": 400, "storage": 404, "no.such": 404,
+    }.items():  # fmt: skip
+        status, headers, answer = await ask(path)
+        assert (status, headers["cache-control"]) == (wanted, "no-store"), path
+        assert answer["code"] in {"query.invalid", "query.unknown"}
+    for token in ("", TOKEN):
+        status, headers, answer = await ask("history?key=n1", token=token)
+        assert (status, headers["www-authenticate"], answer["code"]) == (401, "Bearer", "query.unauthorized")
+    assert (await ask("history?key=n1", coord_deadline_ms="soon"))[0] == 400
+    assert (await get(fleet.url, "/metrics"))[0] == 404, "the probes are elsewhere"
+
+
+async def test_a_service_that_drains_answers_no_more_over_http() -> None:
+    http = QueryHttp([f"acme:{TOKEN}"])
+    async with HttpService(HttpConfig(port=0), None, routes=http.routes, registry=Metrics(CollectorRegistry())) as web:
+        await web.wait_ready(60)
+        await http.end()
+        status, _, body = await get(web.url, "/v1/query/tasks", headers={"authorization": f"bearer {TOKEN}"})
+        assert (status, json.loads(body)["code"]) == (503, "rpc.unavailable")

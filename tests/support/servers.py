@@ -111,7 +111,7 @@ async def bare_database(postgres: Cluster) -> AsyncIterator[Database]:
 @pytest.fixture
 async def migrated_database(postgres: Cluster) -> AsyncIterator[Database]:
     """A fresh database with coord's schema in it, cloned from one that was migrated once per run."""
-    async with _migrated(postgres) as made:
+    async with migrated(postgres) as made:
         yield made
 
 
@@ -125,7 +125,7 @@ async def plain_database(postgres: Cluster) -> AsyncIterator[Database]:
 @pytest.fixture(params=["server", "plain"])
 async def either_database(request: pytest.FixtureRequest, postgres: Cluster) -> AsyncIterator[Database]:
     """A `migrated_database`, then a `plain_database`: whoever asks for this is tested on both."""
-    async with (_migrated if request.param == "server" else _migrated_plain)(postgres) as made:
+    async with (migrated if request.param == "server" else _migrated_plain)(postgres) as made:
         yield made
 
 
@@ -146,7 +146,8 @@ async def dev_stack(request: pytest.FixtureRequest) -> AsyncIterator[DevStack]:
 
 
 @contextlib.asynccontextmanager
-async def _migrated(cluster: Cluster) -> AsyncIterator[Database]:
+async def migrated(cluster: Cluster) -> AsyncIterator[Database]:
+    """A `migrated_database`, for whoever needs it longer than for one test."""
     migrated = await clusters.template(cluster, "migrated", _migrate)
     async with clusters.clone(cluster, migrated) as made:
         yield made

@@ -15,19 +15,7 @@ from coord.runtime.http import HttpConfig, HttpService
 from coord.runtime.lag import LoopLag
 from coord.telemetry.metrics import Metrics
 from tests.support.waiting import until
-
-
-async def get(url: str, path: str, accept: str = "*/*") -> tuple[int, dict[str, str], bytes]:
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: {accept}\r\nconnection: close\r\n\r\n".encode())
-    raw = await asyncio.wait_for(reader.read(), 100)
-    writer.close()
-    await writer.wait_closed()
-    head, _, body = raw.partition(b"\r\n\r\n")
-    status, *lines = head.decode().split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    return int(status.split()[1]), headers, body
+from tests.support.web import get
 
 
 def service(record: dict[str, Any]) -> HttpService:
