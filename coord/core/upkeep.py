@@ -106,6 +106,11 @@ def next_roll_s(rows: int, elapsed_s: float, every_s: float) -> float:
     return max(limits.ROLLUP_EVERY_MIN_S, wanted) if wanted <= every_s else math.inf
 
 
+def settle_s(again_s: float) -> float:
+    """How far rollups stay behind what is complete where they are moved every `again_s`: by as much again."""
+    return min(limits.ROLLUP_SETTLE_S, max(limits.ROLLUP_SETTLE_MIN_S, again_s))
+
+
 def pause_s(step_s: float, least_s: float = limits.MAINTAIN_PAUSE_S) -> float:
     """How long ingest has after a step that took `step_s`: half of the time, and more while steps are short."""
     return max(least_s, step_s)

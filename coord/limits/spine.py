@@ -384,9 +384,13 @@ MAINTAIN_STEPS_MAX: Final = 10_000
 MAINTAIN_PAUSE_S: Final = 0.05
 """Between two steps of maintenance, at least: as long as a step of 10,000 rows takes."""
 
-ROLLUP_SETTLE_S: Final = 2.0
-"""A rollup stays so far behind what is complete: the broker's clock may be corrected by as much (a leap second that is
-stepped is one), and those of a cluster's servers differ.  What it has not counted, views count as they are asked."""
+ROLLUP_SETTLE_S: Final = 5.0
+"""A rollup stays so far behind what is complete: the broker's clock may be corrected by as much, and those of a
+cluster's servers differ.  What it has not counted, views count as they are asked."""
+
+ROLLUP_SETTLE_MIN_S: Final = 1.0
+"""And at least so far where facts come so fast that those of five seconds are too many to count each time: a leap
+second that is stepped, and far more than clocks that are kept differ by."""
 
 ROLLUP_LIVE_ROWS: Final = 20_000
 """Facts that come in between two moves of the rollups, where facts come fast: every view that reaches to now counts

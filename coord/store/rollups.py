@@ -13,7 +13,8 @@ done once or not at all.
 
 `until` is never beyond what is complete: a first level waits for the slowest partition's checkpoint, a further one
 for the level below.  So no row can come later to a time that was counted, with two exceptions, which `forget` is for:
-rows that an operator puts back, and a broker whose clock was set back by more than `limits.ROLLUP_SETTLE_S`.
+rows that an operator puts back, and a broker whose clock was set back by more than `limits.ROLLUP_SETTLE_S` (where
+facts come fast, `limits.ROLLUP_SETTLE_MIN_S`).
 """
 
 from __future__ import annotations
@@ -76,9 +77,12 @@ async def advance_all(
 
 async def advance(
     pool: Pool, rollup: Rollup, level: Level, *, steps_max: int = limits.MAINTAIN_STEPS_MAX,
-    pause_s: float = limits.MAINTAIN_PAUSE_S,
+    pause_s: float = limits.MAINTAIN_PAUSE_S, settle_s: float = limits.ROLLUP_SETTLE_S,
 ) -> Advance:  # fmt: skip
-    """Move one rollup on, at most `steps_max` steps."""
+    """Move one rollup on, at most `steps_max` steps.
+
+    `settle_s`: of a first level, how far behind what is complete it stays.
+    """
     least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[_below(level)]
     width_s = max(least_s, WIDTH_S[level] / 6)
     rows = steps = 0
@@ -86,7 +90,7 @@ async def advance(
         began = time.monotonic()
         async with pool.transaction() as conn:
             with translated(f"roll {rollup.table(level)}"):
-                progress, until = await _span(conn, rollup, level, width_s)
+                progress, until = await _span(conn, rollup, level, width_s, settle_s)
                 if progress is None or until is None or until <= progress or steps >= steps_max:
                     more = progress is not None and until is not None and until > progress
                     return Advance(
@@ -168,12 +172,12 @@ async def forget(conn: Connection, since: datetime, rollups: Sequence[Rollup] | 
 
 
 async def _span(
-    conn: Connection, rollup: Rollup, level: Level, width_s: float
+    conn: Connection, rollup: Rollup, level: Level, width_s: float, settle_s: float
 ) -> tuple[datetime | None, datetime | None]:
     """From where to where the next step goes.  Locks the rollup's row."""
     name = rollup.table(level)
     mark = await conn.fetchrow(statement("rollup_mark"), name)
-    until = await _complete(conn, rollup, level)
+    until = await _complete(conn, rollup, level, settle_s)
     if mark is None:
         # Asked after what is complete: a partition that is behind still brings rows that are older than any there is.
         begin = _as_time(await conn.fetchval(rollup_sql.oldest(rollup, level)))
@@ -189,15 +193,13 @@ async def _span(
     return progress, min(until, progress + timedelta(seconds=width_s))
 
 
-async def _complete(conn: Connection, rollup: Rollup, level: Level) -> datetime | None:
+async def _complete(conn: Connection, rollup: Rollup, level: Level, settle_s: float) -> datetime | None:
     if level != "1m":
         below = rollup.table(_below(level))
         found = await conn.fetchval("SELECT shown FROM coord.rollup WHERE name = $1", below)
         return _as_time(found)
     stream = STREAMS[rollup.source]
-    return _as_time(
-        await conn.fetchval(statement("rollup_complete"), stream, limits.PARTITIONS, limits.ROLLUP_SETTLE_S)
-    )  # fmt: skip
+    return _as_time(await conn.fetchval(statement("rollup_complete"), stream, limits.PARTITIONS, settle_s))
 
 
 async def _bounded(conn: Connection, rollup: Rollup, level: Level, since: datetime, until: datetime) -> int | None:

@@ -77,6 +77,12 @@ def test_rollups_are_moved_before_much_is_counted_live(rows: int, elapsed_s: flo
         assert again_s == limits.ROLLUP_EVERY_MIN_S or rows * again_s <= limits.ROLLUP_LIVE_ROWS * elapsed_s * 1.001
 
 
+def test_a_rollup_stays_behind_by_as_much_as_is_little() -> None:
+    assert upkeep.settle_s(math.inf) == limits.ROLLUP_SETTLE_S
+    assert upkeep.settle_s(limits.ROLLUP_SETTLE_MIN_S / 2) == limits.ROLLUP_SETTLE_MIN_S
+    assert upkeep.settle_s(3.0) == 3.0
+
+
 def test_ingest_has_as_long_as_a_step_took() -> None:
     assert upkeep.pause_s(0.2) == 0.2
     assert upkeep.pause_s(0.001) == limits.MAINTAIN_PAUSE_S
