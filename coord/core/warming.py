@@ -34,12 +34,13 @@ class Payoff:
     """Of one way.  Times in seconds of any clock that does not go back."""
 
     def __init__(self, way: str) -> None:
+        """Of `way`: what somebody names, or was asked for before, may come at once; a guess is on trial first."""
         self.way = way
         self._loads = self._values = self._bytes = self._used = self._unused = 0
         self._lately_used = self._lately_unused = 0.0
         self._off_until: float | None = None
         self._rest_s = limits.CACHE_WARM_REST_S
-        self._trial: int | None = limits.CACHE_WARM_TRIAL
+        self._trial: int | None = limits.CACHE_HOT_KEYS if way in {RECORD, SCHEDULE} else limits.CACHE_WARM_TRIAL
         """Values that a way on trial may bring, until it is known what became of them."""
 
     def may(self, now: float) -> bool:

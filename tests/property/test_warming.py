@@ -62,7 +62,7 @@ def test_a_way_that_does_not_pay_is_switched_off_and_one_that_does_is_not(seed, 
 
 
 def test_loads_for_nothing_switch_a_way_off() -> None:
-    payoff = Payoff("schedule")
+    payoff = Payoff("forecast")
     for _ in range(limits.CACHE_WARM_TRIAL):
         assert payoff.may(0.0)
         payoff.wasted(0.0)
@@ -71,7 +71,7 @@ def test_loads_for_nothing_switch_a_way_off() -> None:
 
 
 def test_a_way_that_begins_to_pay_is_switched_on_again() -> None:
-    payoff = Payoff("record")
+    payoff = Payoff("trigger")
     for _ in range(limits.CACHE_WARM_TRIAL):
         assert payoff.may(0.0)
         payoff.brought(10, loaded=False)
