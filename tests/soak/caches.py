@@ -41,6 +41,8 @@ _AT_A_TIME = 5
 _QUIET_S = 2 * limits.CHECKPOINT_IDLE_S
 """A notice that was lost is found out within one of these."""
 _TELL_S = 120.0
+_GROWTH_MAX = limits.CACHE_L1_BYTES + 16 * limits.MIB
+"""Of a process after its cache is warm: the cache's bound, and what it writes down for the verdict."""
 
 
 class Stating:
@@ -93,13 +95,18 @@ async def run(job: Job) -> Result:
         result.found("stale", f"{stale} answers were older than what their process had heard", stale)
     for note in left_behind(told, commits):
         result.found("stale", f"{note}: somebody's last answer is not the newest")
+    if (growth := max(one.rss_growth_bytes for one in told)) > _GROWTH_MAX:
+        result.found("memory", f"a process has grown by {growth} bytes")
     if not checked or not commits:
         result.found("nothing", "nobody asked, or nothing was committed")
     result.volume |= {
         "processes": processes, "answers": checked, "facts": stating.facts, "unsure": stating.unsure,
         "questions without answer": sum(one.failed for one in told), "loads": sum(one.loads for one in told),
     }  # fmt: skip
-    result.details |= {"rss_mib_most": max(one.rss_bytes for one in told) // 2**20}
+    result.details |= {
+        "rss_mib_most": max(one.rss_bytes for one in told) // limits.MIB,
+        "rss_growth_mib_most": round(growth / limits.MIB, 1),
+    }
     return result
 
 

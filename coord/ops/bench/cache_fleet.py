@@ -180,8 +180,9 @@ def _figures(
         "dropped": dict(sum((Counter(one.dropped) for one in told), Counter[str]())),
         "refused": dict(sum((Counter(one.refused) for one in told), Counter[str]())),
         "l1_bytes_max": max(one.bytes_max for one in told),
-        "fleet_rss_bytes": [one.rss_bytes for one in told],
-        "fleet_cpu_s": rounded(sum(one.cpu_s for one in told)),
+        "rss_bytes": [one.rss_bytes for one in told],
+        "rss_growth_bytes": [one.rss_growth_bytes for one in told],
+        "cpu_s": rounded(sum(one.cpu_s for one in told)),
     }
 
 

@@ -110,6 +110,9 @@ class Told(msgspec.Struct, kw_only=True):
     bytes_max: int
     """Held by its fullest cache."""
     rss_bytes: int
+    """Of the whole process, and"""
+    rss_growth_bytes: int
+    """how much of it came after its caches were warm."""
     cpu_s: float
 
 
@@ -200,7 +203,7 @@ async def listen(job: Listening, over: asyncio.Event) -> None:
         gc.collect()
         gc.freeze()
         before = [listener.client.cache.stats() for listener in listeners]
-        began_cpu = time.process_time()
+        began_cpu, began_rss = time.process_time(), rss_bytes(os.getpid())
         process.say({"ready": True})
         async with asyncio.TaskGroup() as group:
             for seed, listener in enumerate(listeners[: job.readers], job.first):
@@ -211,6 +214,7 @@ async def listen(job: Listening, over: asyncio.Event) -> None:
         after = [listener.client.cache.stats() for listener in listeners]
         told = _told(heard, listeners, before, after)
         told.cpu_s = time.process_time() - began_cpu
+        told.rss_growth_bytes = told.rss_bytes - began_rss
     process.say(msgspec.structs.asdict(told))
 
 
@@ -260,6 +264,7 @@ def _told(
         refused=_added(stats.refused for stats in after),
         bytes_max=max(s.bytes for s in after),
         rss_bytes=rss_bytes(os.getpid()),
+        rss_growth_bytes=0,
         cpu_s=0.0,
     )
 
