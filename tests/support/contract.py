@@ -23,12 +23,19 @@ import msgspec
 import psycopg
 
 from coord.runtime.assets import sql_dir
-from coord.store.queries import statement
 
 FOLDER: Final = sql_dir() / "contract"
 
 _NAME: Final = re.compile(r"(\d+)\.(\d+)\.txt")
 _LINE: Final = re.compile(r"(?P<view>v_\w+)\.(?P<column>\w+) (?P<type>\S.*)")
+
+_COLUMNS: Final = rb"""
+    SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) AS line
+    FROM pg_class AS c
+    INNER JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relnamespace = to_regnamespace('coord') AND c.relkind = 'v' AND c.relname LIKE 'v\_%'
+    ORDER BY c.relname COLLATE "C", a.attnum
+"""
 
 Version = tuple[int, int]
 
@@ -59,7 +66,7 @@ def load(folder: Path) -> list[Contract]:
 def columns_of(url: str) -> list[str]:
     """The columns of the views of this database."""
     with psycopg.connect(url) as conn:
-        return [line for (line,) in conn.execute(statement("view_columns").encode())]
+        return [line for (line,) in conn.execute(_COLUMNS)]
 
 
 def step(before: Contract, columns: Sequence[str]) -> Version | None:
