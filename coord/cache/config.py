@@ -23,6 +23,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Share what functions allow to be shared with other processes, in the broker's memory (streams/CACHE_L2.toml)."""
     l3: bool = False
     """The same on the broker's disk (streams/CACHE_L3.toml): what outlives the processes."""
+    ask_log: bool = False
+    """Ask the log whether what they have from before this process began is current; without it that is loaded again.
+    Only coord's own account may do that: it takes the JetStream API of EVENTS."""
     ttl_s: float = limits.CACHE_TTL_S
     """Where a cached function does not say its own."""
     jitter: float = limits.CACHE_JITTER

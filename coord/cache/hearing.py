@@ -23,7 +23,7 @@ from coord import errors, limits
 from coord.cache.config import CacheConfig
 from coord.cache.functions import Functions
 from coord.cache.loading import Cache
-from coord.cache.tiers import Tier
+from coord.cache.tiers import Log, Tier
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
@@ -67,10 +67,11 @@ class Caching:
     """Of one tenant on one connection.  `close` it before the connection."""
 
     def __init__(
-        self, conn: Line, tenant: str, config: CacheConfig | None, metrics: Metrics, tiers: Sequence[Tier] = ()
-    ) -> None:
-        """`tiers`: below L1, of this tenant."""
-        self.cache = Cache(config, metrics=metrics, tiers=tiers)
+        self, conn: Line, tenant: str, config: CacheConfig | None, metrics: Metrics, tiers: Sequence[Tier] = (),
+        log: Log | None = None,
+    ) -> None:  # fmt: skip
+        """`tiers`, `log`: as `Cache` takes them, of this tenant."""
+        self.cache = Cache(config, metrics=metrics, tiers=tiers, log=log)
         self.functions = Functions(self.cache, self.open)
         self._conn = conn
         self._mine = subjects.notices(tenant)

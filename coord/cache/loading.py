@@ -33,7 +33,7 @@ from coord.cache.counting import Counting
 from coord.cache.keys import checked_tag
 from coord.cache.memory import MemoryCache
 from coord.cache.sampling import Sampling
-from coord.cache.tiers import Found, Lease, Tier, Tiers, Wanted
+from coord.cache.tiers import Found, Lease, Log, Tier, Tiers, Wanted
 from coord.core.eviction import Evicted, Evictions, Marks, TagRules, Watermark, depends_on, is_behind
 from coord.runtime import clock
 from coord.telemetry import logs
@@ -133,9 +133,13 @@ class Cache:
         rng: random.Random | None = None,
         monotonic: Callable[[], float] | None = None,
         tiers: Sequence[Tier] = (),
+        log: Log | None = None,
         wall: Callable[[], float] | None = None,
     ) -> None:
-        """`tiers`: below L1, the nearest first; for functions that say of what shape their answers are."""
+        """`tiers`: below L1, the nearest first; for functions that say of what shape their answers are.
+
+        `log`: asked whether what they have from before this process began is current; without it that is not believed.
+        """
         self.config: Final = config or CacheConfig()
         self.config.validate()
         self.counts = Counting(metrics, rng)
@@ -153,7 +157,7 @@ class Cache:
         self.sampling = Sampling(self.l1, metrics or default_metrics(), self.monotonic, "l1")
         """What is asked for most, and what evicts most."""
         self.counts.sampled, self.counts.missed = self.sampling.hit, self.sampling.missed
-        self.tiers: Final = self._below(tiers, metrics or default_metrics(), wall) if tiers else None
+        self.tiers: Final = self._below(tiers, log, metrics or default_metrics(), wall) if tiers else None
         self._pardon_at = float("inf")
         self._rng = rng or random.Random()
         self._flights: dict[Hashable, Flight] = {}
@@ -163,9 +167,10 @@ class Cache:
         self._waiting: list[tuple[Watermark, asyncio.Future[None]]] = []
         self._closed = False
 
-    def _below(self, tiers: Sequence[Tier], metrics: Metrics, wall: Callable[[], float] | None) -> Tiers:
-        rules = entries.rules_fingerprint(self.config.tags)
-        return Tiers(tiers, self.evictions, rules, metrics, monotonic=self.monotonic, wall=wall)
+    def _below(
+        self, tiers: Sequence[Tier], log: Log | None, metrics: Metrics, wall: Callable[[], float] | None
+    ) -> Tiers:
+        return Tiers(tiers, self.evictions, self.config.tags, metrics, log=log, monotonic=self.monotonic, wall=wall)
 
     # --- what is heard -------------------------------------------------------------------
 

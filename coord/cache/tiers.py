@@ -18,21 +18,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from coord import errors, limits
 from coord.cache import entries
 from coord.cache.entries import Entry, Shape
+from coord.core import proving
 from coord.core.eviction import Evictions, Marks
+from coord.core.proving import LogEnds
 from coord.runtime import clock
 from coord.runtime.circuit import Circuit
 from coord.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 _LED: Final = b"L"
 _DONE: Final = b"D"
@@ -77,6 +80,15 @@ class Tier(Protocol):
         """Whether what is read there should be put again, or it will leave."""
 
 
+class Log(Protocol):
+    """Who can say whether there is a fact behind what an answer has seen (`coord.core.proving`)."""
+
+    tenant: str
+
+    async def ends(self, filters: Collection[str], /) -> LogEnds:
+        """Where the log ends, under each of the filters."""
+
+
 class Wanted(msgspec.Struct, frozen=True, eq=False):
     """One answer, as the tiers know it."""
 
@@ -107,19 +119,20 @@ class Lease(msgspec.Struct, frozen=True, eq=False):
     seq: int
 
 
-class _Guarded:
-    """One tier with its circuit and what is counted of it."""
+class _Guarded(Generic[A]):
+    """One tier, or the log, with its circuit and what is counted of it."""
 
-    def __init__(self, tier: Tier, metrics: Metrics, now: Callable[[], float]) -> None:
-        self.tier = tier
+    def __init__(self, name: str, it: A, metrics: Metrics, now: Callable[[], float]) -> None:
+        self.name = name
+        self.it = it
         self.outcomes: dict[str, int] = {}
         self.looked_at = float("-inf")
         self._metrics = metrics
-        self._circuit = Circuit(f"cache_{tier.name}", counts=(errors.CoordError,), metrics=metrics, now=now)
+        self._circuit = Circuit(f"cache_{name}", counts=(errors.CoordError,), metrics=metrics, now=now)
 
     def count(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-        self._metrics.cache_lookups.labels(self.tier.name, outcome).inc()
+        self._metrics.cache_lookups.labels(self.name, outcome).inc()
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """Its answer in time; raises `CoordError`, which is counted."""
@@ -129,7 +142,7 @@ class _Guarded:
                     async with asyncio.timeout(limits.CACHE_TIER_S):
                         return await question()
                 except TimeoutError as exc:
-                    raise errors.DeadlineExceeded(f"no answer from {self.tier.name}") from exc
+                    raise errors.DeadlineExceeded(f"no answer from {self.name}") from exc
         except errors.CircuitOpen:
             self.count("away")
             raise
@@ -145,15 +158,18 @@ class Tiers:
         self,
         tiers: Sequence[Tier],
         evictions: Evictions,
-        rules: bytes,
+        rules: Mapping[str, tuple[str, ...]],
         metrics: Metrics,
         *,
+        log: Log | None = None,
         monotonic: Callable[[], float],
         wall: Callable[[], float] | None = None,
     ) -> None:
-        self._tiers = [_Guarded(tier, metrics, monotonic) for tier in tiers]
+        self._tiers = [_Guarded(tier.name, tier, metrics, monotonic) for tier in tiers]
+        self._log = None if log is None else _Guarded("log", log, metrics, monotonic)
         self._evictions = evictions
         self._rules = rules
+        self._rules_fingerprint = entries.rules_fingerprint(rules)
         self._monotonic = monotonic
         self._wall = wall or clock.unix
         self._writer = secrets.token_hex(8)
@@ -166,12 +182,12 @@ class Tiers:
         Of looking: hit, miss, evicted, unproven, expired, tags, damaged.  Of storing: stored, again, too_large,
         unfaithful, shed.  Of either: error, away.
         """
-        return {one.tier.name: dict(one.outcomes) for one in self._tiers}
+        return {one.name: dict(one.outcomes) for one in self._tiers}
 
     def wanted(self, key: Hashable, tags: tuple[str, ...], shape: Shape, load_s: float) -> Wanted:
         """Raises `InvalidCacheKey`."""
         said = entries.key_bytes(key)
-        return Wanted(key, said, entries.name_of(said, shape, self._rules), tags, shape, load_s)
+        return Wanted(key, said, entries.name_of(said, shape, self._rules_fingerprint), tags, shape, load_s)
 
     # --- finding -------------------------------------------------------------------------
 
@@ -181,55 +197,79 @@ class Tiers:
             return None
         for level, one in enumerate(self._tiers):
             try:
-                held = await one.ask(partial(one.tier.get, wanted.name))
+                held = await one.ask(partial(one.it.get, wanted.name))
             except errors.CoordError:
                 continue
-            found = self._judged(wanted, held)
+            entry = self._entry(wanted, held)
+            found = entry if isinstance(entry, str) else self._judged(wanted, entry, entry.places())
+            if found == "unproven" and isinstance(entry, Entry) and self._log is not None:
+                found = await self._proved(self._log, wanted, entry)
             if isinstance(found, Found):
                 assert held is not None
                 one.count("hit")
-                self._put_again(level, wanted, held, found.ttl_s)
+                assert isinstance(entry, Entry)
+                self._put_again(level, wanted, held, entry, found)
                 return found
             one.count(found)
             if found == "damaged":
-                self._spawn(one, partial(one.tier.drop, wanted.name))
+                self._spawn(one, partial(one.it.drop, wanted.name))
         return None
 
-    def _judged(self, wanted: Wanted, held: Held | None) -> Found | str:
-        """The answer, if it can be served; else why not."""
+    def _entry(self, wanted: Wanted, held: Held | None) -> Entry | str:
+        """The entry, if it is the one that is wanted; else why not."""
         if held is None or not held.body:
             return "miss"
         try:
             entry = entries.decode(held.body)
         except errors.CacheEntryDamaged:
             return "damaged"
-        ttl_s = entry.expires_at - self._wall()
         if entry.key != wanted.said:
             return "miss"
-        if ttl_s <= 0:
+        if entry.expires_at <= self._wall():
             return "expired"
         if not set(wanted.tags) <= set(entry.tags):
             return "tags"
+        return entry
+
+    def _judged(self, wanted: Wanted, entry: Entry, marks: Marks) -> Found | str:
+        """The answer, if it is current; else why not.  `marks`: up to where it has seen the log."""
         begun = entry.begun if entry.writer == self._writer else 0
         if not self._evictions.is_pardoned((wanted.key, *entry.tags), begun):
             return "evicted"
-        marks = entry.places()
         if not self._evictions.proves(entry.tags, marks):
             return "evicted" if self._evictions.is_evicted(entry.tags, marks) else "unproven"
         try:
             value = wanted.shape.decode(entry.value) if entry.value else None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return "damaged"
-        return Found(value, entry.tags, ttl_s, marks)
+        return Found(value, entry.tags, entry.expires_at - self._wall(), marks)
 
-    def _put_again(self, level: int, wanted: Wanted, held: Held, ttl_s: float) -> None:
-        """Where it would leave soon, and in the tiers before the one it was found in."""
-        name, body = wanted.name, held.body
-        if self._tiers[level].tier.is_aging(held.seq):
-            one = self._tiers[level]
-            self._spawn(one, partial(one.tier.put, name, body, ttl_s=ttl_s, over=held.seq), "again")
+    async def _proved(self, log: _Guarded[Log], wanted: Wanted, entry: Entry) -> Found | str:
+        """The answer, if the log has nothing about its tags behind it."""
+        heard = self._evictions.places(entry.tags)
+        filters = proving.asked(entry.tags, log.it.tenant, self._rules)
+        if filters:
+            try:
+                ends = await log.ask(partial(log.it.ends, tuple(filters)))
+            except errors.CoordError:
+                return "unproven"
+            if proving.is_proved(filters, ends, entry.places(), heard):
+                log.count("hit")
+                return self._judged(wanted, entry, heard)
+            log.count("miss")
+        return "unproven"
+
+    def _put_again(self, level: int, wanted: Wanted, held: Held, entry: Entry, found: Found) -> None:
+        """Where it would leave soon, or others would ask the log again; and in the tiers before that one."""
+        name, ttl_s, body = wanted.name, found.ttl_s, held.body
+        one = self._tiers[level]
+        proved = found.marks != entry.places()
+        if proved:
+            body = entries.encode(msgspec.structs.replace(entry, marks=_flat(found.marks))) or body
+        if proved or one.it.is_aging(held.seq):
+            self._spawn(one, partial(one.it.put, name, body, ttl_s=ttl_s, over=held.seq), "again")
         for one in self._tiers[:level]:
-            self._spawn(one, partial(one.tier.put, name, body, ttl_s=ttl_s), "stored")
+            self._spawn(one, partial(one.it.put, name, body, ttl_s=ttl_s), "stored")
 
     # --- whose turn it is ----------------------------------------------------------------
 
@@ -245,11 +285,11 @@ class Tiers:
         watched, until, delay_s, over = -1, 0.0, limits.CACHE_LEASE_LOOK_FIRST_S, 0
         try:
             while self._monotonic() < gives_up_at:
-                put = partial(one.tier.put, name, body, ttl_s=_LEASE_TTL_S, over=over)
+                put = partial(one.it.put, name, body, ttl_s=_LEASE_TTL_S, over=over)
                 if (seq := await one.ask(put)) is not None:
                     return Lease(name, seq)
                 while True:
-                    held = await one.ask(partial(one.tier.get, name))
+                    held = await one.ask(partial(one.it.get, name))
                     over = 0 if held is None else held.seq
                     if held is None or held.body[:1] != _LED:
                         break
@@ -275,7 +315,7 @@ class Tiers:
         if isinstance(error, Exception):
             body = _FAILED + msgspec.json.encode([getattr(error, "code", "loader"), type(error).__name__])
         one = self._tiers[0]
-        self._spawn(one, partial(one.tier.put, lease.name, body, ttl_s=_ENDED_TTL_S, over=lease.seq))
+        self._spawn(one, partial(one.it.put, lease.name, body, ttl_s=_ENDED_TTL_S, over=lease.seq))
 
     # --- storing -------------------------------------------------------------------------
 
@@ -309,7 +349,7 @@ class Tiers:
         now = self._wall()
         body = entries.encode(
             Entry(
-                key=wanted.said, tags=tags, marks=tuple([(*source, *place) for source, place in places.items()]),
+                key=wanted.said, tags=tags, marks=_flat(places),
                 loaded_at=now - took_s, expires_at=now + ttl_s, writer=self._writer, begun=begun, packed=False,
                 value=said,
             )
@@ -320,13 +360,13 @@ class Tiers:
 
     def _spawn_all(self, name: str, body: bytes, ttl_s: float) -> asyncio.Task[None] | None:
         """Put it into every tier; the first one's task."""
-        tasks = [self._spawn(one, partial(one.tier.put, name, body, ttl_s=ttl_s), "stored") for one in self._tiers]
+        tasks = [self._spawn(one, partial(one.it.put, name, body, ttl_s=ttl_s), "stored") for one in self._tiers]
         return tasks[0]
 
     # --- behind the caller's back --------------------------------------------------------
 
     def _spawn(
-        self, one: _Guarded, question: Callable[[], Awaitable[object]], outcome: str = ""
+        self, one: _Guarded[Tier], question: Callable[[], Awaitable[object]], outcome: str = ""
     ) -> asyncio.Task[None] | None:
         if self._closed or len(self._tasks) >= limits.CACHE_STORES_MAX:
             one.count("shed")
@@ -336,7 +376,7 @@ class Tiers:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, one: _Guarded, question: Callable[[], Awaitable[object]], outcome: str) -> None:
+    async def _ask(self, one: _Guarded[Tier], question: Callable[[], Awaitable[object]], outcome: str) -> None:
         try:
             await one.ask(question)
             if outcome:
@@ -344,7 +384,7 @@ class Tiers:
             now = self._monotonic()
             if now - one.looked_at >= limits.CACHE_WINDOW_LOOK_S:
                 one.looked_at = now
-                await one.ask(one.tier.look)
+                await one.ask(one.it.look)
         except errors.CoordError:
             pass  # counted; the answer is in L1
 
@@ -355,6 +395,10 @@ class Tiers:
             _, late = await asyncio.wait(tuple(self._tasks), timeout=2 * limits.CACHE_TIER_S)
             for task in late:
                 task.cancel()
+
+
+def _flat(marks: Marks) -> tuple[tuple[str, int, int, int], ...]:
+    return tuple([(*source, *place) for source, place in marks.items()])
 
 
 def _failure(body: bytes) -> errors.LoadFailedElsewhere:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from coord import errors, limits
+from coord.bus.log_ends import Log
 from coord.bus.tier import shared_tiers
 from coord.cache.config import CacheConfig
 from coord.cache.hearing import Caching
@@ -56,7 +57,8 @@ class Caches:
         config = config or CacheConfig()
         conn, tenant, metrics = coord.connection, coord.tenant, coord.metrics
         below = shared_tiers(conn, tenant, l2=config.l2, l3=config.l3)
-        self.caching: Final = Caching(conn, tenant, config, metrics, below)
+        log = Log(conn, tenant) if config.ask_log else None
+        self.caching: Final = Caching(conn, tenant, config, metrics, below, log)
         self.cache: Final = self.caching.cache
         self.functions: Final = self.caching.functions
         self.warming: Final = Warming(self.cache, self.functions, metrics, config.warm, _key_in_hand)

@@ -96,7 +96,8 @@ class _Mark(msgspec.Struct, frozen=True):
     """The furthest at which it was evicted from that partition."""
 
 
-_EVENTS: Final = frozenset((subjects.EVENTS, p) for p in range(limits.PARTITIONS))
+EVERY_PARTITION: Final = frozenset((subjects.EVENTS, p) for p in range(limits.PARTITIONS))
+"""Of EVENTS: any of them may touch most tags."""
 
 
 def _source_of(tag: str) -> Source | None:
@@ -117,7 +118,7 @@ def sources_of(tags: Iterable[str]) -> frozenset[Source]:
     found: set[Source] = set()
     for tag in tags:
         own = _source_of(tag)
-        found |= _EVENTS if own is None else {own}
+        found |= EVERY_PARTITION if own is None else {own}
     return frozenset(found)
 
 

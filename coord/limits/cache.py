@@ -117,6 +117,9 @@ CACHE_LEASE_LOOK_MAX_S: Final = 0.05
 CACHE_STORES_MAX: Final = 64
 """Answers on their way to the shared tiers; what is more is not stored there."""
 
+CACHE_FILTERS_MAX: Final = 16
+"""Filters by which the log is asked whether one answer is current: one for each tag, more with rules."""
+
 CACHE_WINDOW_LOOK_S: Final = 5.0
 """How often a process asks how full a shared tier is."""
 

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from coord import errors, limits
+from coord.cache.entries import Shape
 from coord.cache.loading import Cache, Loaded, Policy
 from coord.core.eviction import Watermark, sources_of
 from coord.query import catalogue
@@ -53,6 +54,9 @@ class Piece(msgspec.Struct, frozen=True):
     """Where it was read, of the partitions that it depends on (`query_api.pack`)."""
     watermark: bytes
     """Where it was read, as JSON."""
+
+
+_SHAPE: Final = Shape(Piece)
 
 
 class Answering:
@@ -87,7 +91,10 @@ class Answering:
             if given is not None and self._still_holds(cache, given, tags, question.ttl_s, wanted):
                 self._counted.labels(name, "proved").inc()
                 return _unmodified(given, msgspec.json.encode(query_api.as_watermark(given.marks)))
-            policy = Policy(ttl_s=question.ttl_s, negative_ttl_s=0.0, timeout_s=limits.QUERY_LOAD_S)
+            policy = Policy(
+                ttl_s=question.ttl_s, negative_ttl_s=0.0, timeout_s=limits.QUERY_LOAD_S, shape=_SHAPE,
+                shared_ttl_s=question.ttl_s,
+            )  # fmt: skip
             load = partial(self._load, question, values, tags, at.start)
             piece: Piece = await cache.read((name, at.start, *values), tags, load, policy, wanted)
         etag = Etag(page_of, piece.content, piece.read_at_ms, piece.marks)

@@ -43,6 +43,10 @@ class QueryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Fleets for which answers are kept at a time."""
     tenant_bytes: int = limits.QUERY_TENANT_BYTES
     """Of answers kept for one fleet."""
+    l2: bool = False
+    """Share answers with other query services, in the broker's memory."""
+    l3: bool = False
+    """And on its disk: a service that starts has them."""
     http: QueryHttpConfig = QueryHttpConfig()
 
     def validate(self) -> None:
@@ -59,6 +63,8 @@ class QueryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Of each fleet's answers."""
         return CacheConfig(
             l1_bytes=self.tenant_bytes,
+            l2=self.l2,
+            l3=self.l3,
             load_timeout_s=limits.QUERY_LOAD_S,
             loads_max=limits.QUERY_TENANT_REQUESTS,
             tags=dict(catalogue.RULES),

@@ -13,8 +13,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 from coord import errors, limits
+from coord.bus.connection import Connection
+from coord.bus.log_ends import Log
+from coord.bus.tier import shared_tiers
 from coord.cache.config import CacheConfig
-from coord.cache.hearing import Caching, Line
+from coord.cache.hearing import Caching
 from coord.cache.loading import Cache
 from coord.telemetry.metrics import Metrics
 
@@ -28,7 +31,7 @@ class _Tenant:
 class Tenants:
     """See the module.  `close` it before the connection."""
 
-    def __init__(self, conn: Line, config: CacheConfig, *, tenants_max: int, metrics: Metrics) -> None:
+    def __init__(self, conn: Connection, config: CacheConfig, *, tenants_max: int, metrics: Metrics) -> None:
         """`config`: of each fleet's cache."""
         self._conn = conn
         self._config = config
@@ -64,7 +67,9 @@ class Tenants:
             if idle is None:
                 raise errors.Overloaded("too many fleets ask at once", tenants_max=self._tenants_max)
             self._close(self._known.pop(idle))
-        one = self._known[tenant] = _Tenant(Caching(self._conn, tenant, self._config, self._metrics))
+        tiers = shared_tiers(self._conn, tenant, l2=self._config.l2, l3=self._config.l3)
+        log = Log(self._conn, tenant) if tiers else None
+        one = self._known[tenant] = _Tenant(Caching(self._conn, tenant, self._config, self._metrics, tiers, log))
         return one
 
     def _close(self, one: _Tenant) -> None:

@@ -70,10 +70,9 @@ async def join(nats, words) -> AsyncIterator[Join]:
     """A process more: its connection, its cache, which has heard of every partition."""
     async with AsyncExitStack() as stack:
 
-        async def one(*, l3: bool = False) -> Coord:
-            config = coord.ClientConfig(
-                nats=NatsConfig(urls=(nats.url,)), tenant="acme", agent="a1", cache=coord.CacheConfig(l2=not l3, l3=l3)
-            )
+        async def one(*, l3: bool = False, ask_log: bool = False) -> Coord:
+            cache = coord.CacheConfig(l2=not l3, l3=l3, ask_log=ask_log)
+            config = coord.ClientConfig(nats=NatsConfig(urls=(nats.url,)), tenant="acme", agent="a1", cache=cache)
             c = await stack.enter_async_context(coord.connect(config))
 
             @c.cached("opens", tags=["kind:note"])
@@ -166,6 +165,41 @@ async def test_a_fleet_loads_once_and_shares_what_the_loader_raised(words, join,
         assert isinstance(answers[0], ValueError)
         assert {type(answer) for answer in answers[1:]} <= {errors.LoadFailedElsewhere, ValueError}
     print(f"{len(calls)} loads")
+
+
+async def test_the_log_proves_what_is_from_before_a_process_began(words, join) -> None:
+    loads: list[int] = []
+
+    async def load(_: str) -> coord.Loaded:
+        loads.append(words.seq)
+        return coord.Loaded([words.seq], words.marks())
+
+    first = await join(l3=True)
+    await noting(first, load)("n1")
+    await until(lambda: outcomes(first, "l3").get("stored"))
+    for n in range(12):
+        await first.publish(coord.Fact(kind="other", id=f"o{n}", event="said"))
+    words.seq += 1  # the partition has moved on, nobody who comes now knows by what
+
+    unknowing = await join(l3=True)
+    await noting(unknowing, load)("n1")
+    assert len(loads) == 2
+    assert outcomes(unknowing, "l3")["unproven"] >= 1
+    await until(lambda: outcomes(unknowing, "l3").get("stored"))
+    words.seq += 1
+
+    second = await join(l3=True, ask_log=True)
+    assert await noting(second, load)("n1") == [11]
+    assert len(loads) == 2, "no fact about it is behind what it has seen"
+    await until(lambda: outcomes(second, "l3").get("again"))
+    third = await join(l3=True)
+    assert await noting(third, load)("n1") == [11], "and whoever does not ask the log believes whoever did"
+
+    await first.publish(coord.Fact(kind="note", id="n1", event="said"))
+    words.seq += 1
+    fourth = await join(l3=True, ask_log=True)
+    assert await noting(fourth, load)("n1") == [13]
+    assert outcomes(fourth, "l3")["unproven"] >= 1
 
 
 async def test_a_tier_that_is_gone_costs_nobody_an_answer(conn, words, join) -> None:
