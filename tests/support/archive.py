@@ -28,6 +28,7 @@ TRICKY = (
     {"event_id": "a\nline\r\nand another", "correlation_id": "", "data": "null"},
     {"event_id": "\\N", "causation_id": "\\.", "data": None},
     {"event_id": "naïve ✓ 𝄞", "traceparent": "00-ab", "data": '"\\u0001 \\\\ ,;"'},
+    {"event_id": "\x01", "causation_id": "a\x02b\x01", "traceparent": "\x01\x01\x02", "correlation_id": "\x02"},
     {"occurred_at": datetime(1, 1, 1, tzinfo=UTC), "data": "1.50"},
     {"occurred_at": datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), "data": "[]"},
 )

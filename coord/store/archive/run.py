@@ -32,7 +32,7 @@ from coord.core.archive import (
     plan,
     purgeable,
 )
-from coord.store.archive import parquet, pieces
+from coord.store.archive import columns, parquet, pieces
 from coord.store.archive.files import Files
 from coord.store.config import ArchiveConfig
 from coord.store.pool import Pool, rows_of
@@ -395,6 +395,8 @@ async def _copy_out(pool: Pool, piece: Piece, pipe: parquet.Pipe) -> int:
                 piece.end,
                 output=pipe.put,
                 format="csv",
+                delimiter=columns.DELIMITER,
+                quote=columns.QUOTE,
                 timeout=limits.ARCHIVE_STATEMENT_S,
             )
     return rows_of(status)
