@@ -27,6 +27,9 @@ _MISSES: Final = ("miss", "evicted", "unproven", "expired", "tags", "damaged")
 _FAILURES: Final = ("error", "away")
 """What comes of asking a tier below (`coord.cache.tiers.Tiers.outcomes`)."""
 
+_shortened: Final = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = limits.CACHE_SHOWN_CHARS
+
 _PIECE: Final = 500
 """Keys that are looked at without a pause: half a millisecond."""
 
@@ -216,6 +219,6 @@ class Showing:
 def _began(value: object) -> str:
     """How a value begins, for a person."""
     try:
-        return reprlib.repr(value)[: limits.CACHE_SHOWN_CHARS]
+        return _shortened.repr(value)[: limits.CACHE_SHOWN_CHARS]
     except Exception as exc:  # noqa: BLE001 - a value's own repr may do anything
         return f"<{type(value).__name__}: {type(exc).__name__}>"
