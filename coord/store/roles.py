@@ -110,7 +110,7 @@ def forbid(config: DatabaseConfig, login: str) -> None:
         if not any(r.login == login for r in _readers(conn)):
             raise errors.RoleRefused(f"{login} is no analyst's login: it is not removed")
         name = composing.Identifier(login)
-        conn.execute("DELETE FROM coord.reader WHERE login = %s", (login,))
+        conn.execute(statement("reader_unset").encode(), {"login": login})
         conn.execute(composing.SQL("REVOKE coord_reader, coord_tenant_reader FROM {}").format(name))
         conn.execute(composing.SQL("REVOKE CONNECT ON DATABASE {} FROM {}").format(_database(conn), name))
         conn.execute(composing.SQL("DROP ROLE {}").format(name))
@@ -140,11 +140,7 @@ def _check(login: str, tenant: str | None, timeout_s: float, connections: int) -
 
 
 def _check_groups(conn: _Conn) -> None:
-    row = conn.execute(
-        "SELECT count(*) FROM pg_roles WHERE rolname IN ('coord_reader', 'coord_tenant_reader')"
-    ).fetchone()
-    there = conn.execute("SELECT to_regclass('coord.reader') IS NOT NULL").fetchone()
-    if row != (2,) or there != (True,):
+    if conn.execute(statement("reader_can_be_made").encode()).fetchone() != (True,):
         raise errors.RoleRefused(
             "the readers' roles or tables are missing: run `coord db migrate` as who may make roles"
         )
@@ -173,15 +169,11 @@ def _database(conn: _Conn) -> composing.Identifier:
 def _membership(conn: _Conn, name: composing.Identifier, login: str, tenant: str | None) -> None:
     """Of one of the two groups, and in the table where it is of the second."""
     if tenant is None:
-        conn.execute("DELETE FROM coord.reader WHERE login = %s", (login,))
+        conn.execute(statement("reader_unset").encode(), {"login": login})
         conn.execute(composing.SQL("REVOKE coord_tenant_reader FROM {}").format(name))
         conn.execute(composing.SQL("GRANT coord_reader TO {}").format(name))
         return
-    conn.execute(
-        "INSERT INTO coord.reader (login, tenant) VALUES (%s, %s)"
-        " ON CONFLICT (login) DO UPDATE SET tenant = excluded.tenant, made_at = now()",
-        (login, tenant),
-    )
+    conn.execute(statement("reader_set").encode(), {"login": login, "tenant": tenant})
     conn.execute(composing.SQL("REVOKE coord_reader FROM {}").format(name))
     conn.execute(composing.SQL("GRANT coord_tenant_reader TO {}").format(name))
 

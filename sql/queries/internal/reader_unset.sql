@@ -1,0 +1,2 @@
+-- A login reads no single fleet any more.
+DELETE FROM coord.reader WHERE login = %(login)s
