@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from coord.limits.archive import *  # noqa: F403 - one name for every bound: limits.X
 from coord.limits.cache import *  # noqa: F403
+from coord.limits.database import *  # noqa: F403
 from coord.limits.query import *  # noqa: F403
 from coord.limits.spine import *  # noqa: F403
 from coord.limits.work import *  # noqa: F403

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from coord.limits.spine import HOT_DAYS, KIB, MIB
+from coord.limits.database import HOT_DAYS
+from coord.limits.spine import KIB, MIB
 
 ARCHIVE_DROP_DAYS: Final = 30.0
 """Rows that are in the archive, verified, leave the database at this age (DESIGN §8: the end of warm)."""

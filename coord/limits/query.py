@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from coord.limits.cache import CACHE_L1_BYTES, CACHE_TTL_S, CACHE_VALUE_OBJECTS_MAX, CACHE_VALUE_SHARE
-from coord.limits.spine import DB_STATEMENT_TIMEOUT_S, KIB, MIB, POOL_MAX, RPC_CONCURRENCY, RPC_REQUEST_BYTES_MAX
+from coord.limits.database import DB_STATEMENT_TIMEOUT_S, POOL_MAX
+from coord.limits.spine import KIB, MIB, RPC_CONCURRENCY, RPC_REQUEST_BYTES_MAX
 
 QUERY_PAGE_ROWS: Final = 100
 QUERY_PAGE_ROWS_MAX: Final = 1_000
