@@ -73,7 +73,7 @@ class Shape:
         self.fingerprint: Final = _digest(said)
 
     def encode(self, value: Any) -> bytes | None:
-        """None: it would not come back as it is."""
+        """None: what came back would not be equal to it."""
         try:
             body = msgspec.msgpack.encode(value)
             faithful = bool(self._decoder.decode(body) == value)
