@@ -21,6 +21,8 @@ from coord.wire import headers, subjects
 from coord.wire.envelope import Fact, encode_fact
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
+_PATIENT = CallPolicy(retries_max=None, deadline_s=60)
+"""Who decides is ready before he answers."""
 
 
 class Hand:
@@ -103,16 +105,15 @@ class Hand:
 
     # --- queues ------------------------------------------------------------------------------
 
-    async def open_queues(self, capability: str = "work") -> dict[str, str]:
+    async def open_queues(self, capability: str = "work", policy: CallPolicy = _PATIENT) -> dict[str, str]:
         """Ask for a capability's queues."""
-        # Who decides is ready before he answers.
         answer = await rpc.call(
             self.conn,
             subjects.rpc(self.tenant, "task", "open"),
             {"capability": capability},
             dict[str, Any],
             timeout_s=60,
-            policy=CallPolicy(retries_max=None, deadline_s=60),
+            policy=policy,
         )
         found: dict[str, str] = answer["queues"]
         return found
