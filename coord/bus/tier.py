@@ -83,13 +83,14 @@ class StreamTier:
         """Have nothing under a name."""
         await self.put(name, b"", ttl_s=_DROPPED_TTL_S)
 
-    async def look(self) -> None:
-        """Find out how full it is; raises what `Connection.api` raises."""
+    async def look(self) -> int:
+        """Find out how full it is: the bytes it holds; raises what `Connection.api` raises."""
         answer = await self._conn.api(f"STREAM.INFO.{self._stream}", timeout_s=limits.CACHE_TIER_S)
         state, config = answer["state"], answer["config"]
         self.window = Window(
             int(state["first_seq"]), int(state["last_seq"]), int(state["bytes"]), int(config["max_bytes"])
         )
+        return self.window.bytes
 
     def is_aging(self, seq: int, /) -> bool:
         """Whether what is read there is to be put again; False while nobody has looked."""

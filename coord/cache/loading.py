@@ -529,7 +529,8 @@ class Cache:
             stale_s = max(policy.stale_while_revalidate_s, policy.stale_if_error_s)
             if flight.found is not None:
                 ttl_s = min(ttl_s, flight.found.ttl_s)
-            self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags)
+            age_s = 0.0 if flight.found is None else flight.found.age_s
+            self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags, age_s=age_s)
             if flight.found is None and flight.wanted is not None:
                 self._store(flight, flight.wanted, loaded, tags, policy)
 

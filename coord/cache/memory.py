@@ -61,7 +61,7 @@ class Entry:
     ) -> None:
         self.value = value
         self.since = since
-        """When it came (monotonic seconds)."""
+        """When it began to be loaded, or came (monotonic seconds)."""
         self.expires = expires
         """Fresh until (monotonic seconds);"""
         self.kept_until = kept_until
@@ -190,17 +190,21 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         return self.claim(key, default) if found is MISSING else found
 
     def keep(
-        self, key: Hashable, value: Any, *, ttl_s: float | None, stale_s: float = 0.0, tags: tuple[str, ...] = ()
-    ) -> bool:
+        self, key: Hashable, value: Any, *, ttl_s: float | None, stale_s: float = 0.0, tags: tuple[str, ...] = (),
+        age_s: float = 0.0,
+    ) -> bool:  # fmt: skip
         """Keep a value for `ttl_s`, and for `stale_s` more for whoever takes it stale; whether it was taken.
 
+        `age_s`: how old it is as it comes.
         Raises `InvalidCacheKey`; what is too large is refused, and what was there under the key is gone then.
         """
         now = self._monotonic()
         expires = now + (float("inf") if ttl_s is None else ttl_s * (1 - self.jitter * self._rng.random()))
-        return self._store(key, value, expires, expires + stale_s, tags)
+        return self._store(key, value, expires, expires + stale_s, tags, now - age_s)
 
-    def _store(self, key: Hashable, value: Any, expires: float, kept_until: float, tags: tuple[str, ...]) -> bool:
+    def _store(
+        self, key: Hashable, value: Any, expires: float, kept_until: float, tags: tuple[str, ...], since: float
+    ) -> bool:
         size = self._size(key, value, tags)
         if key in self._entries:
             self._drop(key, "replaced")
@@ -210,7 +214,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         while self.bytes + size > self.bytes_max:
             self._drop(self._first_to_go(), "full")
         self._fresh[key] = value
-        self._entries[key] = entry = Entry(value, self._monotonic(), expires, kept_until, size, tags)
+        self._entries[key] = entry = Entry(value, since, expires, kept_until, size, tags)
         self.bytes += size
         for tag in tags:
             self._tagged.setdefault(tag, set()).add(key)
@@ -388,7 +392,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         if not isinstance(entry.value, int):
             raise TypeError("Value is not an integer")
         value = entry.value + delta
-        self._store(key, value, entry.expires, entry.kept_until, entry.tags)
+        self._store(key, value, entry.expires, entry.kept_until, entry.tags, self._monotonic())
         return value
 
     async def _expire(self, key: Hashable, ttl: float, _conn: object = None) -> bool:
@@ -396,7 +400,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         if entry is None:
             return False
         at = self._monotonic() + ttl if ttl else float("inf")
-        return self._store(key, entry.value, at, at, entry.tags)
+        return self._store(key, entry.value, at, at, entry.tags, entry.since)
 
     async def _delete(self, key: Hashable, _conn: object = None) -> int:
         return int(self.drop(key))

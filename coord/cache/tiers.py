@@ -73,8 +73,8 @@ class Tier(Protocol):
     async def drop(self, name: str, /) -> None:
         """Have nothing there."""
 
-    async def look(self) -> None:
-        """Find out how full it is."""
+    async def look(self) -> int | None:
+        """Find out how full it is: the bytes it holds, of everybody; None: it does not say."""
 
     def is_aging(self, seq: int, /) -> bool:
         """Whether what is read there should be put again, or it will leave."""
@@ -110,6 +110,8 @@ class Found(msgspec.Struct, frozen=True, eq=False):
     tags: tuple[str, ...]
     ttl_s: float
     marks: Marks
+    age_s: float
+    """Since its load began, by the clocks of whoever loaded it and of this process."""
 
 
 class Lease(msgspec.Struct, frozen=True, eq=False):
@@ -128,7 +130,19 @@ class _Guarded(Generic[A]):
         self.outcomes: dict[str, int] = {}
         self.looked_at = float("-inf")
         self._metrics = metrics
+        self._seconds = metrics.cache_load_seconds.labels(tier=name)
+        self._now = now
         self._circuit = Circuit(f"cache_{name}", counts=(errors.CoordError,), metrics=metrics, now=now)
+
+    def served(self, age_s: float) -> None:
+        """An answer was found here."""
+        self.count("hit")
+        self._metrics.cache_age_seconds.labels(tier=self.name).observe(age_s)
+
+    def holds(self, held: int | None) -> None:
+        """So many bytes, where it says so."""
+        if held is not None:
+            self._metrics.cache_bytes.labels(tier=self.name).set(held)
 
     def count(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
@@ -139,8 +153,11 @@ class _Guarded(Generic[A]):
         try:
             with self._circuit.guard():
                 try:
+                    began = self._now()
                     async with asyncio.timeout(limits.CACHE_TIER_S):
-                        return await question()
+                        answer = await question()
+                    self._seconds.observe(self._now() - began)
+                    return answer
                 except TimeoutError as exc:
                     raise errors.DeadlineExceeded(f"no answer from {self.name}") from exc
         except errors.CircuitOpen:
@@ -206,7 +223,7 @@ class Tiers:
                 found = await self._proved(self._log, wanted, entry)
             if isinstance(found, Found):
                 assert held is not None
-                one.count("hit")
+                one.served(found.age_s)
                 assert isinstance(entry, Entry)
                 self._put_again(level, wanted, held, entry, found)
                 return found
@@ -242,7 +259,8 @@ class Tiers:
             value = wanted.shape.decode(entry.value) if entry.value else None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return "damaged"
-        return Found(value, entry.tags, entry.expires_at - self._wall(), marks)
+        now = self._wall()
+        return Found(value, entry.tags, entry.expires_at - now, marks, max(0.0, now - entry.loaded_at))
 
     async def _proved(self, log: _Guarded[Log], wanted: Wanted, entry: Entry) -> Found | str:
         """The answer, if the log has nothing about its tags behind it."""
@@ -384,7 +402,7 @@ class Tiers:
             now = self._monotonic()
             if now - one.looked_at >= limits.CACHE_WINDOW_LOOK_S:
                 one.looked_at = now
-                await one.ask(one.it.look)
+                one.holds(await one.ask(one.it.look))
         except errors.CoordError:
             pass  # counted; the answer is in L1
 

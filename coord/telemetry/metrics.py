@@ -294,7 +294,10 @@ class Metrics:
             "coord_cache_load_errors_total", "Loads that failed, by error code", "tier", "reason"
         )
         self.cache_load_seconds = histogram(
-            "coord_cache_load_seconds", "One load, its repeats included", "tier", buckets=LATENCY_BUCKETS_S
+            "coord_cache_load_seconds",
+            "One load, its repeats included; of a tier below L1 one question to it",
+            "tier",
+            buckets=LATENCY_BUCKETS_S,
         )
         self.cache_age_seconds = histogram(
             "coord_cache_age_seconds", "Age of answers served from the tier: one in 256 hits is looked at", "tier",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 import coord
 from coord import limits
@@ -12,6 +13,7 @@ from coord.bus.connection import NatsConfig
 from coord.client import context
 from coord.client.connect import Coord
 from coord.core.warming import RECORD, SCHEDULE, TRIGGER
+from coord.telemetry.metrics import Metrics
 from coord.wire.cache_api import Paid
 from tests.support.waiting import until
 
@@ -56,12 +58,20 @@ async def test_the_next_process_of_an_agent_begins_with_what_this_one_asked_for_
         await first._caches().put_on_record()
         await first._caches().put_on_record()
     assert loads == ["x", "y"]
-    async with coord.connect(config(nats, warm=("record",), l2=True)) as second:
+    registry = CollectorRegistry()
+    async with coord.connect(config(nats, warm=("record",), l2=True), metrics=Metrics(registry)) as second:
         page = pages(second, loads)
         assert await second.begin_warm() == 2
         assert (await page("x"), page.peek("y")) == ("<b>x", "<b>y")
         assert loads == ["x", "y"], "from the tier below"
         assert (paid(second, RECORD).loads, paid(second, RECORD).used) == (0, 2)
+        kept = second.cache.l1.look(page.key("y"))
+        assert kept is not None
+        assert second.cache.monotonic() - kept.since > 0, "as old as the load of another process makes it"
+        for metric in ("load_seconds", "age_seconds"):
+            count = registry.get_sample_value(f"coord_cache_{metric}_count", {"tier": "l2"})
+            assert count is not None
+            assert count >= 2
         await second._caches().put_on_record()  # over what another process wrote
     async with coord.connect(config(nats, warm=("record",))) as third:
         page = pages(third, loads)
