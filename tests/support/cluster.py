@@ -97,7 +97,8 @@ async def create_database(
     """A new database, a clone of `template`; `extend`: with TimescaleDB in it where the cluster has it."""
     admin = await asyncpg.connect(cluster.admin_url)
     try:
-        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        # Copied as files, 18 ms of CPU; through the log of a server that forgets everything anyway it is 37.
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
     finally:
         await admin.close()
     database = Database(name=name, url=cluster.url(name), edition=cluster.edition)
