@@ -197,7 +197,7 @@ class Tiers:
         """Of each tier what came of asking it.
 
         Of looking: hit, miss, evicted, unproven, expired, tags, damaged.  Of storing: stored, again, too_large,
-        unfaithful, shed.  Of either: error, away.
+        unfaithful, shed.  Of both: joined (another process loads), error, away.
         """
         return {one.name: dict(one.outcomes) for one in self._tiers}
 
@@ -312,6 +312,8 @@ class Tiers:
                     if held is None or held.body[:1] != _LED:
                         break
                     if held.seq != watched:
+                        if watched < 0:
+                            one.count("joined")
                         watched, until = held.seq, self._monotonic() + limits.CACHE_LEASE_S
                     if self._monotonic() >= min(until, gives_up_at):
                         break
