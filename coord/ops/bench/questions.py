@@ -131,7 +131,7 @@ async def questions(
         say(f"  rolled up after {time.perf_counter() - began:.0f} s")
         async with Pool(msgspec.structs.replace(database.config, pool_min=1)) as pool, pool.acquire() as conn:
             found = [answered async for answered in _all(conn, config, say)]
-        versions = await servers.database_versions(database.config)
+        versions = await servers.versions(None, database.config)
     return circumstances.report(
         "queries",
         FORMAT,

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -21,7 +21,7 @@ from coord.ops.devstack import postgres
 from coord.ops.devstack.nats import NatsOptions, NatsServer
 from coord.ops.devstack.stack import DevStack, DevStackConfig
 from coord.runtime import assets
-from coord.store import migrations
+from coord.store import editions, migrations
 from coord.store.config import DatabaseConfig
 
 PROFILE = "production"
@@ -33,11 +33,6 @@ TRUNCATE = """
     FROM pg_tables WHERE schemaname = 'coord' AND tablename <> 'migration'
 """
 """Gives the statement that empties all that a projector writes, whatever tables there are."""
-
-
-class _DatabaseVersions(TypedDict):
-    postgres: str
-    timescaledb: str | None
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,29 +115,16 @@ async def broker(sync_interval: str | None = None) -> AsyncIterator[NatsServer]:
             await server.stop()
 
 
-async def versions(nats: NatsServer, config: DatabaseConfig) -> dict[str, str | None]:
-    """What took part, for the report."""
-    async with await Connection.open(NatsConfig(urls=(nats.url,)), name="bench-setup") as conn:
-        found = conn.client.connected_server_version
-        number = f"{found.major}.{found.minor}.{found.patch}"
+async def versions(nats: NatsServer | None, config: DatabaseConfig) -> dict[str, str | None]:
+    """What took part, for the report; `nats`: None in a bench without a broker."""
+    number = None
+    if nats is not None:
+        async with await Connection.open(NatsConfig(urls=(nats.url,)), name="bench-setup") as conn:
+            found = conn.client.connected_server_version
+            number = f"{found.major}.{found.minor}.{found.patch}"
     db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(config.url)
     try:
-        return machine.versions(nats_server=number, **await _database_versions(db))
+        edition = await editions.detect_async(db)
     finally:
         await db.close()
-
-
-async def database_versions(config: DatabaseConfig) -> dict[str, str | None]:
-    """The same for a bench without a broker."""
-    db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(config.url)
-    try:
-        return machine.versions(nats_server=None, **await _database_versions(db))
-    finally:
-        await db.close()
-
-
-async def _database_versions(db: asyncpg.Connection[asyncpg.Record]) -> _DatabaseVersions:
-    return {
-        "postgres": str(await db.fetchval("SHOW server_version")).partition(" ")[0],
-        "timescaledb": await db.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"),
-    }
+    return machine.versions(nats_server=number, postgres=edition.postgres, timescaledb=edition.timescaledb)

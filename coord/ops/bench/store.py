@@ -113,7 +113,7 @@ async def store(config: StoreConfig, say: Say) -> dict[str, Any]:
             async with servers.broker() as nats:
                 versions = await servers.versions(nats, database.config)
                 await _PARTS[part](config, nats, database, found, say)
-        versions = versions or await servers.database_versions(database.config)
+        versions = versions or await servers.versions(None, database.config)
     return circumstances.report(
         "store",
         FORMAT,
