@@ -48,13 +48,16 @@ class FleetConfig(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 4
     connections: int = 100
     """That hear of commits, in all processes together;"""
-    readers: int = 12
+    readers: int = 8
     """of which so many ask."""
     notes: int = 200
     zipf: float = 1.1
     facts_per_s: float = 50.0
+    """While nobody asks, and"""
+    read_facts_per_s: float = 25.0
+    """while somebody does: each has all readers load once, and a reader that waits for loads asks little."""
     quiet_s: float = 10.0
-    """How long nobody asks while facts are committed, and then"""
+    """How long nobody asks, and then"""
     seconds: float = 30.0
     """how long those who ask do."""
     pause_s: float = 0.01
@@ -102,8 +105,10 @@ async def fleet(
         workers = await asyncio.gather(*[
             stack.enter_async_context(worker(job)) for job in jobs(config, nats_url, database.url)
         ])  # fmt: skip
-        for ids in (_drawn(config, config.quiet_s), [GO], _drawn(config, config.seconds)):
-            await watch.until(await _publish(client, "note", ids, 1 / config.facts_per_s))
+        for per_s, seconds in ((config.facts_per_s, config.quiet_s), (config.read_facts_per_s, config.seconds)):
+            ids = _drawn(config, max(1, int(per_s * seconds)))
+            await watch.until(await _publish(client, "note", ids, 1 / per_s))
+            await watch.until(await _publish(client, "note", [GO], 0.0))
         await asyncio.sleep(_LATE_S)
         told = [msgspec.convert(found, Told) for found in await asyncio.gather(*[w.ended(_TELL_S) for w in workers])]
     db: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.url)
@@ -136,9 +141,8 @@ def jobs(config: FleetConfig, nats_url: str, database_url: str) -> list[Listenin
     return dealt
 
 
-def _drawn(config: FleetConfig, seconds: float) -> list[str]:
+def _drawn(config: FleetConfig, count: int) -> list[str]:
     rng = random.Random(6)
-    count = max(1, int(config.facts_per_s * seconds))
     return rng.choices(names(config.notes), cum_weights=shares(config.notes, config.zipf), k=count)
 
 
