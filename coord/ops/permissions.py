@@ -53,6 +53,7 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
         subjects.dlq(subjects.EVENTS, "t", "a"),
         subjects.beat("projector", "x"),
         subjects.ask("t", "a", "status"),
+        subjects.answer("t", "_query", "x"),
         subjects.wake("t", "c"),
     }
     # One consumer of each sort stands for those of all partitions.
@@ -72,7 +73,8 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
         publish.add(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}")
     services = (("log", "read"), ("task", "open"), ("task", "settle"), ("queue", "waiting"), ("query", "tasks"))
     methods = {subjects.rpc("t", service, method) for service, method in services}
-    heard = {subjects.notice("t", 0), subjects.notice(subjects.UNKNOWN, 0)}
+    asked = subjects.ask("t", subjects.UNKNOWN, "cache")
+    heard = {subjects.notice("t", 0), subjects.notice(subjects.UNKNOWN, 0), asked}
     return publish, {inbox, *methods, *heard, subjects.beat("projector", "x"), subjects.beat("deciders", "x")}
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from typing import Final
 
 from coord import errors, limits
 from coord.bus.connection import Connection
@@ -19,13 +21,22 @@ from coord.bus.tier import shared_tiers
 from coord.cache.config import CacheConfig
 from coord.cache.hearing import Caching
 from coord.cache.loading import Cache
+from coord.cache.showing import Showing
 from coord.telemetry.metrics import Metrics
+
+_AGENT: Final = "_query"
+"""Who answers operators for these caches (`coord cache`)."""
 
 
 class _Tenant:
-    def __init__(self, caching: Caching) -> None:
+    def __init__(self, caching: Caching, showing: Showing) -> None:
         self.caching = caching
+        self.showing = showing
         self.active = 0
+
+    async def close(self) -> None:
+        await self.showing.close()
+        await self.caching.close()
 
 
 class Tenants:
@@ -37,6 +48,7 @@ class Tenants:
         self._config = config
         self._tenants_max = tenants_max
         self._metrics = metrics
+        self._instance = secrets.token_hex(8)
         self._known: OrderedDict[str, _Tenant] = OrderedDict()
         """Who asked last, last."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -69,11 +81,14 @@ class Tenants:
             self._close(self._known.pop(idle))
         tiers = shared_tiers(self._conn, tenant, l2=self._config.l2, l3=self._config.l3)
         log = Log(self._conn, tenant) if tiers else None
-        one = self._known[tenant] = _Tenant(Caching(self._conn, tenant, self._config, self._metrics, tiers, log))
+        caching = Caching(self._conn, tenant, self._config, self._metrics, tiers, log)
+        one = _Tenant(caching, Showing(self._conn, caching.cache, tenant, _AGENT, self._instance))
+        one.showing.start()
+        self._known[tenant] = one
         return one
 
     def _close(self, one: _Tenant) -> None:
-        task = asyncio.get_running_loop().create_task(one.caching.close(), name="query-forget-tenant")
+        task = asyncio.get_running_loop().create_task(one.close(), name="query-forget-tenant")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

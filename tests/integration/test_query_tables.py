@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import pytest
@@ -16,12 +16,15 @@ import coord
 from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.connect import Coord
+from coord.ops import caches
 from coord.ops.devstack.nats import NatsServer
 from coord.query import catalogue
 from coord.query.http import QueryHttp
-from coord.query.service import QueryService
+from coord.query.service import QueryConfig, QueryService
 from coord.runtime.http import HttpConfig, HttpService
 from coord.telemetry.metrics import Metrics
+from coord.wire.cache_api import CacheAsk
+from coord.wire.query_api import QueryAnswer, QueryRequest
 from tests.support.cluster import Cluster
 from tests.support.log import query_service
 from tests.support.projecting import projector_service
@@ -33,6 +36,9 @@ from tests.support.web import get
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 TOKEN = secrets.token_hex(8)
+
+Running: TypeAlias = tuple[str, QueryService, QueryHttp, str, str]
+"""The broker's URL, the service, its routes, their URL, the database's."""
 
 
 class Fleet:
@@ -56,9 +62,7 @@ class Fleet:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(
-    postgres: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[tuple[str, QueryService, QueryHttp, str]]:
+async def running(postgres: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     """A broker, a database, a projector and a query service for all tests of this module."""
     server = NatsServer(tmp_path_factory.mktemp("nats"))
     await server.start()
@@ -75,13 +79,13 @@ async def running(
         ):
             await projector.wait_ready(60)
             await web.wait_ready(60)
-            yield server.url, service, http, web.url
+            yield server.url, service, http, web.url, database.url
     await server.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def fleet(running: tuple[str, QueryService, QueryHttp, str]) -> AsyncIterator[Fleet]:
-    url, service, http, web = running
+async def fleet(running: Running) -> AsyncIterator[Fleet]:
+    url, service, http, web, _ = running
     names = [f"t{secrets.token_hex(4)}" for _ in range(2)]
     http.allow([f"{name}:{TOKEN}-{n}" for n, name in enumerate(names)])
     async with (
@@ -120,6 +124,18 @@ async def test_an_answer_is_kept_evicted_and_revalidated_for_nothing(fleet: Flee
     assert [row["data"]["n"] for row in newer.rows] == [1, 2]
     assert newer.marks[seen.source][1] >= seen.seq
     assert newer.etag != kept.etag
+
+
+async def test_an_operator_is_shown_what_the_service_keeps(fleet: Fleet) -> None:
+    await fleet.vouched()
+    assert (await fleet.acme.query("history", key="nobody")).rows == []
+
+    async def shown() -> bool:
+        question = CacheAsk(asker="", what="stats", agent="_query")
+        found = await caches.ask(fleet.other.connection, fleet.acme.tenant, question, wait_s=1, processes=1)
+        return bool(found and found[0].tiers[0].loads)
+
+    await until(shown)
 
 
 async def test_an_answer_that_was_read_again_and_is_the_same_is_not_sent_again(fleet: Fleet) -> None:
@@ -164,6 +180,30 @@ async def test_pages_go_on_where_the_last_one_ended(fleet: Fleet, monkeypatch: p
     assert (await fleet.acme.query("history", key="n1", rows=3, after=first.next)).moved
     with pytest.raises(errors.QueryError, match="after is not"):
         await fleet.acme.query("history", key="n2", rows=3, after=first.next)
+
+
+async def test_instances_share_what_one_has_read(fleet: Fleet, running: Running) -> None:
+    """Where they are told to: the second has it from the first, proved current, without asking the database."""
+    url, database_url = running[0], running[4]
+    seen = await fleet.said(fleet.acme, "n1", n=1)
+    await fleet.acme.query("history", key="n1", min_watermark=seen)
+    config = QueryConfig(l2=True)
+    asked = QueryRequest(params={"key": "n1"})
+
+    async def ask(service: QueryService) -> QueryAnswer:
+        assert service.answering is not None
+        return await service.answering.answer(fleet.acme.tenant, "history", asked, 100_000)
+
+    async with (
+        query_service(url, config, database_url=database_url) as one,
+        query_service(url, config, database_url=database_url) as other,
+    ):
+        for service in (one, other):
+            async with service.tenants.turn(fleet.acme.tenant) as cache:
+                await until(lambda: cache.evictions.heard == 2 * limits.PARTITIONS)
+        first = await ask(one)
+        assert await ask(other) == first
+        assert (loads(one), loads(other)) == (1, 0)
 
 
 async def test_what_cannot_be_asked_is_refused(fleet: Fleet) -> None:
