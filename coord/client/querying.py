@@ -67,7 +67,7 @@ class Querying:
 
         `rows`: of this page, 1,000 at most; `after`: `next` of the page before.  `unless`: an answer to the same page:
         where that still holds it is returned, and was not sent again.  `min_watermark`: a fact that the answer must
-        have seen; waits for it for five seconds at most.
+        have seen; waits for it for four seconds at most.
 
         Raises `UnknownQuestion`, `QueryError` for parameters, `TablesBehind`, `Overloaded`, `ServiceUnavailable`,
         `DeadlineExceeded`, `NotConnected`, and `StoreError`s.

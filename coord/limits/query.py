@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from coord.limits.cache import CACHE_L1_BYTES, CACHE_TTL_S, CACHE_VALUE_OBJECTS_MAX, CACHE_VALUE_SHARE
+from coord.limits.cache import CACHE_L1_BYTES, CACHE_L2_TTL_S, CACHE_TTL_S, CACHE_VALUE_OBJECTS_MAX, CACHE_VALUE_SHARE
 from coord.limits.database import DB_STATEMENT_TIMEOUT_S, POOL_MAX
-from coord.limits.spine import KIB, MIB, RPC_CONCURRENCY, RPC_REQUEST_BYTES_MAX
+from coord.limits.spine import KIB, MIB, RPC_CONCURRENCY, RPC_REQUEST_BYTES_MAX, RPC_TIMEOUT_S
 
 QUERY_PAGE_ROWS: Final = 100
 QUERY_PAGE_ROWS_MAX: Final = 1_000
@@ -34,12 +34,19 @@ QUERY_TOKEN_BYTES_MAX: Final = 2 * KIB
 QUERY_TTL_S: Final = CACHE_TTL_S
 """How long an answer is kept that only facts change, and nobody states any."""
 
+QUERY_SHARED_TTL_S: Final = CACHE_L2_TTL_S
+"""How long instances share one, where they share (`query.l2`, `query.l3`): what evicts it is proved, but not that rows
+have left the tables with their age."""
+
 QUERY_MOVING_TTL_S: Final = 5.0
 """How long one is kept that time changes by itself (seconds until now), or that no notice tells of (telemetry, dead
 letters): as old it may be."""
 
 QUERY_CLOCKS_S: Final = 1.0
 """An ETag from the future, by so much at most, is of an instance whose clock is ahead."""
+
+QUERY_WATERMARK_S: Final = 4.0
+"""How long a question waits for the tables to have what it wants to see; less than its caller waits."""
 
 QUERY_LOAD_S: Final = 10.0
 """What one look at the tables may take.  Whoever asked has left by then (`RPC_TIMEOUT_S`); what comes is kept."""
@@ -65,7 +72,8 @@ QUERY_SECRET_CHARS_MIN: Final = 16
 assert QUERY_PAGE_BYTES < MIB
 assert QUERY_PAGE_ROWS <= QUERY_PAGE_ROWS_MAX <= QUERY_ANSWER_ROWS <= CACHE_VALUE_OBJECTS_MAX
 assert QUERY_ANSWER_BYTES + 64 * QUERY_ANSWER_ROWS <= CACHE_VALUE_SHARE * QUERY_TENANT_BYTES
-assert QUERY_MOVING_TTL_S < QUERY_TTL_S
+assert QUERY_MOVING_TTL_S < QUERY_TTL_S <= QUERY_SHARED_TTL_S
+assert QUERY_WATERMARK_S < RPC_TIMEOUT_S
 assert QUERY_LOAD_S <= DB_STATEMENT_TIMEOUT_S
 assert QUERY_CONNECTIONS <= POOL_MAX
 assert QUERY_TENANT_REQUESTS < RPC_CONCURRENCY

@@ -79,7 +79,7 @@ class Answering:
         values = question.bind(tenant, asked.params)
         if not 1 <= asked.rows <= limits.QUERY_PAGE_ROWS_MAX:
             raise errors.QueryError(f"rows is 1 to {limits.QUERY_PAGE_ROWS_MAX}", rows=asked.rows)
-        identity = query_api.digest([name.encode(), question.query.sql.encode()], (v.encode() for v in values))
+        identity = query_api.digest([name.encode(), question.version.encode()], (v.encode() for v in values))
         at = _position(asked.after, identity)
         wanted = _wanted(asked)
         page_of = query_api.digest([identity, b"%d %d %d" % (at.start, at.offset, asked.rows)])
@@ -91,12 +91,9 @@ class Answering:
             if given is not None and self._still_holds(cache, given, tags, question.ttl_s, wanted):
                 self._counted.labels(name, "proved").inc()
                 return _unmodified(given, msgspec.json.encode(query_api.as_watermark(given.marks)))
-            policy = Policy(
-                ttl_s=question.ttl_s, negative_ttl_s=0.0, timeout_s=limits.QUERY_LOAD_S, shape=_SHAPE,
-                shared_ttl_s=question.ttl_s,
-            )  # fmt: skip
             load = partial(self._load, question, values, tags, at.start)
-            piece: Piece = await cache.read((name, at.start, *values), tags, load, policy, wanted)
+            key = (name, question.version, str(at.start), *values)
+            piece: Piece = await cache.read(key, tags, load, _policy(question), wanted)
         etag = Etag(page_of, piece.content, piece.read_at_ms, piece.marks)
         if given is not None and given.content == piece.content:
             self._counted.labels(name, "same").inc()
@@ -141,6 +138,17 @@ class Answering:
             watermark=msgspec.json.encode(query_api.as_watermark(query_api.pack(seen.marks))),
         )
         return Loaded(piece, seen.marks)
+
+
+def _policy(question: Question) -> Policy:
+    return Policy(
+        ttl_s=question.ttl_s,
+        negative_ttl_s=0.0,
+        timeout_s=limits.QUERY_LOAD_S,
+        # What time changes is old before another instance could make use of it.
+        shape=None if question.moving else _SHAPE,
+        shared_ttl_s=limits.QUERY_SHARED_TTL_S,
+    )
 
 
 async def _rows(answer: answers.Answer) -> tuple[list[bytes], bool]:

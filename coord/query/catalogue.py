@@ -13,6 +13,7 @@ What tags a view has is a table here, and a view that is not in it has the wides
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -83,6 +84,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Parameter → what PostgreSQL is told to read it as."""
     moving: bool
     """Whether its answer changes without a notice."""
+    version: str
+    """Of its SQL: what another one answered is another answer."""
 
     @property
     def name(self) -> str:
@@ -156,6 +159,7 @@ def _question(query: Query) -> Question:
         kinds=None if wide else tuple(dict.fromkeys(kind for view in sorted(relations) for kind in _KINDS[view])),
         key=_ONE_KEY.get(query.name, ()),
         types={m["name"]: m["type"] for m in _CAST.finditer(query.sql)},
+        version=hashlib.sha256(query.sql.encode()).hexdigest()[:8],
         moving=bool(relations & _UNTOLD or _NOW.search(query.sql) or any(map(_moves, relations))),
     )
 

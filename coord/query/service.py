@@ -65,6 +65,7 @@ class QueryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             l1_bytes=self.tenant_bytes,
             l2=self.l2,
             l3=self.l3,
+            watermark_wait_s=limits.QUERY_WATERMARK_S,
             load_timeout_s=limits.QUERY_LOAD_S,
             loads_max=limits.QUERY_TENANT_REQUESTS,
             tags=dict(catalogue.RULES),
@@ -97,6 +98,8 @@ class QueryService(Service):
         self._http = http
         self.tenants = Tenants(conn, self.config.cache, tenants_max=self.config.tenants_max, metrics=self.metrics)
         self._reader = LogReader(conn)
+        self.answering: Answering | None = None
+        """Who answers questions to the tables, once that began."""
         self._endpoints: list[rpc.Endpoint] = []
 
     async def setup(self) -> None:
@@ -111,7 +114,7 @@ class QueryService(Service):
             await self._serve(subjects.rpc_all(service, method), handler, service, method)
         if self._tables is not None:
             await self._tables.open(wait=False)
-            answering = Answering(self.tenants, self._tables, self.clock, self.metrics)
+            self.answering = answering = Answering(self.tenants, self._tables, self.clock, self.metrics)
             questions = QuestionApi(answering, lambda: self._conn.max_payload)
             await self._serve(subjects.QUESTIONS_ALL, questions.ask, "query", "any")
             if self._http is not None:

@@ -57,8 +57,7 @@ class Fleet:
 
     async def vouched(self) -> None:
         """The service keeps what it reads: it has heard of every partition."""
-        async with self.service.tenants.turn(self.acme.tenant) as cache:
-            await until(lambda: cache.evictions.is_vouched and cache.evictions.heard == 2 * limits.PARTITIONS)
+        await vouched(self.service, self.acme.tenant)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -93,6 +92,11 @@ async def fleet(running: Running) -> AsyncIterator[Fleet]:
         coord.connect(url, tenant=names[1], agent="a1") as other,
     ):
         yield Fleet(acme, other, service, web)
+
+
+async def vouched(service: QueryService, tenant: str) -> None:
+    async with service.tenants.turn(tenant) as cache:
+        await until(lambda: cache.evictions.is_vouched and cache.evictions.heard == 2 * limits.PARTITIONS)
 
 
 def loads(service: QueryService) -> float:
