@@ -166,6 +166,8 @@ def trigger_of(fact: StoredFact) -> Trigger:
         given = msgspec.json.decode(started.input)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise errors.InvalidPayload(f"not a workflow's start: {exc}") from exc
+    if not 0 < len(name) <= limits.TOKEN_BYTES_MAX:
+        raise errors.InvalidPayload("not a workflow's start: its definition has no name")
     fields = fields_of({"id": fact.id, "key": fact.key, "agent": fact.agent})
     if isinstance(given, dict):
         fields |= fields_of({f"input.{member}": value for member, value in _some(given.items())})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -149,6 +149,9 @@ _Part: TypeAlias = tuple[bool, Hashable]
 Shape: TypeAlias = tuple[_Part, ...]
 """A key in which what a trigger said of itself stands as the name of what it said."""
 
+_INT_BITS_MAX: Final = 256
+"""As in keys."""
+
 _SEEN_AGAIN: Final = 8
 """Runs of a trigger after which counts are halved: what it does now counts, not what it did once."""
 
@@ -258,14 +261,12 @@ def _filled(shape: Shape, fields: Mapping[str, Hashable]) -> Key | None:
     return tuple(found)
 
 
-def fields_of(said: Mapping[str, object], names: Collection[str] = ()) -> dict[str, Hashable]:
+def fields_of(said: Mapping[str, object]) -> dict[str, Hashable]:
     """What a trigger says of itself that may stand in a key: texts, and integers as keys have them."""
     found: dict[str, Hashable] = {}
     for name, value in said.items():
-        if names and name not in names:
-            continue
         if type(value) is str and 0 < len(value) <= limits.CACHE_KEY_BYTES_MAX:
             found[name] = value
-        elif type(value) is int:
+        elif type(value) is int and value.bit_length() <= _INT_BITS_MAX:
             found[name] = ("int", str(value))
     return found

@@ -166,8 +166,8 @@ CACHE_LEARNT_TRIGGERS_MAX: Final = 64
 CACHE_LEARNT_KEYS_MAX: Final = 64
 """Sorts of triggers whose runs are remembered, and keys of each."""
 
-CACHE_LEARNT_RUNS_MAX: Final = 256
-"""Runs that are watched at a time."""
+CACHE_LEARNT_RUNS_MAX: Final = 64
+"""Runs that are watched at a time: with keys of the usual 100 bytes, half a megabyte."""
 
 CACHE_LEARNT_RUNS_LEAST: Final = 3
 """Runs of a sort before anything is expected of the next."""
