@@ -53,6 +53,7 @@ from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Connection, Pool
 from coord.store.rows import EventRow
 from coord.store.shadow import SCHEMA, Compared, Progress
+from coord.store.snapshots import one_moment
 from coord.telemetry import logs
 from coord.wire import subjects
 
@@ -158,7 +159,7 @@ class Rebuilder:
         self._carried, self._has_fitted = 0, False
         self._unfitted.clear()
         async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            await one_moment(conn, writes=True)
             known = await shadow.exists(conn)
             if known:
                 await shadow.check_alike(conn)
@@ -294,7 +295,7 @@ class Rebuilder:
 
     async def _carry(self) -> None:
         async with self._writer.transaction(limits.REBUILD_STATEMENT_S) as conn:
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            await one_moment(conn, writes=True)
             await shadow.plan_freely(conn)
             oldest = self._now.oldest
             if oldest is not None:
@@ -368,7 +369,7 @@ class Rebuilder:
 
     async def _fit(self, conn: Connection) -> Progress:
         """Have the rebuilt tables at one moment with the live ones, and their folds in the live ones' bytes."""
-        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await one_moment(conn, writes=True)
         await shadow.plan_freely(conn)
         now = await self._catch_up(conn)
         if self._kept is not None:

@@ -30,6 +30,7 @@ from coord.runtime import clock
 from coord.store.pool import Connection, Pool
 from coord.store.queries import statement
 from coord.store.reading import Reads
+from coord.store.snapshots import one_moment
 from coord.store.sqlstate import translated
 from coord.wire import subjects
 from coord.wire.log_api import LogInfo
@@ -91,7 +92,7 @@ class UsedIds:
             with contextlib.suppress(errors.StoreError, errors.Overloaded):
                 async with reads.transaction(limits.USED_DATABASE_S) as conn:
                     with translated("what has left the log"):
-                        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                        await one_moment(conn)
                         created = datetime.fromisoformat(info.created)
                         has_all = await conn.fetchval(
                             statement("has_what_left"), created, info.first_seq - 1, limits.PARTITIONS

@@ -11,6 +11,7 @@ from coord import limits
 from coord.store.pool import Pool
 from coord.store.queries import statement
 from coord.store.reading import Reads
+from coord.store.snapshots import one_moment
 from coord.store.sqlstate import translated
 
 
@@ -30,7 +31,7 @@ async def events(
     """
     async with reads.transaction(limits.EXPORT_S) as conn:
         with translated("export"):
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            await one_moment(conn)
             rows = conn.cursor(statement("export_events"), tenant, since, until, key, kind, prefetch=limits.EXPORT_ROWS)
             async for row in rows:
                 yield row

@@ -16,14 +16,15 @@ from coord.store import checkpoints
 from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.rows import EventRow
+from coord.store.snapshots import one_moment
 from coord.store.sqlstate import translated
 from coord.wire import subjects
 
 
 async def begin(conn: Connection) -> None:
     """Make the transaction that has just begun one snapshot, and patient with a reader that takes its time."""
+    await one_moment(conn)
     with translated("history"):
-        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         await conn.execute(statement("patient"), str(round(limits.HISTORY_IDLE_S * 1000)))
 
 

@@ -40,6 +40,12 @@ class Lender(Protocol):
         """Lend a connection for the length of a block."""
 
 
+async def one_moment(conn: Connection, *, writes: bool = False) -> None:
+    """Have the transaction that has just begun see one moment, whatever others commit meanwhile."""
+    with translated("snapshot"):
+        await conn.execute(f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ {'WRITE' if writes else 'ONLY'}")
+
+
 @asynccontextmanager
 async def reading(pool: Lender) -> AsyncIterator[Reading]:
     """A snapshot of the tables, for the length of a block.
