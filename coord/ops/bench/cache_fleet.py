@@ -33,7 +33,7 @@ from coord.wire.envelope import Fact
 
 _PATIENCE_S: Final = 60.0
 _TELL_S: Final = 60.0
-_LATE_S: Final = 1.0
+_LATE_S: Final = 0.5
 """What is heard later than so long after the last notice is not heard at all."""
 _WARM: Final = 8 * limits.PARTITIONS
 COMMITS: Final = """
@@ -97,14 +97,16 @@ async def fleet(
     async with contextlib.AsyncExitStack() as stack:
         conn = await stack.enter_async_context(await Connection.open(NatsConfig(urls=(nats_url,)), name="bench-watch"))
         await conn.subscribe_bytes(subjects.notices(TENANT), watch.hear)
-        await stack.enter_async_context(Worker(Job(role="service", nats_url=nats_url, database_url=database.url)))
+        # Together: caches that are there when a projector says for the first time who it is need not wait for the next.
+        service = Worker(Job(role="service", nats_url=nats_url, database_url=database.url))
+        _, *workers = await asyncio.gather(*[
+            stack.enter_async_context(one)
+            for one in (service, *(worker(job) for job in jobs(config, nats_url, database.url)))
+        ])  # fmt: skip
         client = await stack.enter_async_context(
             connect(NatsConfig(urls=(nats_url,)), tenant=TENANT, agent="speaker", metrics=Metrics(CollectorRegistry()))
         )
         await watch.until(await _publish(client, "warm", [f"w{n}" for n in range(_WARM)], 0.0))
-        workers = await asyncio.gather(*[
-            stack.enter_async_context(worker(job)) for job in jobs(config, nats_url, database.url)
-        ])  # fmt: skip
         for per_s, seconds in ((config.facts_per_s, config.quiet_s), (config.read_facts_per_s, config.seconds)):
             ids = _drawn(config, max(1, int(per_s * seconds)))
             await watch.until(await _publish(client, "note", ids, 1 / per_s))
