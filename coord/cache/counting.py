@@ -46,6 +46,7 @@ class Counting:
         self._metrics = metrics or default_metrics()
         self._m_load = self._metrics.cache_load_seconds.labels(tier=_TIER)
         self._published: dict[tuple[int, str], int] = {}
+        self._held = (0, 0)
         self._next_at = 0.0
 
     @property
@@ -158,8 +159,11 @@ class Counting:
                 if more:
                     self._published[number, name] = count
                     family.labels(_TIER, name).inc(more)
-        metrics.cache_bytes.labels(tier=_TIER).set(l1.bytes)
-        metrics.cache_entries.labels(tier=_TIER).set(len(l1))
+        # By difference: a process may have several caches.
+        held = (l1.bytes, len(l1))
+        for gauge, now, before in zip((metrics.cache_bytes, metrics.cache_entries), held, self._held, strict=True):
+            gauge.labels(tier=_TIER).inc(now - before)
+        self._held = held
 
 
 def _add(counts: dict[str, int], name: str, count: int = 1) -> None:

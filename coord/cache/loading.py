@@ -446,7 +446,7 @@ class Cache:
         else:
             # Nothing awaits from here on: what is decided is decided about the present.
             if self._flights.get(key) is flight:  # else one that began later brings what is newer
-                self._keep(key, flight, loaded, policy)
+                self._keep_if_possible(key, flight, loaded, policy)
             if not flight.future.done():
                 flight.future.set_result(loaded)
         finally:
@@ -513,6 +513,14 @@ class Cache:
         if loaded.value is not None and policy.returns is not None and not isinstance(loaded.value, policy.returns):
             raise errors.WrongType(f"the loader returned a {type(loaded.value).__name__}")
         return loaded
+
+    def _keep_if_possible(self, key: Hashable, flight: Flight, loaded: Loaded, policy: Policy) -> None:
+        """What cannot be kept is no failure of loading: whoever waits gets it."""
+        try:
+            self._keep(key, flight, loaded, policy)
+        except Exception as exc:  # noqa: BLE001 - a loader's tags may be anything, and a key longer than is taken
+            self.counts.refused("invalid")
+            _log.warning("cache.not_kept", error=exc)
 
     def _keep(self, key: Hashable, flight: Flight, loaded: Loaded, policy: Policy) -> None:
         ttl_s = policy.negative_ttl_s if loaded.value is None else policy.ttl_s

@@ -288,7 +288,8 @@ class Metrics:
         )  # fmt: skip
         self.cache_refused = counter(
             "coord_cache_refused_total",
-            "Loads not kept (overtaken by an eviction, unvouched, tags) or done again (behind)", "tier", "reason",
+            "Loads not kept (overtaken by an eviction, unvouched, tags, invalid) or done again (behind)",
+            "tier", "reason",
         )  # fmt: skip
         self.cache_load_errors = counter(
             "coord_cache_load_errors_total", "Loads that failed, by error code", "tier", "reason"

@@ -37,7 +37,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int]
     """Entries that left, by why: notice, backlog, gap, session, lost, manual, full, expired, replaced, too_large."""
     refused: dict[str, int]
-    """Loads handed over and not kept, by why: overtaken by an eviction, unvouched (no notices), tags."""
+    """Loads handed over and not kept, by why: overtaken by an eviction, unvouched (no notices), tags, invalid."""
     notices: int
     gaps: int
     outcomes: dict[str, int] = {}

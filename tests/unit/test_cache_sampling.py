@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from coord import limits
 from coord.cache.config import CacheConfig
 from coord.cache.functions import Functions
-from coord.cache.loading import Cache
+from coord.cache.loading import Cache, Loaded
+from coord.errors import InvalidCacheKey
 from coord.telemetry.metrics import Metrics
 from coord.wire import notices
 
@@ -62,3 +64,39 @@ async def test_what_took_entries_along_is_known() -> None:
     assert top["(lost: everything)"] == 1
     assert "nothing" not in top
     await cache.close()
+
+
+async def test_what_cannot_be_kept_is_handed_over() -> None:
+    cache, _ = sampled_cache()
+    functions = Functions(cache)
+
+    @functions.cached("one:{a}")
+    async def one(a: str) -> Loaded:
+        return Loaded(a, tags=("",) if a == "empty" else (5,))  # type: ignore[arg-type]  # a loader may do so
+
+    assert [await one("empty"), await one("number")] == ["empty", "number"]
+    assert cache.stats().refused == {"invalid": 2}
+    assert len(cache.l1) == 0
+
+    @functions.cached("two:{a}:{b}")
+    async def two(a: str, b: str) -> str:
+        raise AssertionError("it is not asked")
+
+    with pytest.raises(InvalidCacheKey):
+        await two("x" * 1_000, "x" * 1_000)
+    await cache.close()
+
+
+async def test_caches_of_one_process_are_added_up() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    first, second = Cache(CacheConfig(), metrics=metrics), Cache(CacheConfig(), metrics=metrics)
+    for cache in (first, second):
+        cache.l1.keep("x", "v", ttl_s=60)
+        cache.counts.publish(cache.l1)
+        cache.counts.publish(cache.l1)
+    assert registry.get_sample_value("coord_cache_entries", {"tier": "l1"}) == 2
+    await first.close()
+    assert registry.get_sample_value("coord_cache_entries", {"tier": "l1"}) == 1
+    assert registry.get_sample_value("coord_cache_bytes", {"tier": "l1"}) == second.l1.bytes
+    await second.close()
