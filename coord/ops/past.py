@@ -21,7 +21,6 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -246,8 +245,7 @@ class Past:
         if not found:
             return
         files = await asyncio.to_thread(Files.open, self._sources.archive)
-        rows = cold.in_order(files, found, self._wanted)
-        while page := await asyncio.to_thread(lambda: list(islice(rows, limits.ARCHIVE_READ_ROWS))):
+        async for page in cold.pages(files, found, self._wanted):
             for row in page:
                 if events is None or row[10] in events:
                     yield Said(row[1], fact_of(row), "archive")

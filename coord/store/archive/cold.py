@@ -108,19 +108,25 @@ def batches(
 async def facts(
     pool: Pool, files: Files, wanted: Wanted | None = None, *, overlapping: bool = False
 ) -> AsyncIterator[list[EventRow]]:
-    """Facts of the archive in the order of (epoch, seq, idx), as rows of `coord.event`, some thousand at a time.
+    """Facts of the archive in the order of (epoch, seq, idx), as rows of `coord.event`, some thousand at a time."""
+    async with pool.acquire() as conn:
+        todo = await listed(conn, wanted, overlapping=overlapping)
+    async for page in pages(files, todo, wanted):
+        yield page
+
+
+async def pages(files: Files, todo: Iterable[ColdFile], wanted: Wanted | None = None) -> AsyncIterator[list[EventRow]]:
+    """The rows of several files in the order of the log, some thousand at a time.
 
     Files are read in a thread and opened when it is their turn: at a time as many as have facts of
     the same part of the log, which is one for each tenant and kind that is wanted.
     """
-    async with pool.acquire() as conn:
-        todo = await listed(conn, wanted, overlapping=overlapping)
-    rows = in_order(files, todo, wanted)
+    rows = _in_order(files, todo, wanted)
     while page := await asyncio.to_thread(_page, rows):
         yield page
 
 
-def in_order(files: Files, todo: Iterable[ColdFile], wanted: Wanted | None = None) -> Iterator[EventRow]:
+def _in_order(files: Files, todo: Iterable[ColdFile], wanted: Wanted | None = None) -> Iterator[EventRow]:
     """The rows of several files in the order of the log; `todo` is in the order of their first rows.  Blocks."""
     open_ones: list[_Open] = []
     coming = iter(enumerate(todo))
