@@ -57,6 +57,8 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 _SHAPE: Final = Shape(Piece)
+_KEY_CHARS: Final = limits.CACHE_KEY_BYTES_MAX // 4
+"""Of values in a key: a text takes four bytes a character at most."""
 
 
 class Answering:
@@ -92,8 +94,9 @@ class Answering:
                 self._counted.labels(name, "proved").inc()
                 return _unmodified(given, msgspec.json.encode(query_api.as_watermark(given.marks)))
             load = partial(self._load, question, values, tags, at.start)
-            key = (name, question.version, str(at.start), *values)
-            piece: Piece = await cache.read(key, tags, load, _policy(question), wanted)
+            piece: Piece = await cache.read(
+                _key(question, identity, values, at.start), tags, load, _policy(question), wanted
+            )
         etag = Etag(page_of, piece.content, piece.read_at_ms, piece.marks)
         if given is not None and given.content == piece.content:
             self._counted.labels(name, "same").inc()
@@ -138,6 +141,12 @@ class Answering:
             watermark=msgspec.json.encode(query_api.as_watermark(query_api.pack(seen.marks))),
         )
         return Loaded(piece, seen.marks)
+
+
+def _key(question: Question, identity: bytes, values: list[str], start: int) -> tuple[str, ...]:
+    """What a piece is kept under: to be read by people where it is short."""
+    short = sum(map(len, values)) <= _KEY_CHARS
+    return (question.name, question.version, str(start), *(values if short else ("", identity.hex())))
 
 
 def _policy(question: Question) -> Policy:

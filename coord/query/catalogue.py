@@ -28,6 +28,7 @@ from coord import errors, limits
 from coord.runtime.assets import sql_dir
 from coord.store import queries
 from coord.store.queries import Query
+from coord.wire import subjects
 from coord.wire.query_api import Value
 
 ANY: Final = "any"
@@ -123,6 +124,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             raise errors.QueryError(f"{name} holds a character that text cannot hold")
         if not text:
             return text
+        if name in self.key:
+            return _token(name, text)
         type_ = self.types.get(name, "")
         if type_ in _WHOLE_TYPES:
             return _whole(name, text)
@@ -172,6 +175,14 @@ def _moves(view: str) -> bool:
 
 
 # --- values --------------------------------------------------------------------------------
+
+
+def _token(name: str, text: str) -> str:
+    """What names an entity or a key; nothing else is about anything, and a tag is made of it."""
+    try:
+        return subjects.check_token(text, name)
+    except errors.InvalidToken as exc:
+        raise errors.QueryError(exc.message, given=text[:64]) from None
 
 
 def _whole(name: str, text: str) -> str:

@@ -14,15 +14,19 @@ from prometheus_client import CollectorRegistry
 
 import coord
 from coord import errors, limits
+from coord.bus import rpc
 from coord.bus.connection import Connection, NatsConfig
 from coord.client.connect import Coord
-from coord.ops import caches
+from coord.ops import caches, serve
 from coord.ops.devstack.nats import NatsServer
+from coord.ops.settings import ServiceConfig, Settings
 from coord.query import catalogue
-from coord.query.http import QueryHttp
+from coord.query.http import QueryHttp, QueryHttpConfig
 from coord.query.service import QueryConfig, QueryService
 from coord.runtime.http import HttpConfig, HttpService
+from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
+from coord.wire import subjects
 from coord.wire.cache_api import CacheAsk
 from coord.wire.query_api import QueryAnswer, QueryRequest
 from tests.support.cluster import Cluster
@@ -169,6 +173,23 @@ async def test_nobody_sees_another_fleet(fleet: Fleet) -> None:
         assert all(row.get("tenant", fleet.acme.tenant) == fleet.acme.tenant for row in told.rows), name
 
 
+async def test_a_plain_client_asks_in_json_or_messagepack(fleet: Fleet) -> None:
+    seen = await fleet.said(fleet.acme, "n1", n=1, ratio=0.5)
+    where = subjects.rpc(fleet.acme.tenant, "query", "history")
+    request = {"params": {"key": "n1"}, "min_watermark": {"key": "n1", "seq": seen.seq}}
+    message = await fleet.acme.connection.request(where, json.dumps(request).encode())
+    answer = json.loads(message.data)
+    assert (answer["modified"], answer["next"], answer["moved"]) == (True, None, False)
+    assert answer["columns"][0] == ["stored_at", "timestamptz"]
+    assert answer["watermark"]["EVENTS"][str(subjects.partition("n1"))][1] >= seen.seq
+    packed = await rpc.call(fleet.acme.connection, where, request, dict[str, Any], content="msgpack")
+    assert packed["rows"] == answer["rows"]
+    assert packed["watermark"]["EVENTS"].keys() == set(range(limits.PARTITIONS))
+    message = await fleet.acme.connection.request(where.replace("history", "storage"), b"")
+    assert message.headers["Nats-Service-Error-Code"] == "404"
+    assert json.loads(message.data)["code"] == "query.unknown"
+
+
 async def test_pages_go_on_where_the_last_one_ended(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "QUERY_ANSWER_ROWS", 5)  # 12 rows are three pieces
     seen = [await fleet.said(fleet.acme, "n1", n=n) for n in range(12)]
@@ -232,6 +253,9 @@ async def test_what_cannot_be_asked_is_refused(fleet: Fleet) -> None:
     with pytest.raises(errors.TablesBehind):
         await ask("tasks", min_watermark=coord.Watermark("n1", 10**9))
     assert (await ask("tasks", status=None)).rows == [], "and others are answered"
+    long = "\N{PARTY POPPER}" + "x" * 1_000  # four bytes a character in memory
+    for _ in range(2):
+        assert (await ask("tasks", status=long, capability=long, agent=long)).rows == []
 
 
 async def test_the_same_over_http(fleet: Fleet) -> None:
@@ -267,6 +291,21 @@ async def test_the_same_over_http(fleet: Fleet) -> None:
         assert (status, headers["www-authenticate"], answer["code"]) == (401, "Bearer", "query.unauthorized")
     assert (await ask("history?key=n1", coord_deadline_ms="soon"))[0] == 400
     assert (await get(fleet.url, "/metrics"))[0] == 404, "the probes are elsewhere"
+
+
+async def test_what_coord_serve_runs_answers_over_http(fleet: Fleet, running: Running) -> None:
+    settings = Settings(
+        nats=NatsConfig(urls=(running[0],)),
+        database=DatabaseConfig(url=running[4], pool_min=0),
+        http=HttpConfig(enabled=False),
+        query=QueryConfig(http=QueryHttpConfig(enabled=True, port=0, tokens=(f"{fleet.acme.tenant}:{TOKEN}",))),
+        service=ServiceConfig(stats_every_s=0),
+    )
+    async with serve.services(settings, serve.What.QUERY, registry=Metrics(CollectorRegistry())) as group:
+        await group.wait_ready(60)
+        (web,) = (member for member in group.members if isinstance(member, HttpService))
+        status, _, body = await get(web.url, "/v1/query/tasks", headers={"authorization": f"Bearer {TOKEN}"})
+        assert (status, json.loads(body)["rows"]) == (200, [])
 
 
 async def test_a_service_that_drains_answers_no_more_over_http() -> None:

@@ -119,6 +119,8 @@ def test_equal_questions_have_equal_values() -> None:
         ("tasks", {"status": "a\0"}),
         ("tasks", {"tenant": "acme"}),
         ("tasks", {"": 1}),
+        ("task", {"id": "Not a Token"}),
+        ("history", {"key": "x" * 65}),
     ],
 )
 def test_what_is_no_value_is_refused(name: str, params: dict[str, str | float]) -> None:
