@@ -12,7 +12,7 @@ from functools import update_wrapper
 from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from coord import errors, limits
-from coord.cache.entries import Shape
+from coord.cache.entries import Entry, Shape
 from coord.cache.keys import Arguments, Key, Template, arguments_of
 from coord.cache.loading import Cache, Loaded, Policy, Warmed
 from coord.cache.memory import MISSING
@@ -246,6 +246,15 @@ class Functions:
         """
         answers = self._known.get(str(key[0]))
         return None if answers is None else await answers.warm(key, way)
+
+    async def below(self, key: Key) -> list[tuple[str, int, Entry]]:
+        """Where else the answer under a key lies (`Tiers.look`)."""
+        answers, tiers = self._known.get(str(key[0])), self._cache.tiers
+        if answers is None or tiers is None or answers.policy.shape is None:
+            return []
+        values = arguments_of(answers.template, key)
+        tags = () if values is None else tuple(dict.fromkeys([tag.fill(values) for tag in answers.tags]))
+        return await tiers.look(tiers.wanted(key, tags, answers.policy.shape, answers.policy.timeout_s))
 
     @property
     def need_notices(self) -> bool:

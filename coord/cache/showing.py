@@ -14,9 +14,11 @@ from fnmatch import fnmatchcase
 from typing import Final, Protocol
 
 from coord import errors, limits
+from coord.cache.functions import Functions
 from coord.cache.hearing import Heard, Line
 from coord.cache.keys import shown
 from coord.cache.loading import Cache
+from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import subjects
 from coord.wire.cache_api import CacheAnswer, CacheAsk, CacheStats, Evictor, HeldEntry, Paid, encode, read_ask
@@ -51,14 +53,19 @@ class Showing:
         tenant: str,
         agent: str,
         instance: str,
+        functions: Functions | None = None,
         paid: Callable[[], Iterable[Paid]] = tuple,
     ) -> None:
-        """`paid`: what ways of warming have cost and brought, where there are any."""
+        """`functions`: who know what else of their answers lies in tiers below L1.
+
+        `paid`: what ways of warming have cost and brought, where there are any.
+        """
         self._conn = conn
         self._cache = cache
         self._tenant = tenant
         self._agent = agent
         self._instance = instance
+        self._functions = functions
         self._paid = paid
         self._heard: Heard | None = None
         self._asks: asyncio.Queue[CacheAsk] = asyncio.Queue(limits.CACHE_ASKS_MAX)
@@ -133,7 +140,9 @@ class Showing:
             return CacheAnswer(
                 agent=agent,
                 instance=instance,
-                entries=tuple(self._entry(key, values=ask.values) for key in entries[: ask.limit]),
+                entries=tuple(
+                    [entry for key in entries[: ask.limit] for entry in await self._everywhere(key, values=ask.values)]
+                ),
                 more=len(entries) > ask.limit,
             )
         return CacheAnswer(agent=agent, instance=instance, gone=await self._evict(ask))
@@ -198,6 +207,18 @@ class Showing:
                 if ask.everything or fnmatchcase(shown(key), ask.keys):
                     gone += cache.forget(key)
         return gone
+
+    async def _everywhere(self, key: Hashable, *, values: bool) -> list[HeldEntry]:
+        """A key in L1 and in the tiers below."""
+        found = [self._entry(key, values=values)]
+        if self._functions is not None and isinstance(key, tuple):
+            now = clock.unix()
+            for tier, size, entry in await self._functions.below(key):
+                found.append(HeldEntry(
+                    key=shown(key), tier=tier, bytes=size, age_s=round(max(0.0, now - entry.loaded_at), 3),
+                    fresh_s=round(entry.expires_at - now, 3), tags=entry.tags,
+                ))  # fmt: skip
+        return found
 
     def _entry(self, key: Hashable, *, values: bool = False) -> HeldEntry:
         now = self._cache.monotonic()

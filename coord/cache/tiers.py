@@ -232,6 +232,19 @@ class Tiers:
                 self._spawn(one, partial(one.it.drop, wanted.name))
         return None
 
+    async def look(self, wanted: Wanted) -> list[tuple[str, int, Entry]]:
+        """Tier, bytes and entry wherever it lies now, be it current or not; for whoever looks into caches."""
+        found = []
+        for one in self._tiers:
+            try:
+                held = await one.ask(partial(one.it.get, wanted.name))
+            except errors.CoordError:
+                continue
+            entry = self._entry(wanted, held)
+            if held is not None and isinstance(entry, Entry):
+                found.append((one.name, len(held.body), entry))
+        return found
+
     def _entry(self, wanted: Wanted, held: Held | None) -> Entry | str:
         """The entry, if it is the one that is wanted; else why not."""
         if held is None or not held.body:

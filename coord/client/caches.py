@@ -66,7 +66,9 @@ class Caches:
         self._ways = frozenset(config.warm)
         self._holder = secrets.token_hex(8)
         self._message = CursorMessage(conn, tenant, coord.agent, _RECORD, HotRecord)
-        self._showing = Showing(conn, self.cache, tenant, coord.agent, coord.instance, self.warming.paid)
+        self._showing = Showing(
+            conn, self.cache, tenant, coord.agent, coord.instance, self.functions, self.warming.paid
+        )
         self._running: list[asyncio.Task[None]] = []
         self._showing.start()
         self.warming.start()

@@ -13,8 +13,9 @@ from coord.bus.connection import NatsConfig
 from coord.client import context
 from coord.client.connect import Coord
 from coord.core.warming import RECORD, SCHEDULE, TRIGGER
+from coord.ops import caches
 from coord.telemetry.metrics import Metrics
-from coord.wire.cache_api import Paid
+from coord.wire.cache_api import CacheAsk, Paid
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,8 @@ async def test_the_next_process_of_an_agent_begins_with_what_this_one_asked_for_
         assert (await page("x"), page.peek("y")) == ("<b>x", "<b>y")
         assert loads == ["x", "y"], "from the tier below"
         assert (paid(second, RECORD).loads, paid(second, RECORD).used) == (0, 2)
+        (y,) = await caches.ask(conn, "acme", CacheAsk(asker="", what="get", keys="page:y"), wait_s=60, processes=1)
+        assert [entry.tier for entry in y.entries] == ["l1", "l2"]
         kept = second.cache.l1.look(page.key("y"))
         assert kept is not None
         assert second.cache.monotonic() - kept.since > 0, "as old as the load of another process makes it"
