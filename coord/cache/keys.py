@@ -66,7 +66,7 @@ class Template:
     def key(self, values: Mapping[str, Any]) -> Key:
         """The key of a call."""
         parts = tuple(part(values[name], name) for name in self.names)
-        size = sum([len(said) if isinstance(said, str) else len(said[1]) for said in parts])
+        size = sum([len((said if isinstance(said, str) else said[1]).encode()) for said in parts])
         if size > limits.CACHE_KEY_BYTES_MAX:
             raise InvalidCacheKey("too long for a key", bytes=size, bytes_max=limits.CACHE_KEY_BYTES_MAX)
         return (self.text, *parts)

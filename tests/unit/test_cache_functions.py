@@ -126,6 +126,17 @@ async def test_arguments_that_are_no_keys_are_refused(cached, bad: object) -> No
         await f(bad)
 
 
+@pytest.mark.parametrize("text", ["x" * 400, "\N{GRINNING FACE}" * 100])
+async def test_parts_that_are_too_long_together_are_refused_before_anything_is_loaded(cached, text: str) -> None:
+    @cached("f:{x}:{y}:{z}")
+    async def f(x: str, y: str, z: str) -> str:
+        return x + y + z
+
+    assert await f(text, text, "z") == f.peek(text, text, "z") == text + text + "z"
+    with pytest.raises(errors.InvalidCacheKey):
+        await f(text, text, text)
+
+
 async def test_calls_are_one_however_they_are_written(cached) -> None:
     calls = []
 
