@@ -103,7 +103,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Flight:
     """One load under way."""
 
-    __slots__ = ("begun", "begun_at", "behind", "found", "future", "lease", "tags", "task", "wanted")
+    __slots__ = ("begun", "begun_at", "behind", "ends", "found", "future", "joined", "lease", "tags", "task", "wanted")
 
     def __init__(self, tags: tuple[str, ...], begun: int, future: asyncio.Future[Loaded]) -> None:
         self.tags = tags
@@ -119,7 +119,14 @@ class Flight:
         """It was there."""
         self.lease: Lease | None = None
         """Other processes wait for this load."""
+        self.joined = False
+        """It waited for another process's load."""
         self.begun_at = 0.0
+        self.ends: asyncio.TimerHandle | None = None
+
+    def joins(self) -> None:
+        """Another process is loading, and waited for."""
+        self.joined = True
 
 
 class Cache:
@@ -389,10 +396,15 @@ class Cache:
         flight.task = loop.create_task(self._fly(key, flight, load, policy), name="coord-cache-load")
         self._running.add(flight.task)
         flight.task.add_done_callback(lambda task: self._landed(key, flight, task))
-        # Not by cancelling alone: a loader may refuse that, and its callers are promised a deadline.
-        ends = loop.call_later(policy.timeout_s, self._overdue, flight, policy)
-        flight.future.add_done_callback(lambda _: ends.cancel())
+        self._begin_time(flight, policy)
+        flight.future.add_done_callback(lambda _: flight.ends.cancel() if flight.ends else None)
         return flight
+
+    def _begin_time(self, flight: Flight, policy: Policy) -> None:
+        # Not by cancelling alone: a loader may refuse that, and its callers are promised a deadline.
+        if flight.ends is not None:
+            flight.ends.cancel()
+        flight.ends = asyncio.get_running_loop().call_later(policy.timeout_s, self._overdue, flight, policy)
 
     def _refresh(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy) -> None:
         """Load behind a stale value's back, unless somebody does or all slots are taken."""
@@ -469,13 +481,15 @@ class Cache:
         if tiers is not None and wanted is not None:
             found: Found | Lease | None = await tiers.find(wanted)
             if found is None and self.evictions.may_keep(wanted.tags, self.evictions.generation):
-                found = await tiers.lead(wanted)
+                found = await tiers.lead(wanted, flight.joins)
             if isinstance(found, Found):
                 # Nothing awaits from here until it is kept: it is current as of now.
                 flight.begun = self.evictions.generation
                 flight.found = found
                 return Loaded(found.value, None, found.tags)
             flight.lease = found
+            if flight.joined:  # its time begins now; what it waited for another process's is bounded by the same
+                self._begin_time(flight, policy)
         flight.begun_at = self.monotonic()
         return await self._load(flight, load, policy)
 

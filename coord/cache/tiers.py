@@ -10,13 +10,14 @@
 everything evicted since (`coord.core.eviction`); one that was evicted in L1 cannot come back from here.
 
 **Never in the way.**  A tier has `limits.CACHE_TIER_S` to answer, and a circuit in front of it: one that is away costs
-some callers so long, then nobody anything.  What cannot be read is counted and dropped.  A lease is a courtesy: who
-waited `limits.CACHE_LEASE_S` for another's load takes it over.
+some callers so long, then nobody anything.  What cannot be read is counted and dropped.  A lease is a courtesy: its
+holder renews it while it loads, and who has seen nothing of it for `limits.CACHE_LEASE_S` takes it over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
@@ -39,6 +40,8 @@ A = TypeVar("A")
 
 _LED: Final = b"L"
 _DONE: Final = b"D"
+_NOTHING: Final = b"N"
+"""It ended without an answer that can be shared."""
 _FAILED: Final = b"F"
 _LEASE_TTL_S: Final = 2 * limits.CACHE_LEASE_S
 _ENDED_TTL_S: Final = 1.0
@@ -102,6 +105,11 @@ class Wanted(msgspec.Struct, frozen=True, eq=False):
     load_s: float
     """What loading it may take."""
 
+    @property
+    def ask_s(self) -> float:
+        """What a tier may take to answer: of all that is asked before a load, half of its time is left for that."""
+        return min(limits.CACHE_TIER_S, self.load_s / 8)
+
 
 class Found(msgspec.Struct, frozen=True, eq=False):
     """An answer that is current now: nothing may be awaited before it is kept or served."""
@@ -114,11 +122,17 @@ class Found(msgspec.Struct, frozen=True, eq=False):
     """Since its load began, by the clocks of whoever loaded it and of this process."""
 
 
-class Lease(msgspec.Struct, frozen=True, eq=False):
+class Lease:
     """This process loads, and others of the fleet wait: `Tiers.end` it."""
 
-    name: str
-    seq: int
+    __slots__ = ("ended", "name", "renewing", "seq")
+
+    def __init__(self, name: str, seq: int) -> None:
+        self.name = name
+        self.seq = seq
+        """The last write of it."""
+        self.ended = asyncio.Event()
+        self.renewing: asyncio.Task[None] | None = None
 
 
 class _Guarded(Generic[A]):
@@ -148,13 +162,14 @@ class _Guarded(Generic[A]):
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self._metrics.cache_lookups.labels(self.name, outcome).inc()
 
-    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+    async def ask(self, question: Callable[[], Awaitable[T]], within_s: float | None = None) -> T:
         """Its answer in time; raises `CoordError`, which is counted."""
+        within_s = limits.CACHE_TIER_S if within_s is None else within_s
         try:
             with self._circuit.guard():
                 try:
                     began = self._now()
-                    async with asyncio.timeout(limits.CACHE_TIER_S):
+                    async with asyncio.timeout(within_s):
                         answer = await question()
                     self._seconds.observe(self._now() - began)
                     return answer
@@ -190,7 +205,8 @@ class Tiers:
         self._monotonic = monotonic
         self._wall = wall or clock.unix
         self._writer = secrets.token_hex(8)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
+        self._renewing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def outcomes(self) -> dict[str, dict[str, int]]:
@@ -214,7 +230,7 @@ class Tiers:
             return None
         for level, one in enumerate(self._tiers):
             try:
-                held = await one.ask(partial(one.it.get, wanted.name))
+                held = await one.ask(partial(one.it.get, wanted.name), wanted.ask_s)
             except errors.CoordError:
                 continue
             entry = self._entry(wanted, held)
@@ -237,7 +253,7 @@ class Tiers:
         found = []
         for one in self._tiers:
             try:
-                held = await one.ask(partial(one.it.get, wanted.name))
+                held = await one.ask(partial(one.it.get, wanted.name), wanted.ask_s)
             except errors.CoordError:
                 continue
             entry = self._entry(wanted, held)
@@ -281,7 +297,7 @@ class Tiers:
         filters = proving.asked(entry.tags, log.it.tenant, self._rules)
         if filters:
             try:
-                ends = await log.ask(partial(log.it.ends, tuple(filters)))
+                ends = await log.ask(partial(log.it.ends, tuple(filters)), wanted.ask_s)
             except errors.CoordError:
                 return "unproven"
             if proving.is_proved(filters, ends, entry.places(), heard):
@@ -304,51 +320,91 @@ class Tiers:
 
     # --- whose turn it is ----------------------------------------------------------------
 
-    async def lead(self, wanted: Wanted) -> Lease | Found | None:
+    async def lead(self, wanted: Wanted, joined: Callable[[], None]) -> Lease | Found | None:
         """The lease to load, or what another process loaded meanwhile; None: load without one.
 
-        Raises `LoadFailedElsewhere` when the other's loader raised.
+        `joined` is called where another process loads, and is waited for: three quarters of what a load may take, at
+        most.  Who has waited for nothing does not wait again.  Raises `LoadFailedElsewhere` when the other's loader
+        raised.
         """
         one = self._tiers[0]
         name = f"{wanted.name}-lease"
-        body = _LED + self._writer.encode()
-        gives_up_at = self._monotonic() + wanted.load_s / 2
-        watched, until, delay_s, over = -1, 0.0, limits.CACHE_LEASE_LOOK_FIRST_S, 0
+        gives_up_at = self._monotonic() + 0.75 * wanted.load_s
+        over = 0
         try:
-            while self._monotonic() < gives_up_at:
-                put = partial(one.it.put, name, body, ttl_s=_LEASE_TTL_S, over=over)
-                if (seq := await one.ask(put)) is not None:
-                    return Lease(name, seq)
-                while True:
-                    held = await one.ask(partial(one.it.get, name))
-                    over = 0 if held is None else held.seq
-                    if held is None or held.body[:1] != _LED:
-                        break
-                    if held.seq != watched:
-                        if watched < 0:
-                            one.count("joined")
-                        watched, until = held.seq, self._monotonic() + limits.CACHE_LEASE_S
-                    if self._monotonic() >= min(until, gives_up_at):
-                        break
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(2 * delay_s, limits.CACHE_LEASE_LOOK_MAX_S)
-                if held is not None and held.body[:1] == _FAILED and watched >= 0:
+            while True:
+                put = partial(one.it.put, name, _LED, ttl_s=_LEASE_TTL_S, over=over)
+                if (seq := await one.ask(put, wanted.ask_s)) is not None:
+                    return self._leased(one, name, seq)
+                held, waited = await self._watched(one, name, wanted, gives_up_at, joined)
+                said = b"" if held is None else held.body[:1]
+                if held is not None and said == _FAILED and waited:
                     raise _failure(held.body[1:])
-                if held is not None and held.body[:1] == _DONE and (found := await self.find(wanted)) is not None:
+                if said == _DONE and (found := await self.find(wanted)) is not None:
                     return found
+                if said == _NOTHING or (said == _DONE and waited) or self._monotonic() >= gives_up_at:
+                    return None
+                # Its holder died, or ended before we came: our turn, or another's who is faster.
+                over = 0 if held is None else held.seq
         except errors.LoadFailedElsewhere:
             raise
         except errors.CoordError:
-            pass
-        return None
+            return None
 
-    def end(self, lease: Lease, error: BaseException | None = None) -> None:
-        """The load has ended; after what it brought was given to `store`."""
-        body = _DONE
+    async def _watched(
+        self, one: _Guarded[Tier], name: str, wanted: Wanted, gives_up_at: float, joined: Callable[[], None]
+    ) -> tuple[Held | None, bool]:
+        """What a lease came to, and whether it was waited for: it ended, or its holder does not renew it any more."""
+        watched, until, delay_s = -1, 0.0, limits.CACHE_LEASE_LOOK_FIRST_S
+        while True:
+            held = await one.ask(partial(one.it.get, name), wanted.ask_s)
+            if held is None or held.body[:1] != _LED:
+                return held, watched >= 0
+            if watched < 0:
+                one.count("joined")
+                joined()
+            if held.seq != watched:
+                watched, until = held.seq, self._monotonic() + limits.CACHE_LEASE_S
+            if self._monotonic() >= min(until, gives_up_at):
+                return held, True
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, limits.CACHE_LEASE_LOOK_MAX_S)
+
+    def _leased(self, one: _Guarded[Tier], name: str, seq: int) -> Lease:
+        lease = Lease(name, seq)
+        lease.renewing = asyncio.get_running_loop().create_task(self._renew(one, lease), name="coord-cache-lease")
+        self._renewing.add(lease.renewing)
+        lease.renewing.add_done_callback(self._renewing.discard)
+        return lease
+
+    async def _renew(self, one: _Guarded[Tier], lease: Lease) -> None:
+        """As long as this process loads, others can see that it lives."""
+        with contextlib.suppress(errors.CoordError):
+            while not lease.ended.is_set():
+                try:
+                    async with asyncio.timeout(limits.CACHE_LEASE_S / 3):
+                        await lease.ended.wait()
+                except TimeoutError:
+                    put = partial(one.it.put, lease.name, _LED, ttl_s=_LEASE_TTL_S, over=lease.seq)
+                    seq = await one.ask(put)
+                    if seq is None:
+                        return  # another has taken it for dead
+                    lease.seq = seq
+
+    def end(self, lease: Lease, error: BaseException | None = None, *, stored: bool = False) -> None:
+        """The load has ended; `stored`: with an answer that others can find."""
+        body = _DONE if stored else _NOTHING
         if isinstance(error, Exception):
             body = _FAILED + msgspec.json.encode([getattr(error, "code", "loader"), type(error).__name__])
+        lease.ended.set()
         one = self._tiers[0]
-        self._spawn(one, partial(one.it.put, lease.name, body, ttl_s=_ENDED_TTL_S, over=lease.seq))
+
+        async def say() -> None:
+            if lease.renewing is not None:
+                await asyncio.wait({lease.renewing})
+            await one.it.put(lease.name, body, ttl_s=_ENDED_TTL_S, over=lease.seq)
+
+        self._spawn(one, say)
 
     # --- storing -------------------------------------------------------------------------
 
@@ -358,13 +414,13 @@ class Tiers:
     ) -> None:  # fmt: skip
         """Have the tiers keep what may be kept now; behind the caller's back, then the lease ends."""
         body = self._encoded(wanted, value, tags, marks, begun, took_s, ttl_s)
-        if body is not None:
-            first = self._spawn_all(wanted.name, body, ttl_s)
-            if lease is not None and first is not None:
-                first.add_done_callback(lambda _: self.end(lease))
-                return
-        if lease is not None:
+        first = None if body is None else self._spawn_all(wanted.name, body, ttl_s)
+        if lease is None:
+            return
+        if first is None:
             self.end(lease)
+        else:
+            first.add_done_callback(lambda task: self.end(lease, stored=not task.cancelled() and task.result()))
 
     def _encoded(
         self, wanted: Wanted, value: Any, tags: tuple[str, ...], marks: Marks | None, begun: int, took_s: float,
@@ -391,7 +447,7 @@ class Tiers:
             self._tiers[0].count("too_large")
         return body
 
-    def _spawn_all(self, name: str, body: bytes, ttl_s: float) -> asyncio.Task[None] | None:
+    def _spawn_all(self, name: str, body: bytes, ttl_s: float) -> asyncio.Task[bool] | None:
         """Put it into every tier; the first one's task."""
         tasks = [self._spawn(one, partial(one.it.put, name, body, ttl_s=ttl_s), "stored") for one in self._tiers]
         return tasks[0]
@@ -400,7 +456,7 @@ class Tiers:
 
     def _spawn(
         self, one: _Guarded[Tier], question: Callable[[], Awaitable[object]], outcome: str = ""
-    ) -> asyncio.Task[None] | None:
+    ) -> asyncio.Task[bool] | None:
         if self._closed or len(self._tasks) >= limits.CACHE_STORES_MAX:
             one.count("shed")
             return None
@@ -409,9 +465,12 @@ class Tiers:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, one: _Guarded[Tier], question: Callable[[], Awaitable[object]], outcome: str) -> None:
+    async def _ask(self, one: _Guarded[Tier], question: Callable[[], Awaitable[object]], outcome: str) -> bool:
+        """Whether it was done."""
+        done = False
         try:
             await one.ask(question)
+            done = True
             if outcome:
                 one.count(outcome)
             now = self._monotonic()
@@ -420,10 +479,13 @@ class Tiers:
                 one.holds(await one.ask(one.it.look))
         except errors.CoordError:
             pass  # counted; the answer is in L1
+        return done
 
     async def close(self) -> None:
         """Let what is on its way arrive, briefly.  Twice is legal."""
         self._closed = True
+        for renewing in tuple(self._renewing):
+            renewing.cancel()
         if self._tasks:
             _, late = await asyncio.wait(tuple(self._tasks), timeout=2 * limits.CACHE_TIER_S)
             for task in late:
