@@ -15,6 +15,7 @@ refused when it is to be stored, not when it is read.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import zlib
 from collections.abc import Hashable, Mapping
@@ -58,9 +59,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 class Shape:
     """What answers of one function are."""
 
-    def __init__(self, type_: Any, version: int = 1) -> None:
+    def __init__(self, type_: Any, version: int = 1, of: str = "") -> None:
         """`type_`: what msgspec decodes; True: whatever MessagePack has.  `version`: of what an answer means.
 
+        `of`: whose answers these are: of two functions, in two programs, with one key each has its own.
         Raises `InvalidCacheKey` for what msgspec does not know.
         """
         self.type = Any if type_ is True else type_
@@ -69,14 +71,15 @@ class Shape:
             self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(self.type)
         except (TypeError, ValueError, RecursionError) as exc:
             raise errors.InvalidCacheKey(f"answers of this type cannot be shared: {exc}", type=repr(type_)) from exc
-        said = msgspec.json.encode([schema, version, repr(type_)], order="deterministic")
+        said = msgspec.json.encode([schema, version, repr(type_), of], order="deterministic")
         self.fingerprint: Final = _digest(said)
 
     def encode(self, value: Any) -> bytes | None:
-        """None: what came back would not be equal to it."""
+        """None: what came back would not be equal to it, or of another type where the shape does not say of which."""
         try:
             body = msgspec.msgpack.encode(value)
-            faithful = bool(self._decoder.decode(body) == value)
+            back = self._decoder.decode(body)
+            faithful = bool(back == value) and (self.type is not Any or _is_alike(back, value))
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
             return None
         return body if faithful else None
@@ -84,6 +87,17 @@ class Shape:
     def decode(self, body: bytes) -> Any:
         """Raises msgspec's errors."""
         return self._decoder.decode(body)
+
+
+def _is_alike(back: Any, value: Any) -> bool:
+    """Whether two equal values are of the same types all the way down; depth is bounded: they were encoded."""
+    if type(back) is not type(value):
+        return False
+    if isinstance(value, list):
+        return all(map(_is_alike, back, value))
+    if isinstance(value, dict):
+        return all(map(_is_alike, back, value)) and all(map(_is_alike, back.values(), value.values()))
+    return not isinstance(value, dt.datetime) or back.utcoffset() == value.utcoffset()
 
 
 def key_bytes(key: Hashable) -> bytes:

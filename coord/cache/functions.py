@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from functools import update_wrapper
 from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
+import msgspec
+
 from coord import errors, limits
 from coord.cache.entries import Entry, Shape
 from coord.cache.keys import Arguments, Key, Template, arguments_of
@@ -50,8 +52,8 @@ class CachedOptions(TypedDict, total=False):
     version: int
     """Raise it when such answers come to mean something else without being of another type; default 1."""
     shared_ttl_s: float
-    """How long those tiers keep them; default: what has tags as long as they keep anything (an hour, a day), else
-    `ttl_s`."""
+    """How long those tiers keep them, since they were loaded; default: `ttl_s` where it is said here, else what has
+    tags as long as they keep anything (an hour, a day), and the rest as L1 does."""
     ignore: Collection[str]
     """Parameters that do not change the answer; default: self, cls."""
 
@@ -214,8 +216,7 @@ class Functions:
             stale_while_revalidate_s=options.get("stale_while_revalidate_s", 0.0),
             stale_if_error_s=options.get("stale_if_error_s", 0.0),
             returns=options.get("returns"),
-            shape=None if options.get("shared") is None else Shape(options["shared"], options.get("version", 1)),
-            shared_ttl_s=options.get("shared_ttl_s"),
+            shared_ttl_s=options.get("shared_ttl_s", options.get("ttl_s")),
         )
         policy.validate()
         if isinstance(tags, str) or len(tags) > limits.CACHE_TAGS_MAX:
@@ -228,8 +229,13 @@ class Functions:
             template = Template.parse(key, arguments.signature)
             arguments.check_all_named(template, ignore)
             made = tuple(Template.parse(tag, arguments.signature) for tag in tags)
+            shape = None
+            if options.get("shared") is not None:
+                whose = f"{function.__module__}.{function.__qualname__}"
+                shape = Shape(options["shared"], options.get("version", 1), whose)
+            shaped = msgspec.structs.replace(policy, shape=shape)
             self._claim(key)
-            answers = _Answers(self._cache, function, arguments, template, made, policy, self._ready)
+            answers = _Answers(self._cache, function, arguments, template, made, shaped, self._ready)
             self._known[key] = answers
             called: Any = (_called_with_one if answers.direct == 1 else _called)(answers)
             update_wrapper(called, function)

@@ -353,6 +353,7 @@ class Cache:
         self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy, *, alone: bool = False
     ) -> Loaded:
         """What a load brings: the one under way, if what it brings is as good as what one beginning now would."""
+        came = self.evictions.generation
         flight = self._joinable(key, tags, alone=alone)
         if flight is None:
             wanted = None if alone else self._wanted(key, tags, policy)
@@ -366,7 +367,11 @@ class Cache:
                 self.counts.joined()
         else:
             self.counts.joined()
-        return await asyncio.shield(flight.future)
+        loaded = await asyncio.shield(flight.future)
+        if loaded.tags and flight.begun < came and not self.evictions.is_current(loaded.tags, flight.begun):
+            # Only the loader knew these tags: what was evicted before this caller came is not for him.
+            return await self._shared(key, tags, load, policy, alone=alone)
+        return loaded
 
     def _joinable(self, key: Hashable, tags: tuple[str, ...], *, alone: bool) -> Flight | None:
         flight = None if alone else self._flights.get(key)

@@ -271,6 +271,8 @@ class Tiers:
             return "damaged"
         if entry.key != wanted.said:
             return "miss"
+        if not all(0 < len(tag) <= limits.CACHE_TAG_BYTES_MAX for tag in entry.tags):
+            return "damaged"
         if entry.expires_at <= self._wall():
             return "expired"
         if not set(wanted.tags) <= set(entry.tags):

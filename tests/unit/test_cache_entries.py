@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import enum
 from typing import Any
 
 import msgspec
@@ -20,6 +21,10 @@ from coord.cache.entries import Entry, Shape
 from coord.cache.functions import Functions
 from coord.cache.loading import Cache
 from coord.telemetry.metrics import Metrics
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
 
 
 class Row(msgspec.Struct):
@@ -72,10 +77,10 @@ def test_a_shape_keeps_its_type_and_another_version_of_it_is_another_name() -> N
     Later = msgspec.defstruct("Row", [("id", str), ("n", int, 0), ("more", str, "")])  # noqa: N806 - a class
     names = {
         entries.name_of(b"k", s, rules)
-        for s in (shape, Shape(list[Row], 2), Shape(list[Later]), Shape(list[dict[str, int]]))  # type: ignore[valid-type]
+        for s in (shape, Shape(list[Row], 2), Shape(list[Later]), Shape(list[dict[str, int]]), Shape(list[Row], 1, "f"))  # type: ignore[valid-type]
         for rules in (b"", entries.rules_fingerprint({"task.*": ("board",)}))
     }
-    assert len(names) == 8
+    assert len(names) == 10
     with pytest.raises(errors.InvalidCacheKey):
         Shape(object)
     with pytest.raises(errors.InvalidCacheKey):
