@@ -114,7 +114,10 @@ class Showing:
                     await (await asking).unsubscribe()  # else nobody would know of it
                 raise
 
-    def _asked(self, _subject: object, _reply: object, _headers: object, body: bytes) -> None:
+    def _asked(self, _subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        if reply or headers:  # the broker's answer to somebody who wants it to seem a question (`hearing`)
+            self.ignored += 1
+            return
         try:
             ask = read_ask(body)
             subjects.check_token(ask.asker, "asker")

@@ -33,7 +33,7 @@ async def ask(
             answer = read_answer(message.data)
         except errors.WireError:
             return
-        if answer.agent != agent or len(found) >= limits.CACHE_ANSWERS_MAX:
+        if message.reply or message.raw_headers or answer.agent != agent or len(found) >= limits.CACHE_ANSWERS_MAX:
             return  # whoever may publish there speaks for that agent alone
         found.setdefault((agent, answer.instance), answer)
         if processes is not None and len(found) >= processes:

@@ -78,7 +78,10 @@ async def test_it_answers_where_its_agent_may_and_only_what_it_is_asked(shown) -
     for bad in (b"", b"{}", b"[1]", b"\xff", b'{"asker":"*","what":"get"}', b'{"asker":"op","what":"drop"}'):
         line.heard(b"", b"", b"", bad)
     line.ask(keys="x" * (limits.CACHE_KEY_BYTES_MAX + 1))
-    assert showing.ignored == 7
+    forged = encode(CacheAsk(asker="op", what="evict", everything=True))
+    line.heard(b"", b"reply", b"", forged)
+    line.heard(b"", b"", b"NATS/1.0\r\n\r\n", forged)
+    assert showing.ignored == 9
     line.ask(keys="page:*", limit=2, values=True)
     line.ask(tags=("page:y",))
     line.ask(what="evict", tags=("all",))
@@ -152,6 +155,8 @@ class Asked(Line):
         assert subject == subjects.ask("acme", subjects.UNKNOWN, "cache")
         asker = msgspec.json.decode(body)["asker"]
         assert self.subject == f"coord.answer.acme.*.{asker}"
+        forged = encode(CacheAnswer(agent="a4", instance="i"))
+        self.heard(_message(subjects.answer("acme", "a4", asker), forged, "reply"))  # type: ignore[misc]
         for agent, instance, says in (("a2", "i", "a2"), ("a1", "i", "a2"), ("a1", "i", "a1"), ("a2", "i", "a2")):
             answer = encode(CacheAnswer(agent=says, instance=instance, gone=len(agent)))
             self.heard(_message(subjects.answer("acme", agent, asker), answer))  # type: ignore[misc]
@@ -159,8 +164,8 @@ class Asked(Line):
 
 
 class _message:  # noqa: N801 - what a subscriber is given
-    def __init__(self, subject: str, data: bytes) -> None:
-        self.subject, self.data = subject, data
+    def __init__(self, subject: str, data: bytes, reply: str = "") -> None:
+        self.subject, self.data, self.reply, self.raw_headers = subject, data, reply, None
 
 
 async def test_nobody_answers_for_another_and_nobody_twice() -> None:
