@@ -118,6 +118,8 @@ class Maintenance(Service):
         """What could not be done and why, until it can: said once."""
         self._rolled: dict[str, Step] = {}
         """What rollups were moved by since it was last recorded."""
+        self._widths: dict[str, float] = {}
+        """How much time a step of each rollup covered at last, in seconds."""
         self._rolled_at = self.clock.monotonic()
         self._roll_every_s = math.inf
         """How often rollups are moved on between looks; infinite: facts do not come so fast, or it is another's."""
@@ -204,7 +206,11 @@ class Maintenance(Service):
             for level in LEVELS:
                 with self._failing(f"rollup {rollup.table(level)}") as failure:
                     began = self.clock.monotonic()
-                    moved = await rollups.advance(pool, rollup, level, pause_s=pause_s, settle_s=settle_s)
+                    width_s = self._widths.get(rollup.table(level))
+                    moved = await rollups.advance(
+                        pool, rollup, level, pause_s=pause_s, settle_s=settle_s, width_s=width_s
+                    )
+                    self._widths[moved.relation] = moved.width_s
                     self._add(moved, self.clock.monotonic() - began)
                     rows = max(rows, moved.rows if level == LEVELS[0] else 0)
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)

@@ -53,6 +53,8 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
     """Where it is now; None: nowhere, its source has no rows."""
     more: bool
     """Whether the run ended before it had come as far as it may."""
+    width_s: float
+    """How much time a step covers by now: where the next run may begin."""
 
 
 def load() -> list[Rollup]:
@@ -78,23 +80,30 @@ async def advance_all(
 async def advance(
     pool: Pool, rollup: Rollup, level: Level, *, steps_max: int = limits.MAINTAIN_STEPS_MAX,
     pause_s: float = limits.MAINTAIN_PAUSE_S, settle_s: float = limits.ROLLUP_SETTLE_S,
+    width_s: float | None = None,
 ) -> Advance:  # fmt: skip
     """Move one rollup on, at most `steps_max` steps.
 
-    `settle_s`: of a first level, how far behind what is complete it stays.
+    `settle_s`: of a first level, how far behind what is complete it stays.  `width_s`: of the first step, as the run
+    before left it; a wrong one costs a count of rows.
     """
     least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[_below(level)]
-    width_s = max(least_s, WIDTH_S[level] / 6)
+    width_s = max(least_s, WIDTH_S[level] / 6 if width_s is None else width_s)
     rows = steps = 0
+    goal: datetime | None = None
     while True:
         began = time.monotonic()
         async with pool.transaction() as conn:
             with translated(f"roll {rollup.table(level)}"):
-                progress, until = await _span(conn, rollup, level, width_s, settle_s)
+                progress, complete = await _span(conn, rollup, level, settle_s)
+                # As far as it was when the run began: where facts come all the time it would never end.
+                goal = complete if goal is None or complete is None else min(goal, complete)
+                until = None if goal is None or progress is None else min(goal, progress + timedelta(seconds=width_s))
                 if progress is None or until is None or until <= progress or steps >= steps_max:
                     more = progress is not None and until is not None and until > progress
                     return Advance(
-                        relation=rollup.table(level), rows=rows, steps=steps, progress=progress, more=more
+                        relation=rollup.table(level), rows=rows, steps=steps, progress=progress, more=more,
+                        width_s=width_s,
                     )  # fmt: skip
                 found = await _bounded(conn, rollup, level, progress, until)
                 if found is None:
@@ -104,6 +113,8 @@ async def advance(
                 shown = _floor(until, WIDTH_S[level])
                 await conn.execute(statement("rollup_move"), rollup.table(level), until, shown, found)
         rows, steps = rows + found, steps + 1
+        if until < progress + timedelta(seconds=width_s):
+            width_s = max(least_s, (until - progress).total_seconds())  # it found that in less
         width_s = upkeep.next_width_s(width_s, found, least_s=least_s)
         await asyncio.sleep(upkeep.pause_s(time.monotonic() - began, pause_s) if pause_s else 0)
 
@@ -172,9 +183,9 @@ async def forget(conn: Connection, since: datetime, rollups: Sequence[Rollup] | 
 
 
 async def _span(
-    conn: Connection, rollup: Rollup, level: Level, width_s: float, settle_s: float
+    conn: Connection, rollup: Rollup, level: Level, settle_s: float
 ) -> tuple[datetime | None, datetime | None]:
-    """From where to where the next step goes.  Locks the rollup's row."""
+    """Where the rollup is, and how far it may go.  Locks its row."""
     name = rollup.table(level)
     mark = await conn.fetchrow(statement("rollup_mark"), name)
     until = await _complete(conn, rollup, level, settle_s)
@@ -187,10 +198,7 @@ async def _span(
         await conn.execute(statement("rollup_begin"), name, _floor(min(begin, until), WIDTH_S[level]))
         mark = await conn.fetchrow(statement("rollup_mark"), name)
     assert mark is not None, "it was begun"
-    progress: datetime | None = mark["progress"]
-    if progress is None or until is None:
-        return progress, None
-    return progress, min(until, progress + timedelta(seconds=width_s))
+    return mark["progress"], until
 
 
 async def _complete(conn: Connection, rollup: Rollup, level: Level, settle_s: float) -> datetime | None:

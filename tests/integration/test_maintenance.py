@@ -453,6 +453,29 @@ async def test_where_facts_come_fast_rollups_are_moved_between_looks(
     assert len(await steps(pool)) > recorded
 
 
+async def test_a_run_goes_no_further_than_was_complete_when_it_began(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Facts that come all the time would keep it at one rollup for ever."""
+    (rollup,) = [r for r in rollups.load() if r.name == "fact_rate"]
+    asked = 0
+
+    async def complete(*_: object) -> datetime:
+        nonlocal asked
+        asked += 1
+        return BEGIN + timedelta(minutes=asked)
+
+    monkeypatch.setattr(rollups, "_complete", complete)
+    async with pool.acquire() as conn:
+        for sql in facts_sql(50, hours=0.1):
+            await conn.execute(sql)
+    await rollups.advance(pool, rollup, "1m", pause_s=0)
+    begun = BEGIN + timedelta(minutes=asked + 1)
+    moved = await rollups.advance(pool, rollup, "1m", pause_s=0, steps_max=20)
+    assert moved.progress == begun
+    assert not moved.more
+
+
 async def test_policies_are_shown(
     pool: Pool, migrated_database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -33,6 +33,8 @@ _BEFORE_PER_S: Final = 100.0
 """So densely facts were stated before: with fewer a second rollups would have a row for each."""
 _IDLE_SHARE: Final = 0.3
 """Of the time, in which nothing comes in: for comparison."""
+_FOLLOW_S: Final = 8.0
+"""Facts come in for so long before anything is asked: upkeep has to see that they come fast before rollups follow."""
 _CAUGHT_UP_S: Final = 60.0
 _LOOK_S: Final = 0.2
 
@@ -66,6 +68,7 @@ async def dashboard(
         there = await questions.what_is_there(conn)
         idle = await _ask(conn, there, config.seconds * _IDLE_SHARE)
         async with _ingest(nats_url, database, config, there["tenant"]) as incoming:
+            await asyncio.sleep(min(_FOLLOW_S, config.seconds))
             busy = await _ask(conn, there, config.seconds)
             reached = incoming.per_s()
             await incoming.stop()
@@ -152,7 +155,7 @@ async def _ingest(
 ) -> AsyncIterator[_Incoming]:
     """Facts that come in through broker and projector while the block runs."""
     # Twice as many as should be needed: asking may take longer on a busy machine.
-    count = int(config.facts_per_s * config.seconds * 2 / workload.FRAME) + 100
+    count = int(config.facts_per_s * (config.seconds * 2 + _FOLLOW_S) / workload.FRAME) + 100
     incoming = _Incoming(
         workload.progress_frames(count, workload.agents_of_all_partitions(4), tenant), config.facts_per_s
     )
