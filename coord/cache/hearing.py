@@ -97,13 +97,27 @@ class Caching:
             return
         heard = ((self._mine, self.cache.hear), (self._everybodys, self.cache.hear_beat))
         for subject, hear in heard[len(self._subscriptions) :]:  # a try before this one may have had the first
-            subscription = await self._conn.subscribe_bytes(subject, partial(_handed, hear))
+            subscription = await self._conn.subscribe_bytes(subject, partial(self._handed, hear))
             if self._closed:  # meanwhile, by whom this one was not seen
                 await subscription.unsubscribe()
                 return
             self._subscriptions.append(subscription)
         self._opened = True
         self._connected()
+
+    def _handed(
+        self, hear: Callable[[bytes], None], _subject: bytes, reply: bytes, headers: bytes, body: bytes
+    ) -> None:
+        """A message's body to `hear`, if a projector may have sent it.
+
+        Whoever may ask the broker for anything can have the answer sent here, by the reply subject, which no permission
+        guards.  What is read out of a stream so has headers, or a reply subject to ack it; a notice has neither, and
+        other answers of the broker are no notices.
+        """
+        if reply or headers:
+            self.cache.counts.unreadable()
+            return
+        hear(body)
 
     def _disconnected(self) -> None:
         self._denied = False  # whoever lets us in again may allow it
@@ -158,8 +172,3 @@ class Caching:
             await subscription.unsubscribe()
         self._subscriptions.clear()
         await self.cache.close()
-
-
-def _handed(hear: Callable[[bytes], None], _subject: bytes, _reply: bytes, _headers: bytes, body: bytes) -> None:
-    """The body of a message to `hear`."""
-    hear(body)

@@ -51,8 +51,12 @@ QUERY_WATERMARK_S: Final = 4.0
 QUERY_LOAD_S: Final = 10.0
 """What one look at the tables may take.  Whoever asked has left by then (`RPC_TIMEOUT_S`); what comes is kept."""
 
-QUERY_CONNECTIONS: Final = 4
+QUERY_CONNECTIONS: Final = 8
 """To the database, of one instance."""
+
+QUERY_TENANT_SHARE: Final = 0.25
+"""Of them that one fleet's loads take at most: slow questions of three fleets leave room for the others'.  A load that
+gets no connection within a second is refused."""
 
 QUERY_TENANTS: Final = 64
 """Fleets for which an instance keeps answers; the one that has not asked for longest makes room."""
@@ -77,4 +81,5 @@ assert QUERY_WATERMARK_S < RPC_TIMEOUT_S
 assert QUERY_LOAD_S <= DB_STATEMENT_TIMEOUT_S
 assert QUERY_CONNECTIONS <= POOL_MAX
 assert QUERY_TENANT_REQUESTS < RPC_CONCURRENCY
+assert 0 < QUERY_TENANT_SHARE < 0.5
 assert 16 * QUERY_VALUE_BYTES_MAX + QUERY_TOKEN_BYTES_MAX < RPC_REQUEST_BYTES_MAX

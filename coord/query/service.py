@@ -67,7 +67,7 @@ class QueryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             l3=self.l3,
             watermark_wait_s=limits.QUERY_WATERMARK_S,
             load_timeout_s=limits.QUERY_LOAD_S,
-            loads_max=limits.QUERY_TENANT_REQUESTS,
+            loads_max=max(1, int(self.connections * limits.QUERY_TENANT_SHARE)),
             tags=dict(catalogue.RULES),
         )
 

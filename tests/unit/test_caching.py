@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from coord import errors
 from coord.cache.hearing import Caching
 from coord.telemetry.metrics import Metrics
-from coord.wire import subjects
+from coord.wire import notices, subjects
+from coord.wire.notices import Notice
 from tests.support.waiting import until
 
 
@@ -22,17 +23,19 @@ class Bus:
 
     def __init__(self) -> None:
         self.subscribed: list[str] = []
+        self.receivers: list[Any] = []
         self.asked: list[str] = []
         self.fails = False
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def subscribe_bytes(self, subject: str, _receiver: object) -> Subscribed:
+    async def subscribe_bytes(self, subject: str, receiver: object) -> Subscribed:
         self.asked.append(subject)
         await self.answers.wait()
         if self.fails and len(self.asked) == 2:
             raise errors.NotConnected
         self.subscribed.append(subject)
+        self.receivers.append(receiver)
         return Subscribed(self, subject)
 
     async def flush(self) -> None:
@@ -81,3 +84,20 @@ async def test_a_second_try_takes_only_what_the_first_did_not_get() -> None:
     assert bus.subscribed == BOTH
     await made.close()
     assert bus.subscribed == []
+
+
+async def test_what_the_broker_was_made_to_send_is_no_notice() -> None:
+    """An agent can have a stored message sent to any subject, as the answer to a request of its own."""
+    bus = Bus()
+    made = caching(bus)
+    await made.open()
+    body = notices.encode(
+        Notice(stream=subjects.EVENTS, epoch=9, partition=3, session="forged", from_=0, to=10**9, tags=[])
+    )
+    for reply, headers in ((b"", b"NATS/1.0\r\nNats-Stream: OBJ_PAYLOADS\r\n\r\n"), (b"$JS.ACK.EVENTS.x", b"")):
+        for receiver in bus.receivers:
+            receiver(b"", reply, headers, body)
+    assert made.cache.evictions.heard == 0
+    bus.receivers[1](b"", b"", b"", body)
+    assert made.cache.evictions.heard == 1
+    await made.close()
