@@ -28,7 +28,7 @@ def config(nats: Any, **cache: Any) -> coord.ClientConfig:
 
 
 def pages(c: Coord, loads: list[str]) -> Any:
-    @c.cached("page:{name}", shared=str)
+    @c.cached("page:{name}", shared=str, timeout_s=480)  # of which tiers have a part: slow is not away
     async def page(name: str) -> str:
         loads.append(name)
         return "<b>" + name
