@@ -123,7 +123,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self.peek: Final[Callable[..., Any]] = self._fresh.get
         """``peek(key, default=None)``: the fresh value under exactly this key (namespaces are aiocache's); counts as
         used.  Nothing is awaited, checked or counted; an unhashable key is a `TypeError`."""
-        self._is_plain = not aiocache and type(self._serializer) is NullSerializer
+        self._is_plain = not any(aiocache.values()) and type(self._serializer) is NullSerializer
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Whoever sets one of aiocache's own later on gets aiocache's way of reading."""
