@@ -204,7 +204,8 @@ class Showing:
         elif ask.tags:
             gone += cache.evict(*ask.tags)
         if ask.everything or ask.keys:
-            for number, key in enumerate(cache.l1.keys()):
+            # Also what is asked for and not here: it may lie in a tier below, or be on its way.
+            for number, key in enumerate(self._candidates()):
                 if number % _PIECE == _PIECE - 1:
                     await asyncio.sleep(0)
                 if ask.everything or fnmatchcase(shown(key), ask.keys):

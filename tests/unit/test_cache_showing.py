@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
+from coord.cache.functions import Functions
 from coord.cache.loading import Cache
 from coord.cache.showing import Showing
 from coord.ops import caches
@@ -93,6 +94,24 @@ async def test_it_answers_where_its_agent_may_and_only_what_it_is_asked(shown) -
     assert [(entry.key, entry.tags) for entry in one.entries] == [("page:y", ("all", "page:y"))]
     assert gone.gone == 3
     assert [(entry.key[:7], entry.fresh_s) for entry in left.entries] == [("<object", None)]
+
+
+async def test_what_is_on_its_way_while_its_key_is_evicted_is_not_kept(shown) -> None:
+    line, cache, _ = shown
+    goes_on = asyncio.Event()
+
+    @Functions(cache).cached("page:{name}")
+    async def page(name: str) -> str:
+        await goes_on.wait()
+        return name
+
+    asking = asyncio.create_task(page("x"))
+    await until(lambda: cache.sampling.keys.top(cache.monotonic()))
+    line.ask(what="evict", keys="page:*")
+    await until(lambda: line.said)
+    goes_on.set()
+    assert await asking == "x"
+    assert page.peek("x") is None
 
 
 async def test_a_flood_of_questions_is_not_queued_for_ever_and_a_lost_answer_ends_nothing(shown) -> None:
