@@ -215,7 +215,10 @@ async def test_what_is_no_replica_of_it_is_never_read(servers: Pair, migrated_da
         assert (reads.route.why, await replica_answers(reads)) == ("no_replica", False)
 
 
-async def test_of_several_replicas_behind_one_address_one_is_read(servers: Pair) -> None:
+async def test_of_several_replicas_behind_one_address_one_is_read(
+    servers: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPLICA_PROBE_MAX_S", 1.0)  # the probe that finds none of those left, and the next
     async with opened(servers, replica_staleness_max_s=60.0) as reads:
         await until(lambda: replica_answers(reads))
         known, replica = reads._started_at, reads._replica
