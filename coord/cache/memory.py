@@ -122,7 +122,8 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self._timer_of: asyncio.AbstractEventLoop | None = None
         self.peek: Final[Callable[..., Any]] = self._fresh.get
         """``peek(key, default=None)``: the fresh value under exactly this key (namespaces are aiocache's); counts as
-        used.  Nothing is awaited, checked or counted; an unhashable key is a `TypeError`."""
+        used.  Nothing is awaited, checked or counted; an unhashable key is a `TypeError`.  What was set aside is
+        not seen here; `read` sees it."""
         self._is_plain = not any(aiocache.values()) and type(self._serializer) is NullSerializer
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ import aiocache
 import msgspec
 import pytest
 from aiocache.serializers import JsonSerializer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coord import errors, limits
@@ -61,6 +61,41 @@ def test_the_bound_holds_and_books_are_kept(writes: list[tuple[int, Any, set[str
         assert {t for e in cache._entries.values() for t in e.tags} == set(cache.tags())
     cache.drop_tags("abcd", "manual")
     assert cache.tags() == {}
+
+
+STEPS = st.sampled_from(["keep", "aside", "read", "peek", "entry", "drop", "tags", "time"])
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(STEPS, st.integers(0, 12)), max_size=80), st.sampled_from([0.0, 5.0]))
+def test_what_is_set_aside_is_told_of_once_and_books_are_kept(steps: list[tuple[str, int]], stale_s: float) -> None:
+    now, told, brought = 0.0, [], 0
+    cache = made(bytes_max=64 * KIB, monotonic=lambda: now)
+    cache.settled = lambda key, way, outcome: told.append((key, way, outcome))
+    for step, n in steps:
+        before, was_aside = len(told), n in cache._aside
+        if step == "keep":
+            cache.keep(n, b"x" * 2_000, ttl_s=10, stale_s=stale_s, tags=("t",) if n % 2 else ())
+        elif step == "aside":
+            brought += cache.set_aside(n, "forecast") is not None
+        elif step in {"read", "entry"}:
+            found = cache.read(n) if step == "read" else cache.entry(n)
+            assert not was_aside or found is not None
+            assert told[before:] == ([(n, "forecast", "used")] if was_aside else [])
+        elif step == "peek":
+            assert not was_aside or cache.peek(n) is None
+        elif step == "drop":
+            cache.drop(n)
+        elif step == "tags":
+            cache.drop_tags(("t",), "notice")
+        else:
+            now += n
+            cache.sweep()
+        assert cache.bytes == sum(entry.bytes for entry in cache._entries.values()) <= cache.bytes_max
+        assert cache._aside_bytes == sum(cache._entries[key].bytes for key in cache._aside)
+        assert cache._aside_bytes <= cache.bytes_max * limits.CACHE_WARM_SHARE
+        assert len(cache._fresh) + len(cache._aside) + len(cache._stale) == len(cache._entries) == len(cache.keys())
+        assert brought == len(told) + len(cache._aside)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=200))
