@@ -308,7 +308,8 @@ class Cache:
     ) -> Any:
         """`read`, of tables that have a certain fact."""
         deadline = self.monotonic() + self.config.watermark_wait_s
-        reached = await self._reached(wanted, deadline)
+        # Where nothing is heard of that partition the tables know sooner than the next notice tells.
+        reached = self.evictions.hears(wanted.source) and await self._reached(wanted, deadline)
         if reached and tags:
             # What the fact's commit evicts is evicted: what is here now has seen it.
             entry = self.l1.entry(key)
@@ -322,7 +323,11 @@ class Cache:
             if loaded.marks is None:
                 if reached:
                     return loaded.value
-            elif loaded.marks.get(wanted.source, (0, 0))[1] >= wanted.seq:
+                if not await self._reached(wanted, deadline):  # nothing else can tell
+                    raise errors.TablesBehind(key=wanted.key, seq=wanted.seq)
+                reached = True
+                continue
+            if loaded.marks.get(wanted.source, (0, 0))[1] >= wanted.seq:
                 return loaded.value
             if self.monotonic() + delay_s > deadline:
                 raise errors.TablesBehind(key=wanted.key, seq=wanted.seq)

@@ -294,6 +294,10 @@ class Evictions:
                     needed[mark.source] = max(needed.get(mark.source, _BEGINNING), mark.place)
         return needed
 
+    def hears(self, source: Source) -> bool:
+        """Whether what is committed in a partition is heard of."""
+        return self.is_vouched and source in self._heard
+
     def is_reached(self, watermark: Watermark) -> bool:
         """Whether the fact is known to be committed, with all that its commit evicts evicted."""
         known = self._heard.get(watermark.source)
