@@ -7,10 +7,6 @@ it not ready as well: an operator has to decide.
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
-import socket
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -27,6 +23,7 @@ from coord.projector.partition import PartitionProjector
 from coord.projector.strays import Strays
 from coord.projector.writer import Writer, prepare
 from coord.runtime import assets
+from coord.runtime.instance import instance_name
 from coord.runtime.service import Service
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
@@ -51,7 +48,7 @@ class ProjectorService(Service):
         super().__init__("projector", registry=registry)
         self.config = config or ProjectorConfig()
         self.config.validate()
-        self.instance = self.config.instance or _instance_name()
+        self.instance = self.config.instance or instance_name()
         self.partitions: list[PartitionProjector] = []
         self._nats = nats
         self._database = database
@@ -172,8 +169,3 @@ class ProjectorService(Service):
 
 def _brief(error: errors.CoordError | None) -> dict[str, str]:
     return {} if error is None else {"code": error.code, "message": error.message, "remedy": error.remedy}
-
-
-def _instance_name() -> str:
-    host = re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:32]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"

@@ -5,10 +5,6 @@ It starts without its broker, says that it is not ready, and goes on when that c
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
-import socket
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +17,7 @@ from coord.bus.shared import SharedReader
 from coord.core.deciding import Decider, Presence
 from coord.core.desk import Desk
 from coord.runtime import assets
+from coord.runtime.instance import instance_name
 from coord.runtime.service import Service
 from coord.server.deciders import Factory, deciders
 from coord.server.deciding import PartitionDecider
@@ -64,7 +61,7 @@ class DeciderService(Service):
         """
         super().__init__("deciders", registry=registry)
         self._readings = readings
-        self.instance = _instance_name()
+        self.instance = instance_name()
         self.partitions: list[PartitionDecider] = []
         self._nats = nats
         self._presence: Presence = Everybody() if presence is None else presence  # an empty table is falsy
@@ -207,8 +204,3 @@ class DeciderService(Service):
 
 def _left(_error: errors.CoordError | None) -> None:
     """What could not be stated is demanded again."""
-
-
-def _instance_name() -> str:
-    host = re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:32]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from coord.ops.cli.output import Format, Output, printable
+from coord.ops.cli.output import Format, Output, brief, printable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -358,8 +358,7 @@ def fail(out: Output, error: CoordError) -> None:
 def _short(value: Any) -> str:
     from coord.telemetry.logs import redact
 
-    text = printable(str(redact("", value)))
-    return text if len(text) <= 120 else text[:117] + "…"
+    return brief(str(redact("", value)), 120)
 
 
 def exit_code(error: CoordError) -> Exit:

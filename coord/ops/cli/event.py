@@ -283,7 +283,7 @@ def _data(text: str | None) -> Any:
 
 
 def _print(ctx: Context, fact: StoredFact) -> None:
-    from coord.ops.cli.output import moment, printable
+    from coord.ops.cli.output import brief, moment
 
     if not ctx.out.is_table:
         ctx.out.line(_record(fact))
@@ -291,13 +291,9 @@ def _print(ctx: Context, fact: StoredFact) -> None:
     out = ctx.out
     what = f"{fact.kind}/{fact.id} {out.style('.'.join((fact.event, *fact.detail)), 'cyan')}"
     key = f" key={fact.key}" if fact.key != fact.id else ""
-    body = "" if fact.json_text == "null" else f"  {_brief(printable(fact.json_text))}"
+    body = "" if fact.json_text == "null" else f"  {brief(fact.json_text, 200)}"
     out.text(f"{out.style(moment(fact.stored_at), 'dim')}  {fact.seq}  {fact.agent}  {what}{key}{body}")
     out.stdout.flush()
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _record(fact: StoredFact) -> dict[str, Any]:

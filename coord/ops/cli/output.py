@@ -246,6 +246,12 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", text).replace("\n", "\\n").replace("\t", " ")
 
 
+def brief(text: str, chars: int) -> str:
+    """`text` as `printable` has it, cut to so many characters."""
+    text = printable(text)
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
+
+
 def size(count: float) -> str:
     """Bytes in binary units: ``1.5 MiB``."""
     if count < 0:

@@ -162,10 +162,10 @@ async def everything(
 
 
 def _line(ctx: Context, one: dict[str, Any]) -> str:
-    from coord.ops.cli.output import moment, printable, to_json
+    from coord.ops.cli.output import brief, moment, to_json
 
     out = ctx.out
-    said = "" if one["data"] is None else f"  {_cut(printable(to_json(one['data'])))}"
+    said = "" if one["data"] is None else f"  {brief(to_json(one['data']), 200)}"
     refused = "" if one["refused"] is None else f"  {out.style('refused: ' + one['refused'], 'red')}"
     what = f"{one['kind']}/{one['id']} {out.style(one['event'], 'cyan')}"
     return f"{out.style(moment(one['stored_at']), 'dim')}  {one['seq']}  {one['agent']}  {what}{refused}{said}"
@@ -188,10 +188,6 @@ def _brief(judge: Judge) -> str:
         return f"{len(fold.there)} there"
     said = getattr(fold, "said", None)
     return "removed" if said is None else "on" if said.enabled else "off"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def show(ctx: Context, found: Past, state: dict[str, Any], shown: deque[Judged]) -> None:

@@ -177,7 +177,6 @@ def _merged(changes: list[Change]) -> list[dict[str, Any]]:
 
 
 def _brief(value: Any) -> str:
-    from coord.ops.cli.output import printable, to_json
+    from coord.ops.cli.output import brief, to_json
 
-    text = printable(to_json(value))
-    return text if len(text) <= 100 else text[:99] + "…"
+    return brief(to_json(value), 100)
