@@ -45,9 +45,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     expires_at: float
     """until when it is fresh."""
     writer: str
-    """The cache that loaded it, one of many,"""
-    begun: int
-    """in which generation of its evictions."""
+    """The cache that loaded it, one of many."""
+    eras: bytes
+    """In which eras that was (`coord.cache.eras`)."""
     packed: bool
     value: bytes
 

@@ -20,6 +20,7 @@ What this never does: serve anything that was evicted, not even where stale valu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Final, TypeAlias
@@ -27,7 +28,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from coord import errors, limits
-from coord.cache import entries
+from coord.cache import entries, eras
 from coord.cache.config import CacheConfig
 from coord.cache.counting import Counting
 from coord.cache.keys import checked_tag
@@ -216,10 +217,14 @@ class Cache:
 
     def evict(self, *tags: str) -> int:
         """Drop what has one of these tags, and keep no load of it that is under way; how many entries went."""
+        if self.tiers is not None:
+            self.tiers.evict([eras.of_tag(tag) for tag in tags])
         return self._evict(self.evictions.manual([checked_tag(tag) for tag in tags]))
 
     def evict_all(self) -> int:
         """Drop all that has tags; how many entries went."""
+        if self.tiers is not None:
+            self.tiers.evict((eras.TAGGED,))
         return self._evict(self.evictions.manual_all())
 
     def forget(self, key: Hashable) -> bool:
@@ -227,10 +232,13 @@ class Cache:
         self._flights.pop(key, None)
         self.evictions.manual_key(key)
         self._remember()
+        if self.tiers is not None:
+            with contextlib.suppress(errors.InvalidCacheKey):  # then it is in no tier
+                self.tiers.evict((eras.of_key(entries.key_bytes(key)),))
         return self.l1.drop(key)
 
     def _remember(self) -> None:
-        """What was evicted by hand is not believed of the tiers below, as long as they may have it."""
+        """What was evicted by hand is not believed of others' watermarks, as long as these may be about."""
         self._pardon_at = self.monotonic() + limits.CACHE_L3_TTL_S
 
     def _evict(self, evicted: Evicted) -> int:
@@ -490,7 +498,11 @@ class Cache:
         tiers, wanted = self.tiers, flight.wanted
         if tiers is not None and wanted is not None:
             found: Found | Lease | None = await tiers.find(wanted)
-            if found is None and self.evictions.may_keep(wanted.tags, self.evictions.generation):
+            if (
+                found is None
+                and wanted.eras is not None
+                and self.evictions.may_keep(wanted.tags, self.evictions.generation)
+            ):
                 found = await tiers.lead(wanted, flight.joins)
             if isinstance(found, Found):
                 # Nothing awaits from here until it is kept: it is current as of now.
@@ -572,9 +584,7 @@ class Cache:
         lease, flight.lease = flight.lease, None
         ttl_s = policy.shared_s(loaded.value, tags) * (1 - self.config.jitter * self._rng.random())
         took_s = self.monotonic() - flight.begun_at
-        self.tiers.store(
-            wanted, loaded.value, tags, loaded.marks, begun=flight.begun, took_s=took_s, ttl_s=ttl_s, lease=lease
-        )
+        self.tiers.store(wanted, loaded.value, tags, loaded.marks, took_s=took_s, ttl_s=ttl_s, lease=lease)
 
     def _overdue(self, flight: Flight, policy: Policy) -> None:
         late = errors.TablesBehind if flight.behind else errors.LoadTimeout

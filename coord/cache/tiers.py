@@ -19,15 +19,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from coord import errors, limits
-from coord.cache import entries
+from coord.cache import entries, eras
 from coord.cache.entries import Entry, Shape
+from coord.cache.eras import Eras
 from coord.core import proving
 from coord.core.eviction import Evictions, Marks
 from coord.core.proving import LogEnds
@@ -92,7 +93,7 @@ class Log(Protocol):
         """Where the log ends, under each of the filters."""
 
 
-class Wanted(msgspec.Struct, frozen=True, eq=False):
+class Wanted(msgspec.Struct, eq=False):
     """One answer, as the tiers know it."""
 
     key: Hashable
@@ -104,6 +105,8 @@ class Wanted(msgspec.Struct, frozen=True, eq=False):
     shape: Shape
     load_s: float
     """What loading it may take."""
+    eras: Mapping[str, str] | None = None
+    """Those before it was looked for; None: they are not known, and the tiers are not used."""
 
     @property
     def ask_s(self) -> float:
@@ -205,6 +208,8 @@ class Tiers:
         self._monotonic = monotonic
         self._wall = wall or clock.unix
         self._writer = secrets.token_hex(8)
+        last = self._tiers[-1]  # it keeps for longest
+        self._eras = Eras(last.it, last.ask, monotonic=monotonic, wall=self._wall)
         self._tasks: set[asyncio.Task[bool]] = set()
         self._renewing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -228,6 +233,10 @@ class Tiers:
         """The answer, current as of now; None: no tier has it, or none that this process can prove to be."""
         if wanted.tags and not self._evictions.is_vouched:
             return None
+        if wanted.eras is None:
+            if not await self._eras.known(wanted.ask_s):
+                return None
+            wanted.eras = self._eras.now
         for level, one in enumerate(self._tiers):
             try:
                 held = await one.ask(partial(one.it.get, wanted.name), wanted.ask_s)
@@ -281,8 +290,7 @@ class Tiers:
 
     def _judged(self, wanted: Wanted, entry: Entry, marks: Marks) -> Found | str:
         """The answer, if it is current; else why not.  `marks`: up to where it has seen the log."""
-        begun = entry.begun if entry.writer == self._writer else 0
-        if not self._evictions.is_pardoned((wanted.key, *entry.tags), begun):
+        if entry.eras != eras.digest(self._eras.now, wanted.said, entry.tags):
             return "evicted"
         if not self._evictions.proves(entry.tags, marks):
             return "evicted" if self._evictions.is_evicted(entry.tags, marks) else "unproven"
@@ -408,14 +416,26 @@ class Tiers:
 
         self._spawn(one, say)
 
+    # --- by hand ---------------------------------------------------------------------------
+
+    def evict(self, whats: Iterable[str]) -> None:
+        """Evicted by hand (`coord.cache.eras`): what is held of them is a miss here from now on, elsewhere soon."""
+        self._eras.end(whats)
+
+        with contextlib.suppress(RuntimeError):  # without a loop, or when too much is on its way: before the next look
+            if not self._closed and len(self._tasks) < limits.CACHE_STORES_MAX:
+                task = asyncio.get_running_loop().create_task(self._eras.known(limits.CACHE_TIER_S))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
     # --- storing -------------------------------------------------------------------------
 
     def store(
-        self, wanted: Wanted, value: Any, tags: tuple[str, ...], marks: Marks | None, *, begun: int, took_s: float,
-        ttl_s: float, lease: Lease | None = None,
+        self, wanted: Wanted, value: Any, tags: tuple[str, ...], marks: Marks | None, *, took_s: float, ttl_s: float,
+        lease: Lease | None = None,
     ) -> None:  # fmt: skip
         """Have the tiers keep what may be kept now; behind the caller's back, then the lease ends."""
-        body = self._encoded(wanted, value, tags, marks, begun, took_s, ttl_s)
+        body = None if wanted.eras is None else self._encoded(wanted, wanted.eras, value, tags, marks, took_s, ttl_s)
         first = None if body is None else self._spawn_all(wanted.name, body, ttl_s)
         if lease is None:
             return
@@ -425,8 +445,8 @@ class Tiers:
             first.add_done_callback(lambda task: self.end(lease, stored=not task.cancelled() and task.result()))
 
     def _encoded(
-        self, wanted: Wanted, value: Any, tags: tuple[str, ...], marks: Marks | None, begun: int, took_s: float,
-        ttl_s: float,
+        self, wanted: Wanted, known: Mapping[str, str], value: Any, tags: tuple[str, ...], marks: Marks | None,
+        took_s: float, ttl_s: float,
     ) -> bytes | None:  # fmt: skip
         said = b"" if value is None else wanted.shape.encode(value)
         if said is None:
@@ -441,8 +461,8 @@ class Tiers:
         body = entries.encode(
             Entry(
                 key=wanted.said, tags=tags, marks=_flat(places),
-                loaded_at=now - took_s, expires_at=now + ttl_s, writer=self._writer, begun=begun, packed=False,
-                value=said,
+                loaded_at=now - took_s, expires_at=now + ttl_s, writer=self._writer,
+                eras=eras.digest(known, wanted.said, tags), packed=False, value=said,
             )
         )  # fmt: skip
         if body is None:

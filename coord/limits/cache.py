@@ -114,6 +114,12 @@ CACHE_LEASE_LOOK_FIRST_S: Final = 0.005
 CACHE_LEASE_LOOK_MAX_S: Final = 0.05
 """How often they look whether it has ended."""
 
+CACHE_ERAS_S: Final = 5.0
+"""How often a process that uses the shared tiers looks what was evicted by hand in others."""
+
+CACHE_ERAS_MAX: Final = 256
+"""Tags and keys of which that is remembered one by one; more are taken for everything."""
+
 CACHE_STORES_MAX: Final = 64
 """Answers on their way to the shared tiers; what is more is not stored there."""
 

@@ -140,9 +140,6 @@ async def test_what_one_process_loaded_another_finds_and_nothing_evicted_comes_b
     words.commit()
     await until(lambda: late.cache.evictions.required(["note:n1"])[SOURCE] == (1, 12))
     assert (await noting(late, load)("n1"))[0] == 12, "nor by who came later"
-    one.evict("n1")
-    assert (await one("n1"))[0] == 12
-    assert outcomes(a)["evicted"] >= 1, "what was dropped by hand is not read from another's store"
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -205,6 +202,40 @@ async def test_the_log_proves_what_is_from_before_a_process_began(words, join) -
     fourth = await join(l3=True, ask_log=True)
     assert await noting(fourth, load)("n1") == [13]
     assert outcomes(fourth, "l3")["unproven"] >= 1
+
+
+@pytest.mark.parametrize("how", ["tag", "all", "key"])
+async def test_what_was_evicted_by_hand_is_served_by_nobody_who_comes_later(words, join, monkeypatch, how: str) -> None:
+    loads: list[str] = []
+    goes_on = asyncio.Event()
+    goes_on.set()
+
+    async def load(id: str) -> coord.Loaded:  # noqa: A002
+        loads.append(id)
+        await goes_on.wait()
+        return coord.Loaded([len(loads)], words.marks())
+
+    a, b = await join(), await join()
+    one, two = noting(a, load), noting(b, load)
+    await one("n1")
+    await until(lambda: outcomes(a).get("stored"))
+    goes_on.clear()
+    under_way = asyncio.create_task(two("n2"))
+    await until(lambda: len(loads) == 2)
+    for id_ in ("n1", "n2"):
+        {"tag": lambda: a.cache.evict(f"note:{id_}"), "all": a.cache.evict_all, "key": lambda: one.evict(id_)}[how]()  # noqa: B023
+    again = asyncio.create_task(one("n1"))
+    await until(lambda: len(loads) == 3)
+    goes_on.set()
+    assert await again == [3], "what is held is a miss"
+    assert await under_way == [3]
+    await until(lambda: outcomes(a)["stored"] == 2)
+    await until(lambda: outcomes(b).get("stored"))
+    monkeypatch.setattr(limits, "CACHE_ERAS_S", 0.0)
+    late = noting(await join(), load)
+    assert await late("n1") == [3], "what was loaded after the eviction is shared"
+    assert await late("n2") == [4], "what began to be loaded before it is not, whoever stored it"
+    assert len(loads) == 4
 
 
 async def test_a_tier_that_is_gone_costs_nobody_an_answer(conn, words, join) -> None:

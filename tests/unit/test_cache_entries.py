@@ -41,7 +41,7 @@ plain = st.recursive(
 
 def entry(value: bytes, **fields: Any) -> Entry:
     known = Entry(
-        key=b"k", tags=("note:a",), marks=(("EVENTS", 3, 1, 7),), loaded_at=1.0, expires_at=2.0, writer="w", begun=0,
+        key=b"k", tags=("note:a",), marks=(("EVENTS", 3, 1, 7),), loaded_at=1.0, expires_at=2.0, writer="w", eras=b"",
         packed=False, value=value,
     )  # fmt: skip
     return msgspec.structs.replace(known, **fields)
