@@ -35,7 +35,7 @@ from coord.store import answers
 from coord.store.reading import Reads
 from coord.store.snapshots import reading
 from coord.telemetry.metrics import Metrics
-from coord.wire import query_api
+from coord.wire import query_api, subjects
 from coord.wire.query_api import Etag, Position, QueryAnswer, QueryRequest
 
 
@@ -192,8 +192,10 @@ def _wanted(asked: QueryRequest) -> Watermark | None:
     since = asked.min_watermark
     if since is None:
         return None
-    if since.seq < 1 or not since.key:
-        raise errors.QueryError("min_watermark has a key and a sequence of at least 1")
+    if since.seq < 1 or not since.key or since.stream not in {subjects.EVENTS, subjects.TELEMETRY}:
+        raise errors.QueryError(
+            f"min_watermark has a key, a sequence of at least 1, and stream {subjects.EVENTS} or {subjects.TELEMETRY}"
+        )
     return Watermark(since.key, since.seq, since.stream)
 
 

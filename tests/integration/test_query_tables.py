@@ -253,6 +253,9 @@ async def test_what_cannot_be_asked_is_refused(fleet: Fleet) -> None:
     for rows in (0, 1_001):
         with pytest.raises(errors.QueryError):
             await ask("tasks", rows=rows)
+    for watermark in (coord.Watermark("n1", 0), coord.Watermark("", 1), coord.Watermark("n1", 1, "DLQ")):
+        with pytest.raises(errors.QueryError, match="min_watermark"):
+            await ask("tasks", min_watermark=watermark)
     async with fleet.service.tenants.turn(fleet.acme.tenant) as cache:
         cache.config = msgspec.structs.replace(cache.config, watermark_wait_s=0.05)  # type: ignore[misc]
     with pytest.raises(errors.TablesBehind):
