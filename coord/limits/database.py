@@ -55,11 +55,11 @@ ROLLUP_SETTLE_MIN_S: Final = 1.0
 """And at least so far where facts come so fast that those of five seconds are too many to count each time: a leap
 second that is stepped, and far more than clocks that are kept differ by."""
 
-ROLLUP_LIVE_ROWS: Final = 20_000
+ROLLUP_LIVE_ROWS: Final = 10_000
 """Facts that come in between two moves of the rollups, where facts come fast: every view that reaches to now counts
 them as it is asked, about a microsecond each."""
 
-ROLLUP_EVERY_MIN_S: Final = 1.0
+ROLLUP_EVERY_MIN_S: Final = 0.5
 """Between two moves of the rollups at least, however fast facts come."""
 
 ROLLUP_PAUSE_MIN_S: Final = 0.005

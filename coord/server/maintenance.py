@@ -12,8 +12,8 @@
                           │
                        facts of every step: stated by _maintenance
 
-Where facts come fast, whoever leads goes on leading between two looks and moves the rollups as soon as about 20,000
-more have come, every second at most: what no rollup has, every view counts.
+Where facts come fast, whoever leads goes on leading between two looks and moves the rollups as soon as about 10,000
+more have come, twice a second at most: what no rollup has, every view counts.
 
 Each step is one or more transactions of about 10,000 rows with pauses in between, so that ingest goes on
 (`coord.core.upkeep`), and can be repeated: a process that dies leaves nothing half done, whoever leads next goes on.
@@ -136,6 +136,7 @@ class Maintenance(Service):
                 await self.look()
                 self._said.pop("look", None)
             except errors.CoordError as exc:
+                self._roll_every_s = math.inf  # or it would lead again at once, and fail again
                 self._say("look", exc.code, error=exc)
 
     async def teardown(self) -> None:

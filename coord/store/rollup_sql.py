@@ -70,7 +70,9 @@ def continuous_aggregates(rollup: Rollup) -> str:
             query = _first(rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.stored_at)")
         else:
             query = _further(
-                rollup, f"time_bucket(INTERVAL '{WIDTHS[level]}', s.bucket)", qualified(rollup.table(_below(level)))
+                rollup,
+                f"time_bucket(INTERVAL '{WIDTHS[level]}', s.bucket)",
+                qualified(rollup.table(level_below(level))),
             )
         done.append(
             f"DO $$ BEGIN IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{name}') AND relkind = 'r') THEN\n"  # noqa: S608 - names of our files
@@ -114,7 +116,7 @@ def step(rollup: Rollup, level: Level) -> str:
     if level == "1m":
         query = _first(rollup, _binned(level, "s.stored_at"), bound="s.stored_at")
     else:
-        below = qualified(rollup.table(_below(level)))
+        below = qualified(rollup.table(level_below(level)))
         query = _further(rollup, _binned(level, "s.bucket"), below, bound="s.bucket")
     names = ", ".join(("bucket", *(c.name for c in rollup.columns)))
     keys = ", ".join(("bucket", *(c.name for c in rollup.groups)))
@@ -147,7 +149,7 @@ def oldest(rollup: Rollup, level: Level) -> str:
     """The first bucket of the level below; of the first level, when the source's rows begin."""
     if level == "1m":
         return f"SELECT coord.oldest('{rollup.source}')"
-    return f"SELECT min(bucket) FROM coord.{rollup.table(_below(level))}"  # noqa: S608 - names of our files
+    return f"SELECT min(bucket) FROM coord.{rollup.table(level_below(level))}"  # noqa: S608 - names of our files
 
 
 def has_rows(rollup: Rollup) -> str:
@@ -158,7 +160,7 @@ def has_rows(rollup: Rollup) -> str:
 
 def count(rollup: Rollup, level: Level) -> str:
     """How many rows a step from $1 to $2 would read; $3 at most."""
-    table, column = (rollup.source, "stored_at") if level == "1m" else (rollup.table(_below(level)), "bucket")
+    table, column = (rollup.source, "stored_at") if level == "1m" else (rollup.table(level_below(level)), "bucket")
     return (
         f"SELECT count(*) FROM (SELECT FROM coord.{table}"  # noqa: S608 - names of our files
         f" WHERE {column} >= $1 AND {column} < $2 LIMIT $3) AS x"
@@ -223,7 +225,8 @@ def _binned(level: Level, time: str) -> str:
     return f"date_bin(INTERVAL '{WIDTHS[level]}', {time}, {_ORIGIN})"
 
 
-def _below(level: Level) -> Level:
+def level_below(level: Level) -> Level:
+    """The one that it is made from."""
     return LEVELS[LEVELS.index(level) - 1]
 
 

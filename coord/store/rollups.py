@@ -87,7 +87,7 @@ async def advance(
     `settle_s`: of a first level, how far behind what is complete it stays.  `width_s`: of the first step, as the run
     before left it; a wrong one costs a count of rows.
     """
-    least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[_below(level)]
+    least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[rollup_sql.level_below(level)]
     width_s = max(least_s, WIDTH_S[level] / 6 if width_s is None else width_s)
     rows = steps = 0
     goal: datetime | None = None
@@ -203,7 +203,7 @@ async def _span(
 
 async def _complete(conn: Connection, rollup: Rollup, level: Level, settle_s: float) -> datetime | None:
     if level != "1m":
-        below = rollup.table(_below(level))
+        below = rollup.table(rollup_sql.level_below(level))
         found = await conn.fetchval("SELECT shown FROM coord.rollup WHERE name = $1", below)
         return _as_time(found)
     stream = STREAMS[rollup.source]
@@ -212,17 +212,13 @@ async def _complete(conn: Connection, rollup: Rollup, level: Level, settle_s: fl
 
 async def _bounded(conn: Connection, rollup: Rollup, level: Level, since: datetime, until: datetime) -> int | None:
     """Do the step; None when it would be much more than a batch, and could be less."""
-    least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[_below(level)]
+    least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[rollup_sql.level_below(level)]
     if (until - since).total_seconds() > least_s:
         most = 4 * limits.MAINTAIN_BATCH_ROWS
         count = await conn.fetchval(rollup_sql.count(rollup, level), since, until, most + 1)
         if count > most:
             return None
     return int(await conn.fetchval(rollup_sql.step(rollup, level), since, until))
-
-
-def _below(level: Level) -> Level:
-    return LEVELS[LEVELS.index(level) - 1]
 
 
 def _floor(at: datetime, width_s: float) -> datetime:

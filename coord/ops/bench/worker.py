@@ -89,7 +89,7 @@ async def project(job: Job, parent_gone: asyncio.Event) -> None:
 async def keep_up(job: Job, parent_gone: asyncio.Event) -> None:
     """Maintain the tables, looking every two seconds instead of every five minutes, until the parent has enough.
 
-    That is where it begins: where facts come fast, rollups are moved every second, whatever is set.
+    That is where it begins: where facts come fast, rollups are moved more often, whatever is set.
     """
     metrics = Metrics(CollectorRegistry())
     config = MaintenanceConfig(every_s=2)
