@@ -280,7 +280,10 @@ async def whole(pool: Pool, folder: Path, facts: list) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pool", "after"), [("server", False), ("plain", True)], indirect=["pool"], ids=["server-before", "plain-after"]
+    ("either_database", "after"),
+    [("server", False), ("plain", True)],
+    indirect=["either_database"],
+    ids=["server-before", "plain-after"],
 )
 async def test_a_crash_at_any_step_neither_loses_nor_doubles(pool: Pool, tmp_path: Path, after: bool) -> None:
     facts = archive.rows(8, tenants=1, kinds=2, step=timedelta(hours=1))
