@@ -122,8 +122,10 @@ class Eras:
         """Whether the record is known, as of a few seconds ago; looks at it where it is not."""
         if self._monotonic() - self._looked_at >= limits.CACHE_ERAS_S:
             try:
-                await self.sync(within_s)
-            except errors.CoordError:
+                # Whoever waits for another's look, too; longer than one question, whose own end is to be counted.
+                async with asyncio.timeout(1.5 * within_s + 0.01):
+                    await self.sync(within_s)
+            except (errors.CoordError, TimeoutError):
                 return False
         return True
 

@@ -104,7 +104,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Flight:
     """One load under way."""
 
-    __slots__ = ("begun", "begun_at", "behind", "ends", "found", "future", "joined", "lease", "tags", "task", "wanted")
+    __slots__ = ("begun", "begun_at", "behind", "found", "future", "lease", "tags", "task", "wanted")
 
     def __init__(self, tags: tuple[str, ...], begun: int, future: asyncio.Future[Loaded]) -> None:
         self.tags = tags
@@ -120,14 +120,7 @@ class Flight:
         """It was there."""
         self.lease: Lease | None = None
         """Other processes wait for this load."""
-        self.joined = False
-        """It waited for another process's load."""
         self.begun_at = 0.0
-        self.ends: asyncio.TimerHandle | None = None
-
-    def joins(self) -> None:
-        """Another process is loading, and waited for."""
-        self.joined = True
 
 
 class Cache:
@@ -414,15 +407,10 @@ class Cache:
         flight.task = loop.create_task(self._fly(key, flight, load, policy), name="coord-cache-load")
         self._running.add(flight.task)
         flight.task.add_done_callback(lambda task: self._landed(key, flight, task))
-        self._begin_time(flight, policy)
-        flight.future.add_done_callback(lambda _: flight.ends.cancel() if flight.ends else None)
-        return flight
-
-    def _begin_time(self, flight: Flight, policy: Policy) -> None:
         # Not by cancelling alone: a loader may refuse that, and its callers are promised a deadline.
-        if flight.ends is not None:
-            flight.ends.cancel()
-        flight.ends = asyncio.get_running_loop().call_later(policy.timeout_s, self._overdue, flight, policy)
+        ends = loop.call_later(policy.timeout_s, self._overdue, flight, policy)
+        flight.future.add_done_callback(lambda _: ends.cancel())
+        return flight
 
     def _refresh(self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy) -> None:
         """Load behind a stale value's back, unless somebody does or all slots are taken."""
@@ -503,15 +491,13 @@ class Cache:
                 and wanted.eras is not None
                 and self.evictions.may_keep(wanted.tags, self.evictions.generation)
             ):
-                found = await tiers.lead(wanted, flight.joins)
+                found = await tiers.lead(wanted)
             if isinstance(found, Found):
                 # Nothing awaits from here until it is kept: it is current as of now.
                 flight.begun = self.evictions.generation
                 flight.found = found
                 return Loaded(found.value, None, found.tags)
             flight.lease = found
-            if flight.joined:  # its time begins now; what it waited for another process's is bounded by the same
-                self._begin_time(flight, policy)
         flight.begun_at = self.monotonic()
         return await self._load(flight, load, policy)
 
@@ -574,8 +560,9 @@ class Cache:
             if flight.found is not None:
                 ttl_s = min(ttl_s, flight.found.ttl_s)
             age_s = 0.0 if flight.found is None else flight.found.age_s
-            self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags, age_s=age_s)
-            if flight.found is None and flight.wanted is not None:
+            kept = self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags, age_s=age_s)
+            # What is too large for L1 was not even counted to its end: to make bytes of it would hold everybody up.
+            if kept and flight.found is None and flight.wanted is not None:
                 self._store(flight, flight.wanted, loaded, tags, policy)
 
     def _store(self, flight: Flight, wanted: Wanted, loaded: Loaded, tags: tuple[str, ...], policy: Policy) -> None:
@@ -589,6 +576,7 @@ class Cache:
     def _overdue(self, flight: Flight, policy: Policy) -> None:
         late = errors.TablesBehind if flight.behind else errors.LoadTimeout
         _fail(flight, late(timeout_s=policy.timeout_s))
+        self._end_lease(flight)  # also where the loader goes on: others wait for nothing
         assert flight.task is not None
         flight.task.cancel()
 

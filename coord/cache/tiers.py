@@ -330,11 +330,11 @@ class Tiers:
 
     # --- whose turn it is ----------------------------------------------------------------
 
-    async def lead(self, wanted: Wanted, joined: Callable[[], None]) -> Lease | Found | None:
+    async def lead(self, wanted: Wanted) -> Lease | Found | None:
         """The lease to load, or what another process loaded meanwhile; None: load without one.
 
-        `joined` is called where another process loads, and is waited for: three quarters of what a load may take, at
-        most.  Who has waited for nothing does not wait again.  Raises `LoadFailedElsewhere` when the other's loader
+        Another process that loads is waited for: three quarters of what a load may take, at most, so that some of that
+        is left.  Who has waited for nothing does not wait again.  Raises `LoadFailedElsewhere` when the other's loader
         raised.
         """
         one = self._tiers[0]
@@ -345,8 +345,8 @@ class Tiers:
             while True:
                 put = partial(one.it.put, name, _LED, ttl_s=_LEASE_TTL_S, over=over)
                 if (seq := await one.ask(put, wanted.ask_s)) is not None:
-                    return self._leased(one, name, seq)
-                held, waited = await self._watched(one, name, wanted, gives_up_at, joined)
+                    return self._leased(one, name, seq, wanted.load_s)
+                held, waited = await self._watched(one, name, wanted, gives_up_at)
                 said = b"" if held is None else held.body[:1]
                 if held is not None and said == _FAILED and waited:
                     raise _failure(held.body[1:])
@@ -362,7 +362,7 @@ class Tiers:
             return None
 
     async def _watched(
-        self, one: _Guarded[Tier], name: str, wanted: Wanted, gives_up_at: float, joined: Callable[[], None]
+        self, one: _Guarded[Tier], name: str, wanted: Wanted, gives_up_at: float
     ) -> tuple[Held | None, bool]:
         """What a lease came to, and whether it was waited for: it ended, or its holder does not renew it any more."""
         watched, until, delay_s = -1, 0.0, limits.CACHE_LEASE_LOOK_FIRST_S
@@ -372,7 +372,6 @@ class Tiers:
                 return held, watched >= 0
             if watched < 0:
                 one.count("joined")
-                joined()
             if held.seq != watched:
                 watched, until = held.seq, self._monotonic() + limits.CACHE_LEASE_S
             if self._monotonic() >= min(until, gives_up_at):
@@ -380,17 +379,19 @@ class Tiers:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, limits.CACHE_LEASE_LOOK_MAX_S)
 
-    def _leased(self, one: _Guarded[Tier], name: str, seq: int) -> Lease:
+    def _leased(self, one: _Guarded[Tier], name: str, seq: int, load_s: float) -> Lease:
         lease = Lease(name, seq)
-        lease.renewing = asyncio.get_running_loop().create_task(self._renew(one, lease), name="coord-cache-lease")
+        lease.renewing = asyncio.get_running_loop().create_task(
+            self._renew(one, lease, self._monotonic() + load_s), name="coord-cache-lease"
+        )
         self._renewing.add(lease.renewing)
         lease.renewing.add_done_callback(self._renewing.discard)
         return lease
 
-    async def _renew(self, one: _Guarded[Tier], lease: Lease) -> None:
+    async def _renew(self, one: _Guarded[Tier], lease: Lease, until: float) -> None:
         """As long as this process loads, others can see that it lives."""
         with contextlib.suppress(errors.CoordError):
-            while not lease.ended.is_set():
+            while not lease.ended.is_set() and self._monotonic() < until:
                 try:
                     async with asyncio.timeout(limits.CACHE_LEASE_S / 3):
                         await lease.ended.wait()
@@ -442,7 +443,7 @@ class Tiers:
         if first is None:
             self.end(lease)
         else:
-            first.add_done_callback(lambda task: self.end(lease, stored=not task.cancelled() and task.result()))
+            first.add_done_callback(lambda task: self.end(lease, stored=_is_done(task)))
 
     def _encoded(
         self, wanted: Wanted, known: Mapping[str, str], value: Any, tags: tuple[str, ...], marks: Marks | None,
@@ -512,6 +513,10 @@ class Tiers:
             _, late = await asyncio.wait(tuple(self._tasks), timeout=2 * limits.CACHE_TIER_S)
             for task in late:
                 task.cancel()
+
+
+def _is_done(task: asyncio.Task[bool]) -> bool:
+    return not task.cancelled() and task.exception() is None and task.result()
 
 
 def _flat(marks: Marks) -> tuple[tuple[str, int, int, int], ...]:
