@@ -332,6 +332,17 @@ async def _perform(conn: Connection, spec: Spec, change: Change) -> None:
     )
 
 
+async def ensure_stream(conn: Connection, spec: Spec) -> bool:
+    """Make a stream where the server has none; whether it had to.  One that is there stays as it is, changed or not.
+
+    Raises what `Connection.api` raises.
+    """
+    if await _current(conn, spec) is not None:
+        return False
+    await conn.api(f"STREAM.CREATE.{spec.stream}", spec.config)
+    return True
+
+
 async def ensure_consumer(conn: Connection, spec: Spec) -> None:
     """Make a consumer that a pull has not found, if the server says that there is none.
 

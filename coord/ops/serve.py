@@ -6,7 +6,8 @@
           query ─────┤
           decider ───┼─ beside every one of them: http (probes, metrics), loop_lag, stats
           maintenance┤
-          trimmer ───┘
+          trimmer ───┤
+   memory streams ───┘
 
 Each service has its own connections: one that is slow or wedged keeps nobody from the
 others'.  The services start side by side and without their broker or database; readiness
@@ -40,6 +41,7 @@ from coord.runtime.service import Service, ServiceGroup
 from coord.server import together
 from coord.server.deciders import KINDS
 from coord.server.maintenance import Maintenance
+from coord.server.memory_streams import MemoryStreams
 from coord.server.trimmer import Trimmer
 from coord.store import migrations, reading
 from coord.store.reading import Reads
@@ -110,6 +112,7 @@ def services(
                     registry=registry,
                 )
             )
+        members.append(MemoryStreams(settings.nats, ops_settings.topology(settings), registry=registry))
     if what in {What.ALL, What.QUERY}:
         members += _querying(settings, registry)
     if what in {What.ALL, What.DECIDER}:
