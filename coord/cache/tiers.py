@@ -46,6 +46,8 @@ _NOTHING: Final = b"N"
 _FAILED: Final = b"F"
 _LEASE_TTL_S: Final = 2 * limits.CACHE_LEASE_S
 _ENDED_TTL_S: Final = 1.0
+_RENEWALS: Final = 3
+"""Of a lease, in the time after which its holder is taken for dead."""
 
 
 class Held(Protocol):
@@ -393,7 +395,7 @@ class Tiers:
         with contextlib.suppress(errors.CoordError):
             while not lease.ended.is_set() and self._monotonic() < until:
                 try:
-                    async with asyncio.timeout(limits.CACHE_LEASE_S / 3):
+                    async with asyncio.timeout(limits.CACHE_LEASE_S / _RENEWALS):
                         await lease.ended.wait()
                 except TimeoutError:
                     put = partial(one.it.put, lease.name, _LED, ttl_s=_LEASE_TTL_S, over=lease.seq)
