@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
+
+from coord.telemetry import logs
 
 pytest_plugins = ["tests.support.servers", "tests.support.ledger"]
 
@@ -51,6 +54,16 @@ def pytest_asyncio_loop_factories(
     if os.environ.get("COORD_TEST_LOOP") == "uvloop":
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Name the test that leaves this process's logging configured: a later one would wait for its records in vain."""
+    yield
+    mine = [log for name, log in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "coord"]
+    deaf = [log.name for log in mine if isinstance(log, logging.Logger) and not log.isEnabledFor(logging.WARNING)]
+    assert not logs._sinks, "a sink is left"
+    assert not deaf, f"left without a voice: {deaf}"
 
 
 @pytest.fixture

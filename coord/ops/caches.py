@@ -12,7 +12,7 @@ import msgspec
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.patched import Message
-from coord.wire import subjects
+from coord.wire import headers, subjects
 from coord.wire.cache_api import CacheAnswer, CacheAsk, CacheStats, encode, read_answer
 
 
@@ -33,8 +33,9 @@ async def ask(
             answer = read_answer(message.data)
         except errors.WireError:
             return
-        if message.reply or message.raw_headers or answer.agent != agent or len(found) >= limits.CACHE_ANSWERS_MAX:
-            return  # whoever may publish there speaks for that agent alone
+        # Whoever may publish there speaks for that agent alone.
+        if not _is_said(message) or answer.agent != agent or len(found) >= limits.CACHE_ANSWERS_MAX:
+            return
         found.setdefault((agent, answer.instance), answer)
         if processes is not None and len(found) >= processes:
             enough.set()
@@ -52,6 +53,14 @@ async def ask(
     finally:
         await subscription.unsubscribe()
     return [found[who] for who in sorted(found)]
+
+
+def _is_said(message: Message) -> bool:
+    """Whether somebody published it; what the broker answers in somebody's name has a reply subject or headers.
+
+    What comes out of the agents' account has one header, the server's own.
+    """
+    return not message.reply and (message.raw_headers is None or set(message.headers) == {headers.REQUEST_INFO})
 
 
 def stats_rows(answers: Iterable[CacheAnswer]) -> list[dict[str, Any]]:

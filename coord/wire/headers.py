@@ -49,6 +49,9 @@ NUM_PENDING: Final = "Nats-Num-Pending"
 STREAM_SOURCE: Final = "Nats-Stream-Source"
 """Appended by the server to what a stream took in from another: ``{stream} {sequence} …``."""
 
+REQUEST_INFO: Final = "Nats-Request-Info"
+"""Put by the server on what comes out of another account by a service import: whose it is."""
+
 SCHEDULE: Final = "Nats-Schedule"
 SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
 SCHEDULE_TTL: Final = "Nats-Schedule-TTL"

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
+from coord.bus.patched import Message
 from coord.cache.functions import Functions
 from coord.cache.loading import Cache
 from coord.cache.showing import Showing
@@ -176,15 +177,18 @@ class Asked(Line):
         assert self.subject == f"coord.answer.acme.*.{asker}"
         forged = encode(CacheAnswer(agent="a4", instance="i"))
         self.heard(_message(subjects.answer("acme", "a4", asker), forged, "reply"))  # type: ignore[misc]
+        read = b"NATS/1.0\r\nNats-Stream: EVENTS\r\nNats-Request-Info: {}\r\n\r\n"
+        for broker in (read, b"NATS/1.0\r\n\r\n", b"NATS/1.0 503\r\n\r\n", b"odd"):
+            self.heard(_message(subjects.answer("acme", "a4", asker), forged, "", broker))  # type: ignore[misc]
         for agent, instance, says in (("a2", "i", "a2"), ("a1", "i", "a2"), ("a1", "i", "a1"), ("a2", "i", "a2")):
             answer = encode(CacheAnswer(agent=says, instance=instance, gone=len(agent)))
-            self.heard(_message(subjects.answer("acme", agent, asker), answer))  # type: ignore[misc]
+            imported = b"NATS/1.0\r\nNats-Request-Info: {}\r\n\r\n" if agent == "a1" else None
+            self.heard(_message(subjects.answer("acme", agent, asker), answer, "", imported))  # type: ignore[misc]
         self.heard(_message(subjects.answer("acme", "a3", asker), b"no"))  # type: ignore[misc]
 
 
-class _message:  # noqa: N801 - what a subscriber is given
-    def __init__(self, subject: str, data: bytes, reply: str = "") -> None:
-        self.subject, self.data, self.reply, self.raw_headers = subject, data, reply, None
+def _message(subject: str, data: bytes, reply: str = "", raw_headers: bytes | None = None) -> Message:
+    return Message(subject, reply, data, raw_headers)
 
 
 async def test_nobody_answers_for_another_and_nobody_twice() -> None:

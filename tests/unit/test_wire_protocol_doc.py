@@ -15,7 +15,7 @@ import pytest
 from coord import errors, limits
 from coord.core import tasks
 from coord.projector.tables import QUIET
-from coord.wire import headers, ids, log_api, subjects
+from coord.wire import headers, ids, log_api, query_api, subjects
 from coord.wire.authors import TABLE
 from coord.wire.envelope import Poison, decode_message
 from coord.wire.used import UsedRequest
@@ -24,8 +24,10 @@ TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 
 
-def section(number: int) -> str:
-    found = re.search(rf"^## {number}\. .*?(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+def section(number: int, part: int = 0) -> str:
+    """A chapter with its parts, or one part of it."""
+    head, end = (f"## {number}\\.", "## ") if not part else (f"### {number}\\.{part}", "##")
+    found = re.search(rf"^{head} .*?(?=^{end}|\Z)", TEXT, re.MULTILINE | re.DOTALL)
     assert found
     return found[0]
 
@@ -92,12 +94,15 @@ def test_there_are_commands_of_both_forms():
 
 def test_the_other_commands():
     others = [run(c) for c in commands() if c not in PUBLISHED]
-    read, used = [o for o in others if o[0] == "req"]
+    read, asked, used = [o for o in others if o[0] == "req"]
     assert subjects.parse_rpc(read[1]) == ("acme", "log", "read")
     request = msgspec.json.decode(read[3], type=log_api.ReadRequest)
     assert (request.filter.kind, request.from_seq, request.max) == ("task", 1, 100)
     assert subjects.parse_rpc(used[1]) == ("acme", "ids", "used")
     assert msgspec.json.decode(used[3], type=UsedRequest).ids == [("doc-42", "doc-42")]
+    assert subjects.parse_rpc(asked[1]) == ("acme", "query", "tasks")
+    question = msgspec.json.decode(asked[3], type=query_api.QueryRequest)
+    assert (question.params, question.rows) == ({"status": "dead"}, 20)
     (sub,) = [o for o in others if o[0] == "sub"]
     assert sub[1] == subjects.live_filter("acme", kind="task", event="completed")
 
@@ -149,12 +154,18 @@ def test_the_headers():
 
 
 def test_the_answer_of_the_log_reader():
-    named = {name for row in tables(section(10)) for name in re.findall(r"`(\w+)`", row[0])}
+    log = section(10).removesuffix(section(10, 1))
+    named = {name for row in tables(log) for name in re.findall(r"`(\w+)`", row[0])}
     request = {"from" if f == "from_" else f for f in log_api.ReadRequest.__struct_fields__}
     assert named == request | set(log_api.Page.__struct_fields__)
-    listed = set(re.findall(r"`(\w+)`", section(10)))
+    listed = set(re.findall(r"`(\w+)`", log))
     assert set(log_api.JsonFact.__struct_fields__) <= listed
     assert set(log_api.LogInfo.__struct_fields__) <= listed
+
+
+def test_the_answer_about_the_tables():
+    named = {name for row in tables(section(10, 1)) for name in re.findall(r"`(\w+)`", row[0])}
+    assert named == {*query_api.QueryRequest.__struct_fields__, *query_api.QueryAnswer.__struct_fields__}
 
 
 def test_worked_values():
