@@ -60,9 +60,11 @@ def pytest_asyncio_loop_factories(
 def logging_as_it_was() -> Iterator[None]:
     """Name the test that leaves this process's logging configured: a later one would wait for its records in vain."""
     yield
+    sinks = list(logs._sinks)
+    logs.unconfigure()  # or all later ones would be named, too
     mine = [log for name, log in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "coord"]
     deaf = [log.name for log in mine if isinstance(log, logging.Logger) and not log.isEnabledFor(logging.WARNING)]
-    assert not logs._sinks, "a sink is left"
+    assert not sinks, "a sink is left"
     assert not deaf, f"left without a voice: {deaf}"
 
 

@@ -20,6 +20,7 @@ from coord.ops.cli import base, output
 from coord.ops.cli.bars import bar
 from coord.ops.cli.base import Context, Exit, command, group
 from coord.ops.cli.output import Format, Output
+from coord.telemetry import logs
 from tests.support.cli import Result, run_cli
 
 NOUNS = ("event", "stream", "db", "dlq", "projection", "spool", "logs", "config", "dev", "bench")
@@ -153,6 +154,7 @@ def made(function: Any) -> typer.Typer:
 def call(app: typer.Typer, *args: str, capsys: pytest.CaptureFixture[str]) -> Result:
     with pytest.raises(SystemExit) as ended:
         app(args=list(args))
+    logs.unconfigure()  # as `tests.support.cli` does
     code = int(ended.value.code or 0)
     captured = capsys.readouterr()
     return Result(code, captured.out, captured.err)
