@@ -146,7 +146,7 @@ async def _compare(
         await copy.dead_letters(conn, [letter.row for batch in batches.values() for letter in batch.letters])
         for changed, missing in (await mending.events(conn, events), await mending.samples(conn, samples)):
             found.changed += changed
-            found.missing += missing - changed
+            found.missing += missing
             if changed or missing:
                 # Rollups have counted what stood there: they count it anew.
                 times = [*(row[0] for row in events), *(row[0] for row in samples)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coord.store.pool import Connection, rows_of
+from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, EventRow, SampleRow
 from coord.store.sqlstate import translated
@@ -18,7 +18,10 @@ async def epochs_begun(conn: Connection, stream: str) -> dict[tuple[int, int], i
 
 
 async def events(conn: Connection, rows: Sequence[EventRow]) -> tuple[int, int]:
-    """Make `coord.event` have these facts, which it alone may have; how many rows went, and how many came."""
+    """Make `coord.event` have these facts, which it alone may have.
+
+    Returns at how many places something else stood, or the same twice, and at how many nothing.
+    """
     return await _mended(conn, "event", EVENT_COLUMNS, rows)
 
 
@@ -36,6 +39,7 @@ async def _mended(
         await conn.execute("SET LOCAL enable_seqscan = on")
         await conn.execute(statement(f"mend_{table}_said"))
         await conn.copy_records_to_table(f"said_{table}", columns=columns, records=rows)
-        went = await conn.execute(statement(f"mend_{table}_others"))
-        came = await conn.execute(statement(f"mend_{table}_missing"))
-    return rows_of(went), rows_of(came)
+        # By place: where two copies of a row went, one comes.
+        went = {tuple(row) for row in await conn.fetch(statement(f"mend_{table}_others"))}
+        came = {tuple(row) for row in await conn.fetch(statement(f"mend_{table}_missing"))}
+    return len(went), len(came - went)

@@ -15,3 +15,4 @@ WHERE NOT EXISTS (
   SELECT FROM coord.dead_letter AS d
   WHERE d.stream = 'TELEMETRY' AND (d.epoch, d.seq, d.idx) = (s.epoch, s.seq, s.idx)
 )
+RETURNING epoch, seq, idx

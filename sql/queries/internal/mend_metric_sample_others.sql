@@ -20,3 +20,4 @@ USING (
 WHERE (e.epoch, e.seq, e.idx) = (w.epoch, w.seq, w.idx)
   AND e.stored_at >= (SELECT min(stored_at) FROM said_metric_sample) - INTERVAL '1 minute'
   AND e.stored_at <= (SELECT max(stored_at) FROM said_metric_sample) + INTERVAL '1 minute'
+RETURNING e.epoch, e.seq, e.idx
