@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder(_PutAnswer).decode
 
 
 class StreamTier:
-    """See the module: a `coord.cache.tiers.Tier` of one tenant."""
+    """See the module: a `coord.cache.tier.Tier` of one tenant."""
 
     def __init__(self, conn: Connection, tenant: str, stream: str) -> None:
         """`stream`: CACHE_L2 or CACHE_L3."""

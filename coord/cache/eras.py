@@ -20,11 +20,12 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from coord import errors, limits
+from coord.cache.tier import Held, Tier
 
 _NAME: Final = "by-hand"
 _TRIES: Final = 8
@@ -44,33 +45,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     written_at: float
     eras: dict[str, tuple[str, float]]
     """What → its era, and when that began, seconds since 1970."""
-
-
-class Held(Protocol):
-    """As a tier has it."""
-
-    @property
-    def seq(self) -> int:
-        """Which write it was."""
-
-    @property
-    def body(self) -> bytes:
-        """As it was put."""
-
-
-class Shelf(Protocol):
-    """The tier in which the record is."""
-
-    life_s: float
-
-    async def get(self, name: str, /) -> Held | None:
-        """The last that was put."""
-
-    async def put(self, name: str, body: bytes, /, *, ttl_s: float, over: int | None = None) -> int | None:
-        """None: something else than `over` was there."""
-
-    def is_aging(self, seq: int, /) -> bool:
-        """Whether it would leave soon."""
 
 
 def of_tag(tag: str) -> str:
@@ -99,7 +73,7 @@ class Eras:
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: Tier,
         ask: Callable[[Callable[[], Awaitable[Any]], float | None], Awaitable[Any]],
         *,
         monotonic: Callable[[], float],

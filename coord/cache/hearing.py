@@ -23,7 +23,8 @@ from coord import errors, limits
 from coord.cache.config import CacheConfig
 from coord.cache.functions import Functions
 from coord.cache.loading import Cache
-from coord.cache.tiers import Log, Tier
+from coord.cache.tier import Tier
+from coord.cache.tiers import Log
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects

@@ -34,7 +34,8 @@ from coord.cache.counting import Counting
 from coord.cache.keys import checked_tag
 from coord.cache.memory import MemoryCache
 from coord.cache.sampling import Sampling
-from coord.cache.tiers import Found, Lease, Log, Tier, Tiers, Wanted
+from coord.cache.tier import Tier
+from coord.cache.tiers import Found, Lease, Log, Tiers, Wanted
 from coord.core.eviction import Evicted, Evictions, Marks, TagRules, Watermark, depends_on, is_behind
 from coord.runtime import clock
 from coord.telemetry import logs

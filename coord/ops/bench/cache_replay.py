@@ -89,7 +89,7 @@ class ModelTier:
         return len(self._bodies)
 
     async def get(self, name: str, /) -> Body | None:
-        """As `coord.cache.tiers.Tier` has it; so are the others."""
+        """As `coord.cache.tier.Tier` has it; so are the others."""
         found = self._bodies.get(name)
         return None if found is None or found.expires <= self._now() else found
 
