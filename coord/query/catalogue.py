@@ -40,6 +40,7 @@ RULES: Final = {"*.*": (ANY,)}
 _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "v_agent": ("agent",),
     "v_agent_status": ("agent",),
+    "v_flag": ("flag",),
     "v_handoff_state": ("handoff",),
     "v_lock": ("lock",),
     "v_signal": ("signal",),
@@ -58,6 +59,8 @@ _ONE_KEY: Final[Mapping[str, tuple[str, ...]]] = {
     "handoff": ("key", "id"),
     "signal": ("key", "id"),
     "lock": ("key", "id"),
+    "flag": ("key",),
+    "workflow_steps": ("key",),
     "agent": ("id",),
     "history": ("key",),
     "causes": ("key",),

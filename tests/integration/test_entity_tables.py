@@ -12,6 +12,7 @@ import pytest
 from coord.core import tasks
 from coord.core.tasks import Task
 from coord.projector import entities, tables
+from coord.store import queries
 from coord.store.pool import Connection
 from coord.store.rows import EventRow
 from coord.wire.envelope import StoredFact
@@ -151,10 +152,22 @@ async def test_every_kind_has_its_row(migrated_database: Database) -> None:
         fact(6, "flag", "set", "f", {"percentage": 10}),
         fact(7, "agent", "registered", "a1", {"instance": "i1", "capabilities": {"work": 2}, "labels": {"z": "1"}}),
         fact(8, "handoff", "accepted", "h", {}, "1", "eve"),
+        fact(9, "flag", "set", "g", {"rules": [{"agents": ["a1"]}]}),
+        fact(10, "flag", "removed", "g", {}, agent="a2"),
     ]
     async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
         assert await project(conn, log) == {(8, 0): "handoff.not_addressee"}
-        for table in ("workflow", "handoff", "signal", "lock", "flag", "agent_registry"):
+        for table in ("workflow", "handoff", "signal", "lock", "agent_registry"):
             assert await conn.fetchval(f"SELECT count(*) FROM coord.{table}") == 1, table
+        for everything, wanted in (("false", ["f"]), ("true", ["f", "g"])):
+            assert [r["id"] for r in await queries.run(conn, "flags", all=everything)] == wanted
+        told = [
+            (r["is_set"], r["percentage"], r["set_by"], r["changes"]) for r in await queries.run(conn, "flags", all="1")
+        ]
+        assert told == [(True, 10, "a1", 1), (False, None, "a2", 2)]
+        (flag,) = await queries.run(conn, "flag", tenant="acme", id="f")
+        assert (flag["key"], flag["enabled"], flag["rules"]) == ("flags", True, "[]")
+        for asked, ids in (({"waited": "true"}, ["s"]), ({"raised": "true"}, [])):
+            assert [r["id"] for r in await queries.run(conn, "signals", **asked)] == ids
         waiting = await conn.fetch("SELECT what, who, holder FROM coord.v_waiting ORDER BY what")
     assert {r["what"] for r in waiting} == {"handoff", "lock", "signal", "workflow"}
