@@ -7,6 +7,8 @@ Costs one request a page (about 1 ms).  For one task there is `coord.client.hist
 
 from __future__ import annotations
 
+from datetime import datetime
+from itertools import takewhile
 from typing import Literal
 
 import msgspec
@@ -30,7 +32,7 @@ class Window(msgspec.Struct, frozen=True):
     created: str
     """When the stream was created: another value is another log."""
     whole: bool
-    """Whether these are all up to the log's end; otherwise the oldest."""
+    """Whether these are all that were wanted; otherwise the oldest."""
     last_seq: int
     """The log's end."""
 
@@ -59,9 +61,13 @@ async def window(
     which: Filter,
     *,
     from_seq: int | None = None,
+    until_seq: int | None = None,
+    until: datetime | None = None,
     facts_max: int = limits.ENTITY_FACTS_MAX,
 ) -> Window:
     """Facts that the log holds, from a sequence or its beginning on, in its order.
+
+    `until_seq`: none behind that sequence; `until`: nor from the first on that was stored later; None: to its end.
 
     Raises `LogTrimmed` when the log begins behind `from_seq`, `LogReplaced` when it ends before it, and what
     `rpc.call` raises.
@@ -72,8 +78,15 @@ async def window(
     found: list[StoredFact] = []
     while True:
         page = await rpc.call(conn, service, request, log_api.Page, policy=_ASK)
-        found += [_decode_fact(raw).unpack() for raw in page.facts]
-        at_end = page.next_seq > page.last_seq
+        facts = [_decode_fact(raw).unpack() for raw in page.facts]
+        wanted = list(takewhile(lambda fact: not _is_behind(fact, until_seq, until), facts))
+        found += wanted
+        at_end = page.next_seq > page.last_seq or len(wanted) < len(facts)
+        at_end = at_end or (until_seq is not None and page.up_to >= until_seq)
         if at_end or len(found) >= facts_max:
             return Window(found, page.created, at_end, page.last_seq)
         request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)
+
+
+def _is_behind(fact: StoredFact, seq: int | None, time: datetime | None) -> bool:
+    return (seq is not None and fact.seq > seq) or (time is not None and fact.stored_at > time)

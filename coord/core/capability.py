@@ -26,6 +26,7 @@ import msgspec
 
 from coord import limits
 from coord.core.deciding import NONE, Effect, Folding, Presence, State
+from coord.core.tasks import Refusal
 from coord.core.watch import Fare, Watch
 from coord.wire.envelope import StoredFact
 from coord.wire.subjects import partition
@@ -42,6 +43,8 @@ TRANSITIONS: Final[dict[tuple[str, str], Circuit]] = {
     ("open", "closed"): "closed",
 }
 
+_MALFORMED: Final = Refusal("capability.malformed", "a circuit's facts are under its capability, and numbered")
+_STALE: Final = Refusal("capability.stale", "the circuit is not where this would lead on from")
 
 _SETTLE_S: Final = 3 * limits.BOARD_EVERY_S
 """After its start a decider hears sums that have been counted for long."""
@@ -108,6 +111,13 @@ class CapabilityState(msgspec.Struct, omit_defaults=True):
         self.in_a_row = 0 if to == "closed" else self.in_a_row + (event == "opened")
         return True
 
+    def fold(self, fact: StoredFact) -> Refusal | None:
+        """Fold one fact about it; None: believed.  A refused one has changed nothing."""
+        detail = fact.detail[0] if fact.detail else ""
+        if fact.key != fact.id or not detail.isascii() or not detail.isdecimal() or len(detail) > 9:
+            return _MALFORMED
+        return None if self.apply(fact.event, int(detail), fact.stored_at.timestamp()) else _STALE
+
     def decide(self, window: _Window, now: float) -> str | None:
         """The event that is due; None: none."""
         if self.circuit == "closed":
@@ -145,16 +155,15 @@ class CapabilityDecider(Folding):
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
         """Fold one change of a circuit."""
         at = (fact.tenant, fact.id)
-        detail = fact.detail[0] if fact.detail else ""
-        if fact.key != fact.id or not detail.isascii() or not detail.isdecimal() or len(detail) > 9:
-            return NONE
         state = self._states.get(at)
         if state is None:
             if len(self._states) >= limits.CAPABILITIES_MAX:
                 return NONE
-            state = self._states[at] = CapabilityState(fact.tenant, fact.id)
-        if state.apply(fact.event, int(detail), fact.stored_at.timestamp()) and (window := self._windows.get(at)):
-            window.clear()
+            state = CapabilityState(fact.tenant, fact.id)
+        if state.fold(fact) is None:
+            self._states[at] = state
+            if window := self._windows.get(at):
+                window.clear()
         return NONE
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:

@@ -19,13 +19,21 @@ import msgspec
 from coord.core import expressions
 from coord.core.expressions import Path
 from coord.core.flow_definition import check_table
+from coord.core.tasks import Refusal, decode
+from coord.errors import InvalidWorkflow, WireError
 from coord.wire import where
+from coord.wire.envelope import StoredFact
 from coord.wire.flow import Decided, RuleTable
 from coord.wire.where import Judge, Place
 
 NO_TABLE: Final = "rules.unknown"
 NO_INPUT: Final = "rules.input_missing"
 NO_RULE: Final = "rules.none_holds"
+INVALID: Final = "rules.invalid"
+
+_KEY: Final = Refusal("rules.key", "a decision table is stated under its own name")
+_NOTHING: Final = Refusal(INVALID, "a decision table has rules")
+_NOT_AGAIN: Final = Refusal(INVALID, "only a decider states again")
 
 
 class Table:
@@ -74,3 +82,34 @@ class Table:
 
     def _none(self, name: str | None, code: str, message: str) -> Decided:
         return Decided(table=name, version=self.said.version, error=code, message=message)
+
+
+class RuleSet(msgspec.Struct):
+    """A decision table as facts have set it.  Mutable: `apply` changes it."""
+
+    tenant: str
+    id: str = msgspec.field(name="name")
+    seq: int = 0
+    """Of the fact by which it was set; 0: none was."""
+    said: RuleTable = RuleTable(rules=[])
+
+    def apply(self, fact: StoredFact) -> Refusal | None:
+        """Fold the next fact about it; None: believed, or of no consequence.  A refused one has changed nothing."""
+        if fact.key != fact.id:
+            return _KEY
+        if fact.event != "set":
+            return None
+        try:
+            said = None if fact.says_nothing else decode(fact, RuleTable)
+            if said is None:
+                return _NOTHING
+            if said.restated:
+                if not fact.agent.startswith("_") or self.seq > fact.seq:
+                    return _NOT_AGAIN
+                if self.seq and said.restated <= self.said.restated:
+                    return None
+            Table(said)
+        except (WireError, InvalidWorkflow) as exc:
+            return Refusal(INVALID, exc.message)
+        self.seq, self.said = fact.seq, said
+        return None

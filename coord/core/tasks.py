@@ -216,6 +216,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def _begin(self, fact: StoredFact, capability: str, queue: str, said: Submission) -> None:
         self.status = "queued"
+        if queue not in (said.priority, work.PLACED):
+            said = msgspec.structs.replace(said, priority=queue)  # a plain client need not say it twice
         self.capability, self.queue, self.submission = capability, queue, said
         self.submitter, self.correlation_id = fact.agent, fact.correlation_id
         self.submitted_seq, self.submitted_at = fact.seq, fact.stored_at.timestamp()

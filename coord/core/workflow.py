@@ -36,6 +36,7 @@ from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
 from coord.core.flow_definition import UNDO, Plan, Planned, task_id
 from coord.core.flow_run import AGENT, TAKEN_CODE, Run, begin, child_id, failure_of
 from coord.core.flow_state import NULL, STATED, Flow, Inlined, Live
+from coord.core.rules import RuleSet
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow, decode
 from coord.errors import CoordError, InvalidWorkflow, WireError
@@ -83,20 +84,11 @@ class _Said(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Table(msgspec.Struct):
-    """A decision table that facts have set."""
-
-    tenant: str
-    name: str
-    seq: int
-    said: said.RuleTable
-
-
 class _Dump(msgspec.Struct):
     """A snapshot; only grows."""
 
     flows: list[Flow] = []
-    tables: list[_Table] = []
+    tables: list[RuleSet] = []
     early: list[tuple[str, str, dict[str, bytes]]] = []
     """(tenant, key, signals raised under it)."""
 
@@ -110,7 +102,7 @@ class WorkflowDecider(Folding):
     def __init__(self) -> None:
         super().__init__()
         self._live: dict[Ident, Live] = {}
-        self._tables: dict[Ident, _Table] = {}
+        self._tables: dict[Ident, RuleSet] = {}
         self._ready: dict[Ident, rules.Table] = {}
         """Tables that were asked, compiled."""
         self._plans: dict[bytes, Plan] = {}
@@ -458,33 +450,27 @@ class WorkflowDecider(Folding):
 
     def _rules(self, fact: StoredFact) -> Iterable[Effect]:
         ident = (fact.tenant, fact.id)
-        if fact.key != fact.id:
-            self.refused["rules.key"] += 1
+        if fact.event == "asked" and fact.key == fact.id:
+            if len(fact.detail) == 2:
+                try:
+                    return (self._answer(fact, ident),)
+                except (WireError, InvalidWorkflow):
+                    self.refused[rules.INVALID] += 1
             return NONE
-        try:
-            if fact.event == "set":
-                self._set(fact, ident)
-                return NONE
-            if fact.event == "asked" and len(fact.detail) == 2:
-                return (self._answer(fact, ident),)
-        except (WireError, InvalidWorkflow):
-            self.refused["rules.invalid"] += 1
-        return NONE
-
-    def _set(self, fact: StoredFact, ident: Ident) -> None:
-        table = None if fact.says_nothing else decode(fact, said.RuleTable)
+        table = self._tables.get(ident)
         if table is None:
-            raise InvalidWorkflow("a decision table has rules")
-        known = self._tables.get(ident)
-        if table.restated and (not fact.agent.startswith("_") or (known is not None and known.seq > fact.seq)):
-            raise InvalidWorkflow("only a decider states again")
-        if table.restated and known is not None and table.restated <= known.said.restated:
-            return
-        ready = rules.Table(table)
-        if known is None and len(self._tables) >= limits.RULE_TABLES_MAX:
-            raise InvalidWorkflow("there are too many decision tables")
-        self._tables[ident] = _Table(*ident, fact.seq, table)
-        self._ready[ident] = ready
+            if len(self._tables) >= limits.RULE_TABLES_MAX:
+                self.refused[rules.INVALID] += 1
+                return NONE
+            table = RuleSet(*ident)
+        refusal = table.apply(fact)
+        if refusal is not None:
+            self.refused[refusal.code] += 1
+        elif table.seq:
+            self._tables[ident] = table
+            if table.seq == fact.seq:
+                self._ready.pop(ident, None)
+        return NONE
 
     def _answer(self, fact: StoredFact, ident: Ident) -> State:
         workflow, step = fact.detail
@@ -542,7 +528,7 @@ class WorkflowDecider(Folding):
         self._unmet.clear()
         found = msgspec.convert(dumped, _Dump)
         self._early = {(tenant, key): signals for tenant, key, signals in found.early}
-        self._tables = {(table.tenant, table.name): table for table in found.tables}
+        self._tables = {(table.tenant, table.id): table for table in found.tables}
         for flow in found.flows:
             self._adopt(Live(flow, self._plan(flow.definition)))
 
@@ -655,10 +641,10 @@ def _restated(live: Live) -> State | None:
     )  # fmt: skip
 
 
-def _set_again(table: _Table) -> State:
+def _set_again(table: RuleSet) -> State:
     told = msgspec.structs.replace(table.said, restated=table.said.restated + 1)
     return State(
-        tenant=table.tenant, agent=AGENT, key=table.name, kind="rules", id=table.name, event="set", data=told,
-        once=None, version=f"rules/{table.name}", step=f"restated/{table.seq}", attempt=told.restated,
+        tenant=table.tenant, agent=AGENT, key=table.id, kind="rules", id=table.id, event="set", data=told,
+        once=None, version=f"rules/{table.id}", step=f"restated/{table.seq}", attempt=told.restated,
         from_outside=True,
     )  # fmt: skip

@@ -4,11 +4,11 @@
 
     archive ─────┐  where chunks have left the database
     event copy ──┼─▶ in the order of the log ──▶ up to the point ──▶ the projector's judge, fact by fact ──▶ state
-    log's window ┘  what the tables do not have yet
+    log's window ┘  what the tables do not have yet, or no more
 
 Each fact is read once: the event copy has it up to the partition's checkpoint, the archive what has left that,
-the log what follows.  What could not be asked, or has left all three, is said in `Past.notes`: a history with a
-hole is never shown as if it had none.
+the log what follows, and what left the tables before it left the log.  What could not be asked, or has left all
+three, is said in `Past.notes`: a history with a hole is never shown as if it had none.
 """
 
 # ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
@@ -20,7 +20,7 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -36,8 +36,8 @@ from coord.core.tasks import Refusal
 from coord.ops.fields import fields_of
 from coord.projector.entities import Judge, fact_of
 from coord.projector.states import broker_time
-from coord.projector.tables import TABLES
-from coord.store import history
+from coord.projector.tableless import FOLDED
+from coord.store import history, mending
 from coord.store.archive import cold
 from coord.store.archive.cold import ColdFile, Wanted
 from coord.store.archive.files import Files
@@ -48,6 +48,7 @@ from coord.store.reading import Reads
 from coord.store.rows import EventRow
 from coord.telemetry import logs
 from coord.wire import status as wire_status
+from coord.wire import subjects
 from coord.wire.envelope import StoredFact
 from coord.wire.log_api import Filter
 
@@ -55,6 +56,9 @@ _log = logs.get("past")
 
 _SNAPSHOTS_MAX: Final = 3
 """Tries to read the tables as of the moment for which the log was asked, or later: a replica may be behind it."""
+
+_EVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""Later than any fact."""
 
 _STATUS_EVENTS: Final = (wire_status.WHOLE, wire_status.CHANGE)
 
@@ -65,6 +69,8 @@ class Sources(msgspec.Struct, frozen=True):
     reads: Callable[[], AbstractAsyncContextManager[Pool | Reads]]
     bus: Callable[[], AbstractAsyncContextManager[Connection]]
     archive: ArchiveConfig = ArchiveConfig()
+    window: timedelta = timedelta(0)
+    """How long the log holds a fact at most; where tables forget sooner it is asked for what they have forgotten."""
 
 
 async def merged(preferred: AsyncIterable[Said], other: AsyncIterable[Said]) -> AsyncIterator[Said]:
@@ -154,9 +160,11 @@ class Past:
             both = merged(_listed(said), _listed(_said(tail, _STATUS_EVENTS)))
             said = [one async for one in both if not self._is_beyond(one)]
             if pool is not None and all(one.fact.event != wire_status.WHOLE for one in said):
+                async with pool.acquire() as conn:
+                    front = _said(await self._front(conn, tail), _STATUS_EVENTS)
                 archived = self._archived(await self._cold(pool), _STATUS_EVENTS)
                 newest: deque[Said] = deque(maxlen=rows_max)
-                async for one in merged(_listed(said), archived):
+                async for one in merged(merged(_listed(said), archived), _listed(front)):
                     if not self._is_beyond(one):
                         newest.append(one)
                 said = list(newest)
@@ -183,7 +191,8 @@ class Past:
                 # The table comes first: none of its chunks is dropped from then on, and the archive has the others.
                 first = await anext(rows, None)
                 files = await self._cold(tables.pool)
-                found = merged(merged(_from_table(first, rows), self._archived(files, events)), found)
+                in_log = _said(await self._front(tables.conn, tail), events) + _said(tail, events)
+                found = merged(merged(_from_table(first, rows), self._archived(files, events)), _listed(in_log))
             async for said in found:
                 yield said
 
@@ -307,9 +316,40 @@ class Past:
         found = await entities.window(conn, self.tenant, which)
         return _Tail(checkpoint, checkpoint.epoch + 1, self._checked(found), found.last_seq)
 
+    async def _front(self, conn: StoreConnection, tail: _Tail) -> _Tail:
+        """What the log still has of the time before the oldest that the tables have; call it after they were read.
+
+        Nothing, unless they forget sooner than the log: by their ages, or by somebody's hand.
+        """
+        mark, nothing = tail.checkpoint, msgspec.structs.replace(tail, facts=[])
+        if mark is None or mark.stored_at is None or tail.epoch != mark.epoch:
+            return nothing  # the log was read as a whole, or nothing tells which of it is projected
+        oldest = await history.oldest(conn)
+        if oldest is not None and oldest <= mark.stored_at - self._sources.window:
+            return nothing
+        begun = await mending.epochs_begun(conn, subjects.EVENTS)
+        above = begun.get((mark.partition, mark.epoch), 0 if mark.epoch == 1 else mark.seq)
+        upto = _EVER if oldest is None else oldest
+        which = Filter(key=self.key, kind=self._kind, id=self._id)
+        try:
+            async with self._sources.bus() as bus:
+                found = await entities.window(
+                    bus, self.tenant, which, until_seq=mark.seq, until=upto + limits.CLOCK_STEP
+                )
+        except errors.CoordError as exc:
+            if isinstance(exc, errors.SettingsError):
+                raise
+            before = "" if oldest is None else f" before {oldest}"
+            self._note(f"The log cannot be asked for what was stored{before} and has left the tables ({exc.message}).")
+            return nothing
+        if broker_time(found.created) != mark.stream_created:
+            return nothing
+        facts = [fact for fact in self._checked(found) if fact.seq > above and fact.stored_at < upto]
+        return msgspec.structs.replace(tail, facts=facts)
+
     def _checked(self, found: entities.Window) -> list[StoredFact]:
         if not found.whole:
-            self._note(f"The log holds more than {len(found.facts):,} facts of it that are not in the tables yet.")
+            self._note(f"The log holds more than {len(found.facts):,} facts of it that are not in the tables.")
         return found.facts
 
 
@@ -374,7 +414,7 @@ class Judges:
         """Fold the next fact."""
         fact = said.fact
         self._enter(said.epoch)
-        if fact.kind not in TABLES:
+        if fact.kind not in FOLDED:
             return Judged(said, None)
         judge = self.judges.get((fact.kind, fact.id))
         if judge is None:

@@ -35,7 +35,8 @@ import msgspec
 from coord import limits
 from coord.core.tasks import Refusal
 from coord.errors import CoordError, Fault
-from coord.projector.tables import QUIET, SAME_LIFE, TABLES, Table
+from coord.projector.tableless import FOLDED
+from coord.projector.tables import QUIET, SAME_LIFE, TABLES, Folded, Table
 from coord.store import entities
 from coord.store.entities import Ident, Position
 from coord.store.pool import Connection
@@ -192,7 +193,7 @@ def _saved(table: Table, ident: Ident, fold: Any) -> bytes | None:
     return saved
 
 
-def _identity(table: Table, ident: Ident) -> dict[str, str]:
+def _identity(table: Folded, ident: Ident) -> dict[str, str]:
     given = dict(zip(("tenant", "key", "id"), ident, strict=True))
     return {name: value for name, value in given.items() if name in table.fold.__struct_fields__}
 
@@ -214,7 +215,7 @@ def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refuse
     life.newest = newest if was_known else None
 
 
-def _believe(table: Table, ident: Ident, life: _Life, fact: StoredFact, *, is_older: bool) -> Refusal | None:
+def _believe(table: Folded, ident: Ident, life: _Life, fact: StoredFact, *, is_older: bool) -> Refusal | None:
     """Fold one fact; `is_older`: what is folded so far is of an older epoch."""
     refusal = _judge(life.fold, fact)
     begins = is_older and fact.event in table.begins
@@ -245,8 +246,8 @@ class Judge:
     """
 
     def __init__(self, kind: str, ident: Ident) -> None:
-        """`kind`: one of `TABLES`."""
-        self._table = TABLES[kind]
+        """`kind`: one of `FOLDED`."""
+        self._table = FOLDED[kind]
         self._ident = ident
         self._life = _Life(self._table.fold(**_identity(self._table, ident)))
         self.known = False

@@ -28,20 +28,26 @@ _AT_MOST_S: Final = 253_402_300_799.0
 _INT_MAX: Final = 2**31 - 1
 
 
-class Table(msgspec.Struct, frozen=True):
-    """One kind's table."""
+class Folded(msgspec.Struct, frozen=True):
+    """How one kind of entities is folded."""
 
     name: str
+    """Of its table, where it has one."""
     fold: type[Any]
-    """Has `apply`; made of tenant, key and id where the table has nothing."""
+    """Has `apply`; made of tenant, key and id where nothing is known."""
     begins: frozenset[str]
     """Only these events can make an entity known: others of an unknown one leave no trace."""
     heeds: frozenset[str] | None
     """Other events change nothing; None: all do."""
-    columns: Callable[[Any], tuple[Any, ...]]
-    """After `coord.store.entities.COMMON`, in the order of its statement."""
     known: Callable[[Any], bool]
     """Whether any of its facts was believed."""
+
+
+class Table(Folded, frozen=True):
+    """One kind's table."""
+
+    columns: Callable[[Any], tuple[Any, ...]]
+    """After `coord.store.entities.COMMON`, in the order of its statement."""
     slim: Callable[[Any], None]
     """Drop what the log has and no fact to come is judged by."""
 
@@ -160,21 +166,21 @@ def _registry(x: Registry) -> tuple[Any, ...]:
 
 
 TABLES: Final[dict[str, Table]] = {
-    "task": Table("task", Task, frozenset({"submitted"}), None, _task, lambda x: x.submitted_seq != 0, _slim_task),
+    "task": Table("task", Task, frozenset({"submitted"}), None, lambda x: x.submitted_seq != 0, _task, _slim_task),
     "workflow": Table(
-        "workflow", Workflow, frozenset({"started"}), None, _workflow, lambda x: x.started_seq != 0, _slim_workflow
+        "workflow", Workflow, frozenset({"started"}), None, lambda x: x.started_seq != 0, _workflow, _slim_workflow
     ),
-    "handoff": Table("handoff", Handoff, frozenset({"offered"}), None, _handoff, lambda x: x.seq != 0, _slim_handoff),
+    "handoff": Table("handoff", Handoff, frozenset({"offered"}), None, lambda x: x.seq != 0, _handoff, _slim_handoff),
     "signal": Table(
-        "signal", Latch, frozenset({"raised", "awaited"}), None, _signal, lambda x: x.raised or bool(x.waits),
+        "signal", Latch, frozenset({"raised", "awaited"}), None, lambda x: x.raised or bool(x.waits), _signal,
         _slim_signal,
     ),
-    "lock": Table("lock", Lock, frozenset({"requested"}), None, _lock, lambda x: bool(x.requests), _keep),
-    "flag": Table("flag", Flag, frozenset({"set"}), None, _flag, lambda x: x.seq != 0, _keep),
+    "lock": Table("lock", Lock, frozenset({"requested"}), None, lambda x: bool(x.requests), _lock, _keep),
+    "flag": Table("flag", Flag, frozenset({"set"}), None, lambda x: x.seq != 0, _flag, _keep),
     "agent": Table(
         "agent_registry", Registry, frozenset({"registered"}),
         frozenset({"registered", "draining", "left", "suspected", "gone", "returned", "quarantined", "released"}),
-        _registry, lambda x: x.registered_at is not None, _slim_registry,
+        lambda x: x.registered_at is not None, _registry, _slim_registry,
     ),
 }  # fmt: skip
 """By kind.  In this order they are locked."""

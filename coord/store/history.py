@@ -33,6 +33,13 @@ async def checkpoint(conn: Connection, key: str) -> Checkpoint | None:
     return await checkpoints.read(conn, subjects.EVENTS, subjects.partition(key))
 
 
+async def oldest(conn: Connection) -> datetime | None:
+    """When the oldest facts in the copy can be from, at the earliest; None: it has none."""
+    with translated("history"):
+        found: datetime | None = await conn.fetchval(statement("history_oldest"))
+    return found
+
+
 async def lost(conn: Connection, key: str) -> dict[int, datetime]:
     """Epochs that began with another log, which held nothing of the one before, and when an operator opened them."""
     with translated("history"):

@@ -135,7 +135,7 @@ async def test_states_are_the_same_wherever_the_facts_are(pool: Pool, tmp_path: 
     assert set(await everything_said(everywhere)) == {"archive"}
     missing, found = await at(here, points[-1])
     assert missing is None
-    assert found.notes == ["Facts may be in the archive, and archive.url does not say where that is."]
+    assert "Facts may be in the archive, and archive.url does not say where that is." in found.notes
     # Some came back.
     await restore.restore(
         pool, config(tmp_path), since=BEGIN, until=BEGIN + timedelta(days=4), keep=timedelta(days=400_000)

@@ -210,6 +210,16 @@ def test_a_task_that_kills_everybody_ends() -> None:
     assert (task.status, task.error, task.claims) == ("failed", "gone", limits.TASK_DEATHS_MAX + 1)
 
 
+def test_the_subjects_priority_is_the_tasks_also_where_the_body_says_none_or_another() -> None:
+    for stated in (submitted(queue="critical"), submitted(queue="critical", priority="batch")):
+        task = Task(tenant="acme", key="t1", id="t1")
+        assert task.apply(stated) is None
+        assert task.submission.priority == "critical"
+    placed = Task(tenant="acme", key="t1", id="t1")
+    assert placed.apply(submitted(queue="placed", priority="batch")) is None
+    assert (placed.queue, placed.submission.priority) == ("placed", "batch"), "there the body says it"
+
+
 @few
 @given(histories(), st.integers(0, 26))
 def test_dump_and_load_anywhere_decide_the_same(history: list[StoredFact], cut: int) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,9 +48,11 @@ def point(text: str) -> Point:
 
 def history(ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = None, id: str | None = None) -> Past:
     """The history of a key up to `--at`, read where this command's settings say."""
+    from coord.ops import settings
     from coord.ops.past import Past, Sources
 
-    sources = Sources(ctx.reading, ctx.bus, ctx.settings.archive)
+    window = timedelta(seconds=settings.window_s(ctx.settings))
+    sources = Sources(ctx.reading, ctx.bus, ctx.settings.archive, window)
     until = point(at)
     found = Past(sources, tenant or ctx.settings.identity.tenant, key, until, kind=kind, id=id)
     if until.time is not None and until.time > datetime.now(UTC):
@@ -187,7 +189,9 @@ def _brief(judge: Judge) -> str:
     if hasattr(fold, "there"):
         return f"{len(fold.there)} there"
     said = getattr(fold, "said", None)
-    return "removed" if said is None else "on" if said.enabled else "off"
+    if said is None:
+        return "removed"
+    return f"version {said.version}" if hasattr(said, "version") else "on" if said.enabled else "off"
 
 
 def show(ctx: Context, found: Past, state: dict[str, Any], shown: deque[Judged]) -> None:
