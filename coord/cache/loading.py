@@ -329,7 +329,7 @@ class Cache:
                     raise errors.TablesBehind(key=wanted.key, seq=wanted.seq)
                 reached = True
                 continue
-            if loaded.marks.get(wanted.source, (0, 0))[1] >= wanted.seq:
+            if self.evictions.has(loaded.marks.get(wanted.source, (0, 0)), wanted):
                 return loaded.value
             if self.monotonic() + delay_s > deadline:
                 raise errors.TablesBehind(key=wanted.key, seq=wanted.seq)

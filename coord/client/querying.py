@@ -75,7 +75,7 @@ class Querying:
         where = subjects.rpc(self._tenant, "query", question)
         since = None
         if min_watermark is not None:
-            since = Since(min_watermark.key, min_watermark.seq, min_watermark.stream)
+            since = Since(min_watermark.key, min_watermark.seq, min_watermark.stream, min_watermark.epoch)
         asked = QueryRequest(
             params=params, rows=rows, after=after, etag=None if unless is None else unless.etag, min_watermark=since
         )

@@ -24,6 +24,9 @@ What another process kept, or this one before it was started again, says up to w
 only where that can be proved (`proves`): this process has heard of every partition that the tags depend on, the
 answer has seen each of them at least up to where that began, and has all that was evicted since.  By hand something is
 evicted at no place: then only what this process loaded itself since is believed (`is_pardoned`).
+
+A log that was made anew counts from 1 again.  So a place is an epoch and a sequence, and places are compared as such:
+one of an older epoch is older, whatever its sequence.
 """
 
 from __future__ import annotations
@@ -60,6 +63,9 @@ class Watermark(msgspec.Struct, frozen=True):
     """The fact's ordering key (telemetry: the agent)."""
     seq: int
     stream: str = subjects.EVENTS
+    epoch: int | None = None
+    """In which incarnation of the log that is, from an answer's marks; publishing does not return it.  Where the tables
+    are in a later one they have all of this one that they ever will.  None: it is not known (`Evictions.has`)."""
 
     @property
     def source(self) -> Source:
@@ -175,7 +181,7 @@ class Evictions:
         self._heard_any = True
         source, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
         known = self._heard.get(source)
-        if known is not None and known.session == notice.session:
+        if known is not None and known.session == notice.session and known.seen[0] == notice.epoch:
             known.seen = max(known.seen, place)
             return None
         self._follow(source, _Heard(notice.session, None, place))
@@ -301,7 +307,19 @@ class Evictions:
     def is_reached(self, watermark: Watermark) -> bool:
         """Whether the fact is known to be committed, with all that its commit evicts evicted."""
         known = self._heard.get(watermark.source)
-        return self.is_vouched and known is not None and known.seen[1] >= watermark.seq
+        return self.is_vouched and known is not None and self.has(known.seen, watermark)
+
+    def has(self, place: Place, watermark: Watermark) -> bool:
+        """Whether what goes up to `place` of the watermark's partition has seen the fact.
+
+        Of a watermark without an epoch it is not known of which log it is: no place of an older one than was heard of
+        counts, and in a newer one it is the sequence that does.
+        """
+        if watermark.epoch is not None:
+            return place >= (watermark.epoch, watermark.seq)
+        known, wide = self._heard.get(watermark.source), self._wide.get(watermark.source)
+        newest = max(0 if known is None else known.seen[0], 0 if wide is None else wide.place[0])
+        return place[0] >= newest and place[1] >= watermark.seq
 
     # --- inside --------------------------------------------------------------------------
 

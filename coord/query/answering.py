@@ -118,7 +118,7 @@ class Answering:
             marks = query_api.unpack(given.marks)
         except msgspec.MsgspecError:
             return False
-        if wanted is not None and marks.get(wanted.source, (0, 0))[1] < wanted.seq:
+        if wanted is not None and not cache.evictions.has(marks.get(wanted.source, (0, 0)), wanted):
             return False
         return cache.evictions.proves(tags, marks) and cache.evictions.is_pardoned(tags)
 
@@ -192,11 +192,13 @@ def _wanted(asked: QueryRequest) -> Watermark | None:
     since = asked.min_watermark
     if since is None:
         return None
-    if since.seq < 1 or not since.key or since.stream not in {subjects.EVENTS, subjects.TELEMETRY}:
+    least = since.seq if since.epoch is None else min(since.seq, since.epoch)
+    if least < 1 or not since.key or since.stream not in {subjects.EVENTS, subjects.TELEMETRY}:
         raise errors.QueryError(
-            f"min_watermark has a key, a sequence of at least 1, and stream {subjects.EVENTS} or {subjects.TELEMETRY}"
+            "min_watermark has a key, a sequence (and an epoch) of at least 1, and stream"
+            f" {subjects.EVENTS} or {subjects.TELEMETRY}"
         )
-    return Watermark(since.key, since.seq, since.stream)
+    return Watermark(since.key, since.seq, since.stream, since.epoch)
 
 
 def _has_moved(at: Position, piece: Piece) -> bool:

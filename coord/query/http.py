@@ -42,7 +42,7 @@ _log = logs.get("query.http")
 
 _ROWS: Final = "_rows"
 _AFTER: Final = "_after"
-_MIN: Final = {"_min_key": "key", "_min_seq": "seq", "_min_stream": "stream"}
+_MIN: Final = {"_min_key": "key", "_min_seq": "seq", "_min_stream": "stream", "_min_epoch": "epoch"}
 _ETAG: Final = re.compile(r'(?:W/)?"([A-Za-z0-9_-]+)"')
 _SCHEME: Final = "bearer "
 _KEPT: Final = {"cache-control": "private, no-cache", "vary": "Authorization"}

@@ -36,7 +36,7 @@ Watermark: TypeAlias = dict[str, dict[int, tuple[int, int]]]
 _DIGEST_BYTES: Final = 8
 
 
-class Since(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Since(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A fact that the answer has to have seen."""
 
     key: str
@@ -44,6 +44,8 @@ class Since(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seq: int
     """What publishing it returned."""
     stream: str = subjects.EVENTS
+    epoch: int | None = None
+    """In which incarnation of the log that is, as answers' watermarks say it; None: it is not known."""
 
 
 class QueryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

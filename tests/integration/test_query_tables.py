@@ -253,7 +253,12 @@ async def test_what_cannot_be_asked_is_refused(fleet: Fleet) -> None:
     for rows in (0, 1_001):
         with pytest.raises(errors.QueryError):
             await ask("tasks", rows=rows)
-    for watermark in (coord.Watermark("n1", 0), coord.Watermark("", 1), coord.Watermark("n1", 1, "DLQ")):
+    for watermark in (
+        coord.Watermark("n1", 0),
+        coord.Watermark("", 1),
+        coord.Watermark("n1", 1, "DLQ"),
+        coord.Watermark("n1", 1, epoch=0),
+    ):
         with pytest.raises(errors.QueryError, match="min_watermark"):
             await ask("tasks", min_watermark=watermark)
     async with fleet.service.tenants.turn(fleet.acme.tenant) as cache:

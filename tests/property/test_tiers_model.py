@@ -2,9 +2,10 @@
 
 A log, tables that follow it, a projector that may die between commit and notice, two processes with a connection each
 that comes and goes, start again cold, load from replicas that lag, and a tier where what they put arrives late, in any
-order.  What is checked of every answer, wherever it came from:
+order.  Now and then the log is made anew, counts from 1 and has another epoch.  What is checked of every answer,
+wherever it came from:
 
-* it has all that the process was told of about its tag, by name or by a gap;
+* it has all that the process was told of about its tag, by name or by a gap, and the fact that it was asked for;
 * its load began after the process evicted it by hand.
 
 Messages of a partition come in the order in which they were sent, as the broker's do: marks that are lifted to what
@@ -30,8 +31,8 @@ from coord.cache import eras
 from coord.cache.config import CacheConfig
 from coord.cache.functions import CachedFunction, Functions
 from coord.cache.loading import Cache, Loaded
-from coord.core import proving
-from coord.core.eviction import Evictions
+from coord.core import eviction, proving
+from coord.core.eviction import Evictions, Place, Watermark
 from coord.core.proving import LogEnds
 from coord.telemetry.metrics import Metrics
 from coord.wire import notices, subjects
@@ -131,11 +132,15 @@ class Fleet(RuleBasedStateMachine):
         self.tier = LateTier()
         self.log: list[str] = []
         """The id of each fact; its sequence is its place in here, from 1."""
+        self.logs = [self.log]
+        """Of each epoch, the first is 1."""
+        self.before = [dict.fromkeys(IDS, 0)]
+        """Versions when that began."""
         self.first = 1
         self.places = dict.fromkeys(set(PARTITION.values()), 0)
         self.sessions = dict.fromkeys(self.places, "s0")
         self.sent_to: dict[int, int | None] = dict.fromkeys(self.places, None)
-        self.tables: list[dict[int, int]] = [dict(self.places)]
+        self.tables = [self.committed()]
         """Where each partition was committed up to, now and before: what replicas may show."""
         self.loads: list[tuple[asyncio.Future[Any], str, int]] = []
         self.asked: list[asyncio.Task[None]] = []
@@ -161,9 +166,19 @@ class Fleet(RuleBasedStateMachine):
 
         self.run(turns())
 
-    def version(self, id_: str, place: int) -> int:
-        """How many facts about it there are up to a place."""
-        return sum(one == id_ for one in self.log[:place])
+    @property
+    def epoch(self) -> int:
+        return len(self.logs)
+
+    def committed(self) -> dict[int, Place]:
+        """Of all partitions; those without facts of ours follow the log."""
+        end = len(self.log)
+        return {p: (self.epoch, self.places.get(p, end)) for p in range(limits.PARTITIONS)}
+
+    def version(self, id_: str, place: Place) -> int:
+        """How much has happened to it up to a place."""
+        epoch, seq = place
+        return self.before[epoch - 1][id_] + sum(one == id_ for one in self.logs[epoch - 1][:seq])
 
     async def ends(self, filters: Any, /) -> LogEnds:
         """The log, as a process asks it."""
@@ -185,7 +200,7 @@ class Fleet(RuleBasedStateMachine):
         before = self.places[p]
         touched = sorted({f"note:{i}" for i in self.log[before:] if PARTITION[i] == p})
         self.places[p] = len(self.log)
-        self.tables = [*self.tables[-5:], dict(self.places)]
+        self.tables = [*self.tables[-5:], self.committed()]
         if crash:
             self.take_over(p)
         elif touched:
@@ -199,6 +214,18 @@ class Fleet(RuleBasedStateMachine):
         for p in self.places:
             self.commit(p, crash=False)
         self.deliver_all()
+
+    def make_anew(self) -> None:
+        """The log is another one, which changes what is in the tables, and what was in the old one alone is lost."""
+        self.time += 1
+        self.before.append({id_: self.version(id_, (self.epoch, len(self.log))) + 1 for id_ in IDS})
+        self.log = []
+        self.logs.append(self.log)
+        self.first = 1
+        self.places = dict.fromkeys(self.places, 0)
+        self.tables = [*self.tables[-5:], self.committed()]
+        for p in self.places:
+            self.take_over(p)
 
     def take_over(self, p: int) -> None:
         self.sessions[p] = f"s{self.time}"
@@ -225,8 +252,9 @@ class Fleet(RuleBasedStateMachine):
 
     def send(self, p: int, from_: int, tags: list[str] | None, *, beat: bool) -> None:
         notice = Notice(
-            stream=STREAM, epoch=1, partition=p, session=self.sessions[p], from_=from_, to=self.places[p], tags=tags
-        )
+            stream=STREAM, epoch=self.epoch, partition=p, session=self.sessions[p], from_=from_, to=self.places[p],
+            tags=tags,
+        )  # fmt: skip
         for process in self.processes:
             if process.online:
                 process.network.append((notices.encode(notice), beat))
@@ -245,7 +273,9 @@ class Fleet(RuleBasedStateMachine):
         if process.online:
             for p in set(range(limits.PARTITIONS)) - set(self.places):
                 at = len(self.log)
-                said = Notice(stream=STREAM, epoch=1, partition=p, session="idle", from_=at, to=at, tags=[])
+                said = Notice(
+                    stream=STREAM, epoch=self.epoch, partition=p, session=f"idle {self.epoch}", from_=at, to=at, tags=[]
+                )
                 process.cache.hear_beat(notices.encode(said))
 
     def disconnect(self, process: Process) -> None:
@@ -294,7 +324,7 @@ class Fleet(RuleBasedStateMachine):
         process.reached[p] = (None if new else reached) if beat else notice.to
         for id_ in IDS:
             if PARTITION[id_] == p and (broken or (not beat and (notice.tags is None or f"note:{id_}" in notice.tags))):
-                process.known[id_] = max(process.known[id_], self.version(id_, notice.to))
+                process.known[id_] = max(process.known[id_], self.version(id_, (notice.epoch, notice.to)))
 
     # --- loads -----------------------------------------------------------------------------
 
@@ -303,23 +333,32 @@ class Fleet(RuleBasedStateMachine):
         sees: asyncio.Future[Any] = self.loop.create_future()
         self.loads.append((sees, id_, begun))
         tables = await sees
-        marks = {(STREAM, p): (1, tables.get(p, len(self.log))) for p in range(limits.PARTITIONS)}
+        marks = {(STREAM, p): place for p, place in tables.items()}
         return Loaded((id_, self.version(id_, tables[PARTITION[id_]]), begun), marks)
 
-    def ask(self, process: Process, id_: str) -> None:
+    def ask(self, process: Process, id_: str, watermark: Watermark | None = None) -> None:
+        """`watermark`: of a fact about it, with the epoch."""
         self.time += 1
         self.asked = [task for task in self.asked if not task.done()]
         if len(self.asked) < 12:
             known, by_hand = process.known[id_], process.by_hand[id_]
+            if watermark is not None and watermark.epoch is not None:
+                known = max(known, self.version(id_, (watermark.epoch, watermark.seq)))
 
             async def asking() -> None:
                 try:
-                    self.check(await process.note(id_), id_, known, by_hand)
-                except errors.CacheClosed:
+                    self.check(await process.note(id_, min_watermark=watermark), id_, known, by_hand)
+                except (errors.CacheClosed, errors.TablesBehind):
                     pass
 
             self.asked.append(self.loop.create_task(asking()))
             self.settle()
+
+    def ask_for_the_last(self, process: Process, id_: str) -> None:
+        """To see the last fact about it."""
+        seq = max((seq for seq, one in enumerate(self.log, 1) if one == id_), default=0)
+        if seq:
+            self.ask(process, id_, Watermark(id_, seq, epoch=self.epoch))
 
     def see(self, at: int, lag: int) -> None:
         """A load reads the tables, of the primary (0) or of a replica that lags, and ends."""
@@ -412,6 +451,18 @@ def _whole(w: Fleet, r: random.Random) -> None:
     w.land(-1)
 
 
+def _anew(w: Fleet, r: random.Random) -> None:
+    """A new log, and somebody who wants to see its first fact."""
+    id_ = r.choice(IDS)
+    if r.random() < 0.5:
+        w.all_at_once(id_)
+        w.ask(w.processes[0], id_)
+        w.see(-1, 0)
+    w.make_anew()
+    w.publish(id_)
+    w.ask_for_the_last(w.processes[0], id_)
+
+
 STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: w.publish(r.choice(IDS)),
     lambda w, r: w.commit(_p(r), crash=r.random() < 0.2, names=r.random() < 0.8),
@@ -427,6 +478,8 @@ STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: w.disconnect(_one(w, r)) if r.random() < 0.3 else None,
     lambda w, r: w.restart(r.randrange(2)) if r.random() < 0.5 else None,
     lambda w, _: w.trim(),
+    lambda w, r: _anew(w, r) if r.random() < 0.2 else None,
+    lambda w, r: w.ask_for_the_last(_one(w, r), r.choice(IDS)),
     _whole,
     _whole,
     lambda w, r: w.ask(_one(w, r), r.choice(IDS)),
@@ -438,7 +491,7 @@ STEPS: list[Callable[[Fleet, random.Random], None]] = [
 ]
 
 
-QUICK = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("remembered", [limits.CACHE_EVICTED_TAGS_MAX, 1])
@@ -473,6 +526,15 @@ def _proves_unheard(self: Evictions, tags: Any, marks: Any) -> bool:
     return not self.is_evicted(tags, marks)
 
 
+def _sequences_alone(marks: Any, required: Any) -> bool:
+    return any(marks.get(source, (1, 0))[1] < place[1] for source, place in required.items())
+
+
+def _any_log(self: Evictions, place: Any, watermark: Watermark) -> bool:
+    del self
+    return bool(place[1] >= watermark.seq)
+
+
 def _window_forgotten(original: Callable[..., bool]) -> Callable[..., bool]:
     def is_proved(filters: Any, ends: LogEnds, *args: Any) -> bool:
         return original(filters, LogEnds(1, ends.last, ends.under), *args)
@@ -487,6 +549,8 @@ PLANTED: dict[str, tuple[type[Any] | Any, str, Any]] = {
     "stores what was overtaken": (Evictions, "may_keep", lambda *_: True),
     "takes back what was evicted by hand": (eras, "digest", lambda *_: b""),
     "takes the log's word for anything": (proving, "is_proved", lambda *_: True),
+    "takes a place in the old log for one in the new": (eviction, "is_behind", _sequences_alone),
+    "takes a fact of the new log for one of the old": (Evictions, "has", _any_log),
     "takes what left the log for what never was": (proving, "is_proved", _window_forgotten(proving.is_proved)),
 }
 
