@@ -43,6 +43,7 @@ class Counting:
         self._refused: dict[str, int] = {}
         self._notices: dict[str, int] = {}
         self._gaps = 0
+        self._moved: dict[str, int] = {}
         self._metrics = metrics or default_metrics()
         self._m_load = self._metrics.cache_load_seconds.labels(tier=_TIER)
         self._published: dict[tuple[int, str], int] = {}
@@ -115,6 +116,10 @@ class Counting:
         """Notices may have been missed."""
         self._gaps += 1
 
+    def moved(self, outcome: str, count: int = 1) -> None:
+        """Facts moved an entry on, or left it as it is (spared); else why it could not be moved."""
+        _add(self._moved, outcome, count)
+
     def stats(self, l1: MemoryCache) -> CacheStats:
         """All of it."""
         return CacheStats(
@@ -131,6 +136,7 @@ class Counting:
             refused=dict(self._refused),
             notices=self._notices.get("applied", 0),
             gaps=self._gaps,
+            moved=dict(self._moved),
         )
 
     def publish_now_and_then(self, l1: MemoryCache) -> None:
@@ -152,6 +158,7 @@ class Counting:
             (metrics.cache_refused, self._refused),
             (metrics.cache_load_errors, self._errors),
             (metrics.cache_notices, self._notices | {"gap": self._gaps}),
+            (metrics.cache_moved, self._moved),
         )
         for number, (family, counts) in enumerate(families):
             for name, count in counts.items():

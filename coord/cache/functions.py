@@ -7,9 +7,9 @@ function's parameters first, which takes some microseconds.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from functools import update_wrapper
-from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -18,10 +18,15 @@ from coord.cache.entries import Entry, Shape
 from coord.cache.keys import Arguments, Key, Template, arguments_of
 from coord.cache.loading import Cache, Loaded, Policy, Warmed
 from coord.cache.memory import MISSING
+from coord.cache.moving import Step, Way
 from coord.core.eviction import Watermark
+from coord.wire import subjects
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+EVERY_KIND: Final = "*"
+"""Of facts that are heard: all of the tenant."""
 
 Answering: TypeAlias = Callable[..., Awaitable[R | Loaded]]
 """A function whose answers can be kept."""
@@ -54,6 +59,13 @@ class CachedOptions(TypedDict, total=False):
     shared_ttl_s: float
     """How long those tiers keep them, since they were loaded; default: `ttl_s` where it is said here, else what has
     tags as long as they keep anything (an hour, a day), and the rest as L1 does."""
+    moved_by: Step
+    """What a fact makes of an answer, ``step(answer, fact) -> answer``: then what is committed moves answers on and
+    evicts only those for which not every fact is certain (`coord.core.moving`).  A new value from these two alone, the
+    one that loading would bring; None, or whatever it raises, evicts.  The loader returns a `Loaded` with its marks."""
+    hears: Collection[str]
+    """Kinds of facts that move answers on; default: those that the tags name (``conversation:{id}``,
+    ``kind:conversation``, what the configuration maps to them).  ``("*",)``: all.  A fact of another kind evicts."""
     ignore: Collection[str]
     """Parameters that do not change the answer; default: self, cls."""
 
@@ -138,7 +150,7 @@ class _Answers(Generic[R]):
                 found = self.peek_l1(self.start + args, MISSING)
                 if found is not MISSING:
                     return found
-        return self.cache.l1.read(self.key(*args, **kwargs), default)
+        return self.cache.peek(self.key(*args, **kwargs), default)
 
     def evict(self, *args: Any, **kwargs: Any) -> bool:
         return self.cache.forget(self.key(*args, **kwargs))
@@ -196,6 +208,21 @@ def _called_with_one(answers: _Answers[R]) -> Callable[..., Coroutine[Any, Any, 
     return call
 
 
+def _kinds(tags: Collection[str], rules: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """Kinds of facts that touch one of these tags, as far as their texts say."""
+    found: set[str] = set()
+    for tag in tags:
+        kind, _, id_ = tag.partition(":")
+        if kind == "kind":
+            kind = id_
+        if "{" not in kind and kind not in {"key", "series"} and ":" in tag:
+            found.add(kind)
+        for pattern, made in rules.items():
+            if any(one.partition(":")[0] == tag.partition(":")[0] for one in made):
+                found.add(pattern.partition(".")[0])
+    return found
+
+
 class Functions:
     """The functions of one cache: no two share a key."""
 
@@ -204,6 +231,8 @@ class Functions:
         self._cache = cache
         self._ready = ready
         self._known: dict[str, _Answers[Any] | None] = {}
+        self.hears: set[str] = set()
+        """Kinds of facts that move answers on; ``*``: all."""
 
     def cached(self, key: str, **options: Unpack[CachedOptions]) -> Callable[[Answering[R]], CachedFunction[R]]:
         """See `coord.client.connect.Coord.cached`."""
@@ -233,8 +262,12 @@ class Functions:
             if options.get("shared") is not None:
                 whose = f"{function.__module__}.{function.__qualname__}"
                 shape = Shape(options["shared"], options.get("version", 1), whose)
-            shaped = msgspec.structs.replace(policy, shape=shape)
+            way, kinds = self._moved(options, tags)
+            shaped = msgspec.structs.replace(policy, shape=shape, way=way)
             self._claim(key)
+            if way is not None:
+                self.hears |= kinds
+                self._cache.moving.begin()
             answers = _Answers(self._cache, function, arguments, template, made, shaped, self._ready)
             self._known[key] = answers
             called: Any = (_called_with_one if answers.direct == 1 else _called)(answers)
@@ -244,6 +277,25 @@ class Functions:
             return cached
 
         return decorate
+
+    def _moved(self, options: CachedOptions, tags: Collection[str]) -> tuple[Way | None, set[str]]:
+        """How facts move a function's answers on, and of which kinds they are."""
+        step: Any = options.get("moved_by")
+        if step is None:
+            return None, set()
+        if not callable(step) or inspect.iscoroutinefunction(step):
+            raise errors.InvalidCacheKey("moved_by is a function, not an async one", moved_by=repr(step))
+        hears = options.get("hears", ())
+        kinds = _kinds(tags, self._cache.config.tags) if isinstance(hears, str) or not hears else set(hears)
+        if not tags or not kinds or isinstance(hears, str):
+            raise errors.InvalidCacheKey("moved_by takes tags, and kinds of facts: hears=", tags=", ".join(tags))
+        for kind in kinds - {EVERY_KIND}:
+            subjects.check_token(kind, "kind")
+        if len(self.hears | kinds) > limits.CACHE_MOVE_KINDS_MAX:
+            raise errors.InvalidCacheKey(
+                "too many kinds of facts: hears=('*',) is all", kinds_max=limits.CACHE_MOVE_KINDS_MAX
+            )
+        return Way(step, options.get("returns")), kinds
 
     async def warm(self, key: Key, way: str) -> Warmed | None:
         """Have the answer under a key before anybody asks; None: nothing was done (`Cache.warm`).

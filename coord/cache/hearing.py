@@ -1,11 +1,12 @@
-"""One tenant's cache in a process, and the two subscriptions that keep it true.
+"""One tenant's cache in a process, and the subscriptions that keep it true.
 
 ``coord.notice.{tenant}.*`` names what was committed, ``coord.notice._.*`` says of each partition in which session its
 notices are; both for all functions and keys together.  They are opened by the first call that needs them.
 
 Kept is what has tags only while it is certain that notices arrive: after the broker has acknowledged the
 subscriptions and the first thing was heard there, which takes `limits.CHECKPOINT_IDLE_S` at most where a projector
-runs.  A connection that is lost, a slow consumer's too, which the broker cuts, drops what has tags; so does the
+runs.  Where facts move answers on, they are heard as well, by kind; what of that is lost costs a load, no more.  A
+connection that is lost, a slow consumer's too, which the broker cuts, drops what has tags; so does the
 broker's refusal.
 
 The connection is anything that is a `Line`: this layer knows no broker.
@@ -21,7 +22,7 @@ from typing import Protocol, TypeAlias
 
 from coord import errors, limits
 from coord.cache.config import CacheConfig
-from coord.cache.functions import Functions
+from coord.cache.functions import EVERY_KIND, Functions
 from coord.cache.loading import Cache
 from coord.cache.tier import Tier
 from coord.cache.tiers import Log
@@ -77,7 +78,10 @@ class Caching:
         self._conn = conn
         self._mine = subjects.notices(tenant)
         self._everybodys = subjects.notices(subjects.UNKNOWN)
+        self._tenant = tenant
         self._subscriptions: list[Heard] = []
+        self._facts: dict[str, Heard] = {}
+        """Of each kind whose facts are heard."""
         self._opening = asyncio.Lock()
         self._opened = self._closed = self._denied = False
         self._confirming: asyncio.Task[None] | None = None
@@ -89,9 +93,25 @@ class Caching:
 
     async def open(self) -> None:
         """Have notices heard; returns when that is asked of the broker.  Twice is legal."""
-        if not self._opened and not self._closed:
+        if (not self._opened or len(self._facts) < len(self.functions.hears)) and not self._closed:
             async with self._opening:
+                await self._hear_facts()
                 await self._open_once()
+
+    async def _hear_facts(self) -> None:
+        """Of functions that were made since, too.  Nothing rests on when it begins: what is not heard evicts."""
+        for kind in sorted(self.functions.hears - self._facts.keys()):
+            subscription = await self._conn.subscribe_bytes(self._live(kind), self._handed_fact)
+            if self._closed:
+                await subscription.unsubscribe()
+                return
+            self._facts[kind] = subscription
+
+    def _live(self, kind: str) -> str:
+        return subjects.live_filter(self._tenant, kind=None if kind == EVERY_KIND else kind)
+
+    def _handed_fact(self, subject: bytes, _reply: bytes, headers: bytes, body: bytes) -> None:
+        self.cache.hear_fact(subject, headers, body)
 
     async def _open_once(self) -> None:
         if self._opened:
@@ -146,6 +166,13 @@ class Caching:
             return
 
     def _refused(self, subject: str) -> None:
+        if subject in {
+            subjects.live_filter(self._tenant, kind=None if kind == EVERY_KIND else kind) for kind in self._facts
+        }:
+            _log.warning(
+                "cache.facts_refused", subject=subject,
+                remedy="allow the subscription: until then facts evict what they could move on",
+            )  # fmt: skip
         if subject in {self._mine, self._everybodys} and not self._denied:
             self._denied = True
             _log.warning(
@@ -169,7 +196,7 @@ class Caching:
         if confirming is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await confirming
-        for subscription in self._subscriptions:
+        for subscription in (*self._subscriptions, *self._facts.values()):
             await subscription.unsubscribe()
         self._subscriptions.clear()
         await self.cache.close()

@@ -10,6 +10,8 @@
              load: generation noted ─▶ the loader ─▶ tables older than an eviction we know of? ─▶ again
               ▼
              evicted since it began? handed over : kept and handed over
+              ▲
+              └ by facts that move it on, all of them known? moved on, and kept
 
 `coord.core.eviction` decides; here are the values, the waiting and the deadlines.  Exceptions and None are shared by
 all who wait for one load: a failing database is asked once, not once a caller.
@@ -22,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -32,7 +34,8 @@ from coord.cache import entries, eras
 from coord.cache.config import CacheConfig
 from coord.cache.counting import Counting
 from coord.cache.keys import checked_tag
-from coord.cache.memory import MemoryCache
+from coord.cache.memory import MISSING, MemoryCache
+from coord.cache.moving import Moving, Way
 from coord.cache.sampling import Sampling
 from coord.cache.tier import Tier
 from coord.cache.tiers import Found, Lease, Log, Tiers, Wanted
@@ -83,6 +86,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Of answers that other processes share; None: they stay in this one."""
     shared_ttl_s: float | None = None
     """How long the tiers below L1 keep them; None: what has tags as long as these keep anything, else `ttl_s`."""
+    way: Way | None = None
+    """How facts move answers on; None: they evict them."""
 
     def shared_s(self, value: Any, tags: tuple[str, ...]) -> float:
         """How long the tiers below L1 keep an answer."""
@@ -145,7 +150,8 @@ class Cache:
         self.config: Final = config or CacheConfig()
         self.config.validate()
         self.counts = Counting(metrics, rng)
-        self.evictions = Evictions(TagRules(self.config.tags))
+        rules = TagRules(self.config.tags)
+        self.evictions = Evictions(rules)
         self.monotonic: Final = monotonic or clock.monotonic
         """Its clock, in seconds."""
         self.l1 = MemoryCache(
@@ -156,6 +162,8 @@ class Cache:
             monotonic=monotonic,
             dropped=self.counts.dropped,
         )
+        self.moving: Final = Moving(self.l1, self.evictions, rules, self.counts)
+        """What facts make of what is kept."""
         self.sampling = Sampling(self.l1, metrics or default_metrics(), self.monotonic, "l1")
         """What is asked for most, and what evicts most."""
         self.counts.sampled, self.counts.missed = self.sampling.hit, self.sampling.missed
@@ -178,10 +186,12 @@ class Cache:
 
     def connected(self) -> None:
         """Notices arrive from now on."""
+        self.moving.lost()
         self._evict(self.evictions.connected())
 
     def disconnected(self) -> None:
         """Notices may be missed: drop what only they could have evicted."""
+        self.moving.lost()
         self._evict(self.evictions.disconnected())
 
     def hear(self, body: bytes) -> None:
@@ -192,9 +202,15 @@ class Cache:
             self.counts.unreadable()
             return
         self.counts.notice()
-        for evicted in self.evictions.notice(notice):
-            self._evict(evicted)
+        evicted = self.evictions.notice(notice)
+        spared = self.moving.notice(notice, evicted)
+        for one in evicted:
+            self._evict(one, spared)
         self._tell()
+
+    def hear_fact(self, subject: bytes, headers: bytes, body: bytes) -> None:
+        """A fact of this tenant, as the broker republishes it, for what facts move on."""
+        self.moving.hear(subject, headers, body)
 
     def hear_beat(self, body: bytes) -> None:
         """A notice for everybody."""
@@ -206,6 +222,7 @@ class Cache:
         evicted = self.evictions.beat(notice)
         if evicted is not None:
             self._evict(evicted)
+            self.moving.beat(notice)
         self._tell()
         self.counts.publish_now_and_then(self.l1)
 
@@ -235,7 +252,7 @@ class Cache:
         """What was evicted by hand is not believed of others' watermarks, as long as these may be about."""
         self._pardon_at = self.monotonic() + limits.CACHE_L3_TTL_S
 
-    def _evict(self, evicted: Evicted) -> int:
+    def _evict(self, evicted: Evicted, spared: Collection[Hashable] = ()) -> int:
         l1 = self.l1
         if evicted.everything:
             gone = l1.drop_where(lambda _tag: True, evicted.reason)
@@ -247,7 +264,7 @@ class Cache:
         else:
             gone = 0
             for tag in evicted.tags:
-                dropped = l1.drop_tags((tag,), evicted.reason)
+                dropped = l1.drop_tags((tag,), evicted.reason, spared)
                 if dropped:
                     gone += dropped
                     self.sampling.evicted(tag, dropped)
@@ -283,6 +300,7 @@ class Cache:
             raise errors.CacheClosed
         if min_watermark is not None:
             return await self._read_at(key, tags, load, policy, min_watermark)
+        self.moving.settle(key)
         entry = self.l1.entry(key)
         if entry is not None:
             late_s = self.monotonic() - entry.expires
@@ -305,6 +323,14 @@ class Cache:
             self.counts.stale("error")
             return entry.value
 
+    def peek(self, key: Hashable, default: Any = None) -> Any:
+        """The fresh value under `key` if it is here, without awaiting and without loading; else `default`."""
+        found = self.l1.peek(key, MISSING)
+        if found is not MISSING:
+            return found
+        self.moving.settle(key)
+        return self.l1.read(key, default)
+
     async def _read_at(
         self, key: Hashable, tags: tuple[str, ...], load: Loader, policy: Policy, wanted: Watermark
     ) -> Any:
@@ -313,7 +339,8 @@ class Cache:
         # Where nothing is heard of that partition the tables know sooner than the next notice tells.
         reached = self.evictions.hears(wanted.source) and await self._reached(wanted, deadline)
         if reached and tags:
-            # What the fact's commit evicts is evicted: what is here now has seen it.
+            # What the fact's commit evicts is evicted, or moved on: what is here now has seen it.
+            self.moving.settle(key)
             entry = self.l1.entry(key)
             if entry is not None and entry.expires > self.monotonic():
                 self.counts.hit(key)
@@ -554,14 +581,26 @@ class Cache:
             tags = tuple(dict.fromkeys((*tags, *map(checked_tag, loaded.tags))))[: limits.CACHE_TAGS_MAX + 1]
         if len(tags) > limits.CACHE_TAGS_MAX:
             self.counts.refused("tags")
-        elif not self.evictions.may_keep(tags, flight.begun):
+            return
+        standing = None
+        if policy.way is not None and self.evictions.is_vouched:
+            marks = loaded.marks if flight.found is None else flight.found.marks
+            caught_up = self.moving.catch_up(loaded.value, tags, marks, policy.way)
+            if caught_up is not None and self.evictions.is_pardoned((key, *tags), flight.begun):
+                # As good as one loaded now: what it lacked of facts is in it, and nothing else evicted it.
+                value, standing = caught_up
+                loaded = msgspec.structs.replace(loaded, value=value)
+        if standing is None and not self.evictions.may_keep(tags, flight.begun):
             self.counts.refused("overtaken" if self.evictions.is_vouched else "unvouched")
         else:
             stale_s = max(policy.stale_while_revalidate_s, policy.stale_if_error_s)
             if flight.found is not None:
                 ttl_s = min(ttl_s, flight.found.ttl_s)
             age_s = 0.0 if flight.found is None else flight.found.age_s
-            kept = self.l1.keep(key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags, age_s=age_s)
+            kept = self.l1.keep(
+                key, loaded.value, ttl_s=ttl_s, stale_s=stale_s, tags=tags, age_s=age_s,
+                moving=standing, beside=0 if standing is None else standing.bytes,
+            )  # fmt: skip
             # What is too large for L1 was not even counted to its end: to make bytes of it would hold everybody up.
             if kept and flight.found is None and flight.wanted is not None:
                 self._store(flight, flight.wanted, loaded, tags, policy)

@@ -17,7 +17,7 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
 from typing import Any, Final
 
 from aiocache.base import SENTINEL, BaseCache
@@ -54,11 +54,12 @@ Dropped = Callable[[str, int], None]
 class Entry:
     """One value that is kept."""
 
-    __slots__ = ("bytes", "expires", "kept_until", "looked_at", "since", "tags", "value")
+    __slots__ = ("bytes", "expires", "kept_until", "looked_at", "moving", "since", "tags", "value")
 
     def __init__(
-        self, value: Any, since: float, expires: float, kept_until: float, size: int, tags: tuple[str, ...]
-    ) -> None:
+        self, value: Any, since: float, expires: float, kept_until: float, size: int, tags: tuple[str, ...],
+        moving: Any = None,
+    ) -> None:  # fmt: skip
         self.value = value
         self.since = since
         """When it began to be loaded, or came (monotonic seconds)."""
@@ -70,6 +71,8 @@ class Entry:
         """When its time is looked at next."""
         self.bytes = size
         self.tags = tags
+        self.moving = moving
+        """Where it stands, if facts move it on (`coord.cache.moving`)."""
 
 
 class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
@@ -110,6 +113,8 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self._entries: dict[Hashable, Entry] = {}
         self._stale: dict[Hashable, None] = {}
         """Expired and still allowed to somebody, in the order of that: the first to go."""
+        self._due: dict[Hashable, float] = {}
+        """Not what it was, and not made what it is by now: since when, in the order of that (`put_off`)."""
         self._aside: dict[Hashable, str] = {}
         """Brought before anybody asked, in which way, and not read since; in the order of that."""
         self._aside_bytes = 0
@@ -143,7 +148,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     # --- without awaiting ----------------------------------------------------------------
 
     def entry(self, key: Hashable) -> Entry | None:
-        """What is kept, fresh or not; counts as used."""
+        """What is kept and may be served, fresh or not; counts as used."""
         self._fresh.get(key)
         found = self._entries.get(key)
         if found is not None and found.kept_until <= self._monotonic():
@@ -151,7 +156,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
             return None
         if self._aside:
             self.claim(key)
-        return found
+        return None if key in self._due else found
 
     def set_aside(self, key: Hashable, way: str) -> int | None:
         """A fresh value was brought before anybody asked: the first who does is told of (`settled`).
@@ -159,7 +164,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         Returns the bytes it holds; None: it is not here, or somebody else's already.
         """
         entry = self._entries.get(key)
-        if entry is None or key in self._stale or key in self._aside:
+        if entry is None or key not in self._fresh:
             return None
         del self._fresh[key]
         self._aside[key] = way
@@ -190,54 +195,112 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         found = self.peek(key, MISSING)
         return self.claim(key, default) if found is MISSING else found
 
+    # --- entries that move on ------------------------------------------------------------
+
+    def put_off(self, key: Hashable, more_bytes: int) -> bool:
+        """What is under a key is no longer what it should be, and will be (`put_back`) when somebody asks for it.
+
+        `more_bytes`: held for that.  False: it is nobody's yet, or expired, or there is no room, and has to go.
+        """
+        entry = self._entries[key]
+        if key not in self._due:
+            if key not in self._fresh:
+                return False
+            del self._fresh[key]
+            self._due[key] = self._monotonic()
+        entry.bytes += more_bytes
+        self.bytes += more_bytes
+        self._make_room(0)
+        return key in self._entries
+
+    def due(self, key: Hashable) -> Entry | None:
+        """What was put off, and not put back; None also where it has expired since."""
+        if key not in self._due:
+            return None
+        entry = self._entries[key]
+        if entry.expires <= self._monotonic():
+            self._drop(key, "expired")
+            return None
+        return entry
+
+    def put_back(self, key: Hashable, value: Any, beside: int) -> bool:
+        """It is this by now; counts as used.  False: it is too large, and gone."""
+        entry = self._entries[key]
+        size = self._size(key, value, entry.tags)
+        if size is None or size + beside > self.bytes_max:
+            self._drop(key, "too_large")
+            return False
+        self.bytes += size + beside - entry.bytes
+        entry.bytes = size + beside
+        entry.value = value
+        del self._due[key]
+        self._fresh[key] = value
+        self._make_room(0)
+        return True
+
+    def tagged(self, tag: str) -> tuple[Hashable, ...]:
+        """The keys of what has a tag: a copy."""
+        return tuple(self._tagged.get(tag, ()))
+
+    # --- keeping and dropping ------------------------------------------------------------
+
     def keep(
         self, key: Hashable, value: Any, *, ttl_s: float | None, stale_s: float = 0.0, tags: tuple[str, ...] = (),
-        age_s: float = 0.0,
+        age_s: float = 0.0, moving: Any = None, beside: int = 0,
     ) -> bool:  # fmt: skip
         """Keep a value for `ttl_s`, and for `stale_s` more for whoever takes it stale; whether it was taken.
 
-        `age_s`: how old it is as it comes.
+        `age_s`: how old it is as it comes.  `moving`: where it stands, with so many bytes `beside` the value.
         Raises `InvalidCacheKey`; what is too large is refused, and what was there under the key is gone then.
         """
         now = self._monotonic()
         expires = now + (float("inf") if ttl_s is None else ttl_s * (1 - self.jitter * self._rng.random()))
-        return self._store(key, value, expires, expires + stale_s, tags, now - age_s)
+        return self._store(key, value, expires, expires + stale_s, tags, now - age_s, moving, beside)
 
     def _store(
-        self, key: Hashable, value: Any, expires: float, kept_until: float, tags: tuple[str, ...], since: float
-    ) -> bool:
+        self, key: Hashable, value: Any, expires: float, kept_until: float, tags: tuple[str, ...], since: float,
+        moving: Any = None, beside: int = 0,
+    ) -> bool:  # fmt: skip
         size = self._size(key, value, tags)
         if key in self._entries:
             self._drop(key, "replaced")
-        if size is None or size > self.bytes_max:
+        if size is None or size + beside > self.bytes_max:
             self._dropped("too_large", 1)
             return False
-        while self.bytes + size > self.bytes_max:
-            self._drop(self._first_to_go(), "full")
+        size += beside
+        self._make_room(size)
         self._fresh[key] = value
-        self._entries[key] = entry = Entry(value, since, expires, kept_until, size, tags)
+        self._entries[key] = entry = Entry(value, since, expires, kept_until, size, tags, moving)
         self.bytes += size
         for tag in tags:
             self._tagged.setdefault(tag, set()).add(key)
         self._look_at(key, entry, expires)
         return True
 
+    def _make_room(self, size: int) -> None:
+        while self.bytes + size > self.bytes_max:
+            self._drop(self._first_to_go(), "full")
+
     def _first_to_go(self) -> Hashable:
         if self._stale:
             return next(iter(self._stale))
+        if self._due:
+            key, since = next(iter(self._due.items()))
+            if not len(self._fresh) or self._monotonic() - since >= limits.CACHE_DUE_S:
+                return key
         return self._fresh.least_recently_used() if len(self._fresh) else next(iter(self._aside))
 
     def drop(self, key: Hashable, reason: str = "manual") -> bool:
         """Whether there was something to drop."""
         return key in self._entries and self._drop(key, reason)
 
-    def drop_tags(self, tags: Iterable[str], reason: str) -> int:
-        """Drop what has one of these tags; how many."""
+    def drop_tags(self, tags: Iterable[str], reason: str, spared: Container[Hashable] = ()) -> int:
+        """Drop what has one of these tags, but not these keys; how many."""
         gone = 0
         for tag in tags:
             keys = self._tagged.get(tag)
             if keys is not None:  # most of what is committed nobody here has
-                gone += sum([self._drop(key, reason) for key in tuple(keys)])
+                gone += sum([self._drop(key, reason) for key in tuple(keys) if key not in spared])
         return gone
 
     def drop_where(self, touched: Callable[[str], bool], reason: str) -> int:
@@ -250,7 +313,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     def keys(self) -> list[Hashable]:
         """Of all that is kept, the least recently used first: a copy."""
-        return [*self._stale, *self._aside, *self._fresh.keys()]
+        return [*self._stale, *self._due, *self._aside, *self._fresh.keys()]
 
     def tags(self) -> dict[str, int]:
         """How many entries each tag has: a copy."""
@@ -259,7 +322,11 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     def _drop(self, key: Hashable, reason: str) -> bool:
         entry = self._entries.pop(key)
         self.bytes -= entry.bytes
-        if self._stale.pop(key, MISSING) is MISSING and not self._settle(key, entry, used=False):
+        if (
+            self._stale.pop(key, MISSING) is MISSING
+            and self._due.pop(key, MISSING) is MISSING
+            and not self._settle(key, entry, used=False)
+        ):
             del self._fresh[key]
         for tag in entry.tags:
             keys = self._tagged.get(tag)
@@ -280,7 +347,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache ships no types
             entry = self._entries.get(key)
             if entry is None or entry.looked_at != at:
                 continue  # another one's by now
-            if entry.kept_until <= now:
+            if entry.kept_until <= now or key in self._due:  # facts took that from being served stale
                 self._drop(key, "expired")
             else:
                 if not self._settle(key, entry, used=False):

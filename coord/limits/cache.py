@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from coord.limits.spine import CHECKPOINT_IDLE_S, KIB, MIB, NOTICE_TAGS_MAX, PARTITIONS
+from coord.limits.spine import CHECKPOINT_IDLE_S, KIB, MIB, NOTICE_FACTS_MAX, NOTICE_TAGS_MAX, PARTITIONS
 
 CACHE_L1_BYTES: Final = 10 * MIB
 """What one process keeps in memory, bytes actually held."""
@@ -191,6 +191,25 @@ every CHECKPOINT_IDLE_S at least: a notice that was lost with nothing behind it 
 
 NOTICE_TAGS_RECEIVED_MAX: Final = 4 * NOTICE_TAGS_MAX
 """A notice with more tags evicts everything: none that coord sends has them."""
+
+NOTICE_FACTS_RECEIVED_MAX: Final = 4 * NOTICE_FACTS_MAX
+"""Of a notice with more nobody is moved on."""
+
+CACHE_MOVE_SHARE: Final = 0.125
+"""What is kept of facts that may move entries on, beside L1, as a part of L1's bytes: those that wait for their notice,
+and those behind the snapshots of loads that are under way."""
+
+CACHE_MOVE_FACTS_MAX: Final = 4_096
+"""Facts of notices that are remembered, with their tags, for loads that are under way."""
+
+CACHE_MOVE_DUE_MAX: Final = 64
+"""Facts that may wait for an entry to be asked for; with more it leaves."""
+
+CACHE_MOVE_KINDS_MAX: Final = 64
+"""Kinds of facts of which a process hears the contents, for all its functions."""
+
+CACHE_DUE_S: Final = 10.0
+"""An entry that facts have touched and nobody has asked for since makes room for others before one that is used."""
 
 CACHE_SOURCES_MAX: Final = 4 * PARTITIONS
 """Partitions whose notices are followed; there are two streams."""

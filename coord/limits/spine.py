@@ -284,6 +284,10 @@ GATHER_SILENCE_S: Final = 2 * PULL_EXPIRES_S
 GATHER_KEPT_S: Final = 10.0
 """How long the broker keeps that consumer when nobody pulls: it is forgotten, never taken over."""
 
+RIDE_AHEAD_MAX: Final = 256
+"""Sequences that a service's own shared consumer may be ahead of another's that is to feed it from now on: some 20 ms
+of a flood of tasks."""
+
 REPLICA_BEAT_S: Final = 0.5
 REPLICA_GONE_S: Final = 2.0
 """Projector replicas' presence among themselves, for sharing partitions."""
@@ -315,6 +319,10 @@ NOTICE_TAGS_MAX: Final = 250
 
 That many entities in one transaction of one partition are a backlog, of which a cache would keep little anyway:
 to name up to 1,000 cost 1 µs a row there, half of it to put them in order and to write them."""
+
+NOTICE_FACTS_MAX: Final = 128
+"""Messages of a transaction of one partition for which a notice says which tags each touched: about 20 bytes each.
+Of more it says only what was touched by any."""
 
 NOTICE_TENANTS_MAX: Final = 10_000
 """Tenants whose last notice a projector remembers per partition."""

@@ -73,7 +73,10 @@ class Notices:
     def send(self, batch: Batch, old_seq: int, new_seq: int) -> None:
         """Send what `batch` touched.  A lost connection loses notices, which receivers notice."""
         self._look_at_connection()
+        stored = batch.stored
         for tenant, tags in batch.tags.items():
+            named = None if tags is None else sorted(tags)
+            facts = stored.get(tenant)
             notice = Notice(
                 stream=batch.stream,
                 epoch=batch.epoch,
@@ -81,7 +84,8 @@ class Notices:
                 session=self._session,
                 from_=self._last_to.get(tenant, old_seq),
                 to=new_seq,
-                tags=None if tags is None else sorted(tags),
+                tags=named,
+                facts=notices.UNSAID if named is None or facts is None else notices.said(facts, named),
             )
             self._last_to[tenant] = new_seq
             self._last_to.move_to_end(tenant)

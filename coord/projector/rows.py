@@ -108,6 +108,20 @@ class Batch:
                     _tag(found, tenant, f"{kind}:{id_}", f"key:{key}")
         return found
 
+    @property
+    def stored(self) -> dict[str, list[tuple[int, int, tuple[str, ...]]]]:
+        """Tenant → (sequence, facts of it, tags) of each message of facts; of a large batch nothing.  Ask once."""
+        found: dict[str, list[tuple[int, int, tuple[str, ...]]]] = {}
+        if len(self.events) > limits.NOTICE_FACTS_MAX:
+            return found
+        for row in self.events:
+            messages = found.setdefault(row[5], [])
+            if messages and messages[-1][0] == row[2]:  # of the same frame
+                messages[-1] = (row[2], messages[-1][1] + 1, messages[-1][2])
+            else:
+                messages.append((row[2], 1, (f"{row[8]}:{row[9]}", f"key:{row[7]}", f"kind:{row[8]}")))
+        return found
+
     def add(self, delivery: Delivery) -> None:
         """Decode one delivery and add what it holds."""
         self.fill((delivery,), rows_max=0, turn_rows_max=0)

@@ -307,6 +307,12 @@ class Metrics:
         self.cache_notices = counter(
             "coord_cache_notices_total", "Notices applied, unreadable, and gaps in them", "tier", "outcome"
         )
+        self.cache_moved = counter(
+            "coord_cache_moved_total",
+            "Facts that moved answers on (moved), notices that changed nothing of one (spared), and answers that went "
+            "instead: unplaced, unnamed, unheard, disorder, unreadable, unread, raised, nothing, wrong_type, too_large",
+            "tier", "outcome",
+        )  # fmt: skip
         self.cache_warmed = counter(
             "coord_cache_warmed_total",
             "Answers that nobody had asked for: loaded, found (in a tier below), wasted; used or unused; shed",

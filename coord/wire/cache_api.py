@@ -40,6 +40,9 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     """Loads handed over and not kept, by why: overtaken by an eviction, unvouched (no notices), tags, invalid."""
     notices: int
     gaps: int
+    moved: dict[str, int] = {}
+    """Facts that moved entries on (moved), notices that changed nothing of an entry (spared), and entries that could
+    not be moved, by why (docs/howto/caches.md)."""
     outcomes: dict[str, int] = {}
     """Of a tier that processes share: what came of asking it and of storing there (docs/howto/caches.md)."""
 

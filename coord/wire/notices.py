@@ -1,20 +1,30 @@
 """What the projector tells the caches after a commit, as bytes.
 
-``{"stream", "epoch", "partition", "session", "from", "to", "tags"}``.  One notice for each tenant
+``{"stream", "epoch", "partition", "session", "from", "to", "tags", "facts"}``.  One notice for each tenant
 touched, to that tenant's subject: `tags` names what the commit touched, null means "anything of this
 partition".  `from` is the `to` of the tenant's last notice from this partition and session.  A *beat*,
 to everybody's subject, has no tags and says only which session the partition is in now.
+
+`facts` accounts for every message of the tenant in ``(from, to]`` of which something was stored, in the log's order:
+``[sequence, how many facts of it were stored, tag, tag, …]``, tags by their place in `tags`.  It is left out of a
+notice of many messages, and where it would not say everything.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from coord import limits
 from coord.errors import InvalidPayload
 
+UNSAID: Final = msgspec.Raw()
+"""`Notice.facts` where nothing is said of them."""
 
-class Notice(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}, gc=False):
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}, gc=False, omit_defaults=True):
     """One notice."""
 
     stream: str
@@ -28,6 +38,18 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}
     """Everything of the partition up to here is committed."""
     tags: list[str] | None
     """What was touched: ``{kind}:{id}``, ``key:{key}``, ``kind:{kind}``, ``series:{agent}.{series}``."""
+    facts: msgspec.Raw = UNSAID
+    """As JSON, for whoever wants it (`stored`): most do not."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """One message of the log of which facts were stored."""
+
+    seq: int
+    count: int
+    """Of its facts: a frame may hold some that nobody believes."""
+    tags: tuple[str, ...]
+    """What they touched."""
 
 
 _decoder = msgspec.json.Decoder(Notice)
@@ -45,3 +67,34 @@ def decode(body: bytes) -> Notice:
     if notice.tags is not None and len(notice.tags) > limits.NOTICE_TAGS_RECEIVED_MAX:
         return msgspec.structs.replace(notice, tags=None)
     return notice
+
+
+_decode_facts = msgspec.json.Decoder(list[list[int]]).decode
+
+
+def said(facts: Iterable[tuple[int, int, tuple[str, ...]]], tags: list[str]) -> msgspec.Raw:
+    """`Notice.facts` of (sequence, how many, tags); each tag is one of `tags`."""
+    places = {tag: place for place, tag in enumerate(tags)}
+    return msgspec.Raw(encode([[seq, count, *[places[tag] for tag in touched]] for seq, count, touched in facts]))
+
+
+def stored(notice: Notice) -> list[Stored] | None:
+    """Every message of ``(from, to]`` of which something was stored, in order; None: the notice does not say."""
+    tags = notice.tags
+    if tags is None or not notice.facts:
+        return None
+    try:
+        rows = _decode_facts(notice.facts)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if len(rows) > limits.NOTICE_FACTS_RECEIVED_MAX:
+        return None
+    found, before = [], notice.from_
+    for row in rows:
+        if len(row) < 3 or not before < row[0] <= notice.to or row[1] < 1:
+            return None
+        if not all(0 <= place < len(tags) for place in row[2:]):
+            return None
+        before = row[0]
+        found.append(Stored(row[0], row[1], tuple([tags[place] for place in row[2:]])))
+    return found

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 StartProjector = Callable[[], Awaitable[ProjectorService]]
 
+SAID = "SELECT data->>'n' FROM coord.event WHERE tenant = 'acme' AND kind = 'note' AND id = $1 ORDER BY epoch, seq, idx"
 COUNT = "SELECT count(*) FROM coord.event WHERE tenant = 'acme' AND kind = 'note' AND id = $1"
 
 
@@ -115,6 +116,36 @@ async def test_an_answer_is_never_older_than_the_last_fact_whose_notice_came(nat
             committed = n
         stop = True
         print(f"{sum(await asyncio.gather(*readers))} answers, {c.cache.stats()}")
+
+
+async def test_facts_move_an_answer_on_and_nothing_is_loaded_again(nats, pool, start_projector) -> None:
+    await start_projector()
+    async with coord.connect(nats.url, tenant="acme", agent="a1") as c:
+        loaded: list[tuple[str, ...]] = []
+
+        @c.cached("said:{id}", tags=["note:{id}"], moved_by=lambda said, fact: (*said, str(fact.data["n"])))
+        async def said(id: str) -> coord.Loaded:  # noqa: A002
+            async with coord.reading(pool) as seen:
+                loaded.append(tuple([row[0] for row in await seen.conn.fetch(SAID, id)]))
+                return coord.Loaded(loaded[-1], seen.marks)
+
+        await said("n1")
+        await vouched(c)
+        async with asyncio.timeout(60):
+            while not c.cache.stats().moved.get("moved"):  # until it was loaded from a snapshot that can be placed
+                ack = await c.publish(note("n1", 0))
+                await said("n1", min_watermark=coord.Watermark("n1", ack.seq))
+        before: tuple[str, ...] = await said("n1")
+        answer, loads = before, len(loaded)
+        for n in range(1, 9):
+            acks = [await c.publish(note(id_, n)) for id_ in ("n1", "n2", "n1")]
+            answer = await said("n1", min_watermark=coord.Watermark("n1", acks[-1].seq))
+            assert answer == before + tuple(str(1 + i // 2) for i in range(2 * n))
+        print(c.cache.stats(), len(loaded), loads)
+        if len(loaded) == loads:
+            assert c.cache.stats().moved["moved"] >= 17
+        said.evict("n1")
+        assert await said("n1") == answer, "what a load brings is the same"
 
 
 async def test_a_broken_connection_drops_what_has_tags(conn, nats, pool, start_projector) -> None:

@@ -454,7 +454,7 @@ def _begun_at_the_end(original: Callable[..., None]) -> Callable[..., None]:
     return keep
 
 
-def _only_expires(self: MemoryCache, tags: Any, _reason: str) -> int:
+def _only_expires(self: MemoryCache, tags: Any, _reason: str, _spared: Any = ()) -> int:
     for tag in tags:
         for key in self._tagged.get(tag, ()):
             entry = self._entries[key]
