@@ -393,21 +393,24 @@ class PinnedReader(Puller):
         except errors.BusError as exc:
             self._break(exc)
 
-    def feed(
-        self, seq: int, stored_ns: int, subject: bytes, reply: bytes, raw_headers: bytes | None, data: bytes
-    ) -> int:
-        """Lent: take the next delivery of the partition, telling nobody; how many wait to be received now.
+    def pass_on(self, lender: Lender, to: Lender) -> None:
+        """Lent by `lender`: `to` feeds it from now on, beginning no later than where `lender` ends."""
+        if self._lender is lender:
+            self._lender = to
 
-        0: it was not taken, being behind `position` or for a reader that is not lent, or is broken:
+    def feed(self, delivery: Delivery, lender: Lender) -> int:
+        """Lent to `lender`: take the next delivery of the partition, telling nobody; how many wait to be received now.
+
+        0: it was not taken, being behind `position` or for a reader that is not lent to that one, or is broken:
         its owner would learn only after a backlog that the pin is lost.
         """
-        order = self._order
-        if self._lender is None or seq <= order.position or self._broken is not None:
+        order, seq = self._order, delivery.seq
+        if self._lender is not lender or seq <= order.position or self._broken is not None:
             return 0
         order.position = seq
         buffer = self._buffer
-        buffer.append(Delivery(seq, stored_ns, subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply))
-        self._buffered_bytes += len(data) + (len(raw_headers) if raw_headers else 0) + OVERHEAD_BYTES
+        buffer.append(delivery)
+        self._buffered_bytes += delivery.size
         return len(buffer)
 
     def tell(self) -> None:

@@ -12,6 +12,8 @@ costs half of that.  `coord.core.gathering` says when it pays.  Then::
         ▼
     any trouble: reclaim: each resets its own consumer to its checkpoint, leaves out what it has, reads as before
 
+Another service of the process that reads the same stream may be fed by that consumer, too: `coord.bus.riding`.
+
 No session ends on the way there or back, and who owns a partition is said by its own pin as
 always: a reader that loses it leaves, and the others stay.  One that takes nothing for a
 second while all wait for it has to read by itself.
@@ -31,8 +33,10 @@ from typing import Final
 from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection
+from coord.bus.feeding import Feeding
 from coord.bus.pull import PinnedReader
-from coord.bus.puller import Puller
+from coord.bus.puller import Delivery, Puller
+from coord.bus.riding import Meeting, Ride, Wanted
 from coord.bus.topology import Spec, create_consumer
 from coord.core.chain import canonical_headers
 from coord.core.gathering import Gathering, Place, Word
@@ -44,9 +48,6 @@ _log = logs.get("gathered")
 
 _END = b"\r\n\r\n"
 _NO_FIELDS: Final = len(b"NATS/1.0\r\n\r\n")
-
-_BACKLOG_DIGITS: Final = 4
-"""At least a thousand messages follow a delivery whose number of them has so many digits."""
 
 
 class SharedConsumer(Puller):
@@ -65,14 +66,16 @@ class SharedConsumer(Puller):
         )
         self._spec = spec
         self._readers = readers
-        self._by_token = {str(p).encode(): reader for p, reader in enumerate(readers)}
+        self._feeding = Feeding(self, readers)
         self._token_at = len(subjects.any_partition(spec.stream).removesuffix("*."))
         self._changed = changed
         self._held_since: float | None = None
         """Since when somebody has no room;"""
         self._open = False
-        self._untold: set[PinnedReader] = set()
-        """Who was fed the first messages of many, and was not told yet."""
+        self.ride: Ride | None = None
+        """Readers of another service that are fed, or will be soon."""
+        self.leaving: Ride | None = None
+        """What its own readers wait for."""
 
     @property
     def position(self) -> int:
@@ -86,6 +89,11 @@ class SharedConsumer(Puller):
         if self._broken is None and self._outstanding and silent_s > limits.GATHER_SILENCE_S:
             self._broken = errors.DeliveryGap("the server is silent", silent_s=round(silent_s, 1))
         return self._broken
+
+    @property
+    def expects(self) -> bool:
+        """Whether it has asked for what comes next."""
+        return bool(self._outstanding)
 
     def held_by(self, now: float) -> list[PinnedReader]:
         """Whom the others have waited for too long."""
@@ -105,11 +113,18 @@ class SharedConsumer(Puller):
         self._heard_at = asyncio.get_running_loop().time()
         self._refill()
 
-    async def end(self) -> None:
-        """Feed nobody any more.  Twice is legal."""
+    def stop(self) -> None:
+        """Feed nobody any more, and ask for nothing."""
         self._open = False
+        self._feeding.tell()
+
+    async def end(self) -> None:
+        """Stop for good.  Twice is legal."""
+        for ride in (self.ride, self.leaving):
+            if ride is not None:
+                await ride.end()
+        self.stop()
         self._unregister()
-        self._tell()
         await self._close_inbox()
 
     # --- being a puller, and a lender ------------------------------------------------------
@@ -122,6 +137,8 @@ class SharedConsumer(Puller):
     def _refill(self) -> None:
         if self._open:
             super()._refill()
+            if self.ride is not None and not self._outstanding:
+                self.ride.put_off(self.position)  # nothing comes before somebody here has room again
 
     def _has_room(self) -> bool:
         # All together have less than if each read by itself; one may have more than its share of it.
@@ -138,38 +155,30 @@ class SharedConsumer(Puller):
 
     def _accept(self, seq: int, stored_ns: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
         at = self._token_at
-        reader = self._by_token.get(subject[at : subject.find(b".", at)])
-        if reader is None:
+        token = subject[at : subject.find(b".", at)]
+        if token not in self._feeding:
             return
         # A partition's own consumer hides how a block ended; so does this one.
         usual = headers.endswith(_END) and len(headers) > _NO_FIELDS
         raw_headers = headers if usual else canonical_headers(headers or None)
-        waiting = reader.feed(seq, stored_ns, subject, reply, raw_headers, data)
-        if not waiting:
-            return
-        if reply[-_BACKLOG_DIGITS:].isdigit():
-            # A backlog: one wake-up of a reader for many messages.
-            if waiting == limits.GATHER_CROWD:
-                self._untold.discard(reader)
-                reader.tell()
-            elif waiting == 1:
-                self._tell_later(reader)
-        elif waiting == 1 or reader in self._untold:
-            self._tell()
-            reader.tell()
-
-    def _tell_later(self, reader: PinnedReader) -> None:
-        if not self._untold:
-            asyncio.get_running_loop().call_later(limits.GATHER_LINGER_S, self._tell)
-        self._untold.add(reader)
-
-    def _tell(self) -> None:
-        for reader in self._untold:
-            if reader.is_lent:
-                reader.tell()
-        self._untold.clear()
+        text = subject.decode("utf-8", "backslashreplace")
+        delivery = Delivery(seq, stored_ns, text, raw_headers, data, reply)
+        self._feeding.feed(token, delivery)
+        if self.leaving is not None:
+            self.leaving.board()
+        ride = self.ride
+        if ride is not None:
+            try:
+                ride.passing(subject, token, delivery)
+            except BaseException:
+                ride.put_off(seq - 1)
+                raise
+            if not self._outstanding:
+                self._refill()
 
     def _notify(self) -> None:
+        if self.ride is not None:
+            self.ride.put_off(self.position)
         self._changed.set()
 
 
@@ -177,16 +186,36 @@ class SharedReader:
     """Gathers and parts the readers of one stream's partitions."""
 
     def __init__(
-        self, conn: Connection, stream: str, readers: Sequence[PinnedReader], spec: Spec | None, metrics: Metrics
+        self,
+        conn: Connection,
+        stream: str,
+        readers: Sequence[PinnedReader],
+        spec: Spec | None,
+        metrics: Metrics,
+        *,
+        offers: Meeting | None = None,
+        seeks: Meeting | None = None,
     ) -> None:
-        """`spec`: of partition 0's own consumer; None: then nothing is ever gathered."""
+        """`spec`: of partition 0's own consumer; None: then nothing is ever gathered.
+
+        `offers`: where the readers of another service may find what feeds these.  `seeks`: where to look for
+        what may feed these, too; `spec` filters by kinds then.
+        """
         self._conn = conn
         self._stream = stream
         self._readers = readers
         self._spec = spec
         self._gathering = Gathering()
         self._changed = asyncio.Event()
-        self._consumer: SharedConsumer | None = None
+        self._consumer: SharedConsumer | Ride | None = None
+        self._offers = offers
+        self._seeks = seeks
+        self._wanted = Wanted(topology.filters_anywhere(spec)) if seeks is not None and spec is not None else None
+        self._ride: Ride | None = None
+        """What they wait for; they may board only while nothing else is done here."""
+        self._rides = Gathering()
+        """When the next ride may be looked for."""
+        self._rides.alone(True, 0.0)
         self._together: frozenset[int] = frozenset()
         """Whom it was lent and not given back by itself."""
         self._gauge = metrics.partitions_gathered.labels(consumer=self._name)
@@ -220,8 +249,10 @@ class SharedReader:
         finally:
             renewing.cancel()
             # The readers' sessions end too, or have.
-            if self._consumer is not None:
-                await self._consumer.end()
+            self._offer(None)
+            for feeder in (self._ride, self._consumer):
+                if feeder is not None:
+                    await feeder.end()
 
     async def _renew(self) -> None:
         """Keep the pins, whatever else is waited for."""
@@ -239,6 +270,7 @@ class SharedReader:
 
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
+        await self._look_at_ride(now)
         consumer = self._consumer
         if consumer is not None:
             if (broken := consumer.broken) is not None:
@@ -256,6 +288,45 @@ class SharedReader:
             await self._part(None)
         elif isinstance(word, frozenset):
             await self._gather(word)
+        self._seek(now)
+
+    async def _look_at_ride(self, now: float) -> None:
+        """Whoever has boarded needs its own consumer no more; whoever was put off needs one at once."""
+        waiting, self._ride = self._ride, None
+        own = self._consumer
+        if waiting is not None and (own is None or not waiting.aboard):
+            await waiting.end()  # until everything else has been looked at
+        elif waiting is not None and own is not None:
+            self._consumer = waiting
+            self._rides.gathered(now)
+            await own.end()
+            _log.info("gathered.riding", consumer=self._name, position=waiting.position)
+        ride = self._consumer
+        if isinstance(ride, Ride) and ride.is_over:
+            self._rides.troubled(now)
+            lent = frozenset(slot for slot in self._together if self._readers[slot].is_lent)
+            if lent:
+                await self._gather(lent)
+            else:
+                await self._part(None)
+
+    def _seek(self, now: float) -> None:
+        """Have these readers wait for a ride, where there may be one."""
+        carrier = None if self._seeks is None else self._seeks.carrier
+        if (
+            carrier is not None
+            and carrier.ride is None
+            and carrier.broken is None
+            and self._wanted is not None
+            and isinstance(self._consumer, SharedConsumer)
+            and self._rides.may(now)
+        ):
+            self._ride = Ride(carrier, self._consumer, self._readers, self._wanted, self._changed)
+            self._ride.board()
+
+    def _offer(self, consumer: SharedConsumer | None) -> None:
+        if self._offers is not None:
+            self._offers.carrier = consumer
 
     def _places(self) -> list[Place]:
         consumer = self._consumer
@@ -267,7 +338,7 @@ class SharedReader:
             for reader in self._readers
         ]
 
-    async def _let_go(self, consumer: SharedConsumer, now: float) -> None:
+    async def _let_go(self, consumer: SharedConsumer | Ride, now: float) -> None:
         """Those whom the others wait for read by themselves."""
         slow = consumer.held_by(now)
         if slow:
@@ -295,6 +366,7 @@ class SharedReader:
         for slot in slots:
             await self._readers[slot].lend(consumer)
         consumer.begin()
+        self._offer(consumer)
         self._together = frozenset(slot for slot in slots if self._readers[slot].is_lent)
         self._gathering.gathered(asyncio.get_running_loop().time())
         self._gauge.set(len(self._together))
@@ -303,6 +375,7 @@ class SharedReader:
     async def _part(self, why: errors.CoordError | None) -> None:
         """Let everybody read by itself."""
         consumer, self._consumer = self._consumer, None
+        self._offer(None)
         self._together = frozenset()
         if why is not None:
             self._gathering.troubled(asyncio.get_running_loop().time())

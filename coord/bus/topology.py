@@ -176,6 +176,14 @@ def base(spec: Spec) -> str:
     return (spec.consumer or "").rpartition("-")[0]
 
 
+def filters_anywhere(spec: Spec) -> list[str]:
+    """What the consumer of one partition, `spec`, filters by, for any partition; empty: by the partition alone."""
+    own = subjects.partition_filter(spec.stream, int((spec.consumer or "").rpartition("-")[2]))
+    filters = spec.config.get("filter_subjects") or [spec.config.get("filter_subject", own)]
+    anywhere = subjects.any_partition(spec.stream)
+    return [] if filters == [own] else [anywhere + f.removeprefix(own.removesuffix(">")) for f in filters]
+
+
 def for_all_partitions(spec: Spec, *, behind: int) -> Spec:
     """A consumer like that of one partition, `spec`, for all of them, which delivers what follows `behind`.
 
@@ -184,11 +192,8 @@ def for_all_partitions(spec: Spec, *, behind: int) -> Spec:
     """
     name = f"{base(spec)}-all-{secrets.token_hex(6)}"
     config = {key: value for key, value in spec.config.items() if key not in _OF_ONE_PARTITION}
-    own = subjects.partition_filter(spec.stream, int((spec.consumer or "").rpartition("-")[2]))
-    filters = spec.config.get("filter_subjects") or [spec.config.get("filter_subject", own)]
-    if filters != [own]:
-        anywhere = subjects.any_partition(spec.stream)
-        config["filter_subjects"] = [anywhere + f.removeprefix(own.removesuffix(">")) for f in filters]
+    if filters := filters_anywhere(spec):
+        config["filter_subjects"] = filters
     config |= {
         "name": name,
         "description": f"coord: all partitions of {base(spec)}, for one process",

@@ -27,6 +27,7 @@ import msgspec
 from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
+from coord.bus.riding import Meeting
 from coord.ops import build
 from coord.ops import settings as ops_settings
 from coord.ops.gauges import StatsService
@@ -77,8 +78,9 @@ def services(
         raise errors.SettingsError(f"only projectors share their work over processes: start more {what} services")
     children = Processes(settings, processes, registry=registry) if processes != 1 else None
     page = None if children is None else children.page
-    # Projector and deciders of one process read each message once.
-    readings = Readings(KINDS) if what is What.ALL and children is None else None
+    # Projector and deciders of one process read each message once, and mostly are delivered it once.
+    together_here = what is What.ALL and children is None
+    readings, meeting = (Readings(KINDS), Meeting()) if together_here else (None, None)
     members: list[Service] = [Heap(registry=registry), LoopLag(registry=registry)]
     if settings.http.enabled:
         members.append(HttpService(settings.http, lambda: group.health(), registry=registry, page=page))  # noqa: PLW0108 - made below
@@ -86,7 +88,12 @@ def services(
         members.append(
             children
             or ProjectorService(
-                settings.nats, settings.database, settings.projector, readings=readings, registry=registry
+                settings.nats,
+                settings.database,
+                settings.projector,
+                readings=readings,
+                meeting=meeting,
+                registry=registry,
             )
         )
         window_s = ops_settings.window_s(settings)
@@ -116,7 +123,9 @@ def services(
     if what in {What.ALL, What.QUERY}:
         members += _querying(settings, registry)
     if what in {What.ALL, What.DECIDER}:
-        members += together.deciding(settings.nats, settings.presence, readings=readings, registry=registry)
+        members += together.deciding(
+            settings.nats, settings.presence, readings=readings, meeting=meeting, registry=registry
+        )
     if settings.service.stats_every_s:
         members.append(
             StatsService(settings.nats, settings.database, settings.service.stats_every_s, registry=registry)

@@ -15,6 +15,7 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
+from coord.bus.riding import Meeting
 from coord.bus.shared import SharedReader
 from coord.projector.asks import StatusAsks
 from coord.projector.config import ProjectorConfig
@@ -42,9 +43,13 @@ class ProjectorService(Service):
         config: ProjectorConfig | None = None,
         *,
         readings: Readings | None = None,
+        meeting: Meeting | None = None,
         registry: Metrics | None = None,
     ) -> None:
-        """Nothing is connected before `start`.  `readings`: of EVENTS, shared with the deciders of this process."""
+        """Nothing is connected before `start`.
+
+        `readings`: of EVENTS, shared with the deciders of this process; `meeting`: where they find what reads it.
+        """
         super().__init__("projector", registry=registry)
         self.config = config or ProjectorConfig()
         self.config.validate()
@@ -59,6 +64,7 @@ class ProjectorService(Service):
         self._mine: frozenset[int] = frozenset()
         self._shared: list[SharedReader] = []
         self._readings = readings
+        self._meeting = meeting
 
     async def setup(self) -> None:
         """Connect to the broker (waiting for it) and start every partition's loop."""
@@ -97,7 +103,9 @@ class ProjectorService(Service):
                 self.partitions.append(partition)
                 self.spawn(f"{stream}.{p}", partition.run)
             readers = [partition.reader for partition in self.partitions[first:]]
-            shared = SharedReader(conn, stream, readers, defined.get(f"{stream}/projector-0"), self.metrics)
+            offers = self._meeting if stream == subjects.EVENTS else None
+            spec = defined.get(f"{stream}/projector-0")
+            shared = SharedReader(conn, stream, readers, spec, self.metrics, offers=offers)
             self._shared.append(shared)
             self.spawn(f"{stream}.shared", shared.run)
             strays = Strays(stream, conn, self._pool, dlq, self.metrics, partial(self._owns, first))

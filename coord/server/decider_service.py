@@ -13,6 +13,7 @@ from coord import errors, limits
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
+from coord.bus.riding import Meeting
 from coord.bus.shared import SharedReader
 from coord.core.deciding import Decider, Presence
 from coord.core.desk import Desk
@@ -52,15 +53,17 @@ class DeciderService(Service):
         presence: Presence | None = None,
         factory: Factory | None = None,
         readings: Readings | None = None,
+        meeting: Meeting | None = None,
         registry: Metrics | None = None,
     ) -> None:
         """`presence`: who is there; None: leases are extended whoever holds them.
 
         `factory`: the deciders of a partition; default: `coord.server.deciders`.  `readings`: shared with the
-        projector of this process.
+        projector of this process; `meeting`: where its consumer is found, which may feed them, too.
         """
         super().__init__("deciders", registry=registry)
         self._readings = readings
+        self._meeting = meeting
         self.instance = instance_name()
         self.partitions: list[PartitionDecider] = []
         self._nats = nats
@@ -98,7 +101,8 @@ class DeciderService(Service):
             self.partitions.append(partition)
             self.spawn(f"partition.{p}", partition.run)
         readers = [partition.reader for partition in self.partitions]
-        self._shared = SharedReader(conn, subjects.EVENTS, readers, defined.get("EVENTS/decider-0"), self.metrics)
+        spec = defined.get("EVENTS/decider-0")
+        self._shared = SharedReader(conn, subjects.EVENTS, readers, spec, self.metrics, seeks=self._meeting)
         self.spawn("shared", self._shared.run)
         self._replicas = Replicas(conn, "deciders", self.instance, len(self.partitions), self._assign)
         self.spawn("replicas", self._replicas.run)

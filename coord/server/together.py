@@ -10,20 +10,29 @@ from coord.server.presence import PresenceConfig, PresenceService
 
 if TYPE_CHECKING:
     from coord.bus.connection import NatsConfig
+    from coord.bus.riding import Meeting
     from coord.runtime.service import Service
     from coord.telemetry.metrics import Metrics
     from coord.wire.readings import Readings
 
 
 def deciding(
-    nats: NatsConfig, presence_config: PresenceConfig, *, readings: Readings | None = None, registry: Metrics
+    nats: NatsConfig,
+    presence_config: PresenceConfig,
+    *,
+    readings: Readings | None = None,
+    meeting: Meeting | None = None,
+    registry: Metrics,
 ) -> list[Service]:
     """Deciders, what they know of the world outside the log, and what all of them together say of it.
 
-    In the order to start them.  `readings`: shared with the projector of this process.
+    In the order to start them.  `readings`: shared with the projector of this process; `meeting`: where deciders find
+    its consumer, which may feed them, too.
     """
     presence = PresenceService(nats, presence_config, registry=registry)
-    deciders = DeciderService(nats, presence=presence.board.table, readings=readings, registry=registry)
+    deciders = DeciderService(
+        nats, presence=presence.board.table, readings=readings, meeting=meeting, registry=registry
+    )
     presence.board.listen(deciders.gone)
     board = BoardService(nats, presence.board, deciders.deciders, registry=registry)
     return [presence, deciders, board]

@@ -11,16 +11,29 @@ import msgspec
 
 from coord import errors
 from coord.bus.patched import Receiver
+from coord.wire.filters import matches
 
 
 class Consumer:
     """Where it is, what it filters, and who asks."""
 
-    def __init__(self, prefix: bytes, seq: int) -> None:
+    def __init__(self, prefix: bytes, seq: int, filters: list[str] | None = None) -> None:
         self.prefix = prefix
+        self.filters = filters
+        self._judged: dict[bytes, bool] = {}
         self.next = seq
         self.sent = 0
         self.requests: list[list[Any]] = []  # [inbox, batch, bytes_max]
+
+    def wants(self, subject: bytes) -> bool:
+        """Whether it delivers a message of this subject."""
+        if not subject.startswith(self.prefix):
+            return False
+        if self.filters is None:
+            return True
+        if subject not in self._judged:
+            self._judged[subject] = any(matches(one, subject.decode()) for one in self.filters)
+        return self._judged[subject]
 
 
 class Memory:
@@ -69,7 +82,8 @@ class Memory:
         verb, _, name = request.removeprefix("CONSUMER.").partition(".")
         name = name.rpartition(".")[2]
         if verb == "CREATE":
-            self.consumers[name] = Consumer(b"", payload["config"]["opt_start_seq"])
+            config = payload["config"]
+            self.consumers[name] = Consumer(b"", config["opt_start_seq"], config.get("filter_subjects"))
             return {}
         consumer = self.consumers.get(name)
         if consumer is None:
@@ -77,7 +91,7 @@ class Memory:
         if verb == "RESET":
             consumer.next, consumer.sent = payload["seq"], 0
             self.resets.append(payload["seq"])
-        pending = sum(m.startswith(consumer.prefix) for m in self.messages[consumer.next - 1 :])
+        pending = sum(map(consumer.wants, self.messages[consumer.next - 1 :]))
         return {
             "config": {"ack_policy": "none"},
             "num_pending": pending,
@@ -108,11 +122,7 @@ class Memory:
         if not consumer.requests:
             return
         seq = next(
-            (
-                i + 1
-                for i in range(consumer.next - 1, len(self.messages))
-                if self.messages[i].startswith(consumer.prefix)
-            ),
+            (i + 1 for i in range(consumer.next - 1, len(self.messages)) if consumer.wants(self.messages[i])),
             None,
         )
         if seq is None:
