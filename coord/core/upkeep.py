@@ -111,6 +111,18 @@ def settle_s(again_s: float) -> float:
     return min(limits.ROLLUP_SETTLE_S, max(limits.ROLLUP_SETTLE_MIN_S, again_s))
 
 
+def late_since(oldest: datetime, checkpoint: datetime | None) -> datetime | None:
+    """From when on rollups count again because of facts that follow `checkpoint`, a fact's time; None: they need not.
+
+    `oldest`: when the oldest of them was stored.  A rollup stays `limits.ROLLUP_SETTLE_MIN_S` behind the checkpoints at
+    least.  What is older than that was stored by a broker whose clock was set back, and may belong to a time that was
+    counted.
+    """
+    if checkpoint is None or oldest >= checkpoint - timedelta(seconds=limits.ROLLUP_SETTLE_MIN_S):
+        return None
+    return oldest
+
+
 def pause_s(step_s: float, least_s: float = limits.MAINTAIN_PAUSE_S) -> float:
     """How long ingest has after a step that took `step_s`: half of the time, and more while steps are short."""
     return max(least_s, step_s)

@@ -29,7 +29,9 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
 from itertools import chain as flat
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -38,10 +40,11 @@ from coord import errors, limits
 from coord.core import chain
 from coord.core.checkpoint import Checkpoint
 from coord.core.joining import Pace, how_many, share
+from coord.core.upkeep import late_since
 from coord.projector import entities
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.rows import Batch, stored_time
-from coord.store import checkpoints, copy, timestamps
+from coord.store import checkpoints, copy, rollups, timestamps
 from coord.store.checkpoints import Move
 from coord.store.pool import Connection, Pool
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, AgentRow, EventRow, SampleRow
@@ -59,6 +62,10 @@ _SEARCH_ROWS = 500
 Write = Callable[[Connection, Sequence[Any]], Awaitable[object]]
 
 assert EVENT_COLUMNS[2:4] == SAMPLE_COLUMNS[2:4] == ("seq", "idx"), "see _place_of_row"
+
+
+_stored_at = itemgetter(EVENT_COLUMNS.index("stored_at"))
+assert EVENT_COLUMNS.index("stored_at") == SAMPLE_COLUMNS.index("stored_at")
 
 
 async def prepare(conn: Connection) -> None:
@@ -323,6 +330,9 @@ class Writer:
                 raise _Unbelieved(refused)
             stale = await copy.upsert_agents(conn, _joined([b.agents() for b in batches]))
             await copy.dead_letters(conn, [letter.row for b in batches for letter in b.letters])
+            since = min(filter(None, map(_late_since, offers)), default=None)
+            if since is not None:
+                await rollups.late(conn, since)
             elsewhere = await checkpoints.advance_all(conn, moves)
             if elsewhere:
                 raise _Moved(elsewhere)
@@ -375,6 +385,13 @@ class Writer:
                 async with self._pool.transaction() as conn:
                     refused |= await _refused(conn, rows[start : start + _SEARCH_ROWS], write, place)
         batch.park(refused)
+
+
+def _late_since(offer: Offer) -> datetime | None:
+    """See `upkeep.late_since`."""
+    batch = offer.batch
+    oldest = min(flat(map(_stored_at, batch.events), map(_stored_at, batch.samples)), default=None)
+    return None if oldest is None else late_since(oldest, offer.before.stored_at)
 
 
 def _joined(parts: list[list[Any]]) -> list[Any]:

@@ -212,6 +212,8 @@ class Maintenance(Service):
                         pool, rollup, level, pause_s=pause_s, settle_s=settle_s, width_s=width_s
                     )
                     self._widths[moved.relation] = moved.width_s
+                    if moved.again is not None:
+                        _log.warning("maintenance.counted_again", rollup=rollup.name, since=moved.again)
                     self._add(moved, self.clock.monotonic() - began)
                     rows = max(rows, moved.rows if level == LEVELS[0] else 0)
                 await self._record_failure(conn, "rollup", rollup.table(level), failure)

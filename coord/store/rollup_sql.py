@@ -180,7 +180,7 @@ def _open(rollup: Rollup, level: Level) -> str:
         binned = "r.bucket" if below == level else _binned(level, "r.bucket")
         parts.append(
             f"  SELECT {binned} AS bucket, {_list('r', rollup.columns)}\n"  # noqa: S608 - names of our files
-            f"  FROM {qualified(rollup.table(below))} AS r\n  WHERE r.bucket >= {begin}"
+            f"  FROM {qualified(rollup.table(below))} AS r\n  WHERE r.bucket >= {begin} AND r.bucket < 'infinity'"
         )
         begin = _mark(rollup, below, "progress")
     since = f"s.stored_at >= {begin} AND s.stored_at < 'infinity'"

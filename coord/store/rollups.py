@@ -12,9 +12,12 @@ is, and moves progress, in one transaction that holds the rollup's row locked: a
 done once or not at all.
 
 `until` is never beyond what is complete: a first level waits for the slowest partition's checkpoint, a further one
-for the level below.  So no row can come later to a time that was counted, with two exceptions, which `forget` is for:
-rows that an operator puts back, and a broker whose clock was set back by more than `limits.ROLLUP_SETTLE_S` (where
-facts come fast, `limits.ROLLUP_SETTLE_MIN_S`).
+for the level below.  So no row can come later to a time that was counted, with two exceptions:
+
+* rows that an operator puts back: `forget`;
+* a broker's clock that was set back.  Whoever writes such rows moves *shown* of the first levels back, in the same
+  transaction (`late`): from there on buckets are not whole any more, though *progress* is beyond.  The next step
+  takes all levels of that rollup back to there, and counts again.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the run ended before it had come as far as it may."""
     width_s: float
     """How much time a step covers by now: where the next run may begin."""
+    again: datetime | None = None
+    """From when on it was counted again, with the levels above, because facts came late; None: none did."""
 
 
 def load() -> list[Rollup]:
@@ -80,21 +85,24 @@ async def advance_all(
 async def advance(
     pool: Pool, rollup: Rollup, level: Level, *, steps_max: int = limits.MAINTAIN_STEPS_MAX,
     pause_s: float = limits.MAINTAIN_PAUSE_S, settle_s: float = limits.ROLLUP_SETTLE_S,
-    width_s: float | None = None,
+    width_s: float | None = None, batch_rows: int = limits.MAINTAIN_BATCH_ROWS,
 ) -> Advance:  # fmt: skip
     """Move one rollup on, at most `steps_max` steps.
 
     `settle_s`: of a first level, how far behind what is complete it stays.  `width_s`: of the first step, as the run
-    before left it; a wrong one costs a count of rows.
+    before left it; a wrong one costs a count of rows.  `batch_rows`: what a step aims at.
     """
     least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[rollup_sql.level_below(level)]
     width_s = max(least_s, WIDTH_S[level] / 6 if width_s is None else width_s)
     rows = steps = 0
     goal: datetime | None = None
+    again: datetime | None = None
     while True:
         began = time.monotonic()
         async with pool.transaction() as conn:
             with translated(f"roll {rollup.table(level)}"):
+                if level == "1m":
+                    again = await _counted_again(conn, rollup) or again
                 progress, complete = await _span(conn, rollup, level, settle_s)
                 # As far as it was when the run began: where facts come all the time it would never end.
                 goal = complete if goal is None or complete is None else min(goal, complete)
@@ -103,19 +111,19 @@ async def advance(
                     more = progress is not None and until is not None and until > progress
                     return Advance(
                         relation=rollup.table(level), rows=rows, steps=steps, progress=progress, more=more,
-                        width_s=width_s,
+                        width_s=width_s, again=again,
                     )  # fmt: skip
-                found = await _bounded(conn, rollup, level, progress, until)
+                found = await _bounded(conn, rollup, level, progress, until, 4 * batch_rows)
                 if found is None:
                     # Far denser than the step before: the same again, of less.
-                    width_s = upkeep.next_width_s(width_s, 4 * limits.MAINTAIN_BATCH_ROWS, least_s=least_s)
+                    width_s = upkeep.next_width_s(width_s, 4 * batch_rows, least_s=least_s, batch_rows=batch_rows)
                     continue
                 shown = _floor(until, WIDTH_S[level])
                 await conn.execute(statement("rollup_move"), rollup.table(level), until, shown, found)
         rows, steps = rows + found, steps + 1
         if until < progress + timedelta(seconds=width_s):
             width_s = max(least_s, (until - progress).total_seconds())  # it found that in less
-        width_s = upkeep.next_width_s(width_s, found, least_s=least_s)
+        width_s = upkeep.next_width_s(width_s, found, least_s=least_s, batch_rows=batch_rows)
         await asyncio.sleep(upkeep.pause_s(time.monotonic() - began, pause_s) if pause_s else 0)
 
 
@@ -175,8 +183,16 @@ async def forget(conn: Connection, since: datetime, rollups: Sequence[Rollup] | 
             for level in LEVELS:
                 name = rollup.table(level)
                 if await conn.fetchval(statement("is_table"), rollup_sql.qualified(name)):
-                    await conn.execute(statement("rollup_take_back"), name, day)
-                    await conn.execute(rollup_sql.take_back(rollup, level), day)
+                    await _take_back(conn, rollup, level, day)
+
+
+async def late(conn: Connection, since: datetime) -> None:
+    """Facts stored from `since` on come to a time that may have been counted.  In the transaction that writes them."""
+    width_s = WIDTH_S["1m"]
+    names = [rollup.table("1m") for rollup in load()]
+    with translated("late facts"):
+        # A bucket further back, or the mark would say nothing where they belong to the one that is open.
+        await conn.execute(statement("rollup_late"), names, since, _floor(since, width_s) - timedelta(seconds=width_s))
 
 
 # --- one step ----------------------------------------------------------------------------------
@@ -201,6 +217,33 @@ async def _span(
     return mark["progress"], until
 
 
+async def _counted_again(conn: Connection, rollup: Rollup) -> datetime | None:
+    """Take back what was counted of a time to which facts came late; from when on, None: none did.
+
+    Each level from the beginning of its bucket on, as far as the one below, which it is made of, is still there since
+    then; otherwise all from the beginning of the day, to be made of facts.
+    """
+    mark = await conn.fetchrow(statement("rollup_mark"), rollup.table("1m"))
+    if mark is None or mark["shown"] >= _floor(mark["progress"], WIDTH_S["1m"]):
+        return None
+    since = _as_time(mark["shown"])
+    assert since is not None
+    begins = {level: _floor(since, WIDTH_S[level]) for level in LEVELS}
+    for level in LEVELS[1:]:
+        oldest = _as_time(await conn.fetchval(rollup_sql.oldest(rollup, level)))
+        if oldest is None or oldest > begins[level]:
+            begins = dict.fromkeys(LEVELS, _floor(since, WIDTH_S["1d"]))
+            break
+    for level, begin in begins.items():
+        await _take_back(conn, rollup, level, begin)
+    return since
+
+
+async def _take_back(conn: Connection, rollup: Rollup, level: Level, since: datetime) -> None:
+    await conn.execute(statement("rollup_take_back"), rollup.table(level), since)
+    await conn.execute(rollup_sql.take_back(rollup, level), since)
+
+
 async def _complete(conn: Connection, rollup: Rollup, level: Level, settle_s: float) -> datetime | None:
     if level != "1m":
         below = rollup.table(rollup_sql.level_below(level))
@@ -210,11 +253,12 @@ async def _complete(conn: Connection, rollup: Rollup, level: Level, settle_s: fl
     return _as_time(await conn.fetchval(statement("rollup_complete"), stream, limits.PARTITIONS, settle_s))
 
 
-async def _bounded(conn: Connection, rollup: Rollup, level: Level, since: datetime, until: datetime) -> int | None:
-    """Do the step; None when it would be much more than a batch, and could be less."""
+async def _bounded(
+    conn: Connection, rollup: Rollup, level: Level, since: datetime, until: datetime, most: int
+) -> int | None:
+    """Do the step; None when it would be more than `most` rows, and could be less."""
     least_s = limits.ROLLUP_WIDTH_MIN_S if level == "1m" else WIDTH_S[rollup_sql.level_below(level)]
     if (until - since).total_seconds() > least_s:
-        most = 4 * limits.MAINTAIN_BATCH_ROWS
         count = await conn.fetchval(rollup_sql.count(rollup, level), since, until, most + 1)
         if count > most:
             return None

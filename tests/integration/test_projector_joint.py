@@ -6,10 +6,11 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import asyncpg
+import msgspec
 import pytest
 from asyncpg.transaction import Transaction
 from prometheus_client import CollectorRegistry
@@ -138,6 +139,31 @@ async def test_what_waits_is_one_transaction(replica: Replica, db: Any) -> None:
     assert replica.transactions() == 1
     async with replica.pool.acquire() as conn:
         assert await checkpoints.read_all(conn, "EVENTS") == [m.after for m in moves]
+
+
+async def test_facts_of_a_clock_that_was_set_back_mark_the_rollups(replica: Replica, db: Any) -> None:
+    now = datetime.now(UTC).replace(second=30, microsecond=0)
+    shown = now.replace(second=0)
+    async with replica.pool.acquire() as conn:
+        (mark,) = await create(replica.pool, [0])
+        await conn.execute("UPDATE coord.checkpoint SET stored_at = $1", now)
+        for name in ("fact_rate_1m", "fact_rate_1h"):
+            await conn.execute("INSERT INTO coord.rollup (name, progress, shown) VALUES ($1, $2, $3)", name, now, shown)
+    mark = msgspec.structs.replace(mark, stored_at=now)
+    replica.go()
+    told = []
+    for back_s in (0.5, 2, 65, 3):  # the last one is later than what came before it
+        batch = Batch("EVENTS", 0, mark.epoch, mark.digest)
+        stored_ns = [int((now - timedelta(seconds=s)).timestamp()) * 10**9 for s in (back_s, 0.0)]
+        for seq, at in enumerate(stored_ns, mark.seq + 1):
+            batch.add(Delivery(seq, at, stored(0, "note"), None, b"{}"))
+        (move,) = await settled([replica.writer.offer(batch, mark)])
+        mark = move.after
+        marks = dict(await db.fetch("SELECT name, shown FROM coord.rollup"))
+        assert marks.pop("fact_rate_1h") == shown, "moved with the minutes, by whoever counts"
+        told.append((shown - marks["fact_rate_1m"]).total_seconds())
+    # A bucket before that of the oldest: what is open would not show it.
+    assert told == [0, 60, 120, 120]
 
 
 async def test_a_batch_grows_until_it_is_taken_and_not_after(replica: Replica, db: Any) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from coord.core import upkeep
 from coord.projector import entities
 from coord.runtime.assets import sql_dir
-from coord.store import migrations, rollups
+from coord.store import copy, migrations, rollups
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool
 from coord.store.rows import EventRow
@@ -65,6 +66,45 @@ async def test_answers_are_the_same_however_far_it_has_come(migrated_database: D
             shown = await conn.fetchval("SELECT shown FROM coord.rollup WHERE name = 'fact_rate_1m'")
         assert kept
         assert shown >= END
+
+
+@pytest.mark.parametrize("back_s", [7, 500, 8_000])
+async def test_facts_of_a_clock_that_was_set_back_are_counted(
+    migrated_database: Database, back_s: float, seed: int
+) -> None:
+    if community(migrated_database):
+        pytest.skip("the server notices changed rows itself")
+    rng = random.Random(seed)
+    turn = BEGIN + timedelta(hours=2.5, seconds=rng.random() * 3_600)
+    late = [
+        event(10_000 + n, agent="a1", at=turn + timedelta(seconds=n - back_s))
+        for n in range(max(5, round(back_s / 20)))
+    ]
+    async with pool_of(migrated_database.url) as pool:
+        await filled(migrated_database.url, 600)
+        await complete(pool, turn)
+        await rollups.advance_all(pool, pause_s=0)
+        gone = set()
+        if rng.random() < 0.5:  # the minutes of the hours before are gone: they are made of facts
+            gone = {"v_fact_rate_1m"}
+            (rollup,) = [r for r in rollups.load() if r.name == "fact_rate"]
+            await rollups.expire(pool, rollup, "1m", timedelta(0), pause_s=0)
+        async with pool.transaction() as conn:
+            await copy.events(conn, late)
+            since = upkeep.late_since(late[0][0], turn)
+            assert since is not None
+            await rollups.late(conn, since)
+        await complete(pool, END + timedelta(minutes=5))
+        moved = await rollups.advance_all(pool, pause_s=0)
+        assert {one.relation for one in moved if one.again} == {r.table("1m") for r in rollups.load()}
+        found = await answers(pool)
+        async with pool.acquire() as conn:
+            await conn.execute("DELETE FROM coord.rollup")
+            for view in view_names():
+                await conn.execute(f"DELETE FROM coord.{view.removeprefix('v_')}")
+        live = await answers(pool)
+        assert [v for v in live if found[v] != live[v] and v not in gone] == []
+        assert not any(one.again for one in await rollups.advance_all(pool, pause_s=0))
 
 
 async def test_both_editions_give_the_same_rows(migrated_database: Database, plain_database: Database) -> None:

@@ -38,6 +38,9 @@ _ROLL_S: Final = 600.0
 _STEPS_MAX: Final = 100_000
 """Of a rollup: all there are."""
 
+_ROLL_ROWS: Final = 200_000
+"""Of a step: nobody else wants the tables."""
+
 _SETUP: Final = "SET search_path = coord, public"
 
 
@@ -155,7 +158,7 @@ async def fill(
         await conn.close()
 
 
-async def roll_up(database: DatabaseConfig) -> None:
+async def roll_up(database: DatabaseConfig, *, connections: int = 2) -> None:
     """Bring every rollup up to what there is, as the upkeep would in its own time; returns when it is done."""
     patient = msgspec.structs.replace(database, pool_min=1, statement_timeout_s=_ROLL_S, idle_in_transaction_s=_ROLL_S)
     async with Pool(patient) as pool:
@@ -165,7 +168,16 @@ async def roll_up(database: DatabaseConfig) -> None:
                 for name in (rollup.table(level) for rollup in rollups.load() for level in LEVELS):
                     await conn.execute(f"CALL refresh_continuous_aggregate('coord.{name}', NULL, NULL)")
                 return
-        await rollups.advance_all(pool, pause_s=0, steps_max=_STEPS_MAX)
+        waiting = iter(sorted(rollups.load(), key=lambda rollup: rollup.source != "event"))  # the longest one first
+
+        async def move() -> None:
+            for rollup in waiting:
+                for level in LEVELS:
+                    await rollups.advance(pool, rollup, level, pause_s=0, steps_max=_STEPS_MAX, batch_rows=_ROLL_ROWS)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(connections):
+                group.create_task(move())
 
 
 def _step(name: str, values: Mapping[str, str]) -> Step:
