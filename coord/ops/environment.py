@@ -29,3 +29,8 @@ def watchdog_s() -> float | None:
     """Within which time systemd wants a sign of life (``WatchdogSec=``); None when it does not."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) > 0 else None
+
+
+def cores() -> int:
+    """How many cores this process may use: at least one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

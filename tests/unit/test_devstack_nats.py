@@ -34,6 +34,13 @@ async def test_its_garbage_collector_is_told_how_often_unless_the_environment_sa
     assert {b"GOGC=300", b"GOMEMLIMIT=123MiB"} <= set(sees)
 
 
+async def test_it_has_half_of_the_cores_unless_the_environment_says(start_nats, monkeypatch):
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    monkeypatch.setattr("coord.ops.environment.cores", lambda: 5)
+    server = await start_nats()
+    assert b"GOMAXPROCS=2" in Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+
+
 async def test_a_killed_server_comes_back_on_its_port(start_nats):
     server = await start_nats()
     port, pid = server.port, server.pid

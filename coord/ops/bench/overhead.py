@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from coord.ops import environment
 from coord.ops.bench.flows import STEPS, chain
 from coord.ops.bench.measure import Figures, cpu_s
 from coord.ops.bench.task_worker import WORK_S
@@ -63,7 +63,7 @@ async def overhead(bench: Bench) -> Figures:
 
     async with contextlib.AsyncExitStack() as stack:
         pids = [bench.fleet.pid]
-        for _ in range(_cores()):
+        for _ in range(environment.cores()):
             worker = await stack.enter_async_context(bench.agents("work", capacity=_CAPACITY))
             pids.append(worker.pid)
         await task()
@@ -111,7 +111,3 @@ async def _nothing(seconds: float) -> int:
     whole = max(1, round(seconds))
     await asyncio.sleep(whole)
     return whole
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

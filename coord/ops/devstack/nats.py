@@ -51,6 +51,8 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     `gc_percent`, `memory_mib`: Go's GOGC and GOMEMLIMIT, unless the environment has them.  Go's own
     100 % collects whenever what lives has doubled, a fifth of the server's CPU while a backlog is
     projected; near the limit, which is no hard one, it collects as often as it must.
+    `threads`: Go's GOMAXPROCS, unless the environment has it; None: half of the cores, at least one.  It
+    shares them with what it serves, and each goroutine that wakes up while a thread is free wakes that one.
     """
 
     name: str = "coord-dev"
@@ -60,6 +62,7 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     sync_interval: str | None = None
     gc_percent: int = 200
     memory_mib: int = 2048
+    threads: int | None = None
     extra: str = ""
     system: bool = True
 
@@ -165,7 +168,11 @@ class NatsServer:
             self.options, port=self.port, http_port=self.http_port, store_dir=(self.folder / "store").resolve()
         )
         conf.write_text(text)
-        go = {"GOGC": f"{self.options.gc_percent}", "GOMEMLIMIT": f"{self.options.memory_mib}MiB"}
+        go = {
+            "GOGC": f"{self.options.gc_percent}",
+            "GOMEMLIMIT": f"{self.options.memory_mib}MiB",
+            "GOMAXPROCS": f"{self.options.threads or max(1, environment.cores() // 2)}",
+        }
         child = process.spawn(
             "nats-server",
             [binary, "-c", conf.resolve()],
