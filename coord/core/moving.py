@@ -123,6 +123,8 @@ class Moves:
         self._rules = rules
         self._bytes_max = bytes_max // 2
         self._heard_bytes = self._told_bytes = 0
+        self._epoch = 0
+        """Of the log that is heard: one that is made anew counts from 1 again."""
         self._heard: OrderedDict[int, Message] = OrderedDict()
         """Sequence → what waits for its notice; the oldest first."""
         self._chains: dict[Source, _Chain] = {}
@@ -156,6 +158,10 @@ class Moves:
         if source[0] == subjects.EVENTS:
             self._forget(source)
             self._chains[source] = _Chain(place)
+            if place[0] > self._epoch:
+                self._epoch = place[0]
+                self._heard.clear()
+                self._heard_bytes = 0
 
     def tell(self, notice: Notice, *, unbroken: bool) -> list[Told] | str:
         """A notice: what it says was stored; else why that is not known, which only evicting helps against.
@@ -165,7 +171,7 @@ class Moves:
         source, place = (notice.stream, notice.partition), (notice.epoch, notice.to)
         stored = notices.stored(notice) if unbroken else None
         chain = self._chains.get(source)
-        if stored is None or chain is None or chain.since[0] != notice.epoch:
+        if stored is None or chain is None or not chain.since[0] == notice.epoch == self._epoch:
             self.begin(source, place)
             return UNNAMED
         told = [Told(one.seq, one.count, self._rules.touched(one.tags), self._take(one.seq)) for one in stored]
