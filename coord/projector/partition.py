@@ -36,6 +36,7 @@ from coord.core import trim
 from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.core.retry import backoff_s
 from coord.projector.config import ProjectorConfig
+from coord.projector.ends import Ends, Looks
 from coord.projector.notices import Notices
 from coord.projector.rows import Batch
 from coord.projector.states import broker_time, stream_state
@@ -86,10 +87,11 @@ class PartitionProjector:
         metrics: Metrics,
         consumer: topology.Spec | None = None,
         readings: Readings | None = None,
+        ends: Ends | None = None,
     ) -> None:
         """`consumer`: made anew where the broker has none; None: then the partition waits for one.
 
-        `readings`: of the stream, shared with another service of this process.
+        `readings`: of the stream, shared with another service of this process; `ends`: with its other partitions.
         """
         self.stream = stream
         self.partition = partition
@@ -107,6 +109,7 @@ class PartitionProjector:
         self._spec = consumer
         self._readings = readings
         self._notices = Notices(conn)
+        self._ends = ends or Ends(conn, stream)
         self._reader = PinnedReader(
             conn,
             stream,
@@ -132,7 +135,7 @@ class PartitionProjector:
         self._failures = 0
         self._duplicates_seen = 0
         self._rng = random.Random()
-        self._idle_since = 0.0
+        self._looks = Looks(config.idle_checkpoint_s)
         self._overdue = 0
         """A sequence that waited for us when we last looked, and had not been delivered."""
         self._end: tuple[str, StreamState] | None = None
@@ -297,7 +300,8 @@ class PartitionProjector:
         """
         self.checkpoint = checkpoint
         loop = asyncio.get_running_loop()
-        self._idle_since = self._window_at = self._anchored_at = loop.time()
+        self._window_at = self._anchored_at = loop.time()
+        self._looks.put_off()
         self._overdue = 0
         self._window_from, self._window_messages = checkpoint.seq, 0
         self._anchored_messages = checkpoint.messages
@@ -361,18 +365,17 @@ class PartitionProjector:
         assert self.checkpoint is not None
         self._notices.beat(self.checkpoint, loop.time())
         settled = None if offer is None else offer.settled
-        deliveries = await self._source.receive(_TAKE, self._config.idle_checkpoint_s, unless=settled)
+        deliveries = await self._source.receive(_TAKE, self._looks.wait_s(), unless=settled)
         pending = self._open(pending, offer)  # it may have been taken while we waited
         if deliveries:
             added = pending.fill(deliveries, self._writer.rows_share, limits.PROJECT_TURN_ROWS)
             self._source.put_back(deliveries[added:])
             self._m_consumed.inc(added)
-            self._idle_since = loop.time()
+            self._looks.put_off()
             self._overdue = 0
             await asyncio.sleep(0)
             self._count_duplicates()
-        elif offer is None and loop.time() - self._idle_since >= self._config.idle_checkpoint_s:
-            self._idle_since = loop.time()
+        elif self._looks.is_due() and offer is None:
             await self._follow_end()
         return pending
 
@@ -490,8 +493,8 @@ class PartitionProjector:
         _log.warning("projector.shed", stream=self.stream, partition=self.partition, sequences_max=shed_max)
         return moved
 
-    async def _follow_end(self) -> None:
-        """Move an idle partition's checkpoint to the end of the log, after making sure it may.
+    async def _follow_end(self) -> bool:
+        """Move an idle partition's checkpoint to the end of the log, after making sure it may; whether it is there.
 
         Otherwise the checkpoint of a quiet partition would fall out of the window and look
         like a gap.  The end is read first, then the leader is asked whether the partition has
@@ -505,17 +508,17 @@ class PartitionProjector:
         lost it with its rows (synchronous_commit=off), and no later fact may ever tell us.
         """
         assert self.checkpoint is not None
-        info, checkpoint = await self._conn.api(f"STREAM.INFO.{self.stream}"), self.checkpoint
+        info, checkpoint = await self._ends.info(), self.checkpoint
         stream, leader = stream_state(info, with_time=True), leadership(info)
         if not self._source.is_empty:
-            return
+            return False
         before, self._end = self._end, None
         if stream.last_seq <= checkpoint.seq:
             problem = judge(checkpoint, msgspec.structs.replace(stream, at_checkpoint=None))
             if isinstance(problem, errors.StreamReplaced):
                 raise problem
             await self._writer.advance(checkpoint, checkpoint)
-            return
+            return True
         filter_subject = subjects.partition_filter(self.stream, self.partition)
         try:
             found = await self._conn.api(
@@ -529,11 +532,11 @@ class PartitionProjector:
                     self._expect(found["message"]["seq"])
                 else:
                     self._overdue = found["message"]["seq"]
-                return  # on its way to us
+                return False  # on its way to us
         if leader:
             self._end = leader, stream
             if before is None or before[0] != leader or before[1].last_seq <= checkpoint.seq:
-                return  # the next look may
+                return False  # the next look may
             stream = before[1]
         moved = checkpoints.moved(checkpoint, seq=stream.last_seq, stored_at=stream.at_checkpoint)
         await self._writer.advance(checkpoint, moved)
@@ -541,6 +544,7 @@ class PartitionProjector:
         self.checkpoint = moved
         self.pending = 0
         self._window_from, self._window_messages = moved.seq, 0
+        return True
 
     async def _check_readable(self, checkpoint: Checkpoint, stream: StreamState) -> None:
         """Stop at a part of the log that the broker cannot read; it answers there as if nothing were left.
@@ -589,7 +593,8 @@ class PartitionProjector:
         """Wait for the pin, following the end of the log meanwhile; False when told to leave."""
         assert self.checkpoint is not None
         loop = asyncio.get_running_loop()
-        began_at = followed_at = loop.time()
+        began_at = loop.time()
+        self._looks.put_off()
         overdue, self._overdue = False, 0
         wait_s = _ROUSE_S / 10  # usually a message waits and brings the pin at once
         pinned = asyncio.ensure_future(self._reader.wait_pinned())
@@ -604,14 +609,15 @@ class PartitionProjector:
                     return True
                 if leave.done():
                     return False
-                if loop.time() - followed_at >= self._config.idle_checkpoint_s:
-                    followed_at = loop.time()
+                at_end = False
+                if self._looks.is_due():
                     waited_for, self._overdue = self._overdue, 0
-                    await self._follow_end()
+                    at_end = await self._follow_end()
                     overdue = 0 < waited_for == self._overdue
-                await self._rouse(self.checkpoint.seq, {pinned, leave}, overdue=overdue)
                 recent = loop.time() - began_at < limits.PIN_TTL_S + 1
-                wait_s = min(_ROUSE_S, self._config.idle_checkpoint_s) if recent else self._config.idle_checkpoint_s
+                if recent or not at_end:  # at the end there is nothing that could pin anybody
+                    await self._rouse(self.checkpoint.seq, {pinned, leave}, overdue=overdue)
+                wait_s = min(self._looks.wait_s(), _ROUSE_S if recent else self._config.idle_checkpoint_s)
         finally:
             for future in (pinned, leave):
                 future.cancel()
@@ -645,13 +651,9 @@ class PartitionProjector:
             wait_s = backoff_s(self._failures, self._rng, first_s=config.retry_first_s, most_s=most_s)
         log = _log.info if expected or self._closing else _log.warning
         log(
-            "projector.session_ended",
-            stream=self.stream,
-            partition=self.partition,
-            code=exc.code,
-            error=str(exc),
+            "projector.session_ended", stream=self.stream, partition=self.partition, code=exc.code, error=str(exc),
             retry_s=round(wait_s, 3),
-        )
+        )  # fmt: skip
         self.error = exc
         self._set("retrying")
         waiting = [asyncio.ensure_future(self._leave.wait())]

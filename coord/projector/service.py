@@ -20,6 +20,7 @@ from coord.bus.shared import SharedReader
 from coord.projector.asks import StatusAsks
 from coord.projector.config import ProjectorConfig
 from coord.projector.dead_letters import DeadLetterQueue
+from coord.projector.ends import Ends
 from coord.projector.partition import PartitionProjector
 from coord.projector.strays import Strays
 from coord.projector.writer import Writer, prepare
@@ -95,10 +96,11 @@ class ProjectorService(Service):
         for stream in self.config.streams:
             first = len(self.partitions)
             readings = self._readings if stream == subjects.EVENTS else None
+            ends = Ends(conn, stream)
             for p in range(limits.PARTITIONS):
                 consumer = defined.get(f"{stream}/projector-{p}")
                 partition = PartitionProjector(
-                    stream, p, conn, self._pool, writer, self.config, self.metrics, consumer, readings
+                    stream, p, conn, self._pool, writer, self.config, self.metrics, consumer, readings, ends
                 )
                 self.partitions.append(partition)
                 self.spawn(f"{stream}.{p}", partition.run)

@@ -43,6 +43,7 @@ from coord.core.joining import Pace, how_many, share
 from coord.core.upkeep import late_since
 from coord.projector import entities
 from coord.projector.dead_letters import DeadLetterQueue
+from coord.projector.ends import Confirming
 from coord.projector.rows import Batch, stored_time
 from coord.store import checkpoints, copy, rollups, timestamps
 from coord.store.checkpoints import Move
@@ -159,6 +160,7 @@ class Writer:
         self._taking = asyncio.Lock()
         self._turns = asyncio.Semaphore(writers)
         """All partitions begin, and fall idle, in the same second: they must not want a connection each."""
+        self._confirming = Confirming(self.turn)
         self._telling: set[asyncio.Task[None]] = set()
 
     # --- for partitions ------------------------------------------------------------------
@@ -214,8 +216,8 @@ class Writer:
 
     async def advance(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
         """Move an idle partition's checkpoint without rows."""
-        async with self.turn() as conn:
-            await checkpoints.advance(conn, checkpoint, moved, pending=0)
+        if not await self._confirming.advance(Move(checkpoint, moved, 0)):
+            raise checkpoints.checkpoint_moved(checkpoint)
 
     async def pass_gap(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
         """Move over sequences that are gone for ever."""
@@ -236,6 +238,7 @@ class Writer:
 
     def close(self) -> None:
         """Fail what still waits: no lane will take it."""
+        self._confirming.close()
         for task in self._telling:
             task.cancel()
         while self._waiting:

@@ -106,6 +106,7 @@ class DeciderService(Service):
         self.spawn("shared", self._shared.run)
         self._replicas = Replicas(conn, "deciders", self.instance, len(self.partitions), self._assign)
         self.spawn("replicas", self._replicas.run)
+        self.spawn("look", self._look)
         self.spawn("gauges", self._show)
 
     def _unix(self) -> float:
@@ -152,6 +153,12 @@ class DeciderService(Service):
                 await self._queues.sweep()
             except errors.CoordError as exc:
                 _log.warning("deciders.sweep_failed", error=exc)
+
+    async def _look(self) -> None:
+        while True:
+            await self.clock.sleep(limits.DECIDER_TICK_S)
+            for partition in self.partitions:
+                partition.look()
 
     async def _show(self) -> None:
         while True:

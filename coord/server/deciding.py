@@ -151,6 +151,11 @@ class PartitionDecider:
         if self._session is not None and self.is_running:
             self._session.outside(lambda decider: decider.gone(tenant, agent, instance, now))
 
+    def look(self) -> None:
+        """Time has passed (`limits.DECIDER_TICK_S`): one who looks at all partitions wakes the process up once."""
+        if self._session is not None and self.is_running:
+            self._session.look(self._presence)
+
     async def run(self) -> None:
         """Decide until `close`; never raises because of the broker or a fact."""
         try:
@@ -200,7 +205,8 @@ class PartitionDecider:
                 self._metrics.decider_takeovers.inc()
                 self._failures = 0
                 self._set("running")
-                await session.decide(self._leave, self._presence)
+                session.look(self._presence)
+                await session.decide(self._leave)
         finally:
             self._session = None
             session.end()

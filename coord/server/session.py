@@ -92,6 +92,7 @@ class Session:
         self._created = ""
         self._scheduled = False
         self._paused = False
+        self._left = False
         self._recalled_seq = 0
         self._unanswered: dict[int, int] = {}
         """Sequence → statements that it led to and that the log does not have for sure."""
@@ -184,20 +185,32 @@ class Session:
             if task is not None:
                 task.cancel()
 
-    async def decide(self, leave: asyncio.Event, presence: Presence) -> None:
-        """Fold and perform until told to leave."""
+    async def decide(self, leave: asyncio.Event) -> None:
+        """Fold and perform until told to leave; somebody calls `look` now and then."""
         leaving = asyncio.ensure_future(leave.wait())
-        ends: set[asyncio.Future[Any]] = {self._failed, leaving}
         try:
-            while not leave.is_set():
-                self._tick(self._now(), presence)
-                self._save_if_due()
-                self._look_at_edge()
-                await asyncio.wait(ends, timeout=limits.DECIDER_TICK_S, return_when=asyncio.FIRST_COMPLETED)
-                self._check()
+            ends: set[asyncio.Future[Any]] = {self._failed, leaving}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
             await self._leave_behind()
         finally:
             leaving.cancel()
+
+    def look(self, presence: Presence) -> None:
+        """Time has passed: what is due by it, and whether the server is still there."""
+        if self._failed.done() or self._left:
+            return
+        try:
+            self._tick(self._now(), presence)
+            self._save_if_due()
+            self._look_at_edge()
+            self._check()
+        except errors.CoordError as exc:
+            self._fail(exc)
+        except Exception as exc:  # noqa: BLE001 - the other partitions are looked at, too
+            _log.error("deciders.defect", partition=self._partition, exc_info=exc)
+            self._fail(errors.CoordError(f"a defect: {type(exc).__name__}: {exc}"))
 
     def _check(self) -> None:
         if self._failed.done():
@@ -509,7 +522,7 @@ class Session:
 
     async def _leave_behind(self) -> None:
         """Told to leave: a last snapshot, if it can be had soon, spares the next owner the folding."""
-        self._paused = True
+        self._paused = self._left = True
         if self._saving is not None:
             self._saving.cancel()
             await asyncio.gather(self._saving, return_exceptions=True)
