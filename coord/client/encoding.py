@@ -18,12 +18,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-import uuid_utils
 import zstandard
 
 from coord import limits
 from coord.client import context
 from coord.client.config import SERVICE_CLASSES, PublisherConfig
+from coord.client.event_ids import new_event_id
 from coord.errors import InvalidPayload
 from coord.runtime import clock
 from coord.wire import authors, codec, frames, headers
@@ -70,11 +70,6 @@ _msgpack_encode = msgspec.msgpack.Encoder().encode
 def now_us() -> int:
     """Unix time in microseconds."""
     return int(clock.unix() * 1e6)
-
-
-def new_event_id() -> str:
-    """A fresh UUIDv7; in order within this process."""
-    return str(uuid_utils.uuid7())
 
 
 class Shape(msgspec.Struct, frozen=True):

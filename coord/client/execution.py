@@ -24,7 +24,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.client import context
-from coord.client.encoding import new_event_id
+from coord.client.event_ids import new_event_id
 from coord.client.histories import read
 from coord.client.tasks import Delivered, Handles, TaskContext, attempt_of
 from coord.client.yielding import Gate, through

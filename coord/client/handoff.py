@@ -31,8 +31,8 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from coord import errors, limits
-from coord.client.encoding import new_event_id
 from coord.client.entities import facts
+from coord.client.event_ids import new_event_id
 from coord.core import handoff as core
 from coord.core.handoff import Handoff
 from coord.telemetry import logs

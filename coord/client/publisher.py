@@ -43,6 +43,7 @@ from coord.bus.publish import AckPipeline, PubAck, Publication
 from coord.client import context, encoding
 from coord.client.config import CRITICAL, METRICS, PublisherConfig
 from coord.client.encoding import Encoder, FramedFact, Label, Shape
+from coord.client.event_ids import new_event_id
 from coord.client.failures import Failures, Named
 from coord.client.keeping import Keeper
 from coord.client.metering import Meter, PublisherStats
@@ -477,6 +478,8 @@ class Publisher:
             self._meter.count_ack(publication, publication.ack, now := self._now())
             self._outbox.acked(publication.lane, publication.attempts, now - publication.sent_at, now)
         else:
+            if isinstance(publication.error, errors.IdCollision):
+                new_event_id.renew()
             self._failed(publication, publication.error)
         if self._flushes:
             self._release_flushes()

@@ -22,7 +22,8 @@ from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, PubAck, Publication
 from coord.client import context
 from coord.client.config import PublisherConfig
-from coord.client.encoding import Encoder, Message, Sequel, new_event_id
+from coord.client.encoding import Encoder, Message, Sequel
+from coord.client.event_ids import new_event_id
 from coord.runtime import clock
 from coord.wire import subjects
 from coord.wire.prepared import condition
@@ -159,6 +160,8 @@ class Stating:
         if not self._room.is_set() and not self.is_full:
             self._room.set()
         assert isinstance(publication, Statement), "nobody else submits to this pipeline"
+        if isinstance(publication.error, errors.IdCollision):
+            new_event_id.renew()
         then, publication.then = publication.then, None
         if then is not None:
             then(publication)

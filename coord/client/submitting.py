@@ -19,7 +19,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.patched import Message
-from coord.client.encoding import new_event_id
+from coord.client.event_ids import new_event_id
 from coord.client.histories import facts_of, read
 from coord.client.outcomes import TaskHandle, Watch, outcome_of
 from coord.client.used import task_exists

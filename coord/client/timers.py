@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from coord import errors, limits
-from coord.client.encoding import new_event_id
 from coord.client.entities import facts
+from coord.client.event_ids import new_event_id
 from coord.core import placement
 from coord.core import timers as core
 from coord.core.timers import Timer

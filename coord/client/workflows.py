@@ -26,7 +26,7 @@ from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.patched import Message
 from coord.client.building import Workflow as Built
-from coord.client.encoding import new_event_id
+from coord.client.event_ids import new_event_id
 from coord.client.outcomes import Outcome, Watch
 from coord.core import flow_definition, flow_view, workflow_life
 from coord.core.flow_view import View

@@ -524,7 +524,7 @@ def child_id(tenant: str, parent: str, plan: Plan, name: str) -> str:
     plain = f"{parent}-{name}"
     if len(plain) <= limits.TOKEN_BYTES_MAX:
         return plain
-    return f"w-{ids.derive_id(tenant, parent, plan.version, name, 0, 0)}"
+    return f"w-{ids.hashed_id(tenant, parent, plan.version, name, 0, 0)}"
 
 
 def failure_of(task: Task) -> tuple[str, str]:

@@ -419,10 +419,20 @@ def id_vectors() -> dict[str, Any]:
         ("acme", "wf-7", "review@3", "parse", 2, 0),
         ("t", "k", "", "", 0, 0),
         ("acme", "wf", "7", "Schritt ü", 1, 0),
+        ("acme", "wf", "7", "a:b/c", 1, 2),
+        ("acme", "wf", "a:b", "c", 1, 2),
+        ("acme", "wf:a", "b", "c", 1, 2),
+        ("acme", "k", "1", "x" * 120, 0, 0),
+        ("acme", "k", "1", "x" * 121, 0, 0),
     ]
+    counted = [(0, 0), ((1 << 74) - 1, (1 << 48) - 1), (0x0123456789ABCDEF012, 255), (1, 1 << 32)]
     names = ("tenant", "key", "definition_version", "step", "attempt", "ordinal")
     return {
         "uuid7": [{"unix_ms": ms, "random_80bits_hex": f"{rnd:020x}", "id": ids.uuid7(ms, rnd)} for ms, rnd in uuid7],
+        "counted": [
+            {"session_74bits_hex": f"{drawn:019x}", "count": n, "id": ids.counted_id(drawn, n)} for drawn, n in counted
+        ],
+        "hashed": [{**dict(zip(names, d, strict=True)), "id": ids.hashed_id(*d)} for d in derived],
         "derived": [{**dict(zip(names, d, strict=True)), "id": ids.derive_id(*d)} for d in derived],
     }
 

@@ -50,7 +50,21 @@ export function uuid7(unixMs, random80Hex) {
   return dashed(value.toString(16).padStart(32, "0"));
 }
 
-export function derivedId({ tenant, key, definition_version, step, attempt, ordinal }) {
+export function countedId(session74Hex, count) {
+  const session = BigInt(`0x${session74Hex}`);
+  const [upper, middle, lower] = [session >> 26n, (session >> 14n) & 0xfffn, session & 0x3fffn];
+  const value = (upper << 80n) | ((0x8000n | middle) << 64n) | ((0x8000n | lower) << 48n) | BigInt(count);
+  return dashed(value.toString(16).padStart(32, "0"));
+}
+
+export function derivedId(fields) {
+  const { key, definition_version: version, step, attempt, ordinal } = fields;
+  const said = `${key}:${version}:${step}:${attempt}.${ordinal}`;
+  const plain = /^[\x21\x23\x24\x26-\x7e]{1,128}$/.test(said) && !key.includes(":") && !version.includes(":");
+  return plain ? said : hashedId(fields);
+}
+
+export function hashedId({ tenant, key, definition_version, step, attempt, ordinal }) {
   const fields = [tenant, key, definition_version, step, String(attempt), String(ordinal)];
   const hash = createHash("sha256").update("coord/derived/1");
   for (const field of fields) hash.update(`${Buffer.byteLength(field)}:${field},`);

@@ -223,6 +223,8 @@ function vectors(directory) {
   }
   const ids = load("ids");
   for (const { unix_ms, random_80bits_hex, id } of ids.uuid7) check("uuid7", id, coord.uuid7(unix_ms, random_80bits_hex));
+  for (const { session_74bits_hex, count, id } of ids.counted) check("counted", id, coord.countedId(session_74bits_hex, count));
+  for (const { id, ...fields } of ids.hashed) check("hashed", id, coord.hashedId(fields));
   for (const { id, ...fields } of ids.derived) check("derived", id, coord.derivedId(fields));
   const headers = load("headers");
   for (const { text, encoded } of headers.percent_encoding) {

@@ -259,8 +259,27 @@ fields = st.tuples(texts, texts, texts, texts, st.integers(0, 10**6), st.integer
 
 
 @given(fields, fields)
-def test_derived_ids_differ_where_anything_differs(one, two):
+def test_hashed_ids_differ_where_anything_differs(one, two):
+    assert (ids.hashed_id(*one) == ids.hashed_id(*two)) == (one == two)
+
+
+narrow = st.text(":./-a1", max_size=4)
+alike = st.tuples(st.just("acme"), narrow, narrow, narrow, st.integers(0, 12), st.integers(0, 12))
+
+
+@given(st.one_of(st.tuples(fields, fields), st.tuples(alike, alike)))
+def test_derived_ids_differ_where_anything_differs_within_a_tenant(pair):
+    one, two = ("acme", *pair[0][1:]), ("acme", *pair[1][1:])
     assert (ids.derive_id(*one) == ids.derive_id(*two)) == (one == two)
+    found = ids.derive_id(*one)
+    assert headers.quote(found) == found, "it stands in a header as it is"
+    assert len(found) <= limits.EVENT_ID_BYTES_MAX
+
+
+@given(st.integers(0, 2**74 - 1), st.integers(0, 2**74 - 1), st.integers(0, 2**48 - 1), st.integers(0, 2**48 - 1))
+def test_counted_ids_are_in_order_and_differ_by_session(one, two, n, m):
+    assert (ids.counted_id(one, n) < ids.counted_id(one, m)) == (n < m)
+    assert (ids.counted_id(one, n) == ids.counted_id(two, m)) == ((one, n) == (two, m))
 
 
 @given(json_values)

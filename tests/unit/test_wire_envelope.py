@@ -252,14 +252,38 @@ def test_uuid7():
         ids.unix_ms_of("00000000-0000-4000-8000-000000000000")
 
 
+def test_counted_ids():
+    first = ids.counted_id(0, 0)
+    found = uuid.UUID(ids.counted_id((1 << ids.SESSION_BITS) - 1, ids.COUNT_MAX))
+    assert (found.version, found.variant) == (8, uuid.RFC_4122)
+    assert uuid.UUID(first).int | found.int == found.int
+    assert (uuid.UUID(first).int ^ found.int).bit_count() == ids.SESSION_BITS + 48, (
+        "the version's and variant's 6 are fixed"
+    )
+    for session, count in ((-1, 0), (1 << ids.SESSION_BITS, 0), (0, -1), (0, ids.COUNT_MAX + 1)):
+        with pytest.raises(ValueError):
+            ids.counted_id(session, count)
+
+
 def test_derived_ids_are_what_the_protocol_says():
+    assert ids.derive_id("acme", "wf-7", "review@3", "parse", 1, 0) == "wf-7:review@3:parse:1.0"
+    assert ids.derive_id("acme", "wf-7", "rules/x", "a:b/decided", 1, 0) == "wf-7:rules/x:a:b/decided:1.0"
+    for fields in (
+        ("acme", "a:b", "c", "d", 1, 0), ("acme", "a", "b:c", "d", 1, 0), ("acme", "wf", "1", "say it", 1, 0),
+        ("acme", "wf", "1", 'say"it', 1, 0), ("acme", "wf", "1", "50%", 1, 0), ("acme", "wf", "1", "ü", 1, 0),
+        ("acme", "wf", "1", "x" * 120, 1, 0), ("acme", "wf", "1", "line\n", 1, 0),
+    ):  # fmt: skip
+        assert ids.derive_id(*fields) == ids.hashed_id(*fields), fields
+
+
+def test_hashed_ids_are_what_the_protocol_says():
     text = b"coord/derived/1" + b"4:acme,4:wf-7,8:review@3,5:parse,1:1,1:0,"
     expected = uuid.UUID(bytes=hashlib.sha256(text).digest()[:16])
-    found = uuid.UUID(ids.derive_id("acme", "wf-7", "review@3", "parse", 1, 0))
+    found = uuid.UUID(ids.hashed_id("acme", "wf-7", "review@3", "parse", 1, 0))
     assert found.version == 8
     assert found.variant == uuid.RFC_4122
     mask = ~(0xF << 76 | 0x3 << 62)
     assert found.int & mask == expected.int & mask
     # Lengths keep neighbouring fields apart.
-    assert ids.derive_id("a", "bc", "d", "e", 1, 0) != ids.derive_id("ab", "c", "d", "e", 1, 0)
-    assert ids.derive_id("a", "b", "c", "d", 11, 0) != ids.derive_id("a", "b", "c", "d", 1, 10)
+    assert ids.hashed_id("a", "bc", "d", "e", 1, 0) != ids.hashed_id("ab", "c", "d", "e", 1, 0)
+    assert ids.hashed_id("a", "b", "c", "d", 11, 0) != ids.hashed_id("a", "b", "c", "d", 1, 10)

@@ -110,9 +110,11 @@ def test_ids():
     vectors = load("ids.json")
     for v in vectors["uuid7"]:
         assert ids.uuid7(v["unix_ms"], int(v["random_80bits_hex"], 16)) == v["id"]
-    for v in vectors["derived"]:
-        fields = {name: value for name, value in v.items() if name != "id"}
-        assert ids.derive_id(**fields) == v["id"]
+    for v in vectors["counted"]:
+        assert ids.counted_id(int(v["session_74bits_hex"], 16), v["count"]) == v["id"]
+    for name, made in (("derived", ids.derive_id), ("hashed", ids.hashed_id)):
+        for v in vectors[name]:
+            assert made(**{field: value for field, value in v.items() if field != "id"}) == v["id"]
 
 
 def test_percent_encoding():

@@ -172,12 +172,18 @@ def test_worked_values():
     for token, p in re.findall(r'`partition\("([\w-]+)"\)` is (\d+)', TEXT):
         assert subjects.partition(token) == int(p)
     assert headers.quote("Euro € 😀") in TEXT
-    derived = re.search(r'derive\("acme", "wf-7", "review@3", "parse", 1, 0\):\n\s+SHA-256\("(.*)"\)', TEXT)
+    derived = re.search(r'derive\("acme", "wf-7", "review@3", "parse", 1, 0\): (\S+)\n', TEXT)
     assert derived
+    assert ids.derive_id("acme", "wf-7", "review@3", "parse", 1, 0) == derived[1]
+    counted = re.search(r"counted\(0x([0-9a-f]+) of 74 bits, 255\): (\S+)\n", TEXT)
+    assert counted
+    assert ids.counted_id(int(counted[1], 16), 255) == counted[2]
+    hashed = re.search(r'hash\("acme", "wf-7", "review@3", "parse", 1, 0\):\n\s+SHA-256\("(.*)"\)', TEXT)
+    assert hashed
     import hashlib
 
-    digest = hashlib.sha256(derived[1].encode()).hexdigest()
-    assert ids.derive_id("acme", "wf-7", "review@3", "parse", 1, 0).replace("-", "")[:12] == digest[:12]
+    digest = hashlib.sha256(hashed[1].encode()).hexdigest()
+    assert ids.hashed_id("acme", "wf-7", "review@3", "parse", 1, 0).replace("-", "")[:12] == digest[:12]
     frame = re.search(r"```\n(93 .*?)```", TEXT, re.DOTALL)
     assert frame
     dumped = bytes.fromhex("".join(re.findall(r"^\s*((?:[0-9a-f]{2} )*[0-9a-f]{2})(?:  |$)", frame[1], re.MULTILINE)))

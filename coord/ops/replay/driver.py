@@ -74,7 +74,7 @@ def event_id(run: str, statement: Statement) -> str:
     if fact.event_id is not None:
         return fact.event_id
     key = fact.id if fact.key is None else fact.key
-    return ids.derive_id(run, key, "replay/1", str(statement.line), 1, statement.ordinal)
+    return ids.hashed_id(run, key, "replay/1", str(statement.line), 1, statement.ordinal)
 
 
 class Replayer:
