@@ -1,7 +1,11 @@
 -- States the facts of the batch's tasks, in the order of their times, up to a moment.
 -- :seq    sequence of the first one
 -- :epoch  incarnation of the log = 1
+-- :first  number of the batch's first task
 -- :until  what would be stated later is not there yet
+--
+-- An agent's ids count up behind the random bits of its process, in the order of its facts.  A gateway submits in one process, and starts
+-- and cancels in another one.
 INSERT INTO coord.event (
   stored_at, epoch, seq, idx, partition, tenant, agent, key, kind, id, event, detail, event_id, type, schema, occurred_at,
   correlation_id, causation_id, traceparent, data
@@ -9,21 +13,22 @@ INSERT INTO coord.event (
 SELECT
   f.at, :'epoch'::integer, :'seq'::bigint + row_number() OVER (ORDER BY f.at, m.n, f.f), 0, (hashtext(m.key) & 15)::smallint, m.tenant, f.agent,
   CASE f.kind WHEN 'agent' THEN f.agent ELSE m.key END, f.kind, f.id, f.event, f.detail,
-  CASE
-    WHEN f.f = 1 THEN m.event_id
-    WHEN f.decided
-      THEN substr(f.random, 1, 8) || '-' || substr(f.random, 9, 4) || '-8' || substr(f.random, 13, 3) || '-9' || substr(f.random, 16, 3) || '-'
-      || substr(f.random, 19, 12)
+  CASE f.f
+    WHEN 1 THEN m.event_id
+    WHEN 2 THEN m.key || ':1:task/' || m.id || '/placed:1.0'
+    WHEN 11 THEN m.key || ':research@3:completed:0.0'
     ELSE
-      substr(f.stamp, 1, 8) || '-' || substr(f.stamp, 9, 4) || '-7' || substr(f.random, 1, 3) || '-9' || substr(f.random, 4, 3) || '-'
-      || substr(f.random, 7, 12)
+      substr(f.process, 1, 8) || '-' || substr(f.process, 9, 4) || '-8' || substr(f.process, 13, 3) || '-9' || substr(f.process, 16, 3) || '-'
+      || lpad(to_hex(
+        12 * :'first'::bigint + count(*) FILTER (WHERE f.f <> 1 AND NOT f.decided) OVER (PARTITION BY m.tenant, f.agent ORDER BY f.at, m.n, f.f)
+      ), 12, '0')
   END,
   'coord.' || f.kind || '.' || f.event, 1, f.at - interval '1 ms', CASE WHEN f.caused AND NOT f.decided THEN m.event_id END,
-  CASE WHEN f.caused THEN m.event_id END, NULL, f.data::jsonb
+  CASE WHEN f.caused AND NOT f.decided THEN m.event_id END, NULL, f.data::jsonb
 FROM made AS m
 CROSS JOIN LATERAL (
   SELECT
-    v.*, md5(m.n || '-' || v.f) AS random, lpad(to_hex((extract(epoch FROM v.at) * 1000)::bigint), 12, '0') AS stamp
+    v.*, md5(m.tenant || v.agent) AS process
   FROM (
     VALUES
     (
@@ -31,12 +36,13 @@ CROSS JOIN LATERAL (
       '{"definition": {"name": "research", "version": "3", "steps": [{"name": "plan", "task": "plan"},'
       || ' {"name": "search", "task": "search", "needs": ["plan"]}, {"name": "read", "task": "browse", "needs": ["plan"]},'
       || ' {"name": "write", "task": "code", "needs": ["search", "read"]}, {"name": "review", "task": "review", "needs": ["write"]}]},'
-      || ' "input": {"question": "' || m.random || '"}, "instance": "' || m.instance || '"}'
+      || ' "input": {"question": "' || m.random || '"}, "instance": "' || to_hex(hashint8extended(-2, 0)) || '"}'
     ),
     (
       1, true, m.submitted_at, m.submitter, 'task', m.id, 'submitted', m.capability || '.' || m.priority, m.is_step, false,
       '{"input": {"row": ' || m.n || ', "path": "src/' || m.capability || '/' || substr(m.random, 1, 6) || '.py", "tokens": ' || m.n % 4000
-      || '}, "labels": {"team": "team-' || m.n % 7 || '", "model": "m' || m.n % 3 || '"}, "instance": "' || m.instance || '"}'
+      || '}, "labels": {"team": "team-' || m.n % 7 || '", "model": "m' || m.n % 3 || '"}'
+      || coalesce(', "instance": "' || m.submitter_instance || '"', '') || '}'
     ),
     (
       2, m.is_placed, m.submitted_at + interval '1 ms', '_scheduler', 'task', m.id, 'placed', '1', true, true,
@@ -61,7 +67,7 @@ CROSS JOIN LATERAL (
     ),
     (
       6, m.fails > 0, m.again_at, m.next_worker, 'task', m.id, 'claimed', '2', true, false,
-      '{"instance": "' || m.instance || '"}'
+      '{"instance": "' || m.next_instance || '"}'
     ),
     (
       7, m.is_handed, m.claimed_at + m.run_s * interval '0.6 s', m.worker, 'handoff', 'h' || m.place, 'offered', '', true, false,
@@ -69,7 +75,7 @@ CROSS JOIN LATERAL (
     ),
     (
       8, m.is_handed, m.claimed_at + (m.run_s * 0.6 + 0.1) * interval '1 s', m.next_worker, 'handoff', 'h' || m.place, 'accepted', '1',
-      false, false, '{"instance": "' || m.instance || '"}'
+      false, false, '{"instance": "' || m.next_instance || '"}'
     ),
     (
       9, m.n % 4 = 0, m.claimed_at + interval '3 ms', m.worker, 'agent', m.worker, 'status', '', false, false,

@@ -4,26 +4,33 @@
 -- a batch does not fill compresses badly.  By agent, a fleet of 1,000 agents at 100 facts/s would
 -- put 2,160 rows of an agent into a chunk, a fleet of 10,000 only 216; a COPY of 10,000 rows
 -- with direct compression would make one batch for each of the agents in it.
--- orderby stored_at: what analysts ask is the last hour.  One agent or one key is found by the
--- sparse (bloom or min/max) indexes, which TimescaleDB derives from the two B-trees.
+-- Facts by agent, then by time: what one agent states is alike, its ids differ in their last characters, and all of it
+-- takes a fifth less room than by time (docs/adr/0101).  Each batch knows its least and greatest agent and time,
+-- so one agent's facts and a stretch of time are both found; a key by the sparse (bloom) index, which
+-- TimescaleDB derives from the B-tree.  Of samples and outcomes, the time first: what analysts ask is the last hour.
 --
--- Only said when it differs: the statement takes an exclusive lock.
+-- Only said when it differs: the statement takes an exclusive lock.  Chunks that are compressed stay as they are.
 
 DO $$
 DECLARE
-  relation regclass;
-  ordered  text;
+  found record;
 BEGIN
-  FOREACH relation IN ARRAY ARRAY['coord.event', 'coord.metric_sample', 'coord.outcome']::regclass[] LOOP
-    ordered := CASE WHEN relation = 'coord.outcome'::regclass THEN 'stored_at DESC' ELSE 'stored_at DESC, seq DESC, idx DESC' END;
+  FOR found IN
+    SELECT * FROM (VALUES
+      ('coord.event'::regclass, 'agent, stored_at DESC, seq DESC, idx DESC'),
+      ('coord.metric_sample'::regclass, 'stored_at DESC, seq DESC, idx DESC'),
+      ('coord.outcome'::regclass, 'stored_at DESC')
+    ) AS v (relation, ordered)
+  LOOP
     IF NOT EXISTS (
       SELECT FROM timescaledb_information.hypertable_compression_settings AS s
-      WHERE s.hypertable = relation AND s.segmentby = 'tenant' AND s.orderby LIKE 'stored_at%'
+      WHERE s.hypertable = found.relation AND s.segmentby = 'tenant'
+        AND split_part(split_part(s.orderby, ',', 1), ' ', 1) = split_part(split_part(found.ordered, ',', 1), ' ', 1)
     ) THEN
       EXECUTE format(
         'ALTER TABLE %s SET (timescaledb.enable_columnstore,
            timescaledb.segmentby = ''tenant'', timescaledb.orderby = %L)',
-        relation, ordered
+        found.relation, found.ordered
       );
     END IF;
   END LOOP;
