@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from coord import limits
+from coord.store.columns import Column
 from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
@@ -36,7 +37,7 @@ async def load(
     """The newest fact and the saved fold of those that the table has."""
     with translated(f"read {table}"):
         found = await conn.fetch(
-            statement(f"read_{table}", schema), [i[0] for i in idents], [i[1] for i in idents], [i[2] for i in idents]
+            statement(f"read_{table}", schema), *(Column(i[at] for i in idents) for at in range(3))
         )
     return {(r[0], r[1], r[2]): ((r[3], r[4], r[5]), r[6]) for r in found}
 
@@ -45,7 +46,7 @@ async def save(conn: Connection, table: str, rows: Sequence[tuple[Any, ...]], sc
     """Insert or replace `rows`, at most one an entity; locked in the order of the primary key."""
     if rows:
         with translated(f"upsert {table}"):
-            await conn.execute(statement(f"upsert_{table}", schema), *zip(*rows, strict=True))
+            await conn.execute(statement(f"upsert_{table}", schema), *map(Column, zip(*rows, strict=True)))
 
 
 async def lose(
