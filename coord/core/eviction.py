@@ -96,10 +96,17 @@ class _Heard(msgspec.Struct):
 
 class _Mark(msgspec.Struct, frozen=True):
     generation: int
-    source: Source | None
-    """None: by hand."""
     place: Place
-    """The furthest at which it was evicted from that partition."""
+    """The furthest at which a partition was evicted."""
+
+
+class _TagMark(msgspec.Struct):
+    generation: int
+    places: dict[Source, Place]
+    """The furthest at which it was evicted from each partition; none: by hand.
+
+    Of one that many partitions touch (``kind:task``) no place is forgotten for the next one's: what is forgotten is
+    required of all tags."""
 
 
 EVERY_PARTITION: Final = frozenset((subjects.EVENTS, p) for p in range(limits.PARTITIONS))
@@ -141,7 +148,7 @@ class Evictions:
         self._connected = False
         self._heard_any = False
         self._heard: dict[Source, _Heard] = {}
-        self._tags: OrderedDict[str, _Mark] = OrderedDict()
+        self._tags: OrderedDict[str, _TagMark] = OrderedDict()
         self._forgotten = 0
         """The youngest generation of a tag that is remembered no more,"""
         self._forgotten_places: dict[Source, Place] = {}
@@ -261,8 +268,8 @@ class Evictions:
 
     def is_evicted(self, tags: Iterable[str], marks: Marks) -> bool:
         """Whether something that names one of the tags is known that `marks` lack: not proving it is no mischance."""
-        own = [mark for mark in map(self._tags.get, tags) if mark is not None and mark.source is not None]
-        return any(marks.get(mark.source, _BEGINNING) < mark.place for mark in own if mark.source is not None)
+        own = [mark.places for mark in map(self._tags.get, tags) if mark is not None]
+        return any(is_behind(marks, places) for places in own)
 
     def is_pardoned(self, what: Iterable[Hashable], begun: int = 0) -> bool:
         """Whether none of these tags and keys was evicted by hand since generation `begun`; 0: ever."""
@@ -292,12 +299,11 @@ class Evictions:
         """Up to where a snapshot must go, so that it has all by which these tags were evicted so far."""
         needed = dict(self._forgotten_places)
         for tag in tags:
-            marks = [wide for source, wide in self._wide.items() if depends_on(tag, source)]
+            found = [(source, wide.place) for source, wide in self._wide.items() if depends_on(tag, source)]
             if (own := self._tags.get(tag)) is not None:
-                marks.append(own)
-            for mark in marks:
-                if mark.source is not None:
-                    needed[mark.source] = max(needed.get(mark.source, _BEGINNING), mark.place)
+                found += own.places.items()
+            for source, place in found:
+                needed[source] = max(needed.get(source, _BEGINNING), place)
         return needed
 
     def hears(self, source: Source) -> bool:
@@ -332,28 +338,21 @@ class Evictions:
         if not tags:
             return Evicted(reason)
         self.generation += 1
-        mark = _Mark(self.generation, source, place)
         for tag in tags:
-            old = self._tags.get(tag)
-            if old is None or old.source is None:
-                self._tags[tag] = mark
-            elif old.source == source and old.place > place:  # a repeat, or late
-                self._tags[tag] = _Mark(self.generation, source, old.place)
-            else:
-                self._tags[tag] = mark
-                if old.source != source:
-                    self._forget_place(old)
+            mark = self._tags.get(tag)
+            if mark is None:
+                mark = self._tags[tag] = _TagMark(self.generation, {})
+            mark.generation = self.generation
+            if source is not None:  # a repeat, or one that is late, says less than is known
+                mark.places[source] = max(mark.places.get(source, place), place)
             self._tags.move_to_end(tag)
         while len(self._tags) > limits.CACHE_EVICTED_TAGS_MAX:
             _, old = self._tags.popitem(last=False)
             self._forgotten = max(self._forgotten, old.generation)
-            self._forget_place(old)
+            for gone, before in old.places.items():
+                # Whatever is loaded from now on must have it, whether it has the tag or not.
+                self._forgotten_places[gone] = max(self._forgotten_places.get(gone, _BEGINNING), before)
         return Evicted(reason, tags=tags)
-
-    def _forget_place(self, mark: _Mark) -> None:
-        """Whatever is loaded from now on must have it, whether it has the tag or not."""
-        if mark.source is not None:
-            self._forgotten_places[mark.source] = max(self._forgotten_places.get(mark.source, _BEGINNING), mark.place)
 
     def _gap(self, source: Source, place: Place, reason: str) -> Evicted:
         self.gaps += 1
@@ -364,7 +363,7 @@ class Evictions:
         if source not in self._wide and len(self._wide) >= limits.CACHE_SOURCES_MAX:
             return self._all(reason)
         before = self._wide.get(source)
-        self._wide[source] = _Mark(self.generation, source, place if before is None else max(place, before.place))
+        self._wide[source] = _Mark(self.generation, place if before is None else max(place, before.place))
         return Evicted(reason, source=source)
 
     def _all(self, reason: str) -> Evicted:
