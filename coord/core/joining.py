@@ -5,9 +5,9 @@ a process share them.  Two decisions, both pure:
 
 * *how many*: as many as wait, first come first served, up to a number of rows and bytes;
 * *when*: at once after a pause, but while transactions follow each other each begins at least
-  `gap_s` after the one before, and up to twice as long after it while rows come so slowly that
-  fewer than `rows_wanted` would share it.  What arrives in the gap rides along.  A crowd
-  (`rows_enough`) does not wait.
+  `gap_s` after the one before, and up to four times as long after it while rows come so slowly that
+  fewer than `rows_wanted` would share it, but not more than twice where waiting brings little company
+  (`_COMPANY`).  What arrives in the gap rides along.  A crowd (`rows_enough`) does not wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _RATE_S: Final = 0.25
 """Over how long the rate of rows is taken."""
 
 _QUIET: Final = 2.0
-"""How many gaps are waited where few rows come."""
+"""How many gaps are waited where few rows come;"""
+_BUSY: Final = 4.0
+"""and how many where at least `_COMPANY` of the rows that are wanted come within that."""
+_COMPANY: Final = 0.5
 
 
 def how_many(waiting: Iterable[tuple[int, int]], *, rows_max: int, bytes_max: int) -> int:
@@ -59,7 +62,8 @@ class Pace:
     def _gap(self) -> float:
         """From the last transaction to the next."""
         wanted_s = self._rows_wanted / self._rows_per_s if self._rows_per_s else self._rows_wanted * _RATE_S
-        return min(max(self._gap_s, wanted_s), _QUIET * self._gap_s)
+        together = self._rows_per_s * _BUSY * self._gap_s >= _COMPANY * self._rows_wanted
+        return min(max(self._gap_s, wanted_s), (_BUSY if together else _QUIET) * self._gap_s)
 
     def begin(self, now: float, rows: int) -> None:
         """Note that one begins, with `rows`."""
