@@ -99,6 +99,32 @@ async def test_recordings_go_through_three_tiers_below_the_bound(trace: cache_tr
     assert found["l3_bytes_most"] <= config.l3_bytes
 
 
+async def test_facts_move_conversations_on_and_a_cache_that_evicts_stands_beside_it(data: Path) -> None:
+    config = ReplayConfig(processes=3)
+    played = list(cache_traces.steps("conversations", data, config.processes))
+    moved = await replay(config, played, cache_traces.MOVED["conversations"])
+    evicting = await replay(config, played)
+    assert moved["stale_answers"] == evicting["stale_answers"] == 0
+    assert moved["answers_checked"] == evicting["answers_checked"]
+    assert moved["moved"]["moved"] > 0
+    assert not evicting["moved"]
+    assert evicting["load_reduction"] <= evicting["load_reduction_bound"] < moved["load_reduction"]
+    assert moved["load_reduction"] <= moved["load_reduction_bound"]
+    assert moved["cpu_us"].keys() >= {"hear_fact", "move", "load"}
+
+
+async def test_an_answer_with_a_fact_too_many_is_found_out() -> None:
+    fleet = Fleet(ReplayConfig(processes=1), frozenset({"k"}))
+    (process,) = fleet.processes
+    steps = [Step(0.0, 0, "k-1"), Step(1.0, -1, "k-1"), Step(2.0, 0, "k-1")]
+    await fleet.play(steps)
+    assert fleet.stale == 0
+    fleet.tables.said["k-1"] = (*fleet.tables.said["k-1"][:-1], 99)
+    await fleet.play([Step(3.0, 0, "k-1")])
+    await process.cache.close()
+    assert fleet.stale == 1
+
+
 async def test_a_cache_that_hears_nothing_is_found_out() -> None:
     fleet = Fleet(ReplayConfig(processes=1))
     process = fleet.processes[0]

@@ -41,3 +41,19 @@ def test_as_many_as_fit_are_named() -> None:
     tags = batch_of(*most).tags["t"]
     assert tags is not None
     assert len(tags) == limits.NOTICE_TAGS_MAX
+
+
+def test_each_message_of_a_small_batch_is_named() -> None:
+    batch = batch_of(("t", "k"), ("u", "k"), ("t", "l"))
+    batch.events.append(event(3, idx=1, tenant="t", key="l", id="i3"))  # of one frame
+    kind = event(1)[8]
+    assert batch.stored == {
+        "t": [(1, 1, (f"{kind}:i1", "key:k", f"kind:{kind}")), (3, 2, (f"{kind}:i3", "key:l", f"kind:{kind}"))],
+        "u": [(2, 1, (f"{kind}:i2", "key:k", f"kind:{kind}"))],
+    }
+    assert all(set(tags) <= (batch.tags[tenant] or set()) for tenant, of in batch.stored.items() for *_, tags in of)
+
+
+def test_of_a_large_batch_no_message_is_named() -> None:
+    assert batch_of(*[("t", "k")] * limits.NOTICE_FACTS_MAX).stored["t"]
+    assert batch_of(*[("t", "k")] * (limits.NOTICE_FACTS_MAX + 1)).stored == {}

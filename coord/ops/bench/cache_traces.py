@@ -37,6 +37,9 @@ EDITS_EVERY: Final = 20
 CONCURRENT: Final = 16
 MESSAGE_S: Final = 0.1
 SEED: Final = 6
+MOVED: Final[dict[Trace, frozenset[str]]] = {"azure": frozenset(), "conversations": frozenset({"conversation"})}
+"""Kinds of things whose answers facts move on: a message is added to a conversation; what an edit makes of a snippet
+nobody can say who has not read it again."""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -47,6 +50,11 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     process: int
     """Who asks; -1: it is a fact."""
     key: str
+
+
+def kind_of(key: str) -> str:
+    """Of what it is: snippet, conversation, profile."""
+    return key.partition("-")[0]
 
 
 def steps(trace: Trace, data: Path, processes: int, limit: int | None = None) -> Iterator[Step]:

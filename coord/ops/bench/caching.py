@@ -19,7 +19,7 @@ from coord.ops.bench.cache_fleet import FleetConfig, fleet
 from coord.ops.bench.cache_hits import hits
 from coord.ops.bench.cache_replay import ReplayConfig, replay
 from coord.ops.bench.cache_shared import shared
-from coord.ops.bench.cache_traces import FILES, steps
+from coord.ops.bench.cache_traces import FILES, MOVED, Trace, steps
 from coord.ops.devstack.stack import DevStackConfig
 
 FORMAT: Final = 2
@@ -100,9 +100,24 @@ async def _traces(config: CachingConfig, say: Callable[[str], None]) -> dict[str
     found: dict[str, Any] = {}
     for trace in FILES:
         say(trace)
-        found[trace] = await replay(config.replay, steps(trace, config.data, config.replay.processes, config.steps))
+        found[trace] = await _trace(config, config.data, trace)
         rates = {name: f"{rate:.0%}" for name, rate in found[trace]["hit_rate"].items()}
         say(f"  {found[trace]['answers_checked']:,} answers, {rates}, loads ÷ {found[trace]['load_reduction']:g}")
+    return found
+
+
+async def _trace(config: CachingConfig, data: Path, trace: Trace) -> dict[str, Any]:
+    """Where facts can move answers on: with that, and beside it without, as every cache has it that evicts."""
+    found: dict[str, Any] = {}
+    moved = MOVED[trace]
+    for kinds in (moved, frozenset[str]()) if moved else (moved,):
+        played = await replay(config.replay, steps(trace, data, config.replay.processes, config.steps), kinds)
+        if found:
+            names = ("stale_answers", "hit_rate", "load_reduction", "load_reduction_bound", "cpu_us")
+            found["stale_answers"] += played["stale_answers"]
+            found["evicting"] = {name: played[name] for name in names}
+        else:
+            found = played
     return found
 
 
