@@ -32,6 +32,9 @@ FORMAT: Final = 1
 
 _SINCE: Final = timedelta(days=1)
 _ASKS_MAX: Final = 200
+_EXPORTED: Final = "1000"
+"""Rows that an export is asked for."""
+
 _NEEDS_COMMIT_TIMES: Final = "latency_committed"
 _TOLD: Final = 4
 """Kinds of scans that a plan is told by, the most frequent ones."""
@@ -182,6 +185,8 @@ def asked(query: queries.Query, there: Mapping[str, str]) -> dict[str, str]:
             values[name] = since
         elif name == "seq":
             values[name] = "1"
+        elif name == "limit" and query.export:
+            values[name] = _EXPORTED  # of any size, and streamed: only how soon it begins can be bounded
         elif name in {"id", "key", "workflow", "agent"} and not parameter.default and not optional:
             values[name] = there["id" if name == "key" else name]
     if query.name.startswith("workflow") and "id" in values:
