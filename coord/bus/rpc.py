@@ -69,10 +69,12 @@ _log = logs.get("rpc")
 class Request:
     """One request, as a handler sees it."""
 
-    __slots__ = ("_body", "content", "subject")
+    __slots__ = ("_body", "content", "subject", "until")
 
-    def __init__(self, subject: str, body: bytes, content: Content) -> None:
+    def __init__(self, subject: str, body: bytes, content: Content, until: float) -> None:
+        """`until`: when its caller stops waiting, by the loop's clock."""
         self.subject = subject
+        self.until = until
         self.content: Content = content
         self._body = body
 
@@ -240,8 +242,9 @@ class Endpoint:
             content = _content_of(fields)
             if len(message.data) > limits.RPC_REQUEST_BYTES_MAX:
                 raise errors.InvalidRequest(f"a request has at most {limits.RPC_REQUEST_BYTES_MAX} bytes")
-            async with asyncio.timeout(deadline_s(fields)), self._slots:
-                answer = await self._handler(Request(message.subject, message.data, content))
+            until = began + deadline_s(fields)
+            async with asyncio.timeout_at(until), self._slots:
+                answer = await self._handler(Request(message.subject, message.data, content, until))
             body = _encode(answer, content)
             if len(body) + limits.KIB > self._conn.max_payload:
                 raise errors.PayloadTooLarge("the answer does not fit into one message", bytes=len(body))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from coord.limits.cache import CACHE_L1_BYTES, CACHE_L2_TTL_S, CACHE_TTL_S, CACHE_VALUE_OBJECTS_MAX, CACHE_VALUE_SHARE
-from coord.limits.database import DB_STATEMENT_TIMEOUT_S, POOL_MAX
-from coord.limits.spine import KIB, MIB, RPC_CONCURRENCY, RPC_REQUEST_BYTES_MAX, RPC_TIMEOUT_S
+from coord.limits.database import DASHBOARD_MS, DB_STATEMENT_TIMEOUT_S, POOL_MAX
+from coord.limits.spine import KIB, MIB, RPC_REQUEST_BYTES_MAX, RPC_TIMEOUT_S
 
 QUERY_PAGE_ROWS: Final = 100
 QUERY_PAGE_ROWS_MAX: Final = 1_000
@@ -54,18 +54,21 @@ QUERY_LOAD_S: Final = 10.0
 QUERY_CONNECTIONS: Final = 8
 """To the database, of one instance."""
 
-QUERY_TENANT_SHARE: Final = 0.25
-"""Of them that one fleet's loads take at most: slow questions of three fleets leave room for the others'.  A load that
-gets no connection within a second is refused."""
+QUERY_QUICK_S: Final = 0.25
+"""A look at the tables that takes longer is a long one: these leave a quarter of the connections to others, and what
+they have been lent is recalled.  More than twice what a question of a dashboard may take (`DASHBOARD_MS`)."""
+
+QUERY_WAIT_S: Final = 2.0
+"""How long a look at the tables waits for its turn at most: less than its caller does."""
+
+QUERY_WAITING: Final = 256
+"""Looks at the tables that wait, of all fleets; one of them alone has half at most."""
 
 QUERY_TENANTS: Final = 64
 """Fleets for which an instance keeps answers; the one that has not asked for longest makes room."""
 
 QUERY_TENANT_BYTES: Final = CACHE_L1_BYTES
 """Of answers of one fleet."""
-
-QUERY_TENANT_REQUESTS: Final = 32
-"""Of one fleet that are worked on at a time; the next is refused, so that others get their turn."""
 
 QUERY_HTTP_PORT: Final = 9465
 """Beside that of the probes."""
@@ -80,6 +83,5 @@ assert QUERY_MOVING_TTL_S < QUERY_TTL_S <= QUERY_SHARED_TTL_S
 assert QUERY_WATERMARK_S < RPC_TIMEOUT_S
 assert QUERY_LOAD_S <= DB_STATEMENT_TIMEOUT_S
 assert QUERY_CONNECTIONS <= POOL_MAX
-assert QUERY_TENANT_REQUESTS < RPC_CONCURRENCY
-assert 0 < QUERY_TENANT_SHARE < 0.5
+assert DASHBOARD_MS / 1000 < QUERY_QUICK_S < QUERY_WAIT_S < RPC_TIMEOUT_S < QUERY_LOAD_S
 assert 16 * QUERY_VALUE_BYTES_MAX + QUERY_TOKEN_BYTES_MAX < RPC_REQUEST_BYTES_MAX

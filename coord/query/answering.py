@@ -20,6 +20,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -27,8 +28,10 @@ from coord import errors, limits
 from coord.cache.entries import Shape
 from coord.cache.loading import Cache, Loaded, Policy
 from coord.core.eviction import Watermark, sources_of
+from coord.core.fairness import Until
 from coord.query import catalogue
 from coord.query.catalogue import Question
+from coord.query.queueing import Queueing
 from coord.query.tenants import Tenants
 from coord.runtime.clock import Clock
 from coord.store import answers
@@ -64,15 +67,19 @@ _KEY_CHARS: Final = limits.CACHE_KEY_BYTES_MAX // 4
 class Answering:
     """Answers everybody's questions.  Its pool and its fleets' caches are the caller's to open and to close."""
 
-    def __init__(self, tenants: Tenants, pool: Reads, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, tenants: Tenants, pool: Reads, queueing: Queueing, clock: Clock, metrics: Metrics) -> None:
+        """`queueing`: whose turn it is at `pool`."""
         self._tenants = tenants
         self._pool = pool
+        self._queueing = queueing
+        self._untils: WeakValueDictionary[tuple[str, ...], Until] = WeakValueDictionary()
+        """(tenant, key of a piece) → up to when somebody wants it."""
         self._clock = clock
         self._counted = metrics.query_answers
         self._moved = metrics.query_moved
 
-    async def answer(self, tenant: str, name: str, asked: QueryRequest, bytes_max: int) -> QueryAnswer:
-        """The page that is asked for; `bytes_max`: of its rows.
+    async def answer(self, tenant: str, name: str, asked: QueryRequest, bytes_max: int, until: float) -> QueryAnswer:
+        """The page that is asked for; `bytes_max`: of its rows; `until`: when its caller leaves, by the loop's clock.
 
         Raises `UnknownQuestion`, `QueryError` for what cannot be asked so, `PayloadTooLarge` for a row that does not
         fit, `Overloaded`, `TablesBehind` where `min_watermark` is not reached in time, `LoadTimeout`, `StoreError`s.
@@ -93,10 +100,11 @@ class Answering:
             if given is not None and self._still_holds(cache, given, tags, question.ttl_s, wanted):
                 self._counted.labels(name, "proved").inc()
                 return _unmodified(given, msgspec.json.encode(query_api.as_watermark(given.marks)))
-            load = partial(self._load, question, values, tags, at.start)
-            piece: Piece = await cache.read(
-                _key(question, identity, values, at.start), tags, load, _policy(question), wanted
-            )
+            key = _key(question, identity, values, at.start)
+            wants = self._until(tenant, key, until)
+            look = partial(self._look, question, values, tags, at.start)
+            load = partial(self._queueing.run, tenant, name, wants, look)
+            piece: Piece = await cache.read(key, tags, load, _policy(question), wanted)
         etag = Etag(page_of, piece.content, piece.read_at_ms, piece.marks)
         if given is not None and given.content == piece.content:
             self._counted.labels(name, "same").inc()
@@ -122,7 +130,15 @@ class Answering:
             return False
         return cache.evictions.proves(tags, marks) and cache.evictions.is_pardoned(tags)
 
-    async def _load(self, question: Question, values: list[str], tags: tuple[str, ...], start: int) -> Loaded:
+    def _until(self, tenant: str, key: tuple[str, ...], at: float) -> Until:
+        """Of a piece, for whoever waits for it: one load is shared by all."""
+        wants = self._untils.get((tenant, *key))
+        if wants is None:
+            wants = self._untils[tenant, *key] = Until()
+        wants.wanted(at)
+        return wants
+
+    async def _look(self, question: Question, values: list[str], tags: tuple[str, ...], start: int) -> Loaded:
         """Read a piece that begins with row `start`."""
         read_at_ms = int(self._clock.now().timestamp() * 1000)
         async with reading(self._pool) as seen:

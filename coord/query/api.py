@@ -62,9 +62,9 @@ class QuestionApi:
         asked = request.decode(QueryRequest)
         room = self._answer_bytes_max() - _OVERHEAD_BYTES
         if request.content == "json":
-            return await self._answering.answer(tenant, name, asked, room)
+            return await self._answering.answer(tenant, name, asked, room, request.until)
         # A short number takes less as text than in MessagePack.
-        return packed(await self._answering.answer(tenant, name, asked, room // 2))
+        return packed(await self._answering.answer(tenant, name, asked, room // 2, request.until))
 
 
 def _start(wanted: ReadRequest) -> Position | datetime | Literal["new", "first"]:

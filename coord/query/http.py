@@ -133,8 +133,11 @@ class QueryHttp:
         if answering is None:
             raise errors.ServiceUnavailable("the query service is not ready")
         try:
-            async with asyncio.timeout(rpc.deadline_s({} if deadline is None else {rpc.DEADLINE: deadline})):
-                return await answering.answer(tenant, request.path_params["name"], asked, limits.QUERY_ANSWER_BYTES)
+            until = asyncio.get_running_loop().time()
+            until += rpc.deadline_s({} if deadline is None else {rpc.DEADLINE: deadline})
+            async with asyncio.timeout_at(until):
+                name = request.path_params["name"]
+                return await answering.answer(tenant, name, asked, limits.QUERY_ANSWER_BYTES, until)
         except TimeoutError:
             raise errors.DeadlineExceeded("the caller's deadline passed before the answer") from None
 

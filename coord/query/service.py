@@ -19,6 +19,7 @@ from coord.query import catalogue
 from coord.query.answering import Answering
 from coord.query.api import LogApi, QuestionApi
 from coord.query.http import QueryHttp, QueryHttpConfig
+from coord.query.queueing import Queueing
 from coord.query.reader import LogReader
 from coord.query.tenants import Tenants
 from coord.query.used import UsedIds
@@ -67,7 +68,7 @@ class QueryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             l3=self.l3,
             watermark_wait_s=limits.QUERY_WATERMARK_S,
             load_timeout_s=limits.QUERY_LOAD_S,
-            loads_max=max(1, int(self.connections * limits.QUERY_TENANT_SHARE)),
+            loads_max=self.concurrency,  # whose turn it is at the database, the queue before it decides
             tags=dict(catalogue.RULES),
         )
 
@@ -96,7 +97,13 @@ class QueryService(Service):
         self._pool = pool
         self._tables = tables
         self._http = http
-        self.tenants = Tenants(conn, self.config.cache, tenants_max=self.config.tenants_max, metrics=self.metrics)
+        self.tenants = Tenants(
+            conn,
+            self.config.cache,
+            tenants_max=self.config.tenants_max,
+            requests_max=self.config.concurrency,
+            metrics=self.metrics,
+        )
         self._reader = LogReader(conn)
         self.answering: Answering | None = None
         """Who answers questions to the tables, once that began."""
@@ -114,7 +121,8 @@ class QueryService(Service):
             await self._serve(subjects.rpc_all(service, method), handler, service, method)
         if self._tables is not None:
             await self._tables.open(wait=False)
-            self.answering = answering = Answering(self.tenants, self._tables, self.clock, self.metrics)
+            queueing = Queueing(self.config.connections, self.metrics)
+            self.answering = answering = Answering(self.tenants, self._tables, queueing, self.clock, self.metrics)
             questions = QuestionApi(answering, lambda: self._conn.max_payload)
             await self._serve(subjects.QUESTIONS_ALL, questions.ask, "query", "any")
             if self._http is not None:

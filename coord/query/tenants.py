@@ -2,7 +2,8 @@
 
 A fleet's answers, and what evicts them, are its own: no key, tag or notice of one is ever looked at for another.  The
 number of fleets is bounded: who has not asked for longest makes room, and has its answers read again.  So is
-what one of them has under way: the next request is refused while others are answered.
+what one of them has under way: half of what there is room for while it is alone, a share beside others
+(`coord.core.fairness.Room`); the next request is refused while others are answered.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Final
 
-from coord import errors, limits
+from coord import errors
 from coord.bus.connection import Connection
 from coord.bus.log_ends import Log
 from coord.bus.tier import shared_tiers
@@ -22,6 +23,7 @@ from coord.cache.config import CacheConfig
 from coord.cache.hearing import Caching
 from coord.cache.loading import Cache
 from coord.cache.showing import Showing
+from coord.core.fairness import Room
 from coord.telemetry.metrics import Metrics
 
 _AGENT: Final = "_query"
@@ -32,7 +34,6 @@ class _Tenant:
     def __init__(self, caching: Caching, showing: Showing) -> None:
         self.caching = caching
         self.showing = showing
-        self.active = 0
 
     async def close(self) -> None:
         await self.showing.close()
@@ -42,12 +43,15 @@ class _Tenant:
 class Tenants:
     """See the module.  `close` it before the connection."""
 
-    def __init__(self, conn: Connection, config: CacheConfig, *, tenants_max: int, metrics: Metrics) -> None:
-        """`config`: of each fleet's cache."""
+    def __init__(
+        self, conn: Connection, config: CacheConfig, *, tenants_max: int, requests_max: int, metrics: Metrics
+    ) -> None:
+        """`config`: of each fleet's cache; `requests_max`: of all fleets at a time."""
         self._conn = conn
         self._config = config
         self._tenants_max = tenants_max
         self._metrics = metrics
+        self._room = Room(requests_max)
         self._instance = secrets.token_hex(8)
         self._known: OrderedDict[str, _Tenant] = OrderedDict()
         """Who asked last, last."""
@@ -59,23 +63,21 @@ class Tenants:
     @contextlib.asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[Cache]:
         """A fleet's cache, for one request.  Raises `Overloaded` while it has too many."""
-        one = self._known.get(tenant) or self._add(tenant)
-        self._known.move_to_end(tenant)
-        if one.active >= limits.QUERY_TENANT_REQUESTS:
-            raise errors.Overloaded(
-                "too many questions of this fleet are under way", requests_max=limits.QUERY_TENANT_REQUESTS
-            )
-        one.active += 1
+        if not self._room.enter(tenant):
+            self._metrics.query_refused.labels("requests").inc()
+            raise errors.Overloaded("too many questions of this fleet are under way", requests=self._room.of(tenant))
         try:
+            one = self._known.get(tenant) or self._add(tenant)
+            self._known.move_to_end(tenant)
             with contextlib.suppress(errors.BusError):  # without notices the tables are asked, and nothing is kept
                 await one.caching.open()
             yield one.caching.cache
         finally:
-            one.active -= 1
+            self._room.leave(tenant)
 
     def _add(self, tenant: str) -> _Tenant:
         if len(self._known) >= self._tenants_max:
-            idle = next((name for name, one in self._known.items() if not one.active), None)
+            idle = next((name for name in self._known if not self._room.of(name)), None)
             if idle is None:
                 raise errors.Overloaded("too many fleets ask at once", tenants_max=self._tenants_max)
             self._close(self._known.pop(idle))

@@ -275,6 +275,19 @@ class Metrics:
         self.query_moved = counter(
             "coord_query_moved_total", "Pages of an answer that had changed since the page before"
         )
+        self.query_wait_seconds = histogram(
+            "coord_query_wait_seconds", "How long looks at the tables waited for their turn", buckets=LATENCY_BUCKETS_S
+        )
+        self.query_recalled = counter(
+            "coord_query_recalled_total",
+            "Looks at the tables that gave their connection to another fleet's, and began anew",
+        )
+        self.query_refused = counter(
+            "coord_query_refused_total",
+            "Questions refused: full (too many of the fleet's wait), late (its turn did not come in time), requests"
+            " (too many of the fleet's are under way)",
+            "reason",
+        )
 
         # --- caching -----------------------------------------------------------------
         self.cache_lookups = counter(

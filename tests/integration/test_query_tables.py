@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
+import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
@@ -29,6 +31,7 @@ from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.cache_api import CacheAsk
 from coord.wire.query_api import QueryAnswer, QueryRequest
+from tests.support import interop
 from tests.support.cluster import Cluster
 from tests.support.log import query_service
 from tests.support.projecting import projector_service
@@ -190,6 +193,23 @@ async def test_a_plain_client_asks_in_json_or_messagepack(fleet: Fleet) -> None:
     assert json.loads(message.data)["code"] == "query.unknown"
 
 
+@pytest.mark.node
+async def test_a_node_client_asks_with_nothing_but_the_protocol(fleet: Fleet, running: Running) -> None:
+    tenant = fleet.acme.tenant
+    await fleet.vouched()
+    async with interop.script("query", running[0], tenant, fleet.url, f"{TOKEN}-0") as script:
+        assert await script.line() == {"rows": [1, 2], "column": ["stored_at", "timestamptz"], "reached": True}
+        assert await script.line() == {"pages": [[1, 2], [3]]}
+        assert await script.line() == {"state": [True, 25, "node-1"]}
+        assert await script.line() == {"modified": False, "rows": 0}
+        assert await script.line() == {"modified": True, "rows": 4}
+        assert await script.line() == {
+            "refused": ["404 query.unknown", "400 query.invalid", "400 query.invalid", "504 coord.deadline"]
+        }
+        assert await script.line() == {"http": [200, 304, 401], "rows": 1}
+        await script.end()
+
+
 async def test_pages_go_on_where_the_last_one_ended(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "QUERY_ANSWER_ROWS", 5)  # 12 rows are three pieces
     seen = [await fleet.said(fleet.acme, "n1", n=n) for n in range(12)]
@@ -222,7 +242,8 @@ async def test_instances_share_what_one_has_read(
 
     async def ask(service: QueryService) -> QueryAnswer:
         assert service.answering is not None
-        return await service.answering.answer(fleet.acme.tenant, "history", asked, 100_000)
+        until = asyncio.get_running_loop().time() + 200
+        return await service.answering.answer(fleet.acme.tenant, "history", asked, 100_000, until)
 
     async with (
         query_service(url, config, database_url=database_url) as one,
@@ -234,6 +255,44 @@ async def test_instances_share_what_one_has_read(
         first = await ask(one)
         assert await ask(other) == first
         assert (loads(one), loads(other)) == (1, 0)
+
+
+async def test_slow_questions_of_many_fleets_hold_up_nobody_else(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of six fleets wait for a lock, on every connection that there is; a seventh is answered meanwhile."""
+    for name, value in {"QUERY_QUICK_S": 0.05, "QUERY_WAIT_S": 200.0, "QUERY_LOAD_S": 200.0}.items():
+        monkeypatch.setattr(limits, name, value)
+    url, database_url = running[0], running[4]
+    names = [f"t{secrets.token_hex(4)}" for _ in range(7)]
+    database = await asyncpg.connect(database_url)
+    async with query_service(url, QueryConfig(connections=4), database_url=database_url) as service:
+
+        async def ask(tenant: str, name: str, **params: Any) -> list[Any]:
+            assert service.answering is not None
+            until_s = asyncio.get_running_loop().time() + 200
+            asked = QueryRequest(params=params)
+            return (await service.answering.answer(tenant, name, asked, 100_000, until_s)).rows
+
+        async def is_held(looks: int) -> bool:
+            """Whether so many wait for the lock, no more: what was recalled is ended in the database, too."""
+            found: int = await database.fetchval(
+                "SELECT count(*) FROM pg_locks AS l WHERE NOT l.granted AND l.relation = 'coord.task'::regclass"
+            )
+            return found == looks
+
+        async with database.transaction():
+            await database.execute("LOCK TABLE coord.task IN ACCESS EXCLUSIVE MODE")
+            slow = [asyncio.create_task(ask(name, "tasks", limit=n)) for n in range(1, 4) for name in names[:6]]
+            await until(lambda: is_held(4))
+            for n in range(5):
+                assert await ask(names[6], "history", key=f"k{n}") == []
+            await until(lambda: is_held(3))
+            assert not any(task.done() for task in slow)
+        assert await asyncio.gather(*slow) == [[]] * len(slow)
+        registry = service.metrics.registry
+        assert (registry.get_sample_value("coord_query_recalled_total") or 0) >= 1
+    await database.close()
 
 
 async def test_what_cannot_be_asked_is_refused(fleet: Fleet) -> None:

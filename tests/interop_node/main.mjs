@@ -9,6 +9,7 @@ import { connect } from "@nats-io/transport-node";
 import * as coord from "./coord.mjs";
 import { Latches } from "./latches.mjs";
 import { Presence } from "./presence.mjs";
+import { overHttp, Query } from "./query.mjs";
 import { Tasks } from "./tasks.mjs";
 import { Workflows } from "./workflows.mjs";
 
@@ -178,6 +179,42 @@ const commands = {
     const held = await latches.request("sdk-held", "tok3", 1, () => say({ wants: true }));
     say({ lock: held.what, epoch: held.epoch });
     await latches.release("sdk-held", "tok3");
+  },
+
+  // Asks about what it has stated: pages, the state of an entity, what still holds, what is refused; then over HTTP.
+  async query(nc, tenant, http, token) {
+    const query = new Query(nc, tenant);
+    const state = async (kind, key, id, event, body) => {
+      const subject = coord.published({ tenant, agent: "node-1", key, kind, id, event });
+      return { key, seq: (await nc.request(subject, JSON.stringify(body), { timeout: 30_000 })).json().seq };
+    };
+    let seen;
+    for (const n of [1, 2, 3]) seen = await state("note", "n1", "n1", "taken", { n });
+    const history = { params: { key: "n1" }, rows: 2 };
+    const first = await query.ask("history", { ...history, min_watermark: seen });
+    const partition = String(coord.partition("n1"));
+    say({ rows: first.rows.map((row) => row.data.n), column: first.columns[0], reached: first.watermark.EVENTS[partition][1] >= seen.seq });
+    const pages = [];
+    for await (const page of query.pages("history", history)) pages.push(page.rows.map((row) => row.data.n));
+    say({ pages });
+    const flag = await state("flag", "flags", "ranker", "set", { percentage: 25 });
+    const [found] = (await query.ask("flag", { params: { id: "ranker" }, min_watermark: flag })).rows;
+    say({ state: [found.is_set, found.percentage, found.set_by] });
+    const still = await query.ask("history", { ...history, etag: first.etag });
+    say({ modified: still.modified, rows: still.rows.length });
+    const more = await state("note", "n1", "n1", "taken", { n: 4 });
+    const newer = await query.ask("history", { params: { key: "n1" }, etag: still.etag, min_watermark: more });
+    say({ modified: newer.modified, rows: newer.rows.length });
+    say({
+      refused: [
+        await query.refusal("no-such"),
+        await query.refusal("tasks", { params: { limit: "many" } }),
+        await query.refusal("tasks", { params: { tenant: "other" } }),
+        await query.refusal("tasks", { min_watermark: { key: "n1", seq: 1e9 } }, 50),
+      ],
+    });
+    const told = await overHttp(http, token, "history?key=n1&_rows=1");
+    say({ http: told.statuses, rows: told.answer.rows.length });
   },
 
   async read(nc, tenant, request) {
