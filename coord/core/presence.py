@@ -185,6 +185,10 @@ class PresenceTable(Watch):
         self._ticked = now
         self._present = 0
         """Rows that are not gone."""
+        self._next_at = now
+        """Nobody is overdue, or forgotten, before."""
+        self.version = 0
+        """Another one when who is there, in which state, able to do what and willing to has changed."""
         self.ignored = 0
         """Heartbeats of instances beyond the bounds, or that could not be read."""
         self.fare_of: dict[tuple[str, str], Fare] = {}
@@ -280,9 +284,12 @@ class PresenceTable(Watch):
             if said.bye:
                 return Change(tenant, agent, instance, "gone", "bye")
             row = self._add(Row(tenant, agent, instance, now, connections=set()))
+        took = row.takes
         came_back = row.closed_at is None or said.here or said.connection is None or said.connection != row.closed_on
         row.heard, row.beat, row.body, row.due_s = now, said, b"" if said.here else body, said.due_s
         row.place = said.place or row.place
+        self._next_at = min(self._next_at, _changes_at(row))
+        self.version += took != row.takes
         self._about(row, said)
         if said.bye:
             return self._enter(row, "bye", "bye", now)
@@ -384,24 +391,22 @@ class PresenceTable(Watch):
         self._ticked = now
         if stood_still:
             self._settles = max(self._settles, now + limits.GONE_AFTER * limits.HEARTBEAT_S)
-        if self._blind or now < self._settles:
+        if self._blind or now < max(self._settles, self._next_at):
             return []
         changes, forgotten = [], []
+        self._next_at = float("inf")  # what is heard later puts it off; `beat` and `_enter` say where it comes sooner
         for row in self._rows.values():
             silent_s = now - row.heard
             if row.state == "gone":
                 if row.gone_at is not None and now - row.gone_at > limits.PRESENCE_KEPT_S:
                     forgotten.append(row)
-                continue
-            due_s = row.due_s
-            if silent_s < due_s * limits.SUSPECT_AFTER:
-                continue
-            if silent_s >= due_s * limits.GONE_AFTER:
-                change = self._enter(row, "silent", "silent", now)
-            else:
-                change = self._enter(row, "overdue", "overdue", now)
-            if change:
-                changes.append(change)
+                    continue
+            elif silent_s >= row.due_s * limits.SUSPECT_AFTER:
+                what: Reason = "silent" if silent_s >= row.due_s * limits.GONE_AFTER else "overdue"
+                change = self._enter(row, what, what, now)
+                if change:
+                    changes.append(change)
+            self._next_at = min(self._next_at, _changes_at(row))
         for row in forgotten:
             self._remove(row)
         return changes
@@ -414,10 +419,12 @@ class PresenceTable(Watch):
             return None
         self._present += (row.state == "gone") - (state == "gone")
         row.state = state
+        self.version += 1
         if state != "suspect":
             self._pending.pop(row.ident, None)
             row.closed_at = row.closed_on = None
         row.gone_at = now if state == "gone" else None
+        self._next_at = min(self._next_at, _changes_at(row))
         if state == "gone":
             row.connections.clear()
         return Change(row.tenant, row.agent, row.instance, state, reason)
@@ -452,11 +459,13 @@ class PresenceTable(Watch):
         self._rows[row.ident] = row
         self._of_tenant.setdefault(row.tenant, {})[row.ident] = row
         self._present += 1
+        self.version += 1
         self._per_agent.setdefault((row.tenant, row.agent), set()).add(row.instance)
         return row
 
     def _remove(self, row: Row) -> None:
         self._unindex(row)
+        self.version += 1
         self._rows.pop(row.ident, None)
         self._pending.pop(row.ident, None)
         tenants = self._of_tenant.get(row.tenant, {})
@@ -474,6 +483,7 @@ class PresenceTable(Watch):
         if said.about is None or said.about == row.about:
             return
         self._unindex(row)
+        self.version += 1
         row.about = said.about
         for capability in said.about.capabilities:
             self._able.setdefault((row.tenant, capability), {})[row.ident] = row
@@ -485,3 +495,10 @@ class PresenceTable(Watch):
                 able.pop(row.ident, None)
                 if not able:
                     del self._able[row.tenant, capability]
+
+
+def _changes_at(row: Row) -> float:
+    """When time alone changes its state, or has it forgotten."""
+    if row.state == "gone":
+        return float("inf") if row.gone_at is None else row.gone_at + limits.PRESENCE_KEPT_S
+    return row.heard + row.due_s * (limits.SUSPECT_AFTER if row.state == "alive" else limits.GONE_AFTER)

@@ -35,6 +35,7 @@ from coord.server.standing import Standing
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from coord.wire.presence import Quotas
 
 _log = logs.get("board")
 
@@ -66,8 +67,12 @@ class BoardService(Service):
         self._counted: Counter[tuple[str, str]] = Counter()
         """Facts of watched agents since the last look."""
         self._following: dict[tuple[str, str], Subscription] = {}
-        self._watched: frozenset[tuple[str, str]] = frozenset()
-        """Agents with quotas."""
+        self._counted_version = -1
+        """What was counted is of this version of the table:"""
+        self._quotas: dict[tuple[str, str], Quotas] = {}
+        """agents with quotas,"""
+        self._states: Counter[str] = Counter()
+        """and how many instances are in which state."""
         self._looked_at = 0.0
 
     async def run(self) -> None:
@@ -78,9 +83,11 @@ class BoardService(Service):
         while not self.draining.is_set():
             now = clock.monotonic()
             due = now - said_at >= limits.BOARD_EVERY_S
-            if due:
+            if due and table.version != self._counted_version:
+                self._counted_version = table.version
                 self.sums.count(table)
-                self._watched = frozenset(table.with_quotas())
+                self._quotas = table.with_quotas()
+                self._states = Counter(row.state for row in table.rows())
             mine = self._part()
             self.sums.hear(self.sums.name, mine, now)
             self.sums.add_up(table, now)
@@ -138,7 +145,7 @@ class BoardService(Service):
         running = list(self._deciders())
         tasks = [d for d in running if isinstance(d, TaskDecider)]
         circuits = [state for d in running if isinstance(d, CapabilityDecider) for state in d.states()]
-        mine = board.part([d.fares for d in tasks], [d.usage() for d in tasks], circuits, self._watched)
+        mine = board.part([d.fares for d in tasks], [d.usage() for d in tasks], circuits, frozenset(self._quotas))
         if self._standing is None:
             return mine
         return msgspec.structs.replace(mine, stood=self._standing.standers.said(clock.monotonic()))
@@ -168,16 +175,15 @@ class BoardService(Service):
         for state in ("all", "starved", "closed", "open", "probing"):
             self.metrics.capabilities.labels(state=state).set(found[state])
         self.metrics.capability_depth_max.set(max((one.depth for one in boards.values()), default=0))
-        states: Counter[str] = Counter(row.state for row in self._presence.table.rows())
         for state in ("alive", "suspect", "gone"):
-            self.metrics.presence_instances.labels(state=state).set(states[state])
+            self.metrics.presence_instances.labels(state=state).set(self._states[state])
 
     # --- facts per second ------------------------------------------------------------------
 
     async def _follow(self, conn: Connection, now: float) -> None:
         """Count the facts of those that declared how many they may state."""
         table = self._presence.table
-        wanted = [agent for agent, quotas in table.with_quotas().items() if quotas.facts_per_s is not None]
+        wanted = [agent for agent, quotas in self._quotas.items() if quotas.facts_per_s is not None]
         elapsed_s = now - self._looked_at
         self._looked_at = now
         table.rate_of = {agent: self._counted[agent] / elapsed_s for agent in self._following}
