@@ -98,6 +98,7 @@ def _stats_row(stats: CacheStats) -> dict[str, Any]:
         "tier": stats.tier,
         "hit_rate": round(stats.hit_rate, 4),
         "target": target,
+        "facts_moved": stats.moved.get("moved", 0),
         **{name: value for name, value in msgspec.structs.asdict(stats).items() if name != "tier"},
     }
 

@@ -17,7 +17,7 @@ _NOBODY = "No cache answered: none is there, or --wait was too short."
 
 _STATS = [
     "tier", "hit_rate", "target", "hits", "misses", "stale", "joined", "loads", "load_errors", "kept", "bytes",
-    "bytes_max", "notices", "gaps",
+    "bytes_max", "notices", "gaps", "facts_moved",
 ]  # fmt: skip
 
 _Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
