@@ -13,10 +13,11 @@ INSERT INTO coord.event (
 SELECT
   f.at, :'epoch'::integer, :'seq'::bigint + row_number() OVER (ORDER BY f.at, m.n, f.f), 0, (hashtext(m.key) & 15)::smallint, m.tenant, f.agent,
   CASE f.kind WHEN 'agent' THEN f.agent ELSE m.key END, f.kind, f.id, f.event, f.detail,
-  CASE f.f
-    WHEN 1 THEN m.event_id
-    WHEN 2 THEN m.key || ':1:task/' || m.id || '/placed:1.0'
-    WHEN 11 THEN m.key || ':research@3:completed:0.0'
+  CASE
+    WHEN f.f = 1 THEN m.event_id
+    WHEN f.f = 2 THEN m.key || ':1:task/' || m.id || '/placed:1.0'
+    WHEN f.f = 11 THEN m.key || ':research@3:completed:0.0'
+    WHEN f.decided THEN m.key || ':research@3:' || m.id || '/cancelled:2.0'
     ELSE
       substr(f.process, 1, 8) || '-' || substr(f.process, 9, 4) || '-8' || substr(f.process, 13, 3) || '-9' || substr(f.process, 16, 3) || '-'
       || lpad(to_hex(
@@ -39,7 +40,7 @@ CROSS JOIN LATERAL (
       || ' "input": {"question": "' || m.random || '"}, "instance": "' || to_hex(hashint8extended(-2, 0)) || '"}'
     ),
     (
-      1, true, m.submitted_at, m.submitter, 'task', m.id, 'submitted', m.capability || '.' || m.priority, m.is_step, false,
+      1, true, m.submitted_at, m.submitter, 'task', m.id, 'submitted', m.capability || '.' || m.priority, false, m.is_step,
       '{"input": {"row": ' || m.n || ', "path": "src/' || m.capability || '/' || substr(m.random, 1, 6) || '.py", "tokens": ' || m.n % 4000
       || '}, "labels": {"team": "team-' || m.n % 7 || '", "model": "m' || m.n % 3 || '"}'
       || coalesce(', "instance": "' || m.submitter_instance || '"', '') || '}'
@@ -82,7 +83,8 @@ CROSS JOIN LATERAL (
       '{"load": 0.' || m.n % 100 || '1, "tasks": ' || m.n % 4 || ', "instance": "' || m.instance || '"}'
     ),
     (
-      10, true, m.ended_at, CASE WHEN m.outcome = 'cancelled' THEN m.submitter WHEN m.fails = 0 THEN m.worker ELSE m.next_worker END, 'task', m.id, m.outcome, '', true, false,
+      10, true, m.ended_at, CASE WHEN m.outcome = 'cancelled' THEN m.submitter WHEN m.fails = 0 THEN m.worker ELSE m.next_worker END,
+      'task', m.id, m.outcome, '', true, m.is_step AND m.outcome = 'cancelled',
       CASE m.outcome
         WHEN 'completed'
           THEN '{"claim": ' || m.fails + 1 || ', "run_s": ' || round(m.run_s::numeric, 6)::double precision || ', "output": {"answer": "' || substr(m.random, 9, 12) || '"}}'

@@ -13,6 +13,7 @@ import pytest
 
 from coord.ops.bench import made, servers
 from coord.store import queries
+from coord.wire import ids
 from tests.support.cluster import Cluster, Database
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -100,6 +101,40 @@ async def test_rows_of_entities_are_what_the_facts_leave(migrated_database: Data
 
 
 @pytest.mark.slow
+async def test_ids_are_as_the_sdk_and_the_deciders_make_them(migrated_database: Database) -> None:
+    """What compresses here has to compress there: docs/adr/0101."""
+    await made.fill(migrated_database.url, SHAPE)  # one batch: no count jumps
+    conn = await asyncpg.connect(migrated_database.url)
+    try:
+        facts = await conn.fetch(
+            "SELECT tenant, agent, key, kind, id, event, detail, event_id FROM coord.event ORDER BY stored_at, seq"
+        )
+    finally:
+        await conn.close()
+    sessions: dict[tuple[str, str, int], list[int]] = {}
+    decided = {
+        "placed": ("1", "task/{id}/placed", 1), "submitted": ("research@3", "{id}/submitted", 0),
+        "cancelled": ("research@3", "{id}/cancelled", 2), "completed": ("research@3", "completed", 0),
+    }  # fmt: skip
+    for fact in facts:
+        if fact["agent"].startswith("_"):
+            version, step, attempt = decided[fact["event"]]
+            step = step.format(id=fact["id"])
+            assert fact["event_id"] == ids.derive_id(fact["tenant"], fact["key"], version, step, attempt, 0)
+            continue
+        lone = fact["event"] == "submitted" and fact["id"] == fact["key"]
+        for one in (fact["id"], fact["event_id"]) if lone else (fact["event_id"],):
+            digits = one.replace("-", "")
+            count = int(digits[20:], 16)
+            session = int(digits[:12] + digits[13:16], 16) << 14 | int(digits[16:20], 16) & 0x3FFF
+            assert one == ids.counted_id(session, count)
+            sessions.setdefault((fact["tenant"], fact["agent"], session), []).append(count)
+    assert len(sessions) > 30
+    assert len({session for _, _, session in sessions}) == len(sessions), "of one process each"
+    for counts in sessions.values():
+        assert counts == list(range(counts[0], counts[0] + len(counts)))
+
+
 async def test_every_question_is_asked_and_told_of(postgres: Cluster) -> None:
     """On a server given, as a native Community server would be: in a database of its own, which is dropped."""
     before = await databases(postgres)
