@@ -110,8 +110,11 @@ class Caching:
     def _live(self, kind: str) -> str:
         return subjects.live_filter(self._tenant, kind=None if kind == EVERY_KIND else kind)
 
-    def _handed_fact(self, subject: bytes, _reply: bytes, headers: bytes, body: bytes) -> None:
-        self.cache.hear_fact(subject, headers, body)
+    def _handed_fact(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        if reply:  # a consumer's, with headers that are its author's alone; what is republished has none
+            self.cache.counts.unreadable()
+        else:
+            self.cache.hear_fact(subject, headers, body)
 
     async def _open_once(self) -> None:
         if self._opened:
