@@ -197,7 +197,11 @@ class Moves:
             if chain is None or mark < chain.since or mark[0] != chain.since[0]:
                 return UNPLACED
             places[source] = mark
-            lacks += [one for one in chain.told if one.seq > mark[1] and not one.tags.isdisjoint(tags)]
+            for one in reversed(chain.told):
+                if one.seq <= mark[1]:
+                    break
+                if not one.tags.isdisjoint(tags):
+                    lacks.append(one)
         if len({place[0] for place in places.values()}) > 1:  # sequences of two logs
             return UNPLACED
         lacks.sort(key=_seq)
