@@ -14,7 +14,7 @@ class ArchiveError(CoordError):
 
 
 class ArchiveNotInstalled(SettingsError):
-    """pyarrow is not installed: the archive needs it."""
+    """pyarrow or ADBC's driver is not installed: the archive needs both."""
 
     code = "archive.not_installed"
     remedy = "Install coord with its extra: pip install 'coord[archive]'."

@@ -20,8 +20,8 @@ ARCHIVE_GROUP_ROWS: Final = 64 * KIB
 """Rows of a row group at most.  About 22 MB as they are and 1.5 MB compressed; DuckDB and pyarrow read groups in
 parallel, and skip those that their statistics rule out."""
 
-ARCHIVE_SPLIT_BYTES: Final = 24 * MIB
-"""Rows that are split by tenant, day, kind and epoch at a time."""
+ARCHIVE_BATCH_BYTES: Final = 16 * MIB
+"""Rows that come out of the database, and are split by tenant, day, kind and epoch, at a time."""
 
 ARCHIVE_BUFFER_BYTES: Final = 64 * MIB
 """Rows that wait for their row group to be full, all files of a piece together: then the largest is written early."""
@@ -30,20 +30,14 @@ ARCHIVE_FILES_OPEN_MAX: Final = 32
 """Files written at once; the one not written to for longest is closed for another, and goes on in a new one.
 To an object store each has a part of 10 MB in memory."""
 
-ARCHIVE_BLOCK_BYTES: Final = 4 * MIB
-"""CSV parsed at a time; a row must fit (a fact is at most 1 MiB, twice that when all of it are quotes)."""
-
-ARCHIVE_PIPE_BYTES: Final = 16 * MIB
-"""CSV between the connection and the thread that parses it."""
-
-ARCHIVE_CHUNK_BYTES: Final = 1 * MIB
-"""CSV handed over at a time: what crosses between threads costs the same whatever its size."""
-
 ARCHIVE_READ_ROWS: Final = 8 * KIB
 """Rows of one batch that is read back."""
 
 ARCHIVE_STATEMENT_S: Final = 3_600.0
 """One chunk out of the database, or into it again."""
+
+ARCHIVE_CANCEL_S: Final = 10.0
+"""An export that is cancelled waits so long for a server that says nothing; its thread ends without it then."""
 
 ARCHIVE_DROP_S: Final = 120.0
 """Comparing a chunk with what was archived of it, and dropping it."""
@@ -67,6 +61,4 @@ ARCHIVE_EVERY_S: Final = 3_600.0
 """How often the service looks for chunks that are old enough."""
 
 assert HOT_DAYS < ARCHIVE_DROP_DAYS < ARCHIVE_KEEP_DAYS
-assert ARCHIVE_CHUNK_BYTES < ARCHIVE_PIPE_BYTES
-assert ARCHIVE_BLOCK_BYTES < ARCHIVE_SPLIT_BYTES < ARCHIVE_BUFFER_BYTES
-assert 2 * MIB < ARCHIVE_BLOCK_BYTES < ARCHIVE_PIPE_BYTES
+assert ARCHIVE_BATCH_BYTES < ARCHIVE_BUFFER_BYTES

@@ -66,7 +66,7 @@ All its statements find rows by a primary key or its first columns, most given a
 (docs/adr/0084), and by index also where a table was empty when that was, or was not analyzed since.
 """
 
-_SESSION: Final[Mapping[str, str]] = {
+SESSION: Final[Mapping[str, str]] = {
     "search_path": "coord, public",  # time_bucket: the extension's, or the shim in coord
     "timezone": "GMT",  # built in; UTC is a file, which a server in a private prefix may lack
     "jit": "off",  # our statements are short; compiling one takes longer than running it
@@ -75,6 +75,7 @@ _SESSION: Final[Mapping[str, str]] = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+"""Settings of every session."""
 
 _CLIENT_GRACE_S: Final = 2.0
 """The server cancels a statement by itself; the client hangs up this much later."""
@@ -133,7 +134,7 @@ class Pool:
         config.validate()
         self.config: Final = config
         self._settings = {
-            **_SESSION,
+            **SESSION,
             "application_name": config.application_name,
             "statement_timeout": f"{config.statement_timeout_s * 1000:.0f}",
             "idle_in_transaction_session_timeout": f"{config.idle_in_transaction_s * 1000:.0f}",

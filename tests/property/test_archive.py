@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import csv
 
 from coord.core.archive import (
     HOLDS_ROWS,
@@ -189,8 +191,28 @@ def test_the_checksum_is_of_the_values_alone(rows, data) -> None:
 
 
 @given(facts)
-def test_csv_there_and_back_keeps_every_value(rows) -> None:
+def test_what_copy_reads_keeps_every_value(rows) -> None:
     whole = table(rows)
-    csv = io.BytesIO(columns.unparse(whole))
-    back = pa.Table.from_batches(list(columns.parse("event", csv, delimiter=",", quote='"')))
+    back = csv.read_csv(
+        io.BytesIO(columns.unparse(whole)),
+        read_options=csv.ReadOptions(column_names=whole.schema.names, block_size=1 << 22),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types={field.name: field.type for field in whole.schema},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,  # as COPY has it: null is nothing, an empty text is quoted
+        ),
+    )
     assert back.cast(whole.schema).equals(whole)
+
+
+@pytest.mark.parametrize("moment", [-(2**63), -9_222_425_352_054_775_809, -211_000_000_000_000_000])
+def test_times_that_arrow_has_not_are_refused(moment: int) -> None:
+    row = (datetime(1, 1, 1, tzinfo=UTC), 1, 1, 0, 0, *[""] * 9, 1, T0, T0, *[None] * 4)
+    whole = table([row])
+    assert columns.checked("event", whole.to_batches()[0]).equals(whole.to_batches()[0])
+    at = whole.schema.get_field_index("occurred_at")
+    far = pa.array([moment], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    with pytest.raises(pa.ArrowInvalid, match="occurred_at"):
+        columns.checked("event", whole.set_column(at, "occurred_at", far).to_batches()[0])

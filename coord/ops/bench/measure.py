@@ -170,17 +170,25 @@ def cpu_s(pid: int, *, children: bool = False) -> float:
 
     Raises `EnvironmentProblem` where there is no /proc, `BenchError` when there is no such process.
     """
-    fields = _stat(pid)
-    if fields is None:
-        if not (_PROC / "self" / "stat").exists():
-            raise EnvironmentProblem("The bench reads CPU times from /proc, which this system lacks: run it on Linux.")
-        raise BenchError("a server has ended while it was measured", pid=pid)
-    ticks = sum(map(int, fields[_UTIME : _UTIME + (4 if children else 2)]))
-    if children:
+    while True:
+        fields = _stat(pid)
+        if fields is None:
+            if not (_PROC / "self" / "stat").exists():
+                raise EnvironmentProblem(
+                    "The bench reads CPU times from /proc, which this system lacks: run it on Linux."
+                )
+            raise BenchError("a server has ended while it was measured", pid=pid)
+        own, had = (sum(map(int, fields[at : at + 2])) for at in (_UTIME, _UTIME + 2))
+        if not children:
+            return own * _TICK_S
+        has = 0
         for other in _PROC.iterdir():
             if other.name.isdigit() and (found := _stat(int(other.name))) and int(found[_PPID]) == pid:
-                ticks += sum(map(int, found[_UTIME : _UTIME + 2]))
-    return ticks * _TICK_S
+                has += sum(map(int, found[_UTIME : _UTIME + 2]))
+        after = _stat(pid)
+        if after is not None and sum(map(int, after[_UTIME + 2 : _UTIME + 4])) == had:
+            return (own + had + has) * _TICK_S
+        # Meanwhile one ended, and would be in neither of both.
 
 
 def rss_bytes(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""The archive's columns: what a table's are as Arrow's, how they come out of COPY, and a checksum of their values.
+"""The archive's columns: what a table's are as Arrow's, as CSV for the way back, and a checksum of their values.
 
 Tenant and kind stand in the files as well as in their folders' names, so that a file says all by itself;
 the same value a hundred thousand times costs a few bytes.  JSON is text, exactly as PostgreSQL prints it.
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from coord import limits
 from coord.core.archive import Relation
 from coord.store.archive.files import arrow
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS
@@ -43,6 +42,9 @@ COLUMNS: Final[Mapping[Relation, tuple[str, ...]]] = {
 """The columns of each table as they stand in its files; the statements archive_export_… name them in this order."""
 
 _NULLABLE: Final = frozenset({"correlation_id", "causation_id", "traceparent", "data"})
+_FEW: Final = frozenset({"epoch", "idx", "partition", "tenant", "kind", "event", "detail", "type", "schema"})
+"""Columns of a few values: their dictionary and runs of its codes are a few bytes.  zstd would cost more (it begins
+anew for each column of each row group) than it brings."""
 _DISTINCT: Final = frozenset({"event_id", "traceparent", "data", "value"})
 """Columns whose values hardly ever repeat: a dictionary of them would only be in the way."""
 
@@ -73,8 +75,9 @@ def writing(relation: Relation) -> dict[str, Any]:
         name: "DELTA_BYTE_ARRAY" for name in columns if name == "event_id"
     }
     return {
-        "compression": "zstd",
-        "compression_level": 1,  # 3 takes half as long again for 1 % less
+        "compression": {name: "none" if name in _FEW else "zstd" for name in columns},
+        # 3 takes half as long again for 1 % less
+        "compression_level": {name: 1 for name in columns if name not in _FEW},
         "version": "2.6",
         "use_dictionary": [name for name in columns if name not in encoding and name not in _DISTINCT],
         "column_encoding": encoding,
@@ -83,29 +86,23 @@ def writing(relation: Relation) -> dict[str, Any]:
     }
 
 
-DELIMITER: Final = "\x02"
-QUOTE: Final = "\x01"
-"""Of the CSV that comes out of the database: hardly any value has one of them.  With commas and quotation marks every
-`data` would be quoted and each mark in it doubled, which costs both sides: 0.5 of 10 µs a fact."""
+_FINITE_US: Final = -210_866_803_200_000_000
+"""The earliest time that PostgreSQL knows, in microseconds of Unix time.  Its infinities, which Arrow has not, and what
+lies beyond the year 294247 come out of the driver before it."""
 
 
-def parse(relation: Relation, source: Any, *, delimiter: str = DELIMITER, quote: str = QUOTE) -> Any:
-    """A reader of record batches over what COPY (format csv) writes: null is nothing, an empty text is quoted."""
+def checked(relation: Relation, batch: Any) -> Any:
+    """What came out of the database, under the files' schema, which says what is never null.
+
+    Raises pyarrow's `ArrowInvalid` for a time that Arrow cannot hold.
+    """
     pa = arrow()
-    names = list(COLUMNS[relation])
-    return pa.csv.open_csv(
-        source,
-        # One thread: the server fills the other core, and threads cost more than they bring here.
-        read_options=pa.csv.ReadOptions(column_names=names, block_size=limits.ARCHIVE_BLOCK_BYTES, use_threads=False),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True, delimiter=delimiter, quote_char=quote),
-        convert_options=pa.csv.ConvertOptions(
-            column_types={field.name: field.type for field in schema(relation)},
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            check_utf8=False,  # the server's encoding is checked where it connects
-        ),
-    )
+    for name in COLUMNS[relation]:
+        if _TYPES.get(name) == "time":
+            earliest = pa.compute.min(batch.column(name)).cast(pa.int64()).as_py()
+            if earliest is not None and earliest < _FINITE_US:
+                raise pa.ArrowInvalid(f"{name}: a time that is infinite, or too far away")
+    return pa.RecordBatch.from_arrays(batch.columns, schema=schema(relation))
 
 
 def unparse(batch: Any) -> bytes:

@@ -1,18 +1,16 @@
 """Rows into Parquet files, one for each tenant, day, kind and epoch, and the proof that they are there.
 
-`write` runs in a thread, beside the loop that takes CSV from the database; `Pipe` is between them.  Memory
-is bounded whatever comes: rows wait in `limits.ARCHIVE_BUFFER_BYTES` until a row group is full, and at
-most `limits.ARCHIVE_FILES_OPEN_MAX` files are open.
+`write` runs in the thread that reads them from the database (`export`).  Memory is bounded whatever comes:
+rows wait in `limits.ARCHIVE_BUFFER_BYTES` until a row group is full, and at most
+`limits.ARCHIVE_FILES_OPEN_MAX` files are open.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
-import queue
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import date
 from typing import Any, Final, TypeAlias
 
@@ -21,107 +19,25 @@ from coord.core.archive import File, Piece, Relation, aside, path
 from coord.store.archive import columns
 from coord.store.archive.files import Files, arrow, translated
 
+_WRITE_BYTES: Final = 256 * 1024
+"""What of a file is written at a time."""
+
 _Key: TypeAlias = tuple[str, date, str | None, int]
 """tenant, day, kind, epoch."""
 
 
-class Pipe:
-    """Bytes from the event loop to a thread, `limits.ARCHIVE_PIPE_BYTES` at most; a file as far as pyarrow cares."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[bytes | None] = queue.Queue(limits.ARCHIVE_PIPE_BYTES // limits.ARCHIVE_CHUNK_BYTES)
-        self._coming: list[bytes] = []
-        self._coming_bytes = 0
-        self._left = b""
-        self._ended = False
-        self.broken = False
-        self._aborted = False
-        self.closed = False
-
-    # --- the loop's end ---
-
-    async def put(self, data: bytes) -> None:
-        """Hand over some bytes; waits while the thread has enough.  `BrokenPipeError`: the thread has given up."""
-        self._coming.append(data)
-        self._coming_bytes += len(data)
-        if self._coming_bytes >= limits.ARCHIVE_CHUNK_BYTES:
-            await self._hand_over()
-
-    async def end(self) -> None:
-        """Everything was put."""
-        await self._hand_over()
-        await asyncio.to_thread(self._queue.put, None)
-
-    def abort(self) -> None:
-        """What was put is not everything: the thread gets an error instead of the rest."""
-        self._aborted = True
-        self._drain()
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
-
-    async def _hand_over(self) -> None:
-        if self.broken:
-            raise BrokenPipeError("the files cannot be written")
-        if self._coming:
-            data, self._coming, self._coming_bytes = b"".join(self._coming), [], 0
-            try:
-                self._queue.put_nowait(data)
-            except queue.Full:
-                await asyncio.to_thread(self._queue.put, data)
-
-    # --- the thread's end ---
-
-    def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer only at the end."""
-        pieces, length = [self._left], len(self._left)
-        while not self._ended and (size < 0 or length < size):
-            data = self._queue.get()
-            if self._aborted:
-                raise OSError("the database's side was aborted")
-            if data is None:
-                self._ended = True
-            else:
-                pieces.append(data)
-                length += len(data)
-        whole = b"".join(pieces)
-        if size < 0:
-            size = len(whole)
-        self._left = whole[size:]
-        return whole[:size]
-
-    def readable(self) -> bool:
-        """It is there to be read."""
-        return True
-
-    def break_off(self) -> None:
-        """The thread takes no more: whoever waits in `put` goes on, and the next `put` raises."""
-        self.broken = True
-        self._drain()
-
-    def close(self) -> None:
-        """Nothing is kept open."""
-        self.closed = True
-
-    def _drain(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
-
-
-def write(files: Files, piece: Piece, pipe: Pipe) -> tuple[list[File], int]:
-    """Write the rows that come through `pipe`, in the order of (epoch, seq, idx), aside; the files, and the sum of seq.
+def write(files: Files, piece: Piece, batches: Generator[Any]) -> tuple[list[File], int]:
+    """Write the rows of `batches`, in the order of (epoch, seq, idx), aside; the files, and the sum of seq.
 
     Raises `ArchiveUnavailable`, or `ArchiveError` for rows that Arrow cannot hold; then what was written is of no use.
     """
     try:
-        with contextlib.closing(_Writers(files, piece)) as writers:
-            for batch in _batches(piece.relation, pipe):
-                writers.take(batch)
+        with contextlib.closing(batches), contextlib.closing(_Writers(files, piece)) as writers:
+            for batch in batches:
+                writers.take(columns.checked(piece.relation, batch))
             return writers.finish(), writers.seq_sum
     except arrow().ArrowInvalid as exc:
         raise errors.ArchiveError(f"the {piece} cannot be written as Parquet: {exc}", piece=piece.piece) from exc
-    finally:
-        pipe.break_off()
 
 
 def verify(files: Files, relation: Relation, file: File) -> None:
@@ -165,27 +81,12 @@ def _naming(file: File) -> Iterator[None]:
 # --- writing -----------------------------------------------------------------------------
 
 
-def _batches(relation: Relation, pipe: Pipe) -> Iterator[Any]:
-    pa = arrow()
-    try:
-        reader = columns.parse(relation, pa.PythonFile(pipe, mode="r"))
-    except pa.ArrowInvalid:
-        # pyarrow's word for an empty file.
-        if pipe.read():
-            raise
-        return
-    schema = columns.schema(relation)  # which says what is never null, as CSV cannot
-    for batch in reader:
-        yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-
-
 class _Writers:
     """The files of a piece that are being written, and the rows that wait for their row groups."""
 
     def __init__(self, files: Files, piece: Piece) -> None:
         self._files = files
         self._piece = piece
-        self._unsplit = _Waiting()
         self._waiting: dict[_Key, _Waiting] = {}
         self._waiting_bytes = 0
         self._open: OrderedDict[_Key, _Writer] = OrderedDict()
@@ -195,18 +96,9 @@ class _Writers:
         self.seq_sum = 0
 
     def take(self, batch: Any) -> None:
-        """Some rows more.  They are split by file when it is worth it: little pieces cost more than what is in them."""
-        self.seq_sum += arrow().compute.sum(batch.column("seq")).as_py()
-        self._unsplit.add(batch)
-        if self._unsplit.bytes >= limits.ARCHIVE_SPLIT_BYTES:
-            self._split()
-
-    def _split(self) -> None:
-        if not self._unsplit.rows:
-            return
-        [whole] = self._unsplit.table().combine_chunks().to_batches()
-        self._unsplit = _Waiting()
-        for key, rows in _split(self._piece.relation, whole):
+        """Some rows more.  They come many at a time: little pieces of a file cost more than what is in them."""
+        self.seq_sum += arrow().compute.sum(batch.column("seq")).as_py() or 0
+        for key, rows in _split(self._piece.relation, batch):
             waiting = self._waiting.setdefault(key, _Waiting())
             waiting.add(rows)
             self._waiting_bytes += rows.nbytes
@@ -216,7 +108,6 @@ class _Writers:
             self._write(max(self._waiting, key=lambda k: self._waiting[k].bytes))
 
     def finish(self) -> list[File]:
-        self._split()
         for key in list(self._waiting):
             self._write(key)
         while self._open:
@@ -274,8 +165,10 @@ class _Writer:
         self._last = 0
         with translated("write", self._path):
             self._sink = _Hashed(files.sink(self._path))
+            # Each page is several writes: few of them should come as far as Python.
+            self._buffered = arrow().BufferedOutputStream(arrow().PythonFile(self._sink, "w"), _WRITE_BYTES)
             self._parquet = arrow().parquet.ParquetWriter(
-                self._sink, columns.schema(piece.relation), **columns.writing(piece.relation)
+                self._buffered, columns.schema(piece.relation), **columns.writing(piece.relation)
             )
 
     def write(self, table: Any) -> None:
@@ -292,6 +185,7 @@ class _Writer:
         tenant, day, kind, epoch = key
         with translated("write", self._path):
             self._parquet.close()
+            self._buffered.close()
             self._sink.close()
             self._files.sync(self._path)
         assert self._first is not None, "a file is begun when there are rows for it"
@@ -315,8 +209,9 @@ class _Writer:
         with contextlib.suppress(OSError, ValueError):
             self._parquet.close()
         self._parquet.is_open = False  # or it would try again when it is collected
-        with contextlib.suppress(OSError, ValueError):
-            self._sink.close()
+        for stream in (self._buffered, self._sink):
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
 
 
 class _Hashed:

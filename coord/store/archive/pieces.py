@@ -133,14 +133,19 @@ async def drop(pool: Pool, relation: Relation, span: Span) -> tuple[Verdict, str
 
 async def patient(conn: Connection, statement_s: float) -> None:
     """Let this transaction's statements take so long, sort in memory for a while, and not wait for a lock for ever."""
-    for name, value in (
-        ("statement_timeout", f"{statement_s * 1000:.0f}"),
-        ("lock_timeout", f"{limits.ARCHIVE_LOCK_S * 1000:.0f}"),
-        ("work_mem", f"{limits.ARCHIVE_SORT_KIB}kB"),
-        ("enable_seqscan", "on"),
-        ("datestyle", "ISO"),
-    ):
+    for name, value in patience(statement_s).items():
         await conn.execute("SELECT set_config($1, $2, true)", name, value)
+
+
+def patience(statement_s: float) -> dict[str, str]:
+    """The settings that let it."""
+    return {
+        "statement_timeout": f"{statement_s * 1000:.0f}",
+        "lock_timeout": f"{limits.ARCHIVE_LOCK_S * 1000:.0f}",
+        "work_mem": f"{limits.ARCHIVE_SORT_KIB}kB",
+        "enable_seqscan": "on",
+        "datestyle": "ISO",
+    }
 
 
 def _columns(files: Sequence[File]) -> list[list[Any]]:

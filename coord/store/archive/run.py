@@ -32,17 +32,11 @@ from coord.core.archive import (
     plan,
     purgeable,
 )
-from coord.store.archive import columns, parquet, pieces
+from coord.store.archive import parquet, pieces
+from coord.store.archive.export import Source, exported
 from coord.store.archive.files import Files
 from coord.store.config import ArchiveConfig
-from coord.store.pool import Pool, rows_of
-from coord.store.queries import statement
-from coord.store.sqlstate import translated
-
-_EXPORTS: Final[dict[Relation, str]] = {
-    "event": "archive_export_event",
-    "metric_sample": "archive_export_metric_sample",
-}
+from coord.store.pool import Pool
 
 _WITH_OTHERS: Final = frozenset({"writing", "verified", "restored"})
 """States in which it matters what else was restored into the chunk."""
@@ -103,8 +97,8 @@ async def run(
 ) -> Report:
     """Write, verify and drop what is due.  `told` is awaited after each step.
 
-    Takes a connection of `pool` for the whole run, and one more for each chunk that is worked on `at_once`: with
-    two the server sorts the next chunk while this one is read back.  Raises `ArchiveBusy` when another
+    Takes a connection of `pool` for the whole run and, beside the pool, one for each chunk that is worked on `at_once`:
+    with two the server sorts the next chunk while this one is read back.  Raises `ArchiveBusy` when another
     process is at it, `ArchiveUnavailable` or `DatabaseUnavailable` when nothing can be done now.
     """
     async with _working(pool, config, files, told) as work:
@@ -162,15 +156,20 @@ async def _working(pool: Pool, config: ArchiveConfig, files: Files | None, told:
     config.validate()
     if files is None:
         files = await asyncio.to_thread(Files.open, config)
-    async with pieces.locked(pool):
-        yield _Run(pool, config, files, told)
+    source = Source(pool.config)
+    try:
+        async with pieces.locked(pool):
+            yield _Run(pool, source, config, files, told)
+    finally:
+        await asyncio.to_thread(source.close)
 
 
 class _Run:
     """One run: the steps, each of which may be repeated after a crash in the middle of it."""
 
-    def __init__(self, pool: Pool, config: ArchiveConfig, files: Files, told: Told | None) -> None:
+    def __init__(self, pool: Pool, source: Source, config: ArchiveConfig, files: Files, told: Told | None) -> None:
         self._pool = pool
+        self._source = source
         self._config = config
         self._files = files
         self._told = told
@@ -247,7 +246,7 @@ class _Run:
     async def _write(self, piece: Piece) -> Piece:
         """Export the chunk into files aside.  What an attempt before left is removed first."""
         await self._clear(piece)
-        files, seq_sum = await export(self._pool, self._files, piece)
+        files, seq_sum = await export(self._source, self._files, piece)
         if files:
             return await pieces.written(self._pool, piece, files, seq_sum, await self._within(piece, files))
         # Nothing in it: the empty chunk goes, and there is no piece.
@@ -364,39 +363,6 @@ class _Run:
             await self._told(done)
 
 
-async def export(pool: Pool, files: Files, piece: Piece) -> tuple[list[File], int]:
+async def export(source: Source, files: Files, piece: Piece) -> tuple[list[File], int]:
     """The rows of a piece's span into files aside; the files, and the sum of seq."""
-    pipe = parquet.Pipe()
-    writing = asyncio.ensure_future(asyncio.to_thread(parquet.write, files, piece, pipe))
-    try:
-        count = await _copy_out(pool, piece, pipe)
-        await pipe.end()
-    except BaseException:
-        if pipe.broken:
-            await writing  # raises what ended it, from which what broke here follows
-        pipe.abort()
-        await asyncio.wait({writing})
-        writing.exception()  # it is said here already
-        raise
-    written, seq_sum = await writing
-    rows = sum(file.rows for file in written)
-    if rows != count:
-        raise errors.ArchiveError(f"the database sent {count} rows of the {piece}, {rows} were written")
-    return written, seq_sum
-
-
-async def _copy_out(pool: Pool, piece: Piece, pipe: parquet.Pipe) -> int:
-    async with pool.transaction(limits.ARCHIVE_STATEMENT_S) as conn:
-        await pieces.patient(conn, limits.ARCHIVE_STATEMENT_S)
-        with translated("export a chunk"):
-            status: str = await conn.copy_from_query(
-                statement(_EXPORTS[piece.relation]),
-                piece.start,
-                piece.end,
-                output=pipe.put,
-                format="csv",
-                delimiter=columns.DELIMITER,
-                quote=columns.QUOTE,
-                timeout=limits.ARCHIVE_STATEMENT_S,
-            )
-    return rows_of(status)
+    return await exported(source, piece, lambda batches: parquet.write(files, piece, batches))
