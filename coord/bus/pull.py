@@ -35,6 +35,7 @@ from coord.bus.patched import Message
 from coord.bus.puller import OVERHEAD_BYTES, Delivery, Puller, is_delivery, status_error
 from coord.core.delivery import DeliveryOrder
 from coord.runtime.bell import Bell
+from coord.runtime.clock import until_moment
 
 __all__ = ["Delivery", "PinnedReader", "as_published"]
 
@@ -134,9 +135,11 @@ class PinnedReader(Puller):
         while not pinned.done():
             self._raise_if_broken()
             self._bell.silence()
-            self._ask(1, bytes_max=None)
+            # All who wait so ask, and are told that there is nothing, in the same moments: one wake-up for many.
+            wait_s = until_moment(asyncio.get_running_loop().time() + self._expires_s / 2, self._expires_s)
+            self._ask(1, bytes_max=None, expires_s=wait_s + self._expires_s / 2)
             # A request that did not even expire is lost; asking again costs nothing.
-            await self._bell.wait(1.5 * self._expires_s, pinned)
+            await self._bell.wait(2 * self._expires_s, pinned)
         self._pin = self._whose["id"] = pinned.result()
         self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 
@@ -384,12 +387,12 @@ class PinnedReader(Puller):
     def renew(self) -> None:
         """Lent: renew the pin, and have the server show that it lives.
 
-        No message fits into a byte: the server answers that the next one does not, or that there is none.
+        No message fits into a byte: the server answers at once that the next one does not, or that there is none.
         """
         if self._lender is None or self._inbox is None or self._broken is not None:
             return
         try:
-            self._ask(1, bytes_max=1)
+            self._ask(1, bytes_max=1, expires_s=0)
         except errors.BusError as exc:
             self._break(exc)
 

@@ -94,8 +94,11 @@ class Puller:
 
     # --- requests ------------------------------------------------------------------------
 
-    def _ask(self, batch: int, *, bytes_max: int | None) -> None:
-        request = self._whose | {"batch": batch, "expires": int(self._expires_s * 1e9)}
+    def _ask(self, batch: int, *, bytes_max: int | None, expires_s: float | None = None) -> None:
+        """`expires_s`: 0 to be answered at once; None: as all requests."""
+        expires_s = self._expires_s if expires_s is None else expires_s
+        waits = {"expires": int(expires_s * 1e9)} if expires_s else {"no_wait": True}
+        request = self._whose | {"batch": batch} | waits
         if bytes_max is not None:
             request["max_bytes"] = bytes_max
         if self._inbox is None:

@@ -40,6 +40,7 @@ from coord.bus.riding import Meeting, Ride, Wanted
 from coord.bus.topology import Spec, create_consumer
 from coord.core.chain import canonical_headers
 from coord.core.gathering import Gathering, Place, Word
+from coord.runtime.clock import until_moment
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
@@ -257,7 +258,7 @@ class SharedReader:
     async def _renew(self) -> None:
         """Keep the pins, whatever else is waited for."""
         while True:
-            await asyncio.sleep(limits.PULL_EXPIRES_S)
+            await asyncio.sleep(until_moment(asyncio.get_running_loop().time(), limits.PULL_EXPIRES_S))
             for reader in self._readers:
                 reader.renew()
 

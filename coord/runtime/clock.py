@@ -43,6 +43,11 @@ def utc_now() -> datetime:
     return datetime.fromtimestamp(unix(), UTC)
 
 
+def until_moment(now: float, every_s: float) -> float:
+    """Seconds until the next of the moments that are `every_s` (> 0) apart: who waits for it wakes up with others."""
+    return every_s - now % every_s
+
+
 class Clock(Protocol):
     """What coord asks of a clock."""
 
