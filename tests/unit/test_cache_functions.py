@@ -19,7 +19,7 @@ from coord import errors, limits
 from coord.cache.config import CacheConfig
 from coord.cache.functions import Functions
 from coord.cache.loading import Cache, Loaded
-from coord.core.eviction import TagRules, Watermark, depends_on
+from coord.core.eviction import Evictions, TagRules, Watermark, depends_on
 from coord.telemetry.metrics import Metrics
 from coord.wire import notices, subjects
 from coord.wire.notices import Notice
@@ -560,3 +560,20 @@ async def test_notices_that_are_none_are_counted(cache: Cache) -> None:
         "coord_cache_notices_total", {"tier": "l1", "outcome": "unreadable"}
     )
     assert found == 10
+
+
+def test_a_tag_that_two_partitions_touch_requires_nothing_of_others() -> None:
+    evictions = Evictions()
+    evictions.connected()
+    places = {(subjects.EVENTS, p): (1, 10 + p) for p in (1, 2)}
+    for p in (1, 2):
+        evictions.beat(notices.decode(said(9 + p, p=p, tags=[])))
+    for p in (1, 2):
+        evictions.notice(notices.decode(said(10 + p, p=p, tags=["kind:note", f"note:{p}"])))
+    before = evictions.required(["note:3"])
+    assert evictions.required(["kind:note"]) == places
+    assert evictions.required(["note:1"]) == before | {(subjects.EVENTS, 1): (1, 11)}
+    evictions.notice(notices.decode(said(12, p=1, tags=["kind:note", "note:1"], from_=11)))
+    assert evictions.required(["note:3"]) == before, "nothing was forgotten"
+    assert evictions.is_evicted(["kind:note"], places)
+    assert not evictions.is_evicted(["note:2"], places)
