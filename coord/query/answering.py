@@ -60,6 +60,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 _SHAPE: Final = Shape(Piece)
+_encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 _KEY_CHARS: Final = limits.CACHE_KEY_BYTES_MAX // 4
 """Of values in a key: a text takes four bytes a character at most."""
 
@@ -180,10 +181,10 @@ async def _rows(answer: answers.Answer) -> tuple[list[bytes], bool]:
     """As many as one piece has, and whether there are more."""
     rows: list[bytes] = []
     room = limits.QUERY_ANSWER_BYTES
-    raw = answers.json_columns(answer.columns)
+    nest = answers.nesting(answer.columns)
     async for batch in answer.batches(limits.QUERY_FETCH_ROWS):
         for record in batch:
-            row = msgspec.json.encode(answers.nested(dict(record), raw), enc_hook=str)
+            row = _encode(nest(record))
             if len(rows) == limits.QUERY_ANSWER_ROWS or (rows and len(row) > room):
                 return rows, True
             rows.append(row)
@@ -226,17 +227,11 @@ def _has_moved(at: Position, piece: Piece) -> bool:
 
 def _page(piece: Piece, at: Position, rows_max: int, bytes_max: int, etag: Etag, *, moved: bool) -> QueryAnswer:
     """As many rows from `at` on as one answer takes."""
-    rows: list[msgspec.Raw] = []
-    room = min(bytes_max, limits.QUERY_PAGE_BYTES)
-    for row in piece.rows[at.offset : at.offset + rows_max]:
-        if len(row) + 1 > bytes_max:
-            if rows:
-                break
-            raise errors.PayloadTooLarge("this row does not fit into one answer", bytes=len(row), bytes_max=bytes_max)
-        if rows and len(row) + 1 > room:
-            break
-        rows.append(msgspec.Raw(row))
-        room -= len(row) + 1
+    wanted = piece.rows[at.offset : at.offset + rows_max]
+    if sum(map(len, wanted)) + len(wanted) <= min(bytes_max, limits.QUERY_PAGE_BYTES):
+        rows = list(map(msgspec.Raw, wanted))
+    else:
+        rows = _fitting(wanted, bytes_max)
     end = at.offset + len(rows)
     following = None
     if end < len(piece.rows):
@@ -252,6 +247,22 @@ def _page(piece: Piece, at: Position, rows_max: int, bytes_max: int, etag: Etag,
         moved=moved,
         watermark=msgspec.Raw(piece.watermark),
     )
+
+
+def _fitting(wanted: list[bytes], bytes_max: int) -> list[msgspec.Raw]:
+    """The first of these rows, as many as there is room for."""
+    rows: list[msgspec.Raw] = []
+    room = min(bytes_max, limits.QUERY_PAGE_BYTES)
+    for row in wanted:
+        if len(row) + 1 > bytes_max:
+            if rows:
+                break
+            raise errors.PayloadTooLarge("this row does not fit into one answer", bytes=len(row), bytes_max=bytes_max)
+        if rows and len(row) + 1 > room:
+            break
+        rows.append(msgspec.Raw(row))
+        room -= len(row) + 1
+    return rows
 
 
 def _unmodified(etag: Etag, watermark: bytes) -> QueryAnswer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
@@ -129,9 +129,26 @@ def json_columns(columns: Sequence[Column]) -> list[str]:
     return [c.name for c in columns if c.type in _JSON and not c.is_array]
 
 
+def nesting(columns: Sequence[Column]) -> Callable[[Row | asyncpg.Record], dict[str, Any]]:
+    """`nested` for rows of these columns: their types say which values have to be looked at."""
+    raw = json_columns(columns)
+    numbers = [c.name for c in columns if c.type == "numeric" and not c.is_array]
+
+    def nest(row: Row | asyncpg.Record) -> dict[str, Any]:
+        record = dict(row)
+        for name in numbers:
+            record[name] = number(record[name])
+        return _with_json(record, raw)
+
+    return nest
+
+
 def nested(row: Row, raw: Sequence[str]) -> dict[str, Any]:
     """With the JSON of these columns in place of its text."""
-    record = plain(row)
+    return _with_json(plain(row), raw)
+
+
+def _with_json(record: dict[str, Any], raw: Sequence[str]) -> dict[str, Any]:
     for name in raw:
         if record[name] is not None:
             record[name] = msgspec.Raw(record[name].encode())

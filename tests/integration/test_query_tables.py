@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
@@ -31,6 +33,8 @@ from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.cache_api import CacheAsk
 from coord.wire.query_api import QueryAnswer, QueryRequest
+from tests.soak import query as soak
+from tests.soak.harness import Result
 from tests.support import interop
 from tests.support.cluster import Cluster
 from tests.support.log import query_service
@@ -255,6 +259,38 @@ async def test_instances_share_what_one_has_read(
         first = await ask(one)
         assert await ask(other) == first
         assert (loads(one), loads(other)) == (1, 0)
+
+
+async def test_every_answer_is_what_the_log_was_up_to_where_it_goes(
+    running: Running, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A little of ``python -m tests.soak query``: two instances, two tenants, facts and questions side by side."""
+    url, _, _, _, database_url = running
+    names = tuple(f"t{secrets.token_hex(4)}" for _ in range(2))
+    monkeypatch.setattr(soak, "TENANTS", names)
+    over, result = asyncio.Event(), Result()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(query_service(url, database_url=database_url))
+        clients = {
+            name: await stack.enter_async_context(coord.connect(url, tenant=name, agent="speaker")) for name in names
+        }
+        stating = soak.Stating(clients, rng, keys=3, per_s=200.0)
+        askers = [soak.Asker(clients[name].connection, rng, 3, stating.acked) for name in names]
+        tasks = [asyncio.create_task(stating.run(over)), *(asyncio.create_task(one.run(over)) for one in askers)]
+        await until(lambda: min(len(one.told) for one in askers) >= 40 and stating.facts >= 20)
+        over.set()
+        await asyncio.gather(*tasks)
+        await soak.at_last(result, askers[0], names, 3)
+    database = await asyncpg.connect(database_url)
+    rows = await database.fetch(
+        "SELECT tenant, key, seq FROM coord.event WHERE tenant = ANY($1) ORDER BY epoch, seq, idx", list(names)
+    )
+    await database.close()
+    facts: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        facts.setdefault((row["tenant"], row["key"]), []).append(row["seq"])
+    assert soak.check(result, [told for one in askers for told in one.told], facts) >= 80
+    assert not result.findings
 
 
 async def test_slow_questions_of_many_fleets_hold_up_nobody_else(

@@ -1,4 +1,4 @@
-"""``coord bench cache``: what a cached answer costs, and that none is stale."""
+"""``coord bench cache`` and ``coord bench query``: what a cached answer costs, and that none is stale."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from coord.ops.cli.bench import _on_own_servers, _print
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make it a command of `coord bench`."""
+    """Make them commands of `coord bench`."""
     command(app, "cache")(cache)
+    command(app, "query")(query)
 
 
 class CachePart(StrEnum):
@@ -62,3 +63,33 @@ async def cache(
     report = await run(config, ctx.out.say)
     _print(ctx, report)
     return Exit.UNHEALTHY if report["figures"].get("stale_answers") else Exit.OK
+
+
+async def query(
+    ctx: Context,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each sort of question.")] = 2,
+    scale: Annotated[float, typer.Option("--scale", min=0.001, help="Multiplies every duration.")] = 1.0,
+    tenants: Annotated[int, typer.Option("--tenants", min=1, help="That ask what is answered quickly.")] = 8,
+    slow: Annotated[int, typer.Option("--slow", min=0, help="Tenants besides, whose questions take long.")] = 4,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="cProfile's data of the instance, instead.")
+    ] = None,
+) -> None:
+    """Answers of the query service over NATS and HTTP beside asyncpg's own, and fast tenants beside slow ones: 40 s.
+
+    Free ports, temporary files; nothing is left. docs/howto/query.md says what each figure is.
+    """
+    from coord.ops import environment
+    from coord.ops.bench.querying import QueryingConfig
+    from coord.ops.bench.querying import query as run
+    from coord.ops.devstack.stack import DevStackConfig
+
+    _on_own_servers(ctx)
+    config = QueryingConfig(
+        tenants=tenants,
+        slow=slow,
+        rounds=rounds,
+        profile=None if profile is None else str(profile),
+        database=DevStackConfig.from_env(environment.variables(), ephemeral=True, nats=False),
+    ).scaled(scale)
+    _print(ctx, await run(config, ctx.out.say))
