@@ -158,6 +158,8 @@ class PartitionProjector:
         self._m_duplicates = metrics.duplicates_dropped.labels(stage="projector")
         self._m_acked = metrics.messages_settled.labels(consumer=label, result="ack")
         self._m_flush = metrics.db_flush_duration_seconds.labels(stream=stream)
+        self._m_events = metrics.db_rows_written.labels(table="event")
+        self._m_samples = metrics.db_rows_written.labels(table="metric_sample")
         self._m_rows = metrics.db_flush_rows.labels(stream=stream)
         self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
 
@@ -414,8 +416,8 @@ class PartitionProjector:
         assert batch.first is not None
         assert batch.last is not None
         observe_many(self._m_end_to_end, (now - d.stored_ns / 1e9 for d in (batch.first, batch.last)))
-        metrics.db_rows_written.labels(table="event").inc(len(batch.events))
-        metrics.db_rows_written.labels(table="metric_sample").inc(len(batch.samples))
+        self._m_events.inc(len(batch.events))
+        self._m_samples.inc(len(batch.samples))
         for letter in batch.letters:
             metrics.messages_dead_lettered.labels(stream=self.stream, reason=letter.row.code).inc()
         if batch.letters:
