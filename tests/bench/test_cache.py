@@ -61,6 +61,14 @@ def test_an_answer_older_than_what_was_heard_is_stale() -> None:
     assert cache_fleet.stale_answers(old, commits) == 6
 
 
+def test_an_answer_with_other_facts_than_there_were_is_found() -> None:
+    commits: Any = [{"id": "n1", "seq": 5}, {"id": "n2", "seq": 6}, {"id": "n1", "seq": 9}]
+    good: Any = SimpleNamespace(counts=[("n1", 0, 0), ("n1", 5, 1), ("n1", 9, 2), ("n2", 6, 1)])
+    bad: Any = SimpleNamespace(counts=[("n1", 9, 1), ("n2", 6, 2)])
+    assert cache_fleet.miscounted([good], commits) == []
+    assert cache_fleet.miscounted([good, bad], commits) == ["n1", "n2"]
+
+
 def test_a_last_answer_that_is_not_the_newest_is_found() -> None:
     commits: Any = [{"id": "n1", "seq": 5}, {"id": "n2", "seq": 6}, {"id": "n1", "seq": 9}]
     told: Any = [SimpleNamespace(at_last={"n1": 9, "n2": 6, "n3": 0}), SimpleNamespace(at_last={"n1": 5, "n2": 6})]

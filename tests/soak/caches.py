@@ -2,7 +2,8 @@
 
 Each writes down what it had heard when it asked; afterwards every answer is held against the tables: older than what
 was heard is stale.  At the end, when all is quiet, every process asks for everything once more and must have the
-newest: a notice that was lost with what was killed must have been found out.
+newest: a notice that was lost with what was killed must have been found out.  In half of them facts move answers on;
+each of those answers must have all facts up to its newest, each once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.client.connect import Coord, connect
-from coord.ops.bench.cache_fleet import COMMITS, FleetConfig, jobs, left_behind, stale_answers, worker
+from coord.ops.bench.cache_fleet import COMMITS, FleetConfig, jobs, left_behind, miscounted, stale_answers, worker
 from coord.ops.bench.cache_worker import GO, TENANT, Told, names
 from coord.ops.bench.workers import Worker
 from coord.wire import subjects
@@ -95,6 +96,8 @@ async def run(job: Job) -> Result:
         result.found("stale", f"{stale} answers were older than what their process had heard", stale)
     for note in left_behind(told, commits):
         result.found("stale", f"{note}: somebody's last answer is not the newest")
+    for note in miscounted(told, commits):
+        result.found("stale", f"{note}: an answer that facts moved on has other facts than there were")
     if (growth := max(one.rss_growth_bytes for one in told)) > _GROWTH_MAX:
         result.found("memory", f"a process has grown by {growth} bytes")
     if not checked or not commits:
@@ -102,6 +105,7 @@ async def run(job: Job) -> Result:
     result.volume |= {
         "processes": processes, "answers": checked, "facts": stating.facts, "unsure": stating.unsure,
         "questions without answer": sum(one.failed for one in told), "loads": sum(one.loads for one in told),
+        "facts that moved answers": sum(one.moved.get("moved", 0) for one in told),
     }  # fmt: skip
     result.details |= {
         "rss_mib_most": max(one.rss_bytes for one in told) // limits.MIB,
@@ -111,7 +115,9 @@ async def run(job: Job) -> Result:
 
 
 async def _started(stack: Stack, processes: int, workers: contextlib.AsyncExitStack) -> list[Worker]:
-    config = FleetConfig(processes=processes, connections=processes, readers=processes, notes=NOTES, pause_s=0.1)
+    config = FleetConfig(
+        processes=processes, connections=processes, readers=processes, notes=NOTES, pause_s=0.1, moved=processes // 2
+    )  # fmt: skip
     running: list[Worker] = []
     made = iter(jobs(config, stack.nats_url, stack.database_url))
     while some := list(itertools.islice(made, _AT_A_TIME)):

@@ -62,6 +62,8 @@ class FleetConfig(msgspec.Struct, frozen=True, kw_only=True):
     """how long those who ask do."""
     pause_s: float = 0.01
     """Of a reader after each sixty questions."""
+    moved: int = 0
+    """Processes in which facts move answers on: the last ones."""
 
 
 class Watch:
@@ -137,6 +139,7 @@ def jobs(config: FleetConfig, nats_url: str, database_url: str) -> list[Listenin
         job = Listening(
             nats_url=nats_url, database_url=database_url, first=first, connections=connections, readers=readers,
             notes=config.notes, zipf=config.zipf, pause_s=config.pause_s,
+            moved=n >= processes - config.moved,
         )  # fmt: skip
         dealt.append(job)
         first += connections
@@ -208,6 +211,15 @@ def stale_answers(answers: Iterable[Answered], commits: list[asyncpg.Record]) ->
         if before and answered.answer < seqs[before - 1]:
             stale += answered.times
     return stale
+
+
+def miscounted(told: Iterable[Told], commits: list[asyncpg.Record]) -> list[str]:
+    """Notes of which an answer was that has one fact too many or too few up to its newest."""
+    by_note: dict[str, list[int]] = {}
+    for row in commits:
+        by_note.setdefault(row["id"], []).append(row["seq"])
+    counts = {one for each in told for one in each.counts}
+    return sorted({note for note, seq, n in counts if n != bisect.bisect_right(by_note.get(note, []), seq)})
 
 
 def left_behind(told: Iterable[Told], commits: list[asyncpg.Record]) -> list[str]:

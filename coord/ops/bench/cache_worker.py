@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
 from coord.bus.connection import NatsConfig
-from coord.cache.functions import CachedFunction
+from coord.cache.functions import CachedFunction, CachedOptions
 from coord.cache.loading import Loaded
 from coord.client.connect import Connecting, Coord, connect
 from coord.ops.bench import process
@@ -36,6 +36,7 @@ from coord.store.snapshots import reading
 from coord.telemetry.metrics import Metrics
 from coord.wire import notices, subjects
 from coord.wire.cache_api import CacheStats
+from coord.wire.records import StoredFact
 
 TENANT: Final = "bench"
 GO: Final = "go"
@@ -50,6 +51,7 @@ _QUESTIONS: Final = 60
 _NEWEST: Final = """
     SELECT coalesce(max(seq), 0) FROM coord.event WHERE key = $1 AND tenant = 'bench' AND kind = 'note' AND id = $1
 """
+_COUNT: Final = "SELECT count(*) FROM coord.event WHERE key = $1 AND tenant = 'bench' AND kind = 'note' AND id = $1"
 
 
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +70,21 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
     """A note's share falls with its rank to this power."""
     pause_s: float
     """Of a reader after each sixty questions: a fleet's agents do something else besides."""
+    moved: bool = False
+    """Whether facts move answers on; then each says how many there are, too."""
+
+
+class Newest(msgspec.Struct, frozen=True):
+    """An answer about a note."""
+
+    seq: int
+    """Of its newest fact."""
+    count: int = 0
+    """How many there are, where facts move answers on."""
+
+
+def _add(newest: Newest, fact: StoredFact) -> Newest:
+    return Newest(fact.seq, newest.count + 1)
 
 
 class Heard(msgspec.Struct):
@@ -106,7 +123,11 @@ class Told(msgspec.Struct, kw_only=True):
     dropped: dict[str, int]
     """Entries that left, by why, and"""
     refused: dict[str, int]
-    """loads that were not kept, by why; since the process began."""
+    """loads that were not kept, by why, and"""
+    moved: dict[str, int]
+    """what came of moving answers on; since the process began."""
+    counts: list[tuple[str, int, int]]
+    """Note, newest sequence and number of facts of each answer that was, where they are moved on."""
     bytes_max: int
     """Held by its fullest cache."""
     rss_bytes: int
@@ -129,8 +150,10 @@ def shares(count: int, zipf: float) -> list[float]:
 class Listener:
     """One connection."""
 
-    def __init__(self, client: Coord, pool: Pool, heard: dict[bytes, Heard]) -> None:
+    def __init__(self, client: Coord, pool: Pool, heard: dict[bytes, Heard], *, moved: bool) -> None:
         self.client = client
+        self.counts: set[tuple[str, int, int]] = set()
+        self._moved = moved
         self.answers: Counter[tuple[str, int, int]] = Counter()
         self._known: dict[str, int] = {}
         self._hear, self._heard = client.cache.hear, heard
@@ -140,12 +163,17 @@ class Listener:
         self.at_last: dict[str, int] = {}
         client.cache.hear = self._listen  # type: ignore[method-assign]  # the bench listens in
 
-        @client.cached("newest:{id}", tags=["note:{id}"])
+        options: CachedOptions = {"tags": ["note:{id}"]}
+        if moved:
+            options["moved_by"] = _add
+
+        @client.cached("newest:{id}", **options)
         async def newest(id: str) -> Loaded:  # noqa: A002
             async with reading(pool) as seen:
-                return Loaded(await seen.conn.fetchval(_NEWEST, id), seen.marks)
+                count = await seen.conn.fetchval(_COUNT, id) if moved else 0
+                return Loaded(Newest(await seen.conn.fetchval(_NEWEST, id), count), seen.marks)
 
-        self.newest: CachedFunction[int] = newest
+        self.newest: CachedFunction[Newest] = newest
 
     def _listen(self, body: bytes) -> None:
         self._hear(body)
@@ -179,12 +207,16 @@ class Listener:
             for id_ in rng.choices(notes, cum_weights=cumulated, k=_QUESTIONS):
                 least = known.get(id_, 0)
                 try:
-                    answers[id_, await self.newest(id_), least] += 1
+                    newest = await self.newest(id_)
                 except errors.CoordError:  # what it asks may be away; no answer is no old one
                     self.failed += 1
+                    continue
+                answers[id_, newest.seq, least] += 1
+                if self._moved:
+                    self.counts.add((id_, newest.seq, newest.count))
             await asyncio.sleep(job.pause_s)
         for id_ in notes:
-            self.at_last[id_] = await self.newest(id_)
+            self.at_last[id_] = (await self.newest(id_)).seq
 
 
 async def listen(job: Listening, over: asyncio.Event) -> None:
@@ -196,7 +228,7 @@ async def listen(job: Listening, over: asyncio.Event) -> None:
         await pool.open()
         stack.push_async_callback(pool.close)
         listeners = [
-            Listener(await stack.enter_async_context(_client(job, n)), pool, heard)
+            Listener(await stack.enter_async_context(_client(job, n)), pool, heard, moved=job.moved)
             for n in range(job.first, job.first + job.connections)
         ]
         await _warm(job, listeners)
@@ -262,6 +294,8 @@ def _told(
         loads=loads,
         dropped=_added(stats.dropped for stats in after),
         refused=_added(stats.refused for stats in after),
+        moved=_added(stats.moved for stats in after),
+        counts=sorted({one for listener in listeners for one in listener.counts}),
         bytes_max=max(s.bytes for s in after),
         rss_bytes=rss_bytes(os.getpid()),
         rss_growth_bytes=0,
