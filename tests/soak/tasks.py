@@ -17,6 +17,7 @@ import contextlib
 import time
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 import coord
@@ -45,22 +46,34 @@ is shown, and says as much about the machine: processes of Python start, and tho
 _QUIET_S = 3.0
 """For so long workers listen after the last restart of the broker."""
 _BEHIND_MAX_S = 120.0
+_SOON_TOGETHER: dict[str, int | float] = {"GATHER_PAUSE_S": 0.5, "GATHER_PAUSE_MAX_S": 2.0}
+"""What a round of seconds ends is begun again within it."""
 TENANT = "siege"
 
 
 async def run(job: Job) -> Result:
-    rounds = job.of(job.rounds, ROUNDS, 3)
-    share = min(1.0, (job.facts or IN_FLIGHT.tasks) / IN_FLIGHT.tasks) * min(1.0, job.scale * 10)
-    amount = Amount(tasks=round(IN_FLIGHT.tasks * share), workflows=round(IN_FLIGHT.workflows * share))
+    return await besieged(job, "tasks", ROUNDS, IN_FLIGHT, alone=False)
+
+
+async def besieged(job: Job, name: str, rounds: int, in_flight: Amount, *, alone: bool) -> Result:
+    """`alone`: one process is all of coord, instead of two that decide and two that project."""
+    rounds = job.of(job.rounds, rounds, 3)
+    share = min(1.0, (job.facts or in_flight.tasks) / in_flight.tasks) * min(1.0, job.scale * 10)
+    amount = Amount(tasks=round(in_flight.tasks * share), workflows=round(in_flight.workflows * share))
     result = Result(rounds=rounds, volume={"tasks in flight": amount.tasks, "workflows in flight": amount.workflows})
-    with folder(job, "tasks") as home:
+    with folder(job, name) as home:
         async with Stack.open(home, settings=LOSES_MUCH) as stack:
-            for _ in range(PROJECTORS):
+            for _ in range(0 if alone else PROJECTORS):
                 await (await stack.projector()).ready(60)
-            told = crew.Job(
-                role="worker", urls=(), tenant=TENANT, name="", folder=str(home), database=stack.database_url
-            )
-            async with Siege.of(stack.nats, told, home / "crew.log") as siege, connected(siege.urls) as c:
+            told = crew.Job(urls=(), tenant=TENANT, folder=str(home), database=stack.database_url)
+            if alone:
+                told = msgspec.structs.replace(told, everything=True, limits=_SOON_TOGETHER)
+            servers = 1 if alone else 2
+            log = home / "crew.log"
+            async with (
+                Siege.of(stack.nats, told, log, servers=servers) as siege,
+                connected(siege.urls) as c,
+            ):
                 load = Load(c, amount, job.seed)
                 await _rounds(job, result, stack, siege, load)
                 await finish(result, load)
@@ -72,6 +85,8 @@ async def run(job: Job) -> Result:
                 await load.last_word()
                 await asyncio.sleep(_QUIET_S)
             await verdict(result, load, siege.urls, stack.database_url, home)
+            if alone:
+                result.details["rides"] = log.read_text(errors="replace").count("gathered.riding")
     return result
 
 

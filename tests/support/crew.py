@@ -41,6 +41,8 @@ class Job(msgspec.Struct, frozen=True):
     name: str = ""
     database: str = ""
     """A server's, for what was used before the log's window; none: the log is all there is."""
+    everything: bool = False
+    """A server's: it is all of coord, its projector, too."""
     slots: int = 600
     """A worker's, for tasks; a third of that for the steps of workflows."""
     limits: dict[str, int | float] = {}
@@ -108,7 +110,7 @@ async def _serve(job: Job) -> None:
     from coord.runtime.service import Service, ServiceGroup
     from coord.server.presence import PresenceConfig
     from coord.store.config import DatabaseConfig
-    from coord.telemetry import metrics
+    from coord.telemetry import logs, metrics
 
     settings = Settings(
         nats=NatsConfig(urls=job.urls, ping_interval_s=1.0),
@@ -117,13 +119,17 @@ async def _serve(job: Job) -> None:
         service=ServiceConfig(stats_every_s=0.0),
         http=HttpConfig(enabled=False),
     )
-    decider = serve.services(settings, serve.What.DECIDER, registry=metrics.default())
-    query: Service
-    if job.database:
-        query = serve.services(settings, serve.What.QUERY, registry=metrics.default())
+    services: list[Service]
+    if job.everything:
+        logs.configure(logs.LogConfig(), stream=sys.stderr)  # what it says of its readers is counted
+        services = [serve.services(settings, registry=metrics.default())]
     else:
-        query = serve.OnConnection("query", settings.nats, QueryService, registry=metrics.default())
-    async with ServiceGroup("crew", [decider, query], registry=metrics.default()) as group:
+        services = [serve.services(settings, serve.What.DECIDER, registry=metrics.default())]
+        if job.database:
+            services.append(serve.services(settings, serve.What.QUERY, registry=metrics.default()))
+        else:
+            services.append(serve.OnConnection("query", settings.nats, QueryService, registry=metrics.default()))
+    async with ServiceGroup("crew", services, registry=metrics.default()) as group:
         await group.wait_ready(100)
         print("ready", flush=True)
         await asyncio.Event().wait()
