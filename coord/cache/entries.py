@@ -27,7 +27,7 @@ import zstandard
 from coord import errors, limits
 from coord.core.eviction import Marks
 
-_FORMAT: Final = b"cache entry 1"
+_FORMAT: Final = b"cache entry 2"
 _CHECKSUM_BYTES: Final = 4
 
 _Mark: TypeAlias = tuple[str, int, int, int]
@@ -50,6 +50,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """In which eras that was (`coord.cache.eras`)."""
     packed: bool
     value: bytes
+    lease: bytes = b""
+    """Under which it was loaded: whoever knows that this was taken after it had asked may take it for its own load."""
 
     def places(self) -> Marks:
         """The marks as `coord.core.eviction` knows them."""
@@ -106,6 +108,22 @@ def key_bytes(key: Hashable) -> bytes:
         return msgspec.msgpack.encode(key)
     except (TypeError, ValueError, OverflowError) as exc:
         raise errors.InvalidCacheKey("a key that is shared is made of text", key=repr(key)[:256]) from exc
+
+
+def key_of(said: bytes) -> Hashable:
+    """The key of which `key_bytes` made these; raises `InvalidCacheKey`."""
+    try:
+        return _tuples(msgspec.msgpack.decode(said))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise errors.InvalidCacheKey("these bytes are no key") from exc
+
+
+def _tuples(said: Any) -> Hashable:
+    if isinstance(said, list):
+        return tuple(map(_tuples, said))
+    if not isinstance(said, Hashable):
+        raise errors.InvalidCacheKey("these bytes are no key")
+    return said
 
 
 def rules_fingerprint(rules: Mapping[str, tuple[str, ...]]) -> bytes:

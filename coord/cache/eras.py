@@ -3,15 +3,18 @@
 A fact evicts at a place of the log, by which answers can be judged that others stored.  By hand something is evicted at
 no place.  So each tag, key, or all, has an *era*, and an answer says in which eras of its own its load began; in
 another one it is a miss.  An eviction by hand ends an era at once in this process, and for whoever looks at the record
-of them in the tier: when a process begins, and every `limits.CACHE_ERAS_S`.
+of them in the tier: when a process begins, when it is told (`coord.cache.by_hand`), and every `limits.CACHE_ERAS_S`.
 
 ::
 
-    record:  { "t" + tag: (era, when), "k" + digest of a key: …, "*": all with tags, "!": all }
+    record:  birth, { "t" + tag: (era, when), "k" + digest of a key: …, "*": all with tags, "!": all }
 
 The name of a new era is made after what it replaces was read, and written only if that still stands: whoever meets it
-loads in it later than any eviction it replaces.  Until it is written the era has a name that nobody else knows.
-A record that was lost begins anew, and whoever remembers eras begins new ones.
+loads in it later than any eviction it replaces.  Until it is written, or read, the era has a name that nobody else
+knows.
+
+A record that has left its tier took evictions along of which, perhaps, nobody who lives knows.  So there always is
+one, and an answer says of which birth it was: what is from before a record's birth is a miss.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +37,8 @@ _SPARE_S: Final = 3_600.0
 
 EVERYTHING: Final = "!"
 TAGGED: Final = "*"
+BIRTH: Final = "#"
+"""Of the record, beside the eras: in every answer's digest."""
 
 NONE: Final[Mapping[str, str]] = {}
 
@@ -57,15 +62,25 @@ def of_key(said: bytes) -> str:
     return f"k{hashlib.blake2b(said, digest_size=16).hexdigest()}"
 
 
+def tags_of(whats: Collection[str]) -> list[str]:
+    """The tags among them."""
+    return [what[1:] for what in whats if what[0] == "t"]
+
+
+def keys_of(whats: Collection[str]) -> list[str]:
+    """What `of_key` called keys, of them."""
+    return [what for what in whats if what[0] == "k"]
+
+
 def digest(eras: Mapping[str, str], said: bytes, tags: Iterable[str]) -> bytes:
-    """The eras of one answer; empty while there was no eviction by hand that may concern it."""
+    """The eras of one answer; empty while no record is known."""
     if not eras:
         return b""
-    whats = [EVERYTHING, of_key(said), *map(of_tag, sorted(tags))]
-    if len(whats) > 2:
+    whats = [BIRTH, EVERYTHING, of_key(said), *map(of_tag, sorted(tags))]
+    if len(whats) > 3:
         whats.append(TAGGED)
     found = [(what, eras[what]) for what in whats if what in eras]
-    return hashlib.blake2b(msgspec.json.encode(found), digest_size=8).digest() if found else b""
+    return hashlib.blake2b(msgspec.json.encode(found), digest_size=8).digest()
 
 
 class Eras:
@@ -82,13 +97,20 @@ class Eras:
         """`ask`: calls one method of the shelf and awaits it, for so many seconds; raises `CoordError`."""
         self.now: Mapping[str, str] = NONE
         """What → its era; replaced, never changed."""
+        self.ended: Callable[[Collection[str]], None] = _nobody
+        """Told of what was evicted by hand elsewhere, when that is found in the record and nobody had said so."""
         self._shelf = shelf
         self._ask = ask
         self._monotonic = monotonic
         self._wall = wall
         self._pending: dict[str, int] = {}
         """What was evicted by hand and is not in the record yet, how often."""
-        self._born = ""
+        self._read: Mapping[str, str] = NONE
+        """As it was in the record when that was last read."""
+        self._said: set[str] = set()
+        """What was evicted since by this process, or by others who said so,"""
+        self._doubts = 0
+        """and how often there was reason to read it again."""
         self._looked_at = float("-inf")
         self._lock = asyncio.Lock()
 
@@ -105,15 +127,32 @@ class Eras:
 
     def end(self, whats: Iterable[str]) -> None:
         """Evicted by hand: their eras end, in this process now, in others when `sync` is done."""
-        begun = dict(self.now)
-        for what in whats:
+        for what in self._begin(whats):
             self._pending[what] = self._pending.get(what, 0) + 1
-            begun[what] = secrets.token_hex(8)
+        if len(self._pending) > limits.CACHE_ERAS_MAX:
+            self._pending = {EVERYTHING: sum(self._pending.values())}
+
+    def told(self, whats: Iterable[str]) -> None:
+        """Another process has written that these eras ended: whatever is in them is a miss until that was read."""
+        self._said.update(self._begin(whats))
+        if len(self._said) > limits.CACHE_ERAS_MAX:
+            self._said = {EVERYTHING}
+
+    def doubt(self) -> None:
+        """What was said may have been missed: read the record before the tiers are used again."""
+        self._doubts += 1
+        self._looked_at = float("-inf")
+
+    def _begin(self, whats: Iterable[str]) -> list[str]:
+        """Eras of names that nobody else knows, until the record is read; what has them."""
+        made = {what: secrets.token_hex(8) for what in whats}
+        begun = {**self.now, **made}
         if len(begun) > limits.CACHE_ERAS_MAX:
-            begun = {EVERYTHING: secrets.token_hex(8)}
-            self._pending = {EVERYTHING: self._pending.get(EVERYTHING, 0) + 1}
+            made = {EVERYTHING: secrets.token_hex(8)}
+            begun = {what: era for what, era in self.now.items() if what == BIRTH} | made
         self.now = begun
-        self._looked_at = float("-inf")  # before the tiers are used again it is written
+        self.doubt()
+        return list(made)
 
     async def sync(self, within_s: float | None = None) -> None:
         """Read the record, and write what was evicted here since; raises `CoordError`."""
@@ -125,16 +164,13 @@ class Eras:
         raise errors.ApiUnavailable("the record of evictions by hand changes all the time")
 
     async def _synced(self, within_s: float | None) -> bool:
+        doubts = self._doubts
         held = await self._ask(lambda: self._shelf.get(_NAME), within_s)
         record = _decoded(held)
         pending = dict(self._pending)
-        if self._born and (record is None or record.born != self._born):
-            pending = {what: self._pending.get(what, 0) for what in self.now}
-        if record is None and not pending:
-            return True
         base = {} if record is None else record.eras
         born = secrets.token_hex(8) if record is None else record.born
-        if pending or (record is not None and held is not None and self._is_old(record, held.seq)):
+        if pending or held is None or record is None or self._is_old(record, held.seq):
             base = self._merged(base, pending)
             body = msgspec.msgpack.encode(Record(born, self._wall(), base))
             over = 0 if held is None else held.seq
@@ -144,9 +180,20 @@ class Eras:
         for what, count in pending.items():
             if self._pending.get(what) == count:
                 del self._pending[what]
-        self._born = born
-        self.now = {what: era for what, (era, _) in base.items()} | {what: self.now[what] for what in self._pending}
+        self._said.update(pending)
+        if self._doubts != doubts:
+            return False  # what was said meanwhile may be newer than what was read
+        self._take({BIRTH: born, **{what: era for what, (era, _) in base.items()}})
         return True
+
+    def _take(self, read: Mapping[str, str]) -> None:
+        """This is in the record."""
+        before, self._read, self.now = self._read, read, read
+        said, self._said = self._said, set()
+        if before:  # else nothing is from before that
+            new = {what for what, era in read.items() if before.get(what) != era}
+            if new := new - said:
+                self.ended(new)
 
     def _is_old(self, record: Record, seq: int) -> bool:
         return self._shelf.is_aging(seq) or self._wall() - record.written_at > self._shelf.life_s / 2
@@ -158,6 +205,10 @@ class Eras:
         if len(merged) > limits.CACHE_ERAS_MAX:
             return {EVERYTHING: (secrets.token_hex(8), now)}
         return merged
+
+
+def _nobody(_: Collection[str]) -> None:
+    """Nobody wants to know."""
 
 
 def _decoded(held: Held | None) -> Record | None:

@@ -29,6 +29,7 @@ from coord.cache.tiers import Log
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from coord.wire.cache_api import ByHand, encode, told_by_hand
 
 _log = logs.get("cache")
 
@@ -51,6 +52,9 @@ class Line(Protocol):
 
     async def flush(self) -> None:
         """Return once the broker has taken everything asked of it before."""
+
+    def publish(self, subject: str, body: bytes, /) -> None:
+        """Send; raises `BusError`."""
 
     async def subscribe_bytes(self, subject: str, receiver: Callable[[bytes, bytes, bytes, bytes], None], /) -> Heard:
         """Have `receiver(subject, reply, headers, body)` called; outlives reconnects."""
@@ -78,6 +82,10 @@ class Caching:
         self._conn = conn
         self._mine = subjects.notices(tenant)
         self._everybodys = subjects.notices(subjects.UNKNOWN)
+        self._by_hand = told_by_hand(tenant)
+        self._by_hand_bytes = self._by_hand.encode()
+        self._may_tell = True
+        self.cache.by_hand.say = self._tell_by_hand
         self._tenant = tenant
         self._subscriptions: list[Heard] = []
         self._facts: dict[str, Heard] = {}
@@ -129,10 +137,8 @@ class Caching:
         self._opened = True
         self._connected()
 
-    def _handed(
-        self, hear: Callable[[bytes], None], _subject: bytes, reply: bytes, headers: bytes, body: bytes
-    ) -> None:
-        """A message's body to `hear`, if a projector may have sent it.
+    def _handed(self, hear: Callable[[bytes], None], subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        """A message's body to `hear`, if a projector, or another cache, may have sent it.
 
         Whoever may ask the broker for anything can have the answer sent here, by the reply subject, which no permission
         guards.  What is read out of a stream so has headers, or a reply subject to ack it; a notice has neither, and
@@ -141,10 +147,19 @@ class Caching:
         if reply or headers:
             self.cache.counts.unreadable()
             return
+        if subject == self._by_hand_bytes:
+            if not self.cache.by_hand.hear(body):
+                self.cache.counts.unreadable()
+            return
         hear(body)
+
+    def _tell_by_hand(self, said: ByHand) -> None:
+        if self._may_tell and not self._closed:
+            self._conn.publish(self._by_hand, encode(said))
 
     def _disconnected(self) -> None:
         self._denied = False  # whoever lets us in again may allow it
+        self._may_tell = True
         self._stop_confirming()
         self.cache.disconnected()
 
@@ -176,6 +191,8 @@ class Caching:
                 "cache.facts_refused", subject=subject,
                 remedy="allow the subscription: until then facts evict what they could move on",
             )  # fmt: skip
+        if subject == self._by_hand:
+            self._may_tell = False  # others find it in the record, where there are tiers
         if subject in {self._mine, self._everybodys} and not self._denied:
             self._denied = True
             _log.warning(

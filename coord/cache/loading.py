@@ -31,6 +31,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.cache import entries, eras
+from coord.cache.by_hand import ByHands
 from coord.cache.config import CacheConfig
 from coord.cache.counting import Counting
 from coord.cache.keys import checked_tag
@@ -168,6 +169,8 @@ class Cache:
         """What is asked for most, and what evicts most."""
         self.counts.sampled, self.counts.missed = self.sampling.hit, self.sampling.missed
         self.tiers: Final = self._below(tiers, log, metrics or default_metrics(), wall) if tiers else None
+        self.by_hand: Final = ByHands(self.tiers, keys=self.l1.keys, forget=self._forget, evict=self._evict_by_hand)
+        """What other processes are told, and tell."""
         self._pardon_at = float("inf")
         self._rng = rng or random.Random()
         self._flights: dict[Hashable, Flight] = {}
@@ -188,6 +191,8 @@ class Cache:
         """Notices arrive from now on."""
         self.moving.lost()
         self._evict(self.evictions.connected())
+        if self.tiers is not None:
+            self.tiers.eras.doubt()  # nobody may have heard what was said meanwhile
 
     def disconnected(self) -> None:
         """Notices may be missed: drop what only they could have evicted."""
@@ -226,26 +231,47 @@ class Cache:
         self._tell()
         self.counts.publish_now_and_then(self.l1)
 
-    def evict(self, *tags: str) -> int:
-        """Drop what has one of these tags, and keep no load of it that is under way; how many entries went."""
-        if self.tiers is not None:
-            self.tiers.evict([eras.of_tag(tag) for tag in tags])
-        return self._evict(self.evictions.manual([checked_tag(tag) for tag in tags]))
+    def evict(self, *tags: str, tell: bool = True) -> int:
+        """Drop what has one of these tags, and keep no load of it that is under way; how many entries went.
 
-    def evict_all(self) -> int:
-        """Drop all that has tags; how many entries went."""
+        `tell`: also in the other processes of the tenant, in milliseconds where this one may tell them.
+        """
+        checked = [checked_tag(tag) for tag in tags]
+        if self.tiers is not None:
+            self.tiers.evict([eras.of_tag(tag) for tag in checked])
+        if tell:
+            self.by_hand.tell(checked)
+        return self._evict_by_hand(checked)
+
+    def evict_all(self, *, tell: bool = True) -> int:
+        """Drop all that has tags; how many entries went.  `tell`: as of `evict`."""
         if self.tiers is not None:
             self.tiers.evict((eras.TAGGED,))
-        return self._evict(self.evictions.manual_all())
+        if tell:
+            self.by_hand.tell(everything=True)
+        return self._evict_by_hand(None)
 
-    def forget(self, key: Hashable) -> bool:
-        """Drop what is under one key, and keep no load of it that is under way; whether there was something."""
+    def _evict_by_hand(self, tags: Collection[str] | None) -> int:
+        """None: all that has tags."""
+        return self._evict(self.evictions.manual_all() if tags is None else self.evictions.manual(tags))
+
+    def forget(self, key: Hashable, *, tell: bool = True) -> bool:
+        """Drop what is under one key, and keep no load of it that is under way; whether there was something.
+
+        `tell`: as of `evict`.
+        """
+        with contextlib.suppress(errors.InvalidCacheKey):  # then it is in no tier, and nobody else can be told of it
+            said = entries.key_bytes(key)
+            if self.tiers is not None:
+                self.tiers.evict((eras.of_key(said),))
+            if tell:
+                self.by_hand.tell(keys=(said,))
+        return self._forget(key)
+
+    def _forget(self, key: Hashable) -> bool:
         self._flights.pop(key, None)
         self.evictions.manual_key(key)
         self._remember()
-        if self.tiers is not None:
-            with contextlib.suppress(errors.InvalidCacheKey):  # then it is in no tier
-                self.tiers.evict((eras.of_key(entries.key_bytes(key)),))
         return self.l1.drop(key)
 
     def _remember(self) -> None:
@@ -521,8 +547,9 @@ class Cache:
             ):
                 found = await tiers.lead(wanted)
             if isinstance(found, Found):
-                # Nothing awaits from here until it is kept: it is current as of now.
-                flight.begun = self.evictions.generation
+                if not found.is_fresh:
+                    # Nothing awaits from here until it is kept: it is current as of now.
+                    flight.begun = self.evictions.generation
                 flight.found = found
                 return Loaded(found.value, None, found.tags)
             flight.lease = found
@@ -635,6 +662,7 @@ class Cache:
         if running:
             # A loader that refuses to be cancelled is not waited for.
             await asyncio.wait(running, timeout=limits.CACHE_LOADS_WAIT_S)
+        await self.by_hand.close()
         if self.tiers is not None:
             await self.tiers.close()
         await self.l1.clear()

@@ -31,7 +31,7 @@ from coord.cache.entries import Entry, Shape
 from coord.cache.eras import Eras
 from coord.cache.tier import Held, Tier
 from coord.core import proving
-from coord.core.eviction import Evictions, Marks
+from coord.core.eviction import BEGINNING, Evictions, Marks, is_behind, sources_of
 from coord.core.proving import LogEnds
 from coord.runtime import clock
 from coord.runtime.circuit import Circuit
@@ -41,10 +41,12 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 _LED: Final = b"L"
+"""A lease; its token follows, of this and of the next two.  Then what its holder's loader raised."""
 _DONE: Final = b"D"
 _NOTHING: Final = b"N"
 """It ended without an answer that can be shared."""
 _FAILED: Final = b"F"
+_TOKEN_BYTES: Final = 8
 _LEASE_TTL_S: Final = 2 * limits.CACHE_LEASE_S
 _ENDED_TTL_S: Final = 1.0
 _RENEWALS: Final = 3
@@ -90,15 +92,19 @@ class Found(msgspec.Struct, frozen=True, eq=False):
     marks: Marks
     age_s: float
     """Since its load began, by the clocks of whoever loaded it and of this process."""
+    is_fresh: bool = False
+    """Its load began after it was asked for here: as good as a load of this process that began then, no more."""
 
 
 class Lease:
     """This process loads, and others of the fleet wait: `Tiers.end` it."""
 
-    __slots__ = ("ended", "name", "renewing", "seq")
+    __slots__ = ("ended", "name", "renewing", "seq", "token")
 
-    def __init__(self, name: str, seq: int) -> None:
+    def __init__(self, name: str, seq: int, token: bytes) -> None:
         self.name = name
+        self.token = token
+        """Which load it is of; no other has it."""
         self.seq = seq
         """The last write of it."""
         self.ended = asyncio.Event()
@@ -176,7 +182,8 @@ class Tiers:
         self._wall = wall or clock.unix
         self._writer = secrets.token_hex(8)
         last = self._tiers[-1]  # it keeps for longest
-        self._eras = Eras(last.it, last.ask, monotonic=monotonic, wall=self._wall)
+        self.eras = Eras(last.it, last.ask, monotonic=monotonic, wall=self._wall)
+        """Of what is evicted by hand."""
         self._tasks: set[asyncio.Task[bool]] = set()
         self._renewing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -196,14 +203,18 @@ class Tiers:
 
     # --- finding -------------------------------------------------------------------------
 
-    async def find(self, wanted: Wanted) -> Found | None:
-        """The answer, current as of now; None: no tier has it, or none that this process can prove to be."""
+    async def find(self, wanted: Wanted, fresh: bytes = b"") -> Found | None:
+        """The answer, current as of now; None: no tier has it, or none that this process can prove to be.
+
+        `fresh`: the token of a lease that was taken after this process asked.  What was loaded under that is as good
+        as what this process would load itself.
+        """
         if wanted.tags and not self._evictions.is_vouched:
             return None
         if wanted.eras is None:
-            if not await self._eras.known(wanted.ask_s):
+            if not await self.eras.known(wanted.ask_s):
                 return None
-            wanted.eras = self._eras.now
+            wanted.eras = self.eras.now
         for level, one in enumerate(self._tiers):
             try:
                 held = await one.ask(partial(one.it.get, wanted.name), wanted.ask_s)
@@ -213,6 +224,11 @@ class Tiers:
             found = entry if isinstance(entry, str) else self._judged(wanted, entry, entry.places())
             if found == "unproven" and isinstance(entry, Entry) and self._log is not None:
                 found = await self._proved(self._log, wanted, entry)
+            if isinstance(entry, Entry) and fresh and entry.lease == fresh and not isinstance(found, Found):
+                as_loaded = self._as_loaded(wanted, entry)
+                if as_loaded is not None:
+                    one.served(as_loaded.age_s)
+                    return as_loaded
             if isinstance(found, Found):
                 assert held is not None
                 one.served(found.age_s)
@@ -257,16 +273,30 @@ class Tiers:
 
     def _judged(self, wanted: Wanted, entry: Entry, marks: Marks) -> Found | str:
         """The answer, if it is current; else why not.  `marks`: up to where it has seen the log."""
-        if entry.eras != eras.digest(self._eras.now, wanted.said, entry.tags):
+        if entry.eras != eras.digest(self.eras.now, wanted.said, entry.tags):
             return "evicted"
         if not self._evictions.proves(entry.tags, marks):
             return "evicted" if self._evictions.is_evicted(entry.tags, marks) else "unproven"
+        return self._read(wanted, entry, marks) or "damaged"
+
+    def _read(self, wanted: Wanted, entry: Entry, marks: Marks, *, is_fresh: bool = False) -> Found | None:
         try:
             value = wanted.shape.decode(entry.value) if entry.value else None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return "damaged"
+            return None
         now = self._wall()
-        return Found(value, entry.tags, entry.expires_at - now, marks, max(0.0, now - entry.loaded_at))
+        age_s = max(0.0, now - entry.loaded_at)
+        return Found(value, entry.tags, entry.expires_at - now, marks, age_s, is_fresh)
+
+    def _as_loaded(self, wanted: Wanted, entry: Entry) -> Found | None:
+        """The answer as if this process had loaded it: under the eras it knows, from tables that are not behind."""
+        if entry.eras != eras.digest(self.eras.now, wanted.said, entry.tags):
+            return None
+        marks = entry.places()
+        required = self._evictions.required(entry.tags)
+        if is_behind(marks, {source: place for source, place in required.items() if source in marks}):
+            return None
+        return self._read(wanted, entry, marks, is_fresh=True)
 
     async def _proved(self, log: _Guarded[Log], wanted: Wanted, entry: Entry) -> Found | str:
         """The answer, if the log has nothing about its tags behind it."""
@@ -301,27 +331,34 @@ class Tiers:
         """The lease to load, or what another process loaded meanwhile; None: load without one.
 
         Another process that loads is waited for: three quarters of what a load may take, at most, so that some of that
-        is left.  Who has waited for nothing does not wait again.  Raises `LoadFailedElsewhere` when the other's loader
-        raised.
+        is left.  Where its answer cannot be proved here, all who have waited try for the lease once more: the load that
+        begins then began after each of them had asked, which is as good as one of their own.  Who has waited for
+        nothing does not wait again.  Raises `LoadFailedElsewhere` when the other's loader raised.
         """
         one = self._tiers[0]
         name = f"{wanted.name}-lease"
         gives_up_at = self._monotonic() + 0.75 * wanted.load_s
-        over = 0
+        over, token, first = 0, secrets.token_bytes(_TOKEN_BYTES), b""
         try:
             while True:
-                put = partial(one.it.put, name, _LED, ttl_s=_LEASE_TTL_S, over=over)
+                put = partial(one.it.put, name, _LED + token, ttl_s=_LEASE_TTL_S, over=over)
                 if (seq := await one.ask(put, wanted.ask_s)) is not None:
-                    return self._leased(one, name, seq, wanted.load_s)
-                held, waited = await self._watched(one, name, wanted, gives_up_at)
-                said = b"" if held is None else held.body[:1]
-                if held is not None and said == _FAILED and waited:
-                    raise _failure(held.body[1:])
-                if said == _DONE and (found := await self.find(wanted)) is not None:
+                    return self._leased(one, Lease(name, seq, token), wanted.load_s)
+                held, waited_for = await self._watched(one, name, wanted, gives_up_at)
+                waited = bool(waited_for)
+                said, whose = _lease_said(held)
+                first = first or waited_for or whose
+                if said == _FAILED and waited:
+                    assert held is not None
+                    raise _failure(held.body[1 + _TOKEN_BYTES :])
+                # Taken after another had been there: after this process had asked.
+                again = bool(whose) and whose != first
+                if said == _DONE and (found := await self.find(wanted, whose if again else b"")) is not None:
                     return found
-                if said == _NOTHING or (said == _DONE and waited) or self._monotonic() >= gives_up_at:
+                if said == _NOTHING or (said == _DONE and again) or self._monotonic() >= gives_up_at:
                     return None
-                # Its holder died, or ended before we came: our turn, or another's who is faster.
+                # Its holder died, ended before we came, or what it loaded is not known to be current: our turn, or
+                # another's who is faster.
                 over = 0 if held is None else held.seq
         except errors.LoadFailedElsewhere:
             raise
@@ -330,24 +367,27 @@ class Tiers:
 
     async def _watched(
         self, one: _Guarded[Tier], name: str, wanted: Wanted, gives_up_at: float
-    ) -> tuple[Held | None, bool]:
-        """What a lease came to, and whether it was waited for: it ended, or its holder does not renew it any more."""
-        watched, until, delay_s = -1, 0.0, limits.CACHE_LEASE_LOOK_FIRST_S
+    ) -> tuple[Held | None, bytes]:
+        """What a lease came to: it, or one after it, ended, or its holder does not renew it any more.
+
+        And its token, if it was waited for.
+        """
+        watched, until, delay_s, waited_for = -1, 0.0, limits.CACHE_LEASE_LOOK_FIRST_S, b""
         while True:
             held = await one.ask(partial(one.it.get, name), wanted.ask_s)
             if held is None or held.body[:1] != _LED:
-                return held, watched >= 0
+                return held, waited_for
             if watched < 0:
                 one.count("joined")
+                waited_for = _lease_said(held)[1] or b"?"
             if held.seq != watched:
                 watched, until = held.seq, self._monotonic() + limits.CACHE_LEASE_S
             if self._monotonic() >= min(until, gives_up_at):
-                return held, True
+                return held, waited_for
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, limits.CACHE_LEASE_LOOK_MAX_S)
 
-    def _leased(self, one: _Guarded[Tier], name: str, seq: int, load_s: float) -> Lease:
-        lease = Lease(name, seq)
+    def _leased(self, one: _Guarded[Tier], lease: Lease, load_s: float) -> Lease:
         lease.renewing = asyncio.get_running_loop().create_task(
             self._renew(one, lease, self._monotonic() + load_s), name="coord-cache-lease"
         )
@@ -363,7 +403,7 @@ class Tiers:
                     async with asyncio.timeout(limits.CACHE_LEASE_S / _RENEWALS):
                         await lease.ended.wait()
                 except TimeoutError:
-                    put = partial(one.it.put, lease.name, _LED, ttl_s=_LEASE_TTL_S, over=lease.seq)
+                    put = partial(one.it.put, lease.name, _LED + lease.token, ttl_s=_LEASE_TTL_S, over=lease.seq)
                     seq = await one.ask(put)
                     if seq is None:
                         return  # another has taken it for dead
@@ -371,9 +411,9 @@ class Tiers:
 
     def end(self, lease: Lease, error: BaseException | None = None, *, stored: bool = False) -> None:
         """The load has ended; `stored`: with an answer that others can find."""
-        body = _DONE if stored else _NOTHING
+        body = (_DONE if stored else _NOTHING) + lease.token
         if isinstance(error, Exception):
-            body = _FAILED + msgspec.json.encode([getattr(error, "code", "loader"), type(error).__name__])
+            body = _FAILED + lease.token + msgspec.json.encode([getattr(error, "code", "loader"), type(error).__name__])
         lease.ended.set()
         one = self._tiers[0]
 
@@ -387,14 +427,15 @@ class Tiers:
     # --- by hand ---------------------------------------------------------------------------
 
     def evict(self, whats: Iterable[str]) -> None:
-        """Evicted by hand (`coord.cache.eras`): what is held of them is a miss here from now on, elsewhere soon."""
-        self._eras.end(whats)
+        """Evicted by hand (`coord.cache.eras`): what is held of them is a miss here from now on.
 
-        with contextlib.suppress(RuntimeError):  # without a loop, or when too much is on its way: before the next look
-            if not self._closed and len(self._tasks) < limits.CACHE_STORES_MAX:
-                task = asyncio.get_running_loop().create_task(self._eras.known(limits.CACHE_TIER_S))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        Elsewhere when it is `recorded`, which it is before the tiers are used again.
+        """
+        self.eras.end(whats)
+
+    async def recorded(self) -> bool:
+        """Have it recorded; False: that takes longer."""
+        return await self.eras.known(limits.CACHE_TIER_S)
 
     # --- storing -------------------------------------------------------------------------
 
@@ -403,7 +444,10 @@ class Tiers:
         lease: Lease | None = None,
     ) -> None:  # fmt: skip
         """Have the tiers keep what may be kept now; behind the caller's back, then the lease ends."""
-        body = None if wanted.eras is None else self._encoded(wanted, wanted.eras, value, tags, marks, took_s, ttl_s)
+        token = b"" if lease is None else lease.token
+        body = None
+        if wanted.eras is not None:
+            body = self._encoded(wanted, wanted.eras, value, tags, marks, took_s, ttl_s, token)
         first = None if body is None else self._spawn_all(wanted.name, body, ttl_s)
         if lease is None:
             return
@@ -414,7 +458,7 @@ class Tiers:
 
     def _encoded(
         self, wanted: Wanted, known: Mapping[str, str], value: Any, tags: tuple[str, ...], marks: Marks | None,
-        took_s: float, ttl_s: float,
+        took_s: float, ttl_s: float, lease: bytes,
     ) -> bytes | None:  # fmt: skip
         said = b"" if value is None else wanted.shape.encode(value)
         if said is None:
@@ -422,15 +466,17 @@ class Tiers:
             return None
         # It may be kept: of all that this process has heard of its tags nothing is newer.
         places = dict(self._evictions.places(tags))
-        for source, place in (marks or {}).items():
-            if source in places:
-                places[source] = max(places[source], place)
+        if marks is not None:
+            # Also where nothing was heard: what the tables had is seen, and one without a checkpoint had nothing.
+            for source in sources_of(tags):
+                seen = marks.get(source, BEGINNING)
+                places[source] = max(places.get(source, seen), seen)
         now = self._wall()
         body = entries.encode(
             Entry(
                 key=wanted.said, tags=tags, marks=_flat(places),
                 loaded_at=now - took_s, expires_at=now + ttl_s, writer=self._writer,
-                eras=eras.digest(known, wanted.said, tags), packed=False, value=said,
+                eras=eras.digest(known, wanted.said, tags), packed=False, value=said, lease=lease,
             )
         )  # fmt: skip
         if body is None:
@@ -488,6 +534,11 @@ def _is_done(task: asyncio.Task[bool]) -> bool:
 
 def _flat(marks: Marks) -> tuple[tuple[str, int, int, int], ...]:
     return tuple([(*source, *place) for source, place in marks.items()])
+
+
+def _lease_said(held: Held | None) -> tuple[bytes, bytes]:
+    """What a lease came to, and its token."""
+    return (b"", b"") if held is None else (held.body[:1], held.body[1 : 1 + _TOKEN_BYTES])
 
 
 def _failure(body: bytes) -> errors.LoadFailedElsewhere:

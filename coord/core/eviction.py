@@ -50,7 +50,8 @@ Place: TypeAlias = tuple[int, int]
 Marks: TypeAlias = Mapping[Source, Place]
 """Up to where a snapshot of the tables goes."""
 
-_BEGINNING: Final = (1, 0)
+BEGINNING: Final[Place] = (1, 0)
+"""Of every source."""
 
 _KEY: Final = "key:"
 _SERIES: Final = "series:"
@@ -303,7 +304,7 @@ class Evictions:
             if (own := self._tags.get(tag)) is not None:
                 found += own.places.items()
             for source, place in found:
-                needed[source] = max(needed.get(source, _BEGINNING), place)
+                needed[source] = max(needed.get(source, BEGINNING), place)
         return needed
 
     def hears(self, source: Source) -> bool:
@@ -351,7 +352,7 @@ class Evictions:
             self._forgotten = max(self._forgotten, old.generation)
             for gone, before in old.places.items():
                 # Whatever is loaded from now on must have it, whether it has the tag or not.
-                self._forgotten_places[gone] = max(self._forgotten_places.get(gone, _BEGINNING), before)
+                self._forgotten_places[gone] = max(self._forgotten_places.get(gone, BEGINNING), before)
         return Evicted(reason, tags=tags)
 
     def _gap(self, source: Source, place: Place, reason: str) -> Evicted:
@@ -377,7 +378,7 @@ class Evictions:
 
 def is_behind(marks: Marks, required: Mapping[Source, Place]) -> bool:
     """Whether a snapshot lacks something of what is required.  A partition without a checkpoint is at the beginning."""
-    return any(marks.get(source, _BEGINNING) < place for source, place in required.items())
+    return any(marks.get(source, BEGINNING) < place for source, place in required.items())
 
 
 class TagRules:

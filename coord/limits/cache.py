@@ -120,6 +120,12 @@ CACHE_ERAS_S: Final = 5.0
 CACHE_ERAS_MAX: Final = 256
 """Tags and keys of which that is remembered one by one; more are taken for everything."""
 
+CACHE_TOLD_KEYS_MAX: Final = 64
+"""Keys in one message about what was evicted by hand; more are taken for everything."""
+
+CACHE_KEY_PACKED_MAX: Final = 2 * CACHE_KEY_BYTES_MAX
+"""A key as shared tiers know it: its parts' lengths and types are in it."""
+
 CACHE_STORES_MAX: Final = 64
 """Answers on their way to the shared tiers; what is more is not stored there."""
 

@@ -13,6 +13,7 @@ import msgspec
 
 from coord import limits
 from coord.errors import InvalidPayload
+from coord.wire import subjects
 
 What = Literal["stats", "top", "get", "evict"]
 
@@ -140,9 +141,22 @@ class CacheAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Entries that were evicted by this."""
 
 
+class ByHand(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What one process evicted by hand, for all others of its tenant (`told_by_hand`)."""
+
+    by: str
+    """That process, by a name of its own."""
+    tags: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    """As shared tiers know them (`coord.cache.entries.key_bytes`), in hexadecimal."""
+    everything: bool = False
+    """All that has tags, or more than can be named."""
+
+
 encode = msgspec.json.Encoder().encode
 _asks = msgspec.json.Decoder(CacheAsk)
 _answers = msgspec.json.Decoder(CacheAnswer)
+_by_hand = msgspec.json.Decoder(ByHand)
 
 
 def read_ask(body: bytes) -> CacheAsk:
@@ -155,6 +169,27 @@ def read_ask(body: bytes) -> CacheAsk:
         raise InvalidPayload("not a question to a cache: too long")
     limit = min(max(1, ask.limit), limits.CACHE_SHOWN_MAX)
     return ask if limit == ask.limit else msgspec.structs.replace(ask, limit=limit)
+
+
+def told_by_hand(tenant: str) -> str:
+    """The subject on which a tenant's caches tell each other what was evicted by hand: one of its notices'."""
+    return subjects.notices(tenant).removesuffix("*") + "hand"
+
+
+def read_by_hand(body: bytes) -> ByHand:
+    """What was evicted; raises `InvalidPayload` for what says nothing of the kind."""
+    try:
+        said = _by_hand.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidPayload(f"not an eviction by hand: {exc}") from exc
+    if (
+        len(said.tags) > limits.CACHE_ASKED_TAGS_MAX
+        or len(said.keys) > limits.CACHE_TOLD_KEYS_MAX
+        or any(len(tag.encode()) > limits.CACHE_TAG_BYTES_MAX for tag in said.tags)
+        or any(len(key) > 2 * limits.CACHE_KEY_PACKED_MAX for key in said.keys)
+    ):
+        raise InvalidPayload("not an eviction by hand: too long")
+    return said
 
 
 def read_answer(body: bytes) -> CacheAnswer:

@@ -18,7 +18,8 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.bus.tier import StreamTier
 from coord.cache import tiers
 from coord.client.connect import Coord
-from coord.wire import notices, subjects
+from coord.wire import headers, notices, subjects
+from coord.wire.cache_api import ByHand, encode, told_by_hand
 from coord.wire.notices import Notice
 from tests.support.streams import apply_topology
 from tests.support.waiting import until
@@ -216,6 +217,7 @@ async def test_what_was_evicted_by_hand_is_served_by_nobody_who_comes_later(word
         return coord.Loaded([len(loads)], words.marks())
 
     a, b = await join(), await join()
+    a.cache.by_hand.say = None  # the message is lost
     one, two = noting(a, load), noting(b, load)
     await one("n1")
     await until(lambda: outcomes(a).get("stored"))
@@ -236,6 +238,44 @@ async def test_what_was_evicted_by_hand_is_served_by_nobody_who_comes_later(word
     assert await late("n1") == [3], "what was loaded after the eviction is shared"
     assert await late("n2") == [4], "what began to be loaded before it is not, whoever stored it"
     assert len(loads) == 4
+
+
+async def test_what_was_evicted_by_hand_leaves_other_processes_without_waiting(words, join) -> None:
+    loads: list[str] = []
+
+    async def load(id: str) -> coord.Loaded:  # noqa: A002
+        loads.append(id)
+        return coord.Loaded([len(loads)], words.marks())
+
+    a, b = await join(), await join()
+    one, two = noting(a, load), noting(b, load)
+
+    @b.cached("mine:{id}", tags=["note:{id}"])
+    async def mine(id: str) -> int:  # noqa: A002
+        return len(id)
+
+    await mine("n1")
+    ways: list[Callable[[], object]] = [lambda: a.cache.evict("note:n1"), lambda: one.evict("n1"), a.cache.evict_all]
+    for n, way in enumerate(ways, 1):
+        assert await one("n1") == [n]
+        await until(lambda: outcomes(a).get("stored") == n)  # noqa: B023 - awaited here
+        assert await two("n1") == [n]
+        way()
+        await until(lambda: two.peek("n1") is None)
+    assert await two("n1") == [4], "nor does it come back from the tier"
+    assert mine.peek("n1") is None, "what is not shared has left, too"
+    kept = await mine("n2")
+    forged = encode(ByHand(by="x", everything=True))
+    for reply, said, body in (
+        ("", {"Nats-Stream": "EVENTS"}, forged),
+        ("_INBOX.x", None, forged),
+        ("", None, b'{"seq":7}'),
+    ):
+        head = None if said is None else headers.encode(said)
+        words.conn.publish(told_by_hand("acme"), body, reply=reply, headers=head)
+    words.commit()  # about n1
+    await until(lambda: two.peek("n1") is None)
+    assert mine.peek("n2") == kept, "what the broker answers in somebody's name is no such message"
 
 
 async def test_a_tier_that_is_gone_costs_nobody_an_answer(conn, words, join) -> None:

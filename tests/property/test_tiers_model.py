@@ -6,7 +6,10 @@ order.  Now and then the log is made anew, counts from 1 and has another epoch. 
 wherever it came from:
 
 * it has all that the process was told of about its tag, by name or by a gap, and the fact that it was asked for;
-* its load began after the process evicted it by hand.
+* its load began after the process evicted it by hand, or was told that another did, or after that was recorded when
+  the process connected.
+
+The record of what was evicted by hand leaves the tier now and then.
 
 Messages of a partition come in the order in which they were sent, as the broker's do: marks that are lifted to what
 was heard depend on that.  Planted bugs have to be found, each of them.
@@ -28,6 +31,7 @@ from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
 from coord.cache import eras
+from coord.cache.by_hand import ByHands
 from coord.cache.config import CacheConfig
 from coord.cache.functions import CachedFunction, Functions
 from coord.cache.loading import Cache, Loaded
@@ -36,6 +40,7 @@ from coord.core.eviction import Evictions, Place, Watermark
 from coord.core.proving import LogEnds
 from coord.telemetry.metrics import Metrics
 from coord.wire import notices, subjects
+from coord.wire.cache_api import ByHand, encode
 from coord.wire.notices import Notice
 from tests.conftest import soak_rounds
 
@@ -104,6 +109,8 @@ class Process:
         self.network: list[tuple[bytes, bool]] = []
         self.known = dict.fromkeys(IDS, 0)
         self.by_hand = dict.fromkeys(IDS, 0)
+        self.told: list[tuple[dict[str, int], bytes]] = []
+        """Messages on their way about what was evicted by hand, and when."""
         self.sessions: dict[int, str] = {}
         self.reached: dict[int, int | None] = {}
         self.cache = Cache(
@@ -117,6 +124,7 @@ class Process:
             return await world.load(id)
 
         self.note: CachedFunction[Any] = note
+        self.cache.by_hand.say = lambda said: world.say(self, said)
 
 
 class Fleet(RuleBasedStateMachine):
@@ -265,6 +273,7 @@ class Fleet(RuleBasedStateMachine):
         if not process.online:
             process.online = True
             process.cache.connected()
+            process.by_hand = {id_: max(one.by_hand[id_] for one in self.processes) for id_ in IDS}
             process.sessions.clear()
             self.idle(process)
 
@@ -282,6 +291,7 @@ class Fleet(RuleBasedStateMachine):
         if process.online:
             process.online = False
             process.network.clear()
+            process.told.clear()
             process.cache.disconnected()
             process.sessions.clear()
             self.settle()
@@ -290,9 +300,9 @@ class Fleet(RuleBasedStateMachine):
         """It knows nothing any more, and nothing that was said to it counts."""
         self.disconnect(self.processes[at])
         self.run(self.processes[at].cache.close())
-        by_hand = {id_: max(process.by_hand[id_] for process in self.processes) for id_ in IDS}
+        old = self.processes[at]
         self.processes[at] = self.run(self._process())
-        self.processes[at].by_hand = by_hand  # what was evicted by hand before it began counts, whoever did it
+        self.processes[at].by_hand = old.by_hand  # what was evicted by hand before it began counts, whoever did it
         self.connect(self.processes[at])
 
     async def _process(self) -> Process:
@@ -308,6 +318,24 @@ class Fleet(RuleBasedStateMachine):
                 (process.cache.hear_beat if beat else process.cache.hear)(body)
                 self.settle()
                 return
+
+    def say(self, by: Process, said: ByHand) -> None:
+        for process in self.processes:
+            if process.online and by.online:
+                process.told.append((dict(by.by_hand), encode(said)))
+
+    def hear(self, process: Process) -> None:
+        """The next message about what was evicted by hand comes."""
+        if process.told:
+            when, body = process.told.pop(0)
+            assert process.cache.by_hand.hear(body)
+            for id_ in IDS:
+                process.by_hand[id_] = max(process.by_hand[id_], when[id_])
+            self.settle()
+
+    def lose_record(self) -> None:
+        """It leaves the tier, and with it what only it knew; nobody is told."""
+        self.tier.held.pop("by-hand", None)
 
     def deliver_all(self) -> None:
         for process in self.processes:
@@ -375,18 +403,19 @@ class Fleet(RuleBasedStateMachine):
 
     def evict(self, process: Process, id_: str) -> None:
         self.time += 1
-        self.run(self._by_hand(process, lambda: process.cache.evict(f"note:{id_}")))
         process.by_hand[id_] = self.time
+        self.run(self._by_hand(process, lambda: process.cache.evict(f"note:{id_}")))
 
     def forget(self, process: Process, id_: str) -> None:
         self.time += 1
-        self.run(self._by_hand(process, lambda: process.note.evict(id_)))
         process.by_hand[id_] = self.time
+        self.run(self._by_hand(process, lambda: process.note.evict(id_)))
 
     async def _by_hand(self, process: Process, evict: Callable[[], object]) -> None:
         evict()
         assert process.cache.tiers is not None
-        assert await process.cache.tiers._eras.known(1.0)
+        assert await process.cache.tiers.eras.known(1.0)
+        await asyncio.sleep(0)  # what began before it ends, too, and tells the others
 
     def passes(self, seconds: float) -> None:
         self.now += seconds
@@ -451,6 +480,17 @@ def _whole(w: Fleet, r: random.Random) -> None:
     w.land(-1)
 
 
+def _lost(w: Fleet, r: random.Random) -> None:
+    """What was evicted by hand is on no record, and whoever knew of it is gone."""
+    id_ = r.choice(IDS)
+    w.evict(w.processes[0], id_)
+    w.lose_record()
+    w.restart(0)
+    w.restart(1)
+    w.all_beat()
+    w.ask(w.processes[1], id_)
+
+
 def _anew(w: Fleet, r: random.Random) -> None:
     """A new log, and somebody who wants to see its first fact."""
     id_ = r.choice(IDS)
@@ -478,6 +518,7 @@ STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: w.disconnect(_one(w, r)) if r.random() < 0.3 else None,
     lambda w, r: w.restart(r.randrange(2)) if r.random() < 0.5 else None,
     lambda w, _: w.trim(),
+    lambda w, _: w.trim(),
     lambda w, r: _anew(w, r) if r.random() < 0.2 else None,
     lambda w, r: w.ask_for_the_last(_one(w, r), r.choice(IDS)),
     _whole,
@@ -488,6 +529,9 @@ STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: w.passes(r.choice([1.0, 60.0, 101.0])),
     lambda w, r: w.evict(_one(w, r), r.choice(IDS)) if r.random() < 0.3 else None,
     lambda w, r: w.forget(_one(w, r), r.choice(IDS)) if r.random() < 0.3 else None,
+    lambda w, r: w.hear(_one(w, r)),
+    lambda w, r: w.lose_record() if r.random() < 0.2 else None,
+    lambda w, r: _lost(w, r) if r.random() < 0.2 else None,
 ]
 
 
@@ -526,6 +570,18 @@ def _proves_unheard(self: Evictions, tags: Any, marks: Any) -> bool:
     return not self.is_evicted(tags, marks)
 
 
+def _of_any_birth(original: Callable[..., bytes]) -> Callable[..., bytes]:
+    def digest(known: Any, *args: Any) -> bytes:
+        return original({what: era for what, era in known.items() if what != eras.BIRTH}, *args)
+
+    return digest
+
+
+def _hears_nothing(self: Any, body: bytes) -> bool:
+    del self, body
+    return True
+
+
 def _sequences_alone(marks: Any, required: Any) -> bool:
     return any(marks.get(source, (1, 0))[1] < place[1] for source, place in required.items())
 
@@ -548,6 +604,8 @@ PLANTED: dict[str, tuple[type[Any] | Any, str, Any]] = {
     "says it has seen more than it heard": (Evictions, "places", _lifts_too_far(Evictions.places)),
     "stores what was overtaken": (Evictions, "may_keep", lambda *_: True),
     "takes back what was evicted by hand": (eras, "digest", lambda *_: b""),
+    "takes a record that was lost for one without evictions": (eras, "digest", _of_any_birth(eras.digest)),
+    "is told of an eviction by hand, and goes on": (ByHands, "hear", _hears_nothing),
     "takes the log's word for anything": (proving, "is_proved", lambda *_: True),
     "takes a place in the old log for one in the new": (eviction, "is_behind", _sequences_alone),
     "takes a fact of the new log for one of the old": (Evictions, "has", _any_log),

@@ -16,6 +16,8 @@ from coord.cache.config import CacheConfig
 from coord.cache.functions import CachedFunction, Functions
 from coord.cache.loading import Cache
 from coord.telemetry.metrics import Metrics
+from coord.wire import notices, subjects
+from coord.wire.notices import Notice
 from tests.support.waiting import until
 
 
@@ -61,10 +63,11 @@ class MemoryTier:
 class Fleet:
     """Processes of one function."""
 
-    def __init__(self, count: int, load: Callable[[], Any]) -> None:
+    def __init__(self, count: int, load: Callable[[], Any], tags: tuple[str, ...] = ()) -> None:
         self.tier = MemoryTier()
         self.loads = 0
         self.goes_on = asyncio.Event()
+        self.tags = tags
         self.caches = [
             Cache(CacheConfig(load_timeout_s=120.0), metrics=Metrics(CollectorRegistry()), tiers=(self.tier,))
             for _ in range(count)
@@ -72,7 +75,7 @@ class Fleet:
         self.functions = [self._function(cache, load) for cache in self.caches]
 
     def _function(self, cache: Cache, load: Callable[[], Any]) -> CachedFunction[Any]:
-        @Functions(cache).cached("answer", shared=True)
+        @Functions(cache).cached("answer", tags=self.tags, shared=True)
         async def answer() -> Any:
             self.loads += 1
             await self.goes_on.wait()
@@ -123,12 +126,28 @@ async def test_what_cannot_be_shared_is_waited_for_once() -> None:
     await fleet.close()
 
 
+async def test_what_nobody_can_prove_is_loaded_twice_and_not_by_each() -> None:
+    fleet = Fleet(32, lambda: 7, tags=("key:n1",))
+    other = subjects.partition("n1") ^ 1
+    beat = Notice(stream=subjects.EVENTS, epoch=1, partition=other, session="s", from_=0, to=0, tags=[])
+    for cache in fleet.caches:
+        cache.connected()
+        cache.hear_beat(notices.encode(beat))  # notices arrive; of the partition of n1 nothing was heard
+    asked = [asyncio.create_task(function()) for function in fleet.functions]
+    await until(lambda: fleet.loads == 1 and fleet.joined() == 31)
+    fleet.goes_on.set()
+    assert await asyncio.gather(*asked) == [7] * 32
+    assert fleet.loads == 2, "one that began before some had asked, and one after"
+    assert all(function.peek() == 7 for function in fleet.functions)
+    await fleet.close()
+
+
 async def test_a_lease_whose_holder_died_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CACHE_LEASE_S", 0.05)
     fleet = Fleet(2, lambda: 7)
     fleet.goes_on.set()
     await fleet.functions[0]()
-    await until(lambda: all(fleet.tier.held[name].body == b"D" for name in fleet.tier.leases()) and fleet.tier.leases())
+    await until(lambda: [fleet.tier.held[name].body[:1] for name in fleet.tier.leases()] == [b"D"])
     (lease,) = fleet.tier.leases()
     for name in set(fleet.tier.held) - {lease}:
         await fleet.tier.drop(name)
