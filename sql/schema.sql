@@ -755,9 +755,11 @@ COMMENT ON COLUMN coord.archive_file.content IS 'Of the values in it, column by 
 CREATE TABLE coord.reader (
   made_at timestamptz NOT NULL DEFAULT now(),
   login   name        NOT NULL PRIMARY KEY,
-  tenant  text COLLATE "C" NOT NULL
+  tenant  text COLLATE "C" NOT NULL,
+  statement_s double precision
 );
 COMMENT ON TABLE coord.reader IS 'Logins that read one fleet only. Written by `coord db role`; who is not here reads nothing of schema coord_tenant.';
 COMMENT ON COLUMN coord.reader.made_at IS 'Database''s clock: when it was allowed to.';
 COMMENT ON COLUMN coord.reader.login IS 'The role that it logs in as.';
 COMMENT ON COLUMN coord.reader.tenant IS 'Whose fleet it reads.';
+COMMENT ON COLUMN coord.reader.statement_s IS 'Seconds a statement of it may take, whatever it has set for itself; null: nobody looks.';

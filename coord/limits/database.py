@@ -149,6 +149,12 @@ EXPORT_GROUP_BYTES: Final = 32 * 2**20
 READER_STATEMENT_TIMEOUT_S: Final = 30.0
 """A statement of an analyst's login (`coord db role`)."""
 
+READER_WATCH_S: Final = 5.0
+"""How often it is looked whether a statement of a login of one fleet takes longer than it may."""
+
+READER_GRACE_S: Final = 1.0
+"""What the server's own timeout has for itself: a login that left it alone is ended by that."""
+
 READER_IDLE_S: Final = 300.0
 """A transaction of an analyst's login of which nothing is heard: its snapshot keeps vacuum from its work."""
 

@@ -43,6 +43,7 @@ from coord.server import together
 from coord.server.deciders import KINDS
 from coord.server.maintenance import Maintenance
 from coord.server.memory_streams import MemoryStreams
+from coord.server.reader_watch import ReaderWatch
 from coord.server.trimmer import Trimmer
 from coord.store import migrations, reading
 from coord.store.reading import Reads
@@ -119,6 +120,7 @@ def services(
                     registry=registry,
                 )
             )
+        members.append(ReaderWatch(ops_settings.side_pool(settings.database, "readers"), registry=registry))
         members.append(MemoryStreams(settings.nats, ops_settings.topology(settings), registry=registry))
     if what in {What.ALL, What.QUERY}:
         members += _querying(settings, registry)

@@ -87,7 +87,7 @@ def allow(
             verifier = conn.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256")
             conn.execute(composing.SQL("ALTER ROLE {} PASSWORD {}").format(name, composing.Literal(verifier.decode())))
         _settings(conn, name, tenant, timeout_s)
-        _membership(conn, name, login, tenant)
+        _membership(conn, name, login, tenant, timeout_s)
         beyond = conn.execute(
             statement("reader_reach").encode(), {"login": login, "fleet": tenant is not None}
         ).fetchall()
@@ -166,14 +166,14 @@ def _database(conn: _Conn) -> composing.Identifier:
     return composing.Identifier(row[0])
 
 
-def _membership(conn: _Conn, name: composing.Identifier, login: str, tenant: str | None) -> None:
+def _membership(conn: _Conn, name: composing.Identifier, login: str, tenant: str | None, timeout_s: float) -> None:
     """Of one of the two groups, and in the table where it is of the second."""
     if tenant is None:
         conn.execute(statement("reader_unset").encode(), {"login": login})
         conn.execute(composing.SQL("REVOKE coord_tenant_reader FROM {}").format(name))
         conn.execute(composing.SQL("GRANT coord_reader TO {}").format(name))
         return
-    conn.execute(statement("reader_set").encode(), {"login": login, "tenant": tenant})
+    conn.execute(statement("reader_set").encode(), {"login": login, "tenant": tenant, "statement_s": timeout_s})
     conn.execute(composing.SQL("REVOKE coord_reader FROM {}").format(name))
     conn.execute(composing.SQL("GRANT coord_tenant_reader TO {}").format(name))
 

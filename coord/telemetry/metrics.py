@@ -348,6 +348,9 @@ class Metrics:
         self.db_slow_queries = counter(
             "coord_db_slow_queries_total", "Statements that took longer than database.slow_query_ms", "statement"
         )
+        self.db_readers_ended = counter(
+            "coord_db_readers_ended_total", "Statements of analysts' logins that were ended: beyond their bound"
+        )
         self.archive_rows = counter(
             "coord_archive_rows_total", "Rows of chunks that a step of the archive was taken with, by step", "step"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +11,17 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 
-from coord import errors
+from coord import errors, limits
+from coord.server.reader_watch import ReaderWatch
 from coord.store import copy, queries, roles
 from coord.store.config import DatabaseConfig
+from coord.telemetry.metrics import Metrics
 from tests.support.cli import cli
 from tests.support.cluster import Database
 from tests.support.store import event, pool_of, sample
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -187,3 +193,45 @@ def test_a_password_is_a_verifier_by_the_time_it_leaves(config: DatabaseConfig, 
         row = conn.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (login,)).fetchone()
     assert row is not None
     assert row[0].startswith("SCRAM-SHA-256$")
+
+
+@here
+async def test_a_login_that_lifts_its_bound_is_ended_all_the_same(
+    config: DatabaseConfig, login: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it catches that, and sets a bound for itself that lasts."""
+    monkeypatch.setattr(limits, "READER_GRACE_S", 0.05)
+    roles.allow(config, login, tenant="acme", timeout_s=0.1)
+    watch = ReaderWatch(config, registry=Metrics(CollectorRegistry()))
+    await watch.setup()
+    with as_login(config, login) as conn:
+        conn.execute("SET default_transaction_read_only = off")
+        conn.execute(f"ALTER ROLE {login} SET statement_timeout = 0".encode())
+        assert await watch.look() == "", "it is idle"
+    # Where this machine is slow the first look may find it so late that its session is ended at once.
+    for asked, ended in (
+        ("SELECT pg_sleep(600)", (psycopg.errors.QueryCanceled, psycopg.errors.AdminShutdown)),
+        (_STUBBORN, (psycopg.errors.AdminShutdown,)),
+    ):
+        with contextlib.closing(as_login(config, login)) as conn:
+            conn.execute("SET statement_timeout = 0")
+            asking = asyncio.create_task(asyncio.to_thread(conn.execute, asked.encode()))
+
+            async def is_ended(asking: asyncio.Task[Any] = asking) -> bool:
+                await watch.look()
+                return asking.done()
+
+            await until(is_ended)
+            with pytest.raises(ended):
+                await asking
+    await watch.teardown()
+    assert (watch.metrics.registry.get_sample_value("coord_db_readers_ended_total") or 0) >= 2
+
+
+_STUBBORN = """
+    DO $$ BEGIN
+      FOR i IN 1..600 LOOP
+        BEGIN PERFORM pg_sleep(1); EXCEPTION WHEN query_canceled THEN NULL; END;
+      END LOOP;
+    END $$
+"""
