@@ -94,24 +94,31 @@ class Confirming:
         """Fail what still waits.  Twice is legal."""
         if self._job is not None:
             self._job.cancel()
+        self._fail(self._take(), errors.DatabaseUnavailable("the writer is closed"))
+
+    def _take(self) -> list[tuple[Move, asyncio.Future[bool]]]:
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    @staticmethod
+    def _fail(taken: list[tuple[Move, asyncio.Future[bool]]], error: errors.CoordError) -> None:
+        for _, done in taken:
+            if not done.done():
+                done.set_exception(error)
 
     async def _write(self) -> None:
         while self._waiting:
             taken: list[tuple[Move, asyncio.Future[bool]]] = []
             try:
                 async with self._turn() as conn:
-                    taken, self._waiting = self._waiting, []
+                    taken = self._take()
                     moves = [move for move, done in taken if not done.done()]
                     elsewhere = await checkpoints.advance_all(conn, moves) if moves else []
+            except errors.CoordError as exc:
+                self._fail(taken or self._take(), exc)
             except BaseException as exc:
-                if not taken:
-                    taken, self._waiting = self._waiting, []
-                told = exc if isinstance(exc, errors.CoordError) else errors.DatabaseUnavailable(f"stopped: {exc!r}")
-                for _, done in taken:
-                    if not done.done():
-                        done.set_exception(told)
-                if not isinstance(exc, errors.CoordError):
-                    raise
+                self._fail(taken or self._take(), errors.DatabaseUnavailable(f"the writer was stopped: {exc!r}"))
+                raise
             else:
                 for move, done in taken:
                     if not done.done():
