@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+import asyncpg
 import msgspec
 
 from coord import limits
@@ -35,6 +36,7 @@ from coord.ops.devstack.nats import NatsServer
 from coord.ops.devstack.stack import DevStackConfig
 from coord.projector import rebuild as rebuilding
 from coord.store.archive import run as archive
+from coord.store.archive.files import Files
 from coord.store.config import ArchiveConfig
 from coord.store.pool import Pool
 
@@ -92,6 +94,8 @@ class _Found(msgspec.Struct):
     by_round: dict[str, list[float]] = {}
     rounds: dict[str, list[dict[str, float]]] = {}
     questions: list[dict[str, Any]] = []
+    fleet: projecting.Backlog | None = None
+    """What a fleet states, made once for every part that projects it."""
 
 
 async def store(config: StoreConfig, say: Say) -> dict[str, Any]:
@@ -133,7 +137,7 @@ async def _ingest(config: StoreConfig, nats: NatsServer, database: Database, fou
     assert nats.pid is not None
     for name, figure in names.items():
         if name == "fleet":
-            backlog = await _fleet(config, database)
+            backlog = await _fleet(config, database, found)
         else:
             (backlog,) = projecting.backlogs(counts, ["progress" if name == "progress" else "singles"])
         async with projecting.opened(nats.url, nats.pid, database.config, database.pid, backlog) as bench:
@@ -147,16 +151,18 @@ async def _ingest(config: StoreConfig, nats: NatsServer, database: Database, fou
         found.rounds |= {side: [run.record() for run in of] for side, of in runs.items()}
 
 
-async def _fleet(config: StoreConfig, database: Database) -> projecting.Backlog:
+async def _fleet(config: StoreConfig, database: Database, found: _Found) -> projecting.Backlog:
+    """The facts; leaves the tables empty."""
     await servers.emptied(database.config)
-    backlog = await fleet_facts.backlog(database.config.url, config.singles)
-    await servers.emptied(database.config)
-    return backlog
+    if found.fleet is None:
+        found.fleet = await fleet_facts.backlog(database.config.url, config.singles)
+        await servers.emptied(database.config)
+    return found.fleet
 
 
 async def _rebuild(config: StoreConfig, nats: NatsServer, database: Database, found: _Found, say: Say) -> None:
     assert nats.pid is not None
-    backlog = await _fleet(config, database)
+    backlog = await _fleet(config, database, found)
     async with projecting.opened(nats.url, nats.pid, database.config, database.pid, backlog) as bench:
 
         async def rebuilt() -> Run:
@@ -191,13 +197,17 @@ async def _archive(config: StoreConfig, database: Database, found: _Found, say: 
     begin = datetime.now(UTC) - _ARCHIVED_AGE
     shape = made.Shape(rows=config.archived, begin=begin, until=begin + timedelta(days=1), entities=False)
     await made.fill(database.config.url, shape)
+    await _vacuumed(database)
     runs: list[Run] = []
     for number in range(1, config.rounds + 1):
         with tempfile.TemporaryDirectory(prefix="coord-bench-archive-") as folder:
             where = ArchiveConfig(url=folder, drop_days=None, keep_days=None)
             async with Pool(msgspec.structs.replace(database.config, pool_min=1, pool_max=3)) as pool:
+                files = await asyncio.to_thread(Files.open, where)
                 clock = Clock(database=database.pid)
-                report = await archive.run(pool, where, relations=["event"], at_once=limits.ARCHIVE_AT_ONCE)
+                report = await archive.run(
+                    pool, where, files=files, relations=["event"], at_once=limits.ARCHIVE_AT_ONCE
+                )
                 clock.stop()
                 if report.problems:
                     raise report.problems[0]
@@ -212,6 +222,15 @@ async def _archive(config: StoreConfig, database: Database, found: _Found, say: 
     found.figures["archive_bytes_per_fact"] = rounded(median(run.more["bytes_per_row"] for run in runs))
     found.by_round["archive_rows_per_s"] = [rounded(value) for value in each]
     found.rounds["archive"] = [run.record() for run in runs]
+
+
+async def _vacuumed(database: Database) -> None:
+    """What is old enough for the archive has been vacuumed long ago: who reads rows first marks them as committed."""
+    conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database.config.url)
+    try:
+        await conn.execute("VACUUM coord.event")
+    finally:
+        await conn.close()
 
 
 def _parquet_bytes(folder: Path) -> int:
