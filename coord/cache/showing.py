@@ -11,7 +11,7 @@ import contextlib
 import reprlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Final, Protocol
+from typing import Final
 
 from coord import errors, limits
 from coord.cache.functions import Functions
@@ -36,19 +36,12 @@ _PIECE: Final = 500
 """Keys that are looked at without a pause: half a millisecond."""
 
 
-class SpeakingLine(Line, Protocol):
-    """What is wanted of a connection to the broker; `coord.bus.connection.Connection` is one."""
-
-    def publish(self, subject: str, body: bytes, /) -> None:
-        """Send; raises `BusError`."""
-
-
 class Showing:
     """Of one cache of one agent's process.  `close` it before the connection."""
 
     def __init__(
         self,
-        conn: SpeakingLine,
+        conn: Line,
         cache: Cache,
         tenant: str,
         agent: str,
@@ -200,16 +193,16 @@ class Showing:
         cache = self._cache
         gone = 0
         if ask.everything:
-            gone += cache.evict_all()
+            gone += cache.evict_all(tell=False)
         elif ask.tags:
-            gone += cache.evict(*ask.tags)
+            gone += cache.evict(*ask.tags, tell=False)
         if ask.everything or ask.keys:
             # Also what is asked for and not here: it may lie in a tier below, or be on its way.
             for number, key in enumerate(self._candidates()):
                 if number % _PIECE == _PIECE - 1:
                     await asyncio.sleep(0)
                 if ask.everything or fnmatchcase(shown(key), ask.keys):
-                    gone += cache.forget(key)
+                    gone += cache.forget(key, tell=False)
         return gone
 
     async def _everywhere(self, key: Hashable, *, values: bool) -> list[HeldEntry]:
