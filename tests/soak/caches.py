@@ -1,9 +1,10 @@
 """Fifty processes with a cache each ask for what is being stated, while projectors, broker and database are killed.
 
 Each writes down what it had heard when it asked; afterwards every answer is held against the tables: older than what
-was heard is stale.  At the end, when all is quiet, every process asks for everything once more and must have the
-newest: a notice that was lost with what was killed must have been found out.  In half of them facts move answers on;
-each of those answers must have all facts up to its newest, each once.
+was heard is stale.  They share what they load by the second tier, which a broker that is killed forgets, and every so
+often somebody evicts a note by hand.  At the end, when all is quiet, every process asks for everything once more and
+must have the newest: a notice that was lost with what was killed must have been found out.  In half of them facts move
+answers on; each of those answers must have all facts up to its newest, each once.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from typing import Final
 
 import msgspec
 
 from coord import errors, limits
+from coord.bus.connection import NatsConfig
+from coord.cache.config import CacheConfig
+from coord.client.config import ClientConfig
 from coord.client.connect import Coord, connect
 from coord.ops.bench.cache_fleet import COMMITS, FleetConfig, jobs, left_behind, miscounted, stale_answers, worker
 from coord.ops.bench.cache_worker import GO, TENANT, Told, names
@@ -37,6 +42,8 @@ PROCESSES = 50
 ROUNDS = 9
 NOTES = 100
 PER_S = 50.0
+_BY_HAND: Final = 0.05
+"""Evictions by hand for each fact."""
 _ROUND_S = (4.0, 8.0)
 _AT_A_TIME = 5
 _QUIET_S = 2 * limits.CHECKPOINT_IDLE_S
@@ -51,7 +58,7 @@ class Stating:
 
     def __init__(self, client: Coord, seed: int) -> None:
         self.acked: dict[tuple[str, int], int] = {}
-        self.facts = self.unsure = 0
+        self.facts = self.unsure = self.by_hand = 0
         self._client = client
         self._rng = rng_of(Job(seed=seed), "facts")
         self.over = asyncio.Event()
@@ -59,6 +66,9 @@ class Stating:
     async def run(self) -> None:
         while not self.over.is_set():
             await self.say(self._rng.choice(names(NOTES)))
+            if self._rng.random() < _BY_HAND:
+                self._client.cache.evict(f"note:{self._rng.choice(names(NOTES))}")
+                self.by_hand += 1
             await asyncio.sleep(1 / PER_S)
 
     async def say(self, note: str) -> None:
@@ -77,7 +87,7 @@ async def run(job: Job) -> Result:
     with folder(job, "caches") as home:
         async with (
             Stack.open(home, settings={"max_connections": "300"}) as stack,
-            connect(stack.nats_url, tenant=TENANT, agent="speaker") as client,
+            connect(_speaker(stack.nats_url)) as client,
             contextlib.AsyncExitStack() as workers,
         ):
             projector = await stack.projector(bug=job.bug)
@@ -100,11 +110,14 @@ async def run(job: Job) -> Result:
         result.found("stale", f"{note}: an answer that facts moved on has other facts than there were")
     if (growth := max(one.rss_growth_bytes for one in told)) > _GROWTH_MAX:
         result.found("memory", f"a process has grown by {growth} bytes")
+    if not sum(one.shared.get("hit", 0) for one in told):
+        result.found("nothing", "nobody found anything in the tier that they share")
     if not checked or not commits:
         result.found("nothing", "nobody asked, or nothing was committed")
     result.volume |= {
         "processes": processes, "answers": checked, "facts": stating.facts, "unsure": stating.unsure,
         "questions without answer": sum(one.failed for one in told), "loads": sum(one.loads for one in told),
+        "evictions by hand": stating.by_hand, "found in L2": sum(one.shared.get("hit", 0) for one in told),
         "facts that moved answers": sum(one.moved.get("moved", 0) for one in told),
     }  # fmt: skip
     result.details |= {
@@ -114,9 +127,15 @@ async def run(job: Job) -> Result:
     return result
 
 
+def _speaker(url: str) -> ClientConfig:
+    nats = NatsConfig(urls=(url,))
+    return ClientConfig(nats=nats, tenant=TENANT, agent="speaker", cache=CacheConfig(l2=True))
+
+
 async def _started(stack: Stack, processes: int, workers: contextlib.AsyncExitStack) -> list[Worker]:
     config = FleetConfig(
-        processes=processes, connections=processes, readers=processes, notes=NOTES, pause_s=0.1, moved=processes // 2
+        processes=processes, connections=processes, readers=processes, notes=NOTES, pause_s=0.1, moved=processes // 2,
+        l2=True,
     )  # fmt: skip
     running: list[Worker] = []
     made = iter(jobs(config, stack.nats_url, stack.database_url))
@@ -147,6 +166,7 @@ async def _rounds(
         elif victim == "nats":
             stack.nats.kill()
             await stack.nats.start()
+            await stack.streams()
         else:
             await stack.postgres.kill()
             await stack.postgres.start()

@@ -70,12 +70,16 @@ class Stack:
             stack = cls(home, nats, postgres)
             try:
                 await nats.start()
-                async with await Connection.open(NatsConfig(urls=(nats.url,)), name="soak-setup") as conn:
-                    await apply_topology(conn, "production", **streams)
+                await stack.streams(**streams)
                 yield stack
             finally:
                 await stack._projectors.aclose()
                 await nats.stop()
+
+    async def streams(self, **streams: dict[str, Any]) -> None:
+        """Make them; again, those that the broker's memory has forgotten."""
+        async with await Connection.open(NatsConfig(urls=(self.nats.url,)), name="soak-setup") as conn:
+            await apply_topology(conn, "production", **streams)
 
     async def projector(self, *, bug: Bug | None = None, **fields: Any) -> ProjectorProcess:
         """Start one more projector, in a process of its own; it ends with the stack."""

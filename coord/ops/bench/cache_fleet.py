@@ -64,6 +64,8 @@ class FleetConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of a reader after each sixty questions."""
     moved: int = 0
     """Processes in which facts move answers on: the last ones."""
+    l2: bool = False
+    """Whether processes share what they load."""
 
 
 class Watch:
@@ -139,7 +141,7 @@ def jobs(config: FleetConfig, nats_url: str, database_url: str) -> list[Listenin
         job = Listening(
             nats_url=nats_url, database_url=database_url, first=first, connections=connections, readers=readers,
             notes=config.notes, zipf=config.zipf, pause_s=config.pause_s,
-            moved=n >= processes - config.moved,
+            moved=n >= processes - config.moved, l2=config.l2,
         )  # fmt: skip
         dealt.append(job)
         first += connections

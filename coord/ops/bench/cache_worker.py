@@ -25,8 +25,10 @@ from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
 from coord.bus.connection import NatsConfig
+from coord.cache.config import CacheConfig
 from coord.cache.functions import CachedFunction, CachedOptions
 from coord.cache.loading import Loaded
+from coord.client.config import ClientConfig
 from coord.client.connect import Connecting, Coord, connect
 from coord.ops.bench import process
 from coord.ops.bench.measure import BenchError, rss_bytes
@@ -72,6 +74,8 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
     """Of a reader after each sixty questions: a fleet's agents do something else besides."""
     moved: bool = False
     """Whether facts move answers on; then each says how many there are, too."""
+    l2: bool = False
+    """Whether processes share what they load."""
 
 
 class Newest(msgspec.Struct, frozen=True):
@@ -125,7 +129,9 @@ class Told(msgspec.Struct, kw_only=True):
     refused: dict[str, int]
     """loads that were not kept, by why, and"""
     moved: dict[str, int]
-    """what came of moving answers on; since the process began."""
+    """what came of moving answers on, and"""
+    shared: dict[str, int]
+    """what came of asking the tier that processes share; since the process began."""
     counts: list[tuple[str, int, int]]
     """Note, newest sequence and number of facts of each answer that was, where they are moved on."""
     bytes_max: int
@@ -150,7 +156,9 @@ def shares(count: int, zipf: float) -> list[float]:
 class Listener:
     """One connection."""
 
-    def __init__(self, client: Coord, pool: Pool, heard: dict[bytes, Heard], *, moved: bool) -> None:
+    def __init__(
+        self, client: Coord, pool: Pool, heard: dict[bytes, Heard], *, moved: bool = False, l2: bool = False
+    ) -> None:
         self.client = client
         self.counts: set[tuple[str, int, int]] = set()
         self._moved = moved
@@ -166,6 +174,9 @@ class Listener:
         options: CachedOptions = {"tags": ["note:{id}"]}
         if moved:
             options["moved_by"] = _add
+        if l2:
+            options["shared"] = Newest
+            options["version"] = 1 + moved
 
         @client.cached("newest:{id}", **options)
         async def newest(id: str) -> Loaded:  # noqa: A002
@@ -228,7 +239,7 @@ async def listen(job: Listening, over: asyncio.Event) -> None:
         await pool.open()
         stack.push_async_callback(pool.close)
         listeners = [
-            Listener(await stack.enter_async_context(_client(job, n)), pool, heard, moved=job.moved)
+            Listener(await stack.enter_async_context(_client(job, n)), pool, heard, moved=job.moved, l2=job.l2)
             for n in range(job.first, job.first + job.connections)
         ]
         await _warm(job, listeners)
@@ -251,8 +262,9 @@ async def listen(job: Listening, over: asyncio.Event) -> None:
 
 
 def _client(job: Listening, number: int) -> Connecting:
-    config = NatsConfig(urls=(job.nats_url,))
-    return connect(config, tenant=TENANT, agent=f"reader-{number}", metrics=Metrics(CollectorRegistry()))
+    nats, cache = NatsConfig(urls=(job.nats_url,)), CacheConfig(l2=job.l2)
+    config = ClientConfig(nats=nats, tenant=TENANT, agent=f"reader-{number}", cache=cache)
+    return connect(config, metrics=Metrics(CollectorRegistry()))
 
 
 async def _warm(job: Listening, listeners: list[Listener]) -> None:
@@ -295,6 +307,7 @@ def _told(
         dropped=_added(stats.dropped for stats in after),
         refused=_added(stats.refused for stats in after),
         moved=_added(stats.moved for stats in after),
+        shared=_added(tiers.outcomes()["l2"] for at in listeners if (tiers := at.client.cache.tiers) is not None),
         counts=sorted({one for listener in listeners for one in listener.counts}),
         bytes_max=max(s.bytes for s in after),
         rss_bytes=rss_bytes(os.getpid()),
