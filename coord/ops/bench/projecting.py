@@ -162,6 +162,8 @@ class Bench:
         self.backlog = backlog
         self._profile = profile
         self._ends: dict[int, int] = {}
+        self._rows: list[tuple[object, ...]] = []
+        """Those of the backlog, as the projector wrote them."""
         self.beside: Job | None = None
         """What a further process does while the backlog is drained."""
 
@@ -174,6 +176,7 @@ class Bench:
     async def clear(self) -> None:
         """Take the backlog out again: the next one must not find it."""
         await self._conn.api(f"STREAM.PURGE.{self.backlog.stream}", timeout_s=60)
+        self._rows = []
 
     async def drain(self) -> Run:
         """The projector's side."""
@@ -206,8 +209,10 @@ class Bench:
     async def copy(self) -> Run:
         """The bare side; called after `drain`, whose rows it writes again."""
         backlog = self.backlog
-        async with self._pool.acquire() as conn:
-            rows = await _rows(conn, backlog.table, backlog.columns)
+        if not self._rows:  # what is in the stream stays the same, and so do its rows
+            async with self._pool.acquire() as conn:
+                self._rows = await _rows(conn, backlog.table, backlog.columns)
+        rows = self._rows
         await self.empty()
         async with self._pool.acquire() as conn:
             with quiet_heap():
