@@ -147,8 +147,6 @@ class _Bench:
 
     async def asked(self, told: _Told, asks: list[Ask], seconds: float) -> None:
         """Each of `asks` is a caller, who asks again as soon as he is answered."""
-        began, cpu = time.perf_counter(), cpu_s(self.worker.pid)
-        until = began + seconds
 
         async def caller(number: int, ask: Ask) -> None:
             while (now := time.perf_counter()) < until:
@@ -161,9 +159,11 @@ class _Bench:
                     told.took_s.append(time.perf_counter() - now)
 
         with quiet_heap():
+            began, cpu = time.perf_counter(), cpu_s(self.worker.pid)
+            until = began + seconds
             await asyncio.gather(*(caller(n, ask) for n, ask in enumerate(asks)))
-        told.seconds += time.perf_counter() - began
-        told.service_s += cpu_s(self.worker.pid) - cpu
+            told.seconds += time.perf_counter() - began
+            told.service_s += cpu_s(self.worker.pid) - cpu
 
 
 def _note(caller: int) -> str:
