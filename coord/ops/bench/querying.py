@@ -152,7 +152,7 @@ class _Bench:
             while (now := time.perf_counter()) < until:
                 try:
                     await ask(number)
-                except errors.Overloaded:
+                except (errors.Overloaded, errors.DeadlineExceeded):
                     told.refused += 1
                     await asyncio.sleep(0.01)
                 else:
