@@ -34,7 +34,7 @@ class ByHands:
         forget: Callable[[Hashable], object],
         evict: Callable[[Collection[str] | None], object],
     ) -> None:
-        """`keys`: of what is in memory; `forget` drops what is under one, `evict` what has a tag of these; None: any."""
+        """`keys`: of what is in memory; `forget` drops what is under one, `evict` what has such tags; None: any."""
         self.say: Callable[[ByHand], None] | None = None
         """Sends a message to all of the tenant's processes; raises `CoordError`."""
         self._tiers = tiers

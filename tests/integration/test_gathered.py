@@ -10,7 +10,7 @@ import pytest
 
 from coord import errors, limits
 from coord.bus.connection import Connection
-from coord.bus.shared import SharedReader
+from coord.bus.shared import SharedConsumer, SharedReader
 from coord.projector.service import ProjectorService
 from coord.wire import subjects
 from tests.support.projecting import projector_service
@@ -182,7 +182,7 @@ async def test_a_partition_that_takes_nothing_holds_the_others_up_for_a_moment_o
         for partition in service.partitions:
             partition.reader._batch = 10
         consumer = shared(service)._consumer
-        assert consumer is not None
+        assert isinstance(consumer, SharedConsumer)
         consumer._batch = 40
         await facts.say(300)
         await until(lambda: not stuck.is_lent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import signal
 import time
@@ -271,7 +272,10 @@ async def test_used_ids_are_read_where_everything_is_that_has_left_the_log(serve
 
         await until(proven)
         about = Request(
-            subjects.rpc("acme", "ids", "used"), msgspec.json.encode(UsedRequest("task", [("a", "b")])), "json"
+            subjects.rpc("acme", "ids", "used"),
+            msgspec.json.encode(UsedRequest("task", [("a", "b")])),
+            "json",
+            math.inf,
         )
         assert (await used.used(about)).whole
         info = msgspec.structs.replace(info, created=datetime(2020, 1, 1, tzinfo=UTC).isoformat())

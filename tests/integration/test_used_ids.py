@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -51,7 +52,9 @@ async def project(database: Database, rows: list[EventRow]) -> None:
 
 
 def request(*ids: tuple[str, str]) -> Request:
-    return Request(subjects.rpc("acme", "ids", "used"), msgspec.json.encode(UsedRequest("task", list(ids))), "json")
+    return Request(
+        subjects.rpc("acme", "ids", "used"), msgspec.json.encode(UsedRequest("task", list(ids))), "json", math.inf
+    )
 
 
 async def test_an_id_that_has_left_the_log_is_refused_naming_the_first(

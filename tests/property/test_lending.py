@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from coord import errors, limits
 from coord.bus.pull import PinnedReader
+from coord.bus.riding import Ride
 from coord.bus.shared import SharedConsumer, SharedReader
 from coord.bus.topology import load
 from coord.runtime import assets
@@ -41,7 +42,9 @@ class Run:
 
     @property
     def lender(self) -> SharedConsumer | None:
-        return self.shared._consumer
+        consumer = self.shared._consumer
+        assert not isinstance(consumer, Ride)
+        return consumer
 
     async def begin(self, p: int) -> None:
         """A session from where the last one ended."""

@@ -19,6 +19,7 @@ from coord import errors, limits
 from coord.client import context, encoding
 from coord.client.config import CRITICAL, STATUS, PublisherConfig
 from coord.client.encoding import Encoder, Message, sample_entry
+from coord.client.event_ids import new_event_id
 from coord.client.receipt import Receipt
 from coord.runtime import clock
 from coord.wire import codec, frames, headers
@@ -169,7 +170,7 @@ def test_a_sequel_has_the_bytes_of_a_fact_that_says_the_same(
     fast = encoder(content)
     sequel = fast.sequel(read)
     other = encoder(content)
-    said_as = (name, ".".join(detail), fields["data"], encoding.new_event_id(), more)
+    said_as = (name, ".".join(detail), fields["data"], new_event_id(), more)
     if sequel is not None:
         assert sequel.entity == ".".join(stored.stored.split(".")[:7])
         for _ in range(2):  # the first makes the shape
