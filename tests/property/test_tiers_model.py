@@ -491,6 +491,30 @@ def _lost(w: Fleet, r: random.Random) -> None:
     w.ask(w.processes[1], id_)
 
 
+def _told(w: Fleet, r: random.Random) -> None:
+    """One process has an answer that another evicts by hand, and hears of that."""
+    id_ = r.choice(IDS)
+    w.ask(w.processes[1], id_)
+    w.see(-1, 0)
+    w.evict(w.processes[0], id_)
+    w.hear(w.processes[1])
+
+
+def _left(w: Fleet, r: random.Random) -> None:
+    """A fact about what is in the tier has left the log when somebody begins."""
+    id_ = r.choice(IDS)
+    w.ask(w.processes[0], id_)
+    w.see(-1, 0)
+    w.land(-1)
+    w.publish(id_)
+    for p in w.places:
+        w.commit(p, crash=False)
+    w.trim()
+    w.restart(1)
+    w.all_beat()
+    w.ask(w.processes[1], id_)
+
+
 def _anew(w: Fleet, r: random.Random) -> None:
     """A new log, and somebody who wants to see its first fact."""
     id_ = r.choice(IDS)
@@ -518,7 +542,6 @@ STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: w.disconnect(_one(w, r)) if r.random() < 0.3 else None,
     lambda w, r: w.restart(r.randrange(2)) if r.random() < 0.5 else None,
     lambda w, _: w.trim(),
-    lambda w, _: w.trim(),
     lambda w, r: _anew(w, r) if r.random() < 0.2 else None,
     lambda w, r: w.ask_for_the_last(_one(w, r), r.choice(IDS)),
     _whole,
@@ -532,6 +555,8 @@ STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: w.hear(_one(w, r)),
     lambda w, r: w.lose_record() if r.random() < 0.2 else None,
     lambda w, r: _lost(w, r) if r.random() < 0.2 else None,
+    lambda w, r: _told(w, r) if r.random() < 0.2 else None,
+    lambda w, r: _left(w, r) if r.random() < 0.2 else None,
 ]
 
 
