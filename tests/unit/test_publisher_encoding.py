@@ -19,7 +19,6 @@ from coord import errors, limits
 from coord.client import context, encoding
 from coord.client.config import CRITICAL, STATUS, PublisherConfig
 from coord.client.encoding import Encoder, Message, sample_entry
-from coord.client.event_ids import new_event_id
 from coord.client.receipt import Receipt
 from coord.runtime import clock
 from coord.wire import codec, frames, headers
@@ -29,6 +28,8 @@ from coord.wire.subjects import FactSubject, parse_published
 
 NOW = datetime(2026, 11, 21, 4, 30, 0, 123456, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000 + 123456
+SAID = "019aa3b2-0000-7000-8000-000000000001"
+"""Every fact's id here."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def _frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 def freeze(monkeypatch: pytest.MonkeyPatch, now_us: int) -> None:
     now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=now_us)
     monkeypatch.setattr(encoding, "now_us", lambda: now_us)
-    monkeypatch.setattr(encoding, "new_event_id", lambda: "019aa3b2-0000-7000-8000-000000000001")
+    monkeypatch.setattr(encoding, "new_event_id", lambda: SAID)
 
     monkeypatch.setattr(clock, "utc_now", lambda: now)
 
@@ -54,11 +55,11 @@ def reference(fact: Fact, content: str = "json", now_us: int = NOW_US) -> Messag
         fact,
         tenant="acme",
         agent="a1",
-        event_id="019aa3b2-0000-7000-8000-000000000001",
+        event_id=SAID,
         occurred_at=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=now_us),
         content=content,  # type: ignore[arg-type]
     )
-    event_id = fact.event_id or "019aa3b2-0000-7000-8000-000000000001"
+    event_id = fact.event_id or SAID
     return Message(made.subject, made.header_block(), made.body, event_id)
 
 
@@ -170,7 +171,7 @@ def test_a_sequel_has_the_bytes_of_a_fact_that_says_the_same(
     fast = encoder(content)
     sequel = fast.sequel(read)
     other = encoder(content)
-    said_as = (name, ".".join(detail), fields["data"], new_event_id(), more)
+    said_as = (name, ".".join(detail), fields["data"], SAID, more)
     if sequel is not None:
         assert sequel.entity == ".".join(stored.stored.split(".")[:7])
         for _ in range(2):  # the first makes the shape
@@ -324,9 +325,7 @@ def test_a_frame_of_samples_has_the_reference_bytes() -> None:
     samples = [Sample(series="llm.tokens", value=n / 2, occurred_at=NOW + timedelta(microseconds=n)) for n in range(50)]
     entries = [sample_entry(s.value, s.data, s.occurred_at) for s in samples]
     made = fast.frame(fast.series("llm.tokens"), NOW_US, [(at - NOW_US, data) for at, data, _ in entries])
-    wanted = encode_frame(
-        samples, tenant="acme", agent="a1", event_id="019aa3b2-0000-7000-8000-000000000001", occurred_at=NOW
-    )
+    wanted = encode_frame(samples, tenant="acme", agent="a1", event_id=SAID, occurred_at=NOW)
     assert (made.subject, made.headers, made.body) == (wanted.subject, wanted.header_block(), wanted.body)
     assert len(made.body) <= sum(size for _, _, size in entries) + 20, "the estimate is an upper bound"
 
