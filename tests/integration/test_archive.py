@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -14,7 +15,7 @@ import pytest
 from coord import errors, limits
 from coord.core.archive import Manifest, Piece
 from coord.store import copy, migrations
-from coord.store.archive import cold, pieces, restore, run
+from coord.store.archive import cold, files, pieces, restore, run
 from coord.store.archive.cold import Wanted
 from coord.store.archive.files import Files
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
@@ -369,6 +370,32 @@ async def test_what_was_damaged_before_it_was_read_back_is_written_again(pool: P
     assert report.problems == ()
     assert [done.step for done in report.done] == ["write", "publish", "write", "publish", "verify", "drop"]
     assert await archive.cold_rows(pool, home_of(tmp_path)) == facts
+
+
+async def test_what_is_published_is_on_the_disk_with_all_its_folders(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await archive.fill(pool, archive.rows(20))
+    synced: list[str] = []
+    monkeypatch.setattr(files, "_sync", synced.append)
+    moved: list[str] = []
+
+    class Watched(Files):
+        def move(self, source: str, target: str) -> None:
+            assert self.full(source) in synced, "what is in a file, before anybody is told of it"
+            super().move(source, target)
+            moved.append(self.full(target))
+            synced.append("moved")
+
+        def sink(self, path: str) -> Any:
+            if path.endswith(".json"):
+                after = synced[len(synced) - synced[::-1].index("moved") :]
+                folders = {str(f) for file in moved for f in Path(file).parents if f.is_relative_to(self.root)}
+                assert folders <= set(after), "names, before the manifest has them"
+            return super().sink(path)
+
+    await run.run(pool, config(tmp_path), files=Watched.open(config(tmp_path)))
+    assert moved
 
 
 async def test_a_chunk_is_not_dropped_when_its_files_are_gone(pool: Pool, tmp_path: Path) -> None:

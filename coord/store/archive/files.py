@@ -7,10 +7,11 @@ when they have it.  Everything blocks; call it in a thread.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from coord import errors
 from coord.store.config import ArchiveConfig
 
 _READ_BYTES: Final = 1 << 20
+_SYNCS_AT_ONCE: Final = 8
 
 
 def arrow() -> Any:
@@ -81,7 +83,7 @@ class Files:
             self._sync_folder(path)
 
     def sink(self, path: str) -> Any:
-        """A stream to write a file; close it, then `sync`.  It survives a power cut once it was moved, too."""
+        """A stream to write a file; close it, then `sync_all`.  It survives a power cut once it was moved, too."""
         self._make_folder(path)
         return self.filesystem.open_output_stream(self.full(path))
 
@@ -90,12 +92,25 @@ class Files:
         if self._synced:
             _sync(self.full(path))
 
+    def sync_all(self, paths: Iterable[str]) -> None:
+        """What is in the files survives a power cut.  A disk that is asked for several at once writes them as one."""
+        _all_at_once(self.sync, paths)
+
     def move(self, source: str, target: str) -> None:
-        """Give a file its name.  Raises `ArchiveUnavailable`."""
+        """Give a file its name, which survives a power cut after `sync_names`.  Raises `ArchiveUnavailable`."""
         with translated("move", target):
-            self._make_folder(target)
+            if self._synced:  # object stores have no folders
+                self.filesystem.create_dir(str(self._folder(target)), recursive=True)
             self.filesystem.move(self.full(source), self.full(target))
-            self._sync_folder(target)
+
+    def sync_names(self, paths: Iterable[str]) -> None:
+        """The files' names, and those of their folders up to the root, whoever made them, survive a power cut."""
+        if self._synced:
+            folders: set[str] = set()
+            for path in paths:
+                folder = self._folder(path)
+                folders |= {str(f) for f in (folder, *folder.parents) if f.is_relative_to(self.root)}
+            _all_at_once(_sync, folders)
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None: there is none."""
@@ -127,12 +142,15 @@ class Files:
         with translated("remove", path), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.full(path))
 
+    def _folder(self, path: str) -> PurePosixPath:
+        return PurePosixPath(self.full(path)).parent
+
     def _sync_folder(self, path: str) -> None:
         if self._synced:
-            _sync(str(PurePosixPath(self.full(path)).parent))
+            _sync(str(self._folder(path)))
 
     def _make_folder(self, path: str) -> None:
-        parent = PurePosixPath(self.full(path)).parent
+        parent = self._folder(path)
         if self._synced and not os.path.isdir(parent):  # noqa: PTH112 - a path of pyarrow's
             above = parent
             while not os.path.isdir(above):  # noqa: PTH112
@@ -141,6 +159,12 @@ class Files:
             while parent != above:
                 parent = parent.parent
                 _sync(str(parent))
+
+
+def _all_at_once(sync: Callable[[str], None], paths: Iterable[str]) -> None:
+    with concurrent.futures.ThreadPoolExecutor(_SYNCS_AT_ONCE, "archive-sync") as threads:
+        for _ in threads.map(sync, paths):
+            pass  # raises what one of them raised
 
 
 def _sync(path: str) -> None:

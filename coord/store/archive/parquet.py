@@ -112,6 +112,8 @@ class _Writers:
             self._write(key)
         while self._open:
             self._end(next(iter(self._open)))
+        with translated("write", aside(self._piece)):
+            self._files.sync_all(aside_path(self._piece, file.number) for file in self._done)
         return sorted(self._done, key=lambda f: f.number)
 
     def close(self) -> None:
@@ -187,7 +189,6 @@ class _Writer:
             self._parquet.close()
             self._buffered.close()
             self._sink.close()
-            self._files.sync(self._path)
         assert self._first is not None, "a file is begun when there are rows for it"
         return File(
             number=self._number,

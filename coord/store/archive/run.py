@@ -282,6 +282,7 @@ class _Run:
             if self._files.size(source) != file.bytes:
                 raise errors.ArchiveCorrupted(f"{source} is not as it was written", path=source)
             self._files.move(source, file.path)
+        self._files.sync_names(file.path for file in known)
         manifest = Manifest(
             relation=piece.relation,
             piece=piece.piece,
