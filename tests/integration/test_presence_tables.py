@@ -56,6 +56,7 @@ async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migr
                 row = fleet.board.table.get("acme", "a1", one.instance)
                 assert row is not None
                 row.due_s = 0.1
+                fleet.board.table._next_at = 0.0  # as a heartbeat that is due so soon would have it
                 one.beating._loop.cancel()  # type: ignore[union-attr]
                 await until(lambda: _is(state("a1"), "gone"))
             kinds = await db.fetch("SELECT event, count(*) AS n FROM coord.event WHERE kind = 'agent' GROUP BY event")
