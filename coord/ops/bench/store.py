@@ -63,7 +63,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     facts_per_s: float = 20_000
     """Facts that come in meanwhile."""
     dashboard_s: float = 10
-    archived: int = 200_000
+    archived: int = 300_000
     """Facts of a day, in each round written as Parquet and read back."""
     weighed: int = 60_000
     """Facts that are weighed, in each edition."""
