@@ -94,16 +94,6 @@ async def prepare(conn: Connection) -> None:
         await conn.fetch(statement("checkpoint_advance_all"), *([] for _ in range(_VALUES)))
 
 
-async def advance(conn: Connection, checkpoint: Checkpoint, moved: Checkpoint, *, pending: int) -> None:
-    """Move one checkpoint from exactly `checkpoint` to `moved`, without rows.
-
-    Raises `CheckpointMoved` when it is not where the caller believes: roll back, read it again.
-    An idle partition may confirm its place (`moved` = `checkpoint`).
-    """
-    if await advance_all(conn, [Move(checkpoint, moved, pending)]):
-        raise checkpoint_moved(checkpoint)
-
-
 async def pass_gap(conn: Connection, checkpoint: Checkpoint, moved: Checkpoint) -> None:
     """Move over sequences that are gone for ever; anchors on both sides, nothing of the chain between.
 

@@ -14,7 +14,7 @@ from coord.core.checkpoint import Checkpoint
 from coord.store import checkpoints, copy
 from coord.store.pool import Pool
 from tests.support import waiting
-from tests.support.store import T0, event
+from tests.support.store import T0, advance, event
 
 CREATED = T0 - timedelta(days=1)
 
@@ -34,7 +34,7 @@ async def commit(pool: Pool, before: Checkpoint, seq: int) -> Checkpoint:
     after = checkpoints.moved(before, seq=seq, stored_at=T0)
     async with pool.transaction() as conn:
         await copy.events(conn, [event(s) for s in range(before.seq + 1, seq + 1)])
-        await checkpoints.advance(conn, before, after, pending=seq)
+        await advance(conn, before, after, pending=seq)
     return after
 
 
@@ -68,7 +68,7 @@ async def test_confirming_its_place_moves_only_the_clock(pool: Pool) -> None:
 
     before = await updated_at()
     async with pool.acquire() as conn:
-        await checkpoints.advance(conn, first, first, pending=0)
+        await advance(conn, first, first, pending=0)
     assert await read(pool) == first
     assert await updated_at() > before  # type: ignore[operator]
 
@@ -103,7 +103,7 @@ async def test_of_two_at_once_exactly_one_commits(pool: Pool) -> None:
         async with pool.transaction() as conn:
             await copy.events(conn, [event(s, agent=marker) for s in range(1, 11)])
             await ready.wait()
-            await checkpoints.advance(conn, first, after, pending=0)
+            await advance(conn, first, after, pending=0)
         return marker
 
     async with asyncio.timeout(60):
@@ -125,7 +125,7 @@ async def test_the_loser_waits_for_the_winners_commit_and_no_longer(pool: Pool) 
 
     async def fails() -> None:
         async with pool.transaction() as conn:
-            await checkpoints.advance(conn, first, after, pending=0)
+            await advance(conn, first, after, pending=0)
             moved.set()
             await give_up.wait()
             raise errors.NotConnected
@@ -204,4 +204,4 @@ async def test_refused_numbers_do_not_pass_for_an_outage(pool: Pool) -> None:
     first = await create(pool)
     with pytest.raises(errors.DatabaseRefused):
         async with pool.acquire() as conn:
-            await checkpoints.advance(conn, first, first, pending=-1)
+            await advance(conn, first, first, pending=-1)

@@ -19,7 +19,7 @@ from coord.bus.topology import load
 from coord.runtime import assets
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
-from tests.support.lending import Consumer, Memory
+from tests.support.lending import Consumer, Memory, begin
 
 SPEC = load(assets.streams_dir()).get("EVENTS/projector-0")
 MESSAGES = 300
@@ -48,11 +48,7 @@ class Run:
 
     async def begin(self, p: int) -> None:
         """A session from where the last one ended."""
-        reader = self.readers[p]
-        await reader.stop()
-        reader._pin = "pin"
-        await reader.start((self.got[p] or [0])[-1] + 1)
-        reader.may_be_lent()
+        await begin(self.readers[p], self.got[p])
 
     async def lend(self) -> None:
         slots = frozenset(slot for slot, place in enumerate(self.shared._places()) if place.position is not None)

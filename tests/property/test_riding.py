@@ -22,7 +22,7 @@ from coord.core.gathering import Gathering, Policy
 from coord.runtime import assets
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
-from tests.support.lending import Consumer, Memory
+from tests.support.lending import Consumer, Memory, begin
 
 DEFINED = load(assets.streams_dir())
 SPECS = {name: DEFINED.get(f"EVENTS/{name}-0") for name in ("projector", "decider")}
@@ -64,11 +64,7 @@ class Reading:
 
     async def begin(self, p: int) -> None:
         """A session from where the last one ended."""
-        reader = self.readers[p]
-        await reader.stop()
-        reader._pin = "pin"
-        await reader.start((self.got[p] or [0])[-1] + 1)
-        reader.may_be_lent()
+        await begin(self.readers[p], self.got[p])
 
     async def look(self) -> None:
         """What `run` does when something has changed."""

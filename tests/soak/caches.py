@@ -27,9 +27,8 @@ from coord.ops.bench.workers import Worker
 from coord.wire import subjects
 from coord.wire.envelope import Fact
 from tests.soak.harness import Job, Result, Scenario, folder, rng_of, say
-from tests.soak.stack import Checkpoints, Stack, behind
+from tests.soak.stack import Stack, settled
 from tests.support.crash import ProjectorProcess
-from tests.support.waiting import until
 
 SCENARIO = Scenario(
     name="caches",
@@ -175,13 +174,6 @@ async def _rounds(
     await asyncio.sleep(_ROUND_S[1])
     stating.over.set()
     await speaking
-    checkpoints = Checkpoints(stack.database_url)
-
-    async def has_all() -> bool:
-        at = await checkpoints.read()
-        return at is not None and not behind(at, stating.acked)
-
-    await until(has_all, 120)
-    checkpoints.close()
+    await settled(stack, stating.acked)
     await asyncio.sleep(_QUIET_S)
     return [msgspec.convert(one, Told) for one in await asyncio.gather(*(w.ended(_TELL_S) for w in running))]

@@ -27,9 +27,8 @@ from coord.wire import subjects
 from coord.wire.envelope import Fact
 from coord.wire.query_api import QueryAnswer, QueryRequest, Since, Watermark
 from tests.soak.harness import Job, Result, Scenario, folder, rng_of, say
-from tests.soak.stack import Checkpoints, Stack, behind
+from tests.soak.stack import Stack, settled
 from tests.support.crash import ProjectorProcess
-from tests.support.waiting import until
 
 SCENARIO = Scenario(
     name="query",
@@ -238,7 +237,7 @@ async def run(job: Job) -> Result:
         await _rounds(job, result, stack, projector, instances, rounds)
         over.set()
         await asyncio.gather(*tasks)
-        await _settled(stack, stating)
+        await settled(stack, stating.ends)
         await at_last(result, askers[0], TENANTS, KEYS)
         growth = instances.growth()
         db = await stack.database()
@@ -272,18 +271,6 @@ async def _rounds(
         kills = f"kills {victim}"
         result.volume[kills] = result.volume.get(kills, 0) + 1
     await asyncio.sleep(_ROUND_S[1])
-
-
-async def _settled(stack: Stack, stating: Stating) -> None:
-    """The tables have all that was said."""
-    checkpoints = Checkpoints(stack.database_url)
-
-    async def has_all() -> bool:
-        at = await checkpoints.read()
-        return at is not None and not behind(at, stating.ends)
-
-    await until(has_all, 120)
-    checkpoints.close()
 
 
 async def at_last(result: Result, asker: Asker, tenants: Iterable[str], keys: int) -> None:

@@ -22,6 +22,7 @@ from tests.support import crash
 from tests.support.crash import ProjectorProcess
 from tests.support.planted import Bug
 from tests.support.streams import apply_topology
+from tests.support.waiting import until
 from tests.support.workload import connect
 
 LOSES_MUCH = {
@@ -163,3 +164,15 @@ class Checkpoints:
 def behind(checkpoints: dict[tuple[str, int], int], goal: dict[tuple[str, int], int]) -> list[tuple[str, int]]:
     """Partitions whose checkpoint has not reached the goal."""
     return [slot for slot, seq in goal.items() if checkpoints.get(slot, 0) < seq]
+
+
+async def settled(stack: Stack, goal: dict[tuple[str, int], int]) -> None:
+    """The tables have all up to the goal; fails after two minutes."""
+    checkpoints = Checkpoints(stack.database_url)
+
+    async def has_all() -> bool:
+        at = await checkpoints.read()
+        return at is not None and not behind(at, goal)
+
+    await until(has_all, 120)
+    checkpoints.close()

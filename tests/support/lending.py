@@ -11,6 +11,7 @@ import msgspec
 
 from coord import errors
 from coord.bus.patched import Receiver
+from coord.bus.pull import PinnedReader
 from coord.wire.filters import matches
 
 
@@ -163,3 +164,11 @@ class Inbox:
     async def unsubscribe(self) -> None:
         self._memory._inboxes.pop(self.subject, None)
         await asyncio.sleep(0)
+
+
+async def begin(reader: PinnedReader, got: list[int]) -> None:
+    """A session from where the last one, which got these, ended."""
+    await reader.stop()
+    reader._pin = "pin"
+    await reader.start((got or [0])[-1] + 1)
+    reader.may_be_lent()

@@ -19,7 +19,7 @@ from coord.store.pool import Connection, Pool
 from coord.store.rows import EventRow
 from coord.store.shadow import Compared
 from coord.wire import subjects
-from tests.support.store import T0, event
+from tests.support.store import T0, advance, event
 
 CREATED = datetime(2025, 12, 1, tzinfo=UTC)
 
@@ -140,7 +140,7 @@ async def _checkpoint(conn: Connection, last: EventRow) -> None:
             await checkpoints.create(conn, stream=subjects.EVENTS, partition=partition, stream_created=CREATED, seq=0)
     for before in await checkpoints.read_all(conn, subjects.EVENTS):
         moved = checkpoints.moved(before, seq=last[2], stored_at=last[0])
-        await checkpoints.advance(conn, before, moved, pending=0)
+        await advance(conn, before, moved, pending=0)
 
 
 async def tables(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:

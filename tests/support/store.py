@@ -15,11 +15,12 @@ from typing import Any, Self
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from coord.core.checkpoint import Checkpoint
 from coord.ops.devstack import DevStackConfig, PostgresOptions, install, places
 from coord.ops.devstack.postgres import PostgresServer
-from coord.store import timestamps
+from coord.store import checkpoints, timestamps
 from coord.store.config import DatabaseConfig
-from coord.store.pool import PROJECTOR_SETTINGS, Pool
+from coord.store.pool import PROJECTOR_SETTINGS, Connection, Pool
 from coord.store.rows import EVENT_COLUMNS, SAMPLE_COLUMNS, EventRow, SampleRow
 from coord.telemetry.metrics import Metrics
 from tests.support.cluster import RUN_DIR
@@ -179,3 +180,9 @@ class StallingProxy:
                 sink.write(data)
                 await sink.drain()
         sink.close()
+
+
+async def advance(conn: Connection, before: Checkpoint, after: Checkpoint, *, pending: int) -> None:
+    """Move one checkpoint, as a writer does; raises `CheckpointMoved` when it is not at `before`."""
+    if await checkpoints.advance_all(conn, [checkpoints.Move(before, after, pending)]):
+        raise checkpoints.checkpoint_moved(before)
