@@ -14,7 +14,7 @@ from coord.ops.bench.tasks import PARTS, TasksConfig
 _SIDES = ("agents", "all", "coord", "database", "nats", "submitter")
 _BOTH = ("p50", "p99")
 FIGURES = {
-    "tasks_per_s", "workflows_per_s", "agents_scale.growth", "fleet_idle.cpu_us",
+    "tasks_per_s", "bare.tasks_per_s", "tasks_to_bare", "workflows_per_s", "agents_scale.growth", "fleet_idle.cpu_us",
     *(f"coordination_overhead{load}{what}" for load in ("", ".at_100", ".workflows", ".workflows_at_30")
       for what in ("", "_per_s")),
     *(f"{name}.{p}" for name in ("submit_to_start_ms", "submit_to_result_ms", "command_ack_ms", "flood_ack_ms")

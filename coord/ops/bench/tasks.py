@@ -4,8 +4,8 @@ One process is ``coord serve``, one or more host the agents, this one submits; n
 PostgreSQL are the fourth and fifth.  Everything is temporary and on free ports of loopback.
 
 idle        one task at a time, a pause before each: submit to start, submit to result
-flood       as many as a window takes, for the rate; how long acknowledgements take meanwhile, of the flood itself
-            and of a submitter in a process of its own
+flood       as many as a window takes, for the rate, by turns with the same work by hand (`BareTasks`); how long
+            acknowledgements take meanwhile, of the flood itself and of a submitter in a process of its own
 workflows   of three steps: one at a time, and as many as half a window takes
 always      both floods again, smaller, with nats-server syncing to disk before it acknowledges anything;
 r3          and with three servers, each with a copy
@@ -37,6 +37,7 @@ from coord import limits
 from coord.client.connect import Coord, connect
 from coord.errors import SettingsError
 from coord.ops.bench import machine, servers
+from coord.ops.bench.bare_tasks import BareTasks
 from coord.ops.bench.flows import flood as flows_flood
 from coord.ops.bench.flows import workflows
 from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, rounded, windowed_s
@@ -243,12 +244,17 @@ _WARM_UP: Final = 30
 async def flood(bench: Bench) -> Figures:
     """As many as the window takes."""
     rates: list[float] = []
+    bare_rates: list[float] = []
     acks: list[float] = []
     cpu: Figures = {}
     config = bench.config
     # Two agents: one process hosts them, as one would on two cores.
-    async with bench.agents("no-op", agents=2, capacity=128) as workers:
+    async with (
+        bench.agents("no-op", agents=2, capacity=128) as workers,
+        BareTasks(bench.nats.url, window=config.window) as bare,
+    ):
         await _flood(bench, config.flood // 4, [])
+        await bare.run(config.flood // 4)
         for _ in range(config.rounds):
             coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers.pid), bench.clock()
             took_s = await _flood(bench, config.flood, acks)
@@ -263,10 +269,15 @@ async def flood(bench: Bench) -> Figures:
             }
             for name, seconds in spent.items() | {("all", sum(spent.values()))}:
                 cpu.setdefault(f"task_cpu_us.{name}", []).append(seconds / config.flood * 1e6)
+            bare_rates.append(config.flood / await bare.run(config.flood))
         async with bench.submitter("no-op", per_s=_PROBES_PER_S, priority="normal") as other:
             await _flood(bench, config.flood, [])
             told = await other.ended(_RESULT_S)
-    found = {"tasks_per_s": rates} | dict(sorted(cpu.items()))
+    found = {
+        "tasks_per_s": rates,
+        "bare.tasks_per_s": bare_rates,
+        "tasks_to_bare": [rate / alone for rate, alone in zip(rates, bare_rates, strict=True)],
+    } | dict(sorted(cpu.items()))
     return found | _percentiles("command_ack_ms", told["acks_ms"]) | _percentiles("flood_ack_ms", acks)
 
 
