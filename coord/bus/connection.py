@@ -446,13 +446,7 @@ class Connection:
         `again_s`: send it again whenever there was no answer for so long; for what changes nothing.
         Raises `ServiceUnavailable` when nobody listens, `DeadlineExceeded`, `NotConnected`.
         """
-        if self._reply_subscription is None:
-            self._reply_subscription = Subscription(self, self._reply_prefix + "*", as_messages(self._on_reply), "")
-            self._subscriptions.add(self._reply_subscription)
-            await self._reply_subscription._attach(self.client)  # noqa: SLF001
-        token = str(next(self._reply_tokens))
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._replies[token] = future
+        token, future = await self._expect()
         try:
             async with asyncio.timeout(timeout_s):
                 self.publish(subject, body, reply=self._reply_prefix + token, headers=headers)
@@ -466,6 +460,30 @@ class Connection:
         if message.status == 503:  # no responders
             raise errors.ServiceUnavailable(subject=subject)
         return message
+
+    async def is_heard(self, subject: str, body: bytes = b"") -> bool:
+        """Publish a message that nobody is to answer; False: the broker says that nobody listens.
+
+        True says little: a listener may do nothing with it.  Raises what `publish` and `flush` raise.
+        """
+        token, answer = await self._expect()
+        try:
+            self.publish(subject, body, reply=self._reply_prefix + token)
+            await self.flush()  # "nobody" is said before this returns
+            return not (answer.done() and answer.result().status == 503)
+        finally:
+            self._replies.pop(token, None)
+
+    async def _expect(self) -> tuple[str, asyncio.Future[Message]]:
+        """A reply's last token, and what becomes its message; whoever asks takes it out of `_replies` again."""
+        if self._reply_subscription is None:
+            self._reply_subscription = Subscription(self, self._reply_prefix + "*", as_messages(self._on_reply), "")
+            self._subscriptions.add(self._reply_subscription)
+            await self._reply_subscription._attach(self.client)  # noqa: SLF001
+        token = str(next(self._reply_tokens))
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._replies[token] = future
+        return token, future
 
     def _on_reply(self, message: Message) -> None:
         future = self._replies.get(message.subject[len(self._reply_prefix) :])

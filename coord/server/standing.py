@@ -90,11 +90,20 @@ class Standing:
     async def _wake(self, places: list[Place], agents: Mapping[Place, int]) -> None:
         for place in places:
             try:
+                if not await self._is_heard(place):
+                    continue
                 found = await self._queued(place)
                 if found is not None:
                     await self._send(place, self.standers.wakes(place, found, agents.get(place, 0)))
             except errors.CoordError as exc:  # the next look is a quarter of a second away
                 _log.debug("standing.not_looked", tenant=place[0], capability=place[1], error=exc)
+
+    async def _is_heard(self, place: Place) -> bool:
+        """Whether anybody listens where workers stand by; the broker says at once if nobody does.
+
+        An account says more than that and knows it less well: after a start all agents are presumed to stand by.
+        """
+        return await self._conn.is_heard(subjects.wake(*place), _PROBE)
 
     async def _send(self, place: Place, count: int) -> None:
         subject = subjects.wake(*place)

@@ -542,6 +542,17 @@ async def test_scheduled_messages_and_streams_that_take_them_in(bus: Bus) -> Non
     assert list(left["state"]["subjects"]) == [bus.at("due.x")], "what fired once is gone, what it said is not"
 
 
+async def test_it_is_known_at_once_whether_anybody_listens(bus: Bus) -> None:
+    subject = bus.conn.new_inbox()
+    assert not await bus.conn.is_heard(subject, b"one")
+    await bus.listen(subject, queue="several")
+    assert await bus.conn.is_heard(subject, b"two")
+    await until(lambda: len(bus.heard[subject + "several"]) == 1)
+    message = bus.heard[subject + "several"][0]
+    bus.conn.publish(message.reply, b"late")  # nobody expects it any more
+    assert await bus.conn.is_heard(subject, b"three")
+
+
 # --- a server that is started again --------------------------------------------------------
 
 
