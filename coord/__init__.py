@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from coord.core.placement import Placement
     from coord.core.retry import RetryPolicy
     from coord.errors import CoordError, Decline, FlushFailed, Overloaded, Reject
+    from coord.runtime.running import run
     from coord.store.snapshots import reading
     from coord.wire.envelope import Fact, Sample, StoredFact, StoredSample
     from coord.wire.facts import fact
@@ -78,6 +79,7 @@ __all__ = [
     "fact",
     "handling",
     "reading",
+    "run",
     "where",
 ]
 
@@ -87,6 +89,7 @@ _HOME = {
     "Loaded": "coord.cache.loading",
     "Watermark": "coord.core.eviction",
     "reading": "coord.store.snapshots",
+    "run": "coord.runtime.running",
     "Placement": "coord.core.placement",
     "Quotas": "coord.client.quotas",
     "Reject": "coord.errors",

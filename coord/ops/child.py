@@ -104,7 +104,7 @@ def _settings(parent_in: int) -> Settings:
 
 def main() -> None:
     """Entry point of the process."""
-    from coord.ops.cli.base import loop_factory
+    from coord.runtime.running import loop_factory
 
     parent_out = os.dup(1)
     os.dup2(2, 1)  # whatever prints must not talk to the parent

@@ -35,6 +35,7 @@ from coord.ops.processes import Processes
 from coord.projector.service import ProjectorService
 from coord.query.http import QueryHttp
 from coord.query.service import QueryService
+from coord.runtime.cores import Cores
 from coord.runtime.heap import Heap
 from coord.runtime.http import HttpService
 from coord.runtime.lag import LoopLag
@@ -82,7 +83,7 @@ def services(
     # Projector and deciders of one process read each message once, and mostly are delivered it once.
     together_here = what is What.ALL and children is None
     readings, meeting = (Readings(KINDS), Meeting()) if together_here else (None, None)
-    members: list[Service] = [Heap(registry=registry), LoopLag(registry=registry)]
+    members = _process(settings, registry)
     if settings.http.enabled:
         members.append(HttpService(settings.http, lambda: group.health(), registry=registry, page=page))  # noqa: PLW0108 - made below
     if what in {What.ALL, What.PROJECTOR}:
@@ -181,9 +182,15 @@ def projector_services(settings: Settings, *, registry: metrics.Metrics) -> Serv
     """What one of several projector processes runs: its parent has the probes and the rest."""
     registry.set_build(build.version())
     projector = ProjectorService(settings.nats, settings.database, settings.projector, registry=registry)
-    return ServiceGroup(
-        "coord-projector", [Heap(registry=registry), LoopLag(registry=registry), projector], registry=registry
-    )
+    return ServiceGroup("coord-projector", [*_process(settings, registry), projector], registry=registry)
+
+
+def _process(settings: Settings, registry: metrics.Metrics) -> list[Service]:
+    """What every process has of its own."""
+    members: list[Service] = [Heap(registry=registry), LoopLag(registry=registry)]
+    if settings.service.cpu_policy == "batch":
+        members.append(Cores(registry=registry))
+    return members
 
 
 async def prepare(settings: Settings) -> tuple[list[topology.Change], migrations.Report]:

@@ -68,6 +68,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """From SIGTERM to the end.  What stops the process (systemd, Kubernetes) must wait longer."""
     stats_every_s: float = limits.STATS_EVERY_S
     """How often the gauges of streams, consumers and tables are refreshed; 0: never."""
+    cpu_policy: Literal["batch", "other"] = "batch"
+    """Linux's: in `batch` it pushes nobody off a core, so on busy cores more is done at once; `other`: the kernel's
+    default."""
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""

@@ -8,7 +8,9 @@ traceback or a cancelled task held on to, a few MiB at most.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Iterator
 from typing import Final
 
 from coord.runtime.service import Service
@@ -18,25 +20,37 @@ _YOUNG: Final = 20_000
 """Objects made, less those freed, between two looks at the young ones; Python's default is 700."""
 
 
+@contextlib.contextmanager
+def looking_seldom() -> Iterator[None]:
+    """Have the process's collector look seldom in the block; afterwards it is as it was.
+
+    What is there already (modules, settings) is left out of every look.  Whoever set it so before, let it be.
+    """
+    before = gc.get_threshold()
+    if before[0] >= _YOUNG or before[0] == 0:  # 0: never
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG, *before[1:])
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
 class Heap(Service):
     """Has the process's collector look seldom while it runs; afterwards it is as it was."""
 
     def __init__(self, *, registry: metrics.Metrics | None = None) -> None:
         super().__init__("heap", registry=registry)
-        self._before: tuple[int, int, int] | None = None
+        self._until = contextlib.ExitStack()
 
     async def setup(self) -> None:
-        """From now on; what is there already (modules, settings) is left out of every look."""
-        if gc.get_threshold()[0] >= _YOUNG:
-            return  # whoever set it so, let it be
-        self._before = gc.get_threshold()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_YOUNG, *self._before[1:])
+        """From now on."""
+        self._until.enter_context(looking_seldom())
 
     async def teardown(self) -> None:
         """As it was."""
-        before, self._before = self._before, None
-        if before is not None:
-            gc.unfreeze()
-            gc.set_threshold(*before)
+        self._until.close()

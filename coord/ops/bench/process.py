@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-import uvloop
 
 from coord.errors import CoordError
 from coord.ops.bench.workers import Job
+from coord.runtime import running
 from coord.telemetry import logs
 
 Role = Callable[[Job, asyncio.Event], Awaitable[None]]
@@ -40,10 +40,9 @@ def run(role: Callable[[asyncio.Event], Awaitable[None]], *, patient: bool, prof
     logs.configure(logs.LogConfig(level="warning", format="console", libraries_level="error"))
     profiler = cProfile.Profile() if profile else None
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if profiler:
-                profiler.enable()
-            runner.run(_run(role, patient=patient))
+        if profiler:
+            profiler.enable()
+        running.run(_run(role, patient=patient))
     except CoordError as exc:
         say({"error": f"{exc} [{exc.code}]"})
         return 1

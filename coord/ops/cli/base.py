@@ -15,7 +15,6 @@ import only typer and this module; everything heavy is imported inside a command
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import sys
@@ -329,18 +328,10 @@ def fact_row(fact: StoredFact) -> dict[str, Any]:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine under uvloop where there is one."""
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(main)
+    """Run a coroutine as `coord.run` does."""
+    from coord.runtime import running
 
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, or None (asyncio's own) where it is not installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+    return running.run(main)
 
 
 # --- errors --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ import msgspec
 
 from coord import limits
 from coord.errors import EnvironmentProblem
+from coord.runtime import cores
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -134,7 +135,7 @@ def spawn(
     die_with_parent: signal.Signals | None = signal.SIGTERM,
     env: Mapping[str, str] | None = None,
 ) -> Child:
-    """Start a program in its own session with its output appended to `log`.
+    """Start a server in its own session with its output appended to `log`; it pushes nobody off a core.
 
     `account`: whom to run as (None: as this process).  `die_with_parent`: the signal it gets
     when the thread that called this ends; None lets it outlive us.
@@ -152,7 +153,7 @@ def spawn(
     elif account:
         options = {"user": account.uid, "group": account.gid, "extra_groups": []}
     try:
-        with log.open("ab") as out:
+        with log.open("ab") as out, cores.in_batch():
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
