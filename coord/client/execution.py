@@ -24,17 +24,21 @@ import msgspec
 
 from coord import errors, limits
 from coord.client import context
+from coord.client.attempts import Attempt
 from coord.client.event_ids import new_event_id
 from coord.client.histories import read
 from coord.client.tasks import Delivered, Handles, TaskContext, attempt_of
-from coord.client.yielding import Gate, through
+from coord.client.yielding import Gate
 from coord.core import claiming
+from coord.core.flow_local import Line
+from coord.core.flow_state import reference_in
 from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import work
 from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
+    from coord.client.payloads import Payloads
     from coord.client.slots import Slots
     from coord.client.stating import Statement
     from coord.client.worker import Worker
@@ -47,9 +51,6 @@ _LOOKS_MAX: Final = 5
 
 _REFUSALS_MAX: Final = 3
 
-_COARSE_S: Final = 5.0
-"""Longer time limits are kept to within half a second; the grace of a claim is two (`limits.TASK_TIMEOUT_GRACE_S`)."""
-
 _AGAIN_S: Final = 0.05
 _AGAIN_MOST_S: Final = 5.0
 
@@ -60,8 +61,8 @@ class Execution:
     """See the module.  Made for a delivery that has a slot; `begin` or `look` starts it."""
 
     __slots__ = (
-        "_aio_task", "_outcome_sent", "_overran", "_refusals", "_sequel", "began_at", "claim", "ctx", "ended_because",
-        "fact", "gate", "handles", "overruns_at", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
+        "_aio_task", "_outcome_sent", "_refusals", "_sequel", "attempt", "began_at", "claim", "ctx", "ended_because",
+        "fact", "gate", "handles", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -86,9 +87,8 @@ class Execution:
         self.ended_because: Ended | None = None
         self._aio_task: asyncio.Task[None] | None = None
         self._outcome_sent = False
-        self.overruns_at: float | None = None
-        """Monotonic; None: a timer of its own sees to it."""
-        self._overran = False
+        self.attempt: Attempt | None = None
+        """Of the handler that runs, or ran last."""
         self._refusals = 0
         """Of the claim's number, though the task seems to be free."""
         self._sequel = worker.stating.sequel(fact)
@@ -211,9 +211,10 @@ class Execution:
             return
         self.started = True
         self.worker.began(self)
-        self.began_at = clock.monotonic()
         self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
-        self._aio_task = asyncio.get_running_loop().create_task(self._run(self.ctx), name=f"task-{self.fact.id}")
+        running = self.attempt = Attempt(self, self.handles, self.said, self.ctx, self.fact.content)
+        self.began_at = running.began_at
+        self._aio_task = asyncio.get_running_loop().create_task(self._run(running), name=f"task-{self.fact.id}")
         if self.preemptible:
             self.worker.refill(self.handles.capability)  # something critical may be taken though no slot is free
 
@@ -229,15 +230,31 @@ class Execution:
 
     def overrun(self) -> None:
         """It has run for as long as it may: end the handler at its next await."""
-        self.overruns_at = None
-        if not self._overran and not self._outcome_sent and self._aio_task is not None:
-            self._overran = True
+        assert self.attempt is not None, "only one that runs overruns"
+        if self.attempt.overrun() and not self._outcome_sent and self._aio_task is not None:
             self._aio_task.cancel()
 
-    async def _run(self, ctx: TaskContext) -> None:
+    @property
+    def overruns_at(self) -> float | None:
+        """When `overrun` is to be called, monotonic; None: a timer sees to it, or nothing runs."""
+        return None if self.attempt is None else self.attempt.overruns_at
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is being ended from outside."""
+        return self.ended_because is not None
+
+    @property
+    def payloads(self) -> Payloads:
+        """Where large inputs and outputs are."""
+        return self.worker.payloads
+
+    async def _run(self, running: Attempt) -> None:
         token = context.follow(self.fact)
         try:
-            event, said = await self._outcome(ctx)
+            event, said = await running.outcome()
+            if self.said.then and isinstance(said, work.Completed):
+                said = await self._go_on(said)
         except asyncio.CancelledError:
             if self.ended_because is None:  # the loop is going down, or somebody cancelled us
                 self.ended_because = "drained"
@@ -247,7 +264,7 @@ class Execution:
             return
         except Exception as exc:  # noqa: BLE001 - a defect of ours must not look like a handler that never ends
             _log.error("worker.defect", task=self.fact.id, exc_info=exc)
-            event, said = self._failed(ctx, "coord.defect", f"{type(exc).__name__}: {exc}")
+            event, said = running.failed("coord.defect", f"{type(exc).__name__}: {exc}")
         finally:
             context.restore(token)
         if self.ended_because in ("cancelled", "lost"):  # it would not be believed
@@ -255,88 +272,71 @@ class Execution:
             return
         await self._state_outcome(event, said)
 
-    async def _outcome(self, ctx: TaskContext) -> tuple[str, Any]:
-        """Run the handler: the event that says how it ended, and its data."""
-        claim, handles = self.claim, self.handles
+    async def _go_on(self, first: work.Completed) -> work.Completed:
+        """Do the local steps that were offered with the task, as far as that goes: the outcome of all of them."""
+        worker, said = self.worker, self.said
+        if first.ref is not None or said.redrive or not self.fact.agent.startswith("_"):
+            return first  # no decider's offer, or a workflow that is over
+        line = Line(self.fact.id, bytes(first.output))
+        done: list[work.LocalOutcome] = []
+        room = limits.LOCAL_OUTPUT_BYTES_MAX
+        for local in said.then:
+            after_s = clock.monotonic() - self.began_at
+            handles = worker.handles(local.task)
+            busy = worker.leaving or self.is_ending or self.gate.closed
+            if handles is None or busy or after_s >= limits.LOCAL_S:
+                break
+            try:
+                given = line.input_of(local) if line.goes_on(local) else None
+            except errors.CoordError as exc:
+                _log.warning("worker.local_step_unclear", task=self.fact.id, step=local.step, error=exc)
+                break
+            if given is None or reference_in(given) is not None:
+                break  # skipped, or a payload of its own: the decider goes on
+            ended = await self._local(local, handles, given, room)
+            if ended is None:
+                break
+            outcome = msgspec.structs.replace(ended, after_s=round(after_s, 6))
+            done.append(outcome)
+            if outcome.error is not None or outcome.ref is not None:
+                break
+            output = bytes(outcome.output)
+            room -= len(output)
+            line.ended(local.step, output)
+        return msgspec.structs.replace(first, then=done) if done else first
+
+    async def _local(
+        self, local: work.LocalStep, handles: Handles, given: bytes, room: int
+    ) -> work.LocalOutcome | None:
+        """Execute one local step; None: it was broken off, and what was done before it is to be told."""
+        head = self.said
+        said = Delivered(
+            input=msgspec.Raw(given), timeout_s=local.timeout_s, priority=head.priority, labels=local.labels
+        )
+        self.ctx = TaskContext(self.worker.coord, self.fact, said, claim=self.claim, attempt=1, local=local)
+        attempt = self.attempt = Attempt(self, handles, said, self.ctx, inline_bytes=room)
         try:
-            value = await self._input() if handles.takes_input else None
-        except errors.CoordError as exc:
-            if exc.retryable:
-                return self._failed(ctx, exc.code, exc.message)
-            return "rejected", work.Rejected(claim=claim, reason=f"the input cannot be read: {exc.message}", run_s=0.0)
-        limit_s = self._limit_s(ctx)
-        # A timer for each of many short executions would cost more than it brings: the worker looks every half second.
-        self.overruns_at = self.began_at + limit_s if limit_s > _COARSE_S else None
-        limit = asyncio.timeout(limit_s) if self.overruns_at is None else None
-        try:
-            if limit is None:
-                output = await self._call(ctx, value)
-            else:
-                async with limit:
-                    output = await self._call(ctx, value)
-        except errors.Reject as exc:
-            return "rejected", work.Rejected(claim=claim, reason=exc.message, run_s=self._run_s())
-        except TimeoutError as exc:
-            if limit is None or not limit.expired():
-                return self._failed(ctx, type(exc).__name__, str(exc))
-            return self._failed(ctx, "timeout", "the handler ran longer than it may")
+            event, ended = await attempt.outcome()
         except asyncio.CancelledError:
             current = asyncio.current_task()
-            if self._overran and self.ended_because is None and current is not None:
-                current.uncancel()
-                return self._failed(ctx, "timeout", "the handler ran longer than it may")
-            if self.ended_because is not None or (current is not None and current.cancelling()):
+            if self.ended_because != "drained" or current is None:
                 raise
-            return self._failed(ctx, "CancelledError", "the handler cancelled itself")
-        except Exception as exc:  # noqa: BLE001 - whatever a handler raises is an outcome
-            _log.info("worker.task_failed", task=self.fact.id, capability=ctx.capability, exc_info=exc)
-            return self._failed(ctx, *_described(exc))
-        run_s = self._run_s()
-        try:
-            body = handles.encode(output)
-            ref = None
-            if len(body) > limits.TASK_INLINE_BYTES:
-                ref, body = await self.worker.payloads.put(body), b"null"
-        except errors.PayloadTooLarge as exc:
-            return self._failed(ctx, "result.too_large", str(exc), final=True)
-        except errors.WireError as exc:
-            return self._failed(ctx, "result.type", exc.message, final=True)
-        except errors.CoordError as exc:
-            return self._failed(ctx, exc.code, exc.message)
-        return "completed", work.Completed(claim=claim, output=msgspec.Raw(body), ref=ref, run_s=run_s)
-
-    async def _input(self) -> Any:
-        if self.said.ref is not None:
-            return self.handles.decode(await self.worker.payloads.get(self.said.ref), self.said.ref.content)
-        return self.handles.decode(bytes(self.said.input), self.fact.content)
-
-    async def _call(self, ctx: TaskContext, value: Any) -> Any:
-        handles = self.handles
-        arguments = (value,) if handles.takes_input else ()
-        named = {handles.context_name: ctx} if handles.context_name is not None else {}
-        handler = handles.call(*arguments, **named)
-        return await (through(self.gate, handler) if self.preemptible else handler)  # type: ignore[arg-type]
-
-    def _limit_s(self, ctx: TaskContext) -> float:
-        limit_s = self.said.timeout_s
-        if self.handles.timeout_s is not None:
-            limit_s = min(limit_s, self.handles.timeout_s)
-        now = clock.unix()
-        if self.said.deadline is not None:
-            limit_s = min(limit_s, max(0.0, self.said.deadline - now))
-        ctx.bound(now + limit_s)
-        return limit_s
-
-    def _run_s(self) -> float:
-        return round(clock.monotonic() - self.began_at, 6)
-
-    def _failed(self, ctx: TaskContext, error: str, message: str, *, final: bool = False) -> tuple[str, work.Failed]:
-        retries = self.handles.retries
-        final = final or (retries is not None and ctx.attempt > retries)
-        said = work.Failed(
-            claim=self.claim, error=error[:256], message=message[:4096], run_s=self._run_s(), final=final
-        )
-        return "failed", said
+            current.uncancel()
+            return None
+        if self.ctx.has_spoken:
+            await self.ctx.settled()
+        self.worker.did_local(handles.capability, event, attempt.run_s())
+        match ended:
+            case work.Completed():
+                return work.LocalOutcome(step=local.step, output=ended.output, ref=ended.ref, run_s=ended.run_s)
+            case work.Rejected():
+                return work.LocalOutcome(
+                    step=local.step, error="rejected", message=ended.reason, final=True, run_s=ended.run_s
+                )
+            case _:
+                return work.LocalOutcome(
+                    step=local.step, error=ended.error, message=ended.message, final=ended.final, run_s=ended.run_s
+                )
 
     # --- the outcome ---------------------------------------------------------------------
 
@@ -384,9 +384,3 @@ class Execution:
             except errors.Overloaded as exc:
                 _log.warning("worker.outcome_not_stored", task=self.fact.id, outcome=event, error=exc)
         self._send_outcome(event, said, event_id, min(2 * max(wait_s, _AGAIN_S), _AGAIN_MOST_S))
-
-
-def _described(exc: Exception) -> tuple[str, str]:
-    if isinstance(exc, errors.CoordError):
-        return exc.code, str(exc)
-    return type(exc).__name__, str(exc)

@@ -117,20 +117,27 @@ def _hints(call: Handler, known: dict[str, Any] | None) -> dict[str, Any]:
 class TaskContext:
     """One execution, as its handler sees it."""
 
-    def __init__(self, coord: Coord, fact: StoredFact, said: Delivered, *, claim: int, attempt: int) -> None:
+    def __init__(
+        self, coord: Coord, fact: StoredFact, said: Delivered, *, claim: int, attempt: int,
+        local: work.LocalStep | None = None,
+    ) -> None:  # fmt: skip
+        """`local`: the execution is that local step's, under the claim of the task that `fact` submitted."""
         self.coord = coord
         """The connection, to submit and state more with; what is stated names the task as its cause."""
-        self.task_id = fact.id
+        self.task_id = fact.id if local is None else local.step
+        """Of a local step: the id of the task that it would otherwise be."""
         self.key = fact.key
-        self.capability = fact.detail[0]
+        self.capability = fact.detail[0] if local is None else local.task
         self.priority = said.priority
         self.labels = said.labels
         self.submitter = fact.agent
         """The agent that submitted it."""
         self.claim = claim
-        """The number of this claim, from 1: unique among all executions of the task."""
+        """The number of this claim, from 1: unique among all executions of the task.  Of a local step it is that of
+        the task under whose claim it runs."""
         self.attempt = attempt
         """1 for the first execution; failures count, agents that died do not."""
+        self._claimed = fact.id
         self._ends_at = 0.0
         self._cancelled: asyncio.Event | None = None
         self._progress: Receipt | None = None
@@ -149,7 +156,7 @@ class TaskContext:
         a second is plenty.
         """
         said = work.Progress(claim=self.claim, done=done, note=note)
-        fact = Fact(kind="task", id=self.task_id, key=self.key, event="progress", data=said)
+        fact = Fact(kind="task", id=self._claimed, key=self.key, event="progress", data=said)
         self._progress = await self.coord.emit(fact)
 
     @property

@@ -36,6 +36,7 @@ from coord.wire.records import Fact, StoredFact
 if TYPE_CHECKING:
     from coord.client.agent import Agent
     from coord.client.connect import Coord
+    from coord.client.tasks import Handles
     from coord.core.tasks import Task
 
 _log = logs.get("worker")
@@ -61,6 +62,8 @@ class WorkerStats(msgspec.Struct):
     skipped: int = 0
     """Delivered, and somebody else's or ended."""
     preempted: int = 0
+    local: int = 0
+    """Local steps of workflows that were executed with the tasks before them."""
 
 
 class Worker:
@@ -181,6 +184,20 @@ class Worker:
     async def wait(self) -> None:
         """Return when nothing is held."""
         await self._idle.wait()
+
+    def handles(self, capability: str) -> Handles | None:
+        """What executes tasks of a capability here; None: nothing does."""
+        return self._handles.get(capability)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether nothing more is begun: it drains, or is held."""
+        return self.draining or self._beating.paused
+
+    def did_local(self, capability: str, outcome: str, run_s: float) -> None:
+        """A local step was executed with the task before it."""
+        self.stats.local += 1
+        self._meter(capability).ended(outcome, run_s)
 
     @property
     def held(self) -> int:

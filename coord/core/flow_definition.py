@@ -25,8 +25,12 @@ from coord.wire.flow import Definition, RuleTable, Step
 from coord.wire.numbers import check_integers
 from coord.wire.subjects import check_token
 from coord.wire.where import Judge, Place
+from coord.wire.work import LocalStep
 
 Kind: TypeAlias = Literal["task", "workflow", "signal", "decide", "sleep"]
+
+Template: TypeAlias = tuple[LocalStep, tuple[Path, ...], int]
+"""A local step as it is offered, but for values; the paths of those; bytes of what is there, as JSON."""
 
 UNDO: Final = "undo_"
 """How the ids of tasks that compensate begin: a step's name never does."""
@@ -43,7 +47,7 @@ _MONTH_S: Final = 31 * 86_400.0
 class Planned:
     """One step, ready to be followed."""
 
-    __slots__ = ("dependents", "fanned", "index", "kind", "needs", "order", "step", "when")
+    __slots__ = ("after", "dependents", "fanned", "index", "kind", "line", "needs", "offer", "order", "step", "when")
 
     def __init__(self, index: int, step: Step, kind: Kind, when: Judge | None, order: list[Place]) -> None:
         self.index = index
@@ -55,6 +59,12 @@ class Planned:
         self.when = when
         self.order = order
         """The values that `when` looks at."""
+        self.after: int | None = None
+        """Of a local step: the step that its agent did before."""
+        self.line: tuple[int, ...] = ()
+        """The local steps that may follow it at once, in order."""
+        self.offer: tuple[Template, ...] | None = None
+        """The same as submissions offer them (`coord.core.flow_local`); None: not looked at yet."""
 
 
 class Plan:
@@ -140,6 +150,7 @@ def plan(definition: Definition, *, depth: int = 1) -> Plan:
     _check_order(steps)
     for planned in steps:
         planned.dependents = tuple(other.index for other in steps if planned.index in other.needs)
+    _join_lines(steps)
     return Plan(definition, steps)
 
 
@@ -218,6 +229,8 @@ def _check_step(step: Step, kind: Kind, depth: int) -> None:
         raise InvalidWorkflow("deadline_s is for tasks")
     if step.approval and kind != "signal":
         raise InvalidWorkflow("only a signal can be an approval")
+    if step.local:
+        _check_local(step, kind)
     if step.undo is not None:
         if kind not in _FANNED:
             raise InvalidWorkflow("only tasks and workflows can be undone")
@@ -235,6 +248,14 @@ def _check_step(step: Step, kind: Kind, depth: int) -> None:
     ):
         if value is not None:
             _within(name, value, 0.001, most)
+
+
+def _check_local(step: Step, kind: Kind) -> None:
+    if kind != "task":
+        raise InvalidWorkflow("only tasks can be local")
+    for name in ("for_each", "placement", "undo", "deadline_s"):
+        if getattr(step, name) is not None:
+            raise InvalidWorkflow(f"a local step has no {name}")
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:
@@ -308,3 +329,61 @@ def _check_order(steps: list[Planned]) -> None:
     except CycleError as exc:
         names = [steps[index].step.name for index in reversed(exc.args[1])]
         raise errors.CyclicWorkflow(cycle=names, step=names[0]) from exc
+
+
+# --- lines of local steps -----------------------------------------------------------------------
+
+
+def _join_lines(steps: list[Planned]) -> None:
+    """Find what each local step follows; raises `InvalidWorkflow` where that is not one task that it alone follows.
+
+    ::
+
+        a ──▶ b (local) ──▶ c (local) ──▶ d        c may need a as well, or what a needs
+    """
+    if not any(planned.step.local for planned in steps):
+        return
+    before = _all_before(steps)
+    follower: dict[int, int] = {}
+    for planned in steps:
+        if planned.step.local:
+            planned.after = _followed(planned, steps, before)
+            follower[planned.after] = planned.index
+    for planned in steps:
+        line: list[int] = []
+        at = planned.index
+        while at in follower and len(line) < limits.LOCAL_STEPS_MAX:
+            at = follower[at]
+            line.append(at)
+        planned.line = tuple(line)
+
+
+def _all_before(steps: list[Planned]) -> list[set[int]]:
+    """Of each step, all that must have ended before it."""
+    before: list[set[int]] = [set() for _ in steps]
+    for index in TopologicalSorter({planned.index: planned.needs for planned in steps}).static_order():
+        for need in steps[index].needs:
+            before[index] |= {need} | before[need]
+    return before
+
+
+def _followed(planned: Planned, steps: list[Planned], before: list[set[int]]) -> int:
+    """The one step after which a local step comes at once."""
+    named = planned.step.name
+    needs = set(planned.needs)
+    last = next((need for need in needs if needs <= {need} | before[need]), None)
+    if last is None:
+        raise InvalidWorkflow("a local step comes after one other step", step=named)
+    found = steps[last]
+    if found.kind != "task" or found.fanned or found.step.deadline_s is not None:
+        raise InvalidWorkflow(
+            "a local step follows a task that is no fan-out and has no deadline_s", step=named, follows=found.step.name
+        )
+    for index in found.dependents:
+        if index != planned.index and planned.index not in before[index]:
+            # It would wait for this one, though it does not need it.
+            raise InvalidWorkflow(
+                "nothing else goes on from the step that a local step follows", step=named, follows=found.step.name,
+                other=steps[index].step.name,
+            )  # fmt: skip
+    return last

@@ -11,21 +11,24 @@ is open any more, what was completed is undone, newest first, one after another.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
 from coord import errors, limits
-from coord.core import rules
+from coord.core import flow_local, rules
 from coord.core.deciding import Effect, State
 from coord.core.flow_definition import UNDO, Plan, Planned, task_id
-from coord.core.flow_state import NULL, OVER, STATED, TAKEN, Flow, Live, StepState, reference_in
+from coord.core.flow_state import NULL, OVER, STATED, TAKEN, Flow, Inlined, Live, StepState, reference_in
+from coord.core.retry import backoff_of
 from coord.core.tasks import Task
 from coord.wire import flow as said
 from coord.wire import ids
 from coord.wire.latch import Awaited, Ending, Resumed
-from coord.wire.work import PLACED, Ended, Submission
+from coord.wire.work import PLACED, Ended, LocalOutcome, Reference, Submission
 
 AGENT: Final = "_workflow"
 
@@ -56,6 +59,8 @@ class Run:
         self.submitted: list[str] = []
         """Tasks and sub-workflows that the log should soon have."""
         self.at = at
+        self.done: dict[str, LocalOutcome] = {}
+        """Local steps that were executed before they began here."""
         self._ready: deque[Planned] = deque()
 
     # --- forward --------------------------------------------------------------------------
@@ -142,6 +147,11 @@ class Run:
             self._open(state, item)
             self._set_timer(planned, state, step.sleep_s)
             return
+        if self.done and planned.after is not None and self.flow.steps[planned.after].status == "completed":
+            outcome = self.done.pop(step.name, None)
+            if outcome is not None:
+                self._done_already(planned, state, outcome)
+                return
         given = _bounded(self.live.input_of(planned, item))
         self._open(state, item)
         if kind == "task":
@@ -152,6 +162,23 @@ class Run:
                 self._set_timer(planned, state, step.timeout_s)
         else:
             self._decide(planned, given)
+
+    def _done_already(self, planned: Planned, state: StepState, outcome: LocalOutcome) -> None:
+        """A local step was executed by whoever did the one before."""
+        if outcome.error is None:
+            self._end_part(planned, 0, output=output_of(outcome.output, outcome.ref))
+            return
+        step = planned.step
+        if outcome.final or not step.retries:
+            self._end_part(planned, 0, error=outcome.error, message=outcome.message)
+            return
+        # As a task waits for its next execution; what it becomes then is a task.
+        state.failures = 1
+        self._open(state, 0)
+        jitter = int.from_bytes(hashlib.blake2b(f"{self.flow.life.id}/{step.name}".encode(), digest_size=4).digest())
+        self._set_timer(
+            planned, state, backoff_of(1, jitter / 2**32, first_s=step.backoff_s, most_s=step.backoff_max_s)
+        )
 
     def _open(self, state: StepState, item: int) -> None:
         state.parts[item] = STATED
@@ -179,10 +206,15 @@ class Run:
 
     def part_ended(
         self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None,
-        message: str | None = None, undoable: bool = False,
+        message: str | None = None, undoable: bool = False, then: Sequence[LocalOutcome] = (),
     ) -> None:  # fmt: skip
-        """A part that was open has ended; `undoable`: it had begun, whatever became of it."""
+        """A part that was open has ended; `undoable`: it had begun, whatever became of it.
+
+        `then`: what has become of the local steps that its agent went on with.
+        """
         self.flow.open -= 1
+        if then:
+            self.done = {outcome.step: outcome for outcome in then}
         self._end_part(planned, item, output=output, error=error, message=message, undoable=undoable)
         self.go_on()
 
@@ -269,6 +301,12 @@ class Run:
         if planned.kind == "sleep":
             self.part_ended(planned, 0)
             return
+        if planned.kind == "task":
+            try:
+                self._submit(planned, 0, _bounded(self.live.input_of(planned, 0)))
+            except errors.PayloadTooLarge as exc:
+                self.part_ended(planned, 0, error=TOO_LARGE, message=exc.message)
+            return
         state.error, state.message = TIMEOUT, "it took too long"
         if planned.kind == "signal":
             self._resume(planned, "timeout")
@@ -301,7 +339,7 @@ class Run:
                 continue
             if STATED not in state.parts:
                 continue
-            if planned.kind in ("task", "workflow"):
+            if planned.kind in ("task", "workflow") and not backs_off(planned, state):
                 self.cancel_parts(planned)
             else:
                 state.parts[0] = OVER
@@ -419,7 +457,7 @@ class Run:
         told = Submission(
             input=None if ref is not None else msgspec.Raw(given),
             ref=ref,
-            retries=step.retries,
+            retries=step.retries - self.flow.steps[planned.index].failures,
             backoff_s=step.backoff_s,
             backoff_max_s=step.backoff_max_s,
             timeout_s=limits.TASK_TIMEOUT_S if step.timeout_s is None else step.timeout_s,
@@ -428,6 +466,7 @@ class Run:
             placement=step.placement,
             labels=step.labels,
             preemptible=step.preemptible,
+            then=flow_local.offered(planned, self.live),
         )
         queue = step.priority if step.placement is None else PLACED
         self._task(task_id(planned, item), f"{step.name}/submitted", told, step.task, queue, item, again=again)
@@ -525,6 +564,16 @@ def child_id(tenant: str, parent: str, plan: Plan, name: str) -> str:
     if len(plain) <= limits.TOKEN_BYTES_MAX:
         return plain
     return f"w-{ids.hashed_id(tenant, parent, plan.version, name, 0, 0)}"
+
+
+def backs_off(planned: Planned, state: StepState) -> bool:
+    """Whether a step waits to be submitted: its execution as a local step failed."""
+    return planned.kind == "task" and state.due is not None
+
+
+def output_of(raw: bytes, ref: Reference | None) -> bytes:
+    """What was given by a task, as JSON; by reference as ``{"$ref": …}``."""
+    return bytes(raw) if ref is None else msgspec.json.encode(Inlined(ref))
 
 
 def failure_of(task: Task) -> tuple[str, str]:

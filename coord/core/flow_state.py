@@ -66,7 +66,9 @@ class StepState(msgspec.Struct):
     error: str | None = None
     message: str | None = None
     due: float | None = None
-    """When it is woken or its time is over: Unix seconds."""
+    """When it is woken, submitted again or its time is over: Unix seconds."""
+    failures: int = 0
+    """Executions as a local step that failed: retries that its task has no more."""
 
 
 class Flow(msgspec.Struct, kw_only=True):

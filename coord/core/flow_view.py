@@ -14,7 +14,7 @@ from coord.core import workflow_life
 from coord.core.flow_definition import UNDO
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow, decode
-from coord.wire import flow
+from coord.wire import flow, work
 from coord.wire.envelope import StoredFact
 from coord.wire.flow import Definition, Step
 
@@ -29,6 +29,8 @@ class StepView(msgspec.Struct):
     kind: str = "task"
     parts: dict[str, str] = {}
     """Task (of a sub-workflow: its part) → its status."""
+    local: dict[str, Any] | None = None
+    """Executed with the task before: whose, by which agent, from when (Unix seconds) and how long it ran."""
     waits_since: float | None = None
     """signal: when it began to wait, Unix seconds."""
     decided: dict[str, Any] | None = None
@@ -64,6 +66,8 @@ def view(facts: list[StoredFact]) -> View | None:
             task = tasks.setdefault(fact.id, Task(tenant=fact.tenant, key=fact.key, id=fact.id))
             if task.apply(fact) is None:
                 _task(found, steps, fact.id, task.status)
+                if fact.event == "completed" and task.submission.then:
+                    _went_on(definition, steps, task, fact)
         elif fact.kind == "workflow" and fact.event in ("decided", "joined"):
             _reported(steps, fact)
         elif fact.kind in ("signal", "timer"):
@@ -94,6 +98,22 @@ def _task(found: View, steps: dict[str, StepView], name: str, status: str) -> No
     if step is not None:
         step.parts[name] = status
         step.status = _together(step.parts)
+
+
+def _went_on(definition: Definition, steps: dict[str, StepView], task: Task, fact: StoredFact) -> None:
+    """The local steps that the agent of a task went on with."""
+    retried = {step.name for step in definition.steps if step.retries}
+    for outcome in decode(fact, work.Completed).then:
+        step = steps.get(outcome.step)
+        if step is None:
+            continue
+        again = outcome.error is not None and not outcome.final and outcome.step in retried
+        step.status = "completed" if outcome.error is None else "running" if again else "failed"
+        step.parts[outcome.step] = "waiting" if again else step.status
+        step.local = {
+            "task": task.id, "agent": fact.agent, "at": (task.claimed_at or 0.0) + (outcome.after_s or 0.0),
+            "run_s": outcome.run_s,
+        }  # fmt: skip
 
 
 def _together(parts: dict[str, str]) -> StepStatus:

@@ -524,7 +524,7 @@ def _nak(task: Task, now: float) -> Iterable[Effect]:
 
 def _overrun_at(task: Task) -> float:
     assert task.claimed_at is not None, "claimed"
-    return task.claimed_at + task.submission.timeout_s + limits.TASK_TIMEOUT_GRACE_S
+    return task.claimed_at + task.claim_s + limits.TASK_TIMEOUT_GRACE_S
 
 
 def _lives(task: Task, presence: Presence) -> bool:

@@ -45,6 +45,8 @@ from coord.wire.work import (
     Completed,
     Ended,
     Failed,
+    LocalOutcome,
+    LocalStep,
     Placed,
     Placing,
     Progress,
@@ -109,6 +111,7 @@ _OVERTAKEN = Refusal(
     "task.overtaken", "a death or the time led to it, and what the task's agents stated meanwhile was stored before it"
 )
 _NOT_SUBMITTER = Refusal("task.not_submitter", "only the submitter or a decider may cancel a task")
+_NOT_OFFERED = Refusal("task.not_offered", "it tells of local steps that were not offered with it, or out of order")
 _MALFORMED = Refusal("task.malformed", "the body or the subject of this fact is not what its event demands")
 
 
@@ -170,6 +173,14 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.status in ("queued", "waiting")
 
     @property
+    def claim_s(self) -> float:
+        """How long a claim may last: the execution, and the local steps that were begun in time."""
+        told = self.submission
+        if not told.then:
+            return told.timeout_s
+        return max(told.timeout_s, limits.LOCAL_S + max(local.timeout_s for local in told.then))
+
+    @property
     def next_claim(self) -> int:
         """The number that it must have."""
         return self.claims + 1
@@ -218,6 +229,11 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.status = "queued"
         if queue not in (said.priority, work.PLACED):
             said = msgspec.structs.replace(said, priority=queue)  # a plain client need not say it twice
+        if said.then:
+            offered = said.then if fact.agent.startswith("_") else []
+            # What its agent needs to know the log has; held is what outcomes are judged by.
+            held = [LocalStep(step=local.step, task=local.task, timeout_s=local.timeout_s) for local in offered]
+            said = msgspec.structs.replace(said, then=held)
         self.capability, self.queue, self.submission = capability, queue, said
         self.submitter, self.correlation_id = fact.agent, fact.correlation_id
         self.submitted_seq, self.submitted_at = fact.seq, fact.stored_at.timestamp()
@@ -269,6 +285,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     def _completed(self, fact: StoredFact) -> Refusal | None:
         said = decode(fact, Completed)
         refusal = self._held(fact, said.claim)
+        if refusal is None and said.then and not _are_offered(said.then, self.submission.then):
+            return _NOT_OFFERED
         if refusal is None:
             self._end(fact, "completed", None, None, said.run_s)
             self.progress = 1.0
@@ -408,6 +426,13 @@ _FOLDS: Final = {
 }
 
 
+def _are_offered(told: list[LocalOutcome], offered: list[LocalStep]) -> bool:
+    """Whether they are the first ones of those, and only the last of them has failed."""
+    if [outcome.step for outcome in told] != [local.step for local in offered[: len(told)]]:
+        return False
+    return all(outcome.error is None for outcome in told[:-1])
+
+
 def fold(facts: list[StoredFact]) -> tuple[Task | None, list[tuple[StoredFact, Refusal]]]:
     """One task's whole history in log order: what it is now, and what was not believed."""
     task: Task | None = None
@@ -424,10 +449,10 @@ def fold(facts: list[StoredFact]) -> tuple[Task | None, list[tuple[StoredFact, R
 def restatement(task: Task) -> Submission:
     """What its decider says when the submission of an open task is about to leave the window.
 
-    Without the input, which the decider does not keep: whoever states it takes that from the log.
+    Without the input and the local steps, which the decider does not keep: whoever states it takes those from the log.
     """
     carried = Carried(**{name: getattr(task, name) for name in Carried.__struct_fields__})
-    return msgspec.structs.replace(task.submission, input=None, restated=task.restated + 1, carried=carried)
+    return msgspec.structs.replace(task.submission, input=None, then=[], restated=task.restated + 1, carried=carried)
 
 
 def payload_hash(fact: StoredFact) -> str:

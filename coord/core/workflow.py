@@ -34,8 +34,8 @@ from coord import limits
 from coord.core import flow_definition, rules, workflow_life
 from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
 from coord.core.flow_definition import UNDO, Plan, Planned, task_id
-from coord.core.flow_run import AGENT, TAKEN_CODE, Run, begin, child_id, failure_of
-from coord.core.flow_state import NULL, STATED, Flow, Inlined, Live
+from coord.core.flow_run import AGENT, TAKEN_CODE, Run, backs_off, begin, child_id, failure_of, output_of
+from coord.core.flow_state import NULL, STATED, Flow, Live
 from coord.core.rules import RuleSet
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow, decode
@@ -43,7 +43,7 @@ from coord.errors import CoordError, InvalidWorkflow, WireError
 from coord.wire import flow as said
 from coord.wire import latch
 from coord.wire.envelope import StoredFact
-from coord.wire.work import Reference
+from coord.wire.work import LocalOutcome, Reference
 
 TOPIC: Final = "workflow"
 
@@ -71,11 +71,21 @@ Ident: TypeAlias = tuple[str, str]
 """(tenant, workflow), or (tenant, table)."""
 
 
+class _LocalOutcome(LocalOutcome, frozen=True, kw_only=True):
+    """Its output as its author wrote it."""
+
+    output: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class _Outcome(msgspec.Struct, frozen=True):
-    """Of a completed task, its output as its author wrote it."""
+    """Of a completed task, its output as its author wrote it, and those of the local steps after it."""
 
     output: msgspec.Raw = msgspec.Raw(b"null")
     ref: Reference | None = None
+    then: list[_LocalOutcome] = []
+
+
+_NOTHING: Final = _Outcome()
 
 
 class _Said(msgspec.Struct, frozen=True):
@@ -312,7 +322,8 @@ class WorkflowDecider(Folding):
         part = live.plan.part_of(fact.id)
         assert part is not None, "only tasks of steps are kept"
         if task.status == "completed":
-            run.part_ended(*part, output=_output(fact))
+            told = _outcome_of(fact)
+            run.part_ended(*part, output=output_of(told.output, told.ref), then=told.then)
         else:
             error, message = failure_of(task)
             unknown = fact.event in _BY_OTHERS and (claimed or task.deaths > 0)
@@ -564,7 +575,7 @@ def _awaited(live: Live) -> Iterator[str]:
         yield UNDO + flow.undoing
     for planned in live.plan.steps:
         parts = flow.steps[planned.index].parts
-        if planned.kind != "task" or STATED not in parts:
+        if planned.kind != "task" or STATED not in parts or backs_off(planned, flow.steps[planned.index]):
             continue
         for item, part in enumerate(parts):
             if part == STATED and task_id(planned, item) not in flow.tasks:
@@ -593,13 +604,12 @@ def _refused(flow: Flow, exc: CoordError) -> list[Effect]:
     return [stated, Push(life.tenant, life.submitter, life.instance, TOPIC, body)]
 
 
-def _output(fact: StoredFact) -> bytes:
-    """Of a completed task, as JSON; by reference as ``{"$ref": …}``."""
+def _outcome_of(fact: StoredFact) -> _Outcome:
+    """Of a completed task."""
     try:
-        outcome = decode(fact, _Outcome)
+        return decode(fact, _Outcome)
     except WireError:
-        return NULL
-    return bytes(outcome.output) if outcome.ref is None else msgspec.json.encode(Inlined(outcome.ref))
+        return _NOTHING
 
 
 def _raised(fact: StoredFact) -> bytes:

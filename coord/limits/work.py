@@ -91,6 +91,19 @@ FLOW_BYTES_MAX: Final = 768 * KIB
 """A workflow's definition and input together, a step's input, or its output where those of a fan-out are put
 together: what must fit into one fact beside the rest."""
 
+LOCAL_STEPS_MAX: Final = 16
+"""Local steps that are offered with one task: a longer line goes on with a task of its own."""
+
+LOCAL_BYTES_MAX: Final = 8 * KIB
+"""What is offered with one task, as JSON: deciders hold it for as long as the task is open."""
+
+LOCAL_OUTPUT_BYTES_MAX: Final = TASK_INLINE_BYTES
+"""Outputs of the local steps that one outcome tells of, together, beside the task's own."""
+
+LOCAL_S: Final = 1.0
+"""So long after a task began its agent begins no further local step: what a death makes happen again is little, and
+what others wait for is told soon."""
+
 FLOW_EXPRESSION_MAX: Final = 4_000
 """Characters of one condition."""
 

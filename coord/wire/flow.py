@@ -104,6 +104,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     placement: dict[str, Any] | None = None
     labels: dict[str, str] = {}
     preemptible: bool = False
+    local: bool = False
+    """task: whoever did the step before does this one too, at once and under the same claim, where it can."""
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -81,6 +81,28 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     placing: Placing | None = None
 
 
+class LocalStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A step that may be done at once by whoever did the task before: one of a submission's `then`.
+
+    Whether and how is `coord.core.flow_local`; who does not know it leaves it alone.
+    """
+
+    step: str
+    """Its name: the id of the task that it is otherwise."""
+    task: str
+    """A capability."""
+    input: Any = None
+    """A mapping, as a step's; None: what the step before gave."""
+    when: str | None = None
+    """A condition: where it does not hold nothing more is done."""
+    values: dict[str, Any] = {}
+    """What input and condition name and no step of the line gives: path (as conditions write it) → value; what
+    is not here is missing."""
+    timeout_s: float = limits.TASK_TIMEOUT_S
+    """Of its execution, which is the only one here."""
+    labels: dict[str, str] = {}
+
+
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``task.submitted.{capability}.{priority}``: what is to be done, and within which bounds."""
 
@@ -116,6 +138,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often its decider stated it again because it neared the end of the window."""
     carried: Carried | None = None
     """With `restated`; believed of a decider."""
+    then: list[LocalStep] = []
+    """What may be done in this order by whoever completes it, under the same claim; believed of a decider."""
 
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -135,6 +159,23 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     note: Any = None
 
 
+class LocalOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the execution of a local step ended: completed, or with an error, and then it is the last."""
+
+    step: str
+    output: Any = None
+    ref: Reference | None = None
+    error: str | None = None
+    """What kind: an exception's name, or a code; None: it was completed."""
+    message: str = ""
+    final: bool = False
+    """With an error: whether another execution is pointless."""
+    after_s: float | None = None
+    """It began so long after the task did;"""
+    run_s: float | None = None
+    """and ran for so long."""
+
+
 class Completed(msgspec.Struct, frozen=True, omit_defaults=True):
     """``task.completed``."""
 
@@ -144,6 +185,8 @@ class Completed(msgspec.Struct, frozen=True, omit_defaults=True):
     ref: Reference | None = None
     run_s: float | None = None
     """How long the handler ran."""
+    then: list[LocalOutcome] = []
+    """Of the first so many of the local steps that the submission offered, in its order."""
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,7 +254,21 @@ def check(said: Submission) -> Submission:
         raise InvalidPayload(f"retries must be 0 to {limits.TASK_RETRIES_MAX}", retries=said.retries)
     if said.placement is not None:
         check_integers(said.placement)
+    if said.then:
+        _check_offer(said.then)
     return said
+
+
+def _check_offer(then: list[LocalStep]) -> None:
+    if len(then) > limits.LOCAL_STEPS_MAX:
+        raise InvalidPayload(f"at most {limits.LOCAL_STEPS_MAX} local steps are offered", then=len(then))
+    for local in then:
+        check_token(local.step, "a step's name")
+        check_token(local.task, "a capability")
+        if not 0 < local.timeout_s <= limits.TASK_TIMEOUT_MAX_S:
+            raise InvalidPayload(
+                f"timeout_s must be above 0 and at most {limits.TASK_TIMEOUT_MAX_S:g}", timeout_s=local.timeout_s
+            )
 
 
 def submission_detail(capability: str, queue: str) -> tuple[str, str]:

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from coord.core import workflow_life
+from coord.core import flow_definition, workflow_life
 from coord.core.flow_definition import UNDO
 from coord.core.tasks import Task
+from coord.errors import InvalidWorkflow
 from coord.wire.envelope import StoredFact
+from coord.wire.work import LocalOutcome
 from tests.support.flows import AGENT, World, dump, restored
 
 SEEDS = 60
@@ -30,7 +32,9 @@ def definition(rng: random.Random, depth: int = 0) -> dict[str, Any]:
         step: dict[str, Any] = {"name": f"s{number}"}
         before = [other["name"] for other in steps]
         if before:
-            step["needs"] = rng.sample(before, rng.randint(0, min(3, len(before))))
+            # Lines, on which steps can be local, are as frequent as anything else.
+            in_line = rng.random() < 0.4
+            step["needs"] = before[-1:] if in_line else rng.sample(before, rng.randint(0, min(3, len(before))))
         kind = rng.choices(["task", "workflow", "signal", "decide", "sleep"], [10, 1 - depth, 1, 1, 1])[0]
         if kind == "task":
             step |= {
@@ -60,7 +64,19 @@ def definition(rng: random.Random, depth: int = 0) -> dict[str, Any]:
             step["when"] = f'steps.{name}.status {rng.choice(["==", "!="])} "completed"'
         steps.append(step)
     rng.shuffle(steps)
+    some_local(rng, steps)
     return {"name": f"w{depth}", "version": str(rng.randint(1, 3)), "steps": steps}
+
+
+def some_local(rng: random.Random, steps: list[dict[str, Any]]) -> None:
+    """Make some of the steps local that can be."""
+    for step in steps:
+        if "task" in step and rng.random() < 0.7:
+            step["local"] = True
+            try:
+                flow_definition.plan(flow_definition.convert({"name": "w", "steps": steps}))
+            except InvalidWorkflow:
+                del step["local"]
 
 
 class Play:
@@ -120,7 +136,12 @@ class Play:
         elif dice < self.failing + 0.08:
             w.fact("_task", task.key, "task", task.id, "released", str(task.claims), data={"reason": "gone"})
         else:
-            w.complete(task, {"from": task.id})
+            w.do_line(task, self._local, most=rng.choice([0, 1, 20]), output={"from": task.id})
+
+    def _local(self, step: str, _: Any) -> LocalOutcome:
+        if self.rng.random() < self.failing:
+            return LocalOutcome(step=step, error="Boom", message="no", final=self.rng.random() < 0.5)
+        return LocalOutcome(step=step, output={"from": step})
 
     def _outside(self) -> None:
         """Signals, times, and now and then a cancellation or somebody's mischief."""
@@ -192,6 +213,7 @@ def _check_tasks(own: list[StoredFact], defined: dict[str, Any], seed: int) -> N
     over: set[str] = set()
     joined: set[str] = set()
     submitted: set[str] = set()
+    local: dict[str, bool] = {}
     for fact in own:
         if fact.kind == "workflow" and fact.event == "joined":
             joined.add(fact.detail[0])
@@ -207,14 +229,35 @@ def _check_tasks(own: list[StoredFact], defined: dict[str, Any], seed: int) -> N
                 continue
             for need in steps[step].get("needs", []):
                 assert not running[need], f"seed {seed}: {fact.id} while {need} runs"
-                assert _has_ended(need, steps, tasks, joined, own, fact.seq), f"seed {seed}: {fact.id} before {need}"
+                ended = _has_ended(need, steps, tasks, joined, local, own, fact.seq)
+                assert ended, f"seed {seed}: {fact.id} before {need}"
+            assert not local.get(fact.id), f"seed {seed}: {fact.id} was done already"
             running[step].add(fact.id)
             if "for_each" in steps[step]:
                 assert len(running[step]) <= steps[step]["max_parallelism"], f"seed {seed}: {step}"
         if task.ended and refused is None:
             running[step].discard(fact.id)
             over.add(fact.id)
+            if task.status == "completed":
+                _check_local(fact, steps, tasks, joined, local, own, seed)
     assert {name for name, task in tasks.items() if task.submitted_seq} == over, f"seed {seed}: every task ends"
+
+
+def _check_local(
+    fact: StoredFact, steps: dict[str, Any], tasks: dict[str, Task], joined: set[str], local: dict[str, bool],
+    own: list[StoredFact], seed: int,
+) -> None:  # fmt: skip
+    """What an agent went on with: each once, after what it needs.  `local`: whether a local step is over."""
+    for outcome in fact.data.get("then", []):
+        name = outcome["step"]
+        step = steps[name]
+        assert step.get("local"), f"seed {seed}: {name} is local"
+        assert name not in local, f"seed {seed}: {name} was executed locally twice"
+        assert name not in tasks or not tasks[name].submitted_seq, f"seed {seed}: {name} is a task of its own"
+        for need in step["needs"]:
+            ended = _has_ended(need, steps, tasks, joined, local, own, fact.seq)
+            assert ended, f"seed {seed}: {name} before {need}"
+        local[name] = outcome.get("error") is None or outcome.get("final", False) or not step["retries"]
 
 
 def _step_of(name: str, steps: dict[str, Any]) -> str:
@@ -223,10 +266,13 @@ def _step_of(name: str, steps: dict[str, Any]) -> str:
 
 
 def _has_ended(
-    need: str, steps: dict[str, Any], tasks: dict[str, Task], joined: set[str], own: list[StoredFact], seq: int
-) -> bool:
+    need: str, steps: dict[str, Any], tasks: dict[str, Task], joined: set[str], local: dict[str, bool],
+    own: list[StoredFact], seq: int,
+) -> bool:  # fmt: skip
     """Whether a step has ended, as far as that can be told without knowing why others were skipped."""
     step = steps[need]
+    if need in local and (local[need] or need not in tasks):
+        return local[need]
     parts = [f"{need}-{i}" for i in step["for_each"]] if "for_each" in step else [need]
     if "task" in step:
         met = [p for p in parts if p in tasks and tasks[p].submitted_seq]

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from coord.core.deciding import Effect, Owed, State
+from coord.core.flow_local import Line
 from coord.core.flow_run import AGENT
 from coord.core.tasks import Task
 from coord.core.workflow import WorkflowDecider
 from coord.wire import codec, ids, subjects
 from coord.wire.envelope import StoredFact
+from coord.wire.work import LocalOutcome, Submission
 from tests.support.facts import Nobody
 
 TENANT = "acme"
 EPOCH = datetime(2026, 11, 21, 10, tzinfo=UTC)
+
+
+Do: TypeAlias = Callable[[str, Any], LocalOutcome]
+"""From a step and its input to what comes of it."""
 
 
 class World:
@@ -148,6 +155,24 @@ class World:
         if task.free:
             self.claim(task, agent)
         self.fact(agent, task.key, "task", task.id, "completed", data={"output": output})
+
+    def do_line(self, task: Task, do: Do, *, most: int, output: Any = None, agent: str = "w") -> list[str]:
+        """Complete a task and go on with at most so many of the local steps that it offers; those that were done."""
+        if task.free:
+            self.claim(task, agent)
+        submitted = next(f for f in self.log if f.seq == task.submitted_seq)
+        line = Line(task.id, codec.encode(output))
+        then: list[LocalOutcome] = []
+        for local in submitted.decode(Submission).then[:most]:
+            if not line.goes_on(local):
+                break
+            outcome = do(local.step, msgspec.json.decode(line.input_of(local)))
+            then.append(msgspec.structs.replace(outcome, step=local.step))
+            if outcome.error is not None:
+                break
+            line.ended(local.step, codec.encode(outcome.output))
+        self.fact(agent, task.key, "task", task.id, "completed", data={"output": output, "then": then})
+        return [outcome.step for outcome in then]
 
     def fail(self, task: Task, agent: str = "w", *, final: bool = True) -> None:
         if task.free:

@@ -103,6 +103,15 @@ def test_what_is_no_condition_is_refused(text: str) -> None:
         ([step(max_parallelism=0)], errors.InvalidWorkflow, {"step": "a"}),
         ([step(for_each="files")], errors.InvalidWorkflow, {"step": "a"}),
         ([step(approval=True)], errors.InvalidWorkflow, {"step": "a"}),
+        ([step(local=True)], errors.InvalidWorkflow, {"step": "a"}),
+        ([{"name": "a", "sleep_s": 1, "local": True}], errors.InvalidWorkflow, {"step": "a"}),
+        ([step(), step("b", needs=["a"], local=True, undo={"task": "u"})], errors.InvalidWorkflow, {"step": "b"}),
+        ([step(), step("b", needs=["a"], local=True, deadline_s=1)], errors.InvalidWorkflow, {"step": "b"}),
+        ([step(), step("b", needs=["a"], local=True, for_each=[1])], errors.InvalidWorkflow, {"step": "b"}),
+        ([step(for_each=[1]), step("b", needs=["a"], local=True)], errors.InvalidWorkflow, {"follows": "a"}),
+        ([step(deadline_s=1), step("b", needs=["a"], local=True)], errors.InvalidWorkflow, {"follows": "a"}),
+        ([step(), step("c"), step("b", needs=["a", "c"], local=True)], errors.InvalidWorkflow, {"step": "b"}),
+        ([step(), step("b", needs=["a"], local=True), step("c", needs=["a"])], errors.InvalidWorkflow, {"other": "c"}),
         ([{"name": "a", "sleep_s": 1, "timeout_s": 2}], errors.InvalidWorkflow, {"step": "a"}),
         ([{"name": "a", "sleep_s": 1, "undo": {"task": "u"}}], errors.InvalidWorkflow, {"step": "a"}),
         ([{"name": "a", "decide": {"rules": []}}], errors.InvalidWorkflow, {"step": "a"}),
@@ -184,6 +193,17 @@ def test_the_first_that_is_sure_enough_decides_and_else_the_surest() -> None:
 
 
 # --- written in Python ------------------------------------------------------------------------
+
+
+def test_lines_of_local_steps() -> None:
+    steps = [step(f"s{n}", needs=[f"s{n - 1}"] if n else [], local=n > 0) for n in range(limits.LOCAL_STEPS_MAX + 4)]
+    steps += [step("join", needs=["s0", "s3", steps[-1]["name"]]), step("x"), step("y", needs=["x"])]
+    steps.append(step("z", needs=["y"], input={"x": "$steps.x.output"}, local=True))
+    lines = {one.step.name: one.line for one in flow_definition.plan(defined(*steps)).steps}
+    assert lines["s0"] == tuple(range(1, limits.LOCAL_STEPS_MAX + 1)), "it is bounded,"
+    assert lines["s16"] == (17, 18, 19), "and goes on from there"
+    assert lines["s19"] == lines["join"] == lines["x"] == lines["z"] == ()
+    assert lines["y"] == (len(steps) - 1,)
 
 
 def test_python_and_toml_say_the_same() -> None:
