@@ -12,7 +12,7 @@ import pytest
 
 import coord
 from coord import errors, limits
-from coord.client import execution
+from coord.client import attempts
 from coord.wire import subjects, work
 from tests.support.tasks import Fleet
 from tests.support.waiting import until
@@ -224,7 +224,7 @@ async def test_what_a_handler_does_wrong_is_a_typed_failure(fleet: Fleet) -> Non
 
 
 async def test_long_time_limits_are_kept_too(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "_COARSE_S", 0.01)  # so that 50 ms is a long one
+    monkeypatch.setattr(attempts, "_COARSE_S", 0.01)  # so that 50 ms is a long one
     monkeypatch.setattr(limits, "TASK_TIMEOUT_GRACE_S", 60.0)  # however long the machine stands still
     agent = coord.Agent("slow")
     ended: list[str] = []
