@@ -44,15 +44,38 @@ class StrictParser(Parser):
     """In the place of nats-py's; `buf` is what is left of the bytes received, from the start of a line."""
 
     nc: PatchedClient
+    busy = False
+    """It is in the middle of `parse`."""
+
+    def parse_messages(self, data: bytes) -> bytes:
+        """Hand on every message that is complete, up to a line that is none; what is left from there, for `parse`.
+
+        Not while it is `busy`.  Raises `ProtocolError`; what came is then lost, and the connection is to end.
+        """
+        buf = self.buf
+        if buf:
+            buf += data
+            if len(buf) < self.needed:
+                return b""
+            data = bytes(buf)
+            buf.clear()
+        at = self._messages(data, 0)
+        if not self.needed and (data.find(b"\r\n", at) >= 0 or len(data) - at > _LINE_BYTES_MAX):
+            return data[at:]
+        buf += data[at:]
+        return b""
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what the socket gave and hand on every message that is complete."""
+        self.busy = True
         try:
             await self._parse(data)
         except (ProtocolError, OSError):
             raise
         except Exception as exc:
             raise ProtocolError(f"nats: {type(exc).__name__} while reading: {exc}") from exc
+        finally:
+            self.busy = False
 
     async def _parse(self, data: bytes) -> None:
         buf = self.buf

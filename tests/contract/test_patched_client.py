@@ -152,6 +152,80 @@ async def test_what_has_come_is_read_in_large_pieces(conn, nats_server) -> None:
         await until(lambda epoch=epoch: conn.epoch > epoch and conn.is_connected)  # type: ignore[misc]
 
 
+async def test_little_is_handed_on_as_it_comes_and_in_order_with_what_is_more(conn) -> None:
+    """Without the reading coroutine; what follows a line that is no message, or is much, is that one's."""
+    subject, tasks = conn.new_inbox(), []
+    got: list[bytes] = []
+
+    def on_message(message: Message) -> None:
+        got.append(message.data)
+        tasks.append(asyncio.current_task())
+
+    await conn.subscribe(subject, on_message)
+    await conn.flush()
+    conn.publish(subject, b"alone")
+    await until(lambda: got)
+    assert tasks == [None]
+    sent = [b"%d " % n + b"x" * size for n, size in enumerate([1, 100_000, 1, 1, 40_000, 300_000, 1, 2] * 8)]
+    for n, body in enumerate(sent):
+        conn.publish(subject, body)
+        if n % 5 == 0:
+            await conn.flush()  # a PONG comes between them
+        elif n % 7 == 0:
+            await asyncio.sleep(0)
+    await conn.flush()
+    assert got[1:] == sent
+    assert None in tasks[1:]
+    assert not all(task is None for task in tasks)
+    # What the socket gives twice in one turn, of which the first was much.
+    got.clear()
+    sid = conn.client._sid
+    for body in (b"x" * 100_000, b"y"):
+        conn.client._transport._io_reader.feed_data(b"MSG a %d %d\r\n%b\r\n" % (sid, len(body), body))
+    await until(lambda: len(got) == 2)
+    assert got[1] == b"y"
+
+
+async def test_what_makes_no_sense_in_little_ends_the_connection_which_comes_back(conn) -> None:
+    epoch, client = conn.epoch, conn.client
+    got: list[bytes] = []
+    subject = conn.new_inbox()
+    await conn.subscribe(subject, lambda m: got.append(m.data))
+    nonsense = b"MSG a %d 4\r\nonce\r\nHMSG a 1 b 14 12\r\nNATS/1.0\r\n\r\nhi\r\n" % client._sid
+    client._transport._io_reader.feed_data(nonsense)
+    await until(lambda: conn.epoch > epoch and conn.is_connected)
+    conn.publish(subject, b"again")
+    await until(lambda: b"again" in got)
+    assert got == [b"once", b"again"]
+
+
+async def test_what_is_sent_in_one_turn_is_written_at_once(conn) -> None:
+    socket_of = conn.client._transport._io_writer.transport
+    subject = conn.new_inbox()
+    written: list[int] = []
+    write = socket_of.write
+
+    class Counting:
+        def __getattr__(self, name: str):
+            return getattr(socket_of, name)
+
+        def write(self, data: bytes) -> None:
+            written.append(len(data))
+            write(data)
+
+    writer = conn.client._transport._io_writer
+    writer._transport = Counting()
+    try:
+        for _ in range(3):
+            conn.publish(subject, b"together")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(written) == 1
+        assert conn.outgoing_bytes == 0
+    finally:
+        writer._transport = socket_of
+
+
 async def test_a_failing_callback_is_counted_and_ends_nothing(conn) -> None:
     subject = conn.new_inbox()
     got = []

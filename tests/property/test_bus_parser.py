@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -37,10 +38,14 @@ class Client(PatchedClient):
         self.told.append(err_msg)
 
 
-def feed(client: Client, pieces: list[bytes]) -> None:
+def feed(client: Client, pieces: list[bytes], directly: Iterable[bool] = (True, False)) -> None:
+    """`directly`: which pieces, in turn, are handed on as the socket gives them, and only what is left is awaited."""
+
     async def parse() -> None:
-        for piece in pieces:
-            await client._ps.parse(piece)
+        for piece, direct in zip(pieces, itertools.cycle(directly), strict=False):
+            rest = client._ps.parse_messages(piece) if direct else piece
+            if rest or not direct:
+                await client._ps.parse(rest)
 
     asyncio.run(parse())
 
@@ -82,11 +87,16 @@ def written(draw: st.DrawFn) -> tuple[bytes, Any]:
     return line + b"\r\n" + block + body + b"\r\n", (subject, reply, block, body) if sid == b"7" else None
 
 
-@given(st.lists(written(), max_size=8), st.lists(st.integers(0, 10**6), max_size=12))
-@example([(b"HMSG a 7 b 12 14\r\nNATS/1.0\r\n\r\nhi\r\n", (b"a", b"b", b"NATS/1.0\r\n\r\n", b"hi"))], list(range(60)))
-def test_what_is_written_is_told_however_it_is_cut(stream, places):
+directly = st.lists(st.booleans(), min_size=1, max_size=4)
+
+
+@given(st.lists(written(), max_size=8), st.lists(st.integers(0, 10**6), max_size=12), directly)
+@example(
+    [(b"HMSG a 7 b 12 14\r\nNATS/1.0\r\n\r\nhi\r\n", (b"a", b"b", b"NATS/1.0\r\n\r\n", b"hi"))], list(range(60)), [True]
+)
+def test_what_is_written_is_told_however_it_is_cut_and_handed_on(stream, places, directly):
     client = Client()
-    feed(client, cut(b"".join(data for data, _ in stream), places))
+    feed(client, cut(b"".join(data for data, _ in stream), places), directly)
     assert client.told == [told for _, told in stream if told is not None]
     messages = [told for told in client.told if isinstance(told, tuple)]
     assert (client.stats["in_msgs"], client.stats["in_bytes"]) == (len(messages), sum(len(m[3]) for m in messages))
@@ -94,21 +104,22 @@ def test_what_is_written_is_told_however_it_is_cut(stream, places):
     assert not client.errors
 
 
-@given(st.binary(max_size=60), st.lists(st.integers(0, 10**6), max_size=4))
-def test_nonsense_ends_the_connection_or_waits_for_more(noise, places):
+@given(st.binary(max_size=60), st.lists(st.integers(0, 10**6), max_size=4), directly)
+def test_nonsense_ends_the_connection_or_waits_for_more(noise, places, directly):
     for data in (noise, b"HMSG " + noise, b"MSG a 7 " + noise, b"HMSG a 7 " + noise + b"\r\n"):
         client = Client()
         try:
-            feed(client, cut(data, places))
+            feed(client, cut(data, places), directly)
         except ProtocolError:
             pass  # nats-py reconnects
         assert not client.errors
 
 
 @pytest.mark.parametrize("line", [b"HMSG a 7 b 14 12\r\nNATS/1.0\r\n\r\nhi\r\n", b"WAT\r\n", b"MSG a 7\r\n", b"\r\n"])
-def test_a_line_without_sense(line):
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_line_without_sense(line, direct):
     with pytest.raises(ProtocolError):
-        feed(Client(), [line])
+        feed(Client(), [line], [direct])
 
 
 def test_a_line_without_end_is_bounded():
