@@ -14,13 +14,15 @@ from coord.ops.bench.tasks import PARTS, TasksConfig
 _SIDES = ("agents", "all", "coord", "database", "nats", "submitter")
 _BOTH = ("p50", "p99")
 FIGURES = {
-    "tasks_per_s", "bare.tasks_per_s", "tasks_to_bare", "workflows_per_s", "agents_scale.growth", "fleet_idle.cpu_us",
-    *(f"coordination_overhead{load}{what}" for load in ("", ".at_100", ".workflows", ".workflows_at_30")
-      for what in ("", "_per_s")),
+    "tasks_per_s", "bare.tasks_per_s", "tasks_to_bare", "workflows_per_s", "workflows_per_s.local",
+    "agents_scale.growth", "fleet_idle.cpu_us",
+    *(f"coordination_overhead{load}{what}" for what in ("", "_per_s")
+      for load in ("", ".at_100", ".workflows", ".workflows_local", ".workflows_at_30")),
     *(f"{name}.{p}" for name in ("submit_to_start_ms", "submit_to_result_ms", "command_ack_ms", "flood_ack_ms")
       for p in _BOTH),
     *(f"{name}.{p}" for name in ("workflow_ms", "moved_after_kill_ms") for p in _BOTH),
-    *(f"{name}.{side}" for name in ("task_cpu_us", "workflow_cpu_us") for side in _SIDES),
+    *(f"workflow_ms.local_{p}" for p in _BOTH),
+    *(f"{name}{side}" for name in ("task_cpu_us.", "workflow_cpu_us.", "workflow_cpu_us.local_") for side in _SIDES),
     *(f"{safe}.{what}_per_s" for safe in ("always", "r3") for what in ("tasks", "workflows")),
     *(f"critical_wait_ms.{when}_{p}" for when in ("idle", "flooded") for p in _BOTH),
     "critical_wait_ms.flooded_to_idle",

@@ -304,6 +304,36 @@ async def who_waits_and_which_promises_were_kept(pool: Pool) -> None:
     assert (late["w1"]["to_log_p50_seconds"], late["w1"]["facts"]) == (0, 12)
 
 
+async def local_steps_stand_beside_tasks(pool: Pool) -> None:
+    line = Log()
+    offered = [{"step": name, "task": "sum"} for name in "bcd"]
+    line.say(600, "_workflow", "task", "a", "submitted.parse.normal", {"then": offered}, key="line")
+    line.say(602, "w1", "task", "a", "claimed.1", key="line")
+    did = [{"step": "b", "after_s": 1.5, "run_s": 0.5}, {"step": "c", "after_s": 2, "run_s": 1, "error": "Lost"}]
+    line.say(605, "w1", "task", "a", "completed", {"run_s": 1.5, "then": did}, key="line")
+    names = ("id", "status", "capability", "claimant", "run_seconds", "attempts", "error", "with_task")
+    expected = [
+        ("a", "completed", "parse", "w1", 1.5, 1, None, None),
+        ("b", "completed", "sum", "w1", 0.5, 1, None, "a"),
+        ("c", "failed", "sum", "w1", 1, 1, "Lost", "a"),
+    ]
+    async with pool.transaction() as conn:
+        assert await entities.project(conn, [line]) == [{}]
+        await copy.events(conn, line)
+    found = await ask(pool, "workflow_steps", tenant="acme", key="line")
+    assert pick(found, *names) == expected
+    assert [(row["submitted_at"] - BASE).total_seconds() for row in found] == [600, 603.5, 604]
+
+    # It is tried again, as a task of its own.
+    again = Log(line[:1])
+    again.say(620, "_workflow", "task", "c", "submitted.sum.normal", {"then": offered[2:]}, key="line")
+    async with pool.transaction() as conn:
+        await entities.project(conn, [again[1:]])
+        await copy.events(conn, again[1:])
+    expected[2] = ("c", "queued", "sum", None, None, 0, None, None)
+    assert pick(await ask(pool, "workflow_steps", tenant="acme", key="line"), *names) == expected
+
+
 async def test_every_answer_is_right(pool: Pool) -> None:
     """All of the above of one database: to make it is most of the work."""
     for right in (
@@ -314,6 +344,7 @@ async def test_every_answer_is_right(pool: Pool) -> None:
         graph_teams_and_chains_of_handoffs,
         where_workflows_went_wrong_and_what_made_them_long,
         who_waits_and_which_promises_were_kept,
+        local_steps_stand_beside_tasks,
     ):
         await right(pool)
 

@@ -7,8 +7,8 @@ wakes everybody up alone, what comes together shares it.  So it is measured
 * at saturation: one process of agents a core, all tasks submitted at once, as many done as the cores can;
 * with `TasksConfig.full`, at a rate that the machine has time for, open loop;
 
-for single tasks and for workflows of three such steps.  What the fleet costs while it does nothing at all is beside
-them: at a hundred tasks a second a hundredth of it is in each.
+for single tasks and for workflows of three such steps, as tasks and as local steps.  What the fleet costs while it
+does nothing at all is beside them: at a hundred tasks a second a hundredth of it is in each.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from coord.ops.bench.task_worker import WORK_S
 
 if TYPE_CHECKING:
     from coord.ops.bench.tasks import Bench
+    from coord.wire.flow import Definition
 
 TASKS_PER_S: Final = 100
 """Half of what two cores can do of such tasks."""
@@ -42,7 +43,7 @@ Many = Callable[[], Awaitable[int]]
 async def overhead(bench: Bench) -> Figures:
     """Tasks and workflows that take CPU: what is not theirs, saturated (`full`: at a rate, too); an idle second."""
     config = bench.config
-    flow = chain("work")
+    flow, local = chain("work"), chain("work", local=True)
     flows = max(1, config.overhead // STEPS)
 
     async def tasks_at_once() -> int:
@@ -54,11 +55,11 @@ async def overhead(bench: Bench) -> Figures:
         handle = await bench.c.submit("work", id=bench.id(), returns=float)
         await handle.result(timeout_s=_RESULT_S)
 
-    async def run_flow() -> None:
-        await bench.c.run_workflow(flow, id=bench.id(), timeout_s=_RESULT_S)
+    async def run_flow(defined: Definition = flow) -> None:
+        await bench.c.run_workflow(defined, id=bench.id(), timeout_s=_RESULT_S)
 
-    async def flows_at_once() -> int:
-        await asyncio.gather(*(run_flow() for _ in range(flows)))
+    async def flows_at_once(defined: Definition = flow) -> int:
+        await asyncio.gather(*(run_flow(defined) for _ in range(flows)))
         return flows
 
     async with contextlib.AsyncExitStack() as stack:
@@ -73,6 +74,7 @@ async def overhead(bench: Bench) -> Figures:
         sides: tuple[tuple[str, int, Many], ...] = (
             ("coordination_overhead", 1, tasks_at_once),
             ("coordination_overhead.workflows", STEPS, flows_at_once),
+            ("coordination_overhead.workflows_local", STEPS, lambda: flows_at_once(local)),
         )
         paced: tuple[tuple[str, int, Many], ...] = (
             (f"coordination_overhead.at_{TASKS_PER_S}", 1, lambda: _paced(TASKS_PER_S, config.overhead_s, task)),

@@ -1,5 +1,7 @@
 """coord: an agent and a submitter through its SDK; what ``coord serve`` runs is the bench's fleet process.
 
+`variant`: "": each step of a workflow is a task, for whoever is free; "local": those after the first are local steps.
+
 The handlers run in one process with two agents, as `coord bench tasks` has them.
 """
 
@@ -57,13 +59,14 @@ async def submit(job: Job) -> AsyncIterator[Mapping[Kind, One]]:
 
             return one
 
-        ones: dict[Kind, One] = {kind: workflow(_chain(kind)) for kind in FLOWS}
+        local = job.variant == "local"
+        ones: dict[Kind, One] = {kind: workflow(_chain(kind, local=local)) for kind in FLOWS}
         yield ones | {"task": task}
 
 
-def _chain(kind: Kind) -> Definition:
+def _chain(kind: Kind, *, local: bool) -> Definition:
     flow = Workflow(kind.replace("_", "-"))
     before: list[StepRef] = []
     for n in range(STEPS[kind]):
-        before = [flow.task(f"s{n}", "no-op", needs=before, retries=0)]
+        before = [flow.task(f"s{n}", "no-op", needs=before, retries=0, local=local and n > 0)]
     return flow.definition()

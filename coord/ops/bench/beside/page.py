@@ -58,9 +58,11 @@ def tables(report: Mapping[str, Any], number: Callable[[float], str]) -> list[Ta
 
 
 def _best(beside: Mapping[str, Mapping[str, float]], number: Callable[[float], str]) -> list[Table]:
-    stored, every = beside.get("stored", {}), beside.get("all", {})
-    if not every:
+    columns = {"that keep outcomes": "stored", "all": "all", "all, coord with local steps": "local"}
+    of = [beside.get(name, {}) for name in columns.values()]
+    named = list(dict.fromkeys(name for column in of for name in column))
+    if not named:
         return []
-    heads = ("coord ÷ the best of the others (times: the reverse)", "that keep outcomes", "all")
-    rows = [(f"`{name}`", number(stored[name]) if name in stored else "", number(every[name])) for name in every]
-    return [(heads, [list(row) for row in rows])]
+    heads = ("coord ÷ the best of the others (times: the reverse)", *columns)
+    rows = [[f"`{name}`", *(number(column[name]) if name in column else "" for column in of)] for name in named]
+    return [(heads, list(rows))]

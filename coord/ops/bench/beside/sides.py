@@ -49,9 +49,19 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
 
 COORD: Final = "coord"
+COORD_LOCAL: Final = "coord_local"
 
 SIDES: Final = (
     Side(name=COORD, module="coord.ops.bench.beside.coord_itself", server="coord", window=256, window_flows=128),
+    Side(
+        name=COORD_LOCAL,
+        module="coord.ops.bench.beside.coord_itself",
+        variant="local",
+        server="coord",
+        kinds=("one_step", "three_steps"),
+        window=256,
+        window_flows=128,
+    ),
     Side(
         name="taskiq_nats",
         module="coord.ops.bench.beside.taskiq_nats",
