@@ -312,7 +312,7 @@ async def local_steps_stand_beside_tasks(pool: Pool) -> None:
     did = [{"step": "b", "after_s": 1.5, "run_s": 0.5}, {"step": "c", "after_s": 2, "run_s": 1, "error": "Lost"}]
     line.say(605, "w1", "task", "a", "completed", {"run_s": 1.5, "then": did}, key="line")
     names = ("id", "status", "capability", "claimant", "run_seconds", "attempts", "error", "with_task")
-    expected = [
+    expected: list[tuple[Any, ...]] = [
         ("a", "completed", "parse", "w1", 1.5, 1, None, None),
         ("b", "completed", "sum", "w1", 0.5, 1, None, "a"),
         ("c", "failed", "sum", "w1", 1, 1, "Lost", "a"),
