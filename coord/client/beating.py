@@ -3,7 +3,7 @@
 ::
 
     await c.beating.register(capabilities={"summarize": 8}, labels={"region": "eu"})
-    c.beating.hold("my-lock")  # while anything is held: a heartbeat a second, else one in five
+    c.beating.hold("my-lock")  # while anything is held: a heartbeat a second, else one in five or more
     await c.beating.drain()  # take no more; `rejoin` undoes it
 
 `coord.Agent` and locks do this by themselves.  Heartbeats are core NATS messages that nobody
@@ -20,6 +20,7 @@ holds, if it was away for less than `limits.DISCONNECT_GRACE_S`.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
@@ -52,6 +53,9 @@ _BUSY_AFTER_S: Final = 5.0
 _BEAT_APART_S: Final = 0.02
 """Asked for more often, it does not beat more often."""
 
+_RESTED: Final = (0.8, 1.0)
+"""Who beats rarely does it a little sooner than it said."""
+
 _FIELDS: Final = frozenset({"load", "claims", "running", "memory_mib"})
 
 
@@ -80,10 +84,14 @@ class Beating:
         self._agent = agent
         self._subject = subjects.heartbeat(tenant, agent, instance)
         self._sources: list[Describe] = []
+        self._rests: list[Callable[[], float]] = []
         self._listeners: list[Callable[[], None]] = []
         self._held: set[Hashable] = set()
         self._held_at = float("-inf")
         self._said_at = float("-inf")
+        self._said_s = limits.HEARTBEAT_S
+        """How soon the next one comes, as the last one said."""
+        self._rng = random.Random()
         self._abouts = 0
         self._count = 0
         self._loop: asyncio.Task[None] | None = None
@@ -117,6 +125,17 @@ class Beating:
 
         return unregister
 
+    def rests(self, source: Callable[[], float]) -> Unregister:
+        """Let `source` say for how long this instance may be silent while it holds nothing (s); the shortest counts."""
+        self._rests.append(source)
+
+        def unregister() -> None:
+            if source in self._rests:
+                self._rests.remove(source)
+                self.paced()
+
+        return unregister
+
     @property
     def paused(self) -> bool:
         """Whether it is to take nothing more: it drains, or is quarantined."""
@@ -125,15 +144,21 @@ class Beating:
     @property
     def every_s(self) -> float:
         """How often it beats now."""
-        busy = self._held or clock.monotonic() - self._held_at < _BUSY_AFTER_S
-        return limits.HEARTBEAT_S if busy else limits.HEARTBEAT_IDLE_S
+        if self._held or clock.monotonic() - self._held_at < _BUSY_AFTER_S:
+            return limits.HEARTBEAT_S
+        rest_s = min((rest() for rest in self._rests), default=0.0)
+        return min(max(rest_s, limits.HEARTBEAT_IDLE_S), limits.HEARTBEAT_EVERY_MAX_S)
+
+    def paced(self) -> None:
+        """How often it beats may have changed: nobody is silent for longer than is good from now on."""
+        if self._loop is not None and self.every_s < self._said_s:
+            self.beat()
 
     def hold(self, what: Hashable) -> None:
         """This instance holds `what` (a claim, a lock): it beats every second until that is released."""
-        was = self.every_s
         self._held.add(what)
         self._held_at = clock.monotonic()
-        if was != limits.HEARTBEAT_S or self._loop is None:
+        if self._said_s != limits.HEARTBEAT_S or self._loop is None:
             # At once, ahead of the claim: what is held may block this event loop from its first line on.
             self._say(self._heartbeat())
             self._ensure()
@@ -251,7 +276,9 @@ class Beating:
             self._say(self._heartbeat())
             await asyncio.sleep(_BEAT_APART_S)
             # Soon again on a new connection: whoever listens may have come back later than we did.
-            next_s = limits.HEARTBEAT_S if self._abouts <= _ABOUT_FIRST else self.every_s
+            next_s = limits.HEARTBEAT_S if self._abouts <= _ABOUT_FIRST else self._said_s
+            if next_s > limits.HEARTBEAT_IDLE_S:
+                next_s *= self._rng.uniform(*_RESTED)  # who was asked at the same moment is not to stay together
             try:
                 async with asyncio.timeout(next_s - _BEAT_APART_S):
                     await self._wake.wait()
@@ -292,6 +319,7 @@ class Beating:
         except errors.BusError:
             return  # it is missed, as it should be
         self._said_at = clock.monotonic()
+        self._said_s = beat.every_s or limits.HEARTBEAT_S
 
     def _disconnected(self) -> None:
         self._away_at = clock.monotonic()

@@ -102,11 +102,12 @@ class Puller:
         deliver: Callable[[Delivery], None],
         missing: Callable[[], None],
         urgent: Callable[[], bool] = lambda: False,
+        paced: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is asked before `open`.
 
         `free`: slots to fill now.  `missing`: told when the queues do not exist.  `urgent`: whether something
-        critical would be taken though no slot is free.
+        critical would be taken though no slot is free.  `paced`: told when `rest_s` is shorter than it was.
         """
         self._conn = conn
         self._free = free
@@ -143,6 +144,7 @@ class Puller:
             conn, tenant, capability,
             idle=lambda: len({wait.queue for wait in self._waits.values()}) == len(work.PRIORITIES),
             able=lambda: free() > self.asked, wake=self._woken, rise=self._take_back_waits,
+            paced=paced,
         )  # fmt: skip
         self._unregister = [conn.on_disconnected(self._forget), conn.on_reconnected(self.refill)]
 
@@ -157,6 +159,11 @@ class Puller:
     def seat(self) -> State:
         """Whether it waits while it is idle, or stands by (`coord.core.seats`)."""
         return self._standby.state
+
+    @property
+    def rest_s(self) -> float:
+        """How rarely its agent may beat as far as this is concerned; 0: as usual."""
+        return self._standby.rest_s
 
     @property
     def asked(self) -> int:

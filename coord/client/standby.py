@@ -39,6 +39,7 @@ class _Wake(msgspec.Struct):
 
 class _Waiting(msgspec.Struct):
     waiting: int = 0
+    beat_s: float = 0.0
 
 
 class Standby:
@@ -47,17 +48,19 @@ class Standby:
     def __init__(
         self, conn: Connection, tenant: str, capability: str, *,
         idle: Callable[[], bool], able: Callable[[], bool], wake: Callable[[], None], rise: Callable[[], None],
+        paced: Callable[[], None],
     ) -> None:  # fmt: skip
         """Nothing is asked before `begin`.
 
         `idle`: whether pulls of it wait at all queues; `able`: whether it could take something; `wake`: there may be
-        work, and it waits from now on; `rise`: nothing may wait any more.
+        work, and it waits from now on; `rise`: nothing may wait any more; `paced`: `rest_s` is shorter than it was.
         """
         self._conn = conn
         self._tenant, self._capability = tenant, capability
         self._subject = subjects.wake(tenant, capability)
         self._service = subjects.rpc(tenant, "queue", "waiting")
-        self._idle, self._able, self._wake, self._rise = idle, able, wake, rise
+        self._idle, self._able, self._wake, self._rise, self._paced = idle, able, wake, rise, paced
+        self._beat_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._rng = random.Random()
         self._seat = self._new_seat()
@@ -84,6 +87,11 @@ class Standby:
         """Whether it neither waits nor asks, until it is woken."""
         return self._seat.standing
 
+    @property
+    def rest_s(self) -> float:
+        """How rarely its agent may beat, as the service said: nothing is given to who stands by; 0: as usual."""
+        return self._beat_s if self.standing else 0.0
+
     def begin(self) -> None:
         """It pulls from now on: look now and then how many do."""
         self._away = False
@@ -102,6 +110,7 @@ class Standby:
         self._seat = self._new_seat()
         if self._timer is not None:
             self._timer.cancel()
+        self._paced()
         self.follow()
 
     async def close(self) -> None:
@@ -147,6 +156,7 @@ class Standby:
 
     def _comes(self) -> None:
         """It stands by no more."""
+        self._paced()  # before it pulls: who is given something is not to be silent for long
         self.follow()
         self._look_at(self._seat.look_at)
         self._wake()
@@ -199,6 +209,9 @@ class Standby:
     async def _waiting(self, probe: str = "") -> int:
         asked = {"capability": self._capability, "seated": not self.standing and self._idle(), "probe": probe}
         told = await rpc.call(self._conn, self._service, asked, _Waiting, timeout_s=_ANSWER_S, content="json")
+        shorter, self._beat_s = told.beat_s < self._beat_s, told.beat_s
+        if shorter:
+            self._paced()
         return told.waiting
 
     async def _prove(self) -> bool:

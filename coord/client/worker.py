@@ -96,6 +96,7 @@ class Worker:
         self._beating = coord.beating
         self._unregisters = [
             self._beating.describe(self.load),
+            self._beating.rests(self.rest_s),
             self._beating.on_change(self._paused),
             self.conn.on_reconnected(self._verify_soon),
         ]
@@ -132,6 +133,7 @@ class Worker:
                 deliver=lambda delivery, c=capability: self._delivered(c, delivery),  # type: ignore[misc]
                 missing=lambda c=capability: self._missing(c),  # type: ignore[misc]
                 urgent=lambda c=capability: self._slots[c].yielding() is not None,  # type: ignore[misc]
+                paced=self._beating.paced,
             )
             self._pullers[capability] = puller
             await puller.open()
@@ -218,6 +220,12 @@ class Worker:
             "running": running,
             "memory_mib": round(self.allowance.memory_mib(), 1),
         }
+
+    def rest_s(self) -> float:
+        """How rarely it may beat: only who stands by everywhere, and is handed nothing, is waited for by nobody."""
+        if self.agent.handoffs or len(self._pullers) < len(self._slots):
+            return 0.0
+        return min((puller.rest_s for puller in self._pullers.values()), default=0.0)
 
     # --- deliveries ----------------------------------------------------------------------
 

@@ -158,6 +158,11 @@ class Row(msgspec.Struct):
         return self.tenant, self.agent, self.instance
 
 
+def rest_s(present: int) -> float:
+    """How many seconds whoever stands by may be silent where so many are there: their beats are bounded together."""
+    return min(max(present / limits.RESTING_BEATS_PER_S, limits.HEARTBEAT_IDLE_S), limits.HEARTBEAT_EVERY_MAX_S)
+
+
 class PresenceTable(Watch):
     """All instances that this process has heard of.  See the module."""
 
@@ -229,6 +234,15 @@ class PresenceTable(Watch):
         for instance in self._per_agent.get((tenant, agent), ()):
             yield self._rows[tenant, agent, instance]
 
+    @property
+    def present(self) -> int:
+        """Instances that are not gone."""
+        return self._present
+
+    def heard(self, tenant: str, agent: str, instance: str) -> bool:
+        """See `Watch`."""
+        return (tenant, agent, instance) in self._rows
+
     def lives(self, tenant: str, agent: str, instance: str) -> bool:
         """See `Watch`."""
         row = self._rows.get((tenant, agent, instance))
@@ -245,6 +259,11 @@ class PresenceTable(Watch):
 
     def _doubts(self) -> bool:
         return self._blind or self._ticked < self._settles or len(self._rows) >= self._instances_max
+
+    @property
+    def news(self) -> object:
+        """See `Watch`."""
+        return self.version, self._doubts()
 
     def fares(self) -> Iterable[tuple[tuple[str, str], Fare]]:
         """See `Watch`."""
@@ -265,7 +284,7 @@ class PresenceTable(Watch):
         return {
             (row.tenant, row.agent): row.about.quotas
             for row in self._rows.values()
-            if row.about is not None and row.about.quotas is not None and row.state != "gone"
+            if row.about is not None and row.about.quotas is not None and row.about.quotas.bound and row.state != "gone"
         }
 
     # --- what is heard ---------------------------------------------------------------------
@@ -351,6 +370,9 @@ class PresenceTable(Watch):
         self._blind = False
         self._forgive()  # who came back before we did was not heard
         self._settles = max(self._settles, now + self._settle_s)
+        for row in self._rows.values():
+            if row.due_s > self._settle_s and row.state != "gone":
+                row.heard = now  # it beats more rarely than that, and may have beaten in vain
 
     def _forgive(self) -> None:
         for row in self._pending.values():

@@ -19,6 +19,7 @@ import msgspec
 
 from coord import limits
 from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
+from coord.core.presence import Ident
 from coord.core.watch import Usage, Watch
 from coord.wire import presence as wire
 from coord.wire.envelope import StoredFact
@@ -49,6 +50,9 @@ TRANSITIONS: Final[dict[tuple[str, str], Status]] = {
 _LOOK_EVERY_S: Final = 1.0
 """How often all registered instances are compared with what is heard; deaths are told at once."""
 
+
+_ANSWER_S: Final = 3.0
+"""Of whom nothing was heard yet is asked before it is stated that it is gone: who stands by beats rarely."""
 
 _FORGET_EVERY_S: Final = 30.0
 
@@ -94,9 +98,10 @@ class Agent(msgspec.Struct, omit_defaults=True):
 
     @property
     def quotas(self) -> Quotas | None:
-        """Those of its newest registration."""
+        """Those of its newest registration; None where they bound nothing."""
         newest = next(reversed(self.instances.values()), None)
-        return None if newest is None else newest.about.quotas
+        quotas = None if newest is None else newest.about.quotas
+        return quotas if quotas is not None and quotas.bound else None
 
     def apply(self, fact: StoredFact) -> bool:
         """Fold one fact of kind agent; whether it changed anything."""
@@ -176,6 +181,12 @@ class PresenceDecider(Folding):
         self._forgot_at = 0.0
         self._over: dict[tuple[str, str], int] = {}
         """Looks in a row at which an agent used more than it may."""
+        self._watched: dict[tuple[str, str], Agent] = {}
+        """Those whose usage is looked at: they have quotas, or are quarantined."""
+        self._asked: dict[Ident, float] = {}
+        """Who is registered and was not heard of, and when it was asked."""
+        self._compared: object = None
+        """The news as of which all that is registered was found to be as it is stated; None: it is to be compared."""
 
     def get(self, tenant: str, agent: str) -> Agent | None:
         """An agent of this partition; not to be changed."""
@@ -195,10 +206,12 @@ class PresenceDecider(Folding):
             agent = Agent(fact.tenant, fact.id)
         if not agent.apply(fact):
             return NONE
+        self._compared = None
         if agent.instances:
             self._agents[at] = agent
         elif not agent.quarantined:
             self._agents.pop(at, None)
+        self._watch_usage(at, agent)
         if fact.event == "left" and (there := agent.first_present()):
             # One of several: what it said of the agent is not so.
             return (_of_one(agent, there, agent.instances[there], "returned", agent.present, outside=False),)
@@ -225,22 +238,56 @@ class PresenceDecider(Folding):
             return NONE
         self._looked_at = now
         watch = presence if isinstance(presence, Watch) else None
+        news = None if watch is None else watch.news
         effects: list[Effect] = []
-        for at, agent in self._agents.items():
-            present: int | None = None
-            for name, one in agent.instances.items():
-                if len(effects) >= _STATED_AT_ONCE:
-                    break
-                # Without an instance (a plain client's) nobody can tell whether it is there.
-                if name and (event := _due(one.status, _seen(presence, watch, agent, name))):
-                    present = agent.present if present is None else present
-                    effects.append(_of_one(agent, name, one, event, present))
-            if watch is not None and (agent.quarantined or agent.quotas is not None):
+        if news is None or news != self._compared:
+            effects += self._compare(presence, watch, now)
+            # What is stated comes back as a fact, or is due again; who is asked answers, or does not.
+            self._compared = None if effects or self._asked else news
+        if watch is not None:
+            for at, agent in list(self._watched.items()):
                 effects += self._quota(at, agent, watch.usage(*at), now)
         if now - self._forgot_at >= _FORGET_EVERY_S:
             self._forgot_at = now
             self._forget(now)
         return effects
+
+    def _compare(self, presence: Presence, watch: Watch | None, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for agent in self._agents.values():
+            present: int | None = None
+            for name, one in agent.instances.items():
+                if len(effects) >= _STATED_AT_ONCE:
+                    return effects
+                # Without an instance (a plain client's) nobody can tell whether it is there.
+                if not name:
+                    continue
+                if watch is not None and (asked_at := self._asking(watch, agent, name, one, now)) is not None:
+                    if asked_at == now:
+                        asked = {"what": "about", "instance": name}
+                        effects.append(Push(agent.tenant, agent.agent, None, wire.TOPIC, asked))
+                    if now - asked_at < _ANSWER_S:
+                        continue
+                if event := _due(one.status, _seen(presence, watch, agent, name)):
+                    present = agent.present if present is None else present
+                    self._asked.pop((agent.tenant, agent.agent, name), None)
+                    effects.append(_of_one(agent, name, one, event, present))
+        return effects
+
+    def _asking(self, watch: Watch, agent: Agent, name: str, one: Instance, now: float) -> float | None:
+        """When it was asked, perhaps now, whether it is there; None: there is no need."""
+        ident = (agent.tenant, agent.agent, name)
+        if one.status not in ("alive", "suspect") or watch.heard(*ident):
+            self._asked.pop(ident, None)
+            return None
+        return self._asked.setdefault(ident, now)
+
+    def _watch_usage(self, at: tuple[str, str], agent: Agent) -> None:
+        if at in self._agents and (agent.quarantined or agent.quotas is not None):
+            self._watched[at] = agent
+        else:
+            self._watched.pop(at, None)
+            self._over.pop(at, None)
 
     def _forget(self, now: float) -> None:
         """Those gone for long: who comes back so late registers again."""
@@ -250,6 +297,11 @@ class PresenceDecider(Folding):
                     del agent.instances[name]
             if not agent.instances and not agent.quarantined:
                 del self._agents[at]
+            self._watch_usage(at, agent)
+        for ident in list(self._asked):
+            there = self._agents.get(ident[:2])
+            if there is None or ident[2] not in there.instances:
+                del self._asked[ident]
 
     def _quota(self, at: tuple[str, str], agent: Agent, usage: Usage, now: float) -> Iterable[Effect]:
         broken = _broken(agent.quotas, usage)
@@ -275,6 +327,11 @@ class PresenceDecider(Folding):
     def load(self, dumped: Any) -> None:
         """The same again."""
         self._agents = {(a.tenant, a.agent): a for a in msgspec.convert(dumped, _Dump).agents}
+        self._compared = None
+        self._asked.clear()
+        self._watched.clear()
+        for at, agent in self._agents.items():
+            self._watch_usage(at, agent)
 
     def open_count(self) -> int:
         """Registered agents."""

@@ -67,6 +67,15 @@ class Watch(abc.ABC):
     def state(self, tenant: str, agent: str, instance: str) -> str:
         """alive, suspect, gone; or unknown: never heard of, and it would have had the time to say something."""
 
+    def heard(self, tenant: str, agent: str, instance: str) -> bool:  # noqa: ARG002
+        """Whether anything was ever heard of it here; False: it may beat rarely, and can be asked."""
+        return True
+
+    @property
+    def news(self) -> object:
+        """Equal to what it was before where no `state` can have changed since; None: look for yourself."""
+        return None
+
     @abc.abstractmethod
     def fares(self) -> Iterable[tuple[tuple[str, str], Fare]]:
         """(tenant, capability) → how its tasks fare, all partitions together."""

@@ -179,6 +179,10 @@ SUSPECT_AFTER: Final = 1.5
 GONE_AFTER: Final = 2.5
 """and until it is gone: a hung worker's claims move within 3 s."""
 
+RESTING_BEATS_PER_S: Final = 50
+"""Heartbeats of all workers who stand by, together: the more there are the more rarely each beats, as far as
+HEARTBEAT_EVERY_MAX_S.  Nothing is given to them, and each beat of another agent wakes up the broker and coord."""
+
 HEARTBEAT_EVERY_MIN_S: Final = 0.1
 HEARTBEAT_EVERY_MAX_S: Final = 60.0
 """What an instance may say of how often it beats."""

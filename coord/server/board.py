@@ -113,7 +113,7 @@ class BoardService(Service):
             )
         if self._heard is None:
             self._heard = await self._conn.subscribe(subjects.beats("board"), self._hear)
-            self._standing = Standing(self._conn, self.metrics)
+            self._standing = Standing(self._conn, self.metrics, self._presence.table)
             endpoints = await Registry(self._conn, self._presence, self.sums).serve(self.metrics)
             self._endpoints = [*endpoints, await self._standing.serve()]
             self.changed()

@@ -15,7 +15,8 @@ import msgspec
 from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection
-from coord.core import seats
+from coord.core import presence, seats
+from coord.core.presence import PresenceTable
 from coord.core.standers import Place, Queued, Standers
 from coord.runtime import clock
 from coord.telemetry import logs
@@ -48,15 +49,18 @@ class WaitingAnswer(msgspec.Struct, frozen=True):
 
     waiting: int
     """Pulls that wait at that of the capability's queues where the fewest do."""
+    beat_s: float = limits.HEARTBEAT_IDLE_S
+    """How rarely whoever stands by may beat."""
 
 
 class Standing:
     """Of one process, on a connection that stays the caller's."""
 
-    def __init__(self, conn: Connection, metrics: Metrics) -> None:
+    def __init__(self, conn: Connection, metrics: Metrics, table: PresenceTable) -> None:
         self.standers = Standers(clock.monotonic())
         self._conn = conn
         self._metrics = metrics
+        self._table = table
         self._waiting: dict[Place, tuple[float, int]] = {}
         """When it was looked how many pulls wait, and how many did, those who have been told meanwhile taken off."""
         self._looking = asyncio.Lock()
@@ -145,7 +149,7 @@ class Standing:
                 at, waiting = clock.monotonic(), found.waiting if found is not None else 0
                 self._waiting[place] = at, waiting
         if asked.probe:
-            return WaitingAnswer(waiting)
+            return self._answer(waiting)
         if len(self._waiting) >= 2 * limits.CAPABILITIES_MAX:
             self._waiting.clear()
         # Many look in the same moment: not all of them are to leave, or to come.
@@ -154,4 +158,7 @@ class Standing:
         self._waiting[place] = at, waiting - leaves + comes
         if leaves or (not asked.seated and not comes):
             self.standers.tell(place, now)
-        return WaitingAnswer(waiting)
+        return self._answer(waiting)
+
+    def _answer(self, waiting: int) -> WaitingAnswer:
+        return WaitingAnswer(waiting, presence.rest_s(self._table.present))

@@ -26,6 +26,11 @@ class Quotas(msgspec.Struct, frozen=True, omit_defaults=True):
     memory_mib: float | None = None
     """Of one instance, as its heartbeats say."""
 
+    @property
+    def bound(self) -> bool:
+        """Whether there is any: the SDK's registrations have quotas in any case, and most bound nothing."""
+        return self.inflight is not None or self.facts_per_s is not None or self.memory_mib is not None
+
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an instance says of itself: ``agent.registered``, and `Heartbeat.about`."""

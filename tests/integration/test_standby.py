@@ -62,6 +62,37 @@ async def test_few_wait_and_bursts_are_begun_by_all_while_somebody_watches(fleet
     await watched.unsubscribe()
 
 
+@pytest.fixture
+def beating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Very few beats are too many, and what holds something or waits beats often."""
+    monkeypatch.setattr(limits, "RESTING_BEATS_PER_S", 0.01)
+    monkeypatch.setattr(limits, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(limits, "HEARTBEAT_IDLE_S", 0.4)
+    monkeypatch.setattr("coord.client.beating._BUSY_AFTER_S", 0.1)
+
+
+@pytest.mark.usefixtures("beating", "board")
+async def test_who_stands_by_beats_rarely_until_it_has_something(fleet: Fleet, holding: Holding) -> None:
+    def due() -> dict[str, float]:
+        return {row.instance: row.due_s for row in fleet.presence.board.table.rows(fleet.tenant, "hold")}
+
+    await holding.settled()
+    await until(
+        lambda: all(
+            due()[worker.instance] == (limits.HEARTBEAT_EVERY_MAX_S if worker in holding.standing() else 0.4)
+            for worker in holding.workers
+        )
+    )
+    holding.go.clear()
+    holding.begun = 0
+    async with fleet.client() as c:
+        handles = await c.submit_many("hold", [None] * WORKERS)
+        await until(lambda: holding.begun == WORKERS)
+        await until(lambda: set(due().values()) == {limits.HEARTBEAT_S})
+        holding.go.set()
+        await asyncio.gather(*(handle.result(timeout_s=90) for handle in handles))
+
+
 @pytest.mark.usefixtures("unsuspecting", "board")
 async def test_when_all_who_waited_have_died_others_sit_down_and_take_what_comes(holding: Holding) -> None:
     await holding.settled()
@@ -109,7 +140,7 @@ async def test_pulls_of_plain_clients_at_one_priority_make_no_crowd(fleet: Fleet
     asked = {"capability": "hold", "seated": True}
     service = subjects.rpc(fleet.tenant, "queue", "waiting")
     async with asyncio.timeout(90):  # an inbox that is gone still counts for a moment
-        while (await rpc.call(fleet.conn, service, asked, dict[str, int]))["waiting"] >= 2 * SEATS:  # noqa: ASYNC110
+        while (await rpc.call(fleet.conn, service, asked, dict[str, float]))["waiting"] >= 2 * SEATS:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     async with fleet.client() as c:
         handles = await c.submit_many("hold", [None] * WORKERS, priority="critical")

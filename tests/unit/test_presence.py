@@ -170,6 +170,24 @@ def test_connections_that_end_with_ours_are_forgiven_though_we_missed_who_came_b
     assert table.lost(SETTLED + 1) == []
 
 
+def test_who_beats_rarely_has_its_time_again_after_we_were_deaf() -> None:
+    table = settled()
+    table.beat(*WHO, beat(50.0), SETTLED)
+    pass_time(table, SETTLED, SETTLED + 60)
+    table.blind()
+    table.sees(SETTLED + 140)  # what it said meanwhile was not heard
+    assert pass_time(table, SETTLED + 140, SETTLED + 214) == []
+    assert states(pass_time(table, SETTLED + 214.9, SETTLED + 266)) == [
+        ("i1", "suspect", "overdue"), ("i1", "gone", "silent"),
+    ]  # fmt: skip
+
+
+def test_all_who_stand_by_beat_a_bounded_number_of_times_together() -> None:
+    assert presence.rest_s(0) == presence.rest_s(100) == limits.HEARTBEAT_IDLE_S
+    assert 1_000 / presence.rest_s(1_000) == limits.RESTING_BEATS_PER_S
+    assert presence.rest_s(10**6) == limits.HEARTBEAT_EVERY_MAX_S
+
+
 def test_after_the_start_nobody_is_gone_before_they_had_the_time_to_beat() -> None:
     table = PresenceTable(START)
     assert table.lives(*WHO)

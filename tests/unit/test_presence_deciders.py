@@ -43,11 +43,22 @@ class World(Watch):
         self.states: dict[str, str] = {}
         self.used = Usage()
         self.fare: dict[tuple[str, str], Fare] = {}
+        self.unheard: set[str] = set()
+        self.version: object = None
+        self.looks = 0
+
+    @property
+    def news(self) -> object:
+        return self.version
+
+    def heard(self, tenant: str, agent: str, instance: str) -> bool:
+        return instance not in self.unheard
 
     def lives(self, tenant: str, agent: str, instance: str) -> bool:
         return self.state(tenant, agent, instance) in ("alive", "suspect")
 
     def state(self, tenant: str, agent: str, instance: str) -> str:
+        self.looks += 1
         return self.states.get(instance, "alive")
 
     def fares(self):
@@ -112,6 +123,41 @@ def test_suspicion_return_and_death_are_numbered(presence: Loop) -> None:
         presence.world.states["i1"] = state
         said += presence.look()
     assert said == ["suspected.i1.1", "returned.i1.2", "gone.i1.3", "returned.i1.4", "gone.i1.5"]
+
+
+def test_whoever_was_not_heard_of_is_asked_once_before_it_is_stated_to_be_gone(presence: Loop) -> None:
+    """As after a start: those who stand by beat more rarely than a young process waits."""
+    for n in (1, 2):
+        presence.decider.apply(registered(f"i{n}", n))
+    presence.world.states = {"i1": "unknown", "i2": "unknown"}
+    presence.world.unheard = {"i1", "i2"}
+    presence.world.version = 1
+    assert presence.look() == []
+    assert [push.body for push in presence.pushes] == [{"what": "about", "instance": f"i{n}"} for n in (1, 2)]
+    presence.world.states["i1"] = "alive"
+    presence.world.unheard = {"i2"}
+    assert presence.look() == presence.look() == []
+    assert presence.look() == ["gone.i2.1"]
+    presence.decider.apply(registered("i2", 3))
+    assert presence.look() == []  # asked again, not answered for a while
+    assert len(presence.pushes) == 3
+
+
+def test_nobody_is_looked_at_while_nothing_is_new(presence: Loop) -> None:
+    presence.decider.apply(registered())
+    presence.world.version = 1
+    assert presence.look() == []
+    looks = presence.world.looks
+    assert presence.look() == []
+    assert presence.world.looks == looks
+    presence.world.version, presence.world.states["i1"] = 2, "gone"
+    assert presence.look() == ["gone.i1.1"]
+    assert presence.look() == []
+    presence.decider.apply(registered("i1", 2))  # a fact is news, too
+    assert presence.look() == ["gone.i1.2"]
+    presence.decider.load(presence.decider.dump())
+    presence.world.version, presence.world.states["i1"] = 3, "alive"
+    assert presence.look() == ["returned.i1.3"]
 
 
 def test_who_never_registered_costs_the_log_nothing(presence: Loop) -> None:

@@ -62,7 +62,7 @@ class _Worker:
         self.wakes = self.rises = 0
         self.standby = Standby(
             cast("Connection", broker), "t", "c", idle=lambda: True, able=lambda: self.able,
-            wake=self._wake, rise=self._rise,
+            wake=self._wake, rise=self._rise, paced=lambda: None,
         )  # fmt: skip
 
     def _wake(self) -> None:

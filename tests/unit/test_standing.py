@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from coord import limits
 from coord.bus.connection import Connection
+from coord.core.presence import PresenceTable
 from coord.server.standing import Standing
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
@@ -43,7 +44,7 @@ class _Broker:
 
 async def test_a_backlog_while_nobody_listens_wakes_nobody_and_asks_for_no_queue_until_somebody_does() -> None:
     broker = _Broker()
-    standing = Standing(cast("Connection", broker), Metrics(CollectorRegistry()))
+    standing = Standing(cast("Connection", broker), Metrics(CollectorRegistry()), PresenceTable(0.0))
     for _ in range(3):  # this process is young: it presumes that all agents stand by
         looks = broker.looks
         standing.look({_PLACE: 2}, {_PLACE: 5})
