@@ -6,20 +6,23 @@ as the SDK does; what lies between is `coord.client.execution` without its socke
 
 from __future__ import annotations
 
+import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from coord.core import claiming, handoff, locks, signals, tasks
+from coord.core import claiming, flow_definition, handoff, locks, signals, tasks
 from coord.core.deciding import Push
+from coord.core.flow_local import Line
+from coord.errors import InvalidWorkflow
 from coord.testing.broker import TENANT, Ack, Delivery, Refused
 from coord.testing.deciders import settle_for_worker
 from coord.testing.loop import Process, Thread, sleep
 from coord.testing.placing import DEMANDS, about
 from coord.testing.referee import PERMITS
 from coord.wire import subjects, work
-from coord.wire.envelope import Fact
+from coord.wire.envelope import Fact, StoredFact
 
 if TYPE_CHECKING:
     from coord.testing.simulation import World
@@ -269,7 +272,11 @@ class Worker(Member):
             return  # cancelled, or lost: it would not be believed
         dice = rng.random() if self.faults.active else 0.0
         if dice < 0.80:
-            outcome = self._about(delivery, "completed", work.Completed(claim=claim, output={"from": fact.id}))
+            then = yield from self._go_on(fact, claim)
+            if ("task", f"{fact.key} {fact.id}", str(claim)) in self.told:
+                return
+            said = work.Completed(claim=claim, output={"from": fact.id}, then=then)
+            outcome = self._about(delivery, "completed", said)
         elif dice < 0.92:
             outcome = self._about(delivery, "failed", work.Failed(claim=claim, error="oops", final=dice > 0.91))
         elif dice < 0.95:
@@ -277,6 +284,28 @@ class Worker(Member):
         else:
             outcome = self._about(delivery, "returned", work.Returned(self.instance, "drained"), claim)
         yield from self.state_until_stored(outcome)
+
+    def _go_on(self, fact: StoredFact, claim: int) -> Thread:
+        """Do the local steps that are offered; every second worker knows nothing of them."""
+        then: list[work.LocalOutcome] = []
+        if self.name[1:] in ("1", "3") or not fact.agent.startswith("_"):
+            return then
+        line = Line(fact.id, b"{}")
+        for local in fact.decode(work.Submission).then:
+            if ("task", f"{fact.key} {fact.id}", str(claim)) in self.told or not line.goes_on(local):
+                break
+            line.input_of(local)
+            # No draw of its own: what else a seed plays stays as it was.
+            luck = zlib.crc32(f"{fact.key} {local.step} {claim}".encode())
+            yield sleep((0.01, 0.3, 2.0)[luck % 3])
+            if luck % 5 == 4:
+                break
+            if luck % 4 == 0 and self.faults.active:
+                then.append(work.LocalOutcome(step=local.step, error="oops", final=luck % 8 == 0))
+                break
+            then.append(work.LocalOutcome(step=local.step, output={"from": local.step}))
+            line.ended(local.step, b"{}")
+        return then
 
 
 _LIES: Final = {
@@ -496,6 +525,12 @@ def definition(rng: Any, *, nested: bool = True) -> dict[str, Any]:
             if rng.random() < 0.3:
                 step["undo"] = {"task": "undo", "retries": 3}
         steps.append(step)
+    for step in steps[1:]:
+        step["local"] = True
+        try:
+            flow_definition.plan(flow_definition.convert({"name": "w", "steps": steps}))
+        except InvalidWorkflow:
+            del step["local"]
     return {"name": "w", "steps": steps}
 
 

@@ -18,6 +18,7 @@ from coord.testing.broker import TENANT, Stored
 from coord.testing.rules import FlagRules, Rules, TimerRules
 from coord.testing.rules_agents import AgentRules, CircuitRules, HandoffRules
 from coord.wire.envelope import StoredFact
+from coord.wire.work import Completed
 
 if TYPE_CHECKING:
     from coord.testing.simulation import World
@@ -158,6 +159,8 @@ class Referee:
         """(key, task, claim) → the instance whose handler ran."""
         self.steps: dict[str, dict[str, list[str]]] = {}
         """Workflow → step → what it needs."""
+        self.local: set[tuple[str, str]] = set()
+        """(workflow, step) that was completed with the task before it."""
         self.flows: dict[str, str] = {}
         self.claimed_once: Counter[tuple[str, str, int]] = Counter()
         self.timers = TimerRules(world)
@@ -179,6 +182,10 @@ class Referee:
             self._placed(fact, before, rules)
             if fact.event == "submitted" and fact.agent == "_workflow":
                 self._step(fact.key, fact.id, fact.seq)
+                if (fact.key, fact.id) in self.local:
+                    self.world.wrong(f"{fact.id} of {fact.key} at {fact.seq} was done with the task before it")
+            elif fact.event == "completed" and rules.now != before and rules.now.status == "completed":
+                self._went_on(fact)
             elif fact.event == "submitted" and fact.agent == "_timer":
                 self.timers.submits(fact.key, fact.id)
         elif fact.kind in self.rules:
@@ -212,8 +219,19 @@ class Referee:
         """No step on an unmet dependency."""
         for needed in self.steps.get(key, {}).get(name, ()):
             rules = self.tasks.get((key, needed))
-            if rules is None or rules.now.status != "completed":
+            ended = rules is not None and rules.now.status == "completed"
+            if not ended and (key, needed) not in self.local:
                 self.world.wrong(f"step {name} of {key} at {seq}, and {needed} is not completed")
+
+    def _went_on(self, fact: StoredFact) -> None:
+        """Local steps: each once, in any way, and none on an unmet dependency."""
+        for outcome in fact.decode(Completed).then:
+            place = (fact.key, outcome.step)
+            if place in self.local or place in self.tasks:
+                self.world.wrong(f"local step {outcome.step} of {fact.key} at {fact.seq} for the second time")
+            self._step(*place, fact.seq)
+            if outcome.error is None:
+                self.local.add(place)
 
     def _lock(self, stored: Stored) -> None:
         fact = stored.fact

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coord import limits
-from coord.core import deciding, flags, handoff, locks, presence_decider, signals, task_decider, tasks, timers
+from coord.core import deciding, flags, flow_run, handoff, locks, presence_decider, signals, task_decider, tasks, timers
 from coord.core.capability import CapabilityState
 from coord.core.deciding import Arm, Push, Settle, State
 from coord.core.scheduling import PlacementDecider
@@ -103,6 +103,21 @@ def needs_ignored(patch: Patch) -> None:
 
     right = WorkflowDecider._done
     patch.setattr(WorkflowDecider, "_done", done)
+
+
+def local_steps_done_again(patch: Patch) -> None:
+    """What an agent went on with is submitted all the same."""
+    patch.setattr(flow_run.Run, "_done_already", lambda self, planned, state, _: _submitted(self, planned, state))
+
+
+def _submitted(run: flow_run.Run, planned: Any, state: Any) -> None:
+    run._open(state, 0)
+    run._submit(planned, 0, run.live.input_of(planned, 0))
+
+
+def local_failures_wait_for_nothing(patch: Patch) -> None:
+    """A local step that failed is to be submitted again, and no timer says when."""
+    patch.setattr(flow_run.Run, "_set_timer", lambda *_: None)
 
 
 def releases_forgotten(patch: Patch) -> None:
@@ -316,6 +331,8 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     newest_holds_the_lock,
     nothing_owed,
     needs_ignored,
+    local_steps_done_again,
+    local_failures_wait_for_nothing,
     releases_forgotten,
     told_before_it_is_decided,
     silence_is_patience,
