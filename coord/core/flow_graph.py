@@ -73,7 +73,9 @@ def _what(step: Step) -> str:
         what = "rules" if isinstance(step.decide, RuleTable) else f"rules {step.decide}"
     else:
         what = f"sleep {step.sleep_s:g} s"
-    return f"{what} × {step.max_parallelism}" if step.for_each is not None else what
+    if step.for_each is not None:
+        return f"{what} × {step.max_parallelism}"
+    return f"{what}, local" if step.local else what
 
 
 def _statuses(view: View | None) -> dict[str, str]:

@@ -72,6 +72,16 @@ async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Pat
             return (life["status"], life["submitter"]) == ("cancelled", "somebody")
 
         await until(cancelled)
+
+        steps = '[{"name": "a", "task": "draft"}, {"name": "b", "task": "publish", "needs": ["a"], "local": true}]'
+        (tmp_path / "line.json").write_text(f'{{"name": "line", "steps": {steps}}}')
+        await cli("workflow", "start", "line.json", "--id", "w3")
+
+        async def told() -> bool:
+            return "with a by writer" in " ".join((await cli("workflow", "get", "w3")).out.split())
+
+        await until(told)
+        assert "publish, local" in (await cli("workflow", "graph", "w3")).out
     assert (await cli("workflow", "get", "nobody")).code == 4
     (tmp_path / "bad.json").write_text('{"name": "w", "steps": [{"name": "a", "task": "t", "needs": ["b"]}]}')
     bad = await cli("workflow", "start", "bad.json")

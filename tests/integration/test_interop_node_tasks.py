@@ -34,11 +34,17 @@ async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server
         assert (rejected["status"], rejected["message"]) == ("rejected", "negative")
         assert refused == {"refused": 10071}
 
-        async with interop.script("work", fleet.url, fleet.tenant, "double", "2") as script:
+        async with interop.script("work", fleet.url, fleet.tenant, "double", "4") as script:
             assert await script.line() == {"ready": True}
             number, text = await asyncio.gather(c.submit("double", 21), c.submit("double", "x"))
             assert await number.result(timeout_s=90) == 42
             with pytest.raises(errors.TaskRejected, match="not a number"):
                 await text.result(timeout_s=90)
+            # It knows nothing of local steps: each is a task of its own.
+            flow = coord.Workflow("twice")
+            flow.task("again", "double", needs=[flow.task("once", "double")], local=True)
+            handle = await c.start_workflow(flow, 3)
+            assert await handle.result(90) == 12
             await script.end()
+        assert [(step.status, step.local) for step in (await handle.status()).steps] == [("completed", None)] * 2
         assert (await number.status()).claimant == "node-worker"

@@ -128,7 +128,7 @@ async def get(ctx: Context, id: _Id, at: past.At = "", tenant: _Tenant = "") -> 
         }
     )
     ctx.out.text()
-    ctx.out.rows(_steps(view), ["step", "kind", "status", "parts", "waits_since", "decided"])
+    ctx.out.rows(_steps(view), ["step", "kind", "status", "parts", "local", "waits_since", "decided"])
     return Exit.OK
 
 
@@ -315,6 +315,12 @@ def _moment(unix_s: float) -> str:
     return moment(datetime.fromtimestamp(unix_s, UTC))
 
 
+def _with(local: dict[str, Any]) -> str:
+    """Of a local step: with which task, by whom, and how long it took."""
+    took = "" if local["run_s"] is None else f", {local['run_s']:.3g} s"
+    return f"with {local['task']} by {local['agent']}{took}"
+
+
 def _steps(view: View) -> list[dict[str, Any]]:
     rows = []
     for step in view.steps:
@@ -328,6 +334,7 @@ def _steps(view: View) -> list[dict[str, Any]]:
                 "kind": step.kind,
                 "status": step.status,
                 "parts": f"{ended}/{len(step.parts)}" if len(step.parts) > 1 else None,
+                "local": None if step.local is None else _with(step.local),
                 "waits_since": None if step.waits_since is None else _moment(step.waits_since),
                 "decided": None if decided is None else f"{decided['table'] or 'rules'}@{decided['version']}",
             }
