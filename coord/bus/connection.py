@@ -407,6 +407,13 @@ class Connection:
             )
         self.client.write_publish(subject, reply, headers, body)
 
+    def before_write(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, right before what is published in this turn of the loop is written.
+
+        It may publish more; it is called on a lost connection, too.
+        """
+        self.client.before_write(callback)
+
     async def flush(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:
         """Return once the broker has processed everything published before."""
         try:

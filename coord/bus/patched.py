@@ -147,7 +147,9 @@ class PatchedClient(Client):
         """By subscription id, as the server writes it."""
         self.receiver_failed = on_callback_error
         self._writing = False
-        """What is sent is written at the end of this turn."""
+        """What is sent is written at the end of this turn,"""
+        self._before_write: list[Callable[[], None]] = []
+        """and these are called before that."""
         self._unreadable: ProtocolError | None = None
         """What was found wrong outside of the reading coroutine, which is to end the connection."""
 
@@ -274,12 +276,26 @@ class PatchedClient(Client):
         self.stats["out_bytes"] += len(body)
         self._pending.append(command)
         self._pending_data_size += len(command)
+        self._write_soon()
+
+    def before_write(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, before what is sent in this turn is written; it may send more."""
+        self._before_write.append(callback)
+        self._write_soon()
+
+    def _write_soon(self) -> None:
         if not self._writing:
             self._writing = True
             asyncio.get_running_loop().call_soon(self._write)
 
     def _write(self) -> None:
         """Write what was sent in the last turn; where the peer does not keep up, the flusher does, and waits for it."""
+        before, self._before_write = self._before_write, []
+        for callback in before:
+            try:
+                callback()
+            except Exception as exc:  # noqa: BLE001 - a defect of its owner: what is sent is written all the same
+                self.receiver_failed(exc)
         self._writing = False
         if not self._pending or not self.is_connected:
             return

@@ -76,6 +76,10 @@ class _Told(msgspec.Struct, gc=False):
     note: Any = None
 
 
+_decode_told = msgspec.json.Decoder(_Told).decode
+_decode_several = msgspec.json.Decoder(list[_Told]).decode
+
+
 class Watch:
     """What is known of one task whose outcome somebody may want."""
 
@@ -128,6 +132,7 @@ class Outcomes:
         self._audit_at = 0.0
         self._unregister = [
             coord.pushes.on("task", self._pushed),
+            coord.pushes.on("tasks", self._pushed_together),
             coord.connection.on_reconnected(self._reconnected),
         ]
 
@@ -153,9 +158,20 @@ class Outcomes:
 
     def _pushed(self, body: bytes) -> None:
         try:
-            told = msgspec.json.decode(body, type=_Told)
+            told = _decode_told(body)
         except msgspec.MsgspecError:
             return
+        self._hear(told)
+
+    def _pushed_together(self, body: bytes) -> None:
+        try:
+            several = _decode_several(body)
+        except msgspec.MsgspecError:
+            return
+        for told in several:
+            self._hear(told)
+
+    def _hear(self, told: _Told) -> None:
         watch = self._watches.get((told.key, told.id))
         if watch is None:
             return

@@ -328,7 +328,7 @@ class Submitter:
         if "placement" in said:
             said["placement"] = placing.data_of(said["placement"])
         try:
-            submission = work.Submission(instance=self._coord.instance, **said)
+            submission = work.Submission(instance=self._coord.instance, together=True, **said)
             options = {name: value for name, value in said.items() if name not in _PAYLOAD}
             if options:
                 msgspec.convert(options, work.Submission)  # or no reader would believe what is stored

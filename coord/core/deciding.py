@@ -91,6 +91,8 @@ class Push(msgspec.Struct, frozen=True):
     """A token: `task`, `handoff`, `lock`, …"""
     body: Any
     """JSON."""
+    together: bool = False
+    """Its receiver takes several at once: an array of them, by the topic's plural."""
 
 
 class Arm(msgspec.Struct, frozen=True):

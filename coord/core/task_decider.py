@@ -579,7 +579,7 @@ def _told(task: Task, fact: StoredFact) -> Push:
         body |= _output(fact)
     else:
         body["error"], body["message"] = task.error, task.message
-    return Push(task.tenant, task.submitter, task.submission.instance, TOPIC, body)
+    return Push(task.tenant, task.submitter, task.submission.instance, TOPIC, body, task.submission.together)
 
 
 def _output(fact: StoredFact) -> dict[str, Any]:

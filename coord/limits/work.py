@@ -402,6 +402,8 @@ STANDERS_S: Final = 2 * STANDBY_LOOK_S
 """For so long after a worker was told to stand by somebody may."""
 STANDERS_PLACES: Final = 16
 """Capabilities whose queues are looked at in one look; three requests each."""
+PUSH_TOGETHER_BYTES: Final = 64 * KIB
+"""Of several pushes in one message; one that is larger goes alone."""
 WAKES_A_LOOK: Final = 16_384
 """Messages that wake; 5,000 idle workers and a burst for all of them are 15,000."""
 WAKE_PROBE_S: Final = 2.0

@@ -18,7 +18,8 @@ Who lives by them is served another way (ack_wait, the log), later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -70,6 +71,8 @@ class Performer:
         self._jobs: set[asyncio.Task[None]] = set()
         self._counted = dict.fromkeys((*_HOWS, "push"), 0)
         """Since `show`: a counter's lock costs as much as the message."""
+        self._together: dict[str, list[bytes]] = {}
+        """By subject: pushes of this turn of the loop, whose receivers take several at once."""
         self._outcomes: dict[tuple[str, str], Counter] = {}
         """Of statements, by decider and outcome: finding one costs five times what counting does."""
         self._encoder = Encoder()
@@ -160,8 +163,28 @@ class Performer:
         if len(body) > self._conn.max_payload:
             _log.warning("deciders.push_too_large", bytes=len(body), topic=push.topic)
             return  # at most once: the log has it
-        self._conn.publish(f"{_PUSH}{push.tenant}.{push.agent}.{push.topic}", body)
         self._counted["push"] += 1
+        subject = f"{_PUSH}{push.tenant}.{push.agent}.{push.topic}"
+        if not (push.together and self._conn.is_connected):
+            self._conn.publish(subject, body)
+            return
+        if not self._together:
+            self._conn.before_write(self._push_together)
+        waiting = self._together.get(subject)
+        if waiting is None:
+            waiting = self._together[subject] = []
+        waiting.append(body)
+
+    def _push_together(self) -> None:
+        """What was to be told in this turn of the loop: to each who takes several at once, in few messages."""
+        together, self._together = self._together, {}
+        with contextlib.suppress(errors.CoordError):  # at most once: the log has it
+            for subject, bodies in together.items():
+                for several in _of_size(bodies, limits.PUSH_TOGETHER_BYTES):
+                    if len(several) == 1:
+                        self._conn.publish(subject, several[0])
+                    else:
+                        self._conn.publish(f"{subject}s", b"[%b]" % b",".join(several))
 
     def _spawn(self, work: Any) -> None:
         job = asyncio.get_running_loop().create_task(work)
@@ -280,6 +303,20 @@ class Performer:
 
 _HOWS: Final = ("ack", "nak", "extend")
 _PUSH: Final = subjects.PUSH_PREFIX
+
+
+def _of_size(bodies: list[bytes], bytes_max: int) -> Iterator[list[bytes]]:
+    """In their order; one that is larger stands alone."""
+    several: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if several and size + len(body) > bytes_max:
+            yield several
+            several, size = [], 0
+        several.append(body)
+        size += len(body)
+    if several:
+        yield several
 
 
 def _told_nobody(error: errors.CoordError | None) -> None:

@@ -130,6 +130,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the submitter: outcomes and progress are pushed to it.  None: to nobody; the log has them."""
     progress: bool = False
     """Whether progress is pushed too."""
+    together: bool = False
+    """Whether several ends may be pushed at once: as an array, by the topic `tasks`."""
     reuse_key: str | None = None
     """Digest of what identical tasks have in common, where the outcome may be used again."""
     redrive: Count = 0

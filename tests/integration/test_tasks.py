@@ -12,6 +12,7 @@ import pytest
 
 import coord
 from coord import errors, limits
+from coord.bus.patched import Message
 from coord.client import attempts
 from coord.wire import subjects, work
 from tests.support.tasks import Fleet
@@ -51,6 +52,33 @@ async def test_a_task_is_run_and_its_submitter_told(fleet: Fleet) -> None:
         with pytest.raises(errors.TaskRejected, match="empty"):
             await rejected.result(timeout_s=150)
         await until(lambda: worker.stats.completed == 1 and worker.stats.rejected == 1)
+
+
+async def test_ends_are_told_together_to_an_sdk_and_one_by_one_to_whoever_does_not_ask_for_it(fleet: Fleet) -> None:
+    said: dict[str, list[str]] = {"boss": [], "plain": []}
+
+    def heard(message: Message) -> None:
+        *_, agent, topic = message.subject.split(".")
+        said[agent].append(topic)
+
+    watches = [await fleet.conn.subscribe(subjects.pushes(fleet.tenant, agent), heard) for agent in said]
+    await fleet.conn.flush()
+    agent = summarizer().connect(fleet.url, tenant=fleet.tenant)
+    async with agent, fleet.client() as c, fleet.client("plain") as plain:
+        handles = await c.submit_many("summarize", [Doc("a b c")] * 200, returns=Summary)
+        assert [await handle.result(timeout_s=150) for handle in handles] == [Summary(3)] * 200
+        for n in range(20):
+            said_by_plain = work.Submission(input={"text": "a"}, instance="i")
+            detail = work.submission_detail("summarize", "normal")
+            fact = coord.Fact(kind="task", id=f"plain-{n}", event="submitted", detail=detail, data=said_by_plain)
+            await plain.emit(fact)
+        await plain.flush()
+        await until(lambda: len(said["plain"]) == 20)
+    assert set(said["plain"]) == {"task"}
+    assert "tasks" in said["boss"]
+    assert len(said["boss"]) < 200
+    for watch in watches:
+        await watch.unsubscribe()
 
 
 # --- submitting --------------------------------------------------------------------------
