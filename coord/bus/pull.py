@@ -237,11 +237,16 @@ class PinnedReader(Puller):
             self._refill()
             # Silence is noticed when it is one, however long the caller would wait; and never before
             # what arrived while this process stood still could be read.
-            patience_s = self._heard_at + SILENCE_S - asyncio.get_running_loop().time()
-            timeout_s = min(timeout_s, max(patience_s, 0.0) + limits.PULL_EXPIRES_S / 10)
+            timeout_s = min(timeout_s, self.patience_s)
             await self._bell.wait(timeout_s, *(() if unless is None else (unless,)))
             self.check_silence()
         return self.take(messages_max)
+
+    @property
+    def patience_s(self) -> float:
+        """How soon `check_silence` may find something, if nothing comes until then."""
+        patience_s = self._heard_at + SILENCE_S - asyncio.get_running_loop().time()
+        return max(patience_s, 0.0) + limits.PULL_EXPIRES_S / 10
 
     def check_silence(self) -> None:
         """Raise what is broken, or `DeliveryGap` when the server should have said something by now.

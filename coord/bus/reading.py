@@ -7,6 +7,7 @@ has no leader.  Whoever holds a reader cannot tell which it is.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ class Reader(Protocol):
 
     duplicates: int
     """Deliveries that came again, and were left out."""
+    on_wake: Callable[[], None] | None
+    """Called when something has arrived that was waited for, or broke: `take` in another turn of the loop."""
 
     async def start(self, seq: int, *, created: datetime | None = None) -> None:
         """Begin a session at stream sequence `seq` (≥ 1; one past the end is legal).
@@ -36,6 +39,13 @@ class Reader(Protocol):
 
     def interrupt(self) -> None:
         """Make a waiting `receive` return now."""
+
+    @property
+    def patience_s(self) -> float:
+        """How soon whoever takes without waiting should `check_silence`, if nothing comes until then."""
+
+    def check_silence(self) -> None:
+        """Raise what is broken, also a silence that is too long: for whoever does not `receive`."""
 
     def take(self, messages_max: int) -> list[Delivery]:
         """What has arrived, without waiting.  Raises like `receive`."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -71,6 +72,8 @@ class UnledReader:
         """The consumer has a leader (or is no more): end the session and begin another one with it."""
         self.duplicates = 0
         """Always: a get is asked for what follows."""
+        self.on_wake: Callable[[], None] | None = None
+        """See `Reader`; also called when it is over."""
 
     # --- coord.bus.reading.Reader --------------------------------------------------------
 
@@ -107,6 +110,16 @@ class UnledReader:
     def interrupt(self) -> None:
         """See `Reader`."""
         self._wake.set()
+
+    @property
+    def patience_s(self) -> float:
+        """See `Reader`; it says by itself what is wrong."""
+        return LED_S
+
+    def check_silence(self) -> None:
+        """See `Reader`."""
+        if not self._buffer:
+            self._raise_if_broken()
 
     def take(self, messages_max: int) -> list[Delivery]:
         """See `Reader`."""
@@ -159,13 +172,13 @@ class UnledReader:
                     raise errors.DeliveryGap("the stream was created anew", stream=self._stream)
                 self._buffer.extend(map(_delivery, messages))
                 seq = messages[-1].seq + 1
-                self._wake.set()
+                self._notify()
                 while len(self._buffer) > self._batch:
                     self._room.clear()
                     await self._room.wait()
         except errors.CoordError as exc:
             self._broken = exc
-            self._wake.set()
+            self._notify()
 
     async def _fetch(self, seq: int) -> list[StoredMessage]:
         """What follows, as far as the replica that answers has it; nothing when none does."""
@@ -195,8 +208,13 @@ class UnledReader:
             except errors.CoordError:
                 pass  # whatever it is, a session with the consumer says it better
             self.is_over = True
-            self._wake.set()
+            self._notify()
             return
+
+    def _notify(self) -> None:
+        self._wake.set()
+        if self.on_wake is not None:
+            self.on_wake()
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:

@@ -59,6 +59,11 @@ class Pace:
             return 0.0
         return max(0.0, self._began_at + self._gap() - now)
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether so little comes that transactions wait longer than the gap for company."""
+        return self._gap() > self._gap_s
+
     def _gap(self) -> float:
         """From the last transaction to the next."""
         wanted_s = self._rows_wanted / self._rows_per_s if self._rows_per_s else self._rows_wanted * _RATE_S

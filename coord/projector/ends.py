@@ -29,9 +29,9 @@ class Looks:
         self._every_s = every_s
         self._at = 0.0
 
-    def put_off(self) -> None:
-        """It was busy: not before the next moment."""
-        now = asyncio.get_running_loop().time()
+    def put_off(self, busy_at: float | None = None) -> None:
+        """It was busy then (default: now): not before the next moment."""
+        now = asyncio.get_running_loop().time() if busy_at is None else busy_at
         self._at = ((now + _EARLY * self._every_s) // self._every_s + 1) * self._every_s
 
     def wait_s(self) -> float:

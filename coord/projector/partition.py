@@ -3,11 +3,12 @@
 The order that everything rests on, all of it in this file::
 
     pinned → read checkpoint → judge it → reset the consumer to checkpoint + 1
-        ┌─▶ receive, decode into the pending batch          (while a commit is under way)
+        ┌─▶ receive, decode into the pending batch                       (`Intake`, by calls)
         └── offer it to the writer: rows + checkpoint, one transaction  →  acknowledge  →  notice
 
 A batch is offered as soon as the one before it is committed, and grows until the writer takes
-it, together with what other partitions have offered: alone when idle, large when busy.
+it, together with what other partitions have offered: alone when idle, large when busy.  The coroutine
+of a session is woken for what the clock says, for trouble, and to leave.
 
 Failure: whatever breaks (pin lost, a delivery lost, the broker or the database away, the
 checkpoint moved by another replica) ends the *session*.  What was prefetched is forgotten
@@ -20,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from typing import Any, Literal
 
 import msgspec
@@ -37,14 +37,18 @@ from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.core.retry import backoff_s
 from coord.projector.config import ProjectorConfig
 from coord.projector.ends import Ends, Looks
+from coord.projector.intake import Intake
 from coord.projector.notices import Notices
 from coord.projector.rows import Batch
 from coord.projector.states import broker_time, stream_state
-from coord.projector.writer import Offer, Writer
+from coord.projector.tally import Tally
+from coord.projector.writer import Writer
+from coord.runtime.bell import Bell
 from coord.store import checkpoints
+from coord.store.checkpoints import Move
 from coord.store.pool import Pool
 from coord.telemetry import logs
-from coord.telemetry.metrics import Metrics, observe_many
+from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 from coord.wire.readings import Readings
 
@@ -52,9 +56,6 @@ _log = logs.get("projector")
 
 State = Literal["unassigned", "standby", "pinned", "unled", "retrying", "stopped"]
 """`unled`: projecting, while the consumer has no leader that could pin anybody."""
-
-_TAKE = 256
-"""Messages decoded before other coroutines get a turn: about 2 ms.  Of frames fewer (`PROJECT_TURN_ROWS`)."""
 
 _UNPIN_S = 1.0
 """How long the broker may take to answer that a pin was given back."""
@@ -88,10 +89,12 @@ class PartitionProjector:
         consumer: topology.Spec | None = None,
         readings: Readings | None = None,
         ends: Ends | None = None,
+        tally: Tally | None = None,
     ) -> None:
         """`consumer`: made anew where the broker has none; None: then the partition waits for one.
 
-        `readings`: of the stream, shared with another service of this process; `ends`: with its other partitions.
+        `readings`: of the stream, shared with another service of this process; `ends`, `tally`: with its other
+        partitions.
         """
         self.stream = stream
         self.partition = partition
@@ -110,6 +113,7 @@ class PartitionProjector:
         self._readings = readings
         self._notices = Notices(conn)
         self._ends = ends or Ends(conn, stream)
+        self._tally = tally or Tally(metrics, stream)
         self._reader = PinnedReader(
             conn,
             stream,
@@ -125,6 +129,7 @@ class PartitionProjector:
             messages_max=config.pull_messages_max,
             bytes_max=config.pull_bytes_max,
         )
+        self._reader.on_wake = self._unled.on_wake = self._wake
         self._source: Reader = self._reader
         """Whichever of the two this session reads with."""
         self._wanted = asyncio.Event()
@@ -147,21 +152,15 @@ class PartitionProjector:
         """which was then (the loop's clock);"""
         self._window_messages = 0
         """so many messages were committed since."""
-        self._anchored_messages = 0
-        """The chain's count at its last anchor of this session,"""
-        self._anchored_at = 0.0
-        """which was written then (the loop's clock); at first, where and when the session began."""
-        self._offered_at = 0.0
+        self._looked_at = 0.0
+        """When anything had come last, when we last looked (the loop's clock)."""
+        self._intake: Intake | None = None
+        """What receives and offers, while a session reads."""
+        self._bell = Bell()
+        """Rung when the session has something to look at."""
         label = f"{stream}.projector"
-        self._m_consumed = metrics.events_consumed.labels(consumer=label)
         self._m_redelivered = metrics.messages_redelivered.labels(consumer=label)
         self._m_duplicates = metrics.duplicates_dropped.labels(stage="projector")
-        self._m_acked = metrics.messages_settled.labels(consumer=label, result="ack")
-        self._m_flush = metrics.db_flush_duration_seconds.labels(stream=stream)
-        self._m_events = metrics.db_rows_written.labels(table="event")
-        self._m_samples = metrics.db_rows_written.labels(table="metric_sample")
-        self._m_rows = metrics.db_flush_rows.labels(stream=stream)
-        self._m_end_to_end = metrics.event_end_to_end_seconds.labels(stream=stream)
 
     @property
     def reader(self) -> PinnedReader:
@@ -183,7 +182,7 @@ class PartitionProjector:
         else:
             self._wanted.clear()
             self._leave.set()
-            self._source.interrupt()
+            self._bell.ring()
 
     def close(self) -> None:
         """Finish the commit under way, give the partition back, and end `run`."""
@@ -296,142 +295,104 @@ class PartitionProjector:
                 await source.stop()
 
     async def _project(self, checkpoint: Checkpoint) -> None:
-        """Receive and commit until told to leave, or a session without a consumer is over.
+        """Have what arrives committed until told to leave, or a session without a consumer is over.
 
         Returns with nothing left uncommitted.
         """
         self.checkpoint = checkpoint
         loop = asyncio.get_running_loop()
-        self._window_at = self._anchored_at = loop.time()
+        self._window_at = loop.time()
         self._looks.put_off()
         self._overdue = 0
         self._window_from, self._window_messages = checkpoint.seq, 0
-        self._anchored_messages = checkpoint.messages
-        pending = self._batch_behind(checkpoint.digest)
-        offer: Offer | None = None
+        intake = self._intake = Intake(
+            self._source, self._writer, checkpoint, self._bell,
+            readings=self._readings, received=self._received, committed=self._committed,
+        )  # fmt: skip
+        intake.wake()  # it may have arrived before
         try:
             while True:
-                # First of all: a batch that was taken and settled while we waited must not be offered again.
-                pending = self._open(pending, offer)
-                if offer is not None and offer.settled.done():
-                    await self._committed(offer)
-                    offer = None
-                if offer is None and not pending.is_empty:
-                    offer = self._offer(pending)
+                self._bell.silence()
+                intake.check()
                 if self._leave.is_set() or (self._source is self._unled and self._unled.is_over):
-                    if offer is None:
+                    intake.leave()
+                    if intake.is_idle:
                         return
-                    await asyncio.wait({offer.settled})
-                elif self._is_full(pending):
-                    assert offer is not None, "what is not empty was offered"
-                    # Offered and not taken: as soon as it is, the next batch can be decoded.
-                    await asyncio.wait({offer.taken if offer.batch is pending else offer.settled})
+                    wait_s = self._config.idle_checkpoint_s
                 else:
-                    pending = await self._receive(pending, offer)
+                    await self._look(intake)
+                    wait_s = min(self._looks.wait_s(), self._source.patience_s)
+                await self._bell.wait(wait_s)
         finally:
-            if offer is not None:
-                await self._let_go(offer)
+            self._intake = None
+            await intake.end()
 
-    def _is_full(self, batch: Batch) -> bool:
-        return batch.is_full(self._writer.rows_share) or batch.bytes >= self._writer.bytes_share
-
-    def _offer(self, batch: Batch) -> Offer:
-        assert self.checkpoint is not None
-        self._offered_at = asyncio.get_running_loop().time()
-        return self._writer.offer(
-            batch, self.checkpoint, anchored_messages=self._anchored_messages, anchored_at=self._anchored_at
-        )
-
-    def _open(self, pending: Batch, offer: Offer | None) -> Batch:
-        """The batch to add to: `pending`, or a new one when that was taken."""
-        if offer is not None and offer.batch is pending and offer.taken.done():
-            return self._batch_behind(pending.digest)
-        return pending
-
-    def _batch_behind(self, digest: int) -> Batch:
-        assert self.checkpoint is not None
-        return Batch(self.stream, self.partition, self.checkpoint.epoch, digest, self._readings)
-
-    async def _let_go(self, offer: Offer) -> None:
-        """The session ends: forget an offer that nobody has taken, wait for one that is being written.
-
-        Its guard protects the tables whatever happens now; only do not leave it behind.  Told
-        twice to stop, it is no longer worth waiting for.
-        """
-        if not offer.settled.done() and not self._writer.withdraw(offer):
-            await asyncio.wait({offer.settled})
-
-    async def _receive(self, pending: Batch, offer: Offer | None) -> Batch:
-        """Wait for deliveries and add them to the batch that is open then, which is returned."""
+    async def _look(self, intake: Intake) -> None:
+        """What is due by the clock, and nothing else looks at."""
         loop = asyncio.get_running_loop()
-        assert self.checkpoint is not None
-        self._notices.beat(self.checkpoint, loop.time())
-        settled = None if offer is None else offer.settled
-        deliveries = await self._source.receive(_TAKE, self._looks.wait_s(), unless=settled)
-        pending = self._open(pending, offer)  # it may have been taken while we waited
-        if deliveries:
-            added = pending.fill(deliveries, self._writer.rows_share, limits.PROJECT_TURN_ROWS)
-            self._source.put_back(deliveries[added:])
-            self._m_consumed.inc(added)
-            self._looks.put_off()
-            self._overdue = 0
-            await asyncio.sleep(0)
-            self._count_duplicates()
-        elif self._looks.is_due() and offer is None:
+        self._notices.beat(intake.checkpoint, loop.time())
+        self._source.check_silence()
+        if intake.received_at > self._looked_at:
+            self._looked_at = intake.received_at
+            self._looks.put_off(intake.received_at)
+        if self._looks.is_due() and intake.is_idle:
+            intake.hold()
             await self._follow_end()
-        return pending
+            assert self.checkpoint is not None
+            intake.hold(self.checkpoint)
+        if self._is_window_due():
+            with contextlib.suppress(errors.CoordError):  # the next one looks again
+                await self._look_at_window(intake.checkpoint)
 
-    def _count_duplicates(self) -> None:
+    def _is_window_due(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._window_messages > 0 and now - self._window_at >= _WINDOW_EVERY_S
+
+    def _wake(self) -> None:
+        """Something has arrived, is broken or over."""
+        if self._intake is not None:
+            self._intake.wake()
+            if self._unled.is_over:
+                self._bell.ring()
+
+    def _received(self, messages: int) -> None:
+        self._tally.received(messages)
+        self._overdue = 0
         new = self._reader.duplicates - self._duplicates_seen
         if new:
             self._duplicates_seen += new
             self._m_redelivered.inc(new)
             self._m_duplicates.inc(new)
 
-    async def _committed(self, offer: Offer) -> None:
-        """From here on only messages about it, which may be lost.  Raises when it was not committed."""
-        move = offer.settled.result()
-        batch, now = offer.batch, asyncio.get_running_loop().time()
+    def _committed(self, batch: Batch, move: Move, took_s: float) -> None:
+        """From here on only messages about it, which may be lost."""
         assert batch.last is not None
         self.checkpoint = move.after
         self._failures = 0
         self.error = None
         self._source.ack(batch.last)
         self._notices.send(batch, move.before.seq, move.after.seq)
+        self._notices.beat(move.after, asyncio.get_running_loop().time())
         self.pending = self._reader.left_behind(batch.last)
-        if move.anchor:
-            self._anchored_messages, self._anchored_at = move.after.messages, now
-        self._count(batch, now - self._offered_at)
-        self._window_messages += batch.messages
-        if now - self._window_at >= _WINDOW_EVERY_S:
-            with contextlib.suppress(errors.CoordError):  # committed; the next one looks again
-                await self._look_at_window(move.after)
-
-    def _count(self, batch: Batch, took_s: float) -> None:
-        metrics = self._metrics
-        self._m_flush.observe(took_s)
-        self._m_rows.observe(len(batch))
-        self._m_acked.inc(batch.messages)
-        now = time.time()
-        assert batch.first is not None
-        assert batch.last is not None
-        observe_many(self._m_end_to_end, (now - d.stored_ns / 1e9 for d in (batch.first, batch.last)))
-        self._m_events.inc(len(batch.events))
-        self._m_samples.inc(len(batch.samples))
-        for letter in batch.letters:
-            metrics.messages_dead_lettered.labels(stream=self.stream, reason=letter.row.code).inc()
+        self._tally.committed(batch, took_s)
         if batch.letters:
-            first = batch.letters[0].row
-            _log.warning(
-                "projector.dead_letters",
-                stream=self.stream,
-                partition=self.partition,
-                count=len(batch.letters),
-                first_seq=first.seq,
-                first_code=first.code,
-                first_reason=first.reason,
-                first_subject=first.subject,
-            )
+            self._warn(batch)
+        self._window_messages += batch.messages
+        if self._is_window_due():
+            self._bell.ring()
+
+    def _warn(self, batch: Batch) -> None:
+        first = batch.letters[0].row
+        _log.warning(
+            "projector.dead_letters",
+            stream=self.stream,
+            partition=self.partition,
+            count=len(batch.letters),
+            first_seq=first.seq,
+            first_code=first.code,
+            first_reason=first.reason,
+            first_subject=first.subject,
+        )
 
     # --- checkpoints ---------------------------------------------------------------------
 
@@ -475,15 +436,16 @@ class PartitionProjector:
         is projected, the window may be cut past places where we were a second ago.  Otherwise we are
         about as slow as the window is long.  The session goes on: to stop now would lose more.
         """
-        info = await self._conn.api(f"STREAM.INFO.{self.stream}")
+        messages = self._window_messages
+        info = await self._ends.info()
         stream = stream_state(info)
         lost_max = stream.first_seq - max(self._window_from + 1, trim.unneeded_below(info["config"]))
         if stream.first_seq > checkpoint.seq:
-            lost_max -= self._window_messages
+            lost_max -= messages
         if lost_max > 0:
             self._metrics.projection_shed.labels(stream=self.stream).inc(lost_max)
             _log.error("projector.shed", stream=self.stream, partition=self.partition, sequences_max=lost_max)
-        self._window_from, self._window_messages = checkpoint.seq, 0
+        self._window_from, self._window_messages = checkpoint.seq, self._window_messages - messages
         self._window_at = asyncio.get_running_loop().time()
 
     async def _accept_gap(self, checkpoint: Checkpoint, stream: StreamState, gap: errors.LogGap) -> Checkpoint:

@@ -23,6 +23,7 @@ from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.ends import Ends
 from coord.projector.partition import PartitionProjector
 from coord.projector.strays import Strays
+from coord.projector.tally import Tally
 from coord.projector.writer import Writer, prepare
 from coord.runtime import assets
 from coord.runtime.instance import instance_name
@@ -96,11 +97,11 @@ class ProjectorService(Service):
         for stream in self.config.streams:
             first = len(self.partitions)
             readings = self._readings if stream == subjects.EVENTS else None
-            ends = Ends(conn, stream)
+            ends, tally = Ends(conn, stream), Tally(self.metrics, stream)
             for p in range(limits.PARTITIONS):
                 consumer = defined.get(f"{stream}/projector-{p}")
                 partition = PartitionProjector(
-                    stream, p, conn, self._pool, writer, self.config, self.metrics, consumer, readings, ends
+                    stream, p, conn, self._pool, writer, self.config, self.metrics, consumer, readings, ends, tally
                 )
                 self.partitions.append(partition)
                 self.spawn(f"{stream}.{p}", partition.run)

@@ -60,6 +60,9 @@ Place = tuple[int, int]
 _SEARCH_ROWS = 500
 """Rows searched in one transaction: were all refused, 10,000 would take longer than one may."""
 
+Turn = Callable[[], int]
+"""What a partition does when something has arrived; how many rows that were."""
+
 Write = Callable[[Connection, Sequence[Any]], Awaitable[object]]
 
 assert EVENT_COLUMNS[2:4] == SAMPLE_COLUMNS[2:4] == ("seq", "idx"), "see _place_of_row"
@@ -157,8 +160,14 @@ class Writer:
         self._partitions = 0
         self._waiting: deque[Offer] = deque()
         self._wake = asyncio.Event()
+        self._turns_due: dict[Turn, None] = {}
+        """In the order in which they were asked for."""
+        self._turning = False
+        """They come in the next turn of the loop."""
+        self._pausing = False
+        """A lane waits for company, and has them come before it begins."""
         self._taking = asyncio.Lock()
-        self._turns = asyncio.Semaphore(writers)
+        self._slots = asyncio.Semaphore(writers)
         """All partitions begin, and fall idle, in the same second: they must not want a connection each."""
         self._confirming = Confirming(self.turn)
         self._telling: set[asyncio.Task[None]] = set()
@@ -172,6 +181,17 @@ class Writer:
     def leave(self) -> None:
         """It makes none any more."""
         self._partitions -= 1
+
+    def soon(self, turn: Turn) -> None:
+        """Call it soon, with others': in the next turn of the loop.
+
+        While a transaction waits for company that is rare, just before it begins, if it is asked for once until then.
+        """
+        again = turn in self._turns_due
+        self._turns_due[turn] = None
+        if not self._turning and (again or not self._pausing):
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._take_turns)
 
     @property
     def rows_share(self) -> int:
@@ -211,7 +231,7 @@ class Writer:
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[Connection]:
         """A connection for something short that all partitions may want at once: no more at a time than lanes."""
-        async with self._turns, self._pool.acquire() as conn:
+        async with self._slots, self._pool.acquire() as conn:
             yield conn
 
     async def advance(self, checkpoint: Checkpoint, moved: Checkpoint) -> None:
@@ -254,13 +274,33 @@ class Writer:
                 continue
             wait_s = self._pace.wait_s(loop.time(), sum(len(offer.batch) for offer in self._waiting))
             if wait_s:
-                await asyncio.sleep(wait_s)
+                await self._pause(wait_s)
             weights = ((len(offer.batch), offer.batch.bytes) for offer in self._waiting)
             count = how_many(weights, rows_max=self._rows_max, bytes_max=limits.PROJECT_BATCH_BYTES)
             offers = [offer for offer in (self._waiting.popleft() for _ in range(count)) if self._may_write(offer)]
             if offers:
                 self._pace.begin(loop.time(), sum(len(offer.batch) for offer in offers))
                 return offers
+
+    async def _pause(self, wait_s: float) -> None:
+        self._pausing = self._pace.is_calm
+        try:
+            await asyncio.sleep(wait_s)
+        finally:
+            if self._pausing:
+                self._pausing = False
+                self._take_turns()
+
+    def _take_turns(self) -> None:
+        """All that are due, but no more rows than others should wait for at a time."""
+        self._turning = False
+        due, self._turns_due = self._turns_due, {}
+        rows = 0
+        for turn in due:
+            if rows < limits.PROJECT_TURN_ROWS:
+                rows += turn()
+            else:
+                self.soon(turn)
 
     def _may_write(self, offer: Offer) -> bool:
         """Close it; False when its dead letters have to be told first, which is begun then."""
