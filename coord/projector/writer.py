@@ -189,9 +189,8 @@ class Writer:
         """
         again = turn in self._turns_due
         self._turns_due[turn] = None
-        if not self._turning and (again or not self._pausing):
-            self._turning = True
-            asyncio.get_running_loop().call_soon(self._take_turns)
+        if again or not self._pausing:
+            self._call_soon()
 
     @property
     def rows_share(self) -> int:
@@ -296,11 +295,18 @@ class Writer:
         self._turning = False
         due, self._turns_due = self._turns_due, {}
         rows = 0
-        for turn in due:
-            if rows < limits.PROJECT_TURN_ROWS:
-                rows += turn()
-            else:
-                self.soon(turn)
+        while due and rows < limits.PROJECT_TURN_ROWS:
+            turn = next(iter(due))
+            del due[turn]
+            rows += turn()
+        if due:
+            self._turns_due = due | self._turns_due  # before those who have had theirs, and want another
+            self._call_soon()
+
+    def _call_soon(self) -> None:
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._take_turns)
 
     def _may_write(self, offer: Offer) -> bool:
         """Close it; False when its dead letters have to be told first, which is begun then."""
