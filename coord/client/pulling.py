@@ -52,6 +52,9 @@ _EMPTY_MOST_S: Final = 0.5
 _CALM_S: Final = 0.05
 """A priority that had nothing so lately is waited for without being asked first.  What has come meanwhile may come
 from several at once and be one too many: that is given back."""
+_CALM_ANSWERS: Final = 8
+"""Or for as long as so many answers take, where that is longer: a task takes several, and a process that is slow
+asks for twice as much when its tasks have outlasted the calm.  Never longer than _EMPTY_MOST_S."""
 
 _SHUT_S: Final = 1.0
 """A queue that refuses pulls, or does not exist, is left alone for so long."""
@@ -133,6 +136,10 @@ class Puller:
         self._empty_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
         self._calm_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
         """Had nothing."""
+        self._answer_s = 0.0
+        """What the last answer took."""
+        self._found_empty: set[str] = set()
+        """Had nothing, and nothing has come since: each is asked once and then waited for, however late answers are."""
         self._scheduled = False
         self._opening_waits = False
         self._timer: asyncio.TimerHandle | None = None
@@ -200,7 +207,7 @@ class Puller:
         now = self._loop.time()
         waited = {wait.queue for wait in self._waits.values()}
         open_ = [q for q in work.PRIORITIES if q not in waited and self._shut_until[q] <= now]
-        ready = [q for q in open_ if self._empty_until[q] <= now]
+        ready = [q for q in open_ if self._empty_until[q] <= now and q not in self._found_empty]
         if any(self._calm_until[q] <= now for q in ready):
             for queue, count in self._turns.plan(free, ready).items():
                 self._ask(queue, count, now)
@@ -211,6 +218,8 @@ class Puller:
 
     def _full(self) -> None:
         """No slot: nothing may wait but what would be taken all the same."""
+        if self._free() <= 0:  # and not because it is being asked
+            self._found_empty.clear()
         urgent = self._urgent()
         others = [wait.queue for wait in self._waits.values() if wait.queue != "critical" or not urgent]
         if others:
@@ -222,6 +231,7 @@ class Puller:
         """It stood by, and is to wait from now on; there may be work."""
         self._empty_until = dict.fromkeys(work.PRIORITIES, 0.0)
         self._calm_until = dict.fromkeys(work.PRIORITIES, 0.0)
+        self._found_empty.clear()
         self.refill()
 
     # --- asking --------------------------------------------------------------------------
@@ -267,7 +277,7 @@ class Puller:
 
     def _take_back_waits(self) -> None:
         inbox, self._wait_inbox = self._wait_inbox, None
-        calm_until = self._loop.time() + _CALM_S
+        calm_until = self._loop.time() + self._calm_s
         for wait in self._waits.values():
             self._calm_until[wait.queue] = calm_until  # it would have been given what there was
         self._waits.clear()
@@ -299,9 +309,10 @@ class Puller:
                 if not pull.left:
                     del pulls[number]
                 break
+        self._found_empty.clear()
         if tokens[base + 5] == b"0":
             now = self._loop.time()
-            self._empty_until[queue], self._calm_until[queue] = now + _EMPTY_S, now + _CALM_S
+            self._empty_until[queue], self._calm_until[queue] = now + _EMPTY_S, now + self._calm_s
         else:
             self._empty_until[queue] = self._calm_until[queue] = 0.0
         count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
@@ -315,11 +326,13 @@ class Puller:
             return
         now = self._loop.time()
         if status in (b"404", b"408"):
-            self._calm_until[pull.queue] = now + _CALM_S
+            self._found_empty.add(pull.queue)
             if pulls is self._asked:
                 self._turns.rested(pull.queue, pull.left)
-                empty_s = min(max(_EMPTY_S, _EMPTY_ANSWERS * (now - pull.asked_at)), _EMPTY_MOST_S)
+                self._answer_s = now - pull.asked_at
+                empty_s = min(max(_EMPTY_S, _EMPTY_ANSWERS * self._answer_s), _EMPTY_MOST_S)
                 self._empty_until[pull.queue] = now + empty_s
+            self._calm_until[pull.queue] = now + self._calm_s
         else:  # 503: there is no such queue; 409: it refuses, or has a new leader
             self._shut_until[pull.queue] = now + _SHUT_S
             self._loop.call_later(_SHUT_S * self._rng.uniform(1.0, 1.5), self.refill)
@@ -344,6 +357,11 @@ class Puller:
         self._shut_until = dict.fromkeys(work.PRIORITIES, 0.0)
         self._empty_until = dict.fromkeys(work.PRIORITIES, 0.0)
         self._calm_until = dict.fromkeys(work.PRIORITIES, 0.0)
+        self._found_empty.clear()
+
+    @property
+    def _calm_s(self) -> float:
+        return max(_CALM_S, min(_CALM_ANSWERS * self._answer_s, _EMPTY_MOST_S))
 
     def _start(self, job: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(job, name="pull")
@@ -353,6 +371,7 @@ class Puller:
     async def pause(self) -> None:
         """Ask for nothing more, and return when nothing more comes.  `resume` ends it."""
         self._paused = True
+        self._found_empty.clear()
         self._standby.leave()
         self._take_back_waits()
         if self._asked and self._conn.is_connected:

@@ -85,6 +85,18 @@ async def test_one_free_slot_and_late_answers_end_in_a_wait_for_each_priority() 
     await puller.close()
 
 
+async def test_each_priority_is_asked_once_however_late_answers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of many workers that is slow would be kept slow by their questions, for ever."""
+    monkeypatch.setattr(pulling, "_EMPTY_MOST_S", _LATE_S / 2)
+    monkeypatch.setattr(pulling, "_CALM_S", _LATE_S / 2)
+    broker = _LateBroker()
+    puller = Puller(cast("Connection", broker), "t", "c", free=lambda: 1, deliver=lambda _: None, missing=lambda: None)
+    await puller.open()
+    await until(lambda: len(broker.waiting) == len(work.PRIORITIES) or broker.asked > 3 * len(work.PRIORITIES))
+    assert broker.asked == len(work.PRIORITIES)
+    await puller.close()
+
+
 @pytest.mark.parametrize("pending", [0, 1])
 async def test_after_a_task_that_was_the_last_the_next_is_waited_for_without_asking(
     pending: int, monkeypatch: pytest.MonkeyPatch
