@@ -56,7 +56,22 @@ _BEAT_APART_S: Final = 0.02
 _RESTED: Final = (0.8, 1.0)
 """Who beats rarely does it a little sooner than it said."""
 
+_MOMENT_S: Final = 0.25
+"""Between the moments of the clock in which agents beat,"""
+_LATE_S: Final = 0.03
+"""and so much late a beat may be rather than early by all of that: timers are not exact."""
+
 _FIELDS: Final = frozenset({"load", "claims", "running", "memory_mib"})
+
+
+def together_s(due_s: float, now: float) -> float:
+    """How long to wait for a beat that is due in `due_s`: until the last moment before that (Unix seconds).
+
+    All who beat do it in the same moments, which are a quarter of a second apart: whoever listens wakes up a few
+    times a second, however many they are.
+    """
+    apart_s = min(_MOMENT_S, due_s / 4)
+    return due_s + _LATE_S - (now + due_s + _LATE_S) % apart_s
 
 
 class _Told(msgspec.Struct):
@@ -280,7 +295,7 @@ class Beating:
             if next_s > limits.HEARTBEAT_IDLE_S:
                 next_s *= self._rng.uniform(*_RESTED)  # who was asked at the same moment is not to stay together
             try:
-                async with asyncio.timeout(next_s - _BEAT_APART_S):
+                async with asyncio.timeout(together_s(next_s, clock.unix() - _BEAT_APART_S) - _BEAT_APART_S):
                     await self._wake.wait()
             except TimeoutError:
                 continue

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coord import limits
+from coord.client.beating import together_s
 from coord.core import presence
 from coord.core.presence import TRANSITIONS, Change, PresenceTable, state_after
 
@@ -186,6 +187,16 @@ def test_all_who_stand_by_beat_a_bounded_number_of_times_together() -> None:
     assert presence.rest_s(0) == presence.rest_s(100) == limits.HEARTBEAT_IDLE_S
     assert 1_000 / presence.rest_s(1_000) == limits.RESTING_BEATS_PER_S
     assert presence.rest_s(10**6) == limits.HEARTBEAT_EVERY_MAX_S
+
+
+@given(st.floats(0.1, 60.0), st.floats(0, 2e9), st.floats(-0.02, 0.1))
+def test_beats_come_together_and_never_later_than_said(due_s: float, now: float, late_s: float) -> None:
+    wait_s = together_s(due_s, now)
+    assert 0.7 * due_s < wait_s < due_s + 0.031
+    moment = (now + wait_s) / min(0.25, due_s / 4)
+    assert abs(moment - round(moment)) < 1e-3
+    for every_s in (limits.HEARTBEAT_S, limits.HEARTBEAT_IDLE_S):  # a timer that is a little off stays with the others
+        assert abs(late_s + together_s(every_s, round(now) + late_s) - every_s) < 1e-3
 
 
 def test_after_the_start_nobody_is_gone_before_they_had_the_time_to_beat() -> None:
