@@ -23,7 +23,7 @@ from coord.ops.bench.measure import BenchError
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _STREAM: Final = "BARE"
 _QUEUE: Final = "queue"
-_BODY: Final = b'{"nothing":"to be done by whoever takes it, whatever it is"}'
+_BODY: Final = b'{"no_work":"to be done by whoever takes it, whatever it is"}'
 _PULL: Final = 256
 _EXPIRES_S: Final = 30
 _ALL_S: Final = 60.0
