@@ -50,7 +50,7 @@ async def _alone(bench: Bench, definition: Definition) -> list[float]:
 
 async def _at_once(bench: Bench, workers_pid: int, definition: Definition) -> tuple[float, dict[str, float]]:
     """How many in a second, and µs of CPU for one, by whose they are."""
-    count = bench.config.flood // (3 * STEPS)
+    count = bench.config.flood // (4 * STEPS)
     coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers_pid), bench.clock()
     took_s = await flood(bench, count, definition)
     clock.stop()

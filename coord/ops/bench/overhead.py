@@ -44,7 +44,7 @@ async def overhead(bench: Bench) -> Figures:
     """Tasks and workflows that take CPU: what is not theirs, saturated (`full`: at a rate, too); an idle second."""
     config = bench.config
     flow, local = chain("work"), chain("work", local=True)
-    flows = max(1, config.overhead // STEPS)
+    flows = max(1, config.overhead // (STEPS + 1))
 
     async def tasks_at_once() -> int:
         handles = await bench.c.submit_many("work", [None] * config.overhead, returns=float)

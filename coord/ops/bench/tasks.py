@@ -106,7 +106,7 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     scale_per_s: float = 200
     scale_s: float = 3
     overhead: int = 400
-    """Tasks of ten milliseconds at once; of workflows of three of them a third."""
+    """Tasks of ten milliseconds at once; of workflows of three of them a quarter."""
     overhead_s: float = 2
     """For so long nothing at all is done, and, with `full`, they are submitted at a rate."""
     parts: tuple[Part, ...] = PARTS
