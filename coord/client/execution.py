@@ -32,6 +32,7 @@ from coord.client.yielding import Gate
 from coord.core import claiming
 from coord.core.flow_local import Line
 from coord.core.flow_state import reference_in
+from coord.core.tasks import failed_before
 from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import work
@@ -102,7 +103,7 @@ class Execution:
 
     def begin(self) -> None:
         """Claim a task that nobody can have claimed yet, unseen."""
-        self._state_claim(1, attempt=1)
+        self._state_claim(1, attempt=1 + failed_before(self.fact, self.said))
 
     def begin_as(self, task: Task) -> None:
         """Claim a task that was read just now and was free; when it is not any more, the broker refuses."""

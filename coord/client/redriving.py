@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from coord import errors
 from coord.client.histories import read
@@ -13,8 +13,11 @@ from coord.wire.records import Fact
 if TYPE_CHECKING:
     from coord.client.connect import Coord
 
-_NOT_AGAIN: Final = ("redrive", "restated", "carried", "deadline", "instance", "progress", "reuse_key")
-"""What the new submission does not take over: the deadline has passed, the old submitter is told nothing."""
+_NOT_AGAIN: Final = (
+    "redrive", "restated", "carried", "deadline", "instance", "progress", "reuse_key", "failures", "then"
+)  # fmt: skip
+"""What the new submission does not take over: the deadline has passed, the old submitter is told nothing, and only
+deciders may offer local steps: who told of some would be refused."""
 
 
 async def redrive(coord: Coord, id: str, key: str | None = None) -> int:
@@ -35,8 +38,13 @@ async def redrive(coord: Coord, id: str, key: str | None = None) -> int:
     begun = next((fact for fact in facts if fact.seq == task.submitted_seq), None)
     if begun is None:
         raise errors.UnknownTask("its submission has left the log", task=id, key=key)
-    said = begun.data if isinstance(begun.data, dict) else {}
-    data = {name: value for name, value in said.items() if name not in _NOT_AGAIN} | {"redrive": task.redrives + 1}
+    data = said_again(begun.data, task.redrives + 1)
     fact = Fact(kind="task", event="submitted", id=id, key=key, detail=(task.capability, task.queue), data=data)
     ack = await coord.stating.send(fact, last=facts[-1].seq)
     return ack.seq
+
+
+def said_again(said: Any, redrive: int) -> dict[str, Any]:
+    """What the `redrive`-th new submission of a task says, the one before having said `said`."""
+    before = said if isinstance(said, dict) else {}
+    return {name: value for name, value in before.items() if name not in _NOT_AGAIN} | {"redrive": redrive}

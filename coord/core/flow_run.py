@@ -457,7 +457,8 @@ class Run:
         told = Submission(
             input=None if ref is not None else msgspec.Raw(given),
             ref=ref,
-            retries=step.retries - self.flow.steps[planned.index].failures,
+            retries=step.retries,
+            failures=self.flow.steps[planned.index].failures,
             backoff_s=step.backoff_s,
             backoff_max_s=step.backoff_max_s,
             timeout_s=limits.TASK_TIMEOUT_S if step.timeout_s is None else step.timeout_s,

@@ -68,7 +68,7 @@ class StepState(msgspec.Struct):
     due: float | None = None
     """When it is woken, submitted again or its time is over: Unix seconds."""
     failures: int = 0
-    """Executions as a local step that failed: retries that its task has no more."""
+    """Executions as a local step that failed: its task begins with them."""
 
 
 class Flow(msgspec.Struct, kw_only=True):

@@ -238,7 +238,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.submitter, self.correlation_id = fact.agent, fact.correlation_id
         self.submitted_seq, self.submitted_at = fact.seq, fact.stored_at.timestamp()
         self.redrives, self.restated = said.redrive, 0
-        self.failures = self.deaths = 0
+        self.failures, self.deaths = failed_before(fact, said), 0
         self._reopen()
         self.claimant = self.instance = self.claimed_at = self.retry_at = self.ended_at = None
         self.progress = self.error = self.message = self.run_s = None
@@ -431,6 +431,11 @@ def _are_offered(told: list[LocalOutcome], offered: list[LocalStep]) -> bool:
     if [outcome.step for outcome in told] != [local.step for local in offered[: len(told)]]:
         return False
     return all(outcome.error is None for outcome in told[:-1])
+
+
+def failed_before(fact: StoredFact, said: Submission) -> int:
+    """Executions of a task that failed before it was submitted: as a local step, says a decider."""
+    return said.failures if fact.agent.startswith("_") else 0
 
 
 def fold(facts: list[StoredFact]) -> tuple[Task | None, list[tuple[StoredFact, Refusal]]]:

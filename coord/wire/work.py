@@ -140,6 +140,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often its decider stated it again because it neared the end of the window."""
     carried: Carried | None = None
     """With `restated`; believed of a decider."""
+    failures: Count = 0
+    """Executions that have failed already, as a local step: they are among the `retries`; believed of a decider."""
     then: list[LocalStep] = []
     """What may be done in this order by whoever completes it, under the same claim; believed of a decider."""
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from coord import limits
+from coord.client.redriving import said_again
 from coord.core import flow_definition, flow_view, tasks
 from coord.core.flow_definition import UNDO
 from coord.wire.work import LocalOutcome, Submission
@@ -175,7 +176,7 @@ def test_what_was_not_offered_is_refused_like_a_strangers_outcome(then: Any) -> 
 def test_what_failed_waits_for_its_backoff_whoever_decides() -> None:
     world = World(random.Random(1))
     steps: list[dict[str, Any]] = [{"name": "a", "task": "do"}, {"name": "b", "task": "do", "needs": ["a"]}]
-    steps[1] |= {"local": True, "retries": 1, "backoff_s": 300.0, "backoff_max_s": 300.0}
+    steps[1] |= {"local": True, "retries": 2, "backoff_s": 300.0, "backoff_max_s": 1200.0}
     world.start({"name": "w", "steps": steps})
     world.settle()
     failed = LocalOutcome(step="b", error="Boom")
@@ -191,16 +192,41 @@ def test_what_failed_waits_for_its_backoff_whoever_decides() -> None:
     world.tick()
     world.settle()
     assert world.submitted() == ["a", "b"]
-    world.fail(world.tasks["w1", "b"], final=False)
+    task = world.tasks["w1", "b"]
+    assert (task.failures, task.submission.retries) == (1, 2), "the next execution is the second"
+    world.fail(task, final=False)
+    assert task.retry_at is not None
+    assert task.retry_at - world.now >= 300, "the backoff goes on: 600 s, at least half of them"
     world.settle()
-    assert not world.decider.open_count(), "both executions are used up"
+    world.fail(task, final=False)
+    world.settle()
+    assert not world.decider.open_count(), "three executions are used up"
+
+
+def test_redriven_it_is_a_task_as_any_other() -> None:
+    world = World(random.Random(1))
+    steps: list[dict[str, Any]] = [{"name": "a", "task": "do"}, {"name": "b", "task": "do", "needs": ["a"]}]
+    world.start({"name": "w", "steps": [steps[0], steps[1] | {"local": True}]})
+    world.settle()
+    task = world.tasks["w1", "a"]
+    begun = world.log[task.submitted_seq - 1].data
+    assert begun["then"]
+    world.fail(task)
+    again = said_again(begun | {"failures": 1}, 1)
+    world.fact("operator", "w1", "task", "a", "submitted", "do", "normal", data=again)
+    assert (task.status, task.failures) == ("queued", 0)
+    assert again == {"redrive": 1} | {name: value for name, value in begun.items() if name != "then"}
+    world.complete(task)
+    assert task.status == "completed", "by whoever goes by what the submission says"
 
 
 def test_only_a_decider_offers() -> None:
     world = World(random.Random(1))
-    world.fact("boss", "t", "task", "t", "submitted", "do", "normal", data={"then": [{"step": "b", "task": "do"}]})
+    data = {"then": [{"step": "b", "task": "do"}], "failures": 3}
+    world.fact("boss", "t", "task", "t", "submitted", "do", "normal", data=data)
     task = world.tasks["t", "t"]
     assert not task.submission.then
+    assert not task.failures
     world.claim(task)
     world.fact("w", "t", "task", "t", "completed", data={"then": [{"step": "b"}]})
     assert task.status == "claimed"
