@@ -27,19 +27,21 @@ def in_batch() -> Iterator[None]:
 
     Whoever has set another policy before, let it be.
     """
-    if not (hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER and _set(os.SCHED_BATCH)):
+    if not (hasattr(os, "SCHED_BATCH") and _set(os.SCHED_BATCH, instead_of=os.SCHED_OTHER)):
         yield
         return
     try:
         yield
     finally:
-        _set(os.SCHED_OTHER)
+        _set(os.SCHED_OTHER, instead_of=os.SCHED_BATCH)
 
 
-def _set(policy: int) -> bool:
+def _set(policy: int, *, instead_of: int) -> bool:
     try:
+        if os.sched_getscheduler(0) != instead_of:
+            return False
         os.sched_setscheduler(0, policy, os.sched_param(0))
-    except OSError as exc:  # a sandbox forbids it
+    except OSError as exc:  # a sandbox forbids it, or a C library answers ENOSYS to both
         _log.info("cores.policy_not_set", error=exc.strerror or str(exc))
         return False
     return True

@@ -24,19 +24,24 @@ _YOUNG: Final = 20_000
 def looking_seldom() -> Iterator[None]:
     """Have the process's collector look seldom in the block; afterwards it is as it was.
 
-    What is there already (modules, settings) is left out of every look.  Whoever set it so before, let it be.
+    What is there already (modules, settings) is left out of every look, unless somebody froze something before.
+    Whoever set it so before, let it be.
     """
     before = gc.get_threshold()
     if before[0] >= _YOUNG or before[0] == 0:  # 0: never
         yield
         return
-    gc.collect()
-    gc.freeze()
+    # Whoever froze something before would find it thawed afterwards: there is one pile of what is frozen.
+    freezes = not gc.get_freeze_count()
+    if freezes:
+        gc.collect()
+        gc.freeze()
     gc.set_threshold(_YOUNG, *before[1:])
     try:
         yield
     finally:
-        gc.unfreeze()
+        if freezes:
+            gc.unfreeze()
         gc.set_threshold(*before)
 
 

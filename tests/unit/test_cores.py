@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -45,14 +47,22 @@ def test_another_policy_is_let_be() -> None:
         assert os.sched_getscheduler(0) == os.SCHED_BATCH, "it was not the inner one's to set back"
 
 
-def test_where_it_may_not_be_set_the_program_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+@pytest.mark.parametrize("call", ["sched_setscheduler", "sched_getscheduler"])
+def test_where_it_may_not_be_set_or_asked_the_program_runs_all_the_same(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = os.sched_getscheduler
 
-    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
-    assert coord.run(_policy()) == os.SCHED_OTHER
+    async def policy() -> int:
+        return asked(0)
+
+    def forbidden(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, call, forbidden)
+    assert coord.run(policy()) == os.SCHED_OTHER
     monkeypatch.delattr(os, "SCHED_BATCH")
-    assert coord.run(_policy()) == os.SCHED_OTHER
+    assert coord.run(policy()) == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize(("policy", "there"), [("batch", True), ("other", False)])
@@ -67,3 +77,21 @@ async def test_a_process_of_coord_is_in_batch_while_it_runs() -> None:
     async with Cores(registry=Metrics(CollectorRegistry())):
         assert os.sched_getscheduler(0) == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_the_command_leaves_the_policy_to_the_setting(tmp_path: Path) -> None:
+    """Whoever says `other` has no thread in batch: nothing has set it by the time the services are begun."""
+    nowhere = {"COORD_NATS_URLS": "nats://127.0.0.1:1", "COORD_DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from coord.ops.cli import main; main()", "serve", "projector"],
+        env={**os.environ, **nowhere, "COORD_SERVICE_CPU_POLICY": "other", "COORD_HTTP_ENABLED": "false"},
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        assert any("process.starting" in line for line in process.stderr)
+        threads = Path(f"/proc/{process.pid}/task").iterdir()
+        assert {os.sched_getscheduler(int(thread.name)) for thread in threads} == {os.SCHED_OTHER}
+    finally:
+        process.kill()
+        process.communicate()

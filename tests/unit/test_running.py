@@ -40,6 +40,23 @@ def test_what_a_program_raises_is_raised_and_the_collector_is_as_before() -> Non
     assert gc.get_threshold() == (700, 10, 10)
 
 
+def test_what_was_frozen_before_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        assert coord.run(_looked())[2] >= before - 50, "objects that died are gone"
+        assert gc.get_freeze_count() >= before - 50
+    finally:
+        gc.unfreeze()
+
+
+async def test_inside_of_a_loop_it_is_refused_and_nothing_is_left_behind() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(RuntimeError, match="await it there"):
+        coord.run(_looked())
+    assert gc.get_threshold() == before
+
+
 @pytest.mark.parametrize("young", [0, 50_000])
 def test_whoever_has_the_collector_look_never_or_more_seldom_is_let_be(young: int) -> None:
     gc.set_threshold(young, 10, 10)

@@ -220,15 +220,21 @@ def group(name: str, text: str) -> typer.Typer:
 
 
 def command(
-    app: typer.Typer, name: str | None = None, *, forms: type[StrEnum] = Format, **options: Any
+    app: typer.Typer,
+    name: str | None = None,
+    *,
+    forms: type[StrEnum] = Format,
+    is_program: bool = True,
+    **options: Any,
 ) -> Callable[[Function], Function]:
     """Register a function as a command with the common options; see the module.
 
-    `forms`: what -o may be, where that is more than `Format`; the function finds it in `Context.form`.
+    `forms`: what -o may be, where that is more than `Format`; the function finds it in `Context.form`.  `is_program`:
+    a coroutine is run as `coord.run` does; False: it sets collector and policy itself, as services do by settings.
     """
 
     def register(function: Function) -> Function:
-        app.command(name, **options)(_with_common_options(function, forms=forms))
+        app.command(name, **options)(_with_common_options(function, forms=forms, is_program=is_program))
         return function
 
     return register
@@ -246,7 +252,7 @@ def callback(app: typer.Typer, **options: Any) -> Callable[[Function], Function]
 
 
 def _with_common_options(
-    function: Callable[..., Any], *, noun: bool = False, forms: type[StrEnum] = Format
+    function: Callable[..., Any], *, noun: bool = False, forms: type[StrEnum] = Format, is_program: bool = True
 ) -> Callable[..., None]:
     """`function` as typer wants it: a signature with its own and the common options."""
     signature = inspect.signature(function, eval_str=True)
@@ -262,7 +268,7 @@ def _with_common_options(
         verb: typer.Context | None = values.pop("_verb", None)
         context = Context(**{name: values.pop(name) for name in _OPTIONS})
         if verb is None or verb.invoked_subcommand is None:
-            _invoke(function, context, values)
+            _invoke(function, context, values, is_program=is_program)
 
     invoke.__name__ = function.__name__
     invoke.__doc__ = function.__doc__
@@ -271,7 +277,7 @@ def _with_common_options(
     return invoke
 
 
-def _invoke(function: Callable[..., Any], context: Context, values: dict[str, Any]) -> None:
+def _invoke(function: Callable[..., Any], context: Context, values: dict[str, Any], *, is_program: bool) -> None:
     from coord.errors import CoordError
     from coord.ops import environment
 
@@ -280,7 +286,7 @@ def _invoke(function: Callable[..., Any], context: Context, values: dict[str, An
         result = function(context, **values)
         if inspect.iscoroutine(result):
             context.logs()
-            result = run(result)
+            result = run(result, is_program=is_program)
     except CoordError as exc:
         if debug:
             raise
@@ -327,11 +333,11 @@ def fact_row(fact: StoredFact) -> dict[str, Any]:
     }
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine as `coord.run` does."""
+def run(main: Coroutine[Any, Any, T], *, is_program: bool) -> T:
+    """Run a coroutine as `coord.run` does, or on its loop alone."""
     from coord.runtime import running
 
-    return running.run(main)
+    return running.run(main) if is_program else running.run_alone(main)
 
 
 # --- errors --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ _WHATS = ("all", "projector", "query", "decider")
 
 def add_to(app: typer.Typer) -> None:
     """Register the command at the root."""
-    command(app, "serve")(serve)
+    command(app, "serve", is_program=False)(serve)
 
 
 async def serve(
