@@ -195,6 +195,8 @@ class Intake:
         if offer.batch is self._pending:
             self._pending = self._behind(offer.batch.digest)
         self._committed(offer.batch, move, self._loop.time() - self._offered_at)
+        if self._failed is not None:
+            return
         if not self._pending.is_empty:
             self._make_offer(self._pending)
         if self._leaving:
@@ -209,6 +211,9 @@ class Intake:
     def _fail(self, error: errors.CoordError) -> None:
         if self._failed is None:
             self._failed = error
+        offer = self._offer
+        if offer is not None:
+            self._writer.withdraw(offer)  # at once: before the session hears of it, a lane could take it
         self._bell.ring()
 
     def _defect(self, exc: BaseException) -> errors.CoordError:

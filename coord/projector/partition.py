@@ -310,11 +310,13 @@ class PartitionProjector:
             readings=self._readings, received=self._received, committed=self._committed,
         )  # fmt: skip
         intake.wake()  # it may have arrived before
+        leaving = False
         try:
             while True:
                 self._bell.silence()
                 intake.check()
-                if self._leave.is_set() or (self._source is self._unled and self._unled.is_over):
+                leaving = leaving or self._leave.is_set() or (self._source is self._unled and self._unled.is_over)
+                if leaving:  # also when it is assigned again meanwhile: the next session takes it up
                     intake.leave()
                     if intake.is_idle:
                         return
@@ -352,7 +354,7 @@ class PartitionProjector:
         """Something has arrived, is broken or over."""
         if self._intake is not None:
             self._intake.wake()
-            if self._unled.is_over:
+            if self._source is self._unled and self._unled.is_over:
                 self._bell.ring()
 
     def _received(self, messages: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -130,8 +130,30 @@ class Batch:
         """Add deliveries until the batch has `rows_max` rows or this call has added `turn_rows_max`; how many.
 
         At least one is added.  What a message holds shows only when it is decoded: a frame of 100
-        bytes may be a thousand rows, so the last one may exceed either bound.
+        bytes may be a thousand rows, so the last one may exceed either bound.  Whatever it raises, nothing is
+        added then: a batch that was offered is committed as it is.
         """
+        digest, size = self.digest, self.bytes
+        held = tuple(map(len, self._held))
+        try:
+            added = self._decode(deliveries, rows_max, turn_rows_max)
+        except BaseException:
+            self.digest, self.bytes = digest, size
+            for rows, count in zip(self._held, held, strict=True):
+                del rows[count:]  # what `_sampled` has too much only names too many tags
+            raise
+        if added:
+            if self.first is None:
+                self.first = deliveries[0]
+            self.last = deliveries[added - 1]
+            self.messages += added
+        return added
+
+    @property
+    def _held(self) -> tuple[list[Any], ...]:
+        return self.events, self.samples, self._about_agents, self.letters
+
+    def _decode(self, deliveries: Sequence[Delivery], rows_max: int, turn_rows_max: int) -> int:
         rows = len(self)
         rows_max = min(rows_max, rows + turn_rows_max)
         append, epoch, partition = self.events.append, self.epoch, self.partition
@@ -158,11 +180,6 @@ class Batch:
             added += 1
             if rows >= rows_max or self.bytes >= limits.PROJECT_BATCH_BYTES:
                 break
-        if added:
-            if self.first is None:
-                self.first = deliveries[0]
-            self.last = deliveries[added - 1]
-            self.messages += added
         return added
 
     def _add_unusual(self, delivery: Delivery, stored_at: datetime) -> None:

@@ -19,13 +19,16 @@ from coord import errors
 from coord.bus.pull import Delivery
 from coord.core import chain
 from coord.core.checkpoint import Checkpoint
+from coord.projector.intake import Intake
 from coord.projector.rows import Batch, Letter
 from coord.projector.writer import Offer, Writer
+from coord.runtime.bell import Bell
 from coord.store import checkpoints, copy
 from coord.store.config import DatabaseConfig
 from coord.store.pool import PROJECTOR_SETTINGS, Pool
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from tests.support.intake import Breaking, Prefetched
 from tests.support.waiting import until
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -409,3 +412,35 @@ async def test_anchors_are_written_with_the_rows(replica: Replica, db: Any, monk
     assert (opened.digest, opened.messages) == (0, 0)
     first = await db.fetchrow("SELECT epoch, seq, messages, digest FROM coord.audit_anchor ORDER BY epoch DESC LIMIT 1")
     assert tuple(first) == (2, 100, 0, 0)
+
+
+async def test_a_defect_while_a_waiting_batch_grows_is_not_committed_in_part(replica: Replica, db: Any) -> None:
+    (mark,) = await create(replica.pool, [0])
+    messages = [Delivery(seq, time.time_ns(), stored(0), None, b"{}") for seq in (1, 2, 3)]
+    digest = mark.digest
+    for one in messages:
+        digest = chain.extend(digest, one.seq, one.subject, one.raw_headers, one.data)
+
+    def session(before: Checkpoint, source: Prefetched, readings: Any) -> Intake:
+        return Intake(
+            source, replica.writer, before, Bell(), readings=readings, received=lambda _: None,
+            committed=lambda *_: None,
+        )  # fmt: skip
+
+    first = Prefetched(messages[:1])
+    intake = session(mark, first, Breaking(3))
+    intake.turn()  # offered, and no lane is free
+    first.buffer += messages[1:]
+    intake.turn()
+    replica.go()
+    await asyncio.sleep(0)  # a lane is sooner than the session
+    with pytest.raises(errors.CoordError, match="a defect"):
+        intake.check()
+    await intake.end()
+    async with replica.pool.acquire() as conn:
+        (now,) = await checkpoints.read_all(conn, "EVENTS")
+    intake = session(now, Prefetched([m for m in messages if m.seq > now.seq]), None)
+    intake.wake()
+    await until(lambda: intake.checkpoint.seq == 3)
+    assert [row[0] for row in await db.fetch("SELECT seq FROM coord.event ORDER BY seq")] == [1, 2, 3]
+    assert (intake.checkpoint.messages, intake.checkpoint.digest) == (3, digest)

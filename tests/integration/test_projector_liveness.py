@@ -171,6 +171,30 @@ async def test_a_defect_ends_a_session_and_nothing_else(conn, db, service, monke
     assert all(p.closed.is_set() for p in service.partitions)
 
 
+async def test_one_given_back_and_assigned_again_while_a_commit_is_under_way_goes_on(
+    conn, db, service, migrated_database
+) -> None:
+    async with service:
+        await conn.request(GOOD, b"{}")
+        await rows(db, "event", 1)
+        mine = next(p for p in service.partitions if p.partition == MINE)
+        other = await asyncpg.connect(migrated_database.url)
+        async with other.transaction():
+            await other.execute("LOCK TABLE coord.event IN SHARE MODE")
+            await conn.request(GOOD, b"{}")
+            async with asyncio.timeout(60):
+                while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            mine.assign(mine=False)
+            await until(lambda: mine._intake._leaving)
+            mine.assign(mine=True)
+            await asyncio.sleep(0)
+        await other.close()
+        await rows(db, "event", 2)
+        await conn.request(GOOD, b"{}")
+        await rows(db, "event", 3)
+
+
 async def test_an_answer_that_is_not_jetstreams_is_an_error_of_the_bus(conn) -> None:
     await conn.subscribe("$JS.API.NONE", lambda m: conn.publish(m.reply, b"[1"))
     with pytest.raises(errors.BusError, match="not JetStream"):
