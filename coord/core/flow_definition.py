@@ -148,8 +148,12 @@ def plan(definition: Definition, *, depth: int = 1) -> Plan:
     for path in expressions.paths(definition.output):
         _check_path("the workflow's output", path, numbers, item=False)
     _check_order(steps)
+    dependents: list[list[int]] = [[] for _ in steps]
     for planned in steps:
-        planned.dependents = tuple(other.index for other in steps if planned.index in other.needs)
+        for need in planned.needs:
+            dependents[need].append(planned.index)
+    for planned in steps:
+        planned.dependents = tuple(dependents[planned.index])
     _join_lines(steps)
     return Plan(definition, steps)
 
@@ -358,29 +362,37 @@ def _join_lines(steps: list[Planned]) -> None:
         planned.line = tuple(line)
 
 
-def _all_before(steps: list[Planned]) -> list[set[int]]:
-    """Of each step, all that must have ended before it."""
-    before: list[set[int]] = [set() for _ in steps]
+def _all_before(steps: list[Planned]) -> list[int]:
+    """Of each step, all that must have ended before it, as bits: a definition may have very many needs."""
+    before = [0] * len(steps)
     for index in TopologicalSorter({planned.index: planned.needs for planned in steps}).static_order():
         for need in steps[index].needs:
-            before[index] |= {need} | before[need]
+            before[index] |= 1 << need | before[need]
     return before
 
 
-def _followed(planned: Planned, steps: list[Planned], before: list[set[int]]) -> int:
+def _followed(planned: Planned, steps: list[Planned], before: list[int]) -> int:
     """The one step after which a local step comes at once."""
     named = planned.step.name
-    needs = set(planned.needs)
-    last = next((need for need in needs if needs <= {need} | before[need]), None)
-    if last is None:
+    # If one of its needs comes after all the others, it is the one with the most before it.
+    last = max(planned.needs, key=lambda need: before[need].bit_count(), default=None)
+    if last is None or before[planned.index] != 1 << last | before[last]:
         raise InvalidWorkflow("a local step comes after one other step", step=named)
     found = steps[last]
     if found.kind != "task" or found.fanned or found.step.deadline_s is not None:
         raise InvalidWorkflow(
             "a local step follows a task that is no fan-out and has no deadline_s", step=named, follows=found.step.name
         )
+    if found.step.undo is not None:
+        # Of what is being executed when the workflow stops the end is waited for: steps would begin meanwhile.
+        raise InvalidWorkflow("a local step follows a task without undo", step=named, follows=found.step.name)
+    if found.step.priority != planned.step.priority:
+        raise InvalidWorkflow(
+            "a local step has the priority of the step that it follows", step=named, follows=found.step.name,
+            priority=planned.step.priority, followed_has=found.step.priority,
+        )  # fmt: skip
     for index in found.dependents:
-        if index != planned.index and planned.index not in before[index]:
+        if index != planned.index and not before[index] >> planned.index & 1:
             # It would wait for this one, though it does not need it.
             raise InvalidWorkflow(
                 "nothing else goes on from the step that a local step follows", step=named, follows=found.step.name,

@@ -175,6 +175,8 @@ class TaskDecider:
         event = fact.event
         if event != "progress":
             self._count(task, was if known else None, event, claimant)
+        if event == "completed" and task.submission.then:
+            self._count_local(task, fact)
         if was == "claimed" and (task.status != "claimed" or event == "submitted"):
             self._let_go(ident, claimant, instance)
         if task.status == "claimed" or task.ended:
@@ -222,8 +224,21 @@ class TaskDecider:
         elif event == "rejected":
             fare.rejected += 1
 
+    def _count_local(self, task: Task, fact: StoredFact) -> None:
+        """What its agent went on with: executions of other capabilities, perhaps."""
+        for local, outcome in zip(task.submission.then, tasks.decode(fact, work.Completed).then, strict=False):
+            fare = self._fare_of((task.tenant, local.task))
+            if outcome.error is None:
+                fare.completed += 1
+            elif outcome.rejected:
+                fare.rejected += 1
+            else:
+                fare.failed += 1
+
     def _fare(self, task: Task) -> Fare:
-        place = (task.tenant, task.capability)
+        return self._fare_of((task.tenant, task.capability))
+
+    def _fare_of(self, place: tuple[str, str]) -> Fare:
         fare = self.fares.get(place)
         if fare is None:
             if len(self.fares) >= 2 * limits.CAPABILITIES_MAX:

@@ -285,8 +285,10 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     def _completed(self, fact: StoredFact) -> Refusal | None:
         said = decode(fact, Completed)
         refusal = self._held(fact, said.claim)
-        if refusal is None and said.then and not _are_offered(said.then, self.submission.then):
-            return _NOT_OFFERED
+        if refusal is None and said.then:
+            work.check_outcomes(said.then)
+            if not _are_offered(said.then, self.submission.then):
+                return _NOT_OFFERED
         if refusal is None:
             self._end(fact, "completed", None, None, said.run_s)
             self.progress = 1.0

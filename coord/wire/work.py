@@ -32,6 +32,10 @@ QUEUES: Final = (*PRIORITIES, PLACED)
 """What may stand there.  Each priority is a queue that is pulled; what is placed is delivered by being offered."""
 
 
+REJECTED: Final = "rejected"
+"""The error of a local step that was rejected."""
+
+
 class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a payload is that is too large for the log: an object of the bucket PAYLOADS."""
 
@@ -179,6 +183,11 @@ class LocalOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     run_s: float | None = None
     """and ran for so long."""
 
+    @property
+    def rejected(self) -> bool:
+        """Whether its handler said that no execution can succeed."""
+        return self.final and self.error == REJECTED
+
 
 class Completed(msgspec.Struct, frozen=True, omit_defaults=True):
     """``task.completed``."""
@@ -273,6 +282,15 @@ def _check_offer(then: list[LocalStep]) -> None:
             raise InvalidPayload(
                 f"timeout_s must be above 0 and at most {limits.TASK_TIMEOUT_MAX_S:g}", timeout_s=local.timeout_s
             )
+
+
+def check_outcomes(then: list[LocalOutcome]) -> None:
+    """Raise `InvalidPayload` for a local step of which it cannot be said how it ended."""
+    for outcome in then:
+        if outcome.error == "":
+            raise InvalidPayload("an error has a name", step=outcome.step)
+        if outcome.error is not None and (outcome.output is not None or outcome.ref is not None):
+            raise InvalidPayload("a step has an output or an error, not both", step=outcome.step)
 
 
 def submission_detail(capability: str, queue: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from coord import limits
 from coord.client.redriving import said_again
 from coord.core import flow_definition, flow_view, tasks
 from coord.core.flow_definition import UNDO
+from coord.core.task_decider import TaskDecider
 from coord.wire.work import LocalOutcome, Submission
 from tests.property.test_workflow import some_local
 from tests.support.flows import World, dump, restored
@@ -149,6 +150,8 @@ def test_whoever_does_them_the_workflow_comes_to_the_same(first: int) -> None:
         [{"step": "b"}, {"step": "c"}, {"step": "d"}],
         [{"step": "b", "error": "Boom"}, {"step": "c"}],
         [{"step": "undo_a"}],
+        [{"step": "b", "error": ""}],
+        [{"step": "b", "error": "Boom", "output": 1}],
         "b",
     ],
 )
@@ -165,7 +168,8 @@ def test_what_was_not_offered_is_refused_like_a_strangers_outcome(then: Any) -> 
     world.settle()
     assert task.status == "claimed"
     _, refused = tasks.fold([f for f in world.log if f.id == "a" and f.kind == "task"])
-    assert [why.code for _, why in refused] == ["task.malformed" if then == "b" else "task.not_offered"]
+    malformed = then == "b" or then[0].get("error") == "" or "output" in then[0]
+    assert [why.code for _, why in refused] == ["task.malformed" if malformed else "task.not_offered"]
     assert world.submitted() == ["a"]
     both = [{"step": "b", "output": 1}, {"step": "c", "output": 2}]
     world.fact("w", "w1", "task", "a", "completed", data={"then": both})
@@ -218,6 +222,27 @@ def test_redriven_it_is_a_task_as_any_other() -> None:
     assert again == {"redrive": 1} | {name: value for name, value in begun.items() if name != "then"}
     world.complete(task)
     assert task.status == "completed", "by whoever goes by what the submission says"
+
+
+@pytest.mark.parametrize(
+    ("error", "fare"),
+    [({"error": "Boom"}, (1, 1, 0)), ({"error": "rejected", "final": True}, (1, 0, 1)), ({}, (2, 0, 0))],
+)
+def test_what_was_done_on_the_way_counts_for_its_capability(error: dict[str, Any], fare: tuple[int, ...]) -> None:
+    world = World(random.Random(1))
+    steps: list[dict[str, Any]] = [{"name": "a", "task": "first"}]
+    steps += [{"name": n, "task": "other", "needs": [b], "local": True} for b, n in ("ab", "bc", "cd")]
+    world.start({"name": "w", "steps": steps})
+    world.settle()
+    world.claim(world.tasks["w1", "a"])
+    then = [{"step": "b", "output": 1}, {"step": "c", **error}]
+    world.fact("w", "w1", "task", "a", "completed", data={"output": 1, "then": then})
+    decider = TaskDecider()
+    for fact in world.of("w1", "task"):
+        decider.apply(fact)
+    found = decider.fares["acme", "other"]
+    assert (found.completed, found.failed, found.rejected) == fare
+    assert decider.fares["acme", "first"].completed == 1
 
 
 def test_only_a_decider_offers() -> None:

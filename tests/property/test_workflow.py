@@ -28,6 +28,7 @@ PER_SEED = 4
 def definition(rng: random.Random, depth: int = 0) -> dict[str, Any]:
     """A random workflow: mostly tasks."""
     steps: list[dict[str, Any]] = []
+    priority = rng.choice(["critical", "normal", "batch"])
     for number in range(rng.randint(1, 7 - 3 * depth)):
         step: dict[str, Any] = {"name": f"s{number}"}
         before = [other["name"] for other in steps]
@@ -40,7 +41,7 @@ def definition(rng: random.Random, depth: int = 0) -> dict[str, Any]:
             step |= {
                 "task": "do",
                 "retries": rng.randint(0, 2),
-                "priority": rng.choice(["critical", "normal", "batch"]),
+                "priority": priority,
             }
         elif kind == "workflow":
             step["workflow"] = definition(rng, depth + 1)

@@ -110,6 +110,8 @@ def test_what_is_no_condition_is_refused(text: str) -> None:
         ([step(), step("b", needs=["a"], local=True, for_each=[1])], errors.InvalidWorkflow, {"step": "b"}),
         ([step(for_each=[1]), step("b", needs=["a"], local=True)], errors.InvalidWorkflow, {"follows": "a"}),
         ([step(deadline_s=1), step("b", needs=["a"], local=True)], errors.InvalidWorkflow, {"follows": "a"}),
+        ([step(undo={"task": "u"}), step("b", needs=["a"], local=True)], errors.InvalidWorkflow, {"follows": "a"}),
+        ([step(), step("b", needs=["a"], local=True, priority="batch")], errors.InvalidWorkflow, {"priority": "batch"}),
         ([step(), step("c"), step("b", needs=["a", "c"], local=True)], errors.InvalidWorkflow, {"step": "b"}),
         ([step(), step("b", needs=["a"], local=True), step("c", needs=["a"])], errors.InvalidWorkflow, {"other": "c"}),
         ([{"name": "a", "sleep_s": 1, "timeout_s": 2}], errors.InvalidWorkflow, {"step": "a"}),
@@ -197,7 +199,7 @@ def test_the_first_that_is_sure_enough_decides_and_else_the_surest() -> None:
 
 def test_lines_of_local_steps() -> None:
     steps = [step(f"s{n}", needs=[f"s{n - 1}"] if n else [], local=n > 0) for n in range(limits.LOCAL_STEPS_MAX + 4)]
-    steps += [step("join", needs=["s0", "s3", steps[-1]["name"]]), step("x"), step("y", needs=["x"])]
+    steps += [step("join", needs=["s0", "s3", steps[-1]["name"]]), step("y", needs=["x"]), step("x")]
     steps.append(step("z", needs=["y"], input={"x": "$steps.x.output"}, local=True))
     lines = {one.step.name: one.line for one in flow_definition.plan(defined(*steps)).steps}
     assert lines["s0"] == tuple(range(1, limits.LOCAL_STEPS_MAX + 1)), "it is bounded,"
