@@ -248,7 +248,7 @@ class PresenceTable(Watch):
         row = self._rows.get((tenant, agent, instance))
         if row is not None:
             return row.state != "gone"
-        return self._doubts() or len(self._per_agent.get((tenant, agent), ())) >= limits.PRESENCE_PER_AGENT_MAX
+        return self.doubts or len(self._per_agent.get((tenant, agent), ())) >= limits.PRESENCE_PER_AGENT_MAX
 
     def state(self, tenant: str, agent: str, instance: str) -> str:
         """See `Watch`; alive while nothing is known for certain."""
@@ -257,13 +257,15 @@ class PresenceTable(Watch):
             return row.state
         return "alive" if self.lives(tenant, agent, instance) else "unknown"
 
-    def _doubts(self) -> bool:
+    @property
+    def doubts(self) -> bool:
+        """See `Watch`."""
         return self._blind or self._ticked < self._settles or len(self._rows) >= self._instances_max
 
     @property
     def news(self) -> object:
         """See `Watch`."""
-        return self.version, self._doubts()
+        return self.version, self.doubts
 
     def fares(self) -> Iterable[tuple[tuple[str, str], Fare]]:
         """See `Watch`."""

@@ -50,9 +50,11 @@ TRANSITIONS: Final[dict[tuple[str, str], Status]] = {
 _LOOK_EVERY_S: Final = 1.0
 """How often all registered instances are compared with what is heard; deaths are told at once."""
 
-
-_ANSWER_S: Final = 3.0
-"""Of whom nothing was heard yet is asked before it is stated that it is gone: who stands by beats rarely."""
+_ASKS: Final = 3
+"""So often is asked of whom nothing was heard yet before it is stated that it is gone: who stands by beats rarely, and
+a question, or its answer, may be lost."""
+_ANSWER_S: Final = 1.0
+"""It has so long for each answer."""
 
 _FORGET_EVERY_S: Final = 30.0
 
@@ -168,6 +170,19 @@ class _Dump(msgspec.Struct):
     agents: list[Agent] = []
 
 
+class _Asked(msgspec.Struct):
+    """Of one instance that is registered and was not heard of."""
+
+    at: float
+    """When it was asked last."""
+    times: int
+    """Without doubt; 0: asked in doubt, where silence means nothing."""
+
+    def waits(self, now: float) -> bool:
+        """Whether it may still answer."""
+        return self.times < _ASKS or now - self.at < _ANSWER_S
+
+
 class PresenceDecider(Folding):
     """Of one partition; a `coord.core.deciding.Decider`."""
 
@@ -183,8 +198,7 @@ class PresenceDecider(Folding):
         """Looks in a row at which an agent used more than it may."""
         self._watched: dict[tuple[str, str], Agent] = {}
         """Those whose usage is looked at: they have quotas, or are quarantined."""
-        self._asked: dict[Ident, float] = {}
-        """Who is registered and was not heard of, and when it was asked."""
+        self._asked: dict[Ident, _Asked] = {}
         self._compared: object = None
         """The news as of which all that is registered was found to be as it is stated; None: it is to be compared."""
 
@@ -243,7 +257,8 @@ class PresenceDecider(Folding):
         if news is None or news != self._compared:
             effects += self._compare(presence, watch, now)
             # What is stated comes back as a fact, or is due again; who is asked answers, or does not.
-            self._compared = None if effects or self._asked else news
+            asking = any(one.times and one.waits(now) for one in self._asked.values())
+            self._compared = None if effects or asking else news
         if watch is not None:
             for at, agent in list(self._watched.items()):
                 effects += self._quota(at, agent, watch.usage(*at), now)
@@ -262,25 +277,37 @@ class PresenceDecider(Folding):
                 # Without an instance (a plain client's) nobody can tell whether it is there.
                 if not name:
                     continue
-                if watch is not None and (asked_at := self._asking(watch, agent, name, one, now)) is not None:
-                    if asked_at == now:
+                heard = watch is None or watch.heard(agent.tenant, agent.agent, name)
+                if watch is None or heard or one.status not in ("alive", "suspect"):
+                    self._asked.pop((agent.tenant, agent.agent, name), None)
+                else:
+                    if self._asks(agent, name, now, doubts=watch.doubts):
                         asked = {"what": "about", "instance": name}
                         effects.append(Push(agent.tenant, agent.agent, None, wire.TOPIC, asked))
-                    if now - asked_at < _ANSWER_S:
+                    if self._asked[agent.tenant, agent.agent, name].waits(now):
                         continue
-                if event := _due(one.status, _seen(presence, watch, agent, name)):
+                event = _due(one.status, _seen(presence, watch, agent, name))
+                if event and (heard or event != "returned"):  # it lives by doubt, which is no news
                     present = agent.present if present is None else present
                     self._asked.pop((agent.tenant, agent.agent, name), None)
                     effects.append(_of_one(agent, name, one, event, present))
         return effects
 
-    def _asking(self, watch: Watch, agent: Agent, name: str, one: Instance, now: float) -> float | None:
-        """When it was asked, perhaps now, whether it is there; None: there is no need."""
+    def _asks(self, agent: Agent, name: str, now: float, *, doubts: bool) -> bool:
+        """Whether it is asked now whether it is there: once in doubt, and some times when that is over."""
         ident = (agent.tenant, agent.agent, name)
-        if one.status not in ("alive", "suspect") or watch.heard(*ident):
-            self._asked.pop(ident, None)
-            return None
-        return self._asked.setdefault(ident, now)
+        asked = self._asked.get(ident)
+        if doubts:
+            # What was asked before may have been missed: it counts from the start when the doubt is over.
+            self._asked[ident] = _Asked(now if asked is None else asked.at, 0)
+            return asked is None
+        if asked is None or not asked.times:
+            self._asked[ident] = _Asked(now, 1)
+            return True
+        if asked.times < _ASKS and now - asked.at >= _ANSWER_S:
+            asked.at, asked.times = now, asked.times + 1
+            return True
+        return False
 
     def _watch_usage(self, at: tuple[str, str], agent: Agent) -> None:
         if at in self._agents and (agent.quarantined or agent.quotas is not None):

@@ -72,6 +72,11 @@ class Watch(abc.ABC):
         return True
 
     @property
+    def doubts(self) -> bool:
+        """Whether this process may have missed what was said: who is silent now may well be there."""
+        return False
+
+    @property
     def news(self) -> object:
         """Equal to what it was before where no `state` can have changed since; None: look for yourself."""
         return None

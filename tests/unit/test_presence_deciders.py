@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coord import limits
 from coord.core import board, capability
@@ -44,12 +46,17 @@ class World(Watch):
         self.used = Usage()
         self.fare: dict[tuple[str, str], Fare] = {}
         self.unheard: set[str] = set()
+        self.doubting = False
         self.version: object = None
         self.looks = 0
 
     @property
     def news(self) -> object:
-        return self.version
+        return self.version and (self.version, self.doubting)
+
+    @property
+    def doubts(self) -> bool:
+        return self.doubting
 
     def heard(self, tenant: str, agent: str, instance: str) -> bool:
         return instance not in self.unheard
@@ -125,7 +132,7 @@ def test_suspicion_return_and_death_are_numbered(presence: Loop) -> None:
     assert said == ["suspected.i1.1", "returned.i1.2", "gone.i1.3", "returned.i1.4", "gone.i1.5"]
 
 
-def test_whoever_was_not_heard_of_is_asked_once_before_it_is_stated_to_be_gone(presence: Loop) -> None:
+def test_whoever_was_not_heard_of_is_asked_three_times_before_it_is_stated_to_be_gone(presence: Loop) -> None:
     """As after a start: those who stand by beat more rarely than a young process waits."""
     for n in (1, 2):
         presence.decider.apply(registered(f"i{n}", n))
@@ -138,9 +145,50 @@ def test_whoever_was_not_heard_of_is_asked_once_before_it_is_stated_to_be_gone(p
     presence.world.unheard = {"i2"}
     assert presence.look() == presence.look() == []
     assert presence.look() == ["gone.i2.1"]
+    assert [push.body["instance"] for push in presence.pushes] == ["i1", "i2", "i2", "i2"]
     presence.decider.apply(registered("i2", 3))
     assert presence.look() == []  # asked again, not answered for a while
-    assert len(presence.pushes) == 3
+    assert len(presence.pushes) == 5
+
+
+@given(
+    st.lists(st.sampled_from(["lost", "doubt", "answered"]), max_size=12).map(lambda steps: [*steps, "answered"]),
+    st.sampled_from(["alive", "suspect"]),
+)
+def test_a_healthy_one_is_not_stated_to_be_gone_while_one_of_three_questions_arrives(
+    steps: list[str], status: Any
+) -> None:
+    """Each look its question is lost, or this process doubts its own ears, or it answers before the next look."""
+    presence = Loop(PresenceDecider())
+    presence.decider.apply(registered())
+    presence.decider.get("acme", "a1").instances["i1"].status = status
+    presence.world.version, presence.world.unheard = 1, {"i1"}
+    lost = 0  # in a row, without doubt
+    for step in steps:
+        presence.world.doubting = step == "doubt"
+        presence.world.states["i1"] = "alive" if step == "doubt" else "unknown"
+        asked, said = len(presence.pushes), presence.look()
+        if lost == 3 and step != "doubt":
+            assert said == ["gone.i1.1"]
+            return
+        assert said == []
+        if step == "doubt":
+            lost = 0
+            continue
+        assert len(presence.pushes) == asked + 1
+        lost += 1
+        if step == "answered":
+            presence.world.unheard, presence.world.states["i1"] = set(), "alive"
+            assert presence.look() == (["returned.i1.1"] if status == "suspect" else [])
+            return
+
+
+def test_who_was_not_heard_of_has_not_returned_only_because_its_death_is_in_doubt(presence: Loop) -> None:
+    presence.decider.apply(registered())
+    presence.take(presence.decider.gone("acme", "a1", "i1", T))
+    presence.world.doubting, presence.world.unheard = True, {"i1"}
+    assert presence.look() == []
+    assert presence.pushes == []
 
 
 def test_nobody_is_looked_at_while_nothing_is_new(presence: Loop) -> None:
