@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import zlib
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
@@ -54,24 +55,30 @@ _BEAT_APART_S: Final = 0.02
 """Asked for more often, it does not beat more often."""
 
 _RESTED: Final = (0.8, 1.0)
-"""Who beats rarely does it a little sooner than it said."""
+"""Who beats rarely does it a little sooner than it said: those asked at the same time are not to stay together."""
 
 _MOMENT_S: Final = 0.25
 """Between the moments of the clock in which agents beat,"""
-_LATE_S: Final = 0.03
-"""and so much late a beat may be rather than early by all of that: timers are not exact."""
+_LATE_S: Final = 0.005
+"""and so much later than said a beat may be planned: a timer that fires early by that is not to fire again in the
+moment for which it was set.  The clock on the wall differs from the loop's by 0.5 ms a second at most while it is
+slewed (NTP); to whoever listens a beat is overdue when it is late by half of what was said."""
 
 _FIELDS: Final = frozenset({"load", "claims", "running", "memory_mib"})
 
 
-def together_s(due_s: float, now: float) -> float:
-    """How long to wait for a beat that is due in `due_s`: until the last moment before that (Unix seconds).
+def together_s(due_s: float, now: float, share: float | None = None) -> float:
+    """How long to wait for a beat that is due in `due_s`: until the last of its moments before that (Unix seconds).
 
-    All who beat do it in the same moments, which are a quarter of a second apart: whoever listens wakes up a few
-    times a second, however many they are.
+    All who beat do it in moments that are a quarter of a second apart: whoever listens wakes up a few times a second,
+    however many they are.  `share` (from 0 to less than 1) is its place among those who beat as often: one
+    moment in each `due_s` is its own, and they are spread over all of these.  None: all moments are its own.
     """
     apart_s = min(_MOMENT_S, due_s / 4)
-    return due_s + _LATE_S - (now + due_s + _LATE_S) % apart_s
+    moments = int(due_s / apart_s)
+    every_s = apart_s if share is None else moments * apart_s
+    own_s = 0.0 if share is None else int(share * moments) * apart_s
+    return due_s + _LATE_S - (now + due_s + _LATE_S - own_s) % every_s
 
 
 class _Told(msgspec.Struct):
@@ -107,6 +114,8 @@ class Beating:
         self._said_s = limits.HEARTBEAT_S
         """How soon the next one comes, as the last one said."""
         self._rng = random.Random()
+        self._share = zlib.crc32(self._subject.encode()) / 2**32
+        """Which of the moments is its own."""
         self._abouts = 0
         self._count = 0
         self._loop: asyncio.Task[None] | None = None
@@ -292,10 +301,12 @@ class Beating:
             await asyncio.sleep(_BEAT_APART_S)
             # Soon again on a new connection: whoever listens may have come back later than we did.
             next_s = limits.HEARTBEAT_S if self._abouts <= _ABOUT_FIRST else self._said_s
+            share: float | None = self._share
             if next_s > limits.HEARTBEAT_IDLE_S:
-                next_s *= self._rng.uniform(*_RESTED)  # who was asked at the same moment is not to stay together
+                # How rarely changes with how many there are: a moment of its own would be another one each time.
+                next_s, share = next_s * self._rng.uniform(*_RESTED), None
             try:
-                async with asyncio.timeout(together_s(next_s, clock.unix() - _BEAT_APART_S) - _BEAT_APART_S):
+                async with asyncio.timeout(together_s(next_s, clock.unix() - _BEAT_APART_S, share) - _BEAT_APART_S):
                     await self._wake.wait()
             except TimeoutError:
                 continue

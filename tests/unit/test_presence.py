@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -189,14 +191,28 @@ def test_all_who_stand_by_beat_a_bounded_number_of_times_together() -> None:
     assert presence.rest_s(10**6) == limits.HEARTBEAT_EVERY_MAX_S
 
 
-@given(st.floats(0.1, 60.0), st.floats(0, 2e9), st.floats(-0.02, 0.1))
-def test_beats_come_together_and_never_later_than_said(due_s: float, now: float, late_s: float) -> None:
-    wait_s = together_s(due_s, now)
-    assert 0.7 * due_s < wait_s < due_s + 0.031
+@given(
+    st.floats(0.1, 60.0), st.floats(0, 2e9), st.floats(-0.004, -0.001) | st.floats(0, 0.1),
+    st.none() | st.floats(0, 1, exclude_max=True),
+)  # fmt: skip
+def test_beats_come_together_and_never_later_than_said(
+    due_s: float, now: float, late_s: float, share: float | None
+) -> None:
+    wait_s = together_s(due_s, now, share)
+    # 5 ms late for timers that are a little early, which is nothing beside the half of `due_s` after which it matters.
+    assert (0.0 if share is not None else 0.7 * due_s) < wait_s < due_s + 0.0051
     moment = (now + wait_s) / min(0.25, due_s / 4)
     assert abs(moment - round(moment)) < 1e-3
     for every_s in (limits.HEARTBEAT_S, limits.HEARTBEAT_IDLE_S):  # a timer that is a little off stays with the others
-        assert abs(late_s + together_s(every_s, round(now) + late_s) - every_s) < 1e-3
+        own = now + together_s(every_s, now, share)
+        assert abs(late_s + together_s(every_s, own + late_s, share) - every_s) < 1e-3
+
+
+def test_those_who_beat_together_are_not_all_in_one_moment() -> None:
+    """However close together they began: 5,000 that beat every five seconds are 250 in a quarter of one."""
+    for every_s, moments in ((limits.HEARTBEAT_S, 4), (limits.HEARTBEAT_IDLE_S, 20)):
+        found = Counter(round(1e9 + together_s(every_s, 1e9, n / 5_000), 3) for n in range(5_000))
+        assert set(found.values()) == {5_000 // moments}
 
 
 def test_after_the_start_nobody_is_gone_before_they_had_the_time_to_beat() -> None:
