@@ -40,6 +40,7 @@ async def test_a_line_costs_one_task_and_stops_where_it_must(fleet: Fleet) -> No
     agent = coord.Agent("crew", capabilities={"add": 8, "moody": 2})
     seen: list[tuple[str, str, str, int]] = []
     moods = iter([ValueError("not today")])
+    attempts: list[int] = []
 
     @agent.task("add")
     async def add(given: int, ctx: coord.TaskContext) -> int:
@@ -48,6 +49,7 @@ async def test_a_line_costs_one_task_and_stops_where_it_must(fleet: Fleet) -> No
 
     @agent.task("moody")
     async def moody(given: int, ctx: coord.TaskContext) -> int:
+        attempts.append(ctx.attempt)
         for mood in moods:
             raise mood
         if given < 0:
@@ -83,6 +85,7 @@ async def test_a_line_costs_one_task_and_stops_where_it_must(fleet: Fleet) -> No
 
         # What fails is tried again as a task of its own; what is rejected is not.
         assert await c.run_workflow(line("add", "moody", "add", backoff_s=0.01), 1, id="l3", timeout_s=WAIT_S) == 21
+        assert attempts == [1, 2]
         facts = Counter(await told(c, "l3"))
         assert (facts["task s1 submitted"], facts["timer s1 fired"], facts["task s2 submitted"]) == (1, 1, 0)
         failing = await c.start_workflow(line("add", "moody", "add"), -9, id="l4")
