@@ -40,7 +40,7 @@ class Feeding:
                 reader.tell()
             elif waiting == 1:
                 self._tell_later(reader)
-        elif waiting == 1 or reader in self._untold:
+        elif waiting in (1, limits.GATHER_CROWD) or reader in self._untold:
             self.tell()
             reader.tell()
         return reader

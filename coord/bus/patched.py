@@ -291,12 +291,20 @@ class PatchedClient(Client):
     def _write(self) -> None:
         """Write what was sent in the last turn; where the peer does not keep up, the flusher does, and waits for it."""
         before, self._before_write = self._before_write, []
-        for callback in before:
-            try:
-                callback()
-            except Exception as exc:  # noqa: BLE001 - a defect of its owner: what is sent is written all the same
-                self.receiver_failed(exc)
+        try:
+            while before:
+                try:
+                    before.pop(0)()
+                except Exception as exc:  # noqa: BLE001 - a defect of its owner: what is sent is written all the same
+                    self.receiver_failed(exc)
+        except BaseException:  # it may raise itself: what is left, and what was sent, in the next turn
+            self._writing = False
+            self._before_write[:0] = before
+            self._write_soon()
+            raise
         self._writing = False
+        if self._before_write:  # asked for by those who were called
+            self._write_soon()
         if not self._pending or not self.is_connected:
             return
         transport = self._transport

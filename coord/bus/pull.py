@@ -244,7 +244,12 @@ class PinnedReader(Puller):
 
     @property
     def patience_s(self) -> float:
-        """How soon `check_silence` may find something, if nothing comes until then."""
+        """How soon `check_silence` may find something, if nothing comes until then.
+
+        What is not taken yet is a sign of life when it is: nobody need look again and again until then.
+        """
+        if self._buffer:
+            return SILENCE_S + limits.PULL_EXPIRES_S / 10
         patience_s = self._heard_at + SILENCE_S - asyncio.get_running_loop().time()
         return max(patience_s, 0.0) + limits.PULL_EXPIRES_S / 10
 
@@ -477,6 +482,8 @@ class PinnedReader(Puller):
             # While something waits nobody asks how long the server has been silent, nor sleeps.
             self._heard_at = asyncio.get_running_loop().time()
             self._notify()
+        elif len(self._buffer) == limits.GATHER_CROWD - 1:
+            self._notify()  # many: whoever waits with what little there was does not any more
         # `as_published`, for the line that every delivery of this session ends with.
         head = headers.removesuffix(self._pin_line)
         raw_headers = head + _END if _NO_FIELDS < len(head) < len(headers) else as_published(headers or None)

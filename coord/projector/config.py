@@ -25,7 +25,10 @@ class ProjectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     pull_bytes_max: int = limits.PULL_BYTES
     """The same in bytes."""
     idle_checkpoint_s: float = limits.CHECKPOINT_IDLE_S
-    """How often the checkpoint of an idle partition follows the end of the log."""
+    """How often the checkpoint of an idle partition follows the end of the log, which finds what is not delivered too.
+
+    Below 2 s that may end the session of a partition that only waits behind a stuck neighbour (`GATHER_STALL_S`).
+    """
     retry_first_s: float = limits.RETRY_FIRST_S
     retry_max_s: float = limits.RETRY_MAX_S
     """Backoff while the database or the broker is away."""

@@ -178,9 +178,9 @@ class Performer:
     def _push_together(self) -> None:
         """What was to be told in this turn of the loop: to each who takes several at once, in few messages."""
         together, self._together = self._together, {}
-        with contextlib.suppress(errors.CoordError):  # at most once: the log has it
-            for subject, bodies in together.items():
-                for several in _of_size(bodies, limits.PUSH_TOGETHER_BYTES):
+        for subject, bodies in together.items():
+            for several in _of_size(bodies, limits.PUSH_TOGETHER_BYTES):
+                with contextlib.suppress(errors.CoordError):  # at most once: the log has it; others get theirs
                     if len(several) == 1:
                         self._conn.publish(subject, several[0])
                     else:

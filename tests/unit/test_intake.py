@@ -16,7 +16,6 @@ from coord import errors
 from coord.bus.pull import Delivery
 from coord.core import chain
 from coord.core.checkpoint import Checkpoint
-from coord.projector.config import ProjectorConfig
 from coord.projector.intake import Intake
 from coord.projector.partition import PartitionProjector
 from coord.projector.rows import Batch
@@ -204,12 +203,11 @@ def test_a_fill_that_fails_adds_nothing() -> None:
 
 
 async def test_what_arrives_wakes_no_session_with_a_consumer_though_one_without_is_over() -> None:
-    conn: Any = SimpleNamespace(on_disconnected=lambda _: None, epoch=0)
-    config, metrics = ProjectorConfig(), Metrics(CollectorRegistry())
-    nothing = cast("Any", None)
-    mine = PartitionProjector("EVENTS", 3, conn, nothing, nothing, config, metrics)
+    mine = PartitionProjector.__new__(PartitionProjector)
+    mine._bell = Bell()
     mine._intake = cast("Any", SimpleNamespace(wake=lambda: None))
-    mine._unled.is_over = True  # as it was left
+    mine._reader = mine._source = cast("Any", object())
+    mine._unled = cast("Any", SimpleNamespace(is_over=True))  # as it was left
     mine._wake()
     assert not mine._bell._rung
     mine._source = mine._unled

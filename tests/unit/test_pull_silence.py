@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coord import errors
+from coord import errors, limits
 from coord.bus import pull
 from coord.bus.pull import PinnedReader
 
@@ -30,3 +30,26 @@ async def test_silence_is_noticed_before_the_caller_loses_patience(monkeypatch) 
     async with asyncio.timeout(50):
         with pytest.raises(errors.DeliveryGap, match="silent"):
             await reader.receive(1, 60)
+
+
+def arrive(reader: PinnedReader, seq: int) -> None:
+    reader._accept(seq, 0, b"coord.ev.t.a.k.note.n.said", b"", b"", b"{}")
+
+
+async def test_what_is_not_taken_yet_makes_nobody_look_for_silence_again_and_again() -> None:
+    conn: Any = Silent()
+    reader = PinnedReader(conn, "EVENTS", "projector-3")
+    arrive(reader, 1)
+    reader._heard_at = asyncio.get_running_loop().time() - 100  # nobody takes it
+    reader.check_silence()
+    assert reader.patience_s > pull.SILENCE_S
+
+
+async def test_a_reader_tells_of_the_first_that_arrives_and_once_of_many() -> None:
+    conn: Any = Silent()
+    reader = PinnedReader(conn, "EVENTS", "projector-3")
+    told: list[int] = []
+    reader.on_wake = lambda: told.append(seq)
+    for seq in range(1, 100):
+        arrive(reader, seq)
+    assert told == [1, limits.GATHER_CROWD]

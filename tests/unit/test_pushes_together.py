@@ -90,3 +90,18 @@ def test_without_a_connection_whoever_decides_is_told_and_what_waits_is_lost(con
     performer.perform(_push("a", 3))
     conn.turn()
     assert conn.said == [("a.task", 3)]
+
+
+def test_one_that_cannot_be_told_keeps_no_other_from_its_own(
+    conn: _Conn, performer: Performer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(subject: str, body: bytes) -> None:
+        if subject.endswith(".a.task"):
+            raise errors.PayloadTooLarge
+        conn.said.append((subject.removeprefix("coord.push.t."), msgspec.json.decode(body)))
+
+    monkeypatch.setattr(conn, "publish", publish)
+    performer.perform(_push("a", 1))
+    performer.perform(_push("b", 2))
+    conn.turn()
+    assert conn.said == [("b.task", 2)]

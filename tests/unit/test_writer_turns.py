@@ -71,14 +71,16 @@ async def test_who_always_has_more_lets_the_others_have_theirs_first(writer, cal
 
 async def test_they_wait_with_a_transaction_where_little_comes(writer, calls, turn) -> None:
     writer._pace.begin(asyncio.get_running_loop().time(), 1)  # a few rows a second
-    lane = asyncio.ensure_future(writer._pause(0.02))
+    lane = asyncio.ensure_future(writer._pause(60))
     await asyncio.sleep(0)
     a, b = turn("a"), turn("b")
     writer.soon(a)
     writer.soon(b)
-    await asyncio.sleep(0.001)
+    for _ in range(3):
+        await asyncio.sleep(0)
     assert calls == []
-    await lane
+    lane.cancel()  # the pause is over
+    await asyncio.wait({lane})
     assert calls == ["a", "b"]
 
 
