@@ -49,6 +49,7 @@ async def test_a_reader_tells_of_the_first_that_arrives_and_once_of_many() -> No
     conn: Any = Silent()
     reader = PinnedReader(conn, "EVENTS", "projector-3")
     told: list[int] = []
+    seq = 0
     reader.on_wake = lambda: told.append(seq)
     for seq in range(1, 100):
         arrive(reader, seq)
