@@ -50,18 +50,16 @@ class Holder(Protocol):
 class Attempt:
     """See the module.  `outcome` runs it, once."""
 
-    __slots__ = ("_content", "_overran", "began_at", "ctx", "handles", "holder", "inline_bytes", "overruns_at", "said")
+    __slots__ = ("_content", "_overran", "began_at", "ctx", "handles", "holder", "overruns_at", "said")
 
     def __init__(
-        self, holder: Holder, handles: Handles, said: Delivered, ctx: TaskContext, content: Content = "json", *,
-        inline_bytes: int = limits.TASK_INLINE_BYTES,
-    ) -> None:  # fmt: skip
-        """`content`: what the input is written in; a longer output than `inline_bytes` is a payload of its own."""
+        self, holder: Holder, handles: Handles, said: Delivered, ctx: TaskContext, content: Content = "json"
+    ) -> None:
+        """`content`: what the input is written in."""
         self.holder = holder
         self.handles = handles
         self.said = said
         self.ctx = ctx
-        self.inline_bytes = inline_bytes
         self.began_at = clock.monotonic()
         self.overruns_at: float | None = None
         """Monotonic; None: a timer of its own sees to it."""
@@ -113,10 +111,11 @@ class Attempt:
             _log.info("worker.task_failed", task=self.ctx.task_id, capability=self.ctx.capability, exc_info=exc)
             return self.failed(*_described(exc))
         run_s = self.run_s()
+        self.overruns_at = None  # what follows is not the handler's
         try:
             body = handles.encode(output)
             ref = None
-            if len(body) > self.inline_bytes:
+            if len(body) > limits.TASK_INLINE_BYTES:
                 ref, body = await self.holder.payloads.put(body), b"null"
         except errors.PayloadTooLarge as exc:
             return self.failed("result.too_large", str(exc), final=True)

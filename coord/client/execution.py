@@ -18,20 +18,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from coord import errors, limits
+from coord import errors
 from coord.client import context
 from coord.client.attempts import Attempt
 from coord.client.event_ids import new_event_id
 from coord.client.histories import read
 from coord.client.tasks import Delivered, Handles, TaskContext, attempt_of
-from coord.client.yielding import Gate
+from coord.client.yielding import Gate, within
 from coord.core import claiming
-from coord.core.flow_local import Line
-from coord.core.flow_state import reference_in
+from coord.core.flow_local import Line, Moment, begins
 from coord.core.tasks import failed_before
 from coord.runtime import clock
 from coord.telemetry import logs
@@ -252,10 +252,11 @@ class Execution:
 
     async def _run(self, running: Attempt) -> None:
         token = context.follow(self.fact)
+        plain = copy_context() if self.said.then else None
         try:
             event, said = await running.outcome()
-            if self.said.then and isinstance(said, work.Completed):
-                said = await self._go_on(said)
+            if plain is not None and isinstance(said, work.Completed):
+                said = await self._go_on(said, plain)
         except asyncio.CancelledError:
             if self.ended_because is None:  # the loop is going down, or somebody cancelled us
                 self.ended_because = "drained"
@@ -273,59 +274,76 @@ class Execution:
             return
         await self._state_outcome(event, said)
 
-    async def _go_on(self, first: work.Completed) -> work.Completed:
-        """Do the local steps that were offered with the task, as far as that goes: the outcome of all of them."""
-        worker, said = self.worker, self.said
-        if first.ref is not None or said.redrive or not self.fact.agent.startswith("_"):
-            return first  # no decider's offer, or a workflow that is over
-        line = Line(self.fact.id, bytes(first.output))
-        done: list[work.LocalOutcome] = []
-        room = limits.LOCAL_OUTPUT_BYTES_MAX
-        for local in said.then:
-            after_s = clock.monotonic() - self.began_at
-            handles = worker.handles(local.task)
-            busy = worker.leaving or self.is_ending or self.gate.closed
-            if handles is None or busy or after_s >= limits.LOCAL_S:
-                break
-            try:
-                given = line.input_of(local) if line.goes_on(local) else None
-            except errors.CoordError as exc:
-                _log.warning("worker.local_step_unclear", task=self.fact.id, step=local.step, error=exc)
-                break
-            if given is None or reference_in(given) is not None:
-                break  # skipped, or a payload of its own: the decider goes on
-            ended = await self._local(local, handles, given, room)
-            if ended is None:
-                break
-            outcome = msgspec.structs.replace(ended, after_s=round(after_s, 6))
-            done.append(outcome)
-            if outcome.error is not None or outcome.ref is not None:
-                break
-            output = bytes(outcome.output)
-            room -= len(output)
-            line.ended(local.step, output)
-        return msgspec.structs.replace(first, then=done) if done else first
+    async def _go_on(self, first: work.Completed, plain: Context) -> work.Completed:
+        """Do the local steps that were offered with the task, as far as that goes: the outcome of all of them.
 
-    async def _local(
-        self, local: work.LocalStep, handles: Handles, given: bytes, room: int
-    ) -> work.LocalOutcome | None:
-        """Execute one local step; None: it was broken off, and what was done before it is to be told."""
-        head = self.said
-        said = Delivered(
-            input=msgspec.Raw(given), timeout_s=local.timeout_s, priority=head.priority, labels=local.labels
-        )
-        self.ctx = TaskContext(self.worker.coord, self.fact, said, claim=self.claim, attempt=1, local=local)
-        attempt = self.attempt = Attempt(self, handles, said, self.ctx, inline_bytes=room)
+        `plain`: context variables as no handler has changed them.  Whatever breaks it off, what was done is told.
+        """
+        done: list[work.LocalOutcome] = []
         try:
-            event, ended = await attempt.outcome()
+            if self.ctx is not None and self.ctx.has_spoken:
+                await self.ctx.settled()
+            await self._line(first, plain, done)
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if self.ended_because != "drained" or current is None:
                 raise
             current.uncancel()
-            return None
-        if self.ctx.has_spoken:
-            await self.ctx.settled()
+        except Exception as exc:  # noqa: BLE001 - our defect, or an offer that makes no sense: the decider goes on
+            _log.error("worker.local_step_unclear", task=self.fact.id, done=len(done), exc_info=exc)
+        return msgspec.structs.replace(first, then=done) if done else first
+
+    async def _line(self, first: work.Completed, plain: Context, done: list[work.LocalOutcome]) -> None:
+        if first.ref is not None or self.said.redrive or not self.fact.agent.startswith("_"):
+            return  # no decider's offer, or a workflow that is over
+        line = Line(self.fact.id, bytes(first.output))
+        for local in self.said.then:
+            handles = self.worker.handles(local.task)
+            at = self._moment(handles)
+            given = begins(line, local, at)
+            if given is None or handles is None:
+                return
+            slots = self.worker.slots(local.task)
+            if slots is not self.slots:
+                slots.take(self)
+                self.worker.refill(local.task)  # what waits for the slot is taken back, if it was the last
+            try:
+                ended = await self._local(local, handles, given, plain.copy())
+            finally:
+                if slots is not self.slots:
+                    slots.leave(self)
+                    self.worker.refill(local.task)
+            outcome = msgspec.structs.replace(ended, after_s=round(at.after_s, 6))
+            done.append(outcome)
+            line.ended(outcome, bytes(outcome.output) if outcome.error is None else b"null")
+
+    def _moment(self, handles: Handles | None) -> Moment:
+        """What decides whether a local step that `handles` would do is begun."""
+        worker = self.worker
+        able = slot = yields = handles is not None
+        crowded = worker.crowded(self.handles.capability)
+        if handles is not None and handles.capability != self.handles.capability:
+            spare = worker.spare(handles.capability)
+            slot, crowded = spare > 0, crowded or spare <= 1
+        if handles is not None and self.preemptible:
+            yields = handles.preemptible is not False
+        return Moment(
+            claim=self.claim, after_s=clock.monotonic() - self.began_at, able=able,
+            leaving=worker.leaving or self.is_ending or self.gate.closed, slot=slot,
+            crowded=crowded and self.said.priority != "critical", yields=yields,
+        )  # fmt: skip
+
+    async def _local(
+        self, local: work.LocalStep, handles: Handles, given: bytes, variables: Context
+    ) -> work.LocalOutcome:
+        """Execute one local step."""
+        head = self.said
+        said = Delivered(
+            input=msgspec.Raw(given), timeout_s=local.timeout_s, priority=head.priority, labels=local.labels
+        )
+        self.ctx = TaskContext(self.worker.coord, self.fact, said, claim=self.claim, attempt=1, local=local)
+        attempt = self.attempt = Attempt(self, handles, said, self.ctx)
+        event, ended = await within(variables, attempt.outcome())
         self.worker.did_local(handles.capability, event, attempt.run_s())
         match ended:
             case work.Completed():

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """`capacity` executions at once; a batch one that makes way gives its slot to a critical one."""
+    """`capacity` executions at once; a batch one that makes way gives its slot to a critical one.
+
+    An execution that does local steps has a slot of its task's capability, and one of the step's while that runs.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -43,7 +46,7 @@ class Slots:
             self.running.discard(other)
             self.held.append(other)
             other.worker.preempted(other)
-            other.gate.close()
+            other.gate.close(self)
         self.running.add(execution)
         return True
 
@@ -51,9 +54,9 @@ class Slots:
         """Free its slot, or let the one go on that was held for it.  Twice is legal."""
         if execution in self.held:
             self.held.remove(execution)
-            execution.gate.open()
+            execution.gate.open(self)
         self.running.discard(execution)
         while self.held and len(self.running) < self.capacity:
             resumed = self.held.popleft()
             self.running.add(resumed)
-            resumed.gate.open()
+            resumed.gate.open(self)

@@ -124,8 +124,10 @@ class TaskContext:
         """`local`: the execution is that local step's, under the claim of the task that `fact` submitted."""
         self.coord = coord
         """The connection, to submit and state more with; what is stated names the task as its cause."""
-        self.task_id = fact.id if local is None else local.step
-        """Of a local step: the id of the task that it would otherwise be."""
+        self.task_id = fact.id
+        """Of the task that is claimed; of a local step that under whose claim it runs."""
+        self.step = fact.id if local is None else local.step
+        """The id of the task, or the name of the local step: the task that it would otherwise be."""
         self.key = fact.key
         self.capability = fact.detail[0] if local is None else local.task
         self.priority = said.priority
@@ -133,11 +135,10 @@ class TaskContext:
         self.submitter = fact.agent
         """The agent that submitted it."""
         self.claim = claim
-        """The number of this claim, from 1: unique among all executions of the task.  Of a local step it is that of
-        the task under whose claim it runs."""
+        """The number of this claim, from 1: no two executions have the same key, task, claim and step."""
         self.attempt = attempt
         """1 for the first execution; failures count, agents that died do not."""
-        self._claimed = fact.id
+        self._is_local = local is not None
         self._ends_at = 0.0
         self._cancelled: asyncio.Event | None = None
         self._progress: Receipt | None = None
@@ -153,10 +154,12 @@ class TaskContext:
         """Say how far it is (0 to 1) and what about it; returns when that is queued.
 
         Told to the submitter where it asked for it, and in the log.  Cheap, but each is a fact: once
-        a second is plenty.
+        a second is plenty.  Of a local step nothing is told: it has no task that could be.
         """
+        if self._is_local:
+            return
         said = work.Progress(claim=self.claim, done=done, note=note)
-        fact = Fact(kind="task", id=self._claimed, key=self.key, event="progress", data=said)
+        fact = Fact(kind="task", id=self.task_id, key=self.key, event="progress", data=said)
         self._progress = await self.coord.emit(fact)
 
     @property

@@ -201,6 +201,18 @@ class Worker:
         self.stats.local += 1
         self._meter(capability).ended(outcome, run_s)
 
+    def slots(self, capability: str) -> Slots:
+        """Of a capability that is handled here."""
+        return self._slots[capability]
+
+    def spare(self, capability: str) -> int:
+        """Slots of a capability for which nothing is on its way either."""
+        return self._slots[capability].free - self._pullers[capability].asked
+
+    def crowded(self, capability: str) -> bool:
+        """Whether nothing more can be taken, so that something may wait for what is held."""
+        return self._free(capability) <= 0
+
     @property
     def held(self) -> int:
         """Tasks that have a slot, or an outcome that is not stored yet."""

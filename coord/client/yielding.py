@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -19,23 +20,28 @@ T = TypeVar("T")
 class Gate:
     """Open at first."""
 
-    __slots__ = ("_opened", "held_s")
+    __slots__ = ("_by", "_opened")
 
     def __init__(self) -> None:
         self._opened: asyncio.Future[None] | None = None
+        self._by: set[object] = set()
 
     @property
     def closed(self) -> bool:
         """Whether whoever comes waits."""
         return self._opened is not None
 
-    def close(self) -> None:
-        """Hold the handler at its next await.  Twice is legal."""
+    def close(self, by: object = None) -> None:
+        """Hold the handler at its next await.  Twice is legal; of several who hold it each has to open it."""
+        self._by.add(by)
         if self._opened is None:
             self._opened = asyncio.get_running_loop().create_future()
 
-    def open(self) -> None:
+    def open(self, by: object = None) -> None:
         """Let it go on.  Twice is legal."""
+        self._by.discard(by)
+        if self._by:
+            return
         opened, self._opened = self._opened, None
         if opened is not None and not opened.done():
             opened.set_result(None)
@@ -71,3 +77,23 @@ def through(gate: Gate, handler: Coroutine[Any, Any, T]) -> Generator[Any, None,
                 error = thrown
     finally:
         handler.close()
+
+
+@types.coroutine
+def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
+    """`await work`, which sees and sets context variables of `context` instead of the task's."""
+    error: BaseException | None = None
+    try:
+        while True:
+            try:
+                waits_for = context.run(work.send, None) if error is None else context.run(work.throw, error)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            error = None
+            try:
+                yield waits_for
+            except BaseException as thrown:  # noqa: BLE001 - as above
+                error = thrown
+    finally:
+        context.run(work.close)

@@ -16,7 +16,7 @@ says the same as `coord.core.flow_state` does of a step whose task is submitted.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,10 +24,10 @@ from coord import limits
 from coord.core import expressions
 from coord.core.expressions import Path
 from coord.core.flow_definition import Plan, Planned, Template
-from coord.core.flow_state import Live
+from coord.core.flow_state import Live, reference_in
 from coord.wire import where
 from coord.wire.where import Judge
-from coord.wire.work import LocalStep
+from coord.wire.work import LocalOutcome, LocalStep
 
 _CONDITIONS: Final = 1_000
 
@@ -97,17 +97,23 @@ def _mapping(planned: Planned) -> Any:
 class Line:
     """Steps that are done one after another, and what they have given."""
 
-    __slots__ = ("_before", "_outputs")
+    __slots__ = ("_before", "_outputs", "is_over", "used")
 
     def __init__(self, first: str, output: bytes) -> None:
         """`output`: of the first, JSON."""
         self._before = first
         self._outputs = {first: output}
+        self.used = 0
+        """Bytes of what its local steps have given."""
+        self.is_over = False
+        """Whether nothing can follow what ended last: it failed, or its output is elsewhere."""
 
-    def ended(self, step: str, output: bytes) -> None:
-        """One more was completed."""
-        self._before = step
-        self._outputs[step] = output
+    def ended(self, outcome: LocalOutcome, output: bytes) -> None:
+        """One more was executed; `output`: what it gave, JSON."""
+        self._before = outcome.step
+        self._outputs[outcome.step] = output
+        self.used += len(output)
+        self.is_over = outcome.error is not None or outcome.ref is not None
 
     def goes_on(self, local: LocalStep) -> bool:
         """Whether a step's condition holds; raises `InvalidWorkflow` for what is no condition."""
@@ -136,6 +142,41 @@ class Line:
                 return where.MISSING
             return where.follow(msgspec.json.decode(self._outputs[path[1]]), path[3:])
         return local.values.get(expressions.path_text(path), where.MISSING)
+
+
+class Moment(NamedTuple):
+    """What whoever did the step before knows when the next might begin."""
+
+    claim: int
+    """The number of the claim under which the line is done."""
+    after_s: float
+    """Since the task began."""
+    able: bool = True
+    """Whether it has a handler for the step's capability."""
+    leaving: bool = False
+    """Whether it begins nothing more: it leaves, its execution ends, or is held for something critical."""
+    slot: bool = True
+    """Whether the step's capability has a slot for it."""
+    crowded: bool = False
+    """Whether something more urgent may wait for a slot that the line has, or would have with the step."""
+    yields: bool = True
+    """Whether the step makes way where the task would."""
+
+
+def begins(line: Line, local: LocalStep, at: Moment) -> bytes | None:
+    """What a local step is given, as JSON, if it is to begin now; None: the line stops before it.
+
+    Raises `InvalidWorkflow` for what is no mapping or no condition.
+    """
+    if at.claim != 1:
+        return None  # somebody died of one of the steps perhaps: alone, each is counted and named
+    most_s = limits.LOCAL_CROWDED_S if at.crowded else limits.LOCAL_S
+    if at.leaving or at.after_s >= most_s or not (at.able and at.slot and at.yields):
+        return None
+    if line.is_over or line.used >= limits.LOCAL_OUTPUT_BYTES_MAX or not line.goes_on(local):
+        return None
+    given = line.input_of(local)
+    return None if reference_in(given) is not None else given  # a payload of its own is the decider's to hand on
 
 
 @lru_cache(_CONDITIONS)

@@ -97,12 +97,15 @@ LOCAL_STEPS_MAX: Final = 16
 LOCAL_BYTES_MAX: Final = 8 * KIB
 """What is offered with one task, as JSON: deciders hold it for as long as the task is open."""
 
-LOCAL_OUTPUT_BYTES_MAX: Final = TASK_INLINE_BYTES
-"""Outputs of the local steps that one outcome tells of, together, beside the task's own."""
+LOCAL_OUTPUT_BYTES_MAX: Final = 256 * KIB
+"""No local step is begun once those before it gave so much: each output may be as long as a task's, inline."""
 
 LOCAL_S: Final = 1.0
 """So long after a task began its agent begins no further local step: what a death makes happen again is little, and
 what others wait for is told soon."""
+
+LOCAL_CROWDED_S: Final = 0.1
+"""The same where the agent has no slot free, so that something more urgent may wait for this one."""
 
 FLOW_EXPRESSION_MAX: Final = 4_000
 """Characters of one condition."""
@@ -421,6 +424,8 @@ assert 2 * GONE_AFTER * HEARTBEAT_S <= PRESENCE_SETTLE_S
 assert 2 * PRESENCE_TICK_S < PRESENCE_STALL_S < GONE_AFTER * HEARTBEAT_S
 assert GONE_AFTER * HEARTBEAT_S + DECIDER_TICK_S < 3.0, "a hung worker's claims move within 3 s"
 assert TASK_INLINE_BYTES < EVENT_BYTES_MAX
+assert LOCAL_OUTPUT_BYTES_MAX + 2 * TASK_INLINE_BYTES + 64 * KIB < EVENT_BYTES_MAX, "the task's, the steps', the last's"
+assert LOCAL_CROWDED_S < LOCAL_S
 assert TASK_PULL_HASTY_S < GONE_AFTER * HEARTBEAT_S, "a hung worker's pulls end before its claims move"
 assert USED_DATABASE_S < RPC_TIMEOUT_S
 assert USED_CIRCUIT_S < USED_WAIT_S / 4

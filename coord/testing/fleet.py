@@ -14,7 +14,7 @@ import msgspec
 
 from coord.core import claiming, flow_definition, handoff, locks, signals, tasks
 from coord.core.deciding import Push
-from coord.core.flow_local import Line
+from coord.core.flow_local import Line, Moment, begins
 from coord.errors import InvalidWorkflow
 from coord.testing.broker import TENANT, Ack, Delivery, Refused
 from coord.testing.deciders import settle_for_worker
@@ -266,13 +266,13 @@ class Worker(Member):
         return Fact(kind="task", id=fact.id, key=fact.key, event=event, detail=detail, data=said)
 
     def _run(self, delivery: Delivery, claim: int) -> Thread:
-        rng, fact = self.rng, delivery.fact
+        rng, fact, began_at = self.rng, delivery.fact, self.loop.now
         yield sleep(rng.choice([0.01, 0.2, 1.0, 9.0 if rng.random() < 0.1 else 2.0]))
         if ("task", f"{fact.key} {fact.id}", str(claim)) in self.told:
             return  # cancelled, or lost: it would not be believed
         dice = rng.random() if self.faults.active else 0.0
         if dice < 0.80:
-            then = yield from self._go_on(fact, claim)
+            then = yield from self._go_on(fact, claim, began_at)
             if ("task", f"{fact.key} {fact.id}", str(claim)) in self.told:
                 return
             said = work.Completed(claim=claim, output={"from": fact.id}, then=then)
@@ -285,26 +285,27 @@ class Worker(Member):
             outcome = self._about(delivery, "returned", work.Returned(self.instance, "drained"), claim)
         yield from self.state_until_stored(outcome)
 
-    def _go_on(self, fact: StoredFact, claim: int) -> Thread:
+    def _go_on(self, fact: StoredFact, claim: int, began_at: float) -> Thread:
         """Do the local steps that are offered; every second worker knows nothing of them."""
         then: list[work.LocalOutcome] = []
         if self.name[1:] in ("1", "3") or not fact.agent.startswith("_"):
             return then
         line = Line(fact.id, b"{}")
         for local in fact.decode(work.Submission).then:
-            if ("task", f"{fact.key} {fact.id}", str(claim)) in self.told or not line.goes_on(local):
+            leaving = ("task", f"{fact.key} {fact.id}", str(claim)) in self.told
+            if begins(line, local, Moment(claim, self.loop.now - began_at, leaving=leaving)) is None:
                 break
-            line.input_of(local)
             # No draw of its own: what else a seed plays stays as it was.
             luck = zlib.crc32(f"{fact.key} {local.step} {claim}".encode())
             yield sleep((0.01, 0.3, 2.0)[luck % 3])
             if luck % 5 == 4:
                 break
             if luck % 4 == 0 and self.faults.active:
-                then.append(work.LocalOutcome(step=local.step, error="oops", final=luck % 8 == 0))
-                break
-            then.append(work.LocalOutcome(step=local.step, output={"from": local.step}))
-            line.ended(local.step, b"{}")
+                outcome = work.LocalOutcome(step=local.step, error="oops", final=luck % 8 == 0)
+            else:
+                outcome = work.LocalOutcome(step=local.step, output={"from": local.step})
+            then.append(outcome)
+            line.ended(outcome, b"{}")
         return then
 
 

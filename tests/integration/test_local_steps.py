@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from collections import Counter
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 import coord
-from coord import errors
+from coord import errors, limits
+from coord.client import execution
 from coord.client.building import StepRef
 from coord.client.workflows import facts_of
 from tests.support.tasks import Fleet
@@ -23,11 +25,11 @@ WAIT_S = 150.0
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def line(*capabilities: str, **options: Any) -> coord.Workflow:
+def line(*capabilities: str, first: dict[str, Any] | None = None, **options: Any) -> coord.Workflow:
     flow = coord.Workflow("line")
     before: list[StepRef] = []
     for number, capability in enumerate(capabilities):
-        more = {"local": True, **options} if before else {}
+        more = {"local": True, **options} if before else first or {}
         before = [flow.task(f"s{number}", capability, needs=before, **more)]
     return flow
 
@@ -44,7 +46,7 @@ async def test_a_line_costs_one_task_and_stops_where_it_must(fleet: Fleet) -> No
 
     @agent.task("add")
     async def add(given: int, ctx: coord.TaskContext) -> int:
-        seen.append((ctx.key, ctx.task_id, ctx.capability, ctx.claim))
+        seen.append((ctx.key, ctx.step, ctx.capability, ctx.claim))
         return given + 1
 
     @agent.task("moody")
@@ -124,6 +126,98 @@ async def test_cancelled_in_the_middle(fleet: Fleet) -> None:
         assert [s.status for s in (await handle.status()).steps] == ["cancelled", "skipped", "skipped"]
 
 
+async def test_no_more_than_the_slots_and_no_longer_than_others_can_wait(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = coord.Agent("crew", capabilities={"add": 4, "soft": 1, "one": 1, "hard": 4})
+    begun: list[str] = []
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def add(given: int) -> int:
+        return given + 1
+
+    for capability in ("add", "soft", "hard"):
+        agent.task(capability, preemptible=capability == "soft")(add)
+
+    @agent.task("one")
+    async def one(given: int, ctx: coord.TaskContext) -> int:
+        begun.append(ctx.key)
+        began.set()
+        await go_on.wait()
+        return given + 1
+
+    async with agent.connect(fleet.url, tenant=fleet.tenant) as running, fleet.client() as c:
+        first = await c.start_workflow(line("add", "one", "add"), 1, id="c1", returns=int)
+        await asyncio.wait_for(began.wait(), WAIT_S)
+        assert running.load()["running"] == {"add": 1, "soft": 0, "one": 1, "hard": 0}
+        second = await c.start_workflow(line("add", "one", "add"), 11, id="c2", returns=int)
+        await until(lambda: _submitted(c, "c2", "s1"))  # the slot is taken: it is a task that waits for it
+        assert begun == ["c1"]
+        go_on.set()
+        assert (await first.result(WAIT_S), await second.result(WAIT_S)) == (4, 14)
+        assert begun == ["c1", "c2"]
+        assert running.load()["running"]["one"] == 0
+        assert not await _submitted(c, "c1", "s1")
+
+        # What would not make way is no part of a line that does.
+        flow = line("soft", "soft", "hard", first={"priority": "batch"}, priority="batch")
+        assert await c.run_workflow(flow, 1, id="p1", timeout_s=WAIT_S) == 4
+        assert [await _submitted(c, "p1", name) for name in ("s0", "s1", "s2")] == [True, False, True]
+
+        # Where no slot is free something more urgent may wait.
+        monkeypatch.setattr(limits, "LOCAL_CROWDED_S", 0.0)
+        for name, capability, options, lines in [
+            ("u1", "soft", {}, 3),
+            ("u2", "soft", {"priority": "critical"}, 1),
+            ("u3", "hard", {}, 1),
+        ]:
+            flow = line(capability, capability, capability, first=options, **options)
+            assert await c.run_workflow(flow, 1, id=name, timeout_s=WAIT_S) == 4
+            assert Counter(fact.split()[2] for fact in await told(c, name))["submitted"] == lines, name
+
+
+async def test_an_execution_in_a_line_is_as_one_of_a_task(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = coord.Agent("crew", capabilities={"make": 4})
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+    keys: list[tuple[str, int, str]] = []
+
+    @agent.task("make", retries=1)
+    async def make(given: dict[str, Any], ctx: coord.TaskContext) -> dict[str, Any]:
+        """Of more than the half of what the local steps of a line give together."""
+        keys.append((ctx.task_id, ctx.claim, ctx.step))
+        assert variable.get() == "none"
+        variable.set("changed")
+        await ctx.progress(0.5)
+        if ctx.step == given.get("fails") and ctx.attempt == 1:
+            raise ValueError("not today")
+        return given | {"n": given.get("n", 0) + 1, "pad": "x" * 140_000}
+
+    flow = coord.Workflow("values")
+    before: list[StepRef] = []
+    for n in range(4):
+        before = [flow.task(f"s{n}", "make", needs=before, backoff_s=0.01, local=n > 0)]
+    last = flow.task("see", "make", needs=before, when="steps.s2.output.n == 3 and steps.s3.output.n == 4")
+    flow.output(last.output["n"])
+    async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:
+        assert await c.run_workflow(flow, {}, id="v1", timeout_s=WAIT_S) == 5
+        facts = await told(c, "v1")
+        assert [fact for fact in facts if fact.endswith("submitted")] == [
+            "task s0 submitted", "task s3 submitted", "task see submitted",
+        ], "no more is begun when what they gave is 256 KiB"  # fmt: skip
+        assert facts.index("task s0 progress") < facts.index("task s0 completed")
+        assert Counter(facts)["task s0 progress"] == 1, "and not what a local step says"
+        assert await c.run_workflow(flow, {"fails": "s1"}, id="v2", timeout_s=WAIT_S) == 5
+        assert {("s0", 1, "s1"), ("s1", 1, "s1")} < set(keys)
+        keys.clear()
+
+        def defect(*_: Any) -> bytes:
+            raise RuntimeError("planted")
+
+        monkeypatch.setattr(execution, "begins", defect)
+        assert await c.run_workflow(flow, {}, id="v3", timeout_s=WAIT_S) == 5
+        assert keys == [(name, 1, name) for name in ("s0", "s1", "s2", "s3", "see")], "nothing is thrown away"
+
+
 _CHILD = """
 import asyncio, sys
 import coord
@@ -162,7 +256,7 @@ async def test_killed_in_the_middle(fleet: Fleet) -> None:
             did: list[str] = []
 
             async def add(given: int, ctx: coord.TaskContext) -> int:
-                did.append(ctx.task_id)
+                did.append(ctx.step)
                 return given + 1
 
             agent.task("add")(add)
@@ -173,6 +267,7 @@ async def test_killed_in_the_middle(fleet: Fleet) -> None:
             assert did == ["s0", "s1", "s2"], "all of it again"
             facts = Counter(await told(c, "k1"))
             assert (facts["task s0 released"], facts["task s0 claimed"], facts["task s0 completed"]) == (1, 2, 1)
+            assert (facts["task s1 submitted"], facts["task s2 submitted"]) == (1, 0), "whoever dies of s1 is told so"
     finally:
         if child.returncode is None:
             child.kill()

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from coord.core.deciding import Effect, Owed, State
-from coord.core.flow_local import Line
+from coord.core.flow_local import Line, Moment, begins
 from coord.core.flow_run import AGENT
 from coord.core.tasks import Task
 from coord.core.workflow import WorkflowDecider
@@ -164,13 +164,12 @@ class World:
         line = Line(task.id, codec.encode(output))
         then: list[LocalOutcome] = []
         for local in submitted.decode(Submission).then[:most]:
-            if not line.goes_on(local):
+            given = begins(line, local, Moment(task.claims, 0.0))
+            if given is None:
                 break
-            outcome = do(local.step, msgspec.json.decode(line.input_of(local)))
-            then.append(msgspec.structs.replace(outcome, step=local.step))
-            if outcome.error is not None:
-                break
-            line.ended(local.step, codec.encode(outcome.output))
+            outcome = msgspec.structs.replace(do(local.step, msgspec.json.decode(given)), step=local.step)
+            then.append(outcome)
+            line.ended(outcome, codec.encode(outcome.output))
         self.fact(agent, task.key, "task", task.id, "completed", data={"output": output, "then": then})
         return [outcome.step for outcome in then]
 
