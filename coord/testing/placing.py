@@ -46,6 +46,8 @@ class Sight(PresenceTable):
         super().__init__(0.0)
         self.dead: set[Holder] = set()
         """Instances that it knows to be gone."""
+        self._told = 0
+        """So often it was told of somebody's end, which the table knows only of those it has heard."""
         self.late_s = late_s
         """It hears so late how tasks fare,"""
         self.counts_from: float | None = None
@@ -55,6 +57,16 @@ class Sight(PresenceTable):
         """Whoever it has not heard of may be alive."""
         return (tenant, agent, instance) not in self.dead
 
+    @property
+    def doubts(self) -> bool:
+        """Never: what it does not know is told later, and until then everybody lives."""
+        return False
+
+    @property
+    def news(self) -> object:
+        """See `Watch`."""
+        return super().news, self._told
+
     def comes(self, member: Member, now: float) -> None:
         """A member of the fleet is heard, for the first time or again."""
         self.dead.discard(member.holder)
@@ -63,6 +75,7 @@ class Sight(PresenceTable):
     def goes(self, holder: Holder, now: float) -> None:
         """An instance is said to be no more."""
         self.dead.add(holder)
+        self._told += 1
         if self.get(*holder) is not None:
             self.beat(*holder, _BYE, now)
 
