@@ -129,7 +129,6 @@ class PartitionProjector:
             messages_max=config.pull_messages_max,
             bytes_max=config.pull_bytes_max,
         )
-        self._reader.on_wake = self._unled.on_wake = self._wake
         self._source: Reader = self._reader
         """Whichever of the two this session reads with."""
         self._wanted = asyncio.Event()
@@ -273,6 +272,7 @@ class PartitionProjector:
         """Project what `source` reads, from the checkpoint as it is now."""
         checkpoint = await self._read_checkpoint()
         self._source = source
+        source.on_wake = self._wake
         try:
             try:
                 async with asyncio.timeout(_CONSUMER_S):

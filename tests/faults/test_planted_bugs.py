@@ -79,11 +79,12 @@ async def test_a_checkpoint_that_moves_without_its_guard(
     await add_rival_consumers(conn)
     url = migrated_database.url
     async with (
-        side("one", nats.url, url, rival=False),
-        side("two", nats.url, url, rival=True),
+        side("one", nats.url, url, rival=False) as one,
+        side("two", nats.url, url, rival=True) as two,
         Workload(nats.url, rng) as load,
     ):
-        await load.until(500)
+        await until(lambda: all(s.total("coord_db_rows_written_total") for s in (one, two)))
+        await load.more(500)  # what both of them write
         await load.stop()
         assert "doubled" in await found(url, load, timeout_s=20)
 

@@ -33,6 +33,7 @@ class Proxy:
         self._left: dict[Direction, int | None] = {"up": None, "down": None}
         self._refusing = False
         self._deaf = False
+        self._cuts = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -62,7 +63,8 @@ class Proxy:
             event.set()
 
     def cut(self) -> None:
-        """Reset every connection; what was on its way is lost."""
+        """Reset every connection, also those that are being made; what was on its way is lost."""
+        self._cuts += 1
         for writer in list(self._writers):
             writer.transport.abort()
         self._writers.clear()
@@ -100,10 +102,15 @@ class Proxy:
         if self._deaf:
             self._writers.add(writer)
             return
+        cuts = self._cuts
         try:
             there_reader, there_writer = await asyncio.open_connection(*self._to)
         except OSError:
             writer.transport.abort()
+            return
+        if cuts != self._cuts:
+            writer.transport.abort()
+            there_writer.transport.abort()
             return
         self._writers |= {writer, there_writer}
         self._start(self._pump(reader, there_writer, "up"))
