@@ -7,7 +7,7 @@ the sign of life of the server.
 
 The life of a reader::
 
-    wait_pinned() ── first delivery carries Nats-Pin-Id ──▶ start(seq) ── CONSUMER.RESET ──▶ receive() …
+    wait_pinned() ── first delivery carries Nats-Pin-Id ──▶ start(seq) ── CONSUMER.RESET ──▶ take() …
          ▲                                                                                     │
          └──────────── PinLost · DeliveryGap · NotConnected · silence: stop(), back ◀───────────┘
 
@@ -222,26 +222,6 @@ class PinnedReader(Puller):
         self._inbox = inbox
         return True
 
-    async def receive(
-        self, messages_max: int, timeout_s: float, *, unless: asyncio.Future[Any] | None = None
-    ) -> list[Delivery]:
-        """What has arrived, in order: at most `messages_max`; empty after `timeout_s` (or less) without any.
-
-        Also returns (perhaps nothing) when `unless` is done or `interrupt` was called.  Raises
-        `PinLost`, `DeliveryGap`, `NotConnected` or `ApiNotFound`: then call `stop` and begin
-        again from the checkpoint; deliveries that were not committed will come again.
-        """
-        if not self._buffer:
-            self._bell.silence()
-            self._raise_if_broken()
-            self._refill()
-            # Silence is noticed when it is one, however long the caller would wait; and never before
-            # what arrived while this process stood still could be read.
-            timeout_s = min(timeout_s, self.patience_s)
-            await self._bell.wait(timeout_s, *(() if unless is None else (unless,)))
-            self.check_silence()
-        return self.take(messages_max)
-
     @property
     def patience_s(self) -> float:
         """How soon `check_silence` may find something, if nothing comes until then.
@@ -254,22 +234,19 @@ class PinnedReader(Puller):
         return max(patience_s, 0.0) + limits.PULL_EXPIRES_S / 10
 
     def check_silence(self) -> None:
-        """Raise what is broken, or `DeliveryGap` when the server should have said something by now.
-
-        For whoever does not `receive`.
-        """
+        """Raise what is broken, or `DeliveryGap` when the server should have said something by now."""
         if not self._buffer:
             self._raise_if_broken()
         silent_s = asyncio.get_running_loop().time() - self._heard_at
         if not self._buffer and silent_s > SILENCE_S:
             raise errors.DeliveryGap("the server is silent", silent_s=round(silent_s, 1))
 
-    def interrupt(self) -> None:
-        """Make a waiting `receive` return now."""
-        self._bell.ring()
-
     def take(self, messages_max: int) -> list[Delivery]:
-        """What has arrived, without waiting.  Raises like `receive`."""
+        """What has arrived, in order: at most `messages_max`; without waiting.
+
+        Raises `PinLost`, `DeliveryGap`, `NotConnected` or `ApiNotFound`: then call `stop` and begin again from the
+        checkpoint; deliveries that were not committed will come again.
+        """
         buffer = self._buffer
         if len(buffer) <= messages_max:
             taken = list(buffer)
@@ -491,9 +468,6 @@ class PinnedReader(Puller):
             Delivery(seq, stored_ns, subject.decode("utf-8", "backslashreplace"), raw_headers, data, reply)
         )
         self._buffered_bytes += len(data) + (len(raw_headers) if raw_headers else 0) + OVERHEAD_BYTES
-
-    def _request_over(self) -> None:
-        self._bell.ring()
 
     def _notify(self) -> None:
         self._bell.ring()

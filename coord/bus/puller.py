@@ -173,11 +173,7 @@ class Puller:
             self._break(status_error(status, message, self._consumer))
             return
         self._request_ended()
-        self._request_over()
         self._refill()
-
-    def _request_over(self) -> None:
-        """A request has ended without what it asked for."""
 
     def _disconnected(self) -> None:
         self._break(errors.NotConnected())

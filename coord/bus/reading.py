@@ -6,16 +6,15 @@ has no leader.  Whoever holds a reader cannot tell which it is.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from coord.bus.pull import Delivery
 
 
 class Reader(Protocol):
-    """A session of reading: `start`, then `receive` until it raises, then `stop`."""
+    """A session of reading: `start`, then `take` when told to until it raises, then `stop`."""
 
     duplicates: int
     """Deliveries that came again, and were left out."""
@@ -28,27 +27,18 @@ class Reader(Protocol):
         `created`: when the stream was that `seq` is of.
         """
 
-    async def receive(
-        self, messages_max: int, timeout_s: float, *, unless: asyncio.Future[Any] | None = None
-    ) -> list[Delivery]:
-        """What has arrived, in order: at most `messages_max`; empty after `timeout_s` (or less) without any.
-
-        Also returns (perhaps nothing) when `unless` is done or `interrupt` was called.  Raises when the
-        session is broken: begin again from the checkpoint.
-        """
-
-    def interrupt(self) -> None:
-        """Make a waiting `receive` return now."""
-
     @property
     def patience_s(self) -> float:
         """How soon whoever takes without waiting should `check_silence`, if nothing comes until then."""
 
     def check_silence(self) -> None:
-        """Raise what is broken, also a silence that is too long: for whoever does not `receive`."""
+        """Raise what is broken, also a silence that is too long."""
 
     def take(self, messages_max: int) -> list[Delivery]:
-        """What has arrived, without waiting.  Raises like `receive`."""
+        """What has arrived, in order: at most `messages_max`; without waiting.
+
+        Raises when the session is broken: begin again from the checkpoint.
+        """
 
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Return the last of what was taken, before anything else is awaited: they come first next time."""

@@ -23,7 +23,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from coord import errors, limits
 from coord.bus.connection import Connection
@@ -66,7 +66,6 @@ class UnledReader:
         self._tasks: list[asyncio.Task[None]] = []
         self._buffer: deque[Delivery] = deque()
         self._room = asyncio.Event()
-        self._wake = asyncio.Event()
         self._broken: errors.CoordError | None = None
         self.is_over = False
         """The consumer has a leader (or is no more): end the session and begin another one with it."""
@@ -91,25 +90,6 @@ class UnledReader:
             asyncio.create_task(self._read(seq, found), name=f"unled {self._consumer}"),
             asyncio.create_task(self._look_for_leader(), name=f"leader of {self._consumer}"),
         ]
-
-    async def receive(
-        self, messages_max: int, timeout_s: float, *, unless: asyncio.Future[Any] | None = None
-    ) -> list[Delivery]:
-        """See `Reader`; raises `DeliveryGap`, `NotConnected` or a refusal."""
-        if not self._buffer and not self.is_over:
-            self._wake.clear()
-            self._raise_if_broken()
-            wake = asyncio.ensure_future(self._wake.wait())
-            waits = {wake} if unless is None else {wake, unless}
-            try:
-                await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                wake.cancel()
-        return self.take(messages_max)
-
-    def interrupt(self) -> None:
-        """See `Reader`."""
-        self._wake.set()
 
     @property
     def patience_s(self) -> float:
@@ -212,7 +192,6 @@ class UnledReader:
             return
 
     def _notify(self) -> None:
-        self._wake.set()
         if self.on_wake is not None:
             self.on_wake()
 

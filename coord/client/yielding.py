@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -52,48 +52,42 @@ class Gate:
             yield from asyncio.shield(self._opened).__await__()
 
 
-@types.coroutine
-def through(gate: Gate, handler: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
+def through(gate: Gate, handler: Coroutine[Any, Any, T]) -> Awaitable[T]:
     """`await handler`, held whenever `gate` is closed where it would begin or go on."""
-    error: BaseException | None = None
-    try:
-        try:
-            if gate.closed:
-                yield from gate.wait()
-        except BaseException as thrown:  # noqa: BLE001 - as below
-            error = thrown
-        while True:
-            try:
-                waits_for = handler.send(None) if error is None else handler.throw(error)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            error = None
-            try:
-                yield waits_for
-                if gate.closed:
-                    yield from gate.wait()
-            except BaseException as thrown:  # noqa: BLE001 - a cancellation, or what was awaited: the handler's to see
-                error = thrown
-    finally:
-        handler.close()
+    return _driven(handler.send, handler.throw, handler.close, gate)
+
+
+def within(context: Context, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+    """`await work`, which sees and sets context variables of `context` instead of the task's."""
+    run = context.run
+    return _driven(
+        lambda value: run(work.send, value), lambda error: run(work.throw, error), lambda: run(work.close), None
+    )
 
 
 @types.coroutine
-def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
-    """`await work`, which sees and sets context variables of `context` instead of the task's."""
+def _driven(
+    send: Callable[[None], Any],
+    throw: Callable[[BaseException], Any],
+    close: Callable[[], None],
+    gate: Gate | None,
+) -> Generator[Any, None, Any]:
     error: BaseException | None = None
     try:
         while True:
+            if gate is not None and gate.closed and error is None:
+                try:
+                    yield from gate.wait()
+                except BaseException as thrown:  # noqa: BLE001 - a cancellation: the handler's to see
+                    error = thrown
             try:
-                waits_for = context.run(work.send, None) if error is None else context.run(work.throw, error)
+                waits_for = send(None) if error is None else throw(error)
             except StopIteration as done:
-                result: T = done.value
-                return result
+                return done.value
             error = None
             try:
                 yield waits_for
-            except BaseException as thrown:  # noqa: BLE001 - as above
+            except BaseException as thrown:  # noqa: BLE001 - as above, or what was awaited failed
                 error = thrown
     finally:
-        context.run(work.close)
+        close()

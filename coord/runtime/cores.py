@@ -15,7 +15,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from coord.runtime.service import Service
+from coord.runtime.lasting import Lasting
 from coord.telemetry import logs, metrics
 
 _log = logs.get("runtime")
@@ -47,17 +47,8 @@ def _set(policy: int, *, instead_of: int) -> bool:
     return True
 
 
-class Cores(Service):
+class Cores(Lasting):
     """Keeps the event loop's thread, and what it starts, at the policy while it runs."""
 
     def __init__(self, *, registry: metrics.Metrics | None = None) -> None:
-        super().__init__("cores", registry=registry)
-        self._until = contextlib.ExitStack()
-
-    async def setup(self) -> None:
-        """From now on."""
-        self._until.enter_context(in_batch())
-
-    async def teardown(self) -> None:
-        """As it was."""
-        self._until.close()
+        super().__init__("cores", in_batch, registry=registry)

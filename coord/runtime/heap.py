@@ -13,7 +13,7 @@ import gc
 from collections.abc import Iterator
 from typing import Final
 
-from coord.runtime.service import Service
+from coord.runtime.lasting import Lasting
 from coord.telemetry import metrics
 
 _YOUNG: Final = 20_000
@@ -45,17 +45,8 @@ def looking_seldom() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-class Heap(Service):
+class Heap(Lasting):
     """Has the process's collector look seldom while it runs; afterwards it is as it was."""
 
     def __init__(self, *, registry: metrics.Metrics | None = None) -> None:
-        super().__init__("heap", registry=registry)
-        self._until = contextlib.ExitStack()
-
-    async def setup(self) -> None:
-        """From now on."""
-        self._until.enter_context(looking_seldom())
-
-    async def teardown(self) -> None:
-        """As it was."""
-        self._until.close()
+        super().__init__("heap", looking_seldom, registry=registry)

@@ -10,6 +10,7 @@ import pytest
 from coord import errors
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.pull import PinnedReader
+from tests.support.reading import receive
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ async def read(reader: PinnedReader, count: int) -> list[int]:
     got: list[int] = []
     async with asyncio.timeout(60):
         while len(got) < count:
-            got += [d.seq for d in await reader.receive(100, 1.0)]
+            got += [d.seq for d in await receive(reader, 100, 1.0)]
     return got
 
 
@@ -135,7 +136,7 @@ async def test_a_pin_taken_away_is_noticed(conn, stream) -> None:
     await fill(conn, stream, 1)
     with pytest.raises((errors.PinLost, errors.DeliveryGap)):
         for _ in range(200):
-            await reader.receive(10, 0.5)
+            await receive(reader, 10, 0.5)
     await reader.close()
 
 
@@ -148,7 +149,7 @@ async def test_a_deleted_or_missing_consumer_is_an_error_not_a_hang(conn, stream
     await conn.api(f"CONSUMER.DELETE.{stream}.c")
     with pytest.raises(errors.ApiNotFound):
         for _ in range(200):
-            await reader.receive(10, 0.5)
+            await receive(reader, 10, 0.5)
     await reader.stop()
     async with asyncio.timeout(60):
         with pytest.raises(errors.ApiNotFound):
@@ -174,7 +175,7 @@ async def test_a_lost_delivery_breaks_the_session(conn, stream) -> None:
     with pytest.raises(errors.DeliveryGap):
         for _ in range(200):
             await fill(conn, stream, 2)
-            await reader.receive(10, 0.2)
+            await receive(reader, 10, 0.2)
     assert taken.is_set()
     await reader.close()
 
@@ -195,7 +196,7 @@ async def test_a_lost_connection_ends_the_session(start_nats) -> None:
     server.kill()
     with pytest.raises((errors.NotConnected, errors.DeliveryGap)):
         for _ in range(500):
-            await reader.receive(10, 0.2)
+            await receive(reader, 10, 0.2)
     await server.start()
     async with asyncio.timeout(100):  # ack_wait is twice as long
         await conn.wait_connected()
@@ -235,7 +236,7 @@ async def test_headers_arrive_as_they_were_published(conn, stream, sent: bytes |
     got: list[Any] = []
     async with asyncio.timeout(60):
         while len(got) < 2:
-            got += await reader.receive(10, 1.0)
+            got += await receive(reader, 10, 1.0)
     assert [d.raw_headers for d in got] == [received, received]
     assert [d.data for d in got] == [b"body", b"body"]
     await reader.close()

@@ -14,6 +14,7 @@ import pytest
 
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.pull import PinnedReader
+from tests.support.reading import receive
 
 MESSAGES_MAX = 40
 
@@ -49,7 +50,7 @@ async def test_what_is_on_its_way_stays_bounded(conn: Connection, monkeypatch: p
     await reader.start(1)
     taken, worst = 0, 0
     while taken < 1_500:
-        taken += len(await reader.receive(1_000, 1.0))
+        taken += len(await receive(reader, 1_000, 1.0))
         worst = max(worst, sum(asked) - taken)
     await reader.close()
     # Two requests of half each, and half that may wait to be taken when a request is made.

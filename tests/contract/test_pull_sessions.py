@@ -11,6 +11,7 @@ from coord import errors
 from coord.bus import pull
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.pull import PinnedReader
+from tests.support.reading import receive
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ async def test_a_buffer_that_was_full_for_long_is_no_silence_of_the_server(
     committed: asyncio.Future[None] = loop.create_future()
     committed.set_result(None)
     assert reader.take(100)
-    assert await reader.receive(100, 1.0, unless=committed) == []
+    assert await receive(reader, 100, 1.0, unless=committed) == []
     await reader.close()
 
 
@@ -59,7 +60,7 @@ async def test_a_rouse_from_a_checkpoint_that_the_database_lost_skips_nothing(co
     await first.wait_pinned()
     await first.start(1)
     async with asyncio.timeout(60):
-        while not await first.receive(100, 1.0):
+        while not await receive(first, 100, 1.0):
             pass
     await first.close()
     waiting = asyncio.create_task(second.wait_pinned())
@@ -96,7 +97,7 @@ async def test_a_rouse_from_a_checkpoint_that_the_database_lost_skips_nothing(co
         got: list[Any] = []
         try:
             while not got:
-                got = await second.receive(100, 1.0)
+                got = await receive(second, 100, 1.0)
         except errors.DeliveryGap:
             pass  # noticed: the session begins anew
         else:

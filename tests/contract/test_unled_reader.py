@@ -16,6 +16,7 @@ from coord.bus.direct import _Collector
 from coord.bus.patched import as_message
 from coord.bus.pull import Delivery, PinnedReader
 from coord.bus.unled import UnledReader
+from tests.support.reading import receive
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ async def read(reader: Any, count: int) -> list[Delivery]:
     got: list[Delivery] = []
     async with asyncio.timeout(100):
         while len(got) < count:
-            got += await reader.receive(7, 1.0)
+            got += await receive(reader, 7, 1.0)
             await asyncio.sleep(0)
     return got
 
@@ -98,11 +99,11 @@ async def test_it_is_over_once_the_consumer_answers(conn, stream, monkeypatch: p
     monkeypatch.setattr(Connection, "api", api)
     reader = UnledReader(conn, stream, "c", f"{stream}.a.>")
     await reader.start(1)
-    assert await reader.receive(10, 0.5) == []
+    assert await receive(reader, 10, 0.5) == []
     before = reader.is_over
     away = False
     async with asyncio.timeout(100):
-        assert await reader.receive(10, 60.0) == []
+        assert await receive(reader, 10, 60.0) == []
     assert (before, reader.is_over) == (False, True)
     await reader.close()
 

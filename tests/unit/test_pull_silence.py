@@ -10,6 +10,7 @@ import pytest
 from coord import errors, limits
 from coord.bus import pull
 from coord.bus.pull import PinnedReader
+from tests.support.reading import receive
 
 
 class Silent:
@@ -29,7 +30,7 @@ async def test_silence_is_noticed_before_the_caller_loses_patience(monkeypatch) 
     reader._heard_at = asyncio.get_running_loop().time()
     async with asyncio.timeout(50):
         with pytest.raises(errors.DeliveryGap, match="silent"):
-            await reader.receive(1, 60)
+            await receive(reader, 1, 60)
 
 
 def arrive(reader: PinnedReader, seq: int) -> None:
