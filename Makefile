@@ -10,8 +10,9 @@ ROUNDS ?= 20
 # Where bench-page leaves the reports it writes the page from.
 RESULTS ?= .coord/bench
 # What runs on uvloop and in asyncio's debug mode too, not only on the plain loop.
-LOOPS := tests/contract/test_patched_client.py tests/contract/test_pinned_pull.py tests/integration/test_projector.py \
-	tests/integration/test_publisher.py tests/integration/test_subscriber.py tests/integration/test_rpc.py
+LOOPS := tests/contract/test_patched_client.py tests/contract/test_tls.py tests/contract/test_pinned_pull.py \
+	tests/integration/test_projector.py tests/integration/test_publisher.py tests/integration/test_subscriber.py \
+	tests/integration/test_rpc.py
 # The suite waits more than it computes: measured on two cores with two of them, 390 seconds of CPU in 576 of the clock.
 WORKERS ?= 3
 # Who has run out takes tests from the others: the longest are a dozen seconds.

@@ -1,0 +1,91 @@
+"""A broker behind TLS that wants a certificate: all arrives as without, also what is read and written by calls.
+
+The certificates in `tls/` are for 127.0.0.1 and these tests alone; nobody has their authority's key any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import ssl
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coord import errors
+from coord.bus.connection import Connection, NatsConfig
+from coord.bus.patched import Message
+from tests.support.waiting import until
+
+HERE = Path(__file__).with_name("tls")
+OF_THE_SERVER = f"""
+tls {{
+  cert_file: "{HERE / "server.pem"}"
+  key_file: "{HERE / "server-key.pem"}"
+  ca_file: "{HERE / "ca.pem"}"
+  verify: true
+}}
+"""
+
+
+def config(url: str) -> NatsConfig:
+    return NatsConfig(
+        urls=(url,),
+        tls_ca_file=str(HERE / "ca.pem"),
+        tls_cert_file=str(HERE / "client.pem"),
+        tls_key_file=str(HERE / "client-key.pem"),
+    )
+
+
+@pytest.fixture
+async def server(start_nats):
+    return await start_nats(extra=OF_THE_SERVER)
+
+
+@pytest.fixture
+async def conn(server):
+    connection = await Connection.open(config(server.url), name="test")
+    yield connection
+    await connection.close()
+
+
+async def test_messages_of_any_size_arrive_once_and_in_order(conn: Connection, rng: random.Random) -> None:
+    assert isinstance(conn.client._transport._io_writer.get_extra_info("ssl_object"), ssl.SSLObject)  # type: ignore[union-attr]
+    subject, got, by_calls = conn.new_inbox(), list[bytes](), list[bool]()
+
+    def on_message(message: Message) -> None:
+        got.append(message.data)
+        by_calls.append(asyncio.current_task() is None)
+
+    await conn.subscribe(subject, on_message)
+    await conn.flush()
+    sent = [b"%d " % n + b"x" * rng.choice((0, 1, 100, 16_000, 40_000, 300_000)) for n in range(200)]
+    for n, body in enumerate(sent):
+        conn.publish(subject, body)
+        if n % 20 == 0:
+            await conn.flush()
+        elif n % 3 == 0:
+            await asyncio.sleep(0)
+    await conn.flush()
+    assert got == sent
+    assert any(by_calls)
+    assert not all(by_calls)
+
+
+async def test_facts_are_acknowledged_also_by_a_connection_that_was_lost(conn: Connection) -> None:
+    await conn.api("STREAM.CREATE.S", {"name": "S", "subjects": ["s"], "storage": "file"})
+    for first in (1, 501):
+        answers = await asyncio.gather(*(conn.request("s", b"%d" % n) for n in range(500)))
+        assert [json.loads(answer.data)["seq"] for answer in answers] == list(range(first, first + 500))
+        if first == 1:
+            epoch = conn.epoch
+            conn.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+            await until(lambda epoch=epoch: conn.epoch > epoch and conn.is_connected)  # type: ignore[misc]
+
+
+async def test_nobody_comes_in_without_a_certificate(server) -> None:
+    nobody = msgspec.structs.replace(config(server.url), tls_cert_file=None, tls_key_file=None, connect_timeout_s=0.5)
+    with pytest.raises(errors.NotConnected):
+        await Connection.open(nobody, name="test")
