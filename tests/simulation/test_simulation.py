@@ -5,6 +5,7 @@ A seed that fails is printed; ``coord chaos sim --seed N --seeds 1`` plays it ag
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,11 @@ SEEDS = 2_000
 PER_TEST = 100
 FINDS_WITHIN = 400
 """Seeds; most of the bugs are found by one of the first twenty."""
+FOUND_BY = {
+    "snapshot_too_early": 97, "snapshot_forgets_deaths": 72, "armed_once": 46, "flags_leave_the_log": 50,
+    "anybody_accepts": 102, "expired_while_asked": 104, "quarantined_for_good": 265, "the_dead_keep_their_locks": 122,
+}  # fmt: skip
+"""The seeds that found the rare ones are tried first, which saves half a minute; then all, should they not any more."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
@@ -37,6 +43,7 @@ def test_a_seed_plays_the_same_again(seed: int) -> None:
 @pytest.mark.parametrize("bug", BUGS, ids=[bug.__name__ for bug in BUGS])
 def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     bug(monkeypatch)
-    found = next((run for run in map(simulate, range(FINDS_WITHIN)) if run.wrongs), None)
+    seeds = itertools.chain([FOUND_BY.get(bug.__name__, 0)], range(FINDS_WITHIN))
+    found = next((run for run in map(simulate, seeds) if run.wrongs), None)
     assert found is not None, bug.__doc__
     assert simulate(found.seed).wrongs, "it plays again as it failed"
