@@ -83,7 +83,15 @@ async def test_a_slice_of_the_real_conversations(fleet: Fleet, migrated_database
     assert said["agents"] == len({name for of in speakers for name in of})
 
 
-@pytest.mark.slow
+async def test_a_slice_of_the_real_arrivals(fleet: Fleet, migrated_database: Database) -> None:
+    arrivals = recorded("azure_llm_inference_2023_code.csv")
+    args = ("--limit", 60, "--speed", "max", "--placement", "pull,resources")
+    said = await replay(fleet, migrated_database, arrivals, *args)
+    assert (said["requests"], said["tasks"], said["not_succeeded"]) == (60, 120, 0)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("COORD_SOAK_ROUNDS" not in os.environ, reason="19,000 tasks: only in `make faults`")
 @pytest.mark.timeout(600)
 async def test_the_real_recordings_whole(fleet: Fleet, migrated_database: Database) -> None:
     said = await replay(fleet, migrated_database, recorded("who_and_when_algorithm.jsonl"), "--speed", "max")
