@@ -276,7 +276,8 @@ class PatchedClient(Client):
         self.stats["out_bytes"] += len(body)
         self._pending.append(command)
         self._pending_data_size += len(command)
-        self._write_soon()
+        if not self._writing:
+            self._write_soon()
 
     def before_write(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, before what is sent in this turn is written; it may send more."""

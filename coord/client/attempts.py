@@ -7,6 +7,7 @@ What ends it before it is through (cancelled, lost, drained) is its execution's 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -88,11 +89,12 @@ class Attempt:
         self.overruns_at = self.began_at + limit_s if limit_s > _COARSE_S else None
         limit = asyncio.timeout(limit_s) if self.overruns_at is None else None
         try:
+            handler = self._call(value)
             if limit is None:
-                output = await self._call(value)
+                output = await handler
             else:
                 async with limit:
-                    output = await self._call(value)
+                    output = await handler
         except errors.Reject as exc:
             return "rejected", work.Rejected(claim=claim, reason=exc.message, run_s=self.run_s())
         except TimeoutError as exc:
@@ -131,12 +133,12 @@ class Attempt:
             return self.handles.decode(await self.holder.payloads.get(said.ref), said.ref.content)
         return self.handles.decode(bytes(said.input), self._content)
 
-    async def _call(self, value: Any) -> Any:
+    def _call(self, value: Any) -> Awaitable[Any]:
         handles, holder = self.handles, self.holder
         arguments = (value,) if handles.takes_input else ()
         named = {handles.context_name: self.ctx} if handles.context_name is not None else {}
         handler = handles.call(*arguments, **named)
-        return await (through(holder.gate, handler) if holder.preemptible else handler)  # type: ignore[arg-type]
+        return through(holder.gate, handler) if holder.preemptible else handler  # type: ignore[arg-type]
 
     def _limit_s(self) -> float:
         limit_s = self.said.timeout_s

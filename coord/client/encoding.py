@@ -176,29 +176,46 @@ class Encoder:
         """
         extra = self._extra(fact)
         event_id = fact.event_id or new_event_id()
-        if extra is None or not _plain_id(event_id):
+        if extra is None or (fact.event_id is not None and not _plain_id(event_id)):
             return self._by_reference(fact, event_id, more)
         subject = self._subject(fact, shape)
         moment = self._moments.text(now_us()) if fact.occurred_at is None else format_time(fact.occurred_at)
         block = f"{shape.head % (event_id, moment, event_id)}{extra}{more}\r\n".encode()
-        return Message(subject, block, self._body(fact.data), event_id)
+        return Message(subject, block, self.body(fact.data), event_id)
 
-    def sequel(self, fact: StoredFact) -> Sequel | None:
-        """For `follow`; None: what this fact causes has to be encoded by `single`."""
+    def sequel(self, fact: StoredFact, entity: str | None = None) -> Sequel | None:
+        """For `follow`; None: what this fact causes has to be encoded by `single`.
+
+        `entity`: `subjects.entity_prefix` of it, where the caller has it.
+        """
         correlation, cause, trace = fact.correlation_id or fact.event_id, fact.event_id, fact.traceparent
-        if not (is_plain(correlation) and is_plain(cause) and (trace is None or _plain_trace(trace))):
+        if not (
+            is_plain(cause)
+            and (correlation is cause or is_plain(correlation))
+            and (trace is None or _plain_trace(trace))
+        ):
             return None
         extra = f"{headers.CORRELATION}: {correlation}\r\n{headers.CAUSATION}: {cause}\r\n"
         if trace is not None:
             extra += f"{headers.TRACEPARENT}: {trace}\r\n"
-        entity = entity_prefix(fact.tenant, fact.key, fact.kind, fact.id)
+        if entity is None:
+            entity = entity_prefix(fact.tenant, fact.key, fact.kind, fact.id)
         return Sequel(fact.kind, fact.key, fact.id, entity, extra, correlation, cause, trace)
 
-    def follow(self, sequel: Sequel, event: str, detail: str, data: Any, event_id: str, more: str = "") -> Message:
+    def follow(
+        self,
+        sequel: Sequel,
+        event: str,
+        detail: str,
+        data: Any,
+        event_id: str,
+        more: str = "",
+        body: bytes | None = None,
+    ) -> Message:
         """`single`, of a fact that has nothing else: the same bytes for half the work.
 
         `detail`: valid tokens joined by dots, or nothing.  `event_id`: `new_event_id`'s.  That key and id are tokens
-        is known: they were read.
+        is known: they were read.  `body`: `self.body` of the data, where it was made before.
         """
         shape = self._shapes.get((sequel.kind, event))
         if shape is None or shape.each or REGISTRY.of_payload(data) is not None:
@@ -211,7 +228,9 @@ class Encoder:
         subject = shape.subject % (sequel.key, sequel.id)
         moment = self._moments.text(now_us())
         block = f"{shape.head % (event_id, moment, event_id)}{sequel.extra}{more}\r\n".encode()
-        return Message(f"{subject}.{detail}" if detail else subject, block, self._body(data), event_id)
+        if body is None:
+            body = self.body(data)
+        return Message(f"{subject}.{detail}" if detail else subject, block, body, event_id)
 
     def entry(self, fact: Fact, shape: Shape) -> FramedFact | None:
         """A fact as an entry of a frame; None: it has to travel alone."""
@@ -294,7 +313,8 @@ class Encoder:
             return None
         return extra if schema == 1 else f"{extra}{headers.SCHEMA}: {schema}\r\n"
 
-    def _body(self, data: Any) -> bytes:
+    def body(self, data: Any) -> bytes:
+        """A fact's body; raises the `WireError` a reader would dead-letter it with."""
         if data is None:
             return b""
         return checked_json(data) if self._config.content == "json" else codec.encode(data, "msgpack")

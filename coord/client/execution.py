@@ -67,8 +67,16 @@ class Execution:
     )  # fmt: skip
 
     def __init__(
-        self, worker: Worker, slots: Slots, handles: Handles, queue: str, fact: StoredFact, said: Delivered
+        self,
+        worker: Worker,
+        slots: Slots,
+        handles: Handles,
+        queue: str,
+        fact: StoredFact,
+        said: Delivered,
+        entity: str,
     ) -> None:
+        """`entity`: `subjects.entity_prefix` of the fact."""
         self.worker = worker
         self.slots = slots
         self.handles = handles
@@ -92,7 +100,7 @@ class Execution:
         """Of the handler that runs, or ran last."""
         self._refusals = 0
         """Of the claim's number, though the task seems to be free."""
-        self._sequel = worker.stating.sequel(fact)
+        self._sequel = worker.stating.sequel(fact, entity)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -135,7 +143,8 @@ class Execution:
                 _log.warning("worker.claim_failed", task=self.fact.id, error=statement.error)
                 self.worker.left(self)
 
-        self._state("claimed", self.worker.claim, detail=str(n), once=not judged, then=stored)
+        worker = self.worker
+        self._state("claimed", worker.claim, detail=str(n), once=not judged, then=stored, body=worker.claim_body)
 
     def _state(
         self,
@@ -146,11 +155,12 @@ class Execution:
         event_id: str | None = None,
         once: bool = False,
         then: Callable[[Statement], None],
+        body: bytes | None = None,
     ) -> None:
         """State a fact about the task, caused by its submission."""
         stating, fact = self.worker.stating, self.fact
         if self._sequel is not None:
-            stating.follow(self._sequel, event, said, detail=detail, event_id=event_id, once=once, then=then)
+            stating.follow(self._sequel, event, said, detail=detail, event_id=event_id, once=once, then=then, body=body)
             return
         unusual = Fact(
             kind="task", id=fact.id, key=fact.key, event=event, detail=(detail,) if detail else (), data=said,

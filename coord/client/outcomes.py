@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-from weakref import WeakValueDictionary
+from weakref import ref
 
 import msgspec
 
@@ -96,7 +96,8 @@ class Watch:
         self.suspicious = False
         """Something may have happened that nobody told of: the log has to be read."""
         self._alarms = alarms
-        self._changed: set[asyncio.Future[bool]] = set()
+        self._changed: list[asyncio.Future[bool]] = []
+        """Those that wait, and perhaps some that did."""
 
     def hear(self, *, outcome: Outcome | None = None, progress: Progress | None = None) -> None:
         """Note what is new, or that something is, and wake whoever waits.  The first outcome counts."""
@@ -107,18 +108,26 @@ class Watch:
         if progress is not None:
             self.progress = progress
         self.seen += 1
-        for waiter in self._changed:
+        changed, self._changed = self._changed, []
+        for waiter in changed:
             if not waiter.done():
                 waiter.set_result(True)
 
-    async def changed(self, timeout_s: float | None) -> bool:
+    def changed(self, timeout_s: float | None) -> Coroutine[Any, Any, bool]:
         """Return when something is heard; False after `timeout_s` without, or a quarter of a second later."""
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._changed.add(waiter)
-        try:
-            return await self._alarms.wait(waiter, timeout_s)
-        finally:
-            self._changed.discard(waiter)
+        if self._changed:
+            self._changed = [other for other in self._changed if not other.done()]
+        self._changed.append(waiter)
+        return self._alarms.wait(waiter, timeout_s)
+
+
+class _Held(ref[Watch]):
+    """A watch that is forgotten when nobody holds it.  `WeakValueDictionary` does the same in several calls."""
+
+    __slots__ = ("place",)
+
+    place: tuple[str, str]
 
 
 class Outcomes:
@@ -126,7 +135,7 @@ class Outcomes:
 
     def __init__(self, coord: Coord) -> None:
         self._coord = coord
-        self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
+        self._watches: dict[tuple[str, str], _Held] = {}
         self.alarms = Alarms()
         """Of all that wait for something that may be told here."""
         self._audit_at = 0.0
@@ -138,10 +147,23 @@ class Outcomes:
 
     def watch(self, key: str, id: str, *, foreign: bool = False) -> Watch:
         """The watch of a task; the caller keeps it."""
-        watch = self._watches.get((key, id))
+        place = (key, id)
+        held = self._watches.get(place)
+        watch = None if held is None else held()
         if watch is None:
-            watch = self._watches[key, id] = Watch(id, self.alarms, foreign=foreign)
+            watch = Watch(id, self.alarms, foreign=foreign)
+            held = self._watches[place] = _Held(watch, self._let_go)
+            held.place = place
         return watch
+
+    def __len__(self) -> int:
+        """How many are watched."""
+        return len(self._watches)
+
+    def _let_go(self, held: ref[Watch]) -> None:
+        assert isinstance(held, _Held), "nothing else is kept"
+        if self._watches.get(held.place) is held:
+            del self._watches[held.place]
 
     def may_audit(self) -> bool:
         """Whether the log may be read for one more of those that wait: they share a rate, however many they are."""
@@ -172,7 +194,8 @@ class Outcomes:
             self._hear(told)
 
     def _hear(self, told: _Told) -> None:
-        watch = self._watches.get((told.key, told.id))
+        held = self._watches.get((told.key, told.id))
+        watch = None if held is None else held()
         if watch is None:
             return
         if told.what == "ended" and told.omitted:
@@ -184,8 +207,9 @@ class Outcomes:
             watch.hear(progress=Progress(told.done, told.note, told.claim))
 
     def _reconnected(self) -> None:
-        for watch in list(self._watches.values()):
-            watch.hear()  # something may have been said meanwhile: whoever waits reads the log
+        for held in list(self._watches.values()):
+            if (watch := held()) is not None:
+                watch.hear()  # something may have been said meanwhile: whoever waits reads the log
 
 
 class TaskHandle(Generic[T]):
@@ -235,7 +259,7 @@ class TaskHandle(Generic[T]):
         raw = bytes(outcome.output)
         if outcome.ref is not None:
             raw = await self._coord.payloads.get(outcome.ref)
-        result: T = codec.decode_as(raw, "json", raw.decode(), self._returns)
+        result: T = codec.decode_as(raw, "json", None, self._returns)
         return result
 
     async def progress(self) -> AsyncIterator[Progress]:

@@ -318,7 +318,8 @@ class Puller:
         count, seq, stored_ns = int(tokens[base + 1]), int(tokens[base + 2]), int(tokens[base + 4])
         text = subject.decode("utf-8", "backslashreplace")
         self._deliver(Delivery(queue, text, headers or None, data, seq, count, stored_ns))
-        self.refill()
+        if not self._scheduled:
+            self.refill()
 
     def _status(self, pulls: dict[int, _Pull], number: int, status: bytes) -> None:
         pull = pulls.pop(number, None)

@@ -119,9 +119,16 @@ class Stating:
             more = condition(first, last or 0)
         return self._submit(self._encoder.single(fact, self._encoder.shape(fact), more), then)
 
-    def sequel(self, fact: StoredFact) -> Sequel | None:
-        """What `follow` needs of a fact that was read; None: what it causes has to be sent by `send`."""
-        return self._encoder.sequel(fact)
+    def sequel(self, fact: StoredFact, entity: str | None = None) -> Sequel | None:
+        """What `follow` needs of a fact that was read; None: what it causes has to be sent by `send`.
+
+        `entity`: `subjects.entity_prefix` of it, where the caller has it.
+        """
+        return self._encoder.sequel(fact, entity)
+
+    def body(self, data: Any) -> bytes:
+        """The body of a fact that says this, for `follow`: for whoever says the same again and again."""
+        return self._encoder.body(data)
 
     def follow(
         self,
@@ -133,14 +140,16 @@ class Stating:
         event_id: str | None = None,
         once: bool = False,
         then: Callable[[Statement], None],
+        body: bytes | None = None,
     ) -> Statement:
         """`send` a fact about the entity of one that was read, caused by it: every task has two.
 
         `detail`: valid tokens joined by dots.  `event_id`: `new_event_id`'s, where it may have to be sent again.
-        `once`: as ``once="event"``.
+        `once`: as ``once="event"``.  `body`: `self.body` of the data, where it was made before.
         """
         more = condition(f"{sequel.entity}.*.{event}{'.' if detail else ''}{detail}", 0) if once else ""
-        return self._submit(self._encoder.follow(sequel, event, detail, data, event_id or new_event_id(), more), then)
+        message = self._encoder.follow(sequel, event, detail, data, event_id or new_event_id(), more, body)
+        return self._submit(message, then)
 
     def _submit(self, message: Message, then: Callable[[Statement], None] | None) -> Statement:
         now = clock.monotonic()

@@ -45,6 +45,8 @@ _BURST: Final = 64
 _COUNT_S: Final = 0.5
 """How long what is counted may be unknown to the metrics."""
 _PAYLOAD: Final = frozenset({"input", "ref"})
+_USUAL: Final = _PAYLOAD | {"priority"}
+"""With nothing else there is nothing to be checked."""
 _GENERATIONS: Final = 64
 """Of reused work that are asked about at a time."""
 _UNEVEN: Final = "there are not as many ids as inputs"
@@ -123,6 +125,11 @@ class Submits:
                 timeout_s=timeout_s, backoff_s=backoff_s, backoff_max_s=backoff_max_s, placement=placement,
                 labels=labels, preemptible=preemptible, progress=progress, returns=returns,
             )  # fmt: skip
+        if (
+            retries is timeout_s is backoff_s is backoff_max_s is deadline is deadline_s is placement
+            is labels is preemptible is progress is reuse_for_s is None
+        ):  # fmt: skip  # what most say: what is not said need not be passed on and dropped
+            return self._submitter.submit(capability, input, id=id, key=key, priority=priority, returns=returns)
         return self._submitter.submit(
             capability, input, id=id, key=key, priority=priority, retries=retries, timeout_s=timeout_s,
             backoff_s=backoff_s, backoff_max_s=backoff_max_s, deadline=deadline, deadline_s=deadline_s,
@@ -210,13 +217,25 @@ class Submitter:
         reuse_for_s = options.pop("reuse_for_s", None)
         if reuse_for_s is not None:
             return await self._reuse(capability, input, reuse_for_s, options)
-        ask = await self._ask(capability, input, **options)
-        if options.get("id") is not None:
-            await self._coord.used_ids.refuse_task(ask.key, ask.id)
-        await self._ready(ask.capability, urgent=ask.said.priority == "critical")
-        watch = self._coord.outcomes.watch(ask.key, ask.id)
-        await self._coord.stating.room()
-        return await self._stored(ask, watch, self._send(ask))
+        # Each of these may have to wait; nearly none does, and a coroutine that does not wait costs like one that does.
+        coord = self._coord
+        raw = codec.encode(input, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
+        large = await coord.payloads.put(raw) if len(raw) > limits.TASK_INLINE_BYTES else None
+        ask = self._ask(capability, input, raw, large, **options)
+        if options.get("id") is not None and not coord.used_ids.knows_all(ask.key, ask.id):
+            await coord.used_ids.refuse_task(ask.key, ask.id)
+        door, urgent = self._doors.get(capability), ask.said.priority == "critical"
+        if door is None or door.ask(clock.monotonic(), urgent=urgent) is not ENTER:
+            await self._ready(capability, urgent=urgent)
+        watch = coord.outcomes.watch(ask.key, ask.id)
+        if coord.stating.is_full:
+            await coord.stating.room()
+        statement = self._send(ask)
+        try:
+            await statement
+        except errors.WrongLastSequence as refused:
+            await self._second(ask, watch, refused)
+        return TaskHandle(coord, ask.key, ask.id, watch, ask.returns)
 
     async def submit_many(
         self, capability: str, inputs: Iterable[Any], ids: Iterable[str] | None, *, return_errors: bool, **options: Any
@@ -234,7 +253,7 @@ class Submitter:
                 sent.append(reason)
                 continue
             try:
-                ask = await self._ask(capability, value, **given)
+                ask = await self._ask_any(capability, value, given)
                 await self._ready(capability, urgent=urgent)
                 await self._coord.stating.room()
                 watch, statement = self._coord.outcomes.watch(ask.key, ask.id), self._send(ask)
@@ -303,10 +322,18 @@ class Submitter:
 
     # --- one submission ------------------------------------------------------------------
 
-    async def _ask(
+    async def _ask_any(self, capability: str, input: Any, options: dict[str, Any]) -> Ask:
+        """`_ask`, of an input that may be large."""
+        raw = codec.encode(input, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
+        large = await self._coord.payloads.put(raw) if len(raw) > limits.TASK_INLINE_BYTES else None
+        return self._ask(capability, input, raw, large, **options)
+
+    def _ask(
         self,
         capability: str,
         input: Any,
+        raw: bytes,
+        large: work.Reference | None,
         *,
         id: str | None = None,
         key: str | None = None,
@@ -315,9 +342,8 @@ class Submitter:
         returns: Any = Any,
         **said: Any,
     ) -> Ask:
-        raw = codec.encode(input, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
-        if len(raw) > limits.TASK_INLINE_BYTES:
-            said["ref"] = await self._coord.payloads.put(raw)
+        if large is not None:
+            said["ref"] = large
         elif input is not None:
             said["input"] = msgspec.Raw(raw)
         if deadline is not None:
@@ -329,10 +355,10 @@ class Submitter:
             said["placement"] = placing.data_of(said["placement"])
         try:
             submission = work.Submission(instance=self._coord.instance, together=True, **said)
-            options = {name: value for name, value in said.items() if name not in _PAYLOAD}
-            if options:
+            if submission.priority not in work.PRIORITIES or not said.keys() <= _USUAL:
+                options = {name: value for name, value in said.items() if name not in _PAYLOAD}
                 msgspec.convert(options, work.Submission)  # or no reader would believe what is stored
-            work.check(submission)
+                work.check(submission)
         except (TypeError, msgspec.ValidationError) as exc:
             raise errors.InvalidPayload(f"not an option of a task: {exc}") from exc
         if capability not in self._doors or submission.priority not in work.QUEUES:
@@ -363,17 +389,21 @@ class Submitter:
         try:
             await statement
         except errors.WrongLastSequence as refused:
-            found = await self._first(ask, refused)
-            if found is None:
-                # What is there is nobody's task: facts that no reader believes.  The log decides who is first.
-                await self._send(ask, once=False)
-                found = await self._first(ask, refused)
-            if found is None:
-                raise errors.UnknownTask(
-                    "the submission is stored, and cannot be read back", task=ask.id, key=ask.key
-                ) from refused
-            self._join(watch, *found)
+            await self._second(ask, watch, refused)
         return TaskHandle(self._coord, ask.key, ask.id, watch, ask.returns)
+
+    async def _second(self, ask: Ask, watch: Watch, refused: errors.WrongLastSequence) -> None:
+        """Be told of what came first, if it is the same work."""
+        found = await self._first(ask, refused)
+        if found is None:
+            # What is there is nobody's task: facts that no reader believes.  The log decides who is first.
+            await self._send(ask, once=False)
+            found = await self._first(ask, refused)
+        if found is None:
+            raise errors.UnknownTask(
+                "the submission is stored, and cannot be read back", task=ask.id, key=ask.key
+            ) from refused
+        self._join(watch, *found)
 
     async def _first(self, ask: Ask, refused: errors.WrongLastSequence) -> tuple[Task, list[StoredFact]] | None:
         """The task that was there before, if it is the same work; `TaskExists` if not.  None: there is no task."""
@@ -397,7 +427,7 @@ class Submitter:
         """Join identical work, or begin it; see `coord.core.reuse`."""
         if options.get("id") is not None or options.get("key") is not None or not reuse_for_s >= 0:
             raise errors.InvalidPayload("reuse gives a task its id and key, and takes a time of at least 0")
-        ask = await self._ask(capability, input, **options)
+        ask = await self._ask_any(capability, input, options)
         key = reuse.key_of(capability, ask.raw)
         watch = self._shared.get(key)
         if watch is not None and watch.outcome is None:

@@ -62,8 +62,7 @@ class Handles(msgspec.Struct, frozen=True):
             raw = b"null"
         if content == "msgpack":
             return codec.convert(codec.decode_msgpack(raw) if raw else None, self.input_type)
-        text = raw.decode() if hasattr(self.input_type, "model_validate_json") else ""
-        return codec.decode_as(raw, "json", text, self.input_type)
+        return codec.decode_as(raw, "json", None, self.input_type)
 
     def encode(self, output: Any) -> bytes:
         """What the handler returned, as JSON; raises `InvalidPayload` where it is not of the declared type."""

@@ -59,17 +59,21 @@ class UsedIds:
         self._asking: dict[UsedKind, tuple[list[Ident], asyncio.Task[dict[Ident, Used]]]] = {}
         self._running: set[asyncio.Task[dict[Ident, Used]]] = set()
 
+    def knows_all(self, key: str, id: str) -> bool:
+        """Whether `first` would say None without asking, for now; raises what it raises for what is no id."""
+        _check(key, id)
+        now = clock.monotonic()
+        if now >= self._renew_at:
+            self._renew()
+        return now < self._whole_until
+
     async def first(self, kind: UsedKind, key: str, id: str) -> Used | None:
         """What ended under this id and has left the log; None: nothing, as far as anybody knows.
 
         Raises `InvalidToken` for what is no id, and what the service answers when it cannot tell:
         `DatabaseUnavailable`, `Overloaded`, …
         """
-        _check(key, id)  # or it would spoil the request for the others in it
-        now = clock.monotonic()
-        if now < self._whole_until:
-            if now >= self._renew_at:
-                self._renew()
+        if self.knows_all(key, id):  # and what is no id would spoil the request for the others in it
             return None
         asking = self._asking.get(kind)
         if asking is None or len(asking[0]) >= limits.USED_IDS_MAX:
@@ -179,7 +183,8 @@ class UsedIds:
 
 def _check(key: str, id: str) -> None:
     subjects.check_token(id, "an id")
-    subjects.check_token(key, "a key")
+    if key is not id:
+        subjects.check_token(key, "a key")
 
 
 def _is_ident(ident: Ident) -> bool:

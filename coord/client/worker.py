@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -77,7 +78,9 @@ class Worker:
         self.name = coord.agent
         self.instance = coord.instance
         self.claim = work.Claim(instance=coord.instance)
-        """What each of its claims says."""
+        """What each of its claims says,"""
+        self.claim_body = coord.stating.body(self.claim)
+        """written once."""
         self.stating = coord.stating
         self.payloads = coord.payloads
         self.stats = WorkerStats()
@@ -129,9 +132,9 @@ class Worker:
                 self.conn,
                 self.tenant,
                 capability,
-                free=lambda c=capability: self._free(c),  # type: ignore[misc]
-                deliver=lambda delivery, c=capability: self._delivered(c, delivery),  # type: ignore[misc]
-                missing=lambda c=capability: self._missing(c),  # type: ignore[misc]
+                free=partial(self._free, capability),
+                deliver=partial(self._delivered, capability),
+                missing=partial(self._missing, capability),
                 urgent=lambda c=capability: self._slots[c].yielding() is not None,  # type: ignore[misc]
                 paced=self._beating.paced,
             )
@@ -278,10 +281,16 @@ class Worker:
         fact = decode_message(delivery.subject, delivery.headers, delivery.body, delivery.seq, stored_at)[0]
         if not isinstance(fact, StoredFact):
             return  # a dead letter: nobody can run it
-        self._take(capability, delivery.queue, fact, first=_is_first(delivery))
+        entity = subjects.entity_prefix(fact.tenant, fact.key, fact.kind, fact.id)
+        self._take(capability, delivery.queue, fact, entity, first=_is_first(delivery, entity))
 
-    def _take(self, capability: str, queue: str, fact: StoredFact, *, first: bool, seen: Task | None = None) -> None:
-        """Take a delivery, if there is room.  `first`: nobody can have claimed it; `seen`: it was read, and is free."""
+    def _take(
+        self, capability: str, queue: str, fact: StoredFact, entity: str, *, first: bool, seen: Task | None = None
+    ) -> None:
+        """Take a delivery, if there is room.
+
+        `entity`: the prefix of its entity.  `first`: nobody can have claimed it; `seen`: it was read, and is free.
+        """
         try:
             said = fact.decode(Delivered) if fact.body else Delivered()
         except errors.WireError:
@@ -292,7 +301,7 @@ class Worker:
             self.stats.skipped += 1  # again, while it is held here
             return
         slots = self._slots[capability]
-        execution = Execution(self, slots, self._handles[capability], queue, fact, said)
+        execution = Execution(self, slots, self._handles[capability], queue, fact, said, entity)
         most = self.agent.quotas.inflight
         full = most is not None and len(self._executions) >= most
         if full or self.draining or self._beating.paused or not slots.take(execution):
@@ -305,8 +314,9 @@ class Worker:
             self._watched_at = clock.monotonic()
             self._watcher = asyncio.get_running_loop().call_later(_WATCH_S, self._watch)
         self.allowance.spend(FACTS_OF_A_TASK)
-        self._idle.clear()
-        self._beating.hold(self)
+        if len(self._executions) == 1:  # of more it was said already
+            self._idle.clear()
+            self._beating.hold(self)
         if seen is not None:
             execution.begin_as(seen)
         elif first and not said.redrive and not said.restated:
@@ -397,6 +407,7 @@ class Worker:
         if execution.started:
             ended = "returned" if execution.ended_because == "drained" else "dropped"
             self._meter(capability).ended(outcome or ended, clock.monotonic() - execution.began_at)
+        execution.attempt = None  # each knows the other: together they would stay until the collector finds them
         if self._executions.get(execution.place) is execution:
             del self._executions[execution.place]
         if outcome in ("completed", "failed", "rejected"):
@@ -434,7 +445,8 @@ class Worker:
             if fact.seq != task.submitted_seq:
                 continue
             if task.capability in self._slots:
-                self._take(task.capability, task.queue, fact, first=False, seen=task)
+                entity = subjects.entity_prefix(fact.tenant, fact.key, fact.kind, fact.id)
+                self._take(task.capability, task.queue, fact, entity, first=False, seen=task)
             else:
                 self.give_back(fact, task.next_claim, "capability")
 
@@ -472,9 +484,8 @@ async def _logged(job: Any) -> None:
         _log.warning("worker.job_failed", error=exc)
 
 
-def _is_first(delivery: Delivery) -> bool:
+def _is_first(delivery: Delivery, entity: str) -> bool:
     """Whether the broker vouches that this submission is the first fact of its task: nobody has claimed it."""
     if delivery.delivered != 1 or delivery.headers is None:
         return False
-    line = f"{_FIRST}{subjects.entity_of(delivery.subject)}.>\r\n"
-    return line.encode() in delivery.headers
+    return f"{_FIRST}{entity}.>\r\n".encode() in delivery.headers

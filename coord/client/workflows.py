@@ -214,7 +214,7 @@ class WorkflowHandle(Generic[T]):
             step = outcome.step if isinstance(outcome, FlowOutcome) else None
             raise kind(outcome.message or None, workflow=self.id, step=step, error=outcome.error)
         raw = bytes(outcome.output)
-        result: T = codec.decode_as(raw, "json", raw.decode(), self._returns)
+        result: T = codec.decode_as(raw, "json", None, self._returns)
         return result
 
     async def status(self) -> View:

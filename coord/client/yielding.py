@@ -24,7 +24,8 @@ class Gate:
 
     def __init__(self) -> None:
         self._opened: asyncio.Future[None] | None = None
-        self._by: set[object] = set()
+        self._by: set[object] | None = None
+        """Made when somebody closes it: hardly any gate is ever closed."""
 
     @property
     def closed(self) -> bool:
@@ -33,15 +34,18 @@ class Gate:
 
     def close(self, by: object = None) -> None:
         """Hold the handler at its next await.  Twice is legal; of several who hold it each has to open it."""
+        if self._by is None:
+            self._by = set()
         self._by.add(by)
         if self._opened is None:
             self._opened = asyncio.get_running_loop().create_future()
 
     def open(self, by: object = None) -> None:
         """Let it go on.  Twice is legal."""
-        self._by.discard(by)
-        if self._by:
-            return
+        if self._by is not None:
+            self._by.discard(by)
+            if self._by:
+                return
         opened, self._opened = self._opened, None
         if opened is not None and not opened.done():
             opened.set_result(None)

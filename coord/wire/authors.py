@@ -14,6 +14,7 @@ an application's: any agent may state it, as a single message.
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -134,6 +135,17 @@ def rule_for(kind: str, event: str) -> Rule:
     if kind in RESERVED_KINDS:
         raise Unauthorised(f"{event!r} is not an event of the reserved kind {kind!r}", kind=kind, event=event)
     return APPLICATION_PROGRESS if event == "progress" else APPLICATION
+
+
+@lru_cache(maxsize=1024)
+def is_allowed(kind: str, event: str, schema: int, *, decider: bool) -> bool:
+    """Whether `check` allows such a single message whatever its key and id; where not, `check` says what it thinks."""
+    rule = TABLE.get((kind, event))
+    if rule is None or kind == "agent" or rule.author is Author.SELF:
+        return False
+    return (rule.deciders or rule.author is Author.DECIDER if decider else rule.author is not Author.DECIDER) and (
+        rule.schema is None or schema <= rule.schema
+    )
 
 
 def check(subject: FactSubject, *, schema: int = 1, framed: bool = False) -> Rule:

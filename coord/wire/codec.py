@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, Literal
 
@@ -355,6 +357,11 @@ def to_builtins(value: Any) -> Any:
         raise InvalidPayload(f"cannot be sent: {exc}") from exc
 
 
+_SCALARS: Final = frozenset({int, float, bool, type(None)})
+_SCALAR_BYTES: Final = 24
+"""What a double takes at most; integers may be longer, and of too many digits."""
+
+
 def encode(value: Any, content: Content = "json", *, bytes_max: int = limits.EVENT_BYTES_MAX) -> bytes:
     """A payload's bytes, checked as a reader would check them.
 
@@ -370,22 +377,30 @@ def encode(value: Any, content: Content = "json", *, bytes_max: int = limits.EVE
     if content == "msgpack":
         json_text(decode_msgpack(body))
         return body
-    decode_json(body)
+    if type(value) in _SCALARS and len(body) <= _SCALAR_BYTES and (value is None or body != b"null"):
+        return body  # a double, no NaN, or what is as short: nothing that is looked for can be in it
+    read_json_text(body)
     # The encoder writes NaN as null: only a body with a null can hide one.
     if b"null" in body and not isinstance(value, (str, type(None))):
         check_tree(to_builtins(value))
     return body
 
 
-def decode_as(body: bytes, content: Content, text: str, to: Any) -> Any:
+@lru_cache(maxsize=1024)
+def _reads_json(to: type) -> Callable[[str], Any] | None:
+    """How a pydantic model is read; None: it is none.  To be told that a class has no such name costs an exception."""
+    return getattr(to, "model_validate_json", None)
+
+
+def decode_as(body: bytes, content: Content, text: str | None, to: Any) -> Any:
     """A body as type `to`: a msgspec struct, dataclass or any type msgspec knows, or a pydantic model.
 
-    `text` is the body's JSON.  Raises `InvalidPayload` when the body is not of that type.
+    `text` is the body's JSON; None: the body is JSON.  Raises `InvalidPayload` when the body is not of that type.
     """
     try:
-        validate = getattr(to, "model_validate_json", None)
+        validate = _reads_json(to) if isinstance(to, type) else getattr(to, "model_validate_json", None)
         if validate is not None:
-            return validate(text)
+            return validate((body or b"null").decode() if text is None else text)
         if content == "json":
             return msgspec.json.decode(body or b"null", type=to)
         return msgspec.msgpack.decode(body or b"\xc0", type=to)

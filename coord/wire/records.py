@@ -146,7 +146,7 @@ class StoredFact(msgspec.Struct, frozen=True, gc=False):
         entry = REGISTRY.of_type(to)
         if entry is not None and (entry.kind, entry.event) == (self.kind, self.event) and entry.schema != self.schema:
             return cast("T", self._upcast(entry))
-        decoded: T = codec.decode_as(self.body, self.content, self.json_text, to)
+        decoded: T = codec.decode_as(self.body, self.content, self.converted, to)
         return decoded
 
     def _upcast(self, entry: FactType) -> Any:

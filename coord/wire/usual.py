@@ -100,7 +100,8 @@ def read(subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | No
     try:
         version = 1 if schema is None else attributes.schema_version(schema)
         # Any agent may state anything of a kind that is not reserved, as a single message.
-        if kind in RESERVED_KINDS or agent[0] == "_":
+        decides = agent[0] == "_"
+        if (kind in RESERVED_KINDS or decides) and not authors.is_allowed(kind, event, version, decider=decides):
             authors.check(FactSubject(tenant, agent, key, kind, id_, event), schema=version)
         occurred_at = _fromisoformat(time)
         text = read_json_text(body) if body else "null"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 import coord
 from coord import errors
+from coord.client.attempts import Attempt
+from coord.client.execution import Execution
 from coord.testing import InMemoryCoord, Stuck, load, replay, run, save
 from coord.wire.flow import When
 from tests.support.waiting import until
@@ -72,6 +75,38 @@ async def test_retries_wait_in_virtual_time(fleet: InMemoryCoord) -> None:
         assert await handle.result(timeout_s=3600) == 2
     assert len(seen) == 4
     assert loop.time() - began > 1, "three backoffs"
+
+
+async def test_what_is_over_is_gone_without_the_collector(fleet: InMemoryCoord) -> None:
+    agent, _ = writers(failures=2)
+    async with fleet.work(agent) as worker, fleet.connect("boss") as c:
+        gc.collect()
+        gc.disable()
+        try:
+            assert await (await c.submit("count", Doc("a b"))).result(timeout_s=3600) == 2
+            await worker.wait()
+            await c.flush()
+            left = [type(one).__name__ for one in gc.get_objects() if isinstance(one, (Attempt, Execution))]
+        finally:
+            gc.enable()
+        assert left == []
+        handle = await c.submit("count", Doc("a"))
+        assert len(c.outcomes) == 1
+        assert await handle.result(timeout_s=5) == 1
+        del handle
+        assert len(c.outcomes) == 0, "nobody holds a handle"
+
+
+async def test_waits_that_were_too_long_leave_nothing_behind(fleet: InMemoryCoord) -> None:
+    async with fleet.connect("boss") as c:
+        watch = c.outcomes.watch("k", "t")
+        for _ in range(3):
+            assert not await watch.changed(0.01)
+        assert len(watch._changed) == 1  # noqa: SLF001 - the last one, until somebody waits again
+        waits = asyncio.ensure_future(watch.changed(None))
+        await asyncio.sleep(0)
+        watch.hear()
+        assert await waits
 
 
 async def test_a_worker_that_crashes_loses_its_task_to_another(fleet: InMemoryCoord) -> None:

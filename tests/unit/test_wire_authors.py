@@ -14,6 +14,19 @@ def said(agent: str, kind: str, event: str, of: str = "x1", key: str | None = No
     return FactSubject("acme", agent, of if key is None else key, kind, of, event)
 
 
+@pytest.mark.parametrize("entry", [*sorted(TABLE), ("task", "eaten"), ("file", "scanned")], ids=".".join)
+def test_what_is_allowed_unseen_is_allowed_of_every_entity(entry):
+    kind, event = entry
+    allowed = 0
+    for agent in ("a1", "_d"):
+        for schema in (1, 2):
+            if authors.is_allowed(kind, event, schema, decider=agent == "_d"):
+                allowed += 1
+                check(said(agent, kind, event, key="k1"), schema=schema)
+    rule = TABLE.get(entry)
+    assert bool(allowed) == (rule is not None and kind != "agent" and rule.author is not Author.SELF)
+
+
 @pytest.mark.parametrize("entry", sorted(TABLE), ids=".".join)
 def test_every_rule_holds_for_agents_and_deciders(entry):
     kind, event = entry
