@@ -39,6 +39,7 @@ from coord.wire.prepared import (
     is_token,
     open_block,
     open_subject,
+    pieces,
 )
 from coord.wire.records import StoredFact
 from coord.wire.subjects import SampleSubject, entity_prefix
@@ -81,10 +82,10 @@ class Shape(msgspec.Struct, frozen=True):
     schema_max: int | None
     each: bool
     """The rule looks at the entity: every fact is checked, not only the first."""
-    subject: str
-    """Where such a fact without details is published: places for key and entity."""
-    head: str
-    """The header block of a single fact, open at its end: places for id, time, id."""
+    subject: tuple[str, ...]
+    """Where such a fact without details is published: what stands before, between and behind key and entity."""
+    head: tuple[str, ...]
+    """The header block of a single fact, open at its end: what stands around id, time, id."""
     frame_head: str
     """The same of a frame; empty where frames are not allowed."""
 
@@ -180,7 +181,8 @@ class Encoder:
             return self._by_reference(fact, event_id, more)
         subject = self._subject(fact, shape)
         moment = self._moments.text(now_us()) if fact.occurred_at is None else format_time(fact.occurred_at)
-        block = f"{shape.head % (event_id, moment, event_id)}{extra}{more}\r\n".encode()
+        begin, between, then, end = shape.head
+        block = "".join((begin, event_id, between, moment, then, event_id, end, extra, more, "\r\n")).encode()
         return Message(subject, block, self.body(fact.data), event_id)
 
     def sequel(self, fact: StoredFact, entity: str | None = None) -> Sequel | None:
@@ -225,12 +227,12 @@ class Encoder:
                 causation_id=sequel.causation_id, traceparent=sequel.traceparent,
             )  # fmt: skip
             return self.single(fact, self.shape(fact), more)
-        subject = shape.subject % (sequel.key, sequel.id)
+        before, middle, behind = shape.subject
+        subject = "".join((before, sequel.key, middle, sequel.id, behind, "." if detail else "", detail))
         moment = self._moments.text(now_us())
-        block = f"{shape.head % (event_id, moment, event_id)}{sequel.extra}{more}\r\n".encode()
-        if body is None:
-            body = self.body(data)
-        return Message(f"{subject}.{detail}" if detail else subject, block, body, event_id)
+        begin, between, then, end = shape.head
+        block = "".join((begin, event_id, between, moment, then, event_id, end, sequel.extra, more, "\r\n")).encode()
+        return Message(subject, block, self.body(data) if body is None else body, event_id)
 
     def entry(self, fact: Fact, shape: Shape) -> FramedFact | None:
         """A fact as an entry of a frame; None: it has to travel alone."""
@@ -267,8 +269,8 @@ class Encoder:
             linger_s=linger_ms / 1000 if rule.frames and lane == 1 else None,
             schema_max=rule.schema,
             each=fact.kind == "agent" or rule.author is authors.Author.SELF,
-            subject=open_subject(self.tenant, self.agent, fact.kind, fact.event),
-            head=head,
+            subject=pieces(open_subject(self.tenant, self.agent, fact.kind, fact.event)),
+            head=pieces(head),
             frame_head=frame_head,
         )
 
@@ -280,8 +282,8 @@ class Encoder:
             authors.check(subject)
             return subject.publish
         # kind, event and their author were checked when the shape was made.
-        subject_text = shape.subject % (key, fact.id)
-        return ".".join((subject_text, *detail)) if detail else subject_text
+        before, middle, behind = shape.subject
+        return ".".join((f"{before}{key}{middle}{fact.id}{behind}", *detail))
 
     def _extra(self, fact: Fact) -> str | None:
         """The header lines that not every fact has; None where the reference has to be asked."""

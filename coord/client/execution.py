@@ -57,6 +57,9 @@ _AGAIN_MOST_S: Final = 5.0
 
 Ended = Literal["cancelled", "lost", "drained"]
 
+_OPEN: Final = Gate()
+"""Of all that may not be held: nobody closes it."""
+
 
 class Execution:
     """See the module.  Made for a delivery that has a slot; `begin` or `look` starts it."""
@@ -91,7 +94,7 @@ class Execution:
         self.preemptible = queue == "batch" and (
             said.preemptible if handles.preemptible is None else handles.preemptible
         )
-        self.gate = Gate()
+        self.gate = Gate() if self.preemptible else _OPEN
         self.ctx: TaskContext | None = None
         self.ended_because: Ended | None = None
         self._aio_task: asyncio.Task[None] | None = None

@@ -169,7 +169,7 @@ class Stating:
         if not self._room.is_set() and not self.is_full:
             self._room.set()
         assert isinstance(publication, Statement), "nobody else submits to this pipeline"
-        if isinstance(publication.error, errors.IdCollision):
+        if publication.error is not None and isinstance(publication.error, errors.IdCollision):
             new_event_id.renew()
         then, publication.then = publication.then, None
         if then is not None:

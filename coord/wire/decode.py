@@ -79,8 +79,10 @@ def _decode(subject: str, raw_headers: bytes | None, body: bytes, seq: int, stor
 
 def stored_fact(fact: usual.UsualFact, body: bytes, seq: int, stored_at: datetime) -> StoredFact:
     """What `usual.read` made of a message, as who decides about it wants it."""
-    (tenant, agent, key, kind, id_, event, detail, event_id, type_, schema, occurred_at, *tracing, _) = fact
-    correlation_id, causation_id, traceparent = tracing
+    (
+        tenant, agent, key, kind, id_, event, detail, event_id, type_, schema, occurred_at,
+        correlation_id, causation_id, traceparent, _,
+    ) = fact  # fmt: skip
     return StoredFact(
         tenant,
         agent,

@@ -45,6 +45,11 @@ def open_subject(tenant: str, agent: str, kind: str, event: str) -> str:
     return FactSubject(tenant, agent, "%s", kind, "%s", event).publish
 
 
+def pieces(text: str) -> tuple[str, ...]:
+    """What `open_block` or `open_subject` made, cut at its places: joining takes a third of the time of filling in."""
+    return tuple(piece.replace("%%", "%") for piece in text.split("%s"))
+
+
 def condition(filter_: str, last: int) -> str:
     """The lines that have the broker store a fact only if the newest one under a filter is at `last`; 0: none is."""
     return f"{headers.EXPECTED_LAST_SUBJECT_SEQ}: {last}\r\n{headers.EXPECTED_LAST_SUBJECT}: {filter_}\r\n"

@@ -102,7 +102,7 @@ async def test_waits_that_were_too_long_leave_nothing_behind(fleet: InMemoryCoor
         watch = c.outcomes.watch("k", "t")
         for _ in range(3):
             assert not await watch.changed(0.01)
-        assert len(watch._changed) == 1  # noqa: SLF001 - the last one, until somebody waits again
+        assert len(watch._changed) == 1  # the last one, until somebody waits again
         waits = asyncio.ensure_future(watch.changed(None))
         await asyncio.sleep(0)
         watch.hear()
