@@ -182,7 +182,7 @@ class Encoder:
         subject = self._subject(fact, shape)
         moment = self._moments.text(now_us()) if fact.occurred_at is None else format_time(fact.occurred_at)
         begin, between, then, end = shape.head
-        block = "".join((begin, event_id, between, moment, then, event_id, end, extra, more, "\r\n")).encode()
+        block = f"{begin}{event_id}{between}{moment}{then}{event_id}{end}{extra}{more}\r\n".encode()
         return Message(subject, block, self.body(fact.data), event_id)
 
     def sequel(self, fact: StoredFact, entity: str | None = None) -> Sequel | None:
@@ -228,11 +228,13 @@ class Encoder:
             )  # fmt: skip
             return self.single(fact, self.shape(fact), more)
         before, middle, behind = shape.subject
-        subject = "".join((before, sequel.key, middle, sequel.id, behind, "." if detail else "", detail))
+        subject = f"{before}{sequel.key}{middle}{sequel.id}{behind}"
         moment = self._moments.text(now_us())
         begin, between, then, end = shape.head
-        block = "".join((begin, event_id, between, moment, then, event_id, end, sequel.extra, more, "\r\n")).encode()
-        return Message(subject, block, self.body(data) if body is None else body, event_id)
+        block = f"{begin}{event_id}{between}{moment}{then}{event_id}{end}{sequel.extra}{more}\r\n".encode()
+        if body is None:
+            body = self.body(data)
+        return Message(f"{subject}.{detail}" if detail else subject, block, body, event_id)
 
     def entry(self, fact: Fact, shape: Shape) -> FramedFact | None:
         """A fact as an entry of a frame; None: it has to travel alone."""
