@@ -175,7 +175,8 @@ class Encoder:
 
         `more`: header lines for the broker, each with its end.
         """
-        extra = self._extra(fact)
+        causeless = fact.correlation_id is fact.causation_id is fact.traceparent is fact.type is None
+        extra = "" if causeless and fact.schema == 1 and REGISTRY.of_payload(fact.data) is None else self._extra(fact)
         event_id = fact.event_id or new_event_id()
         if extra is None or (fact.event_id is not None and not _plain_id(event_id)):
             return self._by_reference(fact, event_id, more)

@@ -228,7 +228,7 @@ class Execution:
         self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
         running = self.attempt = Attempt(self, self.handles, self.said, self.ctx, self.fact.content)
         self.began_at = running.began_at
-        self._aio_task = asyncio.get_running_loop().create_task(self._run(running), name=f"task-{self.fact.id}")
+        self._aio_task = self.worker.loop.create_task(self._run(running), name=f"task-{self.fact.id}")
         if self.preemptible:
             self.worker.refill(self.handles.capability)  # something critical may be taken though no slot is free
 

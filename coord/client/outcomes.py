@@ -115,7 +115,7 @@ class Watch:
 
     def changed(self, timeout_s: float | None) -> Coroutine[Any, Any, bool]:
         """Return when something is heard; False after `timeout_s` without, or a quarter of a second later."""
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiter = self._alarms.future()
         if self._changed:
             self._changed = [other for other in self._changed if not other.done()]
         self._changed.append(waiter)

@@ -74,6 +74,7 @@ class Worker:
         self.agent = agent
         self.coord = coord
         self.conn = coord.connection
+        self.loop = asyncio.get_running_loop()  # to be told which one runs takes a system call
         self.tenant = coord.tenant
         self.name = coord.agent
         self.instance = coord.instance

@@ -23,6 +23,13 @@ class Alarms:
     def __init__(self) -> None:
         self._due: dict[asyncio.Future[bool], float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def future(self) -> asyncio.Future[bool]:
+        """A future of the loop that runs, to wait for: to be told which one that is takes a system call."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
 
     def __len__(self) -> int:
         """How many waits share the timer now."""

@@ -46,7 +46,7 @@ def open_subject(tenant: str, agent: str, kind: str, event: str) -> str:
 
 
 def pieces(text: str) -> tuple[str, ...]:
-    """What `open_block` or `open_subject` made, cut at its places: put together in a third of the time of filling in."""
+    """What `open_block` or `open_subject` made, cut at its places: joined in a third of the time of filling in."""
     return tuple(piece.replace("%%", "%") for piece in text.split("%s"))
 
 

@@ -118,8 +118,18 @@ _STEP: Final = tuple(((x & _MASK) * 0x01000193) & _MASK for x in range(256))
 @lru_cache(maxsize=8192)
 def partition(token: str) -> int:
     """The partition (0 to 15) of a key or agent: FNV-1a 32 of its UTF-8 bytes, mod 16."""
+    data = token.encode()
+    state = _after(data[:-2])
+    for byte in data[-2:]:
+        state = _STEP[state ^ byte]
+    return state
+
+
+@lru_cache(maxsize=1024)
+def _after(head: bytes) -> int:
+    """The state after all but the last two bytes: ids are counted, and share them with a hundred others."""
     state = 0x811C9DC5 & _MASK
-    for byte in token.encode():
+    for byte in head:
         state = _STEP[state ^ byte]
     return state
 
