@@ -63,9 +63,11 @@ class UsedIds:
         """Whether `first` would say None without asking, for now; raises what it raises for what is no id."""
         _check(key, id)
         now = clock.monotonic()
+        if now >= self._whole_until:
+            return False
         if now >= self._renew_at:
             self._renew()
-        return now < self._whole_until
+        return True
 
     async def first(self, kind: UsedKind, key: str, id: str) -> Used | None:
         """What ended under this id and has left the log; None: nothing, as far as anybody knows.
