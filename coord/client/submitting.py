@@ -47,6 +47,7 @@ _COUNT_S: Final = 0.5
 _PAYLOAD: Final = frozenset({"input", "ref"})
 _USUAL: Final = _PAYLOAD | {"priority"}
 """With nothing else there is nothing to be checked."""
+_UNSAID: Final = (None,) * 11
 _GENERATIONS: Final = 64
 """Of reused work that are asked about at a time."""
 _UNEVEN: Final = "there are not as many ids as inputs"
@@ -125,10 +126,11 @@ class Submits:
                 timeout_s=timeout_s, backoff_s=backoff_s, backoff_max_s=backoff_max_s, placement=placement,
                 labels=labels, preemptible=preemptible, progress=progress, returns=returns,
             )  # fmt: skip
-        if (
-            retries is timeout_s is backoff_s is backoff_max_s is deadline is deadline_s is placement
-            is labels is preemptible is progress is reuse_for_s is None
-        ):  # fmt: skip  # what most say: what is not said need not be passed on and dropped
+        rest = (
+            retries, timeout_s, backoff_s, backoff_max_s, deadline, deadline_s, placement, labels, preemptible,
+            progress, reuse_for_s,
+        )  # fmt: skip
+        if rest == _UNSAID:  # as mostly: it need not be passed on and dropped
             return self._submitter.submit(capability, input, id=id, key=key, priority=priority, returns=returns)
         return self._submitter.submit(
             capability, input, id=id, key=key, priority=priority, retries=retries, timeout_s=timeout_s,
