@@ -18,6 +18,7 @@ from coord import errors
 from coord.bus.connection import Connection, Subscription
 from coord.bus.patched import Message, as_message
 from coord.core.delivery import DeliveryOrder, Verdict
+from coord.wire.readings import Reading
 
 _encode = msgspec.json.encode
 
@@ -27,8 +28,8 @@ OVERHEAD_BYTES: Final = 128
 """What a waiting delivery takes beside its body and headers: itself, subject and reply."""
 
 
-class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One accepted delivery."""
+class Delivery(msgspec.Struct, gc=False):
+    """One accepted delivery.  Nothing of it is changed but `reading`."""
 
     seq: int
     """Stream sequence."""
@@ -40,6 +41,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     ack: bytes = b""
     """Where to acknowledge (this one and, with AckAll, all before it); also says what follows."""
+    reading: Reading = None
+    """What it says, once either of two services has read it that are fed the same one (`coord.wire.readings`)."""
 
     @property
     def pending(self) -> int:

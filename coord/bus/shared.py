@@ -44,6 +44,7 @@ from coord.runtime.clock import until_moment
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from coord.wire.readings import Reading
 
 _log = logs.get("gathered")
 
@@ -163,7 +164,8 @@ class SharedConsumer(Puller):
         usual = headers.endswith(_END) and len(headers) > _NO_FIELDS
         raw_headers = headers if usual else canonical_headers(headers or None)
         text = subject.decode("utf-8", "backslashreplace")
-        delivery = Delivery(seq, stored_ns, text, raw_headers, data, reply)
+        reading: Reading = None if self.ride is None else "unread"
+        delivery = Delivery(seq, stored_ns, text, raw_headers, data, reply, reading)
         self._feeding.feed(token, delivery)
         if self.leaving is not None:
             self.leaving.board()

@@ -157,29 +157,29 @@ class TaskDecider:
 
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
         """Fold one fact of a task."""
-        ident = (fact.tenant, fact.key, fact.id)
+        event, ident = fact.event, (fact.tenant, fact.key, fact.id)
         task = self._tasks.get(ident)
+        known = task is not None
         if task is None:
-            if fact.event != "submitted":
+            if event != "submitted":
                 # It has ended, or never was: the projector, which has all of them, says which.
                 self.refused["task.not_open"] += 1
-                return self._claimed_in_vain(fact, None) if fact.event == "claimed" else NONE
+                return self._claimed_in_vain(fact, None) if event == "claimed" else NONE
             task = self._recollect(ident) or Task(tenant=fact.tenant, key=fact.key, id=fact.id)
         claimant, instance, claim, was = task.claimant, task.instance, task.claims, task.status
-        known = ident in self._tasks
-        before = _ack(task) if known and fact.event == "submitted" else NONE
+        before = _ack(task) if known and event == "submitted" else NONE
         refusal = task.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
             return self._refused(task, fact)
-        event = fact.event
         if event != "progress":
             self._count(task, was if known else None, event, claimant)
         if event == "completed" and task.submission.then:
             self._count_local(task, fact)
-        if was == "claimed" and (task.status != "claimed" or event == "submitted"):
+        if was == "claimed" and (event == "submitted" or task.status != "claimed"):
             self._let_go(ident, claimant, instance)
-        if task.status == "claimed" or task.ended:
+        status = task.status
+        if self._untaken and (status == "claimed" or status in tasks.ENDED):
             self._untaken.pop(ident, None)
         if event == "claimed":
             return self._claimed(ident, task, fact)
@@ -187,7 +187,7 @@ class TaskDecider:
             return self._progress(task, fact)
         if event == "submitted":
             return self._submitted(ident, task, fact, before)
-        if task.ended:
+        if status in tasks.ENDED:
             return self._ended(ident, task, fact, claim if was == "claimed" else 0, claimant, instance)
         if event in ("failed", "returned", "released"):
             if event == "released":
@@ -197,7 +197,8 @@ class TaskDecider:
 
     def _count(self, task: Task, was: str | None, event: str, claimant: str | None) -> None:
         """One task more or less in a status; `claimant`: who held it before."""
-        fare = self._fare(task)
+        place = (task.tenant, task.capability)
+        fare = self.fares.get(place) or self._fare_of(place)
         status = task.status
         if was != status:
             if was == "queued":
@@ -235,9 +236,6 @@ class TaskDecider:
             else:
                 fare.failed += 1
 
-    def _fare(self, task: Task) -> Fare:
-        return self._fare_of((task.tenant, task.capability))
-
     def _fare_of(self, place: tuple[str, str]) -> Fare:
         fare = self.fares.get(place)
         if fare is None:
@@ -247,9 +245,12 @@ class TaskDecider:
         return fare
 
     def _uses(self, tenant: str, agent: str, by: int) -> None:
-        self._claims[tenant, agent] += by
-        if not self._claims[tenant, agent]:
-            del self._claims[tenant, agent]
+        claims, whose = self._claims, (tenant, agent)
+        held = claims.get(whose, 0) + by
+        if held:
+            claims[whose] = held
+        else:
+            del claims[whose]
 
     def _recollect(self, ident: Ident) -> Task | None:
         recalled, self._recalled = self._recalled, None
@@ -273,8 +274,9 @@ class TaskDecider:
             effects.append(Open(*place, task.submitted_seq))
         return effects
 
-    def _claimed(self, ident: Ident, task: Task, fact: StoredFact) -> Iterable[Effect]:
-        self._hold(ident, task, fact.stored_at.timestamp())
+    def _claimed(self, ident: Ident, task: Task, fact: StoredFact) -> Iterable[Effect]:  # noqa: ARG002
+        assert task.claimed_at is not None, "claimed"
+        self._hold(ident, task, task.claimed_at)
         return NONE
 
     def _hold(self, ident: Ident, task: Task, at: float) -> None:
@@ -282,8 +284,11 @@ class TaskDecider:
         holder = None
         if task.instance is not None and task.claimant is not None:
             holder = (task.tenant, task.claimant, task.instance)
-            self._held.setdefault(holder, set()).add(ident)
-        if holder in self._gone:
+            held = self._held.get(holder)
+            if held is None:
+                held = self._held[holder] = set()
+            held.add(ident)
+        if self._gone and holder in self._gone:
             # It died before its claim was stored, or came back: the next tick asks which.
             self._leases.appendleft((0.0, ident, task.claims))
         else:

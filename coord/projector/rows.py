@@ -162,10 +162,7 @@ class Batch:
         for delivery, stored_at in zip(deliveries, stored_times(deliveries), strict=True):
             seq, subject, raw_headers, body = delivery.seq, delivery.subject, delivery.raw_headers, delivery.data
             self.digest = extend(self.digest, seq, subject, raw_headers, body)
-            if readings is None:
-                fact = read(subject, raw_headers, body)
-            else:
-                fact = readings.read(seq, subject, raw_headers, body)
+            fact = read(subject, raw_headers, body) if readings is None else readings.of(delivery)
             if fact is not None:
                 row = (stored_at, epoch, seq, 0, partition) + fact  # noqa: RUF005 - two thirds of the time
                 append(row)

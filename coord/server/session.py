@@ -19,18 +19,18 @@ import msgspec
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.pull import Delivery, PinnedReader
-from coord.core.deciding import Decider, Effect, Folding, Owed, Presence, Push, Settle, State
+from coord.core.deciding import NONE, Decider, Effect, Folding, Owed, Presence, Push, Settle, State
 from coord.runtime import clock
 from coord.server import edges, history
 from coord.server.effects import Performer
 from coord.server.snapshots import Snapshots
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
-from coord.wire import headers, subjects
-from coord.wire.decode import decode_message, decode_unusual, stored_fact
-from coord.wire.envelope import Stored, StoredFact
+from coord.wire import headers, subjects, usual
+from coord.wire.decode import decode_unusual, stored_fact
+from coord.wire.envelope import StoredFact
 from coord.wire.readings import Readings
-from coord.wire.times import from_unix_us
+from coord.wire.times import from_unix_us_all
 
 _log = logs.get("deciders")
 
@@ -255,8 +255,9 @@ class Session:
     def _fold_all(self, deliveries: list[Delivery]) -> int:
         """How many were folded."""
         folded = 0
-        for delivery in deliveries:
-            if not self._fold(delivery):
+        times = from_unix_us_all([delivery.stored_ns // 1000 for delivery in deliveries])
+        for delivery, stored_at in zip(deliveries, times, strict=True):
+            if not self._fold(delivery, stored_at):
                 break
             folded += 1
         self._received += folded
@@ -267,26 +268,26 @@ class Session:
                 self._metrics.decider_lag_seconds.observe(max(0.0, clock.unix() - stored_s))
         return folded
 
-    def _fold(self, delivery: Delivery) -> bool:
+    def _fold(self, delivery: Delivery, stored_at: datetime) -> bool:
         """False: its entity's history has to be read first."""
-        stored_at = from_unix_us(delivery.stored_ns // 1000)
-        for found in self._decoded(delivery, stored_at):
-            # What cannot be believed is parked by the projector.
-            if type(found) is StoredFact and not self._apply(found, delivery):
+        readings, seq = self._readings, delivery.seq
+        usual_fact = (
+            usual.read(delivery.subject, delivery.raw_headers, delivery.data)
+            if readings is None
+            else readings.of(delivery)
+        )
+        if usual_fact is not None:
+            if not self._apply(stored_fact(usual_fact, delivery.data, seq, stored_at), delivery):
                 return False
+        else:
+            for found in decode_unusual(delivery.subject, delivery.raw_headers, delivery.data, seq, stored_at):
+                # What cannot be believed is parked by the projector.
+                if type(found) is StoredFact and not self._apply(found, delivery):
+                    return False
         self.position = delivery.seq
         if self._owed is not None and (delivery.seq >= self._target or not delivery.pending):
             self._catch_up()
         return True
-
-    def _decoded(self, delivery: Delivery, stored_at: datetime) -> list[Stored]:
-        subject, raw_headers, data, seq = delivery.subject, delivery.raw_headers, delivery.data, delivery.seq
-        if self._readings is None:
-            return decode_message(subject, raw_headers, data, seq, stored_at)
-        fact = self._readings.read(seq, subject, raw_headers, data)
-        if fact is not None:
-            return [stored_fact(fact, data, seq, stored_at)]
-        return decode_unusual(subject, raw_headers, data, seq, stored_at)
 
     def _apply(self, fact: StoredFact, delivery: Delivery) -> bool:
         deciders = self._by_kind.get(fact.kind)
@@ -302,7 +303,10 @@ class Session:
                     return False
         for decider in deciders:
             try:
-                effects = _held(decider.apply(fact))
+                effects = decider.apply(fact)
+                if effects is NONE:
+                    continue
+                effects = _held(effects)
             except Exception as exc:  # noqa: BLE001 - a defect of one fold must not stop the partition
                 self._defect(decider, exc, seq=fact.seq)
                 continue

@@ -1,9 +1,10 @@
 """What was read of messages lately, for the second reader of the same process.
 
-Deciders and projector follow the same log, a few milliseconds apart, each on its own connection.  Whoever
-comes first to a message reads it (`coord.wire.usual`) and leaves what it says here; the other takes it.
+Deciders and projector follow the same log, a few milliseconds apart.  Whoever comes first to a message reads it
+(`coord.wire.usual`) and leaves what it says; the other takes it.  Where both are given the very same delivery
+(`coord.bus.riding`) it is left there; where each has its own connection, here.
 
-What is taken was read of the very same bytes: place, subject, headers and body are compared, so nobody ever
+What is taken here was read of the same bytes: place, subject, headers and body are compared, so nobody ever
 gets what another message said.  Bounded by count and by the size of what is kept: a reader that has nobody
 behind it only makes older readings fall out.
 """
@@ -11,13 +12,27 @@ behind it only makes older readings fall out.
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, Literal, Protocol, TypeAlias
 
 from coord import limits
 from coord.wire import usual
 from coord.wire.usual import UsualFact
 
 _KIND: Final = usual.FIELDS.index("kind")
+
+
+Reading: TypeAlias = UsualFact | Literal["unread", "unusual"] | None
+"""What is known of a delivery that two are given; None: nobody else is given it."""
+
+
+class Delivered(Protocol):
+    """What a reader is given."""
+
+    seq: int
+    subject: str
+    raw_headers: bytes | None
+    data: bytes
+    reading: Reading
 
 
 class Readings:
@@ -35,6 +50,18 @@ class Readings:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def of(self, delivery: Delivered) -> UsualFact | None:
+        """`usual.read` of a delivery."""
+        reading = delivery.reading
+        if reading is None:
+            return self.read(delivery.seq, delivery.subject, delivery.raw_headers, delivery.data)
+        if reading == "unread":
+            fact = usual.read(delivery.subject, delivery.raw_headers, delivery.data)
+            delivery.reading = "unusual" if fact is None else fact
+            return fact
+        self.taken += 1
+        return None if reading == "unusual" else reading
 
     def read(self, seq: int, subject: str, raw_headers: bytes | None, body: bytes) -> UsualFact | None:
         """`usual.read` of the message at `seq`."""

@@ -9,7 +9,7 @@ log are flat and hold their body as bytes: decoding it is left to whoever needs 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 # The structs below have a field named `type`.
 _Type: TypeAlias = type[T]
+
+
+NOTHINGS: Final = (b"null", b"\xc0")
+"""Bodies that say nothing, as JSON and as MessagePack have it; so does an empty one."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +127,7 @@ class StoredFact(msgspec.Struct, frozen=True, gc=False):
     @property
     def says_nothing(self) -> bool:
         """Whether the body is empty, or null as JSON or MessagePack has it: how a plain client leaves all out."""
-        return not self.body or self.body in (b"null", b"\xc0")
+        return not self.body or self.body in NOTHINGS
 
     @property
     def json_text(self) -> str:

@@ -254,15 +254,18 @@ class Ended(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
+_DAY_S: Final = 86_400.0
+
+
 def check(said: Submission) -> Submission:
     """Itself, or `InvalidPayload` naming the bound that is out of range."""
-    for name, value, most in (
-        ("backoff_s", said.backoff_s, said.backoff_max_s),
-        ("backoff_max_s", said.backoff_max_s, 86_400.0),
-        ("timeout_s", said.timeout_s, limits.TASK_TIMEOUT_MAX_S),
-    ):
-        if not 0 < value <= most:
-            raise InvalidPayload(f"{name} must be above 0 and at most {most:g}", **{name: value})
+    backoff_s, backoff_max_s, timeout_s = said.backoff_s, said.backoff_max_s, said.timeout_s
+    if not (0 < backoff_s <= backoff_max_s <= _DAY_S and 0 < timeout_s <= limits.TASK_TIMEOUT_MAX_S):
+        raise _out_of_range(
+            ("backoff_s", backoff_s, backoff_max_s),
+            ("backoff_max_s", backoff_max_s, _DAY_S),
+            ("timeout_s", timeout_s, limits.TASK_TIMEOUT_MAX_S),
+        )
     if not 0 <= said.retries <= limits.TASK_RETRIES_MAX:
         raise InvalidPayload(f"retries must be 0 to {limits.TASK_RETRIES_MAX}", retries=said.retries)
     if said.placement is not None:
@@ -270,6 +273,12 @@ def check(said: Submission) -> Submission:
     if said.then:
         _check_offer(said.then)
     return said
+
+
+def _out_of_range(*bounds: tuple[str, float, float]) -> InvalidPayload:
+    """Naming the first of (name, value, most) that is."""
+    name, value, most = next(bound for bound in bounds if not 0 < bound[1] <= bound[2])
+    return InvalidPayload(f"{name} must be above 0 and at most {most:g}", **{name: value})
 
 
 def _check_offer(then: list[LocalStep]) -> None:

@@ -38,7 +38,7 @@ class Breaking:
     def __init__(self, seq: int) -> None:
         self.seq = seq
 
-    def read(self, seq: int, subject: str, headers: bytes | None, body: bytes) -> None:
+    def of(self, delivery: Delivery) -> None:
         """As of an unusual message, but for that one."""
-        if seq == self.seq:
+        if delivery.seq == self.seq:
             raise MemoryError
