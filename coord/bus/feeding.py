@@ -21,11 +21,10 @@ class Feeding:
         """`lender`: who feeds; a reader that is lent to another takes nothing."""
         self._lender = lender
         self._by_token = {str(p).encode(): reader for p, reader in enumerate(readers)}
+        self.tokens: Final = frozenset(self._by_token)
+        """Of the partitions."""
         self._untold: set[PinnedReader] = set()
         """Who was fed the first messages of many, and was not told yet."""
-
-    def __contains__(self, token: bytes) -> bool:
-        return token in self._by_token
 
     def feed(self, token: bytes, delivery: Delivery) -> PinnedReader | None:
         """Give it to the reader of the partition that `token` names; who took it, None where nobody did."""

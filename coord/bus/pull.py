@@ -400,7 +400,8 @@ class PinnedReader(Puller):
         order.position = seq
         buffer = self._buffer
         buffer.append(delivery)
-        self._buffered_bytes += delivery.size
+        head = delivery.raw_headers
+        self._buffered_bytes += len(delivery.data) + (len(head) if head else 0) + OVERHEAD_BYTES  # its `size`
         return len(buffer)
 
     def tell(self) -> None:
@@ -420,7 +421,7 @@ class PinnedReader(Puller):
     @property
     def has_room(self) -> bool:
         """Whether it would ask for more if it read by itself."""
-        return self._has_room()
+        return len(self._buffer) <= self._batch and self._buffered_bytes <= self._batch_bytes
 
     async def reclaim(self) -> None:
         """Read by the own consumer again, behind what was fed.  What goes wrong ends the session."""
@@ -442,7 +443,7 @@ class PinnedReader(Puller):
     # --- requests and arrivals -----------------------------------------------------------
 
     def _has_room(self) -> bool:
-        return len(self._buffer) <= self._batch and self._buffered_bytes <= self._batch_bytes
+        return self.has_room
 
     def _refill(self) -> None:
         if self._lender is not None:

@@ -158,7 +158,7 @@ class SharedConsumer(Puller):
     def _accept(self, seq: int, stored_ns: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
         at = self._token_at
         token = subject[at : subject.find(b".", at)]
-        if token not in self._feeding:
+        if token not in self._feeding.tokens:
             return
         # A partition's own consumer hides how a block ended; so does this one.
         usual = headers.endswith(_END) and len(headers) > _NO_FIELDS
