@@ -237,9 +237,12 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
             said = msgspec.structs.replace(said, then=held)
         self.capability, self.queue, self.submission = capability, queue, said
         self.submitter, self.correlation_id = fact.agent, fact.correlation_id
-        self.submitted_seq, self.submitted_at = fact.seq, fact.stored_at.timestamp()
+        first, self.submitted_seq, self.submitted_at = not self.submitted_seq, fact.seq, fact.stored_at.timestamp()
         self.redrives, self.restated = said.redrive, 0
-        self.failures, self.deaths = failed_before(fact, said), 0
+        self.failures = failed_before(fact, said)
+        if first:
+            return  # nothing was believed before it: the rest is as it was made
+        self.deaths = 0
         self._reopen()
         self.claimant = self.instance = self.claimed_at = self.retry_at = self.ended_at = None
         self.progress = self.error = self.message = self.run_s = None

@@ -340,9 +340,13 @@ class Session:
     # --- effects ---------------------------------------------------------------------------
 
     def _perform(self, decider: Decider, effects: Iterable[Effect], fact: StoredFact | None) -> None:
+        decides, performer = self._owed is None, self._performer
         for effect in effects:
             try:
-                self._perform_one(decider, effect, fact)
+                if decides and type(effect) is not State:
+                    performer.perform(effect)
+                else:
+                    self._perform_one(decider, effect, fact)
             except errors.CoordError:
                 raise
             except Exception as exc:  # noqa: BLE001 - as for folding: a push that cannot be encoded, say

@@ -58,7 +58,10 @@ class Readings:
             return self.read(delivery.seq, delivery.subject, delivery.raw_headers, delivery.data)
         if reading == "unread":
             fact = usual.read(delivery.subject, delivery.raw_headers, delivery.data)
-            delivery.reading = "unusual" if fact is None else fact
+            if fact is None:
+                delivery.reading = "unusual"
+            elif len(delivery.data) <= limits.READING_BYTES_MAX:
+                delivery.reading = fact
             return fact
         self.taken += 1
         return None if reading == "unusual" else reading

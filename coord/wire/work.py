@@ -11,6 +11,7 @@ reader, and a float costs a tenth of a date.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -302,6 +303,7 @@ def check_outcomes(then: list[LocalOutcome]) -> None:
             raise InvalidPayload("a step has an output or an error, not both", step=outcome.step)
 
 
+@lru_cache(maxsize=1024)
 def submission_detail(capability: str, queue: str) -> tuple[str, str]:
     """The detail tokens of a submission; `InvalidToken`, or `InvalidPayload` for a queue that there is none of."""
     check_token(capability, "capability")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from coord import limits
+from coord.bus.puller import Delivery
 from coord.wire import headers, usual
 from coord.wire.encode import encode_fact
 from coord.wire.readings import Readings
@@ -29,6 +31,44 @@ def test_the_second_reader_gets_what_the_first_one_read(monkeypatch: pytest.Monk
     monkeypatch.setattr(usual, "read", lambda *_: pytest.fail("read twice"))
     assert readings.read(*message) is first
     assert (len(readings), readings.taken) == (0, 1)
+
+
+def test_what_two_are_given_is_read_once_and_left_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def delivery(message: tuple[int, str, bytes, bytes]) -> Delivery:
+        seq, subject, block, body = message
+        return Delivery(seq, 0, subject, block, body, reading="unread")
+
+    readings, message = Readings(frozenset({"task"})), _message(1)
+    usually, oddly = delivery(message), delivery((2, message[1], b"nonsense", b""))
+    large = delivery(_message(3, text="x" * limits.READING_BYTES_MAX))
+    first = readings.of(usually)
+    assert first == usual.read(*message[1:])
+    assert readings.of(oddly) is None
+    assert readings.of(large) is not None
+    assert large.reading == "unread"  # what is large would be held twice
+    monkeypatch.setattr(usual, "read", lambda *_: pytest.fail("read twice"))
+    assert readings.of(usually) is first
+    assert readings.of(oddly) is None
+    assert (len(readings), readings.taken) == (0, 2)
+
+
+def test_what_one_may_say_another_may_not_say_afterwards() -> None:
+    """Who may say what is looked up once: not for everybody."""
+
+    def read(agent: str, key: str, id_: str, event: str, schema: int = 1) -> bool:
+        said: dict[str, Any] = {"id": id_, "key": key, "event": event, "schema": schema}
+        noon = datetime(2026, 1, 2, tzinfo=UTC)
+        encoded = encode_fact(Fact(kind="note", **said), tenant="t", agent="x", event_id="e1", occurred_at=noon)
+        block = headers.encode(encoded.headers).replace(b"/t/x\r", b"/t/%b\r" % agent.encode())
+        return usual.read(Fact(kind="agent", **said).subject("t", agent).stored, block, encoded.body) is not None
+
+    for _ in range(2):
+        assert read("a", "a", "a", "status")
+        assert not read("b", "a", "a", "status")
+        assert not read("a", "k", "a", "status")
+        assert not read("_a", "_a", "_a", "status")
+        assert not read("a", "a", "a", "status", schema=99)
+        assert not read("a", "a", "a", "nonsense")
 
 
 def test_other_bytes_at_the_same_sequence_are_read_anew() -> None:
