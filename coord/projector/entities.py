@@ -80,17 +80,17 @@ async def folded(
     """The rows that `batches` make of what the tables in `schema` have, and what of each batch is refused."""
     refused: list[dict[Place, CoordError]] = [{} for _ in batches]
     written: list[tuple[Table, list[tuple[Any, ...]]]] = []
-    about = _gathered(batches)
+    about = gathered(batches)
     for kind, table in TABLES.items():
         facts = about.get(kind)
         if facts:
             known = await entities.load(conn, table.name, sorted(facts), schema)
-            written.append((table, _folded(table, facts, known, refused)))
+            written.append((table, fold(table, facts, known, refused)))
     return written, refused
 
 
-class _Facts:
-    """Of one entity, in log order.  All of them are in one batch: an entity has one partition."""
+class Facts:
+    """Those of one entity, in log order.  All of them are in one batch: an entity has one partition."""
 
     __slots__ = ("batch", "rows")
 
@@ -99,12 +99,12 @@ class _Facts:
         self.rows: list[EventRow] = []
 
 
-_About: TypeAlias = dict[Ident, _Facts]
+About: TypeAlias = dict[Ident, Facts]
 
 
-def _gathered(batches: Iterable[list[EventRow]]) -> dict[str, _About]:
+def gathered(batches: Iterable[list[EventRow]]) -> dict[str, About]:
     """Kind → entity → its facts."""
-    about: dict[str, _About] = {}
+    about: dict[str, About] = {}
     tables = TABLES
     for number, rows in enumerate(batches):
         tenant = key = kind = id_ = add = None
@@ -123,7 +123,7 @@ def _gathered(batches: Iterable[list[EventRow]]) -> dict[str, _About]:
             entities_ = about.setdefault(row[8], {})
             facts = entities_.get(ident)
             if facts is None:
-                facts = entities_[ident] = _Facts(number)
+                facts = entities_[ident] = Facts(number)
             facts.rows.append(row)
             if table.heeds is None:
                 tenant, key, kind, id_, add = row[5], row[7], row[8], row[9], facts.rows.append
@@ -151,9 +151,10 @@ def _marked(place: Position) -> Position:
     return place[0], place[1], -1 - place[2]
 
 
-def _folded(
-    table: Table, facts: _About, known: dict[Ident, tuple[Position, bytes]], refused: list[dict[Place, CoordError]]
+def fold(
+    table: Table, facts: About, known: dict[Ident, tuple[Position, bytes]], refused: list[dict[Place, CoordError]]
 ) -> list[tuple[Any, ...]]:
+    """The rows that `facts` make of what is `known`; what is refused is added to its batch's of `refused`."""
     rows = []
     for ident in sorted(facts):
         found = known.get(ident)

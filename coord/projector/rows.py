@@ -213,6 +213,11 @@ class Batch:
             self._add_fact((stored_at, epoch, seq, index, p, *fact))
         return facts is not None
 
+    @property
+    def has_agents(self) -> bool:
+        """Whether any of its facts is about an agent."""
+        return bool(self._about_agents)
+
     def agents(self) -> list[AgentRow]:
         """What the batch's facts say about agents, one row a fact, in log order."""
         return [agent_row(row) for row in self._about_agents]

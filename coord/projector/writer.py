@@ -41,10 +41,11 @@ from coord.core import chain
 from coord.core.checkpoint import Checkpoint
 from coord.core.joining import Pace, how_many, share
 from coord.core.upkeep import late_since
-from coord.projector import entities
+from coord.projector import at_once, entities
 from coord.projector.dead_letters import DeadLetterQueue
 from coord.projector.ends import Confirming
 from coord.projector.rows import Batch, stored_time
+from coord.store import at_once as store_at_once
 from coord.store import checkpoints, copy, rollups, timestamps
 from coord.store.checkpoints import Move
 from coord.store.pool import Connection, Pool
@@ -82,6 +83,7 @@ async def prepare(conn: Connection) -> None:
     with contextlib.suppress(errors.StoreError):  # no tables yet: whoever writes says so
         await copy.prepare(conn)
         await checkpoints.prepare(conn)
+        await store_at_once.prepare(conn)
 
 
 class Offer:
@@ -166,6 +168,7 @@ class Writer:
         """They come in the next turn of the loop."""
         self._pausing = False
         """A lane waits for company, and has them come before it begins."""
+        self._kept = at_once.Kept()
         self._taking = asyncio.Lock()
         self._slots = asyncio.Semaphore(writers)
         """All partitions begin, and fall idle, in the same second: they must not want a connection each."""
@@ -371,6 +374,12 @@ class Writer:
         now = asyncio.get_running_loop().time()
         moves = [offer.move(now) for offer in offers]
         batches = [offer.batch for offer in offers]
+        since = min(filter(None, map(_late_since, offers)), default=None)
+        is_short = since is None and at_once.is_small(batches, moves)
+        if is_short and await at_once.write(self._pool, self._kept, batches, moves):
+            self._metrics.db_commit_rows.observe(sum(map(len, batches)))
+            return moves
+        self._kept.clear()
         async with self._pool.transaction() as conn:
             await copy.events(conn, _joined([b.events for b in batches]))
             await copy.samples(conn, _joined([b.samples for b in batches]))
@@ -379,7 +388,6 @@ class Writer:
                 raise _Unbelieved(refused)
             stale = await copy.upsert_agents(conn, _joined([b.agents() for b in batches]))
             await copy.dead_letters(conn, [letter.row for b in batches for letter in b.letters])
-            since = min(filter(None, map(_late_since, offers)), default=None)
             if since is not None:
                 await rollups.late(conn, since)
             elsewhere = await checkpoints.advance_all(conn, moves)

@@ -88,6 +88,12 @@ async def advance_all(conn: Connection, moves: Sequence[Move]) -> list[Move]:
     return [m for m in moves if (m.before.stream, m.before.partition) not in done]
 
 
+def columns(moves: Sequence[Move]) -> list[tuple[object, ...]]:
+    """One tuple a parameter of ``checkpoint_advance``, in the order of the primary key; anchors are not in it."""
+    ordered = sorted(moves, key=lambda m: (m.before.stream, m.before.partition))
+    return list(zip(*(_values(move)[:-1] for move in ordered), strict=True))
+
+
 async def prepare(conn: Connection) -> None:
     """Have `conn` plan `advance_all`, for which its first transaction would wait; moves nothing."""
     with translated("checkpoint advance"):
