@@ -10,7 +10,7 @@ from tests.support.store import pool_of
 
 BY_KEY = (
     "checkpoint_advance", "checkpoint_advance_all", "checkpoint_read", "read_agent_registry", "read_flag",
-    "read_handoff", "read_lock", "read_signal", "read_statuses", "read_task", "read_workflow",
+    "read_handoff", "read_lock", "read_signal", "read_statuses", "read_task", "read_workflow", "write_at_once",
 )  # fmt: skip
 
 
