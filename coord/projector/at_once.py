@@ -1,10 +1,10 @@
-"""The short way into the tables: few facts, of tasks or of what has no table, in one statement.
+"""The short way into the tables: few facts, of tasks, workflows or what has no table, in one statement.
 
 ::
 
     facts ─▶ folded on: what is kept ─┐
-                        nothing, where a submission comes first ─┼─▶ one statement, if every row and checkpoint
-                        what the table has: asked for ───────────┘   is still that ─▶ written, open tasks kept
+                        nothing, where a beginning comes first ─┼─▶ one statement, if every row and checkpoint
+                        what the table has: asked for ───────────┘   is still that ─▶ written, what is open kept
                                                                       └─ or nothing is: the long way says why
 
 Folds are kept between transactions, as bytes of the row.  They may be wrong at any time (another replica wrote, the
@@ -15,7 +15,7 @@ long way, which reads in its own transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from coord import errors, limits
@@ -23,51 +23,52 @@ from coord.projector import entities
 from coord.projector.rows import Batch
 from coord.projector.tables import TABLES
 from coord.store import at_once
+from coord.store.at_once import Written
 from coord.store.checkpoints import Move
-from coord.store.entities import Ident, Position
-from coord.store.entities import load as load_entities
-from coord.store.pool import Pool
+from coord.store.entities import Ident, Position, load
+from coord.store.pool import Connection, Pool
 
-_TASK: Final = TABLES["task"]
-_ENDED_AT: Final = 12
-"""Where a row of a task says it."""
+_ENDED_AT: Final = {"task": 12, "workflow": 9}
+"""Where a row of each kind says it; the tables are called as the kinds."""
 _OVERHEAD_BYTES: Final = 400
 """Of one that is kept, beside its fold."""
 
+assert _ENDED_AT.keys() == at_once.TABLES.keys()
+
 
 class Kept:
-    """Open tasks as this process wrote them last, bounded in bytes: the oldest goes first."""
+    """Open tasks and workflows as this process wrote them last, bounded in bytes: the oldest goes first."""
 
     def __init__(self, bytes_max: int = limits.PROJECT_KEPT_BYTES) -> None:
         self._bytes_max = bytes_max
-        self._tasks: dict[Ident, tuple[Position, bytes]] = {}
+        self._folds: dict[tuple[str, Ident], tuple[Position, bytes]] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._folds)
 
-    def get(self, ident: Ident) -> tuple[Position, bytes] | None:
-        """Place and fold of a task; None: nothing is kept of it."""
-        return self._tasks.get(ident)
+    def get(self, kind: str, ident: Ident) -> tuple[Position, bytes] | None:
+        """Place and fold of an entity; None: nothing is kept of it."""
+        return self._folds.get((kind, ident))
 
-    def written(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def written(self, kind: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Keep those of these rows that are open."""
-        tasks = self._tasks
+        folds, ended_at = self._folds, _ENDED_AT[kind]
         for row in rows:
-            ident = row[:3]
-            old = tasks.pop(ident, None)
+            entity = kind, row[:3]
+            old = folds.pop(entity, None)
             if old is not None:
                 self._bytes -= len(old[1]) + _OVERHEAD_BYTES
-            if row[_ENDED_AT] is None:
-                tasks[ident] = row[4:7], row[7]
+            if row[ended_at] is None:
+                folds[entity] = row[4:7], row[7]
                 self._bytes += len(row[7]) + _OVERHEAD_BYTES
         while self._bytes > self._bytes_max:
-            old = tasks.pop(next(iter(tasks)))
+            old = folds.pop(next(iter(folds)))
             self._bytes -= len(old[1]) + _OVERHEAD_BYTES
 
     def clear(self) -> None:
         """Forget all of them."""
-        self._tasks.clear()
+        self._folds.clear()
         self._bytes = 0
 
 
@@ -87,37 +88,45 @@ async def write(pool: Pool, kept: Kept, batches: Sequence[Batch], moves: Sequenc
     Raises `StoreError`, and leaves open whether it was committed when the connection broke meanwhile.
     """
     about = entities.gathered([batch.events for batch in batches])
-    facts = about.pop("task", {})
-    if about:
+    if about.keys() - _ENDED_AT.keys():
         return False
-    known: dict[Ident, tuple[Position, bytes]] = {}
-    asked = set()
-    for ident, mine in facts.items():
-        found = kept.get(ident)
-        if found is not None:
-            known[ident] = found
-        elif mine.rows[0][10] not in _TASK.begins:
-            asked.add(ident)
     async with pool.acquire() as conn:
-        if asked:
-            known |= await load_entities(conn, "task", sorted(asked))
-        refused: list[dict[entities.Place, errors.CoordError]] = [{} for _ in batches]
-        rows = entities.fold(_TASK, facts, known, refused)
-        if any(refused) or not _are_all_checked(facts.keys() - asked, rows):
-            return False
-        before = [known.get(row[:3]) for row in rows]
-        if sum(len(was[1]) for was in before if was is not None) > limits.PROJECT_AT_ONCE_BYTES:
+        written: dict[str, Written] = {}
+        for kind, facts in about.items():
+            rows = await _folded(conn, kept, kind, facts, len(batches))
+            if rows is None:
+                return False
+            written[kind] = rows
+        before = (was for rows in written.values() for _, was in rows if was is not None)
+        if sum(len(fold) for _, fold in before) > limits.PROJECT_AT_ONCE_BYTES:
             return False
         events = [row for batch in batches for row in batch.events]
         try:
-            if not await at_once.write(conn, moves, events, rows, before):
+            if not await at_once.write(conn, moves, events, written):
                 return False
         except errors.DatabaseRefused:
             return False
-    kept.written(rows)
+    for kind, rows in written.items():
+        kept.written(kind, (row for row, _ in rows))
     return True
 
 
-def _are_all_checked(supposed: set[Ident], rows: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether the statement looks at every row that was only supposed: it looks at those that it writes."""
-    return supposed <= {row[:3] for row in rows}
+async def _folded(conn: Connection, kept: Kept, kind: str, facts: entities.About, batches: int) -> Written | None:
+    """What `facts` make of what is kept or asked for, and that; None: not all of it can be written, or looked at."""
+    table = TABLES[kind]
+    known: dict[Ident, tuple[Position, bytes]] = {}
+    asked = set()
+    for ident, mine in facts.items():
+        found = kept.get(kind, ident)
+        if found is not None:
+            known[ident] = found
+        elif mine.rows[0][10] not in table.begins:
+            asked.add(ident)
+    if asked:
+        known |= await load(conn, table.name, sorted(asked))
+    refused: list[dict[entities.Place, errors.CoordError]] = [{} for _ in range(batches)]
+    rows = entities.fold(table, facts, known, refused)
+    # The statement looks at the rows that it writes: what was only supposed has to be among them.
+    if any(refused) or not facts.keys() - asked <= {row[:3] for row in rows}:
+        return None
+    return [(row, known.get(row[:3])) for row in rows]

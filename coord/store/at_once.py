@@ -2,13 +2,13 @@
 
 Six round trips (BEGIN, COPY, what the table has, upsert, checkpoints, COMMIT) wake up three processes each time; for
 a dozen rows that costs more than the rows.  The statement checks what the long way checks, and what its writer
-believed of the tasks besides: each row has to be what was folded on, byte for byte, or not there.
+believed of tasks and workflows besides: each row has to be what was folded on, byte for byte, or not there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from coord.store import checkpoints
 from coord.store.checkpoints import Move
@@ -19,39 +19,42 @@ from coord.store.queries import statement
 from coord.store.rows import EVENT_COLUMNS, EventRow
 from coord.store.sqlstate import translated
 
-_TASK_COLUMNS: Final = 30
+Row: TypeAlias = tuple[Any, ...]
+"""Of an entity, as `coord.store.entities.save` takes it."""
+
+Written: TypeAlias = Sequence[tuple[Row, tuple[Position, bytes] | None]]
+"""Rows of one table, and the place and the fold of what each was folded on; None: it was not there."""
+
+TABLES: Final = {"task": 30, "workflow": 19}
+"""Those it writes, in the order in which they are locked, and the columns of a row."""
+
 _NOTHING: Final = (None, None, None, None)
 
 
 async def write(
-    conn: Connection,
-    moves: Sequence[Move],
-    events: Sequence[EventRow],
-    tasks: Sequence[tuple[Any, ...]],
-    before: Sequence[tuple[Position, bytes] | None],
+    conn: Connection, moves: Sequence[Move], events: Sequence[EventRow], written: Mapping[str, Written]
 ) -> bool:
-    """Outside a transaction: commit facts, rows of tasks and checkpoints.  False: nothing was, not all is as believed.
+    """Outside a transaction: commit facts, rows of entities, checkpoints.  False: nothing was, not all is as believed.
 
-    `before`: the place and the fold of the row that each of `tasks` was folded on; None: there was none.  Anchors are
-    not written.  Raises `StoreError`; nothing is written then, except when the connection broke: that leaves it open.
+    `written`: by table of `TABLES`; what is not there has no rows.  Anchors are not written.  Raises `StoreError`;
+    nothing is written then, except when the connection broke: that leaves it open.
     `DatabaseRefused` also means that another writer moved a checkpoint in the same moment.
     """
-    believed = [_NOTHING if b is None else (*b[0], b[1]) for b in before]
-    rows = [(*task, *was) for task, was in zip(tasks, believed, strict=True)]
+    arrays = [Column(values) for values in checkpoints.columns(moves)]
+    arrays += _columns(events, len(EVENT_COLUMNS))
+    for table, count in TABLES.items():
+        rows = [(*row, *(_NOTHING if was is None else (*was[0], was[1]))) for row, was in written.get(table, ())]
+        arrays += _columns(rows, count + len(_NOTHING))
     with translated("write at once"):
-        found = await conn.fetch(
-            statement("write_at_once"),
-            *map(Column, checkpoints.columns(moves)),
-            *_columns(events, len(EVENT_COLUMNS)),
-            *_columns(rows, _TASK_COLUMNS + len(_NOTHING)),
-        )
+        found = await conn.fetch(statement("write_at_once"), *arrays)
     return bool(found[0]["written"])
 
 
 async def prepare(conn: Connection) -> None:
     """Have `conn` plan it, for which its first use would wait; writes nothing."""
     with translated("write at once"):
-        await conn.fetch(statement("write_at_once"), *([] for _ in range(9 + len(EVENT_COLUMNS) + _TASK_COLUMNS + 4)))
+        count = 9 + len(EVENT_COLUMNS) + sum(columns + len(_NOTHING) for columns in TABLES.values())
+        await conn.fetch(statement("write_at_once"), *([] for _ in range(count)))
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[Column]:

@@ -25,6 +25,7 @@ from tests.support.waiting import until
 TABLES = {
     "event": "seq",
     "task": "id",
+    "workflow": "id",
     "outcome": "stored_at, run_s, status",
     "checkpoint": "partition",
     "dead_letter": "seq",
@@ -54,6 +55,12 @@ def of_task(event: str, id_: str, partition: int = 3, *, data: str = "{}") -> tu
     agent = "me" if event == "submitted" else "w1"
     detail = {"submitted": ("work", "normal"), "claimed": ("1",)}.get(event, ())
     return subjects.FactSubject("acme", agent, KEYS[partition], "task", id_, event, detail).stored, data.encode()
+
+
+def of_flow(event: str, id_: str) -> tuple[str, bytes]:
+    """The same of a workflow."""
+    body = b'{"definition":{"name":"n","version":"1"},"input":{}}' if event == "started" else b"{}"
+    return subjects.FactSubject("acme", "me", id_, "workflow", id_, event).stored, body
 
 
 def as_said(row: EventRow) -> tuple[str, bytes]:
@@ -92,13 +99,17 @@ async def test_both_ways_make_the_same_tables(
 ) -> None:
     log = [as_said(row) for row in history(rng, ids=6, facts=80)]
     log += [of_task(event, f"n{number}") for number in range(30) for event in TASK]
+    flows = [key for key in map(str, range(400)) if subjects.partition(key) == 3]
+    log += [
+        of_flow(event, flows[at - back]) for at in range(2, 20) for event, back in (("started", 0), ("cancelled", 2))
+    ]
     cuts = [rng.randrange(1, 9) for _ in log]
     made = []
     for rows_max in (limits.PROJECT_AT_ONCE_ROWS, 0):
         monkeypatch.setattr(limits, "PROJECT_AT_ONCE_ROWS", rows_max)
         async with Replica(migrated_database.url, lanes=1) as replica:
             async with replica.pool.acquire() as db:
-                await db.execute("TRUNCATE coord.event, coord.task, coord.outcome, coord.checkpoint, coord.dead_letter")
+                await db.execute(f"TRUNCATE {', '.join(f'coord.{table}' for table in TABLES)}")
             (mark,) = await create(replica.pool, [3])
             replica.go()
             start = 0
@@ -108,10 +119,12 @@ async def test_both_ways_make_the_same_tables(
                     start += cut
             async with replica.pool.acquire() as db:
                 made.append(await tables(db))
-        assert (sum(short) > 8) == bool(rows_max), short
+        assert (sum(short) > 12) == bool(rows_max), short
         short.clear()
     assert made[0] == made[1]
-    assert len(made[0]["outcome"]) >= 30
+    assert len(made[0]["outcome"]) >= 30 + 16
+    assert len(made[0]["workflow"]) == 18
+    assert sum(row["status"] == "cancelled" for row in made[0]["workflow"]) == 16
 
 
 async def test_nothing_is_written_on_what_is_not_there(migrated_database: Database, short: list[bool]) -> None:
@@ -203,11 +216,11 @@ def row_of(id_: str, *, open_: bool = True, fold: bytes = b"12345678") -> tuple[
 def test_what_is_kept_is_open_and_bounded() -> None:
     size: Callable[[int], int] = lambda count: count * 408  # noqa: E731
     kept = at_once.Kept(size(3))
-    kept.written([row_of(id_) for id_ in "abc"])
-    kept.written([row_of("a"), row_of("b", open_=False), row_of("d"), row_of("e")])
-    assert [kept.get(("acme", "k", id_)) is not None for id_ in "abcde"] == [True, False, False, True, True]
-    assert kept.get(("acme", "k", "a")) == ((1, 2, 0), b"12345678")
+    kept.written("task", [row_of(id_) for id_ in "abc"])
+    kept.written("task", [row_of("a"), row_of("b", open_=False), row_of("d"), row_of("e")])
+    assert [kept.get("task", ("acme", "k", id_)) is not None for id_ in "abcde"] == [True, False, False, True, True]
+    assert kept.get("task", ("acme", "k", "a")) == ((1, 2, 0), b"12345678")
     kept.clear()
     assert len(kept) == 0
-    kept.written([row_of("f")])
+    kept.written("task", [row_of("f")])
     assert len(kept) == 1

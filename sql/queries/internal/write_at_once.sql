@@ -1,15 +1,15 @@
--- A small transaction of the projector in one statement: facts, the tasks they are about, checkpoints. All of it or
--- nothing: nothing where a checkpoint or a task is not what its writer believes it to be, which `written` tells. Rows are
--- locked in the order in which the long way does: tasks by primary key, then checkpoints. A checkpoint that another
--- writer moved meanwhile divides by zero, which takes back everything.
--- $1 to $9 checkpoints as checkpoint_advance has them, then one array a column of coord.event, then as upsert_task
--- one array a column of coord.task; $60 to $63 the place and the fold of the row that each task was folded on, null: none.
+-- A small transaction of the projector in one statement: facts, the tasks and workflows they are about, checkpoints. All
+-- of it or nothing: nothing where a checkpoint or an entity is not what its writer believes it to be, which `written`
+-- tells. Rows are locked in the order in which the long way does: tasks and workflows by primary key, then checkpoints.
+-- A checkpoint that another writer moved meanwhile divides by zero, which takes back everything.
+-- $1 to $9 checkpoints as checkpoint_advance has them, then one array a column of coord.event; as upsert_task one array
+-- a column of coord.task, then the place and the fold of the row that each was folded on, null: none; $64 so workflows.
 WITH move AS MATERIALIZED (
   SELECT * FROM unnest(
     $1::text[], $2::smallint[], $3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::bigint[],
     $9::bigint[]
   ) AS move (stream, partition, epoch, seq_before, seq, stored_at, pending, digest, messages)
-), new AS MATERIALIZED (
+), new_task AS MATERIALIZED (
   SELECT
     new.*, old.ended_at AS ended_before,
     (old.epoch, old.seq, old.idx, old.fold) IS NOT DISTINCT FROM (epoch_before, seq_before, idx_before, fold_before) AS is_believed
@@ -27,13 +27,30 @@ WITH move AS MATERIALIZED (
       epoch_before, seq_before, idx_before, fold_before
   )
   LEFT JOIN coord.task AS old ON old.tenant = new.tenant AND old.key = new.key AND old.id = new.id
+), new_workflow AS MATERIALIZED (
+  SELECT
+    new.*, old.ended_at AS ended_before,
+    (old.epoch, old.seq, old.idx, old.fold) IS NOT DISTINCT FROM (epoch_before, seq_before, idx_before, fold_before) AS is_believed
+  FROM unnest(
+      $64::text[], $65::text[], $66::text[], $67::timestamptz[], $68::integer[], $69::bigint[], $70::integer[], $71::bytea[],
+      $72::float8[], $73::float8[], $74::text[], $75::text[], $76::text[], $77::text[], $78::text[], $79::text[],
+      $80::text[], $81::text[], $82::text[], $83::integer[], $84::bigint[], $85::integer[], $86::bytea[]
+  ) AS new (
+      tenant, key, id, changed_at, epoch, seq, idx, fold,
+      started_at, ended_at, status, name, version, submitter, parent, step,
+      error, message, correlation_id,
+      epoch_before, seq_before, idx_before, fold_before
+  )
+  LEFT JOIN coord.workflow AS old ON old.tenant = new.tenant AND old.key = new.key AND old.id = new.id
 ), guard AS MATERIALIZED (
   SELECT
     (SELECT count(*) FROM move) = (
       SELECT count(*) FROM move AS m
       JOIN coord.checkpoint AS c
         ON c.stream = m.stream AND c.partition = m.partition AND c.epoch = m.epoch AND c.seq = m.seq_before
-    ) AND NOT EXISTS (SELECT FROM new WHERE NOT is_believed) AS holds
+    )
+    AND NOT EXISTS (SELECT FROM new_task WHERE NOT is_believed)
+    AND NOT EXISTS (SELECT FROM new_workflow WHERE NOT is_believed) AS holds
 ), fact AS (
   INSERT INTO coord.event (
     stored_at, epoch, seq, idx, partition, tenant, agent, key, kind, id, event, detail,
@@ -57,7 +74,13 @@ WITH move AS MATERIALIZED (
       WHEN new.status = 'completed' AND new.claimed_at IS NOT NULL THEN greatest(new.ended_at - new.claimed_at, 0) END,
     new.claims, new.failures + new.deaths, new.tenant, 'task', new.status, new.capability, new.priority,
     new.submitter, coalesce(new.claimant, '')
-  FROM new
+  FROM new_task AS new
+  WHERE (SELECT holds FROM guard) AND new.ended_at IS NOT NULL AND ended_before IS DISTINCT FROM to_timestamp(new.ended_at)
+  UNION ALL
+  SELECT
+    to_timestamp(new.ended_at), NULL, greatest(new.ended_at - new.started_at, 0),
+    1, 0, new.tenant, 'workflow', new.status, new.name, '', new.submitter, ''
+  FROM new_workflow AS new
   WHERE (SELECT holds FROM guard) AND new.ended_at IS NOT NULL AND ended_before IS DISTINCT FROM to_timestamp(new.ended_at)
 ), task AS (
   INSERT INTO coord.task (
@@ -72,7 +95,7 @@ WITH move AS MATERIALIZED (
     to_timestamp(new.ended_at), to_timestamp(new.deadline), new.run_s, new.progress, new.claims, new.failures,
     new.deaths, new.redrives, new.status, new.capability, new.queue, new.priority,
     new.submitter, new.claimant, new.instance, new.error, new.message, new.correlation_id
-  FROM new
+  FROM new_task AS new
   WHERE (SELECT holds FROM guard)
   ORDER BY new.tenant, new.key, new.id
   ON CONFLICT (tenant, key, id) DO UPDATE SET
@@ -104,6 +127,38 @@ WITH move AS MATERIALIZED (
     message = excluded.message,
     correlation_id = excluded.correlation_id
   RETURNING 1
+), workflow AS (
+  INSERT INTO coord.workflow (
+    tenant, key, id, changed_at, epoch, seq, idx, fold,
+    started_at, ended_at, status, name, version, submitter, parent, step,
+    error, message, correlation_id
+  )
+  SELECT
+    new.tenant, new.key, new.id, new.changed_at, new.epoch, new.seq,
+    new.idx, new.fold, to_timestamp(new.started_at), to_timestamp(new.ended_at), new.status, new.name,
+    new.version, new.submitter, new.parent, new.step, new.error, new.message,
+    new.correlation_id
+  FROM new_workflow AS new
+  WHERE (SELECT holds FROM guard)
+  ORDER BY new.tenant, new.key, new.id
+  ON CONFLICT (tenant, key, id) DO UPDATE SET
+    changed_at = excluded.changed_at,
+    epoch = excluded.epoch,
+    seq = excluded.seq,
+    idx = excluded.idx,
+    fold = excluded.fold,
+    started_at = excluded.started_at,
+    ended_at = excluded.ended_at,
+    status = excluded.status,
+    name = excluded.name,
+    version = excluded.version,
+    submitter = excluded.submitter,
+    parent = excluded.parent,
+    step = excluded.step,
+    error = excluded.error,
+    message = excluded.message,
+    correlation_id = excluded.correlation_id
+  RETURNING 1
 ), moved AS (
   UPDATE coord.checkpoint AS c
   SET
@@ -111,7 +166,8 @@ WITH move AS MATERIALIZED (
     updated_at = clock_timestamp()
   FROM move AS m
   WHERE c.stream = m.stream AND c.partition = m.partition AND c.epoch = m.epoch AND c.seq = m.seq_before
-    AND (SELECT holds FROM guard) AND (SELECT count(*) FROM fact) + (SELECT count(*) FROM task) >= 0 -- after them
+    AND (SELECT holds FROM guard)
+    AND (SELECT count(*) FROM fact) + (SELECT count(*) FROM task) + (SELECT count(*) FROM workflow) >= 0 -- after them
   RETURNING 1
 )
 SELECT
