@@ -234,10 +234,10 @@ PROJECT_AT_ONCE_ROWS: Final = 100
 """A transaction of so few rows is one statement, where its rows allow it: with more COPY is cheaper."""
 
 PROJECT_AT_ONCE_BYTES: Final = 256 * KIB
-"""What such a statement carries: bodies, and the folds of open tasks from before."""
+"""What such a statement carries: bodies, and the folds from before."""
 
 PROJECT_KEPT_BYTES: Final = 8 * MIB
-"""Folds of open tasks that are kept between such statements."""
+"""Folds of open tasks and workflows that are kept between such statements."""
 
 ANCHOR_MESSAGES: Final = 1_000
 ANCHOR_EVERY_S: Final = 10.0

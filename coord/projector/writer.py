@@ -7,7 +7,7 @@
                             a guard matched nothing: that one fails, the others again ◀┤
                             a row was refused: by halves, down to the one batch        ◀┘
 
-A few facts of tasks go the short way, in one statement (`coord.projector.at_once`); where that writes
+A few facts of tasks and workflows go the short way, in one statement (`coord.projector.at_once`); where that writes
 nothing, and for all else, the long way is taken.
 
 The order inside matters and stands in `_transaction`: rows first, the guarded checkpoints
