@@ -56,6 +56,13 @@ def modules() -> dict[str, Module]:
     return found
 
 
+@cache
+def nodes(module: Module) -> tuple[ast.AST, ...]:
+    """All of its syntax tree."""
+    return tuple(ast.walk(module.tree))
+
+
+@cache
 def imports(module: Module, known: frozenset[str]) -> list[Import]:
     """What it imports of coord, each as the module it really needs.
 
@@ -63,13 +70,14 @@ def imports(module: Module, known: frozenset[str]) -> list[Import]:
     """
     typing_nodes = {
         id(inner)
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for node in nodes(module)
+        if isinstance(node, ast.If)
+        and any("TYPE_CHECKING" in {getattr(part, "id", ""), getattr(part, "attr", "")} for part in ast.walk(node.test))
         for statement in node.body
         for inner in ast.walk(statement)
     }
     found = []
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif not isinstance(node, ast.ImportFrom):
@@ -87,24 +95,26 @@ def imports(module: Module, known: frozenset[str]) -> list[Import]:
     return found
 
 
-def docstrings(tree: ast.Module) -> set[int]:
+def docstrings(module: Module) -> set[int]:
     """The ids of the constants that are docstrings: of modules, classes, functions, and of the fields below which
     a bare string stands."""
     return {
         id(node.value)
-        for node in ast.walk(tree)
+        for node in nodes(module)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     }
 
 
+@cache
 def strings(module: Module) -> list[tuple[int, str]]:
     """Its string literals that are not docstrings, with their lines; an f-string by its first part."""
-    skip = docstrings(module.tree)
-    inner = {id(part) for node in ast.walk(module.tree) if isinstance(node, ast.JoinedStr) for part in node.values[1:]}
+    skip = docstrings(module)
+    inner = {id(part) for node in nodes(module) if isinstance(node, ast.JoinedStr) for part in node.values[1:]}
+    hidden = skip | inner
     return [
         (node.lineno, node.value)
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skip | inner
+        for node in nodes(module)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in hidden
     ]
 
 
