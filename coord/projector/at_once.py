@@ -9,8 +9,8 @@
 
 Folds are kept between transactions, as bytes of the row.  They may be wrong at any time (another replica wrote, the
 tables were made anew, rows removed) without harm: nothing is written on what is not in the table byte for byte, and
-nothing is refused here.  Whatever is not plain (a fact that its fold refuses, dead letters, agents, anchors) goes the
-long way, which reads in its own transaction.
+nothing is refused here.  Whatever is not plain (a fact that its fold refuses or leaves without a row, dead letters,
+agents, anchors) goes the long way, which reads in its own transaction.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from coord.store.at_once import Written
 from coord.store.checkpoints import Move
 from coord.store.entities import Ident, Position, load
 from coord.store.pool import Connection, Pool
+from coord.telemetry import logs
+
+_log = logs.get("projector")
 
 _ENDED_AT: Final = {"task": 12, "workflow": 9}
 """Where a row of each kind says it; the tables are called as the kinds."""
-_OVERHEAD_BYTES: Final = 400
+_OVERHEAD_BYTES: Final = 500
 """Of one that is kept, beside its fold."""
 
 assert _ENDED_AT.keys() == at_once.TABLES.keys()
@@ -66,10 +69,15 @@ class Kept:
             old = folds.pop(next(iter(folds)))
             self._bytes -= len(old[1]) + _OVERHEAD_BYTES
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._folds.clear()
-        self._bytes = 0
+    def forget(self, batches: Iterable[Batch]) -> None:
+        """These go the long way: what is kept of their entities is not what the tables will have."""
+        for batch in batches:
+            if not self._folds:
+                return
+            for row in batch.events:
+                old = self._folds.pop((row[8], (row[5], row[7], row[9])), None)
+                if old is not None:
+                    self._bytes -= len(old[1]) + _OVERHEAD_BYTES
 
 
 def is_small(batches: Sequence[Batch], moves: Sequence[Move]) -> bool:
@@ -85,12 +93,12 @@ def is_small(batches: Sequence[Batch], moves: Sequence[Move]) -> bool:
 async def write(pool: Pool, kept: Kept, batches: Sequence[Batch], moves: Sequence[Move]) -> bool:
     """Commit what `is_small`; False: nothing was, and it has to go the long way.
 
-    Raises `StoreError`, and leaves open whether it was committed when the connection broke meanwhile.
+    Raises `StoreError`, as `at_once.write` does.
     """
     about = entities.gathered([batch.events for batch in batches])
     if about.keys() - _ENDED_AT.keys():
         return False
-    async with pool.acquire() as conn:
+    async with pool.bounded() as conn:
         written: dict[str, Written] = {}
         for kind, facts in about.items():
             rows = await _folded(conn, kept, kind, facts, len(batches))
@@ -104,7 +112,9 @@ async def write(pool: Pool, kept: Kept, batches: Sequence[Batch], moves: Sequenc
         try:
             if not await at_once.write(conn, moves, events, written):
                 return False
-        except errors.DatabaseRefused:
+        except errors.DatabaseRefused as exc:
+            if not at_once.is_race(exc):
+                _log.warning("projector.refused_at_once", error=exc)  # rare: the long way finds and parks the culprit
             return False
     for kind, rows in written.items():
         kept.written(kind, (row for row, _ in rows))
@@ -126,7 +136,8 @@ async def _folded(conn: Connection, kept: Kept, kind: str, facts: entities.About
         known |= await load(conn, table.name, sorted(asked))
     refused: list[dict[entities.Place, errors.CoordError]] = [{} for _ in range(batches)]
     rows = entities.fold(table, facts, known, refused)
-    # The statement looks at the rows that it writes: what was only supposed has to be among them.
-    if any(refused) or not facts.keys() - asked <= {row[:3] for row in rows}:
+    # The statement looks at the rows that it writes, and what was asked for may not be so any more by then (a rebuild
+    # may have put another table there): a fact of which no row would come needs a transaction to be looked at in.
+    if any(refused) or not facts.keys() <= {row[:3] for row in rows}:
         return None
     return [(row, known.get(row[:3])) for row in rows]

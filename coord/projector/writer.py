@@ -216,7 +216,8 @@ class Writer:
 
         That raises `CheckpointMoved`, `DatabaseUnavailable`, `NotConnected` (the DLQ could not
         be reached) or another `StoreError`: nothing of the batch is in the tables then, except
-        when the connection broke during COMMIT, which the checkpoint tells.
+        when the connection broke during COMMIT or while a small transaction was written, or its
+        lane was stopped during either: the checkpoint tells.
         """
         anchored = before.messages if anchored_messages is None else anchored_messages
         offer = Offer(batch, before, anchored, anchored_at)
@@ -382,7 +383,7 @@ class Writer:
         if is_short and await at_once.write(self._pool, self._kept, batches, moves):
             self._metrics.db_commit_rows.observe(sum(map(len, batches)))
             return moves
-        self._kept.clear()
+        self._kept.forget(batches)
         async with self._pool.transaction() as conn:
             await copy.events(conn, _joined([b.events for b in batches]))
             await copy.samples(conn, _joined([b.samples for b in batches]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from coord import errors
 from coord.store import checkpoints
 from coord.store.checkpoints import Move
 from coord.store.columns import Column
@@ -30,6 +31,11 @@ TABLES: Final = {"task": 30, "workflow": 19}
 
 _NOTHING: Final = (None, None, None, None)
 
+_RACE: Final = "a checkpoint moved meanwhile"
+"""What the statement says."""
+
+_IMPATIENT: Final = "SET lock_timeout = '200ms'"
+
 
 async def write(
     conn: Connection, moves: Sequence[Move], events: Sequence[EventRow], written: Mapping[str, Written]
@@ -37,8 +43,8 @@ async def write(
     """Outside a transaction: commit facts, rows of entities, checkpoints.  False: nothing was, not all is as believed.
 
     `written`: by table of `TABLES`; what is not there has no rows.  Anchors are not written.  Raises `StoreError`;
-    nothing is written then, except when the connection broke: that leaves it open.
-    `DatabaseRefused` also means that another writer moved a checkpoint in the same moment.
+    nothing is written then, except when the connection broke: that leaves it open, as a caller that is cancelled or
+    runs out of time does.  `DatabaseRefused`: of a value, or (`is_race`) another writer moved a checkpoint meanwhile.
     """
     arrays = [Column(values) for values in checkpoints.columns(moves)]
     arrays += _columns(events, len(EVENT_COLUMNS))
@@ -50,11 +56,25 @@ async def write(
     return bool(found[0]["written"])
 
 
+def is_race(refused: errors.DatabaseRefused) -> bool:
+    """Whether it only says that another writer moved a checkpoint in the same moment."""
+    return _RACE in refused.message
+
+
 async def prepare(conn: Connection) -> None:
-    """Have `conn` plan it, for which its first use would wait; writes nothing."""
+    """Have `conn` plan it, for which its first use would wait; writes nothing.
+
+    Raises `StoreError` where somebody holds one of the tables for long, as who changes them does: whoever connects
+    need not wait for that.
+    """
     with translated("write at once"):
         count = 9 + len(EVENT_COLUMNS) + sum(columns + len(_NOTHING) for columns in TABLES.values())
-        await conn.fetch(statement("write_at_once"), *([] for _ in range(count)))
+        await conn.execute(_IMPATIENT)
+        try:
+            await conn.fetch(statement("write_at_once"), *([] for _ in range(count)))
+        finally:
+            if not conn.is_closed():
+                await conn.execute("RESET lock_timeout")
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[Column]:

@@ -258,9 +258,7 @@ class Pool:
         closed under it, which ends as `DatabaseUnavailable`.  When that happens during COMMIT,
         whether it was committed is unknown.
         """
-        limit_s = self.config.statement_timeout_s if timeout_s is None else timeout_s
-        async with self.acquire() as conn:
-            guard = asyncio.get_running_loop().call_later(limit_s, conn.terminate)
+        async with self.bounded(timeout_s) as conn:
             transaction = conn.transaction()
             try:
                 await transaction.start()
@@ -272,6 +270,15 @@ class Pool:
             except BaseException:
                 await _roll_back(conn, transaction)
                 raise
+
+    @contextlib.asynccontextmanager
+    async def bounded(self, timeout_s: float | None = None) -> AsyncIterator[Connection]:
+        """As `acquire`, for as long as a transaction may take: then the connection is closed under the block."""
+        limit_s = self.config.statement_timeout_s if timeout_s is None else timeout_s
+        async with self.acquire() as conn:
+            guard = asyncio.get_running_loop().call_later(limit_s, conn.terminate)
+            try:
+                yield conn
             finally:
                 guard.cancel()
 

@@ -148,13 +148,15 @@ async def test_nothing_is_written_on_what_is_not_there(migrated_database: Databa
         mark = await write(replica, mark, [of_task("claimed", "gone-soon")])
         assert not await db.fetch("SELECT FROM coord.task WHERE id = 'gone-soon'")
 
+        mark = await write(replica, mark, [of_task("claimed", "nobody-knows")])
+        assert short[5:] == [False, False]  # nothing is to be written of it: only a transaction can look at that
         mark = await write(replica, mark, [of_task("submitted", "torn-now")])
         await db.execute(r"UPDATE coord.task SET fold = fold || '\xc0' WHERE id = 'torn-now'")
         facts = await db.fetchval("SELECT count(*) FROM coord.event")
         with pytest.raises(errors.CoordError, match="malformed"):  # the long way cannot read it
             await write(replica, mark, [of_task("claimed", "torn-now")])
         assert await db.fetchval("SELECT count(*) FROM coord.event") == facts
-        assert short[5:] == [False, True, False]
+        assert short[7:] == [True, False]
         assert await db.fetchval("SELECT count(*) FROM coord.outcome") == 1
 
 
@@ -196,6 +198,25 @@ async def test_who_is_late_waits_for_the_rows_and_takes_back_everything(
         assert not await db.fetch("SELECT FROM coord.outcome")
 
 
+async def test_what_waits_holds_no_checkpoint(migrated_database: Database, short: list[bool]) -> None:
+    """As one that waits for a chunk of outcomes does."""
+    async with Replica(migrated_database.url) as late, late.pool.acquire() as db, late.pool.acquire() as watch:
+        (mark,) = await create(late.pool, [3])
+        await db.execute("""
+            CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN new; END';
+            CREATE TRIGGER slow BEFORE INSERT ON coord.outcome FOR EACH ROW EXECUTE FUNCTION slow()
+        """)
+        late.go()
+        async with db.transaction():
+            await db.execute("SELECT pg_advisory_xact_lock(7)")
+            writing = asyncio.create_task(write(late, mark, [of_task(event, "t") for event in TASK]))
+            await until(lambda: watch.fetchval(WAITING))
+            assert await watch.fetch("SELECT FROM coord.checkpoint FOR UPDATE SKIP LOCKED")
+        await writing
+        assert short == [True]
+
+
 async def test_a_row_that_is_refused_is_parked_as_ever(migrated_database: Database, short: list[bool]) -> None:
     async with Replica(migrated_database.url) as replica, replica.pool.acquire() as db:
         await db.execute("ALTER TABLE coord.event ADD CONSTRAINT no_evil CHECK (id <> 'evil')")
@@ -208,19 +229,22 @@ async def test_a_row_that_is_refused_is_parked_as_ever(migrated_database: Databa
 
 
 def row_of(id_: str, *, open_: bool = True, fold: bytes = b"12345678") -> tuple[Any, ...]:
-    row: list[Any] = ["acme", "k", id_, None, 1, 2, 0, fold, *[None] * 22]
+    row: list[Any] = ["acme", KEYS[3], id_, None, 1, 2, 0, fold, *[None] * 22]
     row[12] = None if open_ else 1.0
     return tuple(row)
 
 
 def test_what_is_kept_is_open_and_bounded() -> None:
-    size: Callable[[int], int] = lambda count: count * 408  # noqa: E731
+    size: Callable[[int], int] = lambda count: count * 508  # noqa: E731
     kept = at_once.Kept(size(3))
     kept.written("task", [row_of(id_) for id_ in "abc"])
     kept.written("task", [row_of("a"), row_of("b", open_=False), row_of("d"), row_of("e")])
-    assert [kept.get("task", ("acme", "k", id_)) is not None for id_ in "abcde"] == [True, False, False, True, True]
-    assert kept.get("task", ("acme", "k", "a")) == ((1, 2, 0), b"12345678")
-    kept.clear()
-    assert len(kept) == 0
+    assert [kept.get("task", ("acme", KEYS[3], id_)) is not None for id_ in "abcde"] == [True, False, False, True, True]
+    assert kept.get("task", ("acme", KEYS[3], "a")) == ((1, 2, 0), b"12345678")
+    batch = Batch("EVENTS", 3, 1, 0)
+    subject, body = of_task("claimed", "d")
+    batch.add(Delivery(9, 1_800_000_000_000_000_000, subject, None, body))
+    kept.forget([batch])
+    assert (len(kept), kept.get("task", ("acme", KEYS[3], "d"))) == (2, None)
     kept.written("task", [row_of("f")])
-    assert len(kept) == 1
+    assert len(kept) == 3

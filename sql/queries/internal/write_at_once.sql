@@ -1,7 +1,7 @@
 -- A small transaction of the projector in one statement: facts, the tasks and workflows they are about, checkpoints. All
 -- of it or nothing: nothing where a checkpoint or an entity is not what its writer believes it to be, which `written`
 -- tells. Rows are locked in the order in which the long way does: tasks and workflows by primary key, then checkpoints.
--- A checkpoint that another writer moved meanwhile divides by zero, which takes back everything.
+-- A checkpoint that another writer moved meanwhile is an error, which takes back everything: no number is what it says.
 -- $1 to $9 checkpoints as checkpoint_advance has them, then one array a column of coord.event; as upsert_task one array
 -- a column of coord.task, then the place and the fold of the row that each was folded on, null: none; $64 so workflows.
 WITH move AS MATERIALIZED (
@@ -82,6 +82,7 @@ WITH move AS MATERIALIZED (
     1, 0, new.tenant, 'workflow', new.status, new.name, '', new.submitter, ''
   FROM new_workflow AS new
   WHERE (SELECT holds FROM guard) AND new.ended_at IS NOT NULL AND ended_before IS DISTINCT FROM to_timestamp(new.ended_at)
+  RETURNING 1
 ), task AS (
   INSERT INTO coord.task (
     tenant, key, id, changed_at, epoch, seq, idx, fold,
@@ -167,10 +168,17 @@ WITH move AS MATERIALIZED (
   FROM move AS m
   WHERE c.stream = m.stream AND c.partition = m.partition AND c.epoch = m.epoch AND c.seq = m.seq_before
     AND (SELECT holds FROM guard)
-    AND (SELECT count(*) FROM fact) + (SELECT count(*) FROM task) + (SELECT count(*) FROM workflow) >= 0 -- after them
+    -- After all of them: what waits for a row or a chunk holds no checkpoint that a successor needs.
+    AND (SELECT count(*) FROM fact) + (SELECT count(*) FROM task) + (SELECT count(*) FROM workflow)
+      + (SELECT count(*) FROM ended) >= 0
   RETURNING 1
 )
 SELECT
   holds AS written,
-  1 / CASE WHEN holds AND (SELECT count(*) FROM moved) < (SELECT count(*) FROM move) THEN 0 ELSE 1 END AS all_moved
+  CAST(
+    CASE
+      WHEN holds AND (SELECT count(*) FROM moved) < (SELECT count(*) FROM move) THEN 'a checkpoint moved meanwhile'
+      ELSE '1'
+    END AS integer
+  ) AS all_moved
 FROM guard
