@@ -164,7 +164,7 @@ class SharedConsumer(Puller):
         usual = headers.endswith(_END) and len(headers) > _NO_FIELDS
         raw_headers = headers if usual else canonical_headers(headers or None)
         text = subject.decode("utf-8", "backslashreplace")
-        reading: Reading = None if self.ride is None else "unread"
+        reading: Reading = "unread" if self.ride is not None and self.ride.aboard else None
         delivery = Delivery(seq, stored_ns, text, raw_headers, data, reply, reading)
         self._feeding.feed(token, delivery)
         if self.leaving is not None:

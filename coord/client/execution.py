@@ -65,8 +65,8 @@ class Execution:
     """See the module.  Made for a delivery that has a slot; `begin` or `look` starts it."""
 
     __slots__ = (
-        "_aio_task", "_outcome_sent", "_refusals", "_sequel", "attempt", "began_at", "claim", "ctx", "ended_because",
-        "fact", "gate", "handles", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
+        "_aio_task", "_in_hand", "_outcome_sent", "_refusals", "_sequel", "attempt", "began_at", "claim", "ctx",
+        "ended_because", "fact", "gate", "handles", "preemptible", "queue", "said", "seq", "slots", "started", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +98,8 @@ class Execution:
         self.ctx: TaskContext | None = None
         self.ended_because: Ended | None = None
         self._aio_task: asyncio.Task[None] | None = None
+        self._in_hand = False
+        """What runs it has come to its first line: cancelled before that, it would end without a word."""
         self._outcome_sent = False
         self.attempt: Attempt | None = None
         """Of the handler that runs, or ran last."""
@@ -219,9 +221,7 @@ class Execution:
 
     def _start(self, attempt: int) -> None:
         if self.ended_because is not None:
-            if self.ended_because == "drained":
-                self.worker.give_back(self.fact, self.claim, "drained")
-            self.worker.left(self)
+            self._leave_unbegun()
             return
         self.started = True
         self.worker.began(self)
@@ -232,6 +232,11 @@ class Execution:
         if self.preemptible:
             self.worker.refill(self.handles.capability)  # something critical may be taken though no slot is free
 
+    def _leave_unbegun(self) -> None:
+        if self.ended_because == "drained":
+            self.worker.give_back(self.fact, self.claim, "drained")
+        self.worker.left(self)
+
     def end(self, because: Ended) -> None:
         """End the handler at its next await; nothing is stated, but that a drained task is returned."""
         if self.ended_because is not None or self._outcome_sent:
@@ -239,7 +244,7 @@ class Execution:
         self.ended_because = because
         if self.ctx is not None:
             self.ctx.cancelled.set()
-        if self.started and self._aio_task is not None:
+        if self._in_hand and self._aio_task is not None:
             self._aio_task.cancel()
 
     def overrun(self) -> None:
@@ -264,6 +269,10 @@ class Execution:
         return self.worker.payloads
 
     async def _run(self, running: Attempt) -> None:
+        self._in_hand = True
+        if self.is_ending:  # since its claim was stored, in the same turn of the loop
+            self._leave_unbegun()
+            return
         token = context.follow(self.fact)
         plain = copy_context() if self.said.then else None
         try:

@@ -83,7 +83,18 @@ _decode_several = msgspec.json.Decoder(list[_Told]).decode
 class Watch:
     """What is known of one task whose outcome somebody may want."""
 
-    __slots__ = ("__weakref__", "_alarms", "_changed", "foreign", "id", "outcome", "progress", "seen", "suspicious")
+    __slots__ = (
+        "__weakref__",
+        "_alarms",
+        "_changed",
+        "_many",
+        "foreign",
+        "id",
+        "outcome",
+        "progress",
+        "seen",
+        "suspicious",
+    )
 
     def __init__(self, id: str, alarms: Alarms, *, foreign: bool) -> None:
         self.id = id
@@ -97,7 +108,9 @@ class Watch:
         """Something may have happened that nobody told of: the log has to be read."""
         self._alarms = alarms
         self._changed: list[asyncio.Future[bool]] = []
-        """Those that wait, and perhaps some that did."""
+        """Those that wait, and perhaps some that did,"""
+        self._many = 8
+        """which are looked for when there are so many."""
 
     def hear(self, *, outcome: Outcome | None = None, progress: Progress | None = None) -> None:
         """Note what is new, or that something is, and wake whoever waits.  The first outcome counts."""
@@ -116,9 +129,10 @@ class Watch:
     def changed(self, timeout_s: float | None) -> Coroutine[Any, Any, bool]:
         """Return when something is heard; False after `timeout_s` without, or a quarter of a second later."""
         waiter = self._alarms.future()
-        if self._changed:
-            self._changed = [other for other in self._changed if not other.done()]
         self._changed.append(waiter)
+        if len(self._changed) > self._many:  # each is looked at twice at most, however many wait
+            self._changed = [other for other in self._changed if not other.done()]
+            self._many = 2 * len(self._changed) + 8
         return self._alarms.wait(waiter, timeout_s)
 
 

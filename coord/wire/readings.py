@@ -5,8 +5,8 @@ Deciders and projector follow the same log, a few milliseconds apart.  Whoever c
 (`coord.bus.riding`) it is left there; where each has its own connection, here.
 
 What is taken here was read of the same bytes: place, subject, headers and body are compared, so nobody ever
-gets what another message said.  Bounded by count and by the size of what is kept: a reader that has nobody
-behind it only makes older readings fall out.
+gets what another message said.  Bounded by count and by the size of what is kept here: a reader that has nobody
+behind it only makes older readings fall out.  What is left with a delivery goes with it, and is bounded as they are.
 """
 
 from __future__ import annotations

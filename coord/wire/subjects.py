@@ -567,7 +567,6 @@ SNAPSHOTS_ALL: Final = "coord.snapshot.*.*"
 
 
 @lru_cache(maxsize=8192)
-@lru_cache(maxsize=1024)
 def queue(tenant: str, capability: str, name: str) -> str:
     """The consumer of EVENTS that is one queue of a capability: ``task~{tenant}~{capability}~{queue}``.
 

@@ -303,13 +303,17 @@ def check_outcomes(then: list[LocalOutcome]) -> None:
             raise InvalidPayload("a step has an output or an error, not both", step=outcome.step)
 
 
-@lru_cache(maxsize=1024)
 def submission_detail(capability: str, queue: str) -> tuple[str, str]:
     """The detail tokens of a submission; `InvalidToken`, or `InvalidPayload` for a queue that there is none of."""
+    _check_detail(capability, queue)
+    return capability, queue
+
+
+@lru_cache(maxsize=1024)
+def _check_detail(capability: str, queue: str) -> None:
     check_token(capability, "capability")
     if queue not in QUEUES:
         raise InvalidPayload("a task's priority is critical, normal or batch", priority=queue)
-    return capability, queue
 
 
 def number(detail: tuple[str, ...]) -> int | None:

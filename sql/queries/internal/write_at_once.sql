@@ -1,6 +1,7 @@
 -- A small transaction of the projector in one statement: facts, the tasks and workflows they are about, checkpoints. All
 -- of it or nothing: nothing where a checkpoint or an entity is not what its writer believes it to be, which `written`
--- tells. Rows are locked in the order in which the long way does: tasks and workflows by primary key, then checkpoints.
+-- tells. Rows are locked in the order in which the long way does: tasks and workflows by primary key, then checkpoints,
+-- which wait for all the rest (the counts): what waits for a row or a chunk holds none that a successor needs.
 -- A checkpoint that another writer moved meanwhile is an error, which takes back everything: no number is what it says.
 -- $1 to $9 checkpoints as checkpoint_advance has them, then one array a column of coord.event; as upsert_task one array
 -- a column of coord.task, then the place and the fold of the row that each was folded on, null: none; $64 so workflows.
@@ -168,7 +169,6 @@ WITH move AS MATERIALIZED (
   FROM move AS m
   WHERE c.stream = m.stream AND c.partition = m.partition AND c.epoch = m.epoch AND c.seq = m.seq_before
     AND (SELECT holds FROM guard)
-    -- After all of them: what waits for a row or a chunk holds no checkpoint that a successor needs.
     AND (SELECT count(*) FROM fact) + (SELECT count(*) FROM task) + (SELECT count(*) FROM workflow)
       + (SELECT count(*) FROM ended) >= 0
   RETURNING 1

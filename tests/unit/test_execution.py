@@ -1,0 +1,36 @@
+"""One delivery on its way through a worker that is played."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from coord.client.execution import Ended, Execution
+from coord.client.tasks import Delivered
+
+
+@pytest.mark.parametrize("because", ["cancelled", "lost", "drained"])
+async def test_one_that_ends_in_the_turn_in_which_its_claim_is_stored_leaves_its_slot(because: Ended) -> None:
+    """The broker's answer and what ends it come in one piece: its handler has not begun, and never does."""
+    left: list[Any] = []
+    returned: list[Any] = []
+    worker: Any = SimpleNamespace(
+        coord=None,
+        loop=asyncio.get_running_loop(),
+        stating=SimpleNamespace(sequel=lambda *_: None),
+        began=lambda _: None,
+        left=lambda execution, **_: left.append(execution),
+        give_back=lambda *args: returned.append(args),
+    )
+    handles: Any = SimpleNamespace(preemptible=None)
+    fact: Any = SimpleNamespace(seq=1, id="t", key="k", detail=("work", "normal"), agent="me", content="json")
+    execution = Execution(worker, worker, handles, "normal", fact, Delivered(), "entity")
+    execution._start(1)
+    execution.end(because)
+    assert execution._aio_task is not None
+    await execution._aio_task
+    assert left == [execution]
+    assert len(returned) == (because == "drained")
