@@ -13,7 +13,7 @@ RESULTS ?= .coord/bench
 LOOPS := tests/contract/test_patched_client.py tests/contract/test_tls.py tests/contract/test_pinned_pull.py \
 	tests/integration/test_projector.py tests/integration/test_publisher.py tests/integration/test_subscriber.py \
 	tests/integration/test_rpc.py
-# The suite waits more than it computes: measured on two cores with two of them, 390 seconds of CPU in 576 of the clock.
+# Three for two cores: on fast ones the suite waits as much as it computes, on slow ones a fourth brought nothing.
 WORKERS ?= 3
 # Who has run out takes tests from the others: the longest are a dozen seconds.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -33,7 +33,7 @@ RUN_DIR = "COORD_TEST_RUN_DIR"
 _MEMORY = Path("/dev/shm")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _MEMORY_FREE = 4 << 30
-"""Of which a run takes an eighth."""
+"""Or it stays on disk.  A run was seen to take some hundred MB."""
 _GUARD = (
     'cat "$1" >/dev/null; [ -f "$2" ] && kill -QUIT "$(head -n 1 "$2")"; '
     'for n in 1 2 3 4 5; do rm -rf "$3" "$4" && break; sleep 1; done'  # servers that are ending still write

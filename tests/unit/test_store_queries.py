@@ -85,3 +85,14 @@ def test_every_statement_says_why(path: object) -> None:
     statement = queries.statement(path.stem)  # type: ignore[attr-defined]
     assert statement
     assert "--" not in statement
+
+
+@pytest.mark.parametrize("table", ["task", "workflow"])
+def test_a_small_transaction_writes_what_a_large_one_does(table: str) -> None:
+    """`write_at_once` repeats the upserts of its tables, whose rows are of other names there: nothing else differs."""
+    upsert, at_once = (" ".join(queries.statement(name).split()) for name in (f"upsert_{table}", "write_at_once"))
+    columns = upsert[upsert.index(f"INSERT INTO coord.{table} (") : upsert.index(" FROM new ORDER BY")]
+    changes = upsert[upsert.index("ON CONFLICT") :]
+    ended = upsert[upsert.index("SELECT to_timestamp(new.ended_at)") : upsert.index(" FROM new LEFT JOIN")]
+    assert [part for part in (columns, changes, ended) if part not in at_once] == []
+    assert len(queries.statement("write_at_once")) < 15 * 1024, "asyncpg prepares longer texts anew each time"
