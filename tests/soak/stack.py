@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ class Checkpoints:
             db.terminate()
 
 
-def behind(checkpoints: dict[tuple[str, int], int], goal: dict[tuple[str, int], int]) -> list[tuple[str, int]]:
+def behind(checkpoints: Mapping[tuple[str, int], int], goal: Mapping[tuple[str, int], int]) -> list[tuple[str, int]]:
     """Partitions whose checkpoint has not reached the goal."""
     return [slot for slot, seq in goal.items() if checkpoints.get(slot, 0) < seq]
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
+from typing import Any, cast
 
 import msgspec
+import pytest
 
+from coord.testing import virtual
 from tests.soak import kill_storm, page
 from tests.soak.__main__ import scenarios
 from tests.soak.harness import FINDINGS_NAMED_MAX, Finding, Job, Result, percentile, rng_of
+from tests.soak.lag import LIVE_S, caught_up
+from tests.soak.speakers import Told
 
 
 def test_every_scenario_stands_on_the_page_and_nothing_else_does() -> None:
@@ -70,3 +76,44 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile(values, 0.99) == ordered[98]
     assert percentile(values, 0.5) == ordered[49]
     assert percentile([3.0], 0.99) == 3.0
+
+
+class _Flow:
+    """A fact a millisecond for one partition, the tables `lag_s` behind from `back_s` on, and at nothing before."""
+
+    def __init__(self, *, lag_s: float, back_s: float = 0.0) -> None:
+        self._lag_s, self._back_s = lag_s, back_s
+        self._began = asyncio.get_running_loop().time()
+
+    def _facts(self, ago_s: float = 0.0) -> int:
+        return 1000 + round(1000 * (asyncio.get_running_loop().time() - self._began - ago_s))
+
+    async def word(self) -> Told:
+        await asyncio.sleep(0.1)
+        return Told(0, 0, 0, [self._facts()], {}, 0, 0)
+
+    async def read(self) -> dict[tuple[str, int], int]:
+        back = self._facts() >= 1000 + 1000 * self._back_s
+        return {("EVENTS", 0): self._facts(self._lag_s) if back else 0}
+
+    async def sessions(self) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "back_s", "least_s", "most_s"),
+    [(0.05, 0.0, 0.1, 0.3), (0.05, 3.0, 3.0, 3.2), (LIVE_S + 0.2, 0.0, None, None)],
+    ids=["follows at once, never without a fact on its way", "does so after three seconds", "is too far behind"],
+)
+def test_caught_up_is_who_follows(lag_s: float, back_s: float, least_s: float | None, most_s: float | None) -> None:
+    async def looked() -> float | None:
+        flow = cast("Any", _Flow(lag_s=lag_s, back_s=back_s))
+        return await caught_up(flow, flow, timeout_s=10.0)
+
+    took = virtual.run(looked())
+    if least_s is None or most_s is None:
+        # What was acknowledged at first is there soon; what came since never is in time.
+        assert took is None
+    else:
+        assert took is not None
+        assert least_s <= took <= most_s
