@@ -469,8 +469,10 @@ def restatement(task: Task) -> Submission:
 def payload_hash(fact: StoredFact) -> str:
     """What makes two submissions of one id the same: capability, queue and body."""
     text = ".".join(fact.detail).encode() + b"\0" + fact.body
-    return hashlib.blake2b(text, digest_size=12).hexdigest()
+    return _digest(text, digest_size=12).hexdigest()
 
+
+_digest: Final = hashlib.blake2b
 
 _DECODERS: Final = {
     to: msgspec.json.Decoder(to).decode

@@ -46,6 +46,8 @@ from coord.wire.envelope import StoredFact
 
 _log = logs.get("projector")
 
+_encode: Final = msgspec.msgpack.Encoder().encode
+
 Place: TypeAlias = tuple[int, int]
 """(stream sequence, index in frame)."""
 
@@ -156,35 +158,36 @@ def fold(
 ) -> list[tuple[Any, ...]]:
     """The rows that `facts` make of what is `known`; what is refused is added to its batch's of `refused`."""
     rows = []
+    begins, slim, columns = table.begins, table.slim, table.columns
     for ident in sorted(facts):
         found = known.get(ident)
         mine = facts[ident].rows
         if found is None:
-            if not any(row[10] in table.begins for row in mine):
+            if mine[0][10] not in begins and not any(row[10] in begins for row in mine):
                 continue
-            life = _Life(table.fold(**_identity(table, ident)))
+            life = _Life(table.new(*ident))
         else:
             life = _Life(msgspec.msgpack.decode(found[1], type=table.fold), found[0])
         _apply(table, ident, life, mine, refused[facts[ident].batch])
         newest = life.newest
         if newest is None:
             continue
-        table.slim(life.fold)
+        slim(life.fold)
         saved = _saved(table, ident, life.fold)
         if saved is not None:
             place: Position = newest[1:4]
             place = _marked(place) if life.lags else place
-            rows.append((*ident, newest[0], *place, saved, *table.columns(life.fold)))
+            rows.append((*ident, newest[0], *place, saved, *columns(life.fold)))
         elif found is not None and found[0][2] >= 0:
             before = msgspec.msgpack.decode(found[1], type=table.fold)
-            rows.append((*ident, newest[0], *_marked(found[0]), found[1], *table.columns(before)))
+            rows.append((*ident, newest[0], *_marked(found[0]), found[1], *columns(before)))
     return rows
 
 
 def _saved(table: Table, ident: Ident, fold: Any) -> bytes | None:
     """None: no row has room for it; the log has the facts."""
     try:
-        saved = msgspec.msgpack.encode(fold)
+        saved = _encode(fold)
     except (OverflowError, UnicodeEncodeError) as exc:
         _log.error("projector.fold_defect", table=table.name, entity=list(ident), exc_info=exc)
         return None
@@ -194,20 +197,20 @@ def _saved(table: Table, ident: Ident, fold: Any) -> bytes | None:
     return saved
 
 
-def _identity(table: Folded, ident: Ident) -> dict[str, str]:
-    given = dict(zip(("tenant", "key", "id"), ident, strict=True))
-    return {name: value for name, value in given.items() if name in table.fold.__struct_fields__}
-
-
 def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refused: dict[Place, CoordError]) -> None:
     """Fold what is newer than the row."""
     place, newest = life.place, None
     was_known = place is not None
+    is_older = False
     for row in mine:
-        if place is not None and row[1:4] <= place:
-            continue
-        is_older = place is not None and newest is None and row[1] > place[0]
-        refusal = _believe(table, ident, life, fact_of(row), is_older=is_older)
+        if place is not None:
+            if row[1:4] <= place:
+                continue
+            is_older = newest is None and row[1] > place[0]
+        fact = fact_of(row)
+        refusal = _judge(life.fold, fact)
+        if refusal is not None and is_older:
+            refusal = _begun_anew(table, ident, life, fact, refusal)
         if refusal is None:
             newest = row
             was_known = was_known or table.known(life.fold)
@@ -216,14 +219,13 @@ def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refuse
     life.newest = newest if was_known else None
 
 
-def _believe(table: Folded, ident: Ident, life: _Life, fact: StoredFact, *, is_older: bool) -> Refusal | None:
-    """Fold one fact; `is_older`: what is folded so far is of an older epoch."""
-    refusal = _judge(life.fold, fact)
-    begins = is_older and fact.event in table.begins
-    if refusal is not None and begins and (life.was_lost or refusal.code not in SAME_LIFE):
-        anew = table.fold(**_identity(table, ident))
+def _begun_anew(table: Folded, ident: Ident, life: _Life, fact: StoredFact, refusal: Refusal) -> Refusal | None:
+    """What becomes of a fact that was refused, where what is folded so far is of an older epoch."""
+    if fact.event in table.begins and (life.was_lost or refusal.code not in SAME_LIFE):
+        anew = table.new(*ident)
         if _judge(anew, fact) is None and table.known(anew):
-            life.fold, life.lags, refusal = anew, False, None
+            life.fold, life.lags = anew, False
+            return None
     return refusal
 
 
@@ -250,7 +252,7 @@ class Judge:
         """`kind`: one of `FOLDED`."""
         self._table = FOLDED[kind]
         self._ident = ident
-        self._life = _Life(self._table.fold(**_identity(self._table, ident)))
+        self._life = _Life(self._table.new(*ident))
         self.known = False
         """Whether any of its facts was believed: without one there was no such entity."""
         self.begun: Position | None = None
@@ -270,7 +272,9 @@ class Judge:
             return Refusal(f"{fact.kind}.unknown", "its beginning is not there")
         before = life.fold
         is_older = life.place is not None and epoch > life.place[0]
-        refusal = _believe(table, self._ident, life, fact, is_older=is_older)
+        refusal = _judge(before, fact)
+        if refusal is not None and is_older:
+            refusal = _begun_anew(table, self._ident, life, fact, refusal)
         if refusal is None:
             life.place = (epoch, fact.seq, fact.index)
             known = self.known or table.known(life.fold)
@@ -295,7 +299,7 @@ class Judge:
         if self._table.name in _OUTLIVING:
             life.was_lost = not life.fold.ended
         else:
-            life.fold, life.place, self.known = self._table.fold(**_identity(self._table, self._ident)), None, False
+            life.fold, life.place, self.known = self._table.new(*self._ident), None, False
 
 
 def fact_of(row: EventRow) -> StoredFact:

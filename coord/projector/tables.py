@@ -42,6 +42,13 @@ class Folded(msgspec.Struct, frozen=True):
     known: Callable[[Any], bool]
     """Whether any of its facts was believed."""
 
+    def new(self, tenant: str, key: str, id: str) -> Any:  # noqa: A002 - an entity's id
+        """One of which nothing is known."""
+        fold = self.fold
+        if "key" in fold.__struct_fields__:
+            return fold(tenant=tenant, key=key, id=id)
+        return fold(tenant=tenant, id=id)
+
 
 class Table(Folded, frozen=True):
     """One kind's table."""
@@ -53,11 +60,13 @@ class Table(Folded, frozen=True):
 
 
 def _at(seconds: float | None) -> float | None:
-    return None if seconds is None else min(max(seconds, 0.0), _AT_MOST_S)
+    if seconds is None or 0.0 < seconds < _AT_MOST_S:
+        return seconds
+    return min(max(seconds, 0.0), _AT_MOST_S)
 
 
 def _number(value: int) -> int:
-    return min(max(value, 0), _INT_MAX)
+    return value if 0 <= value <= _INT_MAX else min(max(value, 0), _INT_MAX)
 
 
 def _text(text: str | None) -> str | None:
@@ -89,11 +98,22 @@ def _keep(_fold: Any) -> None:
 
 
 def _task(x: Task) -> tuple[Any, ...]:
+    # What is not there is not asked about: a call for each costs more than all the rest.
+    said, correlation_id = x.submission, x.correlation_id
+    begun, claimed, retry, ended = x.started_first_at, x.claimed_at, x.retry_at, x.ended_at
     return (
-        _at(x.submitted_at), _at(x.started_first_at), _at(x.claimed_at), _at(x.retry_at), _at(x.ended_at),
-        _at(x.submission.deadline), x.run_s, x.progress, _number(x.claims), x.failures, x.deaths,
-        _number(x.redrives), x.status, x.capability, x.queue, x.submission.priority, x.submitter, x.claimant,
-        x.instance, _text(x.error), _text(x.message), _text(x.correlation_id),
+        _at(x.submitted_at),
+        None if begun is None else _at(begun),
+        None if claimed is None else _at(claimed),
+        None if retry is None else _at(retry),
+        None if ended is None else _at(ended),
+        None if said.deadline is None else _at(said.deadline),
+        x.run_s, x.progress, _number(x.claims), x.failures, x.deaths,
+        _number(x.redrives), x.status, x.capability, x.queue, said.priority, x.submitter, x.claimant,
+        x.instance,
+        None if x.error is None else _text(x.error),
+        None if x.message is None else _text(x.message),
+        None if correlation_id is None else _text(correlation_id),
     )  # fmt: skip
 
 
@@ -101,7 +121,8 @@ def _slim_task(x: Task) -> None:
     said = x.submission
     if said.input is not None or said.placement is not None or said.carried is not None or said.labels:
         x.submission = msgspec.structs.replace(said, input=None, placement=None, carried=None, labels={})
-    _cut(x, "error", "message")
+    if x.error is not None or x.message is not None:
+        _cut(x, "error", "message")
 
 
 def _workflow(x: Workflow) -> tuple[Any, ...]:

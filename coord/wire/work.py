@@ -318,6 +318,12 @@ def _check_detail(capability: str, queue: str) -> None:
 
 def number(detail: tuple[str, ...]) -> int | None:
     """The n of ``claimed.{n}`` and the like: decimal, from 1, without leading zeros; None: it is none."""
+    small = _SMALL.get(detail)  # nearly every one: a tenth of the time
+    if small is not None:
+        return small
     if len(detail) != 1 or not detail[0].isascii() or not detail[0].isdecimal() or detail[0].startswith("0"):
         return None
     return int(detail[0]) if len(detail[0]) <= 9 else None
+
+
+_SMALL: Final[dict[tuple[str, ...], int]] = {(str(n),): n for n in range(1, 10)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import os
 import sys
 import time
@@ -45,6 +46,15 @@ BEGIN, END = report.markers("spine")
 
 
 # --- rounds --------------------------------------------------------------------------------
+
+
+async def test_the_collector_is_not_within_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "collect", lambda: pytest.fail("whoever measures collects before"))
+
+    async def one() -> None:
+        await asyncio.sleep(0)
+
+    assert await measure.windowed_s(3, 2, one) > 0
 
 
 async def test_sides_take_turns() -> None:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from coord.client.building import StepRef, Workflow
-from coord.ops.bench.measure import Figures, cpu_s, percentile, windowed_s
+from coord.ops.bench.measure import Figures, cpu_s, percentile, quiet_heap, windowed_s
 from coord.wire.flow import Definition
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ async def _alone(bench: Bench, definition: Definition) -> list[float]:
 async def _at_once(bench: Bench, workers_pid: int, definition: Definition) -> tuple[float, dict[str, float]]:
     """How many in a second, and µs of CPU for one, by whose they are."""
     count = bench.config.flood // (4 * STEPS)
-    coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers_pid), bench.clock()
-    took_s = await flood(bench, count, definition)
-    clock.stop()
+    with quiet_heap():
+        coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers_pid), bench.clock()
+        took_s = await flood(bench, count, definition)
+        clock.stop()
     spent = {
         "agents": cpu_s(workers_pid) - agents_s,
         "coord": cpu_s(bench.fleet.pid) - coord_s,

@@ -40,7 +40,7 @@ from coord.ops.bench import machine, servers
 from coord.ops.bench.bare_tasks import BareTasks
 from coord.ops.bench.flows import flood as flows_flood
 from coord.ops.bench.flows import workflows
-from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, rounded, windowed_s
+from coord.ops.bench.measure import BenchError, Clock, Figures, cpu_s, percentile, quiet_heap, rounded, windowed_s
 from coord.ops.bench.overhead import overhead
 from coord.ops.bench.servers import Database
 from coord.ops.bench.spine import ALWAYS
@@ -256,9 +256,10 @@ async def flood(bench: Bench) -> Figures:
         await _flood(bench, config.flood // 4, [])
         await bare.run(config.flood // 4)
         for _ in range(config.rounds):
-            coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers.pid), bench.clock()
-            took_s = await _flood(bench, config.flood, acks)
-            clock.stop()
+            with quiet_heap():
+                coord_s, agents_s, clock = cpu_s(bench.fleet.pid), cpu_s(workers.pid), bench.clock()
+                took_s = await _flood(bench, config.flood, acks)
+                clock.stop()
             rates.append(config.flood / took_s)
             spent = {
                 "submitter": clock.client_cpu_s,
@@ -311,9 +312,10 @@ async def _safely(bench: Bench, name: str) -> Figures:
     count = bench.config.safe
     async with bench.agents("no-op", agents=2, capacity=128):
         await _flood(bench, count // 5 + 1, [])
-        took_s = await _flood(bench, count, [])
         flows = count // 5 + 1
-        flows_s = await flows_flood(bench, flows)
+        with quiet_heap():
+            took_s = await _flood(bench, count, [])
+            flows_s = await flows_flood(bench, flows)
     return {f"{name}.tasks_per_s": [count / took_s], f"{name}.workflows_per_s": [flows / flows_s]}
 
 
