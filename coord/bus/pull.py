@@ -132,14 +132,20 @@ class PinnedReader(Puller):
                 self._bell.ring()  # the request expired: ask again
 
         self._inbox = await self._conn.subscribe(self._conn.new_inbox(), on_message)
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
         while not pinned.done():
             self._raise_if_broken()
             self._bell.silence()
             # All who wait so ask, and are told that there is nothing, in the same moments: one wake-up for many.
-            wait_s = until_moment(asyncio.get_running_loop().time() + self._expires_s / 2, self._expires_s)
-            self._ask(1, bytes_max=None, expires_s=wait_s + self._expires_s / 2)
+            # Such a request renews nothing: who has waited for longer than a pin lives asks rarely.
+            now, every_s = loop.time(), self._expires_s
+            if now - began_at > limits.PIN_TTL_S:
+                every_s = max(every_s, limits.PULL_CALM_S)
+            wait_s = until_moment(now + self._expires_s / 2, every_s) + self._expires_s / 2
+            self._ask(1, bytes_max=None, expires_s=wait_s)
             # A request that did not even expire is lost; asking again costs nothing.
-            await self._bell.wait(2 * self._expires_s, pinned)
+            await self._bell.wait(wait_s + self._expires_s, pinned)
         self._pin = self._whose["id"] = pinned.result()
         self._pin_line = b"\r\n%b%b\r\n\r\n" % (_PIN, self._pin.encode())
 

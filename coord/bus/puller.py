@@ -165,6 +165,10 @@ class Puller:
             self._break(errors.DeliveryGap(consumer=self._consumer, consumer_seq=consumer_seq))
 
     def _on_status(self, status: int, message: Message) -> None:
+        if status in (404, 408):  # nothing came: what most that wait are told
+            self._request_ended()
+            self._refill()
+            return
         description = message.headers.get("Description", "").lower()
         if status == 100 or description == "batch completed":
             # The latter follows the last message of a request with max_bytes, which has been
@@ -172,7 +176,7 @@ class Puller:
             return
         if status == 409 and "maxbytes" in description.replace(" ", ""):
             self._alone = True
-        elif status not in (404, 408, 409) or "deleted" in description:
+        elif status != 409 or "deleted" in description:
             self._break(status_error(status, message, self._consumer))
             return
         self._request_ended()

@@ -15,6 +15,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.patched import Message
 from coord.core import assignment
+from coord.runtime.clock import in_step
 from coord.telemetry import logs
 from coord.wire import subjects
 
@@ -47,7 +48,7 @@ class Replicas:
             while True:
                 self._say("here")
                 self._update()
-                await asyncio.sleep(limits.REPLICA_BEAT_S)
+                await asyncio.sleep(in_step(limits.REPLICA_BEAT_S))
         finally:
             self._say("gone")
             await subscription.unsubscribe()

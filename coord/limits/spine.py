@@ -255,6 +255,9 @@ PIN_TTL_S: Final = 3.0
 PULL_EXPIRES_S: Final = 1.0
 """Expiry of one pull; renewing it renews the pin."""
 
+PULL_CALM_S: Final = 2.0
+"""The same of who has waited for a pin for long: no message has ever come, and the first one finds the request."""
+
 GATHER_PARTITIONS_MIN: Final = 12
 """Partitions that one consumer without a filter has to replace: each filter's consumer costs the broker 0.25 µs a
 message of any partition, and what is delivered for nobody costs as much as what is."""
@@ -486,6 +489,7 @@ assert READ_PAGE_FACTS_MAX < SUBSCRIBER_BUFFER_MESSAGES
 assert READ_PAGE_BYTES_MAX < SUBSCRIBER_BUFFER_BYTES
 assert AUDIT_TIMEOUT_S < IDLE_AUDIT_S <= IDLE_AUDIT_MAX_S
 assert PULL_EXPIRES_S < PIN_TTL_S, "a pull renews the pin before it lapses"
+assert PULL_CALM_S + 2 * PULL_EXPIRES_S < TAKEOVER_S, "a request that is lost with its leader is made again in time"
 assert REPLICA_BEAT_S * 3 <= REPLICA_GONE_S
 assert GATHER_STALL_S < GATHER_KEPT_S, "who does not pull for a moment finds its consumer again"
 assert GATHER_PARTITIONS_MIN <= PARTITIONS

@@ -219,7 +219,8 @@ async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> 
         try:
             about = await broker(conn)
             found = await streams(conn)
-            readers = tuple([c for s in found for c in await consumers(conn, s.name)])
+            lists = await asyncio.gather(*(consumers(conn, s.name) for s in found))
+            readers = tuple(c for one in lists for c in one)
             return {
                 "broker": about,
                 "streams": tuple(found),
@@ -291,13 +292,15 @@ async def broker(conn: Connection) -> BrokerStats:
 
 async def streams(conn: Connection) -> list[StreamStats]:
     """The streams of coord that exist, in coord's order; others of the account are none of our business."""
-    found = []
-    for name in subjects.STREAMS:
-        try:
-            found.append(stream(await conn.api(f"STREAM.INFO.{name}")))
-        except errors.ApiNotFound:
-            continue
-    return found
+    asked = await asyncio.gather(*(_stream(conn, name) for name in subjects.STREAMS))
+    return [one for one in asked if one is not None]
+
+
+async def _stream(conn: Connection, name: str) -> StreamStats | None:
+    try:
+        return stream(await conn.api(f"STREAM.INFO.{name}"))
+    except errors.ApiNotFound:
+        return None
 
 
 def stream(info: dict[str, Any]) -> StreamStats:

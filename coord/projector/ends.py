@@ -14,9 +14,13 @@ from typing import Any, Final
 
 from coord import errors
 from coord.bus.connection import Connection as Bus
+from coord.runtime.clock import in_step
 from coord.store import checkpoints
 from coord.store.checkpoints import Move
 from coord.store.pool import Connection
+
+_BUSY_EVERY_S: Final = 1.0
+"""How often busy partitions look whether the log's window passes them."""
 
 _EARLY: Final = 1 / 8
 """A look may come such a part of a period early: timers are kept to the millisecond."""
@@ -54,6 +58,21 @@ class Ends:
         self._stream = stream
         self._asking: asyncio.Task[dict[str, Any]] | None = None
         """Not sent yet: whoever asks now is answered by it."""
+        self._planned: list[Callable[[], object]] = []
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Call it in the next moment of `_BUSY_EVERY_S`, with all others that asked for it until then.
+
+        Busy partitions are, each by itself, never busy in the same moment: what they ask would be asked by each.
+        """
+        if not self._planned:
+            asyncio.get_running_loop().call_later(in_step(_BUSY_EVERY_S), self._call)
+        self._planned.append(call)
+
+    def _call(self) -> None:
+        planned, self._planned = self._planned, []
+        for call in planned:
+            call()
 
     async def info(self) -> dict[str, Any]:
         """STREAM.INFO, asked for after this was called.  Raises what `Connection.api` raises."""

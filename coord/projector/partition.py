@@ -66,9 +66,6 @@ _UNPIN_UNLED_S = 0.1
 _CONSUMER_S = limits.API_AGAIN_S * 1.5
 """How long a consumer may take to answer, asked once more meanwhile: then its partition is read without it."""
 
-_WINDOW_EVERY_S = 1.0
-"""How often a busy partition looks whether the log's window passes it."""
-
 _ROUSE_S = 0.5
 """How often a standby looks whether it is kept waiting for nothing, until a dead owner's pin has lapsed;
 later it looks as often as it follows the end of the log."""
@@ -146,11 +143,11 @@ class PartitionProjector:
         """Who led a stream with copies, and its end, when we last found nothing of ours up to there."""
         self._watched = damage.Watched()
         self._window_from = 0
-        """The window had not passed this checkpoint when we last looked,"""
-        self._window_at = 0.0
-        """which was then (the loop's clock);"""
+        """The window had not passed this checkpoint when we last looked;"""
         self._window_messages = 0
-        """so many messages were committed since."""
+        """and so many messages were committed since."""
+        self._window_due = self._window_planned = False
+        """Whether to look now; whether that will be said (`Ends.later`)."""
         self._looked_at = 0.0
         """When anything had come last, when we last looked (the loop's clock)."""
         self._intake: Intake | None = None
@@ -300,8 +297,7 @@ class PartitionProjector:
         Returns with nothing left uncommitted.
         """
         self.checkpoint = checkpoint
-        loop = asyncio.get_running_loop()
-        self._window_at = loop.time()
+        self._window_due = False
         self._looks.put_off()
         self._overdue = 0
         self._window_from, self._window_messages = checkpoint.seq, 0
@@ -342,13 +338,22 @@ class PartitionProjector:
             await self._follow_end()
             assert self.checkpoint is not None
             intake.hold(self.checkpoint)
-        if self._is_window_due():
+        if self._window_due:
+            self._window_due = False
             with contextlib.suppress(errors.CoordError):  # the next one looks again
                 await self._look_at_window(intake.checkpoint)
 
-    def _is_window_due(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        return self._window_messages > 0 and now - self._window_at >= _WINDOW_EVERY_S
+    def _plan_window(self) -> None:
+        """Look whether the window passes us, in the moment in which all that are busy do."""
+        if not self._window_planned:
+            self._window_planned = True
+            self._ends.later(self._window_is_due)
+
+    def _window_is_due(self) -> None:
+        self._window_planned = False
+        if self._window_messages:
+            self._window_due = True
+            self._bell.ring()
 
     def _wake(self) -> None:
         """Something has arrived, is broken or over."""
@@ -380,8 +385,7 @@ class PartitionProjector:
         if batch.letters:
             self._warn(batch)
         self._window_messages += batch.messages
-        if self._is_window_due():
-            self._bell.ring()
+        self._plan_window()
 
     def _warn(self, batch: Batch) -> None:
         first = batch.letters[0].row
@@ -448,7 +452,6 @@ class PartitionProjector:
             self._metrics.projection_shed.labels(stream=self.stream).inc(lost_max)
             _log.error("projector.shed", stream=self.stream, partition=self.partition, sequences_max=lost_max)
         self._window_from, self._window_messages = checkpoint.seq, self._window_messages - messages
-        self._window_at = asyncio.get_running_loop().time()
 
     async def _accept_gap(self, checkpoint: Checkpoint, stream: StreamState, gap: errors.LogGap) -> Checkpoint:
         """TELEMETRY sheds by policy: count what passed by and go on behind it."""

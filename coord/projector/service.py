@@ -26,6 +26,7 @@ from coord.projector.strays import Strays
 from coord.projector.tally import Tally
 from coord.projector.writer import Writer, prepare
 from coord.runtime import assets
+from coord.runtime.clock import in_step
 from coord.runtime.instance import instance_name
 from coord.runtime.service import Service
 from coord.store.config import DatabaseConfig
@@ -139,7 +140,7 @@ class ProjectorService(Service):
                 ]
                 if times:
                     self.metrics.projection_watermark.labels(projection=stream).set(min(times))
-            await self.clock.sleep(1.0)
+            await self.clock.sleep(in_step(1.0))
 
     async def on_drain(self) -> None:
         """Finish the commits under way, then let other replicas take over."""

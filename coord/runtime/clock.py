@@ -48,6 +48,15 @@ def until_moment(now: float, every_s: float) -> float:
     return every_s - now % every_s
 
 
+def in_step(every_s: float) -> float:
+    """Seconds until the next moment of the loop's clock in which whoever looks so often does: one wake-up for all.
+
+    Whoever woke up an eighth too early, or has just begun, waits for the moment after it.
+    """
+    now = asyncio.get_running_loop().time()
+    return ((now + every_s / 8) // every_s + 1) * every_s - now
+
+
 class Clock(Protocol):
     """What coord asks of a clock."""
 

@@ -104,7 +104,7 @@ class BoardService(Service):
             for place, one in self.sums.news(boards, all_of_them=due).items():
                 if self.sums.speaks:
                     self._say(conn, subjects.board(*place), one)
-            await asyncio.sleep(limits.PRESENCE_TICK_S)
+            await asyncio.sleep(clock.in_step(limits.PRESENCE_TICK_S))
 
     async def _open(self) -> Connection:
         if self._conn is None:

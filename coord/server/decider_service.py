@@ -18,6 +18,7 @@ from coord.bus.shared import SharedReader
 from coord.core.deciding import Decider, Presence
 from coord.core.desk import Desk
 from coord.runtime import assets
+from coord.runtime.clock import in_step
 from coord.runtime.instance import instance_name
 from coord.runtime.service import Service
 from coord.server.deciders import Factory, deciders
@@ -156,7 +157,7 @@ class DeciderService(Service):
 
     async def _look(self) -> None:
         while True:
-            await self.clock.sleep(limits.DECIDER_TICK_S)
+            await self.clock.sleep(in_step(limits.DECIDER_TICK_S))
             for partition in self.partitions:
                 partition.look()
 
@@ -172,7 +173,7 @@ class DeciderService(Service):
                 self.metrics.placements.labels(*at).inc(self._desk.counts.pop(at))
             for name, count in held.items():
                 self.metrics.decider_open.labels(decider=name).set(count)
-            await self.clock.sleep(_GAUGES_S)
+            await self.clock.sleep(in_step(_GAUGES_S))
 
     async def on_drain(self) -> None:
         """Answer what was asked, snapshot, and let other processes take over."""

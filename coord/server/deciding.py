@@ -54,6 +54,9 @@ _log = logs.get("deciders")
 Phase = Literal["unassigned", "standby", "catching_up", "running", "retrying"]
 
 _ROUSE_S: Final = 0.5
+_ROUSE_CALM_S: Final = 4.0
+_LOOK_CALM_S: Final = 2.0
+"""Where nothing has ever been delivered: how often the consumer is asked, and deciders look at the world outside."""
 _UNPIN_S: Final = 1.0
 
 
@@ -221,6 +224,8 @@ class PartitionDecider:
     async def _until_pinned(self) -> bool:
         """Wait for the pin; False when told to leave."""
         wait_s = _ROUSE_S / 10  # usually a message waits and brings the pin at once
+        loop = asyncio.get_running_loop()
+        ask_at = began_at = loop.time()
         roused = False
         pinned = asyncio.ensure_future(self._reader.wait_pinned())
         leave = asyncio.ensure_future(self._leave.wait())
@@ -234,10 +239,15 @@ class PartitionDecider:
                     return False
                 # Once whatever it was given; then only if it has given something to somebody since: looking for
                 # what there is costs the broker more the longer the log is.
-                roused |= await self._reader.rouse(None if roused else 0)
+                if loop.time() >= ask_at:
+                    roused |= await self._reader.rouse(None if roused else 0)
                 if self._reader.is_untouched:
                     self._decide_about_nothing()
-                wait_s = _ROUSE_S
+                # Where nothing was ever given to anybody, the first message brings the pin by itself.
+                calm = self._reader.is_untouched and loop.time() - began_at > limits.PIN_TTL_S + 1
+                wait_s = clock.in_step(_LOOK_CALM_S if calm else _ROUSE_S)
+                if loop.time() >= ask_at:
+                    ask_at = loop.time() + (_ROUSE_CALM_S - _LOOK_CALM_S / 2 if calm else 0.0)
         finally:
             for future in (pinned, leave):
                 future.cancel()
@@ -254,8 +264,9 @@ class PartitionDecider:
             return
         if self._outsiders is None:
             self._outsiders = self._factory(self.partition)
+        now = self._now()
         for decider in self._outsiders:
-            for effect in decider.tick(self._now(), self._presence):
+            for effect in decider.tick(now, self._presence):
                 if type(effect) is State:
                     self._performer.state(effect, _not_ours)
 

@@ -223,7 +223,7 @@ class PresenceBoard:
             for change in self.table.tick(now):
                 self._changed(change)
             self._tidy()
-            await asyncio.sleep(limits.PRESENCE_TICK_S)
+            await asyncio.sleep(clock.in_step(limits.PRESENCE_TICK_S))
 
     # --- what comes in ---------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ FIGURES = {
     *(f"{name}.{p}" for name in ("workflow_ms", "moved_after_kill_ms") for p in _BOTH),
     *(f"workflow_ms.local_{p}" for p in _BOTH),
     *(f"{name}{side}" for name in ("task_cpu_us.", "workflow_cpu_us.", "workflow_cpu_us.local_") for side in _SIDES),
+    *(f"{name}.{side}" for name in ("coordination_overhead_us", "fleet_idle_us") for side in _SIDES if side != "all"),
     *(f"{safe}.{what}_per_s" for safe in ("always", "r3") for what in ("tasks", "workflows")),
     *(f"critical_wait_ms.{when}_{p}" for when in ("idle", "flooded") for p in _BOTH),
     "critical_wait_ms.flooded_to_idle",

@@ -63,14 +63,14 @@ async def overhead(bench: Bench) -> Figures:
         return flows
 
     async with contextlib.AsyncExitStack() as stack:
-        pids = [bench.fleet.pid]
+        pids = []
         for _ in range(environment.cores()):
             worker = await stack.enter_async_context(bench.agents("work", capacity=_CAPACITY))
             pids.append(worker.pid)
         await task()
         await run_flow()
-        idle_s, _ = await _spent_s(bench, pids, lambda: _nothing(config.overhead_s))
-        found = {"fleet_idle.cpu_us": [idle_s * 1e6]}
+        idle, _ = await _spent_s(bench, pids, lambda: _nothing(config.overhead_s))
+        found = {"fleet_idle.cpu_us": [sum(idle.values()) * 1e6]} | _by_process("fleet_idle_us", idle)
         sides: tuple[tuple[str, int, Many], ...] = (
             ("coordination_overhead", 1, tasks_at_once),
             ("coordination_overhead.workflows", STEPS, flows_at_once),
@@ -82,19 +82,32 @@ async def overhead(bench: Bench) -> Figures:
              lambda: _paced(FLOWS_PER_S, config.overhead_s, run_flow)),
         )  # fmt: skip
         for name, steps, many in sides + (paced if config.full else ()):
-            each_s, per_s = await _spent_s(bench, pids, many)
-            found[name] = [1 - steps * WORK_S / each_s]
+            each, per_s = await _spent_s(bench, pids, many)
+            found[name] = [1 - steps * WORK_S / sum(each.values())]
             found[f"{name}_per_s"] = [per_s]
+            if many is tasks_at_once:
+                each["agents"] -= WORK_S
+                found |= _by_process(f"{name}_us", each)
     return found
 
 
-async def _spent_s(bench: Bench, pids: list[int], many: Many) -> tuple[float, float]:
-    """CPU seconds of all processes for one, and how many were done in a second."""
-    before, clock = sum(map(cpu_s, pids)), bench.clock()
+async def _spent_s(bench: Bench, pids: list[int], many: Many) -> tuple[dict[str, float], float]:
+    """CPU seconds of each kind of process for one, and how many were done in a second.  `pids`: of the agents."""
+    coord_s, agents_s, clock = cpu_s(bench.fleet.pid), sum(map(cpu_s, pids)), bench.clock()
     count = await many()
     clock.stop()
-    spent = sum(map(cpu_s, pids)) - before + clock.client_cpu_s + clock.server_cpu_s + clock.database_cpu_s
-    return spent / count, count / clock.seconds
+    spent = {
+        "coord": cpu_s(bench.fleet.pid) - coord_s,
+        "nats": clock.server_cpu_s,
+        "agents": sum(map(cpu_s, pids)) - agents_s,
+        "submitter": clock.client_cpu_s,
+        "database": clock.database_cpu_s,
+    }
+    return {name: seconds / count for name, seconds in spent.items()}, count / clock.seconds
+
+
+def _by_process(name: str, seconds: dict[str, float]) -> Figures:
+    return {f"{name}.{process}": [each * 1e6] for process, each in seconds.items()}
 
 
 async def _paced(per_s: float, seconds: float, one: Callable[[], Coroutine[Any, Any, None]]) -> int:
