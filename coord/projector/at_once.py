@@ -21,7 +21,7 @@ from typing import Any, Final
 from coord import errors, limits
 from coord.projector import entities
 from coord.projector.rows import Batch
-from coord.projector.tables import TABLES
+from coord.projector.tables import ALONE, TABLES
 from coord.store import at_once
 from coord.store.at_once import Written
 from coord.store.checkpoints import Move
@@ -96,6 +96,12 @@ async def write(pool: Pool, kept: Kept, batches: Sequence[Batch], moves: Sequenc
     Raises `StoreError`, as `at_once.write` does.
     """
     about = entities.gathered([batch.events for batch in batches])
+    if about.keys() & ALONE.keys():
+        refused: list[dict[entities.Place, errors.CoordError]] = [{} for _ in batches]
+        entities.judge_alone(about, refused)
+        if any(refused):
+            return False
+        about = {kind: facts for kind, facts in about.items() if kind not in ALONE}
     if about.keys() - _ENDED_AT.keys():
         return False
     async with pool.bounded() as conn:

@@ -9,7 +9,8 @@
 
 Whether a fact is believed is a function of the log, so it is judged here as its decider judged it.
 A refused fact about an entity that the table does not know stays a plain row: what it is about may
-be older than the projection.  One about a known entity becomes a dead letter, in place of its row.
+be older than the projection.  One about a known entity becomes a dead letter, in place of its row; so does a beginning
+that is wrong by itself, whatever the table knows: nothing that was said before could explain it.
 
 **Epochs.**  A row of an older epoch is of a log that was replaced, or has lost a part.  What follows it is
 folded on it all the same; but a beginning that it refuses begins the entity anew, and nothing else that it refuses
@@ -36,7 +37,7 @@ from coord import limits
 from coord.core.tasks import Refusal
 from coord.errors import CoordError, Fault
 from coord.projector.tableless import FOLDED
-from coord.projector.tables import QUIET, SAME_LIFE, TABLES, Folded, Table
+from coord.projector.tables import ALONE, BY_ITSELF, GATHERED, QUIET, SAME_LIFE, TABLES, Folded, Table
 from coord.store import entities
 from coord.store.entities import Ident, Position
 from coord.store.pool import Connection
@@ -88,7 +89,18 @@ async def folded(
         if facts:
             known = await entities.load(conn, table.name, sorted(facts), schema)
             written.append((table, fold(table, facts, known, refused)))
+    judge_alone(about, refused)
     return written, refused
+
+
+def judge_alone(about: dict[str, About], refused: list[dict[Place, CoordError]]) -> None:
+    """Add to `refused` what is wrong by itself of the kinds that have no table."""
+    for kind, table in ALONE.items():
+        for ident, facts in about.get(kind, {}).items():
+            for row in facts.rows:
+                refusal = _judge(table.new(*ident), fact_of(row))
+                if refusal is not None and refusal.code in BY_ITSELF:
+                    refused[facts.batch][row[2], row[3]] = Unbelieved(refusal)
 
 
 class Facts:
@@ -107,7 +119,7 @@ About: TypeAlias = dict[Ident, Facts]
 def gathered(batches: Iterable[list[EventRow]]) -> dict[str, About]:
     """Kind → entity → its facts."""
     about: dict[str, About] = {}
-    tables = TABLES
+    tables = GATHERED
     for number, rows in enumerate(batches):
         tenant = key = kind = id_ = add = None
         for row in rows:
@@ -214,7 +226,9 @@ def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refuse
         if refusal is None:
             newest = row
             was_known = was_known or table.known(life.fold)
-        elif was_known and not is_older and not life.lags and refusal.code not in QUIET:
+        elif (was_known and not is_older and not life.lags and refusal.code not in QUIET) or (
+            refusal.code in BY_ITSELF and row[10] in table.begins
+        ):
             refused[row[2], row[3]] = Unbelieved(refusal)
     life.newest = newest if was_known else None
 

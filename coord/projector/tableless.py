@@ -7,10 +7,8 @@ from typing import Final
 import msgspec
 
 from coord.core.capability import CapabilityState
-from coord.core.rules import RuleSet
 from coord.core.tasks import Refusal
-from coord.core.timers import Timer
-from coord.projector.tables import TABLES, Folded
+from coord.projector.tables import ALONE, TABLES, Folded
 from coord.wire.envelope import StoredFact
 
 
@@ -35,8 +33,8 @@ class Circuit(msgspec.Struct):
 
 FOLDED: Final[dict[str, Folded]] = {
     **TABLES,
-    "timer": Folded("timer", Timer, frozenset({"set"}), None, lambda x: x.set_seq != 0),
-    "rules": Folded("rules", RuleSet, frozenset({"set"}), frozenset({"set"}), lambda x: x.seq != 0),
+    **ALONE,
+    "timer": msgspec.structs.replace(ALONE["timer"], heeds=None),
     "capability": Folded("capability", Circuit, frozenset({"opened"}), None, lambda x: x.state.n != 0),
 }
 """Every kind of entity that has a state, by kind."""

@@ -16,8 +16,10 @@ from coord import limits
 from coord.core.flags import Flag
 from coord.core.handoff import Handoff
 from coord.core.locks import Lock
+from coord.core.rules import RuleSet
 from coord.core.signals import Latch
 from coord.core.tasks import Task
+from coord.core.timers import Timer
 from coord.core.workflow_life import Workflow
 from coord.projector.registry import Registry
 from coord.store.rows import printable
@@ -205,6 +207,22 @@ TABLES: Final[dict[str, Table]] = {
     ),
 }  # fmt: skip
 """By kind.  In this order they are locked."""
+
+ALONE: Final[dict[str, Folded]] = {
+    "timer": Folded("timer", Timer, frozenset({"set"}), frozenset({"set"}), lambda x: x.set_seq != 0),
+    "rules": Folded("rules", RuleSet, frozenset({"set"}), frozenset({"set"}), lambda x: x.seq != 0),
+}
+"""Kinds without a table, by kind, of which a beginning is judged by itself."""
+
+GATHERED: Final[dict[str, Folded]] = {**TABLES, **ALONE}
+"""Every kind whose facts are looked at on their way into the tables."""
+
+BY_ITSELF: Final = frozenset({
+    "task.malformed", "workflow.malformed", "workflow.key", "handoff.malformed", "signal.malformed", "lock.malformed",
+    "flag.malformed", "flag.key", "timer.malformed", "rules.invalid", "rules.key",
+})  # fmt: skip
+"""Refusals that say what is wrong with a fact, whatever was said before it: a beginning that is refused so is a dead
+letter, of an entity that nobody knows too."""
 
 SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated", "handoff.repeated"})
 """Refusals of a beginning that has what the first one had: it is no other entity under the same id."""

@@ -77,6 +77,11 @@ async def test_tables_equal_the_fold(migrated_database: Database, rng: random.Ra
     for id_, facts in facts_of(log).items():
         task, unbelieved = tasks.fold(facts)
         assert (task is not None) == (id_ in saved)
+        expected |= {
+            (fact.seq, 0): refusal.code
+            for fact, refusal in unbelieved
+            if fact.event == "submitted" and refusal.code in tables.BY_ITSELF
+        }
         if task is None:
             continue
         begun = next(f.seq for f in facts if f.event_id == task.event_id)
@@ -135,6 +140,41 @@ async def test_a_beginning_that_repeats_the_first_is_no_dead_letter(
         async with conn.transaction():
             ((_, error),) = (await entities.project(conn, [log[2:]]))[0].items()
         assert log[0][12] in error.message
+
+
+WRONG = [
+    ("task", "submitted", "e", "e", "work.normal", '{"retries":"x"}', "task.malformed"),
+    ("task", "submitted", "e", "e", "work", "{}", "task.malformed"),
+    ("task", "submitted", "e", "e", "work.urgent", "{}", "task.malformed"),
+    ("workflow", "started", "e", "e", "", "[1]", "workflow.malformed"),
+    ("workflow", "started", "e", "other", "", '{"definition":{"name":"n"}}', "workflow.key"),
+    ("handoff", "offered", "e", "e", "", '{"timeout_ms":"x"}', "handoff.malformed"),
+    ("signal", "awaited", "e", "e", "", "{}", "signal.malformed"),
+    ("lock", "requested", "e", "e", "", "{}", "lock.malformed"),
+    ("flag", "set", "e", "flags", "", '{"percentage":"x"}', "flag.malformed"),
+    ("flag", "set", "e", "e", "", "{}", "flag.key"),
+    ("timer", "set", "e", "e", "", '{"cron":"nonsense"}', "timer.malformed"),
+    ("rules", "set", "e", "e", "", '{"rules":"x"}', "rules.invalid"),
+    ("rules", "set", "e", "other", "", '{"rules":[{"output":1}]}', "rules.key"),
+]
+
+
+async def test_a_beginning_that_is_wrong_by_itself_is_a_dead_letter(migrated_database: Database) -> None:
+    """Nobody knows the entity, and nobody will: it must be seen that its author was not heard."""
+    log = [
+        event(seq, kind=kind, event=name, id=f"{id_}{seq}", key=key if key in ("flags", "other") else f"{key}{seq}",
+              detail=detail, data=data)
+        for seq, (kind, name, id_, key, detail, data, _) in enumerate(WRONG, 1)
+    ]  # fmt: skip
+    good = event(50, event="submitted", id="e1", key="e1", detail="work.normal", data="{}")
+    # What may be older than the projection is none: a step of a handoff, by its decider.
+    step = event(51, kind="handoff", event="offered", id="h", key="h", detail="2", data="{}", agent="_handoff")
+    async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
+        (refused,) = await entities.project(conn, [log[:1]])
+        assert "retries" in refused[1, 0].message
+        expected = {(seq, 0): code for seq, (*_, code) in enumerate(WRONG, 1)}
+        assert await project(conn, [*log, good, step]) == expected
+        assert [row["id"] for row in await conn.fetch("SELECT id FROM coord.task")] == ["e1"]
 
 
 async def test_every_kind_has_its_row(migrated_database: Database) -> None:

@@ -94,6 +94,32 @@ async def tables(db: Any) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+async def test_what_is_wrong_by_itself_is_a_dead_letter_of_a_small_transaction_too(
+    migrated_database: Database, short: list[bool]
+) -> None:
+    """Beside timers that are as they should be, which do not send it the long way."""
+    bad = of_task("submitted", "bad", data='{"retries":"x"}')
+
+    def timer(id_: str, body: bytes) -> tuple[str, bytes]:
+        return subjects.FactSubject("acme", "me", KEYS[3], "timer", id_, "set").stored, body
+
+    async with Replica(migrated_database.url, lanes=1) as replica:
+        (mark,) = await create(replica.pool, [3])
+        replica.go()
+        mark = await write(replica, mark, [of_task("submitted", "good"), timer("t1", b'{"every_s":5}')])
+        assert short == [True]
+        mark = await write(replica, mark, [bad])
+        await write(replica, mark, [timer("t2", b'{"cron":"x"}'), of_task("claimed", "good")])
+        async with replica.pool.acquire() as db:
+            found = await tables(db)
+    assert [(row["seq"], row["code"]) for row in found["dead_letter"]] == [
+        (3, "task.malformed"),
+        (4, "timer.malformed"),
+    ]
+    assert [row["seq"] for row in found["event"]] == [1, 2, 5]
+    assert [(row["id"], row["status"]) for row in found["task"]] == [("good", "claimed")]
+
+
 async def test_both_ways_make_the_same_tables(
     migrated_database: Database, rng: random.Random, short: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
