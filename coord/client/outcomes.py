@@ -19,9 +19,11 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.patched import Message
+from coord.client.asks import Delayed, check_same
 from coord.client.histories import read
-from coord.core import tasks
+from coord.core import tasks, timers
 from coord.core.tasks import Task
+from coord.core.timers import Timer
 from coord.runtime import clock
 from coord.runtime.alarms import Alarms
 from coord.wire import codec, subjects, work
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NULL: Final = msgspec.Raw(b"null")
+_LOOKS_MAX: Final = 20
+_LOOK_AGAIN_S: Final = 0.05
+"""What a timer submits is there so soon after it fired."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -113,10 +118,13 @@ class Watch:
         """which are looked for when there are so many."""
 
     def hear(self, *, outcome: Outcome | None = None, progress: Progress | None = None) -> None:
-        """Note what is new, or that something is, and wake whoever waits.  The first outcome counts."""
+        """Note what is new, or that something is, and wake whoever waits.
+
+        A completed task is over; what ended otherwise may be submitted again, and the later outcome counts.
+        """
         if outcome is None and progress is None:
             self.suspicious = True
-        if self.outcome is None:
+        if self.outcome is None or (outcome is not None and self.outcome.status != "completed"):
             self.outcome = outcome
         if progress is not None:
             self.progress = progress
@@ -125,6 +133,11 @@ class Watch:
         for waiter in changed:
             if not waiter.done():
                 waiter.set_result(True)
+
+    def reopen(self, *, foreign: bool) -> None:
+        """It has no outcome, whatever was heard: it was submitted again.  `foreign`: by somebody else, who is told."""
+        self.outcome = None
+        self.foreign = self.foreign or foreign
 
     def changed(self, timeout_s: float | None) -> Coroutine[Any, Any, bool]:
         """Return when something is heard; False after `timeout_s` without, or a quarter of a second later."""
@@ -229,9 +242,14 @@ class Outcomes:
 class TaskHandle(Generic[T]):
     """A submitted task.  Keep it for as long as you want to be told of its outcome."""
 
-    __slots__ = ("__weakref__", "_coord", "_returns", "_watch", "id", "key", "reused")
+    __slots__ = ("__weakref__", "_coord", "_delayed", "_returns", "_watch", "id", "key", "reused")
 
-    def __init__(self, coord: Coord, key: str, id: str, watch: Watch, returns: Any, *, reused: bool = False) -> None:
+    def __init__(
+        self, coord: Coord, key: str, id: str, watch: Watch, returns: Any, *, reused: bool = False,
+        delayed: Delayed | None = None,
+    ) -> None:  # fmt: skip
+        """`delayed`: a timer is to submit it; until the task of that work is seen."""
+        self._delayed = delayed
         self.reused = reused
         """Whether the work was begun, or done, before it was asked for here."""
         self._coord = coord
@@ -252,10 +270,13 @@ class TaskHandle(Generic[T]):
         """Wait for the outcome: the handler's output, as the type that was given as `returns`.
 
         Raises `TaskFailed`, `TaskRejected`, `TaskCancelled`, `TaskExpired`, or `DeadlineExceeded` after
-        `timeout_s` (None: for as long as it takes).  The task goes on whatever happens here.
+        `timeout_s` (None: for as long as it takes).  The task goes on whatever happens here.  Of a delayed task
+        also `TaskExists`: other work took its id before its time came.
         """
         watch = self._watch
         began = clock.monotonic()
+        if watch.outcome is not None and watch.outcome.status != "completed":
+            await self._look_again(timeout_s)  # it may have been submitted again since
         wait_s = limits.RESULT_AUDIT_FIRST_S
         if watch.outcome is None and not (watch.foreign or watch.suspicious):
             # Nearly all are told of theirs in this time.
@@ -268,6 +289,8 @@ class TaskHandle(Generic[T]):
                     outcome = await self._outcome(waited_s)
             except TimeoutError as exc:
                 raise errors.DeadlineExceeded("the task has no outcome yet", task=self.id, timeout_s=timeout_s) from exc
+        if self._delayed is not None:
+            await self._read()  # is it of this work?
         if outcome.status != "completed":
             raise _error(self.id, outcome)
         raw = bytes(outcome.output)
@@ -301,8 +324,12 @@ class TaskHandle(Generic[T]):
 
         Only the submitter may; raises what stating a fact raises.
         """
-        task = await self.status()
-        if task.ended or task.submitter != self._coord.agent:
+        task, _ = await self._read()
+        if task is None:
+            if await self._cancel_timer(reason):
+                return True
+            task = await self._fired()
+        if task is None or task.ended or task.submitter != self._coord.agent:
             return False
         said = work.Ended(reason=reason)
         stored = await self._coord.stating.state(
@@ -313,11 +340,56 @@ class TaskHandle(Generic[T]):
         return all(fact.seq != stored.seq for fact, _ in tasks.fold(facts)[1])
 
     async def status(self) -> Task:
-        """The task as the log has it now; raises `UnknownTask`, and what asking the service raises."""
-        task, _ = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
+        """The task as the log has it now; raises `UnknownTask`, and what asking the service raises.
+
+        One that a timer is still to submit is ``waiting``, with the time as `retry_at`.  Of a delayed task also
+        `TaskExists`: other work took its id.
+        """
+        task, _ = await self._read()
+        if task is None:
+            timer = await self._timer()
+            task = None if timer is None else timers.to_be(timer, self.key, self.id)
         if task is None:
             raise errors.UnknownTask(task=self.id, key=self.key)
         return task
+
+    # --- before its time -----------------------------------------------------------------
+
+    async def _read(self) -> tuple[Task | None, list[StoredFact]]:
+        """The task and its facts; of a delayed one raises `TaskExists` where it is other work."""
+        task, facts = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
+        if task is not None and self._delayed is not None:
+            check_same(self._delayed.ask, task, facts)
+            self._delayed = None
+        return task, facts
+
+    async def _timer(self) -> Timer | None:
+        """The one that submits it, as the log has it."""
+        delayed = self._delayed
+        key, name = (self.key, self.id) if delayed is None else (delayed.timer_key, delayed.timer_id)
+        return await self._coord.timers.get(name, key=key)
+
+    async def _cancel_timer(self, reason: str) -> bool:
+        """Whether the timer was to submit it, and does not any more; raises `UnknownTask` where there is none."""
+        timer = await self._timer()
+        if timer is None or timers.to_be(timer, self.key, self.id) is None:
+            raise errors.UnknownTask(task=self.id, key=self.key)
+        if timer.setter != self._coord.agent:
+            return False
+        if not await self._coord.timers.cancel(timer.id, key=timer.key, reason=reason):
+            return False
+        self._watch.hear(outcome=Outcome("cancelled", error="cancelled", message=reason or None))
+        return True
+
+    async def _fired(self) -> Task | None:
+        """The task whose timer has fired; it may not be there yet."""
+        timer = await self._timer()
+        for _ in range(_LOOKS_MAX if timer is not None and timer.status == "fired" else 0):
+            task, _ = await self._read()
+            if task is not None:
+                return task
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        return None
 
     # --- waiting -------------------------------------------------------------------------
 
@@ -366,17 +438,37 @@ class TaskHandle(Generic[T]):
         else:
             self._watch.hear()
 
+    async def _look_again(self, timeout_s: float | None) -> None:
+        """Whether an outcome that is known still holds; where nobody says so soon, it does."""
+        wait_s = limits.RESULT_AUDIT_FIRST_S
+        try:
+            async with asyncio.timeout(wait_s if timeout_s is None else min(wait_s, timeout_s)):
+                await self._audit()
+        except errors.TaskExists:
+            raise
+        except (TimeoutError, errors.CoordError):
+            return
+
     async def _audit(self) -> None:
         """Read the log; what cannot be read now is read the next time."""
         try:
-            _, facts = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
+            task, facts = await self._read()
+            timer = await self._timer() if task is None else None
         except errors.CoordError as exc:
             if not exc.retryable:
                 raise
             return
+        if timer is not None:
+            task = timers.to_be(timer, self.key, self.id)
+        if task is None:
+            return  # what is known holds: it may have left the log
         outcome = outcome_of(facts)
+        if timer is not None and task.ended:
+            outcome = Outcome(task.status, error=task.error, message=task.message)
         if outcome is not None:
             self._watch.hear(outcome=outcome)
+        elif self._watch.outcome is not None:
+            self._watch.reopen(foreign=task.submission.instance != self._coord.instance)
 
 
 def outcome_of(facts: list[StoredFact]) -> Outcome | None:

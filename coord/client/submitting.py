@@ -19,6 +19,8 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.patched import Message
+from coord.client.asks import Ask, check_same
+from coord.client.delayed import submit_later
 from coord.client.event_ids import new_event_id
 from coord.client.histories import facts_of, read
 from coord.client.outcomes import TaskHandle, Watch, outcome_of
@@ -56,23 +58,6 @@ _LOOK_AGAIN_S: Final = 0.05
 """Who was refused as the second looks for the first so often: what answers may lag."""
 
 
-class Ask(msgspec.Struct, frozen=True, gc=False):
-    """One submission, ready to be stated."""
-
-    capability: str
-    key: str
-    id: str
-    said: work.Submission
-    raw: bytes
-    """The input's JSON."""
-    returns: Any
-
-    @property
-    def queue(self) -> str:
-        """Of the capability's queues."""
-        return work.PLACED if self.said.placement is not None else self.said.priority
-
-
 class Submits:
     """What `Coord` offers to whoever hands out work."""
 
@@ -108,23 +93,26 @@ class Submits:
         task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
         it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
         `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
-        `deadline`, or `deadline_s` from now: what has no outcome by then is expired.  `placement`: how the
+        `deadline`, or `deadline_s` from its submission: what has no outcome by then is expired.  `placement`: how the
         scheduler chooses an agent; default: the next free one takes it.
         `preemptible`: a batch task that may be held
         while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
         and input) that runs, or was done no longer ago, answers instead of being done again; see
         `coord.core.reuse`.  `at` (an aware time) or `delay_s`: it is submitted then, by a timer of its id
-        (`timers.submit` for what recurs).  `returns`: type of the result.
+        (`timers.submit` for what recurs); `deadline_s` counts from then, `reuse_for_s` from now.
+        `returns`: type of the result.
 
-        Raises `TaskExists` for an id that other work has, or that any work had which ended and has left the log,
+        Raises `TaskExists` for an id that other work has (of a delayed task the handle does, where other work took
+        the id meanwhile), or that any work had which ended and has left the log,
         `Overloaded` when too many wait, `CircuitOpen` when the capability fails, and what publishing raises.  A
         capability that nobody has is no error: the task waits, and `coord status` shows it.
         """
         if at is not None or delay_s is not None:
-            return cast("Coord", self).timers.submit_later(
-                capability, input, at=at, delay_s=delay_s, id=id, key=key, priority=priority, retries=retries,
-                timeout_s=timeout_s, backoff_s=backoff_s, backoff_max_s=backoff_max_s, placement=placement,
-                labels=labels, preemptible=preemptible, progress=progress, returns=returns,
+            return submit_later(
+                self._submitter, cast("Coord", self), capability, input, at=at, delay_s=delay_s, id=id, key=key,
+                priority=priority, retries=retries, timeout_s=timeout_s, backoff_s=backoff_s,
+                backoff_max_s=backoff_max_s, deadline=deadline, deadline_s=deadline_s, placement=placement,
+                labels=labels, preemptible=preemptible, progress=progress, reuse_for_s=reuse_for_s, returns=returns,
             )  # fmt: skip
         rest = (
             retries, timeout_s, backoff_s, backoff_max_s, deadline, deadline_s, placement, labels, preemptible,
@@ -255,7 +243,7 @@ class Submitter:
                 sent.append(reason)
                 continue
             try:
-                ask = await self._ask_any(capability, value, given)
+                ask = await self.ask(capability, value, given)
                 await self._ready(capability, urgent=urgent)
                 await self._coord.stating.room()
                 watch, statement = self._coord.outcomes.watch(ask.key, ask.id), self._send(ask)
@@ -324,10 +312,12 @@ class Submitter:
 
     # --- one submission ------------------------------------------------------------------
 
-    async def _ask_any(self, capability: str, input: Any, options: dict[str, Any]) -> Ask:
-        """`_ask`, of an input that may be large."""
+    async def ask(
+        self, capability: str, input: Any, options: dict[str, Any], *, inline_bytes: int = limits.TASK_INLINE_BYTES
+    ) -> Ask:
+        """A submission of an input that may be large; raises `InvalidPayload` for options that it cannot have."""
         raw = codec.encode(input, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
-        large = await self._coord.payloads.put(raw) if len(raw) > limits.TASK_INLINE_BYTES else None
+        large = await self._coord.payloads.put(raw) if len(raw) > inline_bytes else None
         return self._ask(capability, input, raw, large, **options)
 
     def _ask(
@@ -412,12 +402,11 @@ class Submitter:
         for _ in range(_LOOKS_MAX):
             task, facts = await read(self._coord.connection, self._coord.tenant, ask.key, ask.id)
             if task is not None:
-                if _same(ask, task):
-                    return task, facts
-                raise errors.TaskExists(
-                    task=ask.id, key=ask.key, first_event_id=task.event_id, first_seq=facts[0].seq,
-                    submitter=task.submitter, capability=task.capability, status=task.status,
-                ) from refused  # fmt: skip
+                try:
+                    check_same(ask, task, facts)
+                except errors.TaskExists as exc:
+                    raise exc from refused
+                return task, facts
             if facts:
                 break
             await asyncio.sleep(_LOOK_AGAIN_S)
@@ -427,9 +416,8 @@ class Submitter:
 
     async def _reuse(self, capability: str, input: Any, reuse_for_s: float, options: dict[str, Any]) -> TaskHandle[Any]:
         """Join identical work, or begin it; see `coord.core.reuse`."""
-        if options.get("id") is not None or options.get("key") is not None or not reuse_for_s >= 0:
-            raise errors.InvalidPayload("reuse gives a task its id and key, and takes a time of at least 0")
-        ask = await self._ask_any(capability, input, options)
+        _check_reuse(reuse_for_s, named=options.get("id") is not None or options.get("key") is not None)
+        ask = await self.ask(capability, input, options)
         key = reuse.key_of(capability, ask.raw)
         watch = self._shared.get(key)
         if watch is not None and watch.outcome is None:
@@ -472,14 +460,36 @@ class Submitter:
                 break
         return max((reuse.generation_of(key, one.id) for one in used.values()), default=first - 1) + 1
 
+    async def reusable(self, ask: Ask, reuse_for_s: float, *, named: bool) -> tuple[reuse.Newest | None, Ask]:
+        """Identical work that answers now (None: there is none), and the submission under the id that it would have."""
+        _check_reuse(reuse_for_s, named=named)
+        key = reuse.key_of(ask.capability, ask.raw)
+        found = reuse.newest(key, await facts_of(self._coord.connection, self._coord.tenant, key))
+        if found is None:
+            generation = 1 if await self._coord.used_ids.whole() else await self._generation(key)
+        else:
+            generation = found.generation
+            if not reuse.joinable(found.task, reuse_for_s=reuse_for_s, now=clock.unix()):
+                found, generation = None, generation + 1
+        said = msgspec.structs.replace(ask.said, reuse_key=key)
+        return found, msgspec.structs.replace(ask, key=key, id=reuse.name_of(key, generation), said=said)
+
+    def joined(self, ask: Ask, task: Task, facts: list[StoredFact], *, reused: bool = False) -> TaskHandle[Any]:
+        """The handle of a task that was there before."""
+        watch = self._coord.outcomes.watch(ask.key, ask.id)
+        self._join(watch, task, facts)
+        return TaskHandle(self._coord, ask.key, ask.id, watch, ask.returns, reused=reused)
+
     def _join(self, watch: Watch, task: Task, facts: list[StoredFact]) -> None:
         """Be told of a task that was there before."""
         # Whoever submitted it is told of it; where that is another instance, the log is watched here.
-        if task.submitter != self._coord.agent or task.submission.instance != self._coord.instance:
-            watch.foreign = True
+        foreign = task.submitter != self._coord.agent or task.submission.instance != self._coord.instance
         outcome = outcome_of(facts)
         if outcome is not None:
+            watch.foreign = watch.foreign or foreign
             watch.hear(outcome=outcome)
+        else:
+            watch.reopen(foreign=foreign)
 
     # --- admission -----------------------------------------------------------------------
 
@@ -548,11 +558,6 @@ class Submitter:
         self._news.set()
 
 
-def _same(ask: Ask, task: Task) -> bool:
-    """Whether a submission asks for the work that a task is."""
-    there = task.submission
-    if (ask.capability, ask.said.priority) != (task.capability, there.priority):
-        return False
-    if there.ref is not None or ask.said.ref is not None:
-        return there.ref is not None and ask.said.ref is not None and there.ref.digest == ask.said.ref.digest
-    return bool(msgspec.json.decode(ask.raw) == there.input)
+def _check_reuse(reuse_for_s: float, *, named: bool) -> None:
+    if named or not reuse_for_s >= 0:
+        raise errors.InvalidPayload("reuse gives a task its id and key, and takes a time of at least 0")

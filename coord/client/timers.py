@@ -17,6 +17,7 @@ nothing follows any more.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,9 +40,9 @@ from coord.wire.work import Submission
 if TYPE_CHECKING:
     from coord.bus.patched import Message
     from coord.client.connect import Coord
-    from coord.client.outcomes import TaskHandle
 
-_INLINE_BYTES: Final = limits.TIMER_THEN_BYTES // 2
+INLINE_BYTES: Final = limits.TIMER_THEN_BYTES // 2
+"""Of a task's input; what is larger travels by reference."""
 
 
 class Timers:
@@ -100,30 +101,6 @@ class Timers:
         said = await self._submission(input, task)
         then = Then(submit=Submit(capability, said))
         return await self._set(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
-
-    async def submit_later(
-        self,
-        capability: str,
-        input: Any,
-        *,
-        at: datetime | None = None,
-        delay_s: float | None = None,
-        id: str | None = None,
-        key: str | None = None,
-        returns: Any = Any,
-        **task: Any,
-    ) -> TaskHandle[Any]:
-        """A task that is submitted later, once: the timer has its id.  `Coord.submit` with `delay_s` or `at`."""
-        name = new_event_id() if id is None else id
-        if id is not None:
-            await self._coord.used_ids.refuse_task(id if key is None else key, id)
-        said = await self._submission(input, task)
-        await self._coord.pushes.open()
-        await self._coord.queues.open(capability)
-        handle: TaskHandle[Any] = self._coord.task(name, key=key, returns=returns)
-        then = Then(submit=Submit(capability, said, id=name, key=key))
-        await self._set(name, key, _when(at, delay_s, None, None, None, None), then)
-        return handle
 
     async def cancel(self, id: str, *, key: str | None = None, reason: str = "") -> bool:
         """Cancel a timer; False: it is not set, or fired first.
@@ -195,6 +172,17 @@ class Timers:
     # --- inside ----------------------------------------------------------------------------
 
     async def _set(self, id: str, key: str | None, said: TimerSet, then: Then | None) -> Timer:
+        return await self.begin(id, key, said, then)
+
+    async def begin(
+        self,
+        id: str,
+        key: str | None,
+        said: TimerSet,
+        then: Then | None,
+        instead: Callable[[Timer], bool] | None = None,
+    ) -> Timer:
+        """Set a timer.  `instead` is asked whether one that is set otherwise is replaced; it may raise."""
         said = msgspec.structs.replace(said, then=then)
         wire.check(said, clock.unix())
         fact = Fact(kind="timer", id=id, key=key, event="set", data=said)
@@ -203,6 +191,8 @@ class Timers:
         except errors.WrongLastSequence:
             timer = await self.get(id, key=key)
             if timer is not None and _same(timer, said):
+                return timer
+            if timer is not None and timer.status == "set" and instead is not None and not instead(timer):
                 return timer
             stored = await self._coord.stating.state(fact)
         timer = core.fold(await self._facts(id, key, stored.seq))
@@ -227,7 +217,7 @@ class Timers:
         given = {name: value for name, value in task.items() if value is not None}
         if "placement" in given:
             given["placement"] = placement.data_of(given["placement"])
-        if len(raw) > _INLINE_BYTES:
+        if len(raw) > INLINE_BYTES:
             given["ref"] = await self._coord.payloads.put(raw)
         elif input is not None:
             given["input"] = msgspec.Raw(raw)

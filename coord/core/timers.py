@@ -26,7 +26,7 @@ import msgspec
 
 from coord import limits
 from coord.core.deciding import NONE, Arm, Effect, Folding, Presence, Push, State
-from coord.core.tasks import Refusal, decode
+from coord.core.tasks import Refusal, Task, decode
 from coord.errors import WireError
 from coord.wire import timing as wire
 from coord.wire.envelope import StoredFact
@@ -160,6 +160,26 @@ def fold(facts: Iterable[StoredFact]) -> Timer | None:
             timer = Timer(tenant=fact.tenant, key=fact.key, id=fact.id)
         timer.apply(fact)
     return timer if timer is not None and timer.set_seq else None
+
+
+def to_be(timer: Timer, key: str, id: str) -> Task | None:  # noqa: A002 - an entity's id
+    """The task that a timer submits once, before the log has it; None: it submits no such task.
+
+    It is ``waiting`` until then (`Task.retry_at`), or was ``cancelled`` with the timer.
+    """
+    told = None if timer.said.then is None else timer.said.then.submit
+    if told is None or not timer.once:
+        return None
+    name = told.id or timer.id
+    if (told.key or name, name) != (key, id):
+        return None
+    task = Task(
+        tenant=timer.tenant, key=key, id=id, status="waiting", capability=told.capability,
+        queue=wire.queue_of(told.task), submission=told.task, submitter=timer.setter, retry_at=timer.said.at,
+    )  # fmt: skip
+    if timer.status == "cancelled":
+        task.status, task.retry_at, task.error = "cancelled", None, "cancelled"
+    return task
 
 
 def _place(event_id: str) -> tuple[int, str]:

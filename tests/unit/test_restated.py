@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from coord.client.submitting import Ask, _same
+from coord.client.asks import Ask, same
 from coord.core.deciding import State
 from coord.core.task_decider import TaskDecider
 from coord.core.tasks import Task, fold
@@ -40,7 +40,7 @@ def test_the_same_work_is_the_same_task(log: Log) -> None:
     task, refused = fold([*left, submission(log, [1, 2])])
     assert task is not None
     assert [refusal.code for _, refusal in refused] == ["task.repeated"]
-    assert _same(ask([1, 2]), task)
+    assert same(ask([1, 2]), task.capability, task.submission)
 
 
 def test_other_work_is_refused_naming_the_first(log: Log) -> None:
@@ -51,7 +51,7 @@ def test_other_work_is_refused_naming_the_first(log: Log) -> None:
     ((_, refusal),) = refused
     assert (refusal.code, task.event_id) == ("task.exists", log.facts[0].event_id)
     assert f"{log.facts[0].event_id}, by me" in refusal.reason
-    assert not _same(ask([3]), task)
+    assert not same(ask([3]), task.capability, task.submission)
     # So says the decider, which keeps no input: from before, and after a restart.
     log.reload()
     log.store(other)

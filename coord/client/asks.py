@@ -1,0 +1,59 @@
+"""One submission, ready to be stated, and whether what is there under its id is the same work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coord import errors
+from coord.wire import work
+
+if TYPE_CHECKING:
+    from coord.core.tasks import Task
+    from coord.wire.records import StoredFact
+
+
+class Ask(msgspec.Struct, frozen=True, gc=False):
+    """One submission, ready to be stated."""
+
+    capability: str
+    key: str
+    id: str
+    said: work.Submission
+    raw: bytes
+    """The input's JSON."""
+    returns: Any
+
+    @property
+    def queue(self) -> str:
+        """Of the capability's queues."""
+        return work.PLACED if self.said.placement is not None else self.said.priority
+
+
+class Delayed(msgspec.Struct, frozen=True, gc=False):
+    """What a handle knows of a task that a timer submits: the work, and which timer."""
+
+    ask: Ask
+    timer_key: str
+    timer_id: str
+
+
+def same(ask: Ask, capability: str, there: work.Submission) -> bool:
+    """Whether a submission asks for the work of another one."""
+    if ask.said.reuse_key is not None and ask.said.reuse_key == there.reuse_key:
+        return True  # made of the capability and the input's value; who asks first says how urgent it is
+    if (ask.capability, ask.said.priority) != (capability, there.priority):
+        return False
+    if there.ref is not None or ask.said.ref is not None:
+        return there.ref is not None and ask.said.ref is not None and there.ref.digest == ask.said.ref.digest
+    return bool(msgspec.json.decode(ask.raw) == there.input)
+
+
+def check_same(ask: Ask, task: Task, facts: list[StoredFact]) -> None:
+    """Raise `TaskExists`, naming the first, where a task is other work; `facts`: the task's."""
+    if not same(ask, task.capability, task.submission):
+        raise errors.TaskExists(
+            task=task.id, key=task.key, first_event_id=task.event_id, first_seq=facts[0].seq,
+            submitter=task.submitter, capability=task.capability, status=task.status,
+        )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Tasks that are submitted later, and tasks that are submitted again, as their handles see them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import coord
+from coord import errors
+from coord.client.redriving import redrive
+from coord.testing import InMemoryCoord
+
+
+def echoes() -> tuple[coord.Agent, list[Any]]:
+    """An agent that says what it is given; what it was given.  a list it rejects the first time."""
+    agent = coord.Agent("echo", capabilities={"echo": 4, "slow": 4})
+    seen: list[Any] = []
+
+    @agent.task("echo")
+    async def echo(x: Any) -> Any:
+        seen.append(x)
+        if isinstance(x, list) and seen.count(x) == 1:
+            raise coord.Reject("not yet")
+        return x
+
+    @agent.task("slow")
+    async def slow(_: Any) -> None:
+        await asyncio.sleep(30)
+
+    return agent, seen
+
+
+async def test_a_delayed_task_has_its_id_to_itself(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:
+        first = await c.submit("echo", 1, id="x")
+        assert await first.result() == 1
+        with pytest.raises(errors.TaskExists) as refused:
+            await c.submit("echo", 2, id="x", delay_s=1)
+        assert refused.value.details["submitter"] == "boss"
+        again = await c.submit("echo", 1, id="x", delay_s=1)
+        assert await again.result() == 1, "the same work is the same task"
+
+        later = await c.submit("echo", 3, id="y", delay_s=2)
+        for who in (c, other):
+            with pytest.raises(errors.TaskExists):
+                await who.submit("echo", 4, id="y", delay_s=1)
+        joined = await other.submit("echo", 3, id="y", delay_s=1)
+        assert [await h.result() for h in (later, joined)] == [3, 3]
+        assert seen == [1, 3]
+        await c.timers.set("tea", delay_s=60)
+        with pytest.raises(errors.TimerTaken):
+            await c.submit("echo", 5, id="tea", delay_s=1)
+
+
+async def test_a_delayed_task_whose_id_was_taken_has_no_outcome_of_other_work(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:
+        for name, taker in (("mine", c), ("others", other)):
+            later = await c.submit("echo", 1, id=name, delay_s=1)
+            assert await (await taker.submit("echo", 2, id=name)).result() == 2
+            for ask in (later.result(), later.status(), later.cancel()):
+                with pytest.raises(errors.TaskExists) as refused:
+                    await ask
+                assert refused.value.details["submitter"] == taker.agent
+    assert seen == [2, 2]
+
+
+async def test_a_delayed_task_is_there_before_its_time(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:
+        later = await c.submit("echo", 1, id="x", delay_s=2)
+        for handle in (later, other.task("x")):
+            task = await handle.status()
+            assert (task.status, task.submitter, task.capability) == ("waiting", "boss", "echo")
+            assert task.retry_at is not None
+        assert not await other.task("x").cancel()
+        assert await later.cancel("no more")
+        for handle in (later, other.task("x"), c.task("x")):
+            with pytest.raises(errors.TaskCancelled):
+                await handle.result(timeout_s=30)
+        assert (await later.status()).status == "cancelled"
+        again = await c.submit("echo", 1, id="x", delay_s=2)
+        assert await again.result() == 1
+        with pytest.raises(errors.UnknownTask):
+            await c.task("nobodys").cancel()
+    assert seen == [1]
+
+
+async def test_a_delayed_submission_keeps_its_deadline_and_reuse(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:
+        handle = await c.submit("slow", delay_s=2, deadline_s=3)
+        with pytest.raises(errors.TaskExpired):
+            await handle.result()
+        task = await handle.status()
+        assert task.submission.deadline == pytest.approx(task.submitted_at + 3, abs=1)
+        with pytest.raises(errors.InvalidPayload):
+            await c.submit("echo", delay_s=60, deadline_s=-1)
+
+        both = [await who.submit("echo", 7, delay_s=2, reuse_for_s=600) for who in (c, c, other)]
+        assert [await handle.result() for handle in both] == [7, 7, 7]
+        reused = [await c.submit("echo", 7, reuse_for_s=600, delay_s=delay_s) for delay_s in (None, 2)]
+        assert [(handle.reused, await handle.result()) for handle in reused] == [(True, 7), (True, 7)]
+        given_up = await c.submit("echo", 8, delay_s=2, reuse_for_s=600)
+        assert (await given_up.status()).status == "waiting"
+        assert await given_up.cancel()
+    assert seen == [7]
+
+
+async def test_what_was_submitted_again_has_its_later_outcome(fleet: InMemoryCoord) -> None:
+    agent, _ = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("operator") as operator:
+        first = await c.submit("echo", [1], id="x")
+        with pytest.raises(errors.TaskRejected):
+            await first.result()
+        with pytest.raises(errors.TaskRejected):
+            await first.result()
+        await redrive(operator, "x")
+        again = await c.submit("echo", [1], id="x")
+        for handle in (first, c.task("x"), again):
+            assert await handle.result(timeout_s=30) == [1]
