@@ -12,6 +12,7 @@ from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.runtime import assets
 from coord.wire import subjects
+from tests.support.waiting import until
 
 DIRECTORY = assets.streams_dir()
 
@@ -72,6 +73,28 @@ async def test_what_the_server_stores_is_what_the_code_computes(conn) -> None:
     await conn.request(sample.publish, b"1")
     stored = await conn.api("STREAM.MSG.GET.TELEMETRY", {"seq": 1})
     assert stored["message"]["subject"] == sample.stored
+
+
+async def test_a_full_block_of_the_log_is_left_as_it_is(start_nats) -> None:
+    """A broker that compresses writes it anew and syncs it, under a lock that publishers wait for: see 0092."""
+    server = await start_nats()
+    small = {"max_bytes": 30 * limits.MIB}  # below 32 MiB the broker makes blocks of 4 MB, not 8
+    async with await Connection.open(NatsConfig(urls=(server.url,)), name="test") as conn:
+        await topology.apply(conn, topology.load(DIRECTORY, "production").with_fields("EVENTS", **small))
+        other = {"name": "OTHER", "subjects": ["other.>"], "storage": "file", "compression": "s2"}
+        await conn.api("STREAM.CREATE.OTHER", other | small)
+        log = subjects.FactSubject("acme", "a1", "k1", "file", "f1", "said").publish
+        blocks = []
+        for subject, stream in ((log, "EVENTS"), ("other.1", "OTHER")):
+            await conn.request(subject, b"{}")
+            (first,) = server.folder.rglob(f"streams/{stream}/msgs/1.blk")
+            blocks.append((first, first.stat().st_ino))
+            for _ in range(6):
+                await conn.request(subject, b" " * 900_000)
+            assert first.with_name("2.blk").exists()
+        (log_block, log_inode), (other_block, other_inode) = blocks
+        await until(lambda: other_block.stat().st_ino != other_inode)  # filled later, and written anew by now
+        assert log_block.stat().st_ino == log_inode
 
 
 async def test_changes_are_shown_and_destructive_ones_refused(conn, tmp_path: Path) -> None:

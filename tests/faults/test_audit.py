@@ -176,7 +176,7 @@ async def test_blocks_that_were_compressed(
         await Connection.open(config, name="operator", wait=True) as conn,
         Pool(DatabaseConfig(url=migrated_database.url, pool_min=1, pool_max=3)) as pool,
     ):
-        await apply_topology(conn)
+        await apply_topology(conn, EVENTS={"compression": "s2"})
         service = await projector(migrated_database.url, nats_url=server.url)
         last = 0
         async with client(server.url) as c:

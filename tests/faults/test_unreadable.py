@@ -1,4 +1,4 @@
-"""A block of the broker's files that cannot be decompressed: whoever reads the log says so, and gets past it.
+"""A block of the broker's files that cannot be decompressed, as logs of before have: readers say so, and get past it.
 
 The broker says *no message* there, as at the log's end; see `coord.bus.damage`.
 """
@@ -43,7 +43,7 @@ async def damaged(start_nats, rng: random.Random) -> AsyncIterator[Damaged]:
     config = NatsConfig(urls=(server.url,), ping_interval_s=1.0, reconnect_wait_s=0.05)
     async with await Connection.open(config, name="test", wait=True) as conn:
         # Below 32 MiB the broker makes blocks of 4 MB, not 8: half as much to write and to project.
-        await apply_topology(conn, EVENTS={"max_bytes": 30 * limits.MIB})
+        await apply_topology(conn, EVENTS={"max_bytes": 30 * limits.MIB, "compression": "s2"})
         log = Log(conn, "t")
         texts = ["".join(rng.choices("abcdefgh \n", k=100_000)) for _ in range(7)]
         for n in range(1, FACTS + 1):
