@@ -1,8 +1,11 @@
-"""One PostgreSQL cluster for a whole test run, shared by all xdist workers.
+"""One PostgreSQL cluster and one folder for a whole test run, shared by all xdist workers.
 
-The first worker that needs it starts it; the run's controller ends it.  Should the controller
+The first worker that needs the cluster starts it; the run's controller ends it.  Should the controller
 be killed, a guard that waits at the other end of a FIFO ends it instead, so nothing stays behind.
 Databases are clones of templates: a clone takes 20 ms, a migrated database from scratch seconds.
+
+All that the run writes lies in its folder, in memory where there is room: it is TMPDIR for the tests, pytest and
+the programs that they start.  What tests that failed leave is moved to the disk at the end.
 """
 
 from __future__ import annotations
@@ -32,12 +35,22 @@ if TYPE_CHECKING:
 RUN_DIR = "COORD_TEST_RUN_DIR"
 _MEMORY = Path("/dev/shm")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_MEMORY_FREE = 4 << 30
-"""Or it stays on disk.  A run was seen to take some hundred MB."""
+_MEMORY_FREE = 6 << 30
+"""Or it stays on disk.  A run was seen to take a GB at most."""
+_LEFT = "coord-tests-left"
+"""In the temporary folder proper: what tests of the last run that failed had written."""
 _GUARD = (
     'cat "$1" >/dev/null; [ -f "$2" ] && kill -QUIT "$(head -n 1 "$2")"; '
     'for n in 1 2 3 4 5; do rm -rf "$3" "$4" && break; sleep 1; done'  # servers that are ending still write
 )
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run: its folder, the FIFO held in it, and the temporary folder there was before."""
+
+    folder: Path
+    alive: int
+    tmpdir: Path
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,25 +75,38 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     edition: str
 
 
-def open_run() -> tuple[Path, int]:
-    """In the controller: make the run's folder and hold the FIFO that tells the guard we live."""
-    run_dir = Path(tempfile.mkdtemp(prefix="coord-tests-"))
-    run_dir.chmod(0o711)  # the database's account walks through it
-    os.mkfifo(run_dir / "alive")
-    os.environ[RUN_DIR] = str(run_dir)
-    return run_dir, os.open(run_dir / "alive", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+def open_run() -> Run:
+    """In the controller: make the run's folder, TMPDIR in it, and hold the FIFO that tells the guard we live."""
+    tmpdir = Path(tempfile.gettempdir())
+    folder = Path(tempfile.mkdtemp(prefix="coord-tests-", dir=_MEMORY if has_room(_MEMORY) else tmpdir))
+    made = folder / "tmp"
+    made.mkdir()
+    for walked in (folder, made):  # by the database's account
+        walked.chmod(0o711)
+    os.mkfifo(folder / "alive")
+    os.environ[RUN_DIR] = str(folder)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(made)
+    return Run(folder=folder, alive=os.open(folder / "alive", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), tmpdir=tmpdir)
 
 
-async def close_run(run_dir: Path, alive: int) -> None:
-    """In the controller: end the cluster and remove everything."""
+async def close_run(run: Run) -> None:
+    """In the controller: end the cluster and remove everything, but for what pytest kept of tests that failed."""
     with contextlib.suppress(OSError):
-        cluster = msgspec.json.decode((run_dir / "cluster.json").read_bytes(), type=Cluster)
+        cluster = msgspec.json.decode((run.folder / "cluster.json").read_bytes(), type=Cluster)
         if cluster.process:
             await process.end_leftover(cluster.process, signal.SIGQUIT)  # its data is not wanted any more
         if cluster.folder:
             shutil.rmtree(cluster.folder, ignore_errors=True)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    os.close(alive)
+    if kept := list(run.folder.glob("tmp/pytest-of-*/pytest-[0-9]*")):
+        left = run.tmpdir / _LEFT
+        shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError, shutil.Error):  # no room there, or somebody else's: it only helps
+            left.mkdir(mode=0o700)
+            for folder in kept:
+                shutil.move(folder, left / folder.name)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(run.tmpdir)
+    os.close(run.alive)
 
 
 async def shared_cluster() -> Cluster:
@@ -157,22 +183,21 @@ async def clone(cluster: Cluster, of: str) -> AsyncIterator[Database]:
         await drop_database(cluster, name)
 
 
-def folder_in_memory(name: str) -> Path | None:
-    """A folder of the run's own in memory, for whoever removes it; None where there is no room for a cluster.
+def has_room(folder: Path) -> bool:
+    """Whether a run fits into `folder`, which is a file system in memory, and may start programs from there.
 
     A clone is four hundred new files, and the one before it has just left as many.  ext4 looks at every inode that was
     freed seconds ago before it takes another: 0.2 to 0.6 s of CPU for each test's database, where memory takes 0.02.
+    Servers that only start and end cost a quarter more of it on a disk.
     """
     try:
-        free = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
+        if os.statvfs(folder).f_flag & os.ST_NOEXEC or not os.access(folder, os.W_OK | os.X_OK):
+            return False  # a container's, as a rule, which has 64 MB, too
+        free = min(shutil.disk_usage(folder).free, psutil.virtual_memory().available)
         limit = _MEMORY_LIMIT.read_text().strip() if _MEMORY_LIMIT.exists() else "max"
-        if (free if limit == "max" else min(free, int(limit))) < _MEMORY_FREE:
-            return None
-        folder = _MEMORY / name
-        folder.mkdir(mode=0o711)
     except OSError:
-        return None
-    return folder
+        return False
+    return (free if limit == "max" else min(free, int(limit))) >= _MEMORY_FREE
 
 
 async def _start(run_dir: Path) -> Cluster:
@@ -184,8 +209,7 @@ async def _start(run_dir: Path) -> Cluster:
     assert provided.timescaledb or not required, f"these tests must run on TimescaleDB: {provided.note}"
     # Thrown away after the run: nothing to keep through a crash of the machine.
     options = PostgresOptions(fsync=False, shared_buffers="128MB", settings={"max_wal_size": "256MB"})
-    folder = folder_in_memory(run_dir.name) or run_dir
-    home = places.database_home(folder, account, run_dir.name)  # elsewhere when TMPDIR is private to us
+    home = places.database_home(run_dir, account, run_dir.name)  # elsewhere when TMPDIR is private to us
     server = PostgresServer(home, provided, account, options)
     await server.start(die_with_parent=False)  # this worker may end before the others
     assert server.pid

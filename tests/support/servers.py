@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster, Database
 
 T = TypeVar("T")
-_RUN = pytest.StashKey[tuple[Path, int]]()
+_RUN = pytest.StashKey[clusters.Run]()
 
 
 def run_sync(work: Coroutine[None, None, T]) -> T:
@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if run := config.stash.get(_RUN, None):
-        run_sync(clusters.close_run(*run))
+        run_sync(clusters.close_run(run))
 
 
 @pytest.fixture(scope="session")

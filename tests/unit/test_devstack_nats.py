@@ -95,6 +95,7 @@ def test_the_configuration_is_loopback_only_and_says_what_was_asked(tmp_path):
     assert 'http: "127.0.0.1:2"' in text
     assert "sync_interval: always" in text
     assert '\\"b\\"' in text
+    assert "max_file_store: 68719476736" in text, "little free space is no reason to refuse a stream"
     assert text.rstrip().endswith("debug: false")
     assert "sync_interval" not in nats.nats_config(NatsOptions(), port=1, http_port=2, store_dir=tmp_path)
 

@@ -46,6 +46,8 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     `sync_interval`: how long an acknowledged message may stay unsynced ("always", "2m"; None:
     the server's own default, two minutes).  `extra`: more of nats-server's configuration
     language, for users, permissions and clusters.  `name`: the server's, unique in a cluster.
+    `store_bytes_max`: what its streams may be bounded to together.  nats-server would take three quarters of what is
+    free, and refuse streams that would never come to it where little is (error 10047): a laptop's disk, a tmpfs.
     `system`: let `SYSTEM_USER` into the system account, where the server says whose connection
     died; everybody else needs no name, as before.  Not with users or accounts in `extra`.
     `gc_percent`, `memory_mib`: Go's GOGC and GOMEMLIMIT, unless the environment has them.  Go's own
@@ -60,6 +62,7 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     http_port: int = 0
     max_payload: int = 8 * limits.MIB
     sync_interval: str | None = None
+    store_bytes_max: int = 64 * 1024 * limits.MIB
     gc_percent: int = 200
     memory_mib: int = 2048
     threads: int | None = None
@@ -78,7 +81,8 @@ listen: "{ports.LOOPBACK}:{port}"
 http: "{ports.LOOPBACK}:{http_port}"
 max_payload: {options.max_payload}
 jetstream {{
-  store_dir: {json.dumps(os.fspath(store_dir))}{sync}
+  store_dir: {json.dumps(os.fspath(store_dir))}
+  max_file_store: {options.store_bytes_max}{sync}
 }}
 {system}{options.extra}
 """
