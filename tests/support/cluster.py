@@ -197,7 +197,7 @@ def has_room(folder: Path) -> bool:
         limit = _MEMORY_LIMIT.read_text().strip() if _MEMORY_LIMIT.exists() else "max"
     except OSError:
         return False
-    return (free if limit == "max" else min(free, int(limit))) >= _MEMORY_FREE
+    return bool((free if limit == "max" else min(free, int(limit))) >= _MEMORY_FREE)
 
 
 async def _start(run_dir: Path) -> Cluster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,7 +73,7 @@ def test_what_a_test_writes_lies_in_the_runs_folder(tmp_path):
 def test_a_run_lies_in_memory_only_where_there_is_room(monkeypatch, tmp_path, free, available, flags, room):
     monkeypatch.setattr(cluster, "_MEMORY_LIMIT", tmp_path / "none")
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flags))
-    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
     assert cluster.has_room(tmp_path) is room
     (tmp_path / "limit").write_text(f"{1 << 30}\n")
