@@ -14,10 +14,10 @@ makes a condition: ``when=scan.output["score"] >= 0.8``.  What one names it need
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, TypeAlias
 
-from coord.core import expressions, flow_definition
+from coord.core import expressions, flow_definition, flow_files
 from coord.errors import InvalidWorkflow
 from coord.wire.flow import Definition, RuleTable, Step, Undo, When
 from coord.wire.where import Condition, Members, Place
@@ -55,6 +55,26 @@ class Workflow:
         self._steps: list[Step] = []
         self._output: Any = None
 
+    @classmethod
+    def from_dict(cls, definition: Mapping[str, Any] | Definition) -> Self:
+        """One that is defined as data, as files have it; raises `InvalidWorkflow` naming the step."""
+        said = definition if isinstance(definition, Definition) else flow_definition.convert(definition)
+        flow_definition.plan(said)
+        flow = cls(said.name, version=said.version, description=said.description)
+        flow._steps = list(said.steps)
+        flow._output = said.output
+        return flow
+
+    @classmethod
+    def from_toml(cls, text: str, /, **parameters: Any) -> Self:
+        """One from the text of a TOML file, or of a template with these parameters; raises `InvalidWorkflow`."""
+        return cls.from_dict(flow_files.parse(flow_files.filled(text, parameters)))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, /) -> Self:
+        """One from the text of a JSON file; raises `InvalidWorkflow`."""
+        return cls.from_dict(flow_files.parse(text, is_json=True))
+
     def task(
         self,
         name: str,
@@ -84,9 +104,21 @@ class Workflow:
         """A step that somebody has to say yes to: `WorkflowHandle.approve`."""
         return self._add(name, needs, signal=signal, approval=True, **options)
 
-    def decide(self, name: str, table: str | RuleTable | list[When], *, needs: Needs = (), **options: Any) -> StepRef:
-        """A step that is a decision: of the table of that name, or of these rules."""
-        decided = RuleTable(rules=table) if isinstance(table, list) else table
+    def decide(
+        self,
+        name: str,
+        table: str | RuleTable | Mapping[str, Any] | list[When] | list[dict[str, Any]],
+        *,
+        needs: Needs = (),
+        **options: Any,
+    ) -> StepRef:
+        """A step that is a decision: of the table of that name (`Coord.rules`), or of this one, or these rules."""
+        decided = table
+        if not isinstance(table, str):
+            try:
+                decided = flow_definition.table_of(table)
+            except InvalidWorkflow as exc:
+                raise InvalidWorkflow(exc.message, step=name, **exc.details) from exc
         return self._add(name, needs, decide=decided, **options)
 
     def sleep(self, name: str, sleep_s: float, *, needs: Needs = (), **options: Any) -> StepRef:

@@ -36,6 +36,7 @@ from coord.client.payloads import Payloads
 from coord.client.publisher import Publisher
 from coord.client.pushes import Pushes
 from coord.client.queues import Queues
+from coord.client.starting import Starts
 from coord.client.stating import Stating
 from coord.client.submitting import Submits, Submitter
 from coord.client.used import UsedIds
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from coord.cache.config import CacheConfig
     from coord.cache.functions import Answering, CachedFunction, CachedOptions
     from coord.cache.loading import Cache
-    from coord.client.building import Workflow
     from coord.client.caches import Caches
     from coord.client.flags import Flags
     from coord.client.handoff import HandoffHandle, Handoffs
@@ -64,10 +64,8 @@ if TYPE_CHECKING:
     from coord.client.subscriber import StartAt, SubscriberConfig, Subscription
     from coord.client.timers import Timers
     from coord.client.worker import Worker
-    from coord.client.workflows import WorkflowHandle, Workflows
     from coord.telemetry.metrics import Metrics
     from coord.wire.envelope import Fact, Sample
-    from coord.wire.flow import Definition
     from coord.wire.where import Condition
 
 T = TypeVar("T")
@@ -156,7 +154,7 @@ class Connecting:
             await coord.close(report=kind is None)
 
 
-class Coord(Submits):
+class Coord(Submits, Starts):
     """A connected agent.  Not thread-safe; any number of tasks of one event loop may use it."""
 
     def __init__(
@@ -201,7 +199,6 @@ class Coord(Submits):
         self._metrics = metrics
         self._status: OwnStatus | None = None
         self._signals: Signals | None = None
-        self._workflows: Workflows | None = None
         self._timers: Timers | None = None
         self._locks: Locks | None = None
         self._flags: Flags | None = None
@@ -384,46 +381,6 @@ class Coord(Submits):
         )
         self._subscriptions.add(statuses)
         return statuses
-
-    # --- workflows -----------------------------------------------------------------------
-
-    def start_workflow(
-        self, definition: Workflow | Definition, input: Any = None, /, *, id: str | None = None, returns: Any = Any
-    ) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
-        """Start a workflow; returns, once that is stored, the handle of its result.
-
-        `definition`: a `coord.Workflow`, or one from a file (`coord.core.flow_files`); it is stored with the
-        start, so later versions of it change nothing.  `id`: the workflow exists once under it; default: a
-        fresh one.  `returns`: type of the result.
-
-        Raises `InvalidWorkflow` (`CyclicWorkflow`, `UnknownStep`, `StepWithoutHandler`, `DuplicateStep`) naming the
-        step at fault, `WorkflowExists` for an id that another one has, and what publishing raises.
-        """
-        return self._flows().start(definition, input, id=id, returns=returns)
-
-    async def run_workflow(
-        self,
-        definition: Workflow | Definition,
-        input: Any = None,
-        /,
-        *,
-        id: str | None = None,
-        returns: Any = Any,
-        timeout_s: float | None = None,
-    ) -> Any:
-        """`start_workflow`, and wait for its result; raises what both raise."""
-        return await (await self.start_workflow(definition, input, id=id, returns=returns)).result(timeout_s)
-
-    def workflow(self, id: str, /, *, returns: Any = Any) -> WorkflowHandle[Any]:
-        """The handle of a workflow that somebody started; nothing is asked until it is used."""
-        return self._flows().handle(id, returns)
-
-    def _flows(self) -> Workflows:
-        if self._workflows is None:
-            from coord.client.workflows import Workflows
-
-            self._workflows = Workflows(self)
-        return self._workflows
 
     # --- coordinating --------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ to whoever started it; whoever waits reads the log too, as for tasks (`coord.cli
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -96,10 +97,13 @@ class Workflows:
         return WorkflowHandle(self._coord, id, self._watch(id, foreign=True), returns)
 
     async def start(
-        self, definition: Definition | Built, input: Any, *, id: str | None, returns: Any
+        self, definition: Definition | Built | Mapping[str, Any], input: Any, *, id: str | None, returns: Any
     ) -> WorkflowHandle[Any]:
         """See `coord.client.connect.Coord.start_workflow`."""
-        defined = definition.definition() if isinstance(definition, Built) else definition
+        if isinstance(definition, Built):
+            defined = definition.definition()
+        else:
+            defined = definition if isinstance(definition, Definition) else flow_definition.convert(definition)
         try:
             raw = msgspec.json.encode(defined)
         except (TypeError, ValueError, RecursionError) as exc:

@@ -19,7 +19,7 @@ import msgspec
 from coord import errors, limits
 from coord.core import expressions, placement
 from coord.core.expressions import Path
-from coord.errors import InvalidWorkflow
+from coord.errors import InvalidWorkflow, WireError
 from coord.wire import where
 from coord.wire.flow import Definition, RuleTable, Step
 from coord.wire.numbers import check_integers
@@ -273,14 +273,37 @@ def check_table(table: RuleTable) -> RuleTable:
         raise InvalidWorkflow(f"a decision table has 1 to {limits.RULES_MAX} rules")
     _within("threshold", table.threshold, 0, 1)
     for number, rule in enumerate(table.rules):
-        _within("confidence", rule.confidence, 0, 1)
-        heads = [path[0] for path in expressions.paths(rule.output)]
-        if rule.when is not None:
-            heads += [str(place.path[0]) for place in where.places(expressions.condition(rule.when))]
-        if any(head != "input" for head in heads):
-            raise InvalidWorkflow("a rule is about `input` only", rule=number)
+        field = "confidence"
+        try:
+            _within(field, rule.confidence, 0, 1)
+            field = "output"
+            _about_input(path[0] for path in expressions.paths(rule.output))
+            field = "when"
+            if rule.when is not None:
+                _about_input(str(place.path[0]) for place in where.places(expressions.condition(rule.when)))
+        except InvalidWorkflow as exc:
+            raise InvalidWorkflow(exc.message, rule=number, field=field, **exc.details) from exc
     check_integers(table)
     return table
+
+
+def table_of(value: Any) -> RuleTable:
+    """A checked decision table from what TOML, JSON or Python gave, of a list its rules; raises `InvalidWorkflow`.
+
+    The error names the rule, counted from 0, and its field.
+    """
+    said = {"rules": value} if isinstance(value, list | tuple) else value
+    try:
+        return check_table(msgspec.convert(msgspec.to_builtins(said), RuleTable))
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as exc:
+        raise InvalidWorkflow(f"not a decision table: {exc}") from exc
+    except WireError as exc:
+        raise InvalidWorkflow(exc.message, **exc.details) from exc
+
+
+def _about_input(heads: Iterable[str]) -> None:
+    if any(head != "input" for head in heads):
+        raise InvalidWorkflow("a rule is about `input` only")
 
 
 # --- what a step needs ------------------------------------------------------------------------

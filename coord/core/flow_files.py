@@ -18,7 +18,7 @@ import msgspec
 
 from coord.core import flow_definition
 from coord.errors import InvalidWorkflow
-from coord.wire.flow import Definition
+from coord.wire.flow import Definition, RuleTable
 
 Parameter: TypeAlias = str | int | float | bool
 
@@ -27,15 +27,25 @@ _QUOTED: Final = re.compile(r'"\{\{(\w+)\}\}"')
 _WITHIN: Final = re.compile(r"\{\{(\w+)\}\}")
 
 
-def parse(text: str, *, is_json: bool = False) -> Definition:
+def parse(text: str | bytes, *, is_json: bool = False) -> Definition:
     """The checked definition in a file's text; raises `InvalidWorkflow`."""
-    try:
-        value = msgspec.json.decode(text) if is_json else tomllib.loads(text)
-    except (msgspec.MsgspecError, tomllib.TOMLDecodeError, RecursionError) as exc:
-        raise InvalidWorkflow(f"not {'JSON' if is_json else 'TOML'}: {exc}") from exc
-    definition = flow_definition.convert(value)
+    definition = flow_definition.convert(_read(text, is_json=is_json))
     flow_definition.plan(definition)
     return definition
+
+
+def parse_table(text: str | bytes, *, is_json: bool = False) -> RuleTable:
+    """The checked decision table in a file's text; raises `InvalidWorkflow`."""
+    return flow_definition.table_of(_read(text, is_json=is_json))
+
+
+def _read(text: str | bytes, *, is_json: bool) -> Any:
+    try:
+        if is_json:
+            return msgspec.json.decode(text)
+        return tomllib.loads(text if isinstance(text, str) else text.decode())
+    except (msgspec.MsgspecError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidWorkflow(f"not {'JSON' if is_json else 'TOML'}: {exc}") from exc
 
 
 def parameters(template: str) -> dict[str, Parameter]:

@@ -606,6 +606,22 @@ class SettingsError(CoordError):
     remedy = "See `coord config show --origin`."
 
 
+class InvalidArgument(CoordError):
+    """What was given on the command line is not what the command takes."""
+
+    code = "usage.invalid"
+    fault = Fault.CALLER
+    remedy = "--help says what the command takes."
+
+
+class UnusableFile(CoordError):
+    """A file that was named cannot be read or written; `file` is its path."""
+
+    code = "usage.file"
+    fault = Fault.CALLER
+    remedy = "Name a file that can be read; what is to be written goes where there is none of that name yet."
+
+
 class EnvironmentProblem(CoordError):
     """This machine lacks something coord needs."""
 

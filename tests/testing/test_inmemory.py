@@ -144,6 +144,23 @@ def order(threshold: int = 2) -> coord.Workflow:
     return flow
 
 
+async def test_a_workflow_defined_as_data_asks_a_table_that_is_changed(fleet: InMemoryCoord) -> None:
+    flow = {"name": "triage", "steps": [{"name": "size", "decide": "sizes"}]}
+    async with fleet.connect("boss") as c:
+        table = await c.rules.set("sizes", [{"when": "input.n > 2", "output": "large"}, {"output": "small"}])
+        assert table == await c.rules.get("sizes")
+        assert await c.run_workflow(flow, {"n": 3}, timeout_s=60) == "large"
+        with pytest.raises(errors.InvalidWorkflow, match="is 0 to 1") as refused:
+            await c.rules.set("sizes", [{"output": "small"}, {"output": "large", "confidence": 7}])
+        assert (refused.value.details["rule"], refused.value.details["field"]) == (1, "confidence")
+        with pytest.raises(errors.InvalidWorkflow, match=r"outptu.*\$\.rules\[0\]"):
+            await c.rules.set("sizes", {"rules": [{"outptu": "small"}]})
+        await c.rules.set("sizes", {"rules": [{"output": "any"}]}, version="2")
+        assert [(table.id, table.said.version) for table in await c.rules.ls()] == [("sizes", "2")]
+        assert await c.run_workflow(coord.Workflow.from_dict(flow), {"n": 3}, timeout_s=60) == "any"
+        assert await c.rules.get("nobody") is None
+
+
 async def played(fleet: InMemoryCoord, workflow: coord.Workflow) -> list[coord.StoredFact]:
     """The history of one that was approved and slept its hour."""
     agent, _ = writers()

@@ -7,20 +7,23 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 import typer
 
 from coord import errors
+from coord.core import handoff, placement, tasks, workflow_life
 from coord.ops import times
-from coord.ops.cli import base, output
+from coord.ops.cli import base, choices, output
 from coord.ops.cli.bars import bar
 from coord.ops.cli.base import Context, Exit, command, group
 from coord.ops.cli.output import Format, Output
 from coord.telemetry import logs
+from coord.wire import work
 from tests.support.cli import Result, run_cli
 
 NOUNS = ("event", "stream", "db", "dlq", "projection", "spool", "logs", "config", "dev", "bench")
@@ -101,6 +104,59 @@ def test_wrong_usage_exits_with_2_and_says_nothing_on_stdout(args: tuple[str, ..
     assert result.code == Exit.USAGE
     assert result.out == ""
     assert result.err
+
+
+@pytest.mark.parametrize(
+    ("shown", "known"),
+    [
+        (choices.TaskStatus, tasks.Status),
+        (choices.WorkflowStatus, workflow_life.Status),
+        (choices.HandoffStatus, handoff.Status),
+        (choices.Priority, work.Priority),
+        (choices.Strategy, placement.Strategy),
+    ],
+)
+def test_an_option_takes_what_the_folds_have(shown: type[StrEnum], known: Any) -> None:
+    beside = {"agent", "label"} if shown is choices.Strategy else set()
+    assert {str(choice) for choice in shown} | beside == set(get_args(known))
+
+
+@pytest.mark.parametrize("noun", ["task", "workflow", "handoff", "agent"])
+def test_a_state_that_there_is_none_of_is_refused_naming_those_there_are(noun: str) -> None:
+    result = run_cli(noun, "ls", "--state" if noun == "agent" else "--status", "nonsense")
+    assert result.code == Exit.USAGE
+    assert {"task": "claimed", "workflow": "running", "handoff": "seeking", "agent": "gone"}[noun] in result.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("task", "submit", "x", "-i", "@no/such"),
+        ("workflow", "start", "approve", "-i", "@no/such"),
+        ("workflow", "start", "no/such.toml"),
+        ("workflow", "new", "--from", "approve", "-f", "no/dir/x.toml"),
+        ("workflow", "graph", "approve", "-f", "no/dir/x.svg"),
+        ("flag", "set", "f", "-p", "200"),
+    ],
+)
+def test_what_a_user_names_wrongly_is_never_our_defect(args: tuple[str, ...]) -> None:
+    result = run_cli(*args, "-o", "json")
+    assert (result.code, result.out) == (Exit.USAGE, "")
+    assert "internal error" not in result.err
+    if args[0] != "flag":  # typer says that one before there is a format
+        said = json.loads(result.err)
+        assert said["code"] in ("usage.file", "usage.invalid")
+        assert "no/" in str(said["details"])
+    assert "show --origin" not in run_cli(*args).err
+
+
+def test_a_file_that_fails_anywhere_is_its_users(capsys: pytest.CaptureFixture[str]) -> None:
+    def it(ctx: Context) -> None:
+        Path("no/such").read_bytes()
+
+    result = call(made(it), "it", capsys=capsys)
+    assert result.code == Exit.USAGE
+    assert "No such file or directory file=no/such [usage.file]" in result.err
 
 
 def test_wrong_settings_exit_with_2_in_one_line(tmp_path: Path) -> None:

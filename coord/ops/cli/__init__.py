@@ -1,6 +1,7 @@
 """The ``coord`` command: nouns, then verbs.
 
-Data goes to stdout (``-o table|json|jsonl|csv``), talk to stderr.  Exit codes: 0 done, 1 error,
+Data goes to stdout (``-o table|json|jsonl|csv``), talk to stderr; an error is one line there, with -o json or
+jsonl a JSON object (code, message, remedy, details, …).  Exit codes: 0 done, 1 error,
 2 usage or settings, 3 unhealthy, 4 not found.
 """
 
@@ -35,12 +36,14 @@ from coord.ops.cli import (
     projection,
     query,
     replay,
+    rules,
     serve,
     signal,
     spool,
     status,
     stream,
     task,
+    timer,
     workflow,
 )
 
@@ -61,7 +64,7 @@ replay.add_to(app)
 query.add_to(app)
 _NOUNS = (
     event, agent, task, stream, db, dlq, projection, spool, logs, config, bench, chaos, workflow, handoff, signal,
-    lock, flag, cache,
+    rules, timer, lock, flag, cache,
 )  # fmt: skip
 bench_cache.add_to(bench.app)
 bench_store.add_to(bench.app)

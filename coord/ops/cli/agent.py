@@ -8,6 +8,7 @@ import typer
 
 from coord.ops.cli import past
 from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.choices import AgentState
 
 if TYPE_CHECKING:
     from coord.bus.connection import Connection
@@ -27,14 +28,12 @@ async def ls(
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", help="Only with this label, as name=value.")
     ] = None,
-    state: Annotated[
-        str, typer.Option("--state", help="alive, draining, quarantined, suspect or gone; default: all but gone.")
-    ] = "",
+    state: Annotated[AgentState | None, typer.Option("--state", help="Only those; default: all but gone.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="How many instances.")] = 100,
     tenant: _Tenant = "",
 ) -> None:
     """List instances of agents with what they hold and can do."""
-    asked = {"capability": capability or None, "labels": _labels(label or []), "state": state or None, "limit": limit}
+    asked = {"capability": capability or None, "labels": _labels(label or []), "state": state, "limit": limit}
     async with ctx.bus() as conn:
         found, more = await _find(ctx, conn, tenant, asked)
     ctx.out.rows([_row(one) for one in found], _COLUMNS, empty="No agent is there.")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from coord.ops.cli.output import Format, Output, brief, printable
+from coord.ops.cli.output import Format, Output, brief, printable, to_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -278,7 +278,7 @@ def _with_common_options(
 
 
 def _invoke(function: Callable[..., Any], context: Context, values: dict[str, Any], *, is_program: bool) -> None:
-    from coord.errors import CoordError
+    from coord.errors import CoordError, InvalidArgument, UnusableFile
     from coord.ops import environment
 
     debug = context.debug = context.debug or environment.debug()
@@ -299,11 +299,20 @@ def _invoke(function: Callable[..., Any], context: Context, values: dict[str, An
         with contextlib.suppress(OSError):
             sys.stdout.close()
         raise typer.Exit(Exit.OK) from None
-    except (typer.Exit, typer.Abort, typer.BadParameter):
+    except typer.BadParameter as exc:
+        if context.output not in (Format.JSON, Format.JSONL):
+            raise
+        fail(context.out, InvalidArgument(exc.format_message()))
+        raise typer.Exit(Exit.USAGE) from None
+    except (typer.Exit, typer.Abort):
         raise
     except Exception as exc:
         if debug:
             raise
+        if isinstance(exc, OSError) and exc.filename is not None:
+            # It has a name, so somebody named it: no defect of the command's.
+            fail(context.out, UnusableFile(exc.strerror, file=str(exc.filename)))
+            raise typer.Exit(Exit.USAGE) from None
         context.out.say(
             f"coord: internal error: {type(exc).__name__}: {exc} - run again with --debug and report what it prints"
         )
@@ -344,7 +353,13 @@ def run(main: Coroutine[Any, Any, T], *, is_program: bool) -> T:
 
 
 def fail(out: Output, error: CoordError) -> None:
-    """Say an error in one line: what, which, and what to do."""
+    """Say an error in one line: what, which, and what to do; with -o json or jsonl as JSON."""
+    if out.form in (Format.JSON, Format.JSONL):
+        from coord.telemetry.logs import redact
+
+        record = error.as_dict()
+        out.say(to_json({**record, "details": {name: redact(name, said) for name, said in record["details"].items()}}))
+        return
     details = "".join(f" {k}={_short(v)}" for k, v in error.details.items())
     # Several problems of the settings are several lines.
     message = "\n".join(map(printable, error.message.splitlines()))
@@ -359,10 +374,18 @@ def _short(value: Any) -> str:
 
 
 def exit_code(error: CoordError) -> Exit:
-    """2 for settings, 4 for what does not exist, 3 for what is not there or stopped, 1 otherwise."""
+    """2 for arguments and settings, 4 for what does not exist, 3 for what is not there or stopped, 1 otherwise."""
     from coord import errors
 
-    if isinstance(error, errors.SettingsError | errors.QueryError | errors.WireError | errors.InvalidWorkflow):
+    wrong = (
+        errors.SettingsError,
+        errors.InvalidArgument,
+        errors.UnusableFile,
+        errors.QueryError,
+        errors.WireError,
+        errors.InvalidWorkflow,
+    )
+    if isinstance(error, wrong):
         return Exit.USAGE
     if isinstance(error, errors.ApiNotFound | errors.UnknownTask | errors.UnknownWorkflow | errors.UnknownAgent):
         return Exit.NOT_FOUND

@@ -27,7 +27,9 @@ async def set_(
     ctx: Context,
     name: _Name,
     off: Annotated[bool, typer.Option("--off", help="For everybody, whatever else is given.")] = False,
-    percentage: Annotated[float, typer.Option("--percentage", "-p", help="Of the subjects no rule is for.")] = 100.0,
+    percentage: Annotated[
+        float, typer.Option("--percentage", "-p", min=0, max=100, help="Of the subjects no rule is for.")
+    ] = 100.0,
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", help="On for agents with it, as name=value.")
     ] = None,
@@ -64,7 +66,7 @@ async def rm(
             ctx.out.say(f"No flag {name} is set.")
             return Exit.NOT_FOUND
         await me.flags.remove(name, note=note)
-    ctx.out.say(f"Removed {name}.")
+    ctx.out.told({"flag": name, "removed": True}, f"Removed {name}.")
     return Exit.OK
 
 

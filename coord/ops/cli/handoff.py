@@ -10,6 +10,7 @@ import typer
 
 from coord.ops.cli import past, stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
+from coord.ops.cli.choices import HandoffStatus
 
 app = group("handoff", "Handoffs: who offered what to whom, who has it, who declined.")
 
@@ -21,9 +22,7 @@ _COLUMNS = [
 @command(app, "ls")
 async def ls(
     ctx: Context,
-    status: Annotated[
-        str, typer.Option("--status", help="seeking, offered, accepted, withdrawn, expired; default: all.")
-    ] = "",
+    status: Annotated[HandoffStatus | None, typer.Option("--status", help="Only those; default: all.")] = None,
     capability: Annotated[str, typer.Option("--capability", help="Only offered to this capability.")] = "",
     agent: Annotated[str, typer.Option("--agent", help="Only offered by it, asked of it or accepted by it.")] = "",
     tenant: Annotated[str, typer.Option("--tenant", help="Only of this fleet.")] = "",
@@ -32,7 +31,7 @@ async def ls(
     """List handoffs, newest first, as the database has them."""
     await stored.ls(
         ctx, "handoffs", _COLUMNS, "There are no such handoffs.",
-        tenant=tenant, status=status, capability=capability, agent=agent, limit=limit,
+        tenant=tenant, status=status or "", capability=capability, agent=agent, limit=limit,
     )  # fmt: skip
 
 

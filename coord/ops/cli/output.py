@@ -152,6 +152,13 @@ class Output:
 
     # --- talk ---
 
+    def told(self, record: Record, text: str) -> None:
+        """What a command has done: `text` is said to a person, `record` is data for a pipe."""
+        if self.is_table:
+            self.say(text)
+        else:
+            self.record(record)
+
     def say(self, text: str) -> None:
         """Tell the person at the terminal something that is no data."""
         print(text, file=self.stderr, flush=True)

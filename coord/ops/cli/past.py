@@ -65,12 +65,12 @@ async def get(ctx: Context, kind: str, tenant: str, key: str, id: str, at: str) 
     from coord import limits
     from coord.ops.past import Judges
     from coord.ops.past import state as state_of
-    from coord.projector.tables import TABLES
+    from coord.projector.tableless import FOLDED
 
     found = history(ctx, tenant, key, at, kind=kind, id=id)
     judges = Judges(found)
     shown: deque[Judged] = deque(maxlen=limits.HISTORY_SHOWN_MAX)
-    heeds = TABLES[kind].heeds
+    heeds = FOLDED[kind].heeds
     async with contextlib.aclosing(found.facts(None if heeds is None else sorted(heeds))) as facts:
         async for said in facts:
             shown.append(judges.judge(said))

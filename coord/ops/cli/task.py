@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import past, stored
+from coord.ops.cli import files, past, stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
+from coord.ops.cli.choices import Priority, Strategy, TaskStatus
+
+if TYPE_CHECKING:
+    from coord.bus.connection import Connection
+    from coord.core.tasks import Task
 
 app = group("task", "Tasks: list, show with their history, submit, cancel, retry.")
 
@@ -28,13 +32,7 @@ _Agent = Annotated[str, typer.Option("--agent", help="Who speaks; default: ident
 @command(app, "ls")
 async def ls(
     ctx: Context,
-    status: Annotated[
-        str,
-        typer.Option(
-            "--status",
-            help="queued, claimed, waiting, completed, rejected, failed, cancelled or expired; default: all.",
-        ),
-    ] = "",
+    status: Annotated[TaskStatus | None, typer.Option("--status", help="Only those; default: all.")] = None,
     capability: Annotated[str, typer.Option("--capability", help="Only of this capability.")] = "",
     agent: Annotated[str, typer.Option("--agent", help="Only submitted or claimed by it.")] = "",
     tenant: Annotated[str, typer.Option("--tenant", help="Only of this fleet.")] = "",
@@ -43,7 +41,7 @@ async def ls(
     """List tasks, newest first, as the database has them."""
     await stored.ls(
         ctx, "tasks", _COLUMNS, "There are no such tasks.",
-        tenant=tenant, status=status, capability=capability, agent=agent, limit=limit,
+        tenant=tenant, status=status or "", capability=capability, agent=agent, limit=limit,
     )  # fmt: skip
 
 
@@ -58,6 +56,8 @@ async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _
         return await past.get(ctx, "task", tenant, key or id, id, at)
     async with ctx.bus() as conn:
         task, facts = await read(conn, tenant or ctx.settings.identity.tenant, key or id, id)
+        if task is None:
+            task = await _to_be(conn, tenant or ctx.settings.identity.tenant, key or id, id)
     if task is None:
         return await stored.show(ctx, "task", tenant or ctx.settings.identity.tenant, key or id, id)
     _, refused = tasks.fold(facts)
@@ -77,27 +77,49 @@ async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _
 async def submit(
     ctx: Context,
     capability: Annotated[str, typer.Argument(help="What an agent must be able to do.")],
-    input: Annotated[str, typer.Option("--input", "-i", help="JSON; @FILE to read it from there.")] = "null",
+    input: Annotated[str, typer.Option("--input", "-i", help="JSON; @FILE or - (stdin) to read it from there.")] = "",
     id: Annotated[str, typer.Option("--id", help="It exists once under it; default: a new one.")] = "",
     key: _Key = "",
-    priority: Annotated[str, typer.Option("--priority", help="critical, normal or batch.")] = "normal",
+    priority: Annotated[Priority, typer.Option("--priority", help="Of the queue that it waits in.")] = Priority.NORMAL,
+    retries: Annotated[int | None, typer.Option("--retries", min=0, help="After the first execution.")] = None,
+    run_timeout_s: Annotated[float | None, typer.Option("--run-timeout", help="Of one execution, seconds.")] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option("--deadline", help="Seconds from now; without an outcome by then it is expired.")
+    ] = None,
+    delay_s: Annotated[float | None, typer.Option("--delay", help="Submit it so many seconds from now.")] = None,
+    reuse_for_s: Annotated[
+        float | None,
+        typer.Option("--reuse", help="Identical work that runs, or was done at most so many seconds ago, answers."),
+    ] = None,
+    placement: Annotated[
+        Strategy | None, typer.Option("--placement", help="How an agent is chosen; default: who is free takes it.")
+    ] = None,
+    on: Annotated[str, typer.Option("--on", help="Placed on this agent.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", help="Placed on agents with it, as name=value.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its result and print that.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Of the wait, seconds.")] = 600.0,
     tenant: _Tenant = "",
     agent: _Agent = "",
 ) -> None:
     """Submit a task, and print its id."""
-    given: dict[str, Any] = {"priority": priority}
+    given: dict[str, Any] = {
+        "priority": str(priority), "retries": retries, "timeout_s": run_timeout_s, "deadline_s": deadline_s,
+        "delay_s": delay_s, "reuse_for_s": reuse_for_s, "placement": _placement(placement, on, label or []),
+    }  # fmt: skip
+    given_input = files.json_given(input, "--input")
     if id:
         given["id"] = id
     if key:
         given["key"] = key
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
-        handle = await me.submit(capability, _json(input), **given)
+        handle = await me.submit(capability, given_input, **given)
         if wait:
             ctx.out.record({"id": handle.id, "result": await handle.result(timeout_s)})
         else:
-            ctx.out.record({"id": handle.id, "key": handle.key, "capability": capability, "agent": me.agent})
+            record = {"id": handle.id, "key": handle.key, "capability": capability, "agent": me.agent}
+            ctx.out.record({**record, "reused": handle.reused} if reuse_for_s is not None else record)
 
 
 @command(app, "cancel")
@@ -112,7 +134,10 @@ async def cancel(
     """Cancel a task: only whoever submitted it may, so speak as that --agent."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
         done = await me.task(id, key=key or None).cancel(reason)
-    ctx.out.say(f"{id} is cancelled." if done else f"{id} was not cancelled: it had ended, or is another agent's.")
+        task = await me.task(id, key=key or None).status()
+    why = f"it had ended ({task.status})" if task.ended else f"only {task.submitter} may, who submitted it (--agent)"
+    text = f"{id} is cancelled." if done else f"{id} was not cancelled: {why}."
+    ctx.out.told({"id": id, "cancelled": done, "status": task.status}, text)
     return Exit.OK if done else Exit.ERROR
 
 
@@ -126,12 +151,24 @@ async def retry(ctx: Context, id: _Id, key: _Key = "", tenant: _Tenant = "", age
     ctx.out.record({"id": id, "seq": seq})
 
 
-def _json(text: str) -> Any:
-    import json
+async def _to_be(conn: Connection, tenant: str, key: str, id: str) -> Task | None:
+    """A task that a timer is still to submit, or was."""
+    from coord.client import entities
+    from coord.core import timers
 
-    from coord.errors import SettingsError
+    timer = timers.fold(await entities.facts(conn, tenant, key=key, kind="timer", id=id))
+    return None if timer is None or timer.status == "fired" else timers.to_be(timer, key, id)
 
-    try:
-        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
-    except (ValueError, OSError) as exc:
-        raise SettingsError(f"--input: {exc}") from exc
+
+def _placement(strategy: str | None, agent: str, label: list[str]) -> dict[str, Any] | None:
+    if agent and strategy:
+        raise typer.BadParameter("either a strategy or one agent", param_hint="--placement, --on")
+    require = {}
+    for text in label:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not name=value", param_hint="--label")
+        require[name] = value
+    if agent:
+        return {"strategy": "agent", "agent": agent, "require": require}
+    return {"strategy": strategy or "resources", "require": require} if strategy or require else None

@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import past, stored
+from coord.ops.cli import files, past, stored
 from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.choices import Drawing, WorkflowStatus
 
 if TYPE_CHECKING:
     from coord.client.connect import Coord
@@ -39,22 +39,28 @@ def new(
     param: _Parameters = None,
     to: Annotated[Path | None, typer.Option("--file", "-f", help="Write it there; default: print it.")] = None,
 ) -> None:
-    """Make a definition from a template: TOML, to be kept and edited."""
+    """Make a definition from a template: TOML, to be kept and edited; with -o json as JSON, which `start` takes too."""
+    import msgspec
+
     from coord.core import flow_files
-    from coord.errors import SettingsError
+    from coord.errors import UnusableFile
 
     if not template:
         ctx.out.rows(_templates(), ["template", "what", "parameters"])
         return
     text = flow_files.filled(_template(template), _given(param or []))
-    flow_files.parse(text)
+    defined = flow_files.parse(text)
     if to is None:
-        ctx.out.text(text.rstrip())
+        if ctx.out.is_table:
+            ctx.out.text(text.rstrip())
+        else:
+            ctx.out.record(msgspec.to_builtins(defined))
         return
     if to.exists():
-        raise SettingsError("there is such a file already", file=str(to))
-    to.write_text(text)
-    ctx.out.say(f"Wrote {to}: coord workflow start {to}")
+        raise UnusableFile("there is such a file already", file=str(to))
+    files.write_text(to, text)
+    record = {"file": str(to), "workflow": f"{defined.name}@{defined.version}"}
+    ctx.out.told(record, f"Wrote {to}: coord workflow start {to}")
 
 
 @command(app, "start")
@@ -71,7 +77,7 @@ async def start(
 ) -> None:
     """Start a workflow, and print its id."""
     defined = _definition(definition, param or [])
-    given = _json(input)
+    given = files.json_given(input, "--input")
     async with _client(ctx, tenant, agent) as me:
         handle = await me.start_workflow(defined, given, id=id or None)
         if wait:
@@ -83,7 +89,7 @@ async def start(
 @command(app, "ls")
 async def ls(
     ctx: Context,
-    status: Annotated[str, typer.Option("--status", help="running, compensating, completed, failed, cancelled.")] = "",
+    status: Annotated[WorkflowStatus | None, typer.Option("--status", help="Only those; default: all.")] = None,
     name: Annotated[str, typer.Option("--name", help="Only of this definition.")] = "",
     agent: Annotated[str, typer.Option("--agent", help="Only started by it.")] = "",
     tenant: Annotated[str, typer.Option("--tenant", help="Only of this fleet.")] = "",
@@ -92,7 +98,7 @@ async def ls(
     """List workflows, newest first, as the database has them; `get` reads the log, to the moment."""
     await stored.ls(
         ctx, "workflows", _COLUMNS, "There are no such workflows.",
-        tenant=tenant, status=status, name=name, submitter=agent, limit=limit,
+        tenant=tenant, status=status or "", name=name, submitter=agent, limit=limit,
     )  # fmt: skip
 
 
@@ -136,31 +142,33 @@ async def get(ctx: Context, id: _Id, at: past.At = "", tenant: _Tenant = "") -> 
 async def graph(
     ctx: Context,
     what: Annotated[str, typer.Argument(help="A TOML or JSON file, a template's name, or the id of a workflow.")],
-    format: Annotated[str, typer.Option("--format", help="mermaid or svg.")] = "mermaid",
+    format: Annotated[Drawing, typer.Option("--format", help="As text that others draw, or as a picture.")] = (
+        Drawing.MERMAID
+    ),
     to: Annotated[Path | None, typer.Option("--file", "-f", help="Write it there; default: print it.")] = None,
     tenant: _Tenant = "",
 ) -> None:
     """Draw a definition, or a workflow with how far its steps are."""
     from coord.core import flow_graph
-    from coord.errors import InvalidWorkflow, SettingsError
+    from coord.errors import InvalidWorkflow
 
-    if format not in ("mermaid", "svg"):
-        raise SettingsError("a graph is drawn as mermaid or svg", format=format)
     view: View | None = None
     if _is_definition(what):
         defined = _definition(what, [])
     else:
         async with _client(ctx, tenant) as me:
-            view = await _status(ctx, me, what)
+            view = await me.workflow(what).status()
         if view.definition is None:
             raise InvalidWorkflow("this workflow was started with what is no definition", workflow=what)
         defined = view.definition
-    drawn = flow_graph.mermaid(defined, view) if format == "mermaid" else flow_graph.svg(defined, view)
-    if to is None:
+    drawn = flow_graph.mermaid(defined, view) if format is Drawing.MERMAID else flow_graph.svg(defined, view)
+    if to is not None:
+        files.write_text(to, drawn)
+        ctx.out.told({"file": str(to), "format": format}, f"Wrote {to}.")
+    elif ctx.out.is_table:
         ctx.out.text(drawn.rstrip())
     else:
-        to.write_text(drawn)
-        ctx.out.say(f"Wrote {to}.")
+        ctx.out.record({"format": format, "graph": drawn})
 
 
 @command(app, "signal")
@@ -175,17 +183,16 @@ async def signal(
     agent: _Agent = "",
 ) -> None:
     """Raise a signal that a step of a workflow waits for."""
-    from coord.errors import SettingsError
+    from coord.errors import InvalidArgument
 
-    said = _json(data)
+    said = files.json_given(data, "--data")
     if approve and decline:
-        raise SettingsError("either --approve or --decline")
+        raise InvalidArgument("either --approve or --decline")
     async with _client(ctx, tenant, agent) as me:
         if approve or decline:
             said = {**(said if isinstance(said, dict) else {}), "approved": approve, "by": me.agent}
-        await _status(ctx, me, id)
         await me.workflow(id).signal(name, said)
-    ctx.out.say(f"Raised {name} for {id}.")
+    ctx.out.told({"id": id, "signal": name, "data": said}, f"Raised {name} for {id}.")
 
 
 @command(app, "cancel")
@@ -200,17 +207,20 @@ async def cancel(
 
     Only who started it may, so it is said in that agent's name.
     """
-    from coord.errors import SettingsError
+    from coord.errors import InvalidArgument
 
     async with _client(ctx, tenant) as me:
-        view = await _status(ctx, me, id)
+        view = await me.workflow(id).status()
     submitter = view.life.submitter
     if submitter.startswith("_"):
         parent = view.life.parent.id if view.life.parent is not None else None
-        raise SettingsError("a sub-workflow is cancelled with its parent", parent=parent)
+        raise InvalidArgument("a sub-workflow is cancelled with its parent", parent=parent)
     async with _client(ctx, tenant, agent or submitter) as me:
         cancelled = await me.workflow(id).cancel(reason)
-    ctx.out.say(f"Cancelled {id}." if cancelled else f"{id} has ended: {view.life.status}.")
+        status = (await me.workflow(id).status()).life.status
+    why = f"only {submitter} may, who started it" if status == "running" else f"it had ended ({status})"
+    text = f"Cancelled {id}." if cancelled else f"{id} was not cancelled: {why}."
+    ctx.out.told({"id": id, "cancelled": cancelled, "status": status}, text)
     return Exit.OK if cancelled else Exit.ERROR
 
 
@@ -229,16 +239,6 @@ async def _client(ctx: Context, tenant: str, agent: str = "") -> AsyncIterator[C
         yield me
 
 
-async def _status(ctx: Context, me: Coord, id: str) -> View:
-    from coord.errors import UnknownWorkflow
-
-    try:
-        return await me.workflow(id).status()
-    except UnknownWorkflow as exc:
-        ctx.out.say(f"The log holds no workflow {id}.")
-        raise typer.Exit(Exit.NOT_FOUND) from exc
-
-
 def _templates() -> list[dict[str, Any]]:
     from coord.core import flow_files
     from coord.runtime import assets
@@ -252,7 +252,7 @@ def _templates() -> list[dict[str, Any]]:
 
 
 def _template(name: str) -> str:
-    from coord.errors import SettingsError
+    from coord.errors import InvalidArgument
     from coord.runtime import assets
 
     path = Path(name)
@@ -260,8 +260,8 @@ def _template(name: str) -> str:
         path = assets.workflows_dir() / f"{Path(name).name}.toml"
     if not path.is_file():
         names = sorted(known.stem for known in assets.workflows_dir().glob("*.toml"))
-        raise SettingsError("there is no such template or file", template=name, templates=names)
-    return path.read_text()
+        raise InvalidArgument("there is no such template or file", template=name, templates=names)
+    return files.text_of(path)
 
 
 def _is_definition(what: str) -> bool:
@@ -279,32 +279,15 @@ def _definition(what: str, param: list[str]) -> Definition:
 
 
 def _given(param: list[str]) -> dict[str, str]:
-    from coord.errors import SettingsError
+    from coord.errors import InvalidArgument
 
     given = {}
     for pair in param:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise SettingsError("a parameter is given as name=value", given=pair)
+            raise InvalidArgument("a parameter is given as name=value", given=pair)
         given[name] = value
     return given
-
-
-def _json(text: str) -> Any:
-    import msgspec
-
-    from coord.errors import SettingsError
-
-    if not text:
-        return None
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        text = Path(text[1:]).read_text()
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.MsgspecError as exc:
-        raise SettingsError(f"not JSON: {exc}", given=text[:100]) from exc
 
 
 def _moment(unix_s: float) -> str:
