@@ -347,7 +347,11 @@ class Submitter:
             said["placement"] = placing.data_of(said["placement"])
         try:
             submission = work.Submission(instance=self._coord.instance, together=True, **said)
-            if submission.priority not in work.PRIORITIES or not said.keys() <= _USUAL:
+            if submission.priority not in work.PRIORITIES:
+                raise errors.InvalidPayload(
+                    f"a priority is one of {', '.join(work.PRIORITIES)}", priority=str(submission.priority)[:100]
+                )
+            if not said.keys() <= _USUAL:
                 options = {name: value for name, value in said.items() if name not in _PAYLOAD}
                 msgspec.convert(options, work.Submission)  # or no reader would believe what is stored
                 work.check(submission)

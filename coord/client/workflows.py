@@ -242,10 +242,15 @@ class WorkflowHandle(Generic[T]):
     async def signal(self, name: str, data: Any = None) -> None:
         """Raise a signal under its key: what a step with ``signal`` waits for.
 
-        An approval takes ``{"approved": True}``.  The first raising counts.  Raises `UnknownWorkflow`, and what
-        stating a fact raises.
+        An approval takes ``{"approved": True}``.  The first raising counts, also before the step waits.  Raises
+        `UnknownWorkflow`, `UnknownSignal` where no step of it ever waits for that, and what stating a fact raises.
         """
-        await self._life()
+        facts = await facts_of(self._coord, self.id, "workflow")
+        if workflow_life.fold(facts)[0] is None:
+            raise errors.UnknownWorkflow(workflow=self.id)
+        known = flow_view.signals_of(facts)
+        if known is not None and name not in known:
+            raise errors.UnknownSignal(workflow=self.id, signal=name, signals=sorted(known))
         await self._coord.stating.state(
             Fact(kind="signal", id=name, key=self.id, event="raised", data=Raised(data=data))
         )

@@ -14,6 +14,7 @@ from coord.core import workflow_life
 from coord.core.flow_definition import UNDO
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow, decode
+from coord.errors import WireError
 from coord.wire import flow, work
 from coord.wire.envelope import StoredFact
 from coord.wire.flow import Definition, Step
@@ -74,6 +75,17 @@ def view(facts: list[StoredFact]) -> View | None:
             _waited(definition, steps, fact)
     _conclude(life, steps)
     return found
+
+
+def signals_of(facts: list[StoredFact]) -> frozenset[str] | None:
+    """The signals that steps of a workflow wait for, now, before or later; None: what it is made of is not known."""
+    started = next((fact for fact in facts if fact.kind == "workflow" and fact.event == "started"), None)
+    try:
+        said = None if started is None else decode(started, flow.Started).definition
+        definition = None if said is None else msgspec.json.decode(said, type=Definition)
+    except (WireError, msgspec.MsgspecError, RecursionError):
+        return None
+    return None if definition is None else frozenset(step.signal for step in definition.steps if step.signal)
 
 
 def _kind(step: Step) -> str:

@@ -392,12 +392,18 @@ class HandoffDecider(Folding):
 
     def _late(self, ident: Ident, handoff: Handoff) -> list[Effect]:
         if handoff.status == "offered":
-            return self._next(ident, handoff, "silent")
+            return self._next(ident, handoff, "silent" if self._is_there(handoff) else "nobody")
         if ident in self._seeking and self._presence is not None and next_step(handoff, self._presence, "offered"):
             return []  # somebody has just come
         # Nobody has the capability: that is for the offerer's coordinator.
         above = None if self._presence is None else _escalation(handoff, self._presence, "nobody")
         return [_expired(handoff, "nobody") if above is None else _step(handoff, *above)]
+
+    def _is_there(self, handoff: Handoff) -> bool:
+        """Whether whoever was asked is heard of; who is not may be a plain client, or a name with a slip."""
+        if self._presence is None or handoff.addressee is None:
+            return True
+        return any(row.state != "gone" for row in self._presence.instances(handoff.tenant, handoff.addressee))
 
     def _unask(self, holder: tuple[str, str, str], ident: Ident) -> None:
         asked = self._asked.get(holder, set())

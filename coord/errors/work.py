@@ -154,6 +154,14 @@ class UnknownWorkflow(CoordError):
     remedy = "Check the id; workflows that ended long ago are in the table `coord.v_workflow`."
 
 
+class UnknownSignal(CoordError):
+    """No step of this workflow waits for a signal of this name; `signals` are those that there are."""
+
+    code = "workflow.unknown_signal"
+    fault = Fault.CALLER
+    remedy = "Name one of `signals`; what agents wait for under its key: `coord signal raise NAME --key WORKFLOW`."
+
+
 class InvalidWorkflow(CoordError):
     """A workflow's definition is not one; `step` names the culprit."""
 

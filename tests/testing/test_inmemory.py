@@ -161,12 +161,23 @@ async def test_a_workflow_defined_as_data_asks_a_table_that_is_changed(fleet: In
         assert await c.rules.get("nobody") is None
 
 
+async def test_a_handoff_to_a_name_that_nobody_has_says_so(fleet: InMemoryCoord) -> None:
+    async with fleet.connect("boss") as c:
+        handle = await c.handoff({"n": 1}, to="clrek", timeout_s=0.1)
+        with pytest.raises(errors.HandoffExpired) as refused:
+            await handle.accepted(60)
+    assert refused.value.details["reason"] == "nobody"
+
+
 async def played(fleet: InMemoryCoord, workflow: coord.Workflow) -> list[coord.StoredFact]:
     """The history of one that was approved and slept its hour."""
     agent, _ = writers()
     async with fleet.work(agent), fleet.connect("boss") as c:
         handle = await c.start_workflow(workflow, {"doc": {"text": "a b c"}}, id="order-7")
         await fleet.until_fact("workflow", "decided", key="order-7")
+        with pytest.raises(errors.UnknownSignal) as refused:
+            await handle.approve("boss-sais")
+        assert refused.value.details["signals"] == ["boss-says"]
         await handle.approve("boss-says")
         await fleet.leap(hours=2)
         assert await handle.result(60) == {"words": 3, "size": "large"}

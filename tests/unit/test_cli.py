@@ -96,6 +96,7 @@ def test_help_imports_nothing_heavy() -> None:
         ("config", "show", "nonsense"),
         ("status", "-c", "missing.toml"),
         ("dev", "--nats", "nats://h"),
+        ("dev", "--ephemeral", "--path", "x"),
         ("demo", "--nats", "nats://h"),
     ],
 )
@@ -186,6 +187,7 @@ def test_no_server_is_unhealthy_in_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         (errors.ApiNotFound("x"), 4),
         (errors.UnknownTask(), 4),
         (errors.UnknownWorkflow(), 4),
+        (errors.UnknownSignal(), 4),
         (errors.UnknownAgent(), 4),
         (errors.NotConnected(), 3),
         (errors.DatabaseUnavailable(), 3),

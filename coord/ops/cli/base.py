@@ -387,7 +387,14 @@ def exit_code(error: CoordError) -> Exit:
     )
     if isinstance(error, wrong):
         return Exit.USAGE
-    if isinstance(error, errors.ApiNotFound | errors.UnknownTask | errors.UnknownWorkflow | errors.UnknownAgent):
+    unknown = (
+        errors.ApiNotFound,
+        errors.UnknownTask,
+        errors.UnknownWorkflow,
+        errors.UnknownSignal,
+        errors.UnknownAgent,
+    )
+    if isinstance(error, unknown):
         return Exit.NOT_FOUND
     absent = (
         errors.NotConnected,

@@ -11,13 +11,14 @@ from coord.ops.cli.base import Context, Exit, callback, command
 
 app = typer.Typer(name="dev", pretty_exceptions_enable=False)
 
-PathOption = Annotated[Path, typer.Option("--path", "--data", metavar="DIR", help="The stack's folder.")]
+_PathOption = typer.Option("--path", "--data", metavar="DIR", help="The stack's folder; default: .coord.")
+_USUAL = Path(".coord")
 
 
 @callback(app)
 async def dev(
     ctx: Context,
-    path: PathOption = Path(".coord"),
+    path: Annotated[Path | None, _PathOption] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="A temporary folder, removed at the end.")] = False,
     nats_port: Annotated[int, typer.Option("--nats-port", min=0, max=65535, help="Tried first; 0: any.")] = 4222,
     database_port: Annotated[
@@ -34,10 +35,12 @@ async def dev(
     """
     if ctx.nats is not None:
         raise typer.BadParameter("coord dev starts a nats-server of its own: leave out --nats")
+    if ephemeral and path is not None:
+        raise typer.BadParameter("either --ephemeral, whose folder is a temporary one, or --path")
     from coord.ops import dev as ops_dev
 
     config = ops_dev.DevConfig(
-        path=path,
+        path=path or _USUAL,
         ephemeral=ephemeral,
         database_url=ctx.database,
         nats_port=nats_port,
@@ -48,7 +51,7 @@ async def dev(
 
 
 @command(app, "env")
-def env(ctx: Context, path: PathOption = Path(".coord")) -> int:
+def env(ctx: Context, path: Annotated[Path, _PathOption] = _USUAL) -> int:
     """Print the running stack's addresses: `eval "$(coord dev env)"`; exits with 4 when none runs."""
     import shlex
 
