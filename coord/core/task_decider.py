@@ -61,6 +61,9 @@ _UNTAKEN_MAX: Final = 64
 _UNTAKEN_LOOK: Final = 2_000
 """Open tasks gone through for that, the oldest first."""
 
+_DUE_SPARE: Final = 1_000
+"""Deadlines of tasks that have ended are forgotten when there are so many more than twice the open tasks."""
+
 _GONE_S: Final = limits.PUBLISH_DEADLINE_S
 """A claim that was sent is stored within this, or never."""
 
@@ -109,7 +112,8 @@ class TaskDecider:
         self._leases: deque[tuple[float, Ident, int]] = deque()
         """(when to extend, task, claim): every claim, in order of time."""
         self._due: list[tuple[float, Ident, int]] = []
-        """A heap of (when to look, task, claim or 0): timeouts and deadlines."""
+        """A heap of (when to look, task, claim or 0): deadlines, and the timeouts that come before the next look at
+        their lease: most claims end long before, and leave nothing here."""
         self._opened: dict[Place, float] = {}
         """Queues that were asked for, and when last."""
         self._untaken: dict[Ident, tuple[float, float]] = {}
@@ -294,7 +298,13 @@ class TaskDecider:
         else:
             # In order of time but for a broker's clock that was set back; then a look comes late by as much.
             self._leases.append((at + EXTEND_EVERY_S, ident, task.claims))
-        heapq.heappush(self._due, (_overrun_at(task), ident, task.claims))
+        self._time_out(ident, task, 0.0, at + EXTEND_EVERY_S)
+
+    def _time_out(self, ident: Ident, task: Task, after: float, until: float) -> None:
+        """Look at a claim when it overruns, if that is then: between two looks at its lease."""
+        overrun_at = _overrun_at(task)
+        if after < overrun_at <= until:
+            heapq.heappush(self._due, (overrun_at, ident, task.claims))
 
     def _let_go(self, ident: Ident, agent: str | None, instance: str | None) -> None:
         if agent is None or instance is None:
@@ -380,11 +390,12 @@ class TaskDecider:
         effects: list[Effect] = []
         leases, released = self._leases, 0
         while leases and leases[0][0] <= now and released < limits.DECIDER_BURST:
-            _, ident, claim = leases.popleft()
+            look_at, ident, claim = leases.popleft()
             task = self._tasks.get(ident)
             if task is None or task.status != "claimed" or task.claims != claim:
                 continue
             leases.append((now + EXTEND_EVERY_S, ident, claim))
+            self._time_out(ident, task, look_at, now + EXTEND_EVERY_S)
             if not _lives(task, presence):
                 released += 1
                 effects.append(_release(task, "gone"))
@@ -401,6 +412,9 @@ class TaskDecider:
         if now - self._swept_at >= _UNTAKEN_S:
             self._swept_at = now
             effects += self._naks_again(now)
+            if len(self._due) > 2 * len(self._tasks) + _DUE_SPARE:
+                self._due = [entry for entry in self._due if entry[1] in self._tasks]
+                heapq.heapify(self._due)
             if self._gone:
                 self._gone = {who: at for who, at in self._gone.items() if now - at < _GONE_S}
             effects += self._unserved(now)
@@ -516,7 +530,6 @@ class TaskDecider:
                 if task.instance is not None and task.claimant is not None:
                     self._held.setdefault((task.tenant, task.claimant, task.instance), set()).add(ident)
                 self._leases.append((0.0, ident, task.claims))
-                self._due.append((_overrun_at(task), ident, task.claims))
         heapq.heapify(self._due)
 
 

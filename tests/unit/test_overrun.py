@@ -1,0 +1,53 @@
+"""A claim that lasts too long is released on time; of a task that has ended its decider keeps nothing to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coord import limits
+from coord.core import task_decider
+from coord.core.task_decider import EXTEND_EVERY_S, TaskDecider
+from tests.support.facts import Log
+
+
+def claimed(log: Log, id_: str, **said: Any) -> None:
+    log.state("me", "task", id_, "submitted", "work", "normal", data=said)
+    log.state("w", "task", id_, "claimed", "1", data={"instance": "w1"})
+
+
+@pytest.mark.parametrize("timeout_s", [0.5, EXTEND_EVERY_S - limits.TASK_TIMEOUT_GRACE_S, 23.0, limits.TASK_TIMEOUT_S])
+@pytest.mark.parametrize("reload_every_s", [None, 7], ids=["one", "restored"])
+@pytest.mark.parametrize("tick_s", [1, 2.5 * EXTEND_EVERY_S], ids=["often", "rarely"])
+def test_released_with_the_tick_after_its_time(timeout_s: float, reload_every_s: int | None, tick_s: float) -> None:
+    log = Log(TaskDecider())
+    claimed(log, "t", timeout_s=timeout_s)
+    began, ticks = log.now, 0
+    while len(log.facts) == 2:
+        ticks += 1
+        log.pass_s(tick_s)
+        if reload_every_s is not None and ticks % reload_every_s == 0:
+            log.reload()
+        assert ticks < 2 * limits.TASK_TIMEOUT_S
+    released = log.facts[2]
+    assert (released.event, released.data["reason"]) == ("released", "timeout")
+    late_s = (released.stored_at - began).total_seconds() - timeout_s - limits.TASK_TIMEOUT_GRACE_S
+    assert 0 <= late_s <= tick_s + 0.01
+
+
+def test_a_task_that_has_ended_leaves_nothing_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_decider, "_DUE_SPARE", 10)
+    decider = TaskDecider()
+    log = Log(decider)
+    day_s = log.now.timestamp() + 86_400
+    for n in range(50):
+        claimed(log, f"t{n}", **({"deadline": day_s} if n % 2 else {}))
+        log.state("w", "task", f"t{n}", "completed", data={"claim": 1})
+    claimed(log, "open", deadline=log.now.timestamp() + 5)
+    log.pass_s(1)
+    assert len(decider._due) == 1
+    log.pass_s(5)
+    assert log.facts[-1].event == "expired"
+    log.pass_s(2 * EXTEND_EVERY_S)
+    assert not decider._leases
