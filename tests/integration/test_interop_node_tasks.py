@@ -48,3 +48,39 @@ async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server
             await script.end()
         assert [(step.status, step.local) for step in (await handle.status()).steps] == [("completed", None)] * 2
         assert (await number.status()).claimant == "node-worker"
+
+
+async def test_node_is_handed_work_waits_is_placed_joins_and_goes_on_after_a_death(nats_server) -> None:
+    async with services(nats_server.url) as fleet, fleet.client() as c:
+        agent = coord.Agent("clerk")
+
+        @agent.task("halve")
+        async def halve(n: float) -> float:
+            return n / 2
+
+        @agent.task("sum")
+        async def total(given: dict[str, int]) -> int:
+            return sum(given.values())
+
+        async with (
+            agent.connect(fleet.url, tenant=fleet.tenant),
+            interop.script("together", fleet.url, fleet.tenant) as script,
+        ):
+            assert await (await c.submit("sum", {"a": 1, "b": 2}, reuse_for_s=3600)).result(90) == 3
+            assert await script.line() == {"ready": True}
+            handoff = await c.handoff({"ticket": 7}, to="node-1")
+            assert await handoff.accepted(90) == "node-1"
+            assert await script.line() == {"work": {"ticket": 7}, "from": "boss", "last": "accepted"}
+            assert await script.line() == {"expired": "nobody"}
+            await c.signals.wait("js-due", timeout_s=90)
+            assert await script.line() == {"fired": ["js-later", 1], "ended": ["js-later", 2]}
+            on_node = coord.Placement(strategy="agent", agent="node-1", strict=True)
+            placed = await c.submit("desk", 3, placement=on_node)
+            assert await placed.result(90) == 30
+            assert await script.line() == {"placed": 1, "holder": "node-1"}
+            assert (await placed.status()).claimant == "node-1"
+            frail = await c.submit("frail", id="frail")
+            assert await script.line() == {"refused": 10071, "reused": 3}
+            assert await frail.result(90) == "alive"
+            assert await script.line() == {"same": True, "claims": 1, "holder": None}
+            await script.end()

@@ -11,6 +11,7 @@ import { Latches } from "./latches.mjs";
 import { Presence } from "./presence.mjs";
 import { overHttp, Query } from "./query.mjs";
 import { Tasks } from "./tasks.mjs";
+import { fold, reuseKey, Together } from "./together.mjs";
 import { Workflows } from "./workflows.mjs";
 
 const say = (value) => console.log(JSON.stringify(value));
@@ -69,6 +70,53 @@ const commands = {
     do found = await ask(nc, tenant, { agent: "node-1", state: "gone" });
     while (!found.instances.length);
     say({ gone: found.instances[0].instance });
+  },
+
+  // Take a handoff and offer one to nobody; a timer that submits and raises; be the agent that a task is placed on;
+  // join identical work; take the task of an instance that died.
+  async together(nc, tenant) {
+    const me = new Together(nc, tenant, "node-1", "nodetogether1");
+    const [handed, timers, tasks] = [await me.pushes("handoff"), await me.pushes("timer"), await me.pushes("task")];
+    const leave = await me.join({ desk: 1 });
+    say({ ready: true });
+
+    const offered = await handed((told) => told.what === "offered");
+    await me.state("handoff", offered.id, "accepted", [`${offered.n}`], { instance: me.instance }, { key: offered.key });
+    const said = (await me.read(offered.key, "handoff", offered.id)).map((fact) => fact.event);
+    say({ work: offered.work, from: offered.from, last: said.at(-1) });
+    const offer = { agent: "nobody-1", timeout_ms: 50, escalate: false, instance: me.instance };
+    await me.state("handoff", "js-ho", "offered", [], offer, { once: true });
+    say({ expired: (await handed((told) => told.what === "expired")).reason });
+
+    const task = { input: 4, instance: me.instance };
+    const then = { submit: { capability: "halve", task }, raise: { name: "js-due" } };
+    const at = Date.now() / 1000 + 0.05;
+    await me.state("timer", "js-later", "set", [], { at, then, instance: me.instance }, { once: true });
+    const fired = await timers((told) => told.what === "fired");
+    const ended = await tasks((told) => told.what === "ended");
+    say({ fired: [fired.id, fired.n], ended: [ended.id, ended.output] });
+
+    const placed = await tasks((told) => told.what === "placed");
+    await me.claim(placed.key, placed.id, placed.claim);
+    const { input, holder } = fold(await me.read(placed.key, "task", placed.id));
+    await me.state("task", placed.id, "completed", [], { claim: placed.claim, output: input * 10 }, { key: placed.key });
+    say({ placed: placed.claim, holder });
+
+    const key = reuseKey("sum", { b: 2, a: 1 });
+    const again = { input: { b: 2, a: 1 }, reuse_key: key };
+    const refused = await me
+      .state("task", `${key}-1`, "submitted", ["sum", "normal"], again, { key, once: true })
+      .catch((error) => error.code);
+    say({ refused, reused: fold(await me.read(key, "task")).output });
+
+    const id = await me.dieOf("frail");
+    const delivered = await me.pull("frail");
+    const known = fold(await me.read(delivered.key, "task", delivered.id));
+    await me.claim(delivered.key, delivered.id, known.claims + 1);
+    const outcome = { claim: known.claims + 1, output: "alive" };
+    await me.state("task", delivered.id, "completed", [], outcome, { key: delivered.key });
+    say({ same: delivered.id === id, claims: known.claims, holder: known.holder });
+    leave();
   },
 
   // Run tasks: a number is doubled, text is rejected.

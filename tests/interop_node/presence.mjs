@@ -28,6 +28,10 @@ export class Presence {
     const heard = [];
     for await (const message of this.nc.subscribe(`coord.push.${this.tenant}.${this.agent}.presence`)) {
       const { what } = message.json();
+      if (what === "about" || what === "beat") {
+        this.beat({ here: true, about: this.about }); // whoever has just started asks
+        continue;
+      }
       heard.push(what);
       if (what === "drain") this.beat({ draining: true });
       if (heard.length === count) return heard;

@@ -10,9 +10,9 @@ const first = (filter) => {
   return made;
 };
 
-const entity = (tenant, key, id) => `coord.log.${coord.partition(key)}.${tenant}.${key}.task.${id}`;
+export const entity = (tenant, key, id, kind = "task") => `coord.log.${coord.partition(key)}.${tenant}.${key}.${kind}.${id}`;
 
-async function state(nc, subject, body, filter) {
+export async function state(nc, subject, body, filter) {
   const options = { timeout: 30_000, ...(filter ? { headers: first(filter) } : {}) };
   const ack = (await nc.request(subject, JSON.stringify(body), options)).json();
   if (ack.error) throw Object.assign(new Error(ack.error.description), { code: ack.error.err_code });
