@@ -525,6 +525,8 @@ CREATE TABLE coord.agent_registry (
   labels          jsonb NOT NULL,
   instances       jsonb NOT NULL,
   fold            bytea NOT NULL,
+  state           text COLLATE "C",
+  quota           text COLLATE "C",
   PRIMARY KEY (tenant, key, id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
@@ -545,6 +547,8 @@ COMMENT ON COLUMN coord.agent_registry.capabilities IS 'Capability to how many t
 COMMENT ON COLUMN coord.agent_registry.labels IS 'What placement and people select by, of the newest registration.';
 COMMENT ON COLUMN coord.agent_registry.instances IS 'Each instance: state, since, capabilities, labels.';
 COMMENT ON COLUMN coord.agent_registry.fold IS 'The whole state as coord''s fold leaves it, MessagePack: what the projector goes on from.';
+COMMENT ON COLUMN coord.agent_registry.state IS 'What its instances together are: as agent.state, which it decides.';
+COMMENT ON COLUMN coord.agent_registry.quota IS 'Which quota it broke, while it is quarantined.';
 
 -- --- dead letters ------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ class Instance(msgspec.Struct, omit_defaults=True):
     """Of its last registration."""
     since: float = 0.0
     """The broker's clock, of its last fact."""
+    draining: bool = False
+    """It said that it takes no more."""
 
 
 class Agent(msgspec.Struct, omit_defaults=True):
@@ -84,6 +86,10 @@ class Agent(msgspec.Struct, omit_defaults=True):
     draining: bool = False
     quarantined: bool = False
     quarantines: int = 0
+    quota: str = ""
+    """The one it broke, while it is quarantined."""
+    ended: str = ""
+    """What became of the instance that ended last: left or gone."""
     since: float = 0.0
     """The broker's clock, of the last quarantine or release."""
     forgotten: int = 0
@@ -99,6 +105,18 @@ class Agent(msgspec.Struct, omit_defaults=True):
         return next((name for name, one in self.instances.items() if name and one.status in ("alive", "suspect")), "")
 
     @property
+    def state(self) -> str:
+        """What the whole agent is: that of its instances which are there; where none is, how the last one ended."""
+        there = [one for one in self.instances.values() if one.status in ("alive", "suspect")]
+        if not there:
+            return self.ended or ("gone" if self.instances else "left")
+        if self.quarantined:
+            return "quarantined"
+        if self.draining or any(one.draining for one in there):
+            return "draining"
+        return "alive" if any(one.status == "alive" for one in there) else "suspect"
+
+    @property
     def quotas(self) -> Quotas | None:
         """Those of its newest registration; None where they bound nothing."""
         newest = next(reversed(self.instances.values()), None)
@@ -111,15 +129,21 @@ class Agent(msgspec.Struct, omit_defaults=True):
         if event == "registered":
             return self._registered(fact)
         if event == "draining":
-            self.draining = True
+            # Without a name, or of one that is not known: of all.
+            one = self.instances.get(_instance_of(fact)[0])
+            if one is None:
+                self.draining = True
+            else:
+                one.draining = True
         elif event == "quarantined":
             if self.quarantined or fact.detail != (str(self.quarantines + 1),):
                 return False
             self.quarantined, self.quarantines, self.since = True, self.quarantines + 1, fact.stored_at.timestamp()
+            self.quota = _quota_of(fact)
         elif event == "released":
             if not self.quarantined or fact.detail != (str(self.quarantines),):
                 return False
-            self.quarantined, self.since = False, fact.stored_at.timestamp()
+            self.quarantined, self.quota, self.since = False, "", fact.stored_at.timestamp()
         elif event in ("left", "suspected", "gone", "returned"):
             return self._ended(fact)
         else:
@@ -135,7 +159,7 @@ class Agent(msgspec.Struct, omit_defaults=True):
             self._make_room()
             one = Instance(about)
         self.instances[about.instance] = one  # the last: those at the front registered longest ago
-        one.about, one.status, one.seq = about, "alive", fact.seq
+        one.about, one.status, one.seq, one.draining = about, "alive", fact.seq, False
         one.since = fact.stored_at.timestamp()
         self.draining = False
         return True
@@ -157,6 +181,8 @@ class Agent(msgspec.Struct, omit_defaults=True):
             one.n = n
         one.status = TRANSITIONS.get((one.status, fact.event), one.status)
         one.since = fact.stored_at.timestamp()
+        if one.status in ("left", "gone"):
+            self.ended = one.status
         if one.status == "left":
             del self.instances[name]
         return True
@@ -164,6 +190,10 @@ class Agent(msgspec.Struct, omit_defaults=True):
 
 class _Left(msgspec.Struct):
     instance: str = ""
+
+
+class _Broken(msgspec.Struct):
+    quota: str = ""
 
 
 class _Dump(msgspec.Struct):
@@ -199,6 +229,8 @@ class PresenceDecider(Folding):
         self._watched: dict[tuple[str, str], Agent] = {}
         """Those whose usage is looked at: they have quotas, or are quarantined."""
         self._asked: dict[Ident, _Asked] = {}
+        self._dying: dict[tuple[str, str], set[str]] = {}
+        """Instances whose death was stated and is no fact yet: many die together, and each counts those that remain."""
         self._compared: object = None
         """The news as of which all that is registered was found to be as it is stated; None: it is to be compared."""
 
@@ -218,6 +250,7 @@ class PresenceDecider(Folding):
             if fact.event != "registered" or len(self._agents) >= limits.PRESENCE_INSTANCES_MAX:
                 return NONE
             agent = Agent(fact.tenant, fact.id)
+        self._said(at, fact)
         if not agent.apply(fact):
             return NONE
         self._compared = None
@@ -228,13 +261,21 @@ class PresenceDecider(Folding):
         self._watch_usage(at, agent)
         if fact.event == "left" and (there := agent.first_present()):
             # One of several: what it said of the agent is not so.
-            return (_of_one(agent, there, agent.instances[there], "returned", agent.present, outside=False),)
+            return (_of_one(agent, there, agent.instances[there], "returned", agent.present - 1, outside=False),)
         if fact.event == "registered" and agent.quarantined:
             # A new instance does not know: being started again is no way out.
             return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": "quarantined"}),)
         if fact.event in ("quarantined", "released"):
             return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": fact.event}),)
         return NONE
+
+    def _said(self, at: tuple[str, str], fact: StoredFact) -> None:
+        """Whatever it says of an instance, what was stated of that one before is in the log, or out of date."""
+        dying = self._dying.get(at)
+        if dying is not None and fact.event != "draining":
+            dying.discard(_instance_of(fact)[0])
+            if not dying:
+                del self._dying[at]
 
     # --- what is seen ----------------------------------------------------------------------
 
@@ -244,7 +285,19 @@ class PresenceDecider(Folding):
         one = None if found is None else found.instances.get(instance)
         if found is None or one is None or one.status not in ("alive", "suspect"):
             return NONE
-        return (_of_one(found, instance, one, "gone", found.present),)
+        return (self._of_one(found, instance, one, "gone", self._remain(found)),)
+
+    def _remain(self, agent: Agent) -> int:
+        """Instances that are there, those without whose death was stated."""
+        return agent.present - len(self._dying.get((agent.tenant, agent.agent), ()))
+
+    def _of_one(self, agent: Agent, name: str, one: Instance, event: str, remain: int) -> State:
+        """State it; `remain`: as `_remain` says."""
+        at = (agent.tenant, agent.agent)
+        counted = one.status in ("alive", "suspect") and name not in self._dying.get(at, ())
+        if event == "gone":
+            self._dying.setdefault(at, set()).add(name)
+        return _of_one(agent, name, one, event, remain - counted)
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
         """Compare what is registered with who is heard."""
@@ -270,7 +323,7 @@ class PresenceDecider(Folding):
     def _compare(self, presence: Presence, watch: Watch | None, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for agent in self._agents.values():
-            present: int | None = None
+            remain: int | None = None
             for name, one in agent.instances.items():
                 if len(effects) >= _STATED_AT_ONCE:
                     return effects
@@ -288,9 +341,12 @@ class PresenceDecider(Folding):
                         continue
                 event = _due(one.status, _seen(presence, watch, agent, name))
                 if event and (heard or event != "returned"):  # it lives by doubt, which is no news
-                    present = agent.present if present is None else present
+                    # Counted once a look: thousands may be due.
+                    remain = self._remain(agent) if remain is None else remain
                     self._asked.pop((agent.tenant, agent.agent, name), None)
-                    effects.append(_of_one(agent, name, one, event, present))
+                    stated = self._of_one(agent, name, one, event, remain)
+                    remain = stated.data["others"] + (event != "gone")
+                    effects.append(stated)
         return effects
 
     def _asks(self, agent: Agent, name: str, now: float, *, doubts: bool) -> bool:
@@ -356,6 +412,7 @@ class PresenceDecider(Folding):
         self._agents = {(a.tenant, a.agent): a for a in msgspec.convert(dumped, _Dump).agents}
         self._compared = None
         self._asked.clear()
+        self._dying.clear()
         self._watched.clear()
         for at, agent in self._agents.items():
             self._watch_usage(at, agent)
@@ -390,9 +447,8 @@ def _broken(quotas: Quotas | None, usage: Usage) -> str | None:
     return None
 
 
-def _of_one(agent: Agent, instance: str, one: Instance, event: str, present: int, *, outside: bool = True) -> State:
+def _of_one(agent: Agent, instance: str, one: Instance, event: str, others: int, *, outside: bool = True) -> State:
     n = one.n + 1
-    others = present - (one.status in ("alive", "suspect"))
     return State(
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
         detail=(instance, str(n)) if instance else (str(n),),
@@ -410,10 +466,18 @@ def _of_agent(agent: Agent, event: str, n: int, data: dict[str, Any]) -> State:
 
 def _instance_of(fact: StoredFact) -> tuple[str, int]:
     """Which instance a fact is about, and which of the decider's statements it is."""
-    if fact.event == "left":
+    if fact.event in ("registered", "left", "draining"):
         try:
             return msgspec.json.decode(fact.json_text, type=_Left).instance, 0
         except msgspec.MsgspecError:
             return "", 0
     *names, n = fact.detail or ("",)
     return names[0] if names else "", int(n) if n.isascii() and n.isdecimal() and len(n) <= 9 else 0
+
+
+def _quota_of(fact: StoredFact) -> str:
+    """Which quota was broken, as a fact says."""
+    try:
+        return msgspec.json.decode(fact.json_text, type=_Broken).quota[:64]
+    except msgspec.MsgspecError:
+        return ""

@@ -184,7 +184,8 @@ def _registry(x: Registry) -> tuple[Any, ...]:
     about = x.newest
     return (
         _at(x.registered_at), len(x.there), about.coordinator, _text(about.model), _text(about.version),
-        _json(x.capabilities), _json(about.labels), _listed(x.agent.instances),
+        _json(x.capabilities), _json(about.labels), _listed(x.agent.instances), x.agent.state,
+        _text(x.agent.quota or None),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 CREATE OR REPLACE VIEW coord.v_agent AS
 SELECT
   r.tenant, r.id AS agent, a.state, r.instances_there, r.capabilities, r.labels, r.coordinator, r.model, r.version,
-  r.registered_at, a.last_seen, r.instances
+  r.registered_at, a.last_seen, r.instances, r.quota
 FROM coord.agent_registry AS r
 LEFT JOIN coord.agent AS a ON a.tenant = r.tenant AND a.agent = r.id;
 
@@ -20,3 +20,4 @@ COMMENT ON COLUMN coord.v_agent.version IS 'Of its program, as it says.';
 COMMENT ON COLUMN coord.v_agent.registered_at IS 'Broker''s clock: its newest registration.';
 COMMENT ON COLUMN coord.v_agent.last_seen IS 'Broker''s clock: the newest fact about it.';
 COMMENT ON COLUMN coord.v_agent.instances IS 'Each instance: status, since, what it said about itself.';
+COMMENT ON COLUMN coord.v_agent.quota IS 'Which quota it broke, while it is quarantined.';

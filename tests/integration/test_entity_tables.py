@@ -12,7 +12,8 @@ import pytest
 from coord.core import tasks
 from coord.core.tasks import Task
 from coord.projector import entities, tables
-from coord.store import queries
+from coord.projector.rows import agent_row
+from coord.store import copy, queries
 from coord.store.pool import Connection
 from coord.store.rows import EventRow
 from coord.wire.envelope import StoredFact
@@ -210,4 +211,19 @@ async def test_every_kind_has_its_row(migrated_database: Database) -> None:
         for asked, ids in (({"waited": "true"}, ["s"]), ({"raised": "true"}, [])):
             assert [r["id"] for r in await queries.run(conn, "signals", **asked)] == ids
         waiting = await conn.fetch("SELECT what, who, holder FROM coord.v_waiting ORDER BY what")
+        # An agent is what its instances are, whatever its last fact says of others, or of the whole agent.
+        for seq, (name, detail, state, quota) in enumerate(
+            (
+                ("quarantined", "1", "quarantined", "inflight"),
+                ("status", "", "quarantined", "inflight"),
+                ("gone", "i1.1", "gone", "inflight"),
+                ("released", "1", "gone", None),
+            ),
+            11,
+        ):
+            said = fact(seq, "agent", name, "a1", {"instance": "i1", "others": 4, "quota": "inflight"}, detail)
+            assert await project(conn, [said]) == {}
+            await copy.upsert_agents(conn, [agent_row(said)])
+            (row,) = await conn.fetch("SELECT state, quota FROM coord.v_agent")
+            assert (row["state"], row["quota"]) == (state, quota), name
     assert {r["what"] for r in waiting} == {"handoff", "lock", "signal", "workflow"}

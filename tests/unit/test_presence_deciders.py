@@ -123,6 +123,60 @@ def test_a_death_is_stated_once_with_who_is_left(presence: Loop) -> None:
     assert presence.take(presence.decider.gone("acme", "a1", "i2", T)) == ["gone.i2.1"]
 
 
+@pytest.mark.parametrize("by_look", [False, True])
+def test_many_that_die_together_count_those_that_remain(presence: Loop, by_look: bool) -> None:
+    """A process with several connections of one agent: all deaths are stated before the first of them is a fact."""
+    names = ["i1", "i2", "i3"]
+    for n, name in enumerate(names):
+        presence.decider.apply(registered(name, n))
+    if by_look:
+        presence.world.states = dict.fromkeys(names, "gone")
+        stated = list(presence.decider.tick(T + 1, presence.world))
+    else:
+        stated = [one for name in names for one in presence.decider.gone("acme", "a1", name, T)]
+    assert [one.data["others"] for one in stated] == [2, 1, 0]
+    agent = presence.decider.get("acme", "a1")
+    for one in reversed(stated):  # stored in another order
+        assert agent.state == "alive"
+        presence.take([one])
+    assert agent.state == "gone"
+    presence.decider.apply(registered("i4", 9))
+    (last,) = presence.decider.gone("acme", "a1", "i4", T)
+    assert last.data["others"] == 0
+    presence.decider.apply(registered("i4", 10))  # it did not die after all
+    (last,) = presence.decider.gone("acme", "a1", "i4", T)
+    assert last.data["others"] == 0
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ("registered.i1 registered.i2 gone.i1", "alive"),
+        ("registered.i1 registered.i2 suspected.i1", "alive"),
+        ("registered.i1 suspected.i1", "suspect"),
+        ("registered.i1 registered.i2 left.i1 gone.i2", "gone"),
+        ("registered.i1 registered.i2 gone.i1 left.i2", "left"),
+        ("registered.i1 registered.i2 draining.i1", "draining"),
+        ("registered.i1 registered.i2 draining.i1 left.i1", "alive"),
+        ("registered.i1 draining.", "draining"),
+        ("registered.i1 draining.i1 registered.i1", "alive"),
+        ("registered.i1 quarantined", "quarantined"),
+        ("registered.i1 quarantined released", "alive"),
+        ("registered.i1 quarantined gone.i1", "gone"),
+        ("registered.i1 quarantined gone.i1 released", "gone"),
+        ("registered.i1 quarantined left.i1 released", "left"),
+        ("registered.i1 quarantined gone.i1 registered.i2", "quarantined"),
+    ],
+)
+def test_an_agent_is_what_its_instances_are(facts: str, state: str) -> None:
+    agent = Agent("acme", "a1")
+    for n, said in enumerate(facts.split()):
+        event, _, name = said.partition(".")
+        detail = (name, "1") if event in ("gone", "suspected") else () if name else ("1",)
+        assert agent.apply(fact(event, {"instance": name, "others": 7}, detail=detail, seq=n + 1))
+    assert agent.state == state
+
+
 def test_suspicion_return_and_death_are_numbered(presence: Loop) -> None:
     presence.decider.apply(registered())
     said = []

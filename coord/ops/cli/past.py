@@ -79,6 +79,8 @@ async def get(ctx: Context, kind: str, tenant: str, key: str, id: str, at: str) 
     state = {} if judge is None else state_of(judge)
     if kind == "agent":
         state = {**await _agent(found, [one.said for one in shown]), **state}
+        if judge is not None:
+            state["state"] = judge.fold.agent.state  # who registered is what its instances are
     if not state:
         say(ctx, found)
         return nothing(ctx, kind, id, at)
