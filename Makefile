@@ -35,7 +35,10 @@ demo: $(VENV)/.installed ## a fleet reviews a source tree, the answers come out 
 dev: $(VENV)/.installed ## the same servers and service left running, with a banner (ARGS="--ephemeral …")
 	@$(BIN)/coord dev $(ARGS)
 
-test: lint ## everything: style, types, and all tests with real servers; what waits and reconnects on three loops
+# Beside mypy, which takes one core: else each worker compiles all the tests, 15 s of CPU each in a fresh checkout.
+test: $(VENV)/.installed-test ## everything: style, types, and all tests with real servers; what waits and reconnects on three loops
+	@$(BIN)/python -m pytest --collect-only -qq >$(VENV)/.collected 2>&1 & $(MAKE) --no-print-directory lint; \
+		failed=$$?; wait; exit $$failed
 	COORD_TEST_LOOP=uvloop $(PYTEST) -q $(LOOPS)
 	PYTHONASYNCIODEBUG=1 $(PYTEST) -q $(LOOPS)
 	$(PYTEST) $(ARGS)

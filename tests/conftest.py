@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -29,6 +30,30 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = os.environ.setdefault("COORD_TEST_SEED", str(secrets.randbits(32)))
     if getattr(config.option, "hypothesis_seed", None) is None:
         config.option.hypothesis_seed = seed
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Leave modules and tests, which stay for the whole run, to themselves: the collector need not walk through them.
+
+    A look at all of them takes 0.1 to 0.3 s of CPU, which every command that runs in this process would begin with.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        if session.testscollected:  # not in the one that only hands out the tests
+            gc.collect()
+            gc.freeze()
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """For tests of what is frozen: nothing is at first."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

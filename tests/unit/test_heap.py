@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from coord.runtime.heap import Heap
 from coord.telemetry.metrics import Metrics
 
 
+@pytest.mark.usefixtures("thawed")
 async def test_the_collector_looks_seldom_until_the_service_ends() -> None:
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)

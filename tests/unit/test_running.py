@@ -15,7 +15,7 @@ async def _looked() -> tuple[str, int, int]:
 
 
 @pytest.fixture(autouse=True)
-def pythons_own_collector() -> object:
+def pythons_own_collector(thawed: None) -> object:
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
     yield
