@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from types import NoneType
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -32,7 +33,7 @@ from coord.client.quotas import Quotas
 from coord.client.tasks import Handler, Handles, declare
 from coord.client.worker import Worker
 from coord.runtime.signals import interrupts
-from coord.wire import subjects
+from coord.wire import arguments, subjects
 
 H = TypeVar("H", bound=Handler)
 N = TypeVar("N", bound=HandoffHandler)
@@ -64,24 +65,29 @@ class Agent:
 
         Raises `InvalidToken`, `SettingsError`.
         """
+        arguments.is_a(quotas, (Quotas, NoneType), "quotas", "a coord.Quotas", errors.SettingsError)
+        for argument, names in (("needs", needs), ("provides", provides)):
+            arguments.is_a(names, Iterable, argument, "names of signals", errors.SettingsError)
         self.name = agent_name(name)
         self.capabilities: dict[str, int] = {}
         self.labels = _labels(labels or {})
-        self.needs = tuple(needs)
-        self.provides = tuple(provides)
+        self.needs = (needs,) if isinstance(needs, str) else tuple(needs)
+        self.provides = (provides,) if isinstance(provides, str) else tuple(provides)
         self.coordinator = None if coordinator is None else agent_name(coordinator)
         self.handoffs: dict[str | None, HandoffHandler] = {}
         """Who answers handoffs, by capability; None: all others."""
-        self.quotas = quotas or Quotas()
+        self.quotas = Quotas() if quotas is None else quotas
         self.quotas.validate()
         self.drain_s = drain_s
         self.handles: dict[str, Handles] = {}
-        for capability, capacity in (capabilities or {}).items():
+        takes = "a mapping of names to how many tasks at once, such as {'summarize': 8}"
+        given = arguments.mapping(capabilities, takes, "capabilities", errors.SettingsError)
+        for capability, capacity in given.items():
             self._declare(capability, capacity)
 
-    def _declare(self, capability: str, capacity: int) -> None:
+    def _declare(self, capability: str, capacity: Any) -> None:
         subjects.check_token(capability, "capability")
-        if not 1 <= capacity <= limits.CAPACITY_MAX:
+        if not isinstance(capacity, int) or not 1 <= capacity <= limits.CAPACITY_MAX:
             raise errors.SettingsError(f"a capacity is 1 to {limits.CAPACITY_MAX}", capability=capability)
         self.capabilities[capability] = capacity
 
@@ -184,6 +190,7 @@ class Agent:
 
 def _labels(given: Mapping[str, str]) -> dict[str, str]:
     try:
-        return msgspec.convert(dict(given), dict[str, str])
+        said = arguments.mapping(given, "a mapping of texts", "labels", errors.SettingsError)
+        return msgspec.convert(dict(said), dict[str, str])
     except msgspec.ValidationError as exc:
         raise errors.SettingsError(f"labels are texts: {exc}") from exc

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from coord import errors
-from coord.wire import work
+from coord.wire import arguments, work
 
 if TYPE_CHECKING:
     from coord.core.tasks import Task
     from coord.wire.records import StoredFact
+
+
+PAYLOAD: Final = frozenset({"input", "ref"})
+_OPTIONS: Final = frozenset({
+    "priority", "retries", "timeout_s", "backoff_s", "backoff_max_s", "deadline", "placement", "labels", "preemptible",
+    "progress",
+})  # fmt: skip
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
@@ -57,3 +64,13 @@ def check_same(ask: Ask, task: Task, facts: list[StoredFact]) -> None:
             task=task.id, key=task.key, first_event_id=task.event_id, first_seq=facts[0].seq,
             submitter=task.submitter, capability=task.capability, status=task.status,
         )  # fmt: skip
+
+
+def task_of(said: dict[str, Any], instance: str) -> work.Submission:
+    """A submission of these members; raises `InvalidPayload` naming the one that no reader would believe."""
+    options = {name: value for name, value in said.items() if name not in PAYLOAD}
+    if unknown := options.keys() - _OPTIONS:
+        raise errors.InvalidPayload(f"not an option of a task: {', '.join(sorted(unknown))}")
+    submission: work.Submission = arguments.as_kind(options, work.Submission, "a task")
+    payload = {name: said[name] for name in PAYLOAD & said.keys()}
+    return work.check(msgspec.structs.replace(submission, instance=instance, together=True, **payload))

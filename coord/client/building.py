@@ -19,10 +19,12 @@ from typing import Any, Self, TypeAlias
 
 from coord.core import expressions, flow_definition, flow_files
 from coord.errors import InvalidWorkflow
+from coord.wire import arguments
 from coord.wire.flow import Definition, RuleTable, Step, Undo, When
 from coord.wire.where import Condition, Members, Place
 
-Needs: TypeAlias = Iterable["StepRef | str"]
+Needs: TypeAlias = "Iterable[StepRef | str] | StepRef | str"
+"""Steps that must have ended before: some, or one."""
 
 
 class StepRef:
@@ -93,6 +95,7 @@ class Workflow:
 
     def workflow(self, name: str, inner: Workflow | Definition, *, needs: Needs = (), **options: Any) -> StepRef:
         """A step that is a workflow of its own."""
+        arguments.is_a(inner, (Workflow, Definition), "inner", "a Workflow or a Definition", InvalidWorkflow)
         defined = inner.definition() if isinstance(inner, Workflow) else inner
         return self._add(name, needs, workflow=defined, **options)
 
@@ -131,12 +134,14 @@ class Workflow:
 
     def definition(self) -> Definition:
         """The definition; raises `InvalidWorkflow` (cyclic, an unknown step, no handler, …) naming the step."""
-        defined = Definition(
+        return flow_definition.checked(self.unchecked())
+
+    def unchecked(self) -> Definition:
+        """The same, for whoever checks it himself."""
+        return Definition(
             name=self.name, steps=list(self._steps), version=self.version, description=self.description,
             output=self._output,
         )  # fmt: skip
-        flow_definition.plan(defined)
-        return defined
 
     def _add(self, name: str, needs: Needs, **said: Any) -> StepRef:
         when = said.pop("when", None)
@@ -147,7 +152,10 @@ class Workflow:
         for mapping in ("input", "for_each"):
             if mapping in said:
                 said[mapping] = _mapped(said[mapping])
-        named = [need.name if isinstance(need, StepRef) else need for need in needs]
+        # One step stands for a list of it; a text would be read letter by letter.
+        given = (needs,) if isinstance(needs, StepRef | str) else needs
+        arguments.is_a(given, Iterable, "needs", "steps", InvalidWorkflow)
+        named = [need.name if isinstance(need, StepRef) else need for need in given]
         try:
             step = Step(name=name, needs=named, when=when, **said)
         except TypeError as exc:

@@ -23,10 +23,10 @@ from coord.client.asks import Ask, Delayed, check_same, same
 from coord.client.event_ids import new_event_id
 from coord.client.histories import facts_of
 from coord.client.outcomes import TaskHandle
-from coord.client.timers import INLINE_BYTES
+from coord.client.timers import INLINE_BYTES, due_at
 from coord.core import tasks
 from coord.core.timers import Timer
-from coord.runtime import clock
+from coord.wire import arguments
 from coord.wire.timing import Submit, Then, TimerSet
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ async def submit_later(
 ) -> TaskHandle[Any]:
     """`Coord.submit` with `delay_s` or `at`."""
     due = due_at(at, delay_s)
-    ends_at = None if deadline_s is None else due + deadline_s
+    ends_at = None if deadline_s is None else due + arguments.seconds(deadline_s, "deadline_s")
     if deadline is not None:
-        ends_at = deadline.timestamp()
+        ends_at = arguments.moment(deadline, "deadline")
     if ends_at is not None and ends_at <= due:
         raise errors.InvalidPayload("the deadline passes before the task is submitted", at=due, deadline=ends_at)
     ask = await submitter.ask(capability, input, options | {"id": id, "key": key}, inline_bytes=INLINE_BYTES)
@@ -83,13 +83,6 @@ async def submit_later(
     timer = await coord.timers.begin(timer_id, timer_key, TimerSet(at=due), then, instead)
     watch.reopen(foreign=timer.setter != coord.agent)
     return TaskHandle(coord, ask.key, ask.id, watch, ask.returns, delayed=Delayed(ask, timer_key, timer_id))
-
-
-def due_at(at: datetime | None, delay_s: float | None) -> float:
-    """Unix seconds."""
-    if (at is None) == (delay_s is None):
-        raise errors.InvalidPayload("give at or delay_s, not both")
-    return at.timestamp() if at is not None else clock.unix() + (delay_s or 0.0)
 
 
 def _check_free(ask: Ask, timer: Timer) -> None:

@@ -24,6 +24,7 @@ from coord.core import flags as core
 from coord.core.flags import Flag
 from coord.runtime import clock
 from coord.telemetry import logs
+from coord.wire import arguments
 from coord.wire import flagging as wire
 from coord.wire.flagging import FlagRule, FlagSet, Removed
 from coord.wire.records import Fact, StoredFact
@@ -85,8 +86,9 @@ class Flags:
 
         Raises `InvalidPayload`, and what stating a fact raises.
         """
+        arguments.is_a(rules, Iterable, "rules", "several FlagRules")
         said = FlagSet(enabled=enabled, percentage=percentage, rules=tuple(rules), salt=salt, note=note)
-        return await self._state(name, "set", wire.check(said))
+        return await self._state(name, "set", wire.check(arguments.as_kind(said, FlagSet, "a flag")))
 
     async def remove(self, name: str, *, note: str = "") -> None:
         """From now on whoever asks for it gets his default."""

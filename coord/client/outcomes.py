@@ -242,14 +242,18 @@ class Outcomes:
 class TaskHandle(Generic[T]):
     """A submitted task.  Keep it for as long as you want to be told of its outcome."""
 
-    __slots__ = ("__weakref__", "_coord", "_delayed", "_returns", "_watch", "id", "key", "reused")
+    __slots__ = ("__weakref__", "_coord", "_delayed", "_ends_at", "_returns", "_watch", "id", "key", "reused")
 
     def __init__(
         self, coord: Coord, key: str, id: str, watch: Watch, returns: Any, *, reused: bool = False,
-        delayed: Delayed | None = None,
+        delayed: Delayed | None = None, ends_at: float | None = None,
     ) -> None:  # fmt: skip
-        """`delayed`: a timer is to submit it; until the task of that work is seen."""
+        """`delayed`: a timer is to submit it; until the task of that work is seen.
+
+        `ends_at`: Unix seconds; who has joined the task waits no longer.
+        """
         self._delayed = delayed
+        self._ends_at = ends_at
         self.reused = reused
         """Whether the work was begun, or done, before it was asked for here."""
         self._coord = coord
@@ -270,9 +274,13 @@ class TaskHandle(Generic[T]):
         """Wait for the outcome: the handler's output, as the type that was given as `returns`.
 
         Raises `TaskFailed`, `TaskRejected`, `TaskCancelled`, `TaskExpired`, or `DeadlineExceeded` after
-        `timeout_s` (None: for as long as it takes).  The task goes on whatever happens here.  Of a delayed task
-        also `TaskExists`: other work took its id before its time came.
+        `timeout_s` (None: for as long as it takes; where it was joined (`reused`) until the deadline that was given
+        with that).  The task goes on whatever happens here.  Of a delayed task also `TaskExists`: other work took
+        its id before its time came.
         """
+        if self._ends_at is not None:
+            left_s = max(0.0, self._ends_at - clock.unix())
+            timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
         watch = self._watch
         began = clock.monotonic()
         if watch.outcome is not None and watch.outcome.status != "completed":

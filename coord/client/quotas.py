@@ -19,6 +19,7 @@ import msgspec
 from coord import errors
 from coord.core.rate import Rate
 from coord.runtime import clock
+from coord.wire import arguments
 
 _STATM: Final = Path("/proc/self/statm")
 _PAGE_BYTES: Final = resource.getpagesize()
@@ -39,6 +40,7 @@ class Quotas(msgspec.Struct, frozen=True, kw_only=True):
 
     def validate(self) -> None:
         """Raise `SettingsError` for what cannot be kept."""
+        arguments.as_kind(self, Quotas, "quotas", errors.SettingsError)
         if self.inflight is not None and self.inflight < 1:
             raise errors.SettingsError("quotas: inflight is at least 1")
         if self.facts_per_s is not None and self.facts_per_s <= 0:

@@ -19,7 +19,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.patched import Message
-from coord.client.asks import Ask, check_same
+from coord.client.asks import PAYLOAD, Ask, check_same, task_of
 from coord.client.delayed import submit_later
 from coord.client.event_ids import new_event_id
 from coord.client.histories import facts_of, read
@@ -30,7 +30,7 @@ from coord.core import reuse
 from coord.core.admission import ENTER, Board, Door, FailFast
 from coord.runtime import clock
 from coord.runtime.sharing import shared
-from coord.wire import codec, subjects, work
+from coord.wire import arguments, codec, subjects, work
 from coord.wire.records import Fact
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ _LOOKS_MAX: Final = 20
 _BURST: Final = 64
 _COUNT_S: Final = 0.5
 """How long what is counted may be unknown to the metrics."""
-_PAYLOAD: Final = frozenset({"input", "ref"})
-_USUAL: Final = _PAYLOAD | {"priority"}
+_USUAL: Final = PAYLOAD | {"priority"}
 """With nothing else there is nothing to be checked."""
+_ALONE: Final = frozenset({"reuse_for_s", "at", "delay_s"})
+"""With one of these a submission begins with a question."""
 _UNSAID: Final = (None,) * 11
 _GENERATIONS: Final = 64
 """Of reused work that are asked about at a time."""
@@ -93,14 +94,13 @@ class Submits:
         task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
         it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
         `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
-        `deadline`, or `deadline_s` from its submission: what has no outcome by then is expired.  `placement`: how the
-        scheduler chooses an agent; default: the next free one takes it.
-        `preemptible`: a batch task that may be held
-        while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work (capability
-        and input) that runs, or was done no longer ago, answers instead of being done again; see
-        `coord.core.reuse`.  `at` (an aware time) or `delay_s`: it is submitted then, by a timer of its id
-        (`timers.submit` for what recurs); `deadline_s` counts from then, `reuse_for_s` from now.
-        `returns`: type of the result.
+        `deadline`, or `deadline_s` from its submission: what has no outcome by then is expired.  `placement`: how
+        the scheduler chooses an agent; default: the next free one takes it.  `preemptible`: a batch task that may
+        be held while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work
+        (capability and input) that runs, or was done no longer ago, answers instead of being done again, as whoever
+        came first submitted it, and for as long as the deadline that is given here; see `coord.core.reuse`.  `at`
+        (an aware time) or `delay_s`: it is submitted then, by a timer of its id (`timers.submit` for what recurs);
+        `deadline_s` counts from then, `reuse_for_s` from now.  `returns`: type of the result.
 
         Raises `TaskExists` for an id that other work has (of a delayed task the handle does, where other work took
         the id meanwhile), or that any work had which ended and has left the log,
@@ -163,10 +163,11 @@ class Submits:
     ) -> Coroutine[Any, Any, list[Any]]:
         """`submit` each input, pipelined; returns their handles in order, once all are stored.
 
-        `ids`: one for each.  `options`: `submit`'s.  When some are refused the first error is raised after
-        all are settled; with `return_errors` errors stand in the list where handles would.  As many `ids` as
-        `inputs`: `InvalidPayload` before anything is submitted, or, of what has no length, in the place of the
-        first that has no partner, where the list ends.
+        `ids`: one for each.  `options`: `submit`'s, but `id`, the same for all; with `reuse_for_s`, `at` or
+        `delay_s` each is a submission of its own, some at a time: a few requests each.  When some are refused the
+        first error is raised after all are settled; with `return_errors` errors stand in the list where handles
+        would.  As many `ids` as `inputs`: `InvalidPayload` before anything is submitted, or, of what has no length,
+        in the place of the first that has no partner, where the list ends.
         """
         return self._submitter.submit_many(capability, inputs, ids, return_errors=return_errors, **options)
 
@@ -234,6 +235,13 @@ class Submitter:
         given_ids: object = ids
         if isinstance(inputs, Sized) and isinstance(given_ids, Sized) and len(inputs) != len(given_ids):
             raise errors.InvalidPayload(_UNEVEN, inputs=len(inputs), ids=len(given_ids))
+        options = {name: value for name, value in options.items() if value is not None}
+        if _ALONE & options.keys():
+            found = await self._each(capability, inputs, ids, options)
+            first = next((one for one in found if isinstance(one, errors.CoordError)), None)
+            if first is not None and not return_errors:
+                raise first
+            return found
         urgent = options.get("priority") == "critical"
         await self._ready(capability, urgent=urgent)
         sent: list[tuple[Ask, Watch, Statement] | errors.CoordError] = []
@@ -257,8 +265,8 @@ class Submitter:
             sent.append((ask, watch, statement))
             if len(sent) % _BURST == 0:
                 await asyncio.sleep(0)  # let others of this process have their turn, and the broker have these
-        found: list[Any] = []
-        first: errors.CoordError | None = None
+        found = []
+        first = None
         for one in sent:
             try:
                 if isinstance(one, errors.CoordError):
@@ -269,6 +277,31 @@ class Submitter:
                 found.append(exc)
         if first is not None and not return_errors:
             raise first
+        return found
+
+    async def _each(
+        self, capability: str, inputs: Iterable[Any], ids: Iterable[str] | None, options: dict[str, Any]
+    ) -> list[Any]:
+        """What cannot be pipelined, `_BURST` at a time: handles, and errors where they would stand."""
+        pairs: Iterator[tuple[Any, Any]] = ((value, None) for value in inputs)
+        if ids is not None:
+            pairs = itertools.zip_longest(inputs, ids, fillvalue=_MISSING)
+        found: list[Any] = []
+        while burst := list(itertools.islice(pairs, _BURST)):
+            whole = [(value, name) for value, name in burst if value is not _MISSING and name is not _MISSING]
+            try:
+                asked = [self._coord.submit(capability, value, id=name, **options) for value, name in whole]
+            except TypeError as exc:
+                raise errors.InvalidPayload(f"not an option of a task: {exc}") from exc
+            for one in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(one, BaseException) and not isinstance(one, errors.CoordError):
+                    raise one
+                found.append(one)
+            if len(whole) < len(burst):
+                return [*found, errors.InvalidPayload(_UNEVEN)]
+            if isinstance(found[-1], errors.Overloaded | errors.CircuitOpen):
+                # The others would wait as long for the same answer.
+                return found + [found[-1] for _ in pairs]
         return found
 
     async def _named(
@@ -339,24 +372,16 @@ class Submitter:
         elif input is not None:
             said["input"] = msgspec.Raw(raw)
         if deadline is not None:
-            said["deadline"] = deadline.timestamp()
+            said["deadline"] = arguments.moment(deadline, "deadline")
         elif deadline_s is not None:
-            said["deadline"] = clock.unix() + deadline_s
+            said["deadline"] = clock.unix() + arguments.seconds(deadline_s, "deadline_s")
         said = {name: value for name, value in said.items() if value is not None}
         if "placement" in said:
             said["placement"] = placing.data_of(said["placement"])
-        try:
+        if said.get("priority", "normal") not in work.PRIORITIES or not said.keys() <= _USUAL:
+            submission = task_of(said, self._coord.instance)
+        else:
             submission = work.Submission(instance=self._coord.instance, together=True, **said)
-            if submission.priority not in work.PRIORITIES:
-                raise errors.InvalidPayload(
-                    f"a priority is one of {', '.join(work.PRIORITIES)}", priority=str(submission.priority)[:100]
-                )
-            if not said.keys() <= _USUAL:
-                options = {name: value for name, value in said.items() if name not in _PAYLOAD}
-                msgspec.convert(options, work.Submission)  # or no reader would believe what is stored
-                work.check(submission)
-        except (TypeError, msgspec.ValidationError) as exc:
-            raise errors.InvalidPayload(f"not an option of a task: {exc}") from exc
         if capability not in self._doors or submission.priority not in work.QUEUES:
             work.submission_detail(capability, submission.priority)
         name = new_event_id() if id is None else id
@@ -425,7 +450,7 @@ class Submitter:
         key = reuse.key_of(capability, ask.raw)
         watch = self._shared.get(key)
         if watch is not None and watch.outcome is None:
-            return TaskHandle(self._coord, key, watch.id, watch, ask.returns, reused=True)
+            return TaskHandle(self._coord, key, watch.id, watch, ask.returns, reused=True, ends_at=ask.said.deadline)
         urgent = ask.said.priority == "critical"
         said = msgspec.structs.replace(ask.said, reuse_key=key)
         generation = 1 if await self._coord.used_ids.whole() else await self._generation(key)
@@ -445,7 +470,9 @@ class Submitter:
             elif reuse.joinable(found.task, reuse_for_s=reuse_for_s, now=clock.unix()):
                 watch = self._shared[key] = self._coord.outcomes.watch(key, found.task.id)
                 self._join(watch, found.task, found.facts)
-                return TaskHandle(self._coord, key, found.task.id, watch, ask.returns, reused=True)
+                return TaskHandle(
+                    self._coord, key, found.task.id, watch, ask.returns, reused=True, ends_at=ask.said.deadline
+                )
             else:
                 generation = found.generation + 1
         raise errors.Overloaded("others begin this work all the time", capability=capability, key=key)
@@ -482,7 +509,8 @@ class Submitter:
         """The handle of a task that was there before."""
         watch = self._coord.outcomes.watch(ask.key, ask.id)
         self._join(watch, task, facts)
-        return TaskHandle(self._coord, ask.key, ask.id, watch, ask.returns, reused=reused)
+        ends_at = ask.said.deadline if reused else None
+        return TaskHandle(self._coord, ask.key, ask.id, watch, ask.returns, reused=reused, ends_at=ends_at)
 
     def _join(self, watch: Watch, task: Task, facts: list[StoredFact]) -> None:
         """Be told of a task that was there before."""
@@ -563,5 +591,6 @@ class Submitter:
 
 
 def _check_reuse(reuse_for_s: float, *, named: bool) -> None:
-    if named or not reuse_for_s >= 0:
-        raise errors.InvalidPayload("reuse gives a task its id and key, and takes a time of at least 0")
+    arguments.seconds(reuse_for_s, "reuse_for_s")
+    if named:
+        raise errors.InvalidPayload("reuse gives a task its id and key")

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from coord import errors, limits
+from coord.client.asks import task_of
 from coord.client.entities import facts
 from coord.client.event_ids import new_event_id
 from coord.core import placement
 from coord.core import timers as core
 from coord.core.timers import Timer
 from coord.runtime import clock
-from coord.wire import codec, subjects
+from coord.wire import arguments, codec, subjects
 from coord.wire import timing as wire
 from coord.wire.latch import KEY as SIGNALS
 from coord.wire.records import Fact
@@ -215,16 +216,15 @@ class Timers:
     async def _submission(self, input: Any, task: dict[str, Any]) -> Submission:
         raw = codec.encode(input, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
         given = {name: value for name, value in task.items() if value is not None}
+        if "deadline" in given:
+            raise errors.InvalidPayload("what a timer submits has no deadline: `Coord.submit` with `at` takes one")
         if "placement" in given:
             given["placement"] = placement.data_of(given["placement"])
         if len(raw) > INLINE_BYTES:
             given["ref"] = await self._coord.payloads.put(raw)
         elif input is not None:
             given["input"] = msgspec.Raw(raw)
-        try:
-            return Submission(instance=self._coord.instance, **given)
-        except TypeError as exc:
-            raise errors.InvalidPayload(f"not an option of a task: {exc}") from exc
+        return task_of(given, self._coord.instance)
 
 
 _LOOKS_MAX: Final = 20
@@ -239,10 +239,19 @@ def _when(
     zone: str | None,
     times_max: int | None,
 ) -> TimerSet:
+    moment = None if at is None and delay_s is None else due_at(at, delay_s)
+    said = TimerSet(at=moment, every_s=every_s, cron=cron, zone=zone, times_max=times_max)
+    arguments.as_kind(said, TimerSet, "a timer")
+    return said
+
+
+def due_at(at: datetime | None, delay_s: float | None) -> float:
+    """Unix seconds of what is due at a time or in so many seconds: exactly one is given."""
     if at is not None and delay_s is not None:
         raise errors.InvalidPayload("give at or delay_s, not both")
-    moment = at.timestamp() if at is not None else None if delay_s is None else clock.unix() + delay_s
-    return TimerSet(at=moment, every_s=every_s, cron=cron, zone=zone, times_max=times_max)
+    if at is not None:
+        return arguments.moment(at, "at")
+    return clock.unix() + arguments.seconds(delay_s, "delay_s")
 
 
 def _same(timer: Timer, said: TimerSet) -> bool:

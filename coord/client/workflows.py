@@ -33,7 +33,7 @@ from coord.core import flow_definition, flow_view, workflow_life
 from coord.core.flow_view import View
 from coord.core.retry import CallPolicy
 from coord.core.workflow_life import Workflow
-from coord.wire import codec, flow, log_api, subjects
+from coord.wire import arguments, codec, flow, log_api, subjects
 from coord.wire.flow import Definition
 from coord.wire.latch import Raised
 from coord.wire.log_api import Filter, PackedFact, ReadRequest
@@ -100,10 +100,11 @@ class Workflows:
         self, definition: Definition | Built | Mapping[str, Any], input: Any, *, id: str | None, returns: Any
     ) -> WorkflowHandle[Any]:
         """See `coord.client.connect.Coord.start_workflow`."""
-        if isinstance(definition, Built):
-            defined = definition.definition()
-        else:
-            defined = definition if isinstance(definition, Definition) else flow_definition.convert(definition)
+        if isinstance(definition, Mapping):
+            definition = flow_definition.convert(definition)
+        takes = "a coord.Workflow, a definition, or the mapping that one is in a file"
+        arguments.is_a(definition, (Built, Definition), "definition", takes, errors.InvalidWorkflow)
+        defined = definition.unchecked() if isinstance(definition, Built) else definition
         try:
             raw = msgspec.json.encode(defined)
         except (TypeError, ValueError, RecursionError) as exc:
@@ -114,7 +115,7 @@ class Workflows:
                 "a workflow's definition and input are too large together", bytes=len(raw) + len(given),
                 bytes_max=limits.FLOW_BYTES_MAX,
             )  # fmt: skip
-        capabilities = self._capabilities_of(defined, raw)
+        capabilities = self._capabilities_of(raw)
         await self._coord.pushes.open()
         for capability in capabilities:
             await self._coord.queues.open(capability)
@@ -132,12 +133,12 @@ class Workflows:
             watch.foreign = life.submitter != self._coord.agent or life.instance != self._coord.instance
         return WorkflowHandle(self._coord, name, watch, returns)
 
-    def _capabilities_of(self, definition: Definition, raw: bytes) -> list[str]:
+    def _capabilities_of(self, raw: bytes) -> list[str]:
         """Those that it needs; raises `InvalidWorkflow`.  Many workflows have one definition."""
         digest = blake2b(raw, digest_size=16).digest()
         found = self._capabilities.get(digest)
         if found is None:
-            found = sorted(flow_definition.plan(definition).capabilities())
+            found = sorted(flow_definition.plan(flow_definition.decode(raw)).capabilities())
             if len(self._capabilities) >= _DEFINITIONS_MAX:
                 del self._capabilities[next(iter(self._capabilities))]
             self._capabilities[digest] = found

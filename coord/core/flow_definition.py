@@ -10,6 +10,7 @@ is none is refused with an error that names the step at fault.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, Literal, TypeAlias
@@ -20,7 +21,7 @@ from coord import errors, limits
 from coord.core import expressions, placement
 from coord.core.expressions import Path
 from coord.errors import InvalidWorkflow, WireError
-from coord.wire import where
+from coord.wire import arguments, where
 from coord.wire.flow import Definition, RuleTable, Step
 from coord.wire.numbers import check_integers
 from coord.wire.subjects import check_token
@@ -41,6 +42,7 @@ _KINDS: Final[dict[str, Kind]] = {
 _FANNED: Final = frozenset({"task", "workflow"})
 _HEADS: Final = frozenset({"input", "steps", "item", "index", "workflow"})
 _OF_STEP: Final = frozenset({"output", "status", "error"})
+_AT_STEP: Final = re.compile(r"`\$\.steps\[(\d+)\]")
 _MONTH_S: Final = 31 * 86_400.0
 
 
@@ -123,7 +125,7 @@ def decode(raw: bytes) -> Definition:
     try:
         return msgspec.json.decode(raw, type=Definition)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidWorkflow(f"not a workflow's definition: {exc}") from exc
+        raise _not_one(exc, raw) from exc
 
 
 def convert(value: Any) -> Definition:
@@ -131,7 +133,34 @@ def convert(value: Any) -> Definition:
     try:
         return msgspec.convert(value, Definition)
     except (msgspec.MsgspecError, RecursionError) as exc:
-        raise InvalidWorkflow(f"not a workflow's definition: {exc}") from exc
+        raise _not_one(exc, value) from exc
+
+
+def checked(definition: Definition) -> Definition:
+    """A definition that was made in Python, where nothing looks at types; raises what `plan` raises."""
+    try:
+        raw = msgspec.json.encode(definition)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidWorkflow(f"a definition that cannot be sent: {exc}", workflow=definition.name) from exc
+    plan(decode(raw))
+    return definition
+
+
+def _not_one(exc: Exception, given: Any) -> InvalidWorkflow:
+    """The error for what is no definition, naming the step where that can be told; `given`: its JSON, or the value."""
+    found = _AT_STEP.search(str(exc))
+    details = {} if found is None else _named_step(given, int(found[1]))
+    return InvalidWorkflow(f"not a workflow's definition: {arguments.reason(exc, Definition)}", **details)
+
+
+def _named_step(given: Any, number: int) -> dict[str, str]:
+    """The name that the step of that number has, in what may be anything."""
+    try:
+        step = (msgspec.json.decode(given) if isinstance(given, bytes | msgspec.Raw) else given)["steps"][number]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}  # not even JSON further on
+    name = step.get("name") if isinstance(step, dict) else None
+    return {"step": name[:100]} if isinstance(name, str) else {}
 
 
 def plan(definition: Definition, *, depth: int = 1) -> Plan:

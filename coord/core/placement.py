@@ -32,6 +32,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from coord.errors import InvalidPayload
+from coord.wire import arguments
 
 Strategy: TypeAlias = Literal["round_robin", "least_connections", "response_time", "resources", "label", "agent"]
 
@@ -120,11 +121,13 @@ def data_of(asked: Placement | Mapping[str, Any]) -> dict[str, Any]:
 def parse(said: Placement | Mapping[str, Any]) -> Placement:
     """A submission's `placement`; raises `InvalidPayload`."""
     if isinstance(said, Placement):
-        return said.validate()
+        checked: Placement = arguments.as_kind(said, Placement, "placement")
+        return checked.validate()
+    arguments.is_a(said, Mapping, "placement", "a coord.Placement, or a mapping such as {'strategy': 'round_robin'}")
     try:
         return msgspec.convert(dict(said), Placement).validate()
     except msgspec.ValidationError as exc:
-        raise InvalidPayload(f"not a placement: {exc}") from exc
+        raise InvalidPayload(f"placement: {arguments.reason(exc, Placement)}") from exc
 
 
 class History(msgspec.Struct, frozen=True):

@@ -84,8 +84,11 @@ def check_token(value: str, what: str) -> str:
 
     A token is 1 to 64 of a-z, 0-9, '-' and '_'.
     """
-    if _TOKEN.fullmatch(value):
-        return value
+    try:
+        if _TOKEN.fullmatch(value):
+            return value
+    except TypeError as exc:
+        raise InvalidToken(f"{what} is a text, not {type(value).__name__}", token=str(value)[:64], what=what) from exc
     if not value:
         reason = "is empty"
     elif len(value.encode("utf-8", "surrogatepass")) > limits.TOKEN_BYTES_MAX:

@@ -122,3 +122,32 @@ async def test_what_was_submitted_again_has_its_later_outcome(fleet: InMemoryCoo
         again = await c.submit("echo", [1], id="x")
         for handle in (first, c.task("x"), again):
             assert await handle.result(timeout_s=30) == [1]
+
+
+async def test_who_joins_waits_no_longer_than_he_said(fleet: InMemoryCoord) -> None:
+    agent, _ = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        await c.submit("slow", 1, reuse_for_s=60)
+        joined = await c.submit("slow", 1, reuse_for_s=60, deadline_s=0.5)
+        with pytest.raises(errors.DeadlineExceeded):
+            await joined.result()
+        assert (await joined.status()).status == "claimed", "it goes on for whoever came first"
+
+
+async def test_many_at_once_take_what_one_takes(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        twice = [await c.submit_many("echo", range(3), reuse_for_s=60) for _ in range(2)]
+        assert [[handle.reused for handle in many] for many in twice] == [[False] * 3, [True] * 3]
+        assert [await handle.result() for many in twice for handle in many] == [0, 1, 2, 0, 1, 2]
+        later = await c.submit_many("echo", [7, 8], ids=["x", "y"], delay_s=0.5)
+        assert [(await handle.status()).status for handle in later] == ["waiting"] * 2
+        assert [(handle.id, await handle.result()) for handle in later] == [("x", 7), ("y", 8)]
+        mixed = await c.submit_many("echo", [7, 9], ids=["x", "y"], delay_s=0.5, return_errors=True)
+        assert [getattr(one, "id", one.__class__) for one in mixed] == ["x", errors.TaskExists]
+        with pytest.raises(errors.InvalidPayload):
+            await c.submit_many("echo", [1, 2], ids=iter(["z"]), delay_s=0.5)
+        for wrong in ({"retries": "three"}, {"nosuch": 1}, {"reuse_for_s": 1, "nosuch": 1}, {"reuse_for_s": "x"}):
+            with pytest.raises(errors.InvalidPayload):
+                await c.submit_many("echo", [1], **wrong)
+    assert sorted(seen) == [0, 1, 2, 7, 8]
