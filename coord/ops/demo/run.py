@@ -123,10 +123,12 @@ async def _review(stack: DevStack, tenant: str, root: Path, files: int, agents: 
     hosts: list[list[str]] = [[] for _ in range(min(_PROCESSES, len(others)))]
     for i, name in enumerate(others):
         hosts[i % len(hosts)].append(name)
-    parts = ([fleet.SCOUT, fleet.REPORTER], *hosts, [last])
+    parts = (*hosts, [last], [fleet.SCOUT, fleet.REPORTER])
     jobs = [fleet.Job(url=stack.nats_url, tenant=tenant, root=str(root), agents=tuple(names)) for names in parts]
     async with contextlib.AsyncExitStack() as processes:
-        boss, *workers, victim = [await processes.enter_async_context(Process(job)) for job in jobs]
+        *workers, victim = [await processes.enter_async_context(Process(job)) for job in jobs[:-1]]
+        await _all_there(stack.nats_url, tenant, {*others, last})  # or a small tree is done before the last of them is
+        boss = await processes.enter_async_context(Process(jobs[-1]))
         work = asyncio.gather(boss.ended(), _follow(stack.nats_url, tenant, files, victim, out))
         failures = [asyncio.ensure_future(worker.ended()) for worker in workers]
         try:
@@ -147,6 +149,20 @@ async def _review(stack: DevStack, tenant: str, root: Path, files: int, agents: 
             await asyncio.gather(work, *failures, return_exceptions=True)
         await asyncio.gather(*(worker.dismiss() for worker in workers))
     return killed
+
+
+async def _all_there(url: str, tenant: str, names: set[str]) -> None:
+    """Return when all of them have registered."""
+    async with (
+        coord.connect(url, tenant=tenant, agent="audience") as c,
+        c.subscribe(kind="agent", event="registered", start=1) as registered,
+    ):
+        try:
+            async with asyncio.timeout(_READY_S):
+                while names:
+                    names = names - {(await anext(registered)).agent}
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded("not all analysts have come", missing=sorted(names)) from exc
 
 
 async def _follow(url: str, tenant: str, files: int, victim: Process, out: Output) -> Killed:
