@@ -23,11 +23,8 @@ async def test_the_summary_names_who_was_killed_and_who_has_his_tasks(migrated_d
     shown = await cli("demo", *asked)
     assert shown.code == 0, shown.err
     assert f"{FILES} files reviewed" in shown.err
-    assert re.search(
-        r"^analyst-2 was killed \(-9\) in the middle; its .*tasks? went on with analyst-1, within",
-        shown.out,
-        re.MULTILINE,
-    )
+    told = r"^analyst-2 was killed \(-9\) in the middle; its .*tasks? went on with analyst-1, within"
+    assert re.search(told, shown.out, re.MULTILINE)
     moved = shown.out.partition("Tasks that moved")[2].partition("\n\n")[0]
     assert re.search(r"^analyst-2 +analyst-1 +", moved, re.MULTILINE), moved
     assert "every fact and every sample exactly once" in shown.out
