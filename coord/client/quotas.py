@@ -29,7 +29,7 @@ FACTS_OF_A_TASK: Final = 2
 
 
 class Quotas(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent limits itself to.  None: no limit."""
+    """What each process of an agent limits itself to.  None: no limit."""
 
     inflight: int | None = None
     """Tasks at once, of all its capabilities together."""

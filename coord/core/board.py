@@ -10,6 +10,7 @@ Pure: time is an argument.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -19,7 +20,7 @@ from coord import limits
 from coord.core.admission import Board
 from coord.core.capability import CapabilityState
 from coord.core.presence import PresenceTable, Row
-from coord.core.watch import Fare
+from coord.core.watch import Barred, Fare
 
 PART_STALE_S: Final = 3 * limits.BOARD_EVERY_S
 
@@ -27,6 +28,9 @@ Place = tuple[str, str]
 """(tenant, capability)."""
 
 _CHANGED_ENOUGH: Final = 0.25
+
+_CLAIMS_KEPT: Final = 4
+"""Sums of a second.  Partitions are not folded in step: a claim may be counted before the end of the one before it."""
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -48,6 +52,8 @@ class Part(msgspec.Struct, frozen=True):
     circuits: list[Open] = []
     stood: list[tuple[str, str, int]] = []
     """(tenant, capability, workers it told to stand by, ever): `coord.core.standers`."""
+    quarantined: list[tuple[str, str, Barred]] = []
+    """(tenant, agent, why and since when)."""
     bye: bool = False
     """It stops: others have its partitions."""
 
@@ -85,6 +91,7 @@ class Sums:
         self.name = name
         self._parts: dict[str, tuple[float, Part]] = {}
         self._said: dict[Place, Board] = {}
+        self._claims: deque[dict[tuple[str, str], int]] = deque(maxlen=_CLAIMS_KEPT)
         self._able: dict[Place, tuple[int, int]] = {}
         """(instances that would take a task, what they run at a time), as `count` found."""
         self.circuits: dict[Place, Open] = {}
@@ -112,6 +119,7 @@ class Sums:
             del self._parts[name]
         fares: dict[Place, Fare] = {}
         claims: dict[tuple[str, str], int] = {}
+        barred: dict[tuple[str, str], Barred] = {}
         self.circuits = {}
         for _, said in self._parts.values():
             for tenant, capability, fare in said.fares:
@@ -120,8 +128,12 @@ class Sums:
                 claims[tenant, agent] = claims.get((tenant, agent), 0) + count
             for circuit in said.circuits:
                 self.circuits[circuit.tenant, circuit.capability] = circuit
+            for tenant, agent, why in said.quarantined:
+                barred[tenant, agent] = why
         table.fare_of = fares
-        table.claims_of = claims
+        self._claims.append(claims)
+        table.claims_of = {agent: min(sums.get(agent, 0) for sums in self._claims) for agent in claims}
+        table.bar(barred)
 
     def count(self, table: PresenceTable) -> None:
         """Count who can do what: the costly part, which need not be newer than a second."""

@@ -30,13 +30,13 @@ Pure: time is an argument (monotonic seconds), what is to be done is returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from coord import limits
-from coord.core.watch import NO_FARE, Fare, Usage, Watch
+from coord.core.watch import NO_FARE, Barred, Fare, Usage, Watch
 from coord.wire import presence as wire
 from coord.wire.presence import Heartbeat, Quotas, Registration
 
@@ -146,11 +146,18 @@ class Row(msgspec.Struct):
     closed_on: int | None = None
     """The number of the connection that died."""
     gone_at: float | None = None
+    barred: Barred | None = None
+    """Its agent is quarantined, whatever it says itself."""
 
     @property
     def takes(self) -> bool:
-        """Whether it would take a task: it is there, and neither drains nor is quarantined (it says so itself)."""
-        return self.state != "gone" and not self.beat.draining and not self.beat.quarantined
+        """Whether it would take a task: it is there, and neither drains nor is quarantined."""
+        return self.state != "gone" and not self.beat.draining and not self.quarantined
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it is to take nothing: as the log says, or as it was told."""
+        return self.barred is not None or self.beat.quarantined
 
     @property
     def ident(self) -> Ident:
@@ -202,6 +209,7 @@ class PresenceTable(Watch):
         """(tenant, agent) → claims it holds, likewise."""
         self.rate_of: dict[tuple[str, str], float] = {}
         """(tenant, agent) → facts it states per second, where somebody counts."""
+        self._barred: Mapping[tuple[str, str], Barred] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -280,6 +288,21 @@ class PresenceTable(Watch):
         at = (tenant, agent)
         memory = max((row.beat.memory_mib or 0.0 for row in self.instances(tenant, agent)), default=0.0)
         return Usage(self.claims_of.get(at, 0), self.rate_of.get(at, 0.0), memory)
+
+    @property
+    def barred(self) -> Mapping[tuple[str, str], Barred]:
+        """See `Watch`."""
+        return self._barred
+
+    def bar(self, agents: Mapping[tuple[str, str], Barred]) -> None:
+        """These are quarantined, and nobody else, as whoever sums over partitions and processes knows."""
+        if agents == self._barred:
+            return
+        for at in agents.keys() | self._barred.keys():
+            for row in self.instances(*at):
+                row.barred = agents.get(at)
+        self._barred = dict(agents)
+        self.version += 1
 
     def with_quotas(self) -> dict[tuple[str, str], Quotas]:
         """(tenant, agent) → what its instances that are there say it may use."""
@@ -480,6 +503,7 @@ class PresenceTable(Watch):
         return bool(gone)
 
     def _add(self, row: Row) -> Row:
+        row.barred = self._barred.get((row.tenant, row.agent))
         self._rows[row.ident] = row
         self._of_tenant.setdefault(row.tenant, {})[row.ident] = row
         self._present += 1

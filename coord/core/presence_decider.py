@@ -12,7 +12,7 @@ that beat are 5,000 registrations here and nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -118,10 +118,25 @@ class Agent(msgspec.Struct, omit_defaults=True):
 
     @property
     def quotas(self) -> Quotas | None:
-        """Those of its newest registration; None where they bound nothing."""
+        """What its instances that are there may use together: each may use its own (memory: of one instance).
+
+        None where nothing is bounded, or nobody is there.
+        """
+        said = [one.about.quotas or Quotas() for one in self.instances.values() if one.status in ("alive", "suspect")]
+        if not said:
+            return None
+        quotas = Quotas(
+            _together(sum, [one.inflight for one in said]),
+            _together(sum, [one.facts_per_s for one in said]),
+            _together(max, [one.memory_mib for one in said]),
+        )
+        return quotas if quotas.bound else None
+
+    @property
+    def bounds(self) -> bool:
+        """Whether its newest registration bounds anything."""
         newest = next(reversed(self.instances.values()), None)
-        quotas = None if newest is None else newest.about.quotas
-        return quotas if quotas is not None and quotas.bound else None
+        return newest is not None and newest.about.quotas is not None and newest.about.quotas.bound
 
     def apply(self, fact: StoredFact) -> bool:
         """Fold one fact of kind agent; whether it changed anything."""
@@ -238,6 +253,10 @@ class PresenceDecider(Folding):
         """An agent of this partition; not to be changed."""
         return self._agents.get((tenant, agent))
 
+    def quarantined(self) -> Iterator[Agent]:
+        """Those that are quarantined, not to be changed."""
+        return (agent for agent in self._watched.values() if agent.quarantined)
+
     # --- facts -----------------------------------------------------------------------------
 
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
@@ -264,9 +283,11 @@ class PresenceDecider(Folding):
             return (_of_one(agent, there, agent.instances[there], "returned", agent.present - 1, outside=False),)
         if fact.event == "registered" and agent.quarantined:
             # A new instance does not know: being started again is no way out.
-            return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": "quarantined"}),)
+            told = {"what": "quarantined", "reason": agent.quota}
+            return (Push(fact.tenant, fact.id, None, wire.TOPIC, told),)
         if fact.event in ("quarantined", "released"):
-            return (Push(fact.tenant, fact.id, None, wire.TOPIC, {"what": fact.event}),)
+            told = {"what": fact.event, **({"reason": agent.quota} if agent.quota else {})}
+            return (Push(fact.tenant, fact.id, None, wire.TOPIC, told),)
         return NONE
 
     def _said(self, at: tuple[str, str], fact: StoredFact) -> None:
@@ -366,7 +387,8 @@ class PresenceDecider(Folding):
         return False
 
     def _watch_usage(self, at: tuple[str, str], agent: Agent) -> None:
-        if at in self._agents and (agent.quarantined or agent.quotas is not None):
+        # Once it is watched it stays so: its instances may differ, and a look sees all of them.
+        if at in self._agents and (agent.quarantined or agent.bounds or at in self._watched):
             self._watched[at] = agent
         else:
             self._watched.pop(at, None)
@@ -415,7 +437,8 @@ class PresenceDecider(Folding):
         self._dying.clear()
         self._watched.clear()
         for at, agent in self._agents.items():
-            self._watch_usage(at, agent)
+            if agent.quarantined or agent.quotas is not None:
+                self._watched[at] = agent
 
     def open_count(self) -> int:
         """Registered agents."""
@@ -442,9 +465,16 @@ def _broken(quotas: Quotas | None, usage: Usage) -> str | None:
         return None
     for name in ("inflight", "facts_per_s", "memory_mib"):
         bound = getattr(quotas, name)
-        if bound is not None and getattr(usage, name) > bound:
+        # What is stored within a second is not what was stated within one.
+        slack = limits.QUOTA_RATE_SLACK if name == "facts_per_s" else 1.0
+        if bound is not None and getattr(usage, name) > slack * bound:
             return name
     return None
+
+
+def _together(how: Callable[[list[Any]], Any], bounds: list[Any]) -> Any:
+    """None where one of them has no bound."""
+    return None if None in bounds else how(bounds)
 
 
 def _of_one(agent: Agent, instance: str, one: Instance, event: str, others: int, *, outside: bool = True) -> State:

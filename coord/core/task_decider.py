@@ -7,7 +7,7 @@ What a task *is* after a fact, `coord.core.tasks` says.  This adds what is to be
     queued (returned, released) nak it, to come back at once
     free, and not claimed       nak it after 1, 2, 4 … 10 s: whoever was given it may be dead or hang
     claimed                     extend its lease every third of ack_wait while the instance lives
-    instance gone · overran     state released.{n}
+    instance gone · overran     state released.{n}; so where a quarantined agent claimed it
     deadline passed             state expired
     near the window's edge      state the submission again, with what is known of it
 
@@ -34,7 +34,7 @@ from coord import limits
 from coord.core import tasks
 from coord.core.deciding import NONE, Effect, Open, Presence, Push, Settle, State
 from coord.core.tasks import Task
-from coord.core.watch import Fare
+from coord.core.watch import Barred, Fare, Watch
 from coord.errors import WireError
 from coord.wire import subjects, work
 from coord.wire.envelope import StoredFact
@@ -120,6 +120,8 @@ class TaskDecider:
         """(when to nak the delivery again, and how long it was waited before): of what is not claimed."""
         self._released: deque[tuple[float, Ident, int]] = deque()
         """(when to look whether it was taken, task, claim that was released)."""
+        self._barred: Mapping[tuple[str, str], Barred] = {}
+        """Who is quarantined, as of the last tick."""
         self._recalled: tuple[Ident, Task] | None = None
         self.ended: Task | None = None
         """The task that the newest fact ended, for whoever folds the fact after this; who has seen it takes it away."""
@@ -196,6 +198,9 @@ class TaskDecider:
         if event in ("failed", "returned", "released"):
             if event == "released":
                 self._released.append((fact.stored_at.timestamp() + _RELEASED_S, ident, task.claims))
+                if claimant is not None and tasks.decode(fact, work.Released).reason == "quarantined":
+                    # Unlike the others it may well be at it.
+                    return (*_nak(task, fact.stored_at.timestamp()), _stop(task, claimant, instance, claim))
             return _nak(task, fact.stored_at.timestamp())
         return NONE  # placed: the scheduler's own
 
@@ -292,8 +297,8 @@ class TaskDecider:
             if held is None:
                 held = self._held[holder] = set()
             held.add(ident)
-        if self._gone and holder in self._gone:
-            # It died before its claim was stored, or came back: the next tick asks which.
+        if (self._gone and holder in self._gone) or (self._barred and self._is_barred(task)):
+            # It died before its claim was stored, or came back: the next tick asks which.  Or it is to take nothing.
             self._leases.appendleft((0.0, ident, task.claims))
         else:
             # In order of time but for a broker's clock that was set back; then a look comes late by as much.
@@ -305,6 +310,11 @@ class TaskDecider:
         overrun_at = _overrun_at(task)
         if after < overrun_at <= until:
             heapq.heappush(self._due, (overrun_at, ident, task.claims))
+
+    def _is_barred(self, task: Task) -> bool:
+        """Whether it was claimed by somebody who had long been quarantined."""
+        why = None if task.claimant is None else self._barred.get((task.tenant, task.claimant))
+        return why is not None and (task.claimed_at or 0.0) > why.since + limits.QUARANTINE_TOLD_S
 
     def _let_go(self, ident: Ident, agent: str | None, instance: str | None) -> None:
         if agent is None or instance is None:
@@ -387,6 +397,7 @@ class TaskDecider:
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
         """Extend the leases that are due; end what overran; make sure of queues."""
         self._now = now
+        self._barred = presence.barred if isinstance(presence, Watch) else {}
         effects: list[Effect] = []
         leases, released = self._leases, 0
         while leases and leases[0][0] <= now and released < limits.DECIDER_BURST:
@@ -399,6 +410,9 @@ class TaskDecider:
             if not _lives(task, presence):
                 released += 1
                 effects.append(_release(task, "gone"))
+            elif self._barred and self._is_barred(task):
+                released += 1
+                effects.append(_release(task, "quarantined"))
             else:
                 effects += _extend(task)
         while self._released and self._released[0][0] <= now:

@@ -339,7 +339,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         said = decode(fact, Released)
         if self.status != "claimed" or work.number(fact.detail) != self.claims:
             return _OVERTAKEN
-        if said.reason == "drained":
+        if said.reason in ("drained", "quarantined"):  # no fault of the task's
             self._free("queued")
             return None
         self.deaths += 1

@@ -7,7 +7,7 @@ may lead only to facts that are stated once: whoever comes later folds the fact.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -56,6 +56,15 @@ class Usage(msgspec.Struct, frozen=True):
     """Of its largest instance."""
 
 
+class Barred(msgspec.Struct, frozen=True):
+    """That an agent is quarantined."""
+
+    quota: str = ""
+    """The one it broke."""
+    since: float = 0.0
+    """The broker's clock, Unix seconds."""
+
+
 class Watch(abc.ABC):
     """What a decider may ask about the world outside the log; `coord.core.deciding.Presence`, and more."""
 
@@ -75,6 +84,11 @@ class Watch(abc.ABC):
     def doubts(self) -> bool:
         """Whether this process may have missed what was said: who is silent now may well be there."""
         return False
+
+    @property
+    def barred(self) -> Mapping[tuple[str, str], Barred]:
+        """(tenant, agent) → of those that are quarantined, why and since when."""
+        return {}
 
     @property
     def news(self) -> object:

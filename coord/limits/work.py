@@ -232,8 +232,15 @@ AGENTS_FOUND_MAX: Final = 1_000
 QUOTA_LOOKS: Final = 3
 """Looks in a row, a second apart, at which an agent uses more than its quota until it is quarantined."""
 
+QUOTA_RATE_SLACK: Final = 1.25
+"""So much more than its facts per second an agent may be seen to state: a second's worth may come at once, and a
+batch of them just before or after a look."""
+
 QUARANTINE_S: Final = 60.0
 """How long at least."""
+
+QUARANTINE_TOLD_S: Final = 1.0
+"""What an agent claims within this after it was quarantined it keeps: it may not have heard of it yet."""
 
 CAPABILITY_WINDOW_S: Final = 30.0
 CAPABILITY_OUTCOMES_MIN: Final = 20

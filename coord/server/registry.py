@@ -125,7 +125,7 @@ class Registry:
 def _shown(row: Row) -> str:
     if row.state != "alive":
         return row.state
-    return "quarantined" if row.beat.quarantined else "draining" if row.beat.draining else "alive"
+    return "quarantined" if row.quarantined else "draining" if row.beat.draining else "alive"
 
 
 def _found(row: Row, now: float) -> Found:
@@ -143,5 +143,6 @@ def _found(row: Row, now: float) -> Found:
         memory_mib=beat.memory_mib,
         heard_s=round(now - row.heard, 3),
         quotas=about.quotas,
+        quota=row.barred.quota if row.barred is not None else None,
         **fields,
     )

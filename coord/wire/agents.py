@@ -21,6 +21,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: float | None = None
     coordinator: str | None = None
     quotas: Quotas | None = None
+    quota: str | None = None
+    """The one that its agent broke, while it is quarantined."""
     load: float = 0.0
     claims: int = 0
     running: dict[str, int] = {}

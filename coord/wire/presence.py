@@ -18,7 +18,7 @@ from coord.wire.subjects import check_token
 
 
 class Quotas(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an agent may use, all of its instances together; None: no bound."""
+    """What each instance of an agent may use; None: no bound.  All are watched together: N may use N times as much."""
 
     inflight: Count | None = None
     """Claims held at a time."""

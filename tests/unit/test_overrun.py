@@ -8,7 +8,10 @@ import pytest
 
 from coord import limits
 from coord.core import task_decider
+from coord.core.deciding import Settle
+from coord.core.presence import PresenceTable
 from coord.core.task_decider import EXTEND_EVERY_S, TaskDecider
+from coord.core.watch import Barred
 from tests.support.facts import Log
 
 
@@ -51,3 +54,24 @@ def test_a_task_that_has_ended_leaves_nothing_to_look_at(monkeypatch: pytest.Mon
     assert log.facts[-1].event == "expired"
     log.pass_s(2 * EXTEND_EVERY_S)
     assert not decider._leases
+
+
+def test_what_a_quarantined_agent_claims_is_given_to_others() -> None:
+    decider, table = TaskDecider(), PresenceTable(0.0)
+    log = Log(decider)
+    table.beat("acme", "w", "w1", b"{}", 0.0)
+    claimed(log, "before")
+    table.bar({("acme", "w"): Barred("inflight", log.now.timestamp())})
+    log.pass_s(2 * limits.QUARANTINE_TOLD_S, table)
+    claimed(log, "after")
+    log.effects.clear()
+    log.pass_s(0.25, table)
+    assert [(f.id, f.event, f.data["reason"]) for f in log.facts[4:]] == [("after", "released", "quarantined")]
+    assert [(push["what"], push["id"], push["claim"]) for push in log.pushes()] == [("cancel", "after", 1)]
+    assert [effect.how for effect in log.effects if isinstance(effect, Settle)] == ["nak"]
+    log.state("x", "task", "after", "claimed", "2", data={"instance": "x1"})
+    log.pass_s(2 * EXTEND_EVERY_S, table)
+    assert len(log.facts) == 6  # what it held before it finishes
+    task = decider.get("acme", "after", "after")
+    assert task is not None
+    assert (task.claimant, task.deaths) == ("x", 0)

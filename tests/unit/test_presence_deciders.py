@@ -16,7 +16,8 @@ from coord.core.capability import CapabilityDecider, CapabilityState
 from coord.core.deciding import Push, State
 from coord.core.presence import PresenceTable
 from coord.core.presence_decider import TRANSITIONS, Agent, PresenceDecider
-from coord.core.watch import Fare, Usage, Watch
+from coord.core.watch import Barred, Fare, Usage, Watch
+from coord.server.registry import _found
 from coord.wire.records import StoredFact
 from coord.wire.subjects import partition
 
@@ -313,7 +314,7 @@ def test_bad_registrations_are_passed_over(presence: Loop) -> None:
     ("quotas", "used", "broken"),
     [
         ({"inflight": 2}, Usage(inflight=3), "inflight"),
-        ({"facts_per_s": 10}, Usage(facts_per_s=11.0), "facts_per_s"),
+        ({"facts_per_s": 10}, Usage(facts_per_s=13.0), "facts_per_s"),
         ({"memory_mib": 100}, Usage(memory_mib=101.0), "memory_mib"),
     ],
 )
@@ -326,9 +327,47 @@ def test_an_offender_is_quarantined_and_released(presence: Loop, quotas, used, b
     presence.world.used = Usage()
     assert presence.look() == []
     assert presence.look(limits.QUARANTINE_S) == ["released.1"]
-    assert [push.body["what"] for push in presence.pushes] == ["quarantined", "released"]
+    assert [push.body for push in presence.pushes] == [{"what": "quarantined", "reason": broken}, {"what": "released"}]
     presence.world.used = used
     assert [presence.look(), presence.look(), presence.look()] == [[], [], ["quarantined.2"]]
+
+
+@pytest.mark.parametrize(
+    ("quotas", "used"),
+    [
+        ({"inflight": 2}, Usage(inflight=6)),
+        ({"facts_per_s": 10}, Usage(facts_per_s=37.0)),
+        ({"memory_mib": 100}, Usage(memory_mib=100.0)),
+    ],
+)
+def test_replicas_may_each_use_what_one_may(presence: Loop, quotas, used) -> None:
+    for n in range(3):
+        presence.decider.apply(registered(f"i{n}", n, quotas=quotas))
+    presence.world.used = used
+    for _ in range(5):
+        assert presence.look() == []
+    presence.world.states["i0"] = "gone"
+    assert presence.look() == ["gone.i0.1"]
+    over = [presence.look() for _ in range(3)][-1]
+    assert over == ([] if "memory_mib" in quotas else ["quarantined.1"])
+    presence.decider.apply(registered("i4", 9))  # one that may use anything
+    assert presence.decider.get("acme", "a1").quotas is None
+
+
+def test_who_is_quarantined_is_shown_and_left_alone_whatever_it_says() -> None:
+    table, sums = PresenceTable(0.0), board.Sums("b")
+    why = Barred("inflight", T)
+    table.beat("acme", "w", "i1", b'{"about":{"capabilities":{"ocr":4}}}', 1.0)
+    sums.hear("b", board.Part(quarantined=[("acme", "w", why)]), 1.0)
+    sums.add_up(table, 1.0)
+    table.beat("acme", "w", "i2", b'{"about":{"capabilities":{"ocr":4}}}', 1.0)  # it was started again
+    found = [_found(row, 1.0) for row in table.rows("acme")]
+    assert {(one.state, one.quota) for one in found} == {("quarantined", "inflight")}
+    assert not any(row.takes for row in table.rows("acme"))
+    sums.hear("b", board.Part(), 2.0)
+    sums.add_up(table, 2.0)
+    assert all(row.takes for row in table.rows("acme"))
+    assert _found(next(table.rows("acme")), 2.0).state == "alive"
 
 
 def test_a_short_excess_is_forgiven(presence: Loop) -> None:

@@ -138,7 +138,7 @@ def _row(one: Found) -> dict[str, Any]:
     return {
         "agent": one.agent,
         "instance": one.instance,
-        "state": one.state,
+        "state": one.state if one.quota is None else f"{one.state} ({one.quota})",
         "claims": one.claims,
         "load": one.load,
         "capabilities": " ".join(f"{name}:{count}" for name, count in one.capabilities.items()),
