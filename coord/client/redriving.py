@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coord import errors
 from coord.client.histories import read
+from coord.core.flow_run import AGENT as _WORKFLOW
 from coord.wire.records import Fact
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ _NOT_AGAIN: Final = (
 deciders may offer local steps: who told of some would be refused."""
 
 
-async def redrive(coord: Coord, id: str, key: str | None = None) -> int:
+async def redrive(coord: Coord, id: str, key: str | None = None, *, workflow_tasks: bool = False) -> int:
     """Submit a task again that failed, was rejected, cancelled or expired; the stream sequence of that.
 
     With the same input, bounds and queue, and no deadline.  It is its n-th life: retries and deaths
-    are counted from 0 again.  Whoever else redrives it meanwhile, one of both is refused.
+    are counted from 0 again.  Whoever else redrives it meanwhile, one of both is refused.  A task of a workflow
+    is left alone without `workflow_tasks`: the workflow has gone on without it, and may have undone what it builds on.
 
-    Raises `UnknownTask`, `TaskExists` (it is open, or was completed), `WrongLastSequence` (somebody said
-    something about it meanwhile: look again), and what publishing raises.
+    Raises `UnknownTask`, `TaskExists` (it is open, or was completed), `TaskOfWorkflow`, `WrongLastSequence` (somebody
+    said something about it meanwhile: look again), and what publishing raises.
     """
     key = id if key is None else key
     task, facts = await read(coord.connection, coord.tenant, key, id)
@@ -35,6 +37,8 @@ async def redrive(coord: Coord, id: str, key: str | None = None) -> int:
         raise errors.UnknownTask("the log holds no such task", task=id, key=key)
     if not task.ended or task.status == "completed":
         raise errors.TaskExists(f"it is {task.status}: there is nothing to do again", task=id, key=key)
+    if not workflow_tasks and (task.submitter == _WORKFLOW or any(fact.agent == _WORKFLOW for fact in facts)):
+        raise errors.TaskOfWorkflow(task=id, workflow=key)
     begun = next((fact for fact in facts if fact.seq == task.submitted_seq), None)
     if begun is None:
         raise errors.UnknownTask("its submission has left the log", task=id, key=key)

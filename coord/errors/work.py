@@ -52,6 +52,14 @@ class TaskExists(CoordError):
     remedy = "Use another id for different work."
 
 
+class TaskOfWorkflow(CoordError):
+    """The task is a workflow's; what it came to alone would change nothing about how that ended."""
+
+    code = "task.of_workflow"
+    fault = Fault.CALLER
+    remedy = "Start the workflow again under another id; `--workflow-tasks` submits its task all the same, alone."
+
+
 class UnknownTask(CoordError):
     """No task of this id is in the log."""
 

@@ -3,6 +3,7 @@
 -- :status      failed, rejected, expired or cancelled; empty: all but cancelled
 -- :capability  only of this capability; empty: all
 -- :error       only with this kind of error; empty: all
+-- :of          workflows: only tasks of workflows; none: all others; empty: all
 -- :since       submitted from then on = -infinity
 -- :limit       at most so many = 100
 -- attempts counts claims, also those whose agent died.
@@ -13,6 +14,7 @@ WHERE (:'tenant' = '' OR t.tenant = :'tenant')
   AND t.ended_at IS NOT NULL
   AND (:'capability' = '' OR t.capability = :'capability')
   AND (:'error' = '' OR t.error = :'error')
+  AND (:'of' = '' OR (t.submitter = '_workflow') = (:'of' = 'workflows'))
   AND t.submitted_at >= :'since'::timestamptz
 ORDER BY t.ended_at DESC, t.tenant, t.key, t.id
 LIMIT :'limit'::bigint

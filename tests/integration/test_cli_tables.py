@@ -111,7 +111,19 @@ async def test_tasks_are_submitted_listed_shown_cancelled_and_retried(
         assert (await cli("task", "cancel", "open", "--reason", "enough")).code == 0
         assert (await cli("task", "cancel", "open")).code == 1, "it has ended"
 
-        listed = (await cli("dlq", "redrive", *mine, "--dry-run", "-o", "json")).json
+        async with pool_of(migrated_database.url) as pool, pool.transaction() as conn:
+            step = [
+                event(seq, tenant=fleet.tenant, id="pay", key="trip", agent=agent, event=name, detail=detail)
+                for seq, (name, detail, agent) in enumerate(
+                    [("submitted", "pay.normal", "_workflow"), ("claimed", "1", "w1"), ("rejected", "", "w1")], 1
+                )
+            ]
+            assert await entities.project(conn, [step]) == [{}]
+        dry = await cli("dlq", "redrive", *mine, "--dry-run", "-o", "json")
+        assert "1 tasks of workflows (trip)" in dry.err
+        listed = (await cli("dlq", "redrive", *mine, "--dry-run", "--workflow-tasks", "-o", "json")).json
+        assert {(r["id"], r["key"]) for r in listed} == {("dead", "dead"), ("pay", "trip")}
+        listed = dry.json
         assert [(r["id"], r["status"], r["seq"]) for r in listed] == [("dead", "failed", None)]
         again = await cli("task", "retry", "dead", "-o", "json")
         assert again.json["id"] == "dead"

@@ -8,6 +8,9 @@ import typer
 
 from coord.ops.cli.base import Context, Exit, command, group
 
+_NAMED_MAX = 10
+"""Workflows that are named; the others are counted."""
+
 app = group("dlq", "Dead letters: messages parked with the reason.")
 
 
@@ -24,7 +27,7 @@ async def ls(
 
     async with ctx.pool() as pool, pool.acquire() as conn:
         rows = await queries.run(conn, "dead_letters", stream=stream.upper(), tenant=tenant, code=code, limit=limit)
-        dead = ctx.out.is_table and await queries.run(conn, "tasks_dead", tenant=tenant, limit=1)
+        dead = ctx.out.is_table and await queries.run(conn, "tasks_dead", tenant=tenant, of="none", limit=1)
     columns = ["dead_at", "stream", "seq", "idx", "code", "reason", "tenant", "agent", "body_bytes"]
     ctx.out.rows([dict(row) for row in rows], columns, empty="There are no dead letters.")
     if rows and ctx.out.is_table:
@@ -69,18 +72,25 @@ async def redrive(
     ] = 100,
     tenant: Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")] = "",
     agent: Annotated[str, typer.Option("--agent", help="Who submits them; default: identity.agent.")] = "",
+    workflow_tasks: Annotated[
+        bool, typer.Option("--workflow-tasks", help="Also those of workflows, each alone; default: they are left.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be submitted again.")] = False,
 ) -> int:
-    """Submit dead tasks again: those that ended without success, as the database has them."""
+    """Submit dead tasks again: those that ended without success, as the database has them.
+
+    Tasks of workflows are left alone: a workflow has gone on without them, or undone what they build on.
+    """
     from coord.client import redriving
     from coord.errors import CoordError
     from coord.store import queries
 
     fleet = tenant or ctx.settings.identity.tenant
     async with ctx.pool() as pool, pool.acquire() as conn:
-        found = await queries.run(
-            conn, "tasks_dead", tenant=fleet, status=status, capability=capability, error=error, limit=limit
-        )
+        which = {"tenant": fleet, "status": status, "capability": capability, "error": error}
+        of = "" if workflow_tasks else "none"
+        found = await queries.run(conn, "tasks_dead", **which, of=of, limit=limit)
+        left = [] if workflow_tasks else await queries.run(conn, "tasks_dead", **which, of="workflows", limit=10_000)
     rows: list[dict[str, Any]] = [
         {"id": r["id"], "key": r["key"], "status": r["status"], "error": r["error"], "seq": None, "refused": None}
         for r in found
@@ -89,11 +99,23 @@ async def redrive(
         async with ctx.speaking(tenant=fleet, agent=agent) as me:
             for row in rows:
                 try:
-                    row["seq"] = await redriving.redrive(me, row["id"], row["key"])
+                    row["seq"] = await redriving.redrive(me, row["id"], row["key"], workflow_tasks=workflow_tasks)
                 except CoordError as exc:
                     row["refused"] = exc.code
     ctx.out.rows(rows, ["id", "key", "status", "error", "seq", "refused"], empty="There are no dead tasks.")
+    if left:
+        ctx.out.say(_left([row["key"] for row in left]))
     return Exit.ERROR if any(row["refused"] for row in rows) else Exit.OK
+
+
+def _left(workflows: list[str]) -> str:
+    """`workflows`: whose each task that was left is."""
+    names = sorted(set(workflows))
+    whose = ", ".join(names[:_NAMED_MAX]) + (f" and {len(names) - _NAMED_MAX} others" if names[_NAMED_MAX:] else "")
+    return (
+        f"Left alone: {len(workflows)} tasks of workflows ({whose}). Start those again under other ids; "
+        "--workflow-tasks submits their tasks all the same, each alone."
+    )
 
 
 def _letter(row: dict[str, Any]) -> dict[str, Any]:

@@ -142,12 +142,22 @@ async def cancel(
 
 
 @command(app, "retry")
-async def retry(ctx: Context, id: _Id, key: _Key = "", tenant: _Tenant = "", agent: _Agent = "") -> None:
-    """Submit a task again that failed, was rejected, cancelled or expired."""
+async def retry(
+    ctx: Context,
+    id: _Id,
+    key: _Key = "",
+    tenant: _Tenant = "",
+    agent: _Agent = "",
+    workflow_tasks: Annotated[bool, typer.Option("--workflow-tasks", help="Even one of a workflow, alone.")] = False,
+) -> None:
+    """Submit a task again that failed, was rejected, cancelled or expired.
+
+    One of a workflow is left alone: the workflow has gone on without it, or undone what it builds on.
+    """
     from coord.client.redriving import redrive
 
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
-        seq = await redrive(me, id, key or None)
+        seq = await redrive(me, id, key or None, workflow_tasks=workflow_tasks)
     ctx.out.record({"id": id, "seq": seq})
 
 
