@@ -230,15 +230,24 @@ class WorkflowHandle(Generic[T]):
         return found
 
     async def cancel(self, reason: str = "") -> bool:
-        """Cancel it: nothing more begins, and what was completed is undone.  False: it has ended already.
+        """Cancel it: nothing more begins, and what was completed is undone.  False: it has ended, or ended first.
 
-        Only whoever started it may; raises `UnknownWorkflow`, and what stating a fact raises.
+        Only whoever started it may; raises `NotSubmitter`, `UnknownWorkflow`, and what stating a fact raises.
         """
-        if (await self._life()).ended:
+        life = await self._life()
+        if life.submitter != self._coord.agent:
+            raise errors.NotSubmitter(workflow=self.id, submitter=life.submitter)
+        if life.ended:
             return False
         said = flow.Cancelled(reason=reason)
-        await self._coord.stating.state(Fact(kind="workflow", id=self.id, key=self.id, event="cancelled", data=said))
-        return True
+        fact = Fact(kind="workflow", id=self.id, key=self.id, event="cancelled", data=said)
+        stored = await self._coord.stating.state(fact)
+        for _ in range(_LOOKS_MAX):  # what answers may lag behind what was just stored
+            found = await facts_of(self._coord, self.id, "workflow")
+            if any(fact.seq == stored.seq for fact in found):
+                return all(fact.seq != stored.seq for fact, _ in workflow_life.fold(found)[1])
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        raise errors.DeadlineExceeded("the log does not show what was just stored", workflow=self.id)
 
     async def signal(self, name: str, data: Any = None) -> None:
         """Raise a signal under its key: what a step with ``signal`` waits for.

@@ -154,6 +154,14 @@ class WorkflowExists(CoordError):
     remedy = "Use another id for other work."
 
 
+class NotSubmitter(CoordError):
+    """Another agent has started this workflow; `submitter` names it."""
+
+    code = "workflow.not_submitter"
+    fault = Fault.CALLER
+    remedy = "Let that agent cancel it: `coord workflow cancel` without --agent speaks as it."
+
+
 class UnknownWorkflow(CoordError):
     """No workflow of this id is in the log."""
 

@@ -65,6 +65,8 @@ async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Pat
         assert (await cli("workflow", "cancel", "w1")).code == 1, "it has ended"
 
         await cli("workflow", "start", "approve", "--id", "w2", "--agent", "somebody")
+        refused = await cli("workflow", "cancel", "w2", "--agent", "other")
+        assert (refused.code, "[workflow.not_submitter]" in refused.err) == (1, True)
         assert (await cli("workflow", "cancel", "w2", "--reason", "enough")).code == 0
 
         async def cancelled() -> bool:

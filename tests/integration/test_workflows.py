@@ -145,17 +145,32 @@ async def test_a_sleep_and_a_signal_that_nobody_raises_in_time(fleet: Fleet) -> 
         assert failed.value.details["error"] == "workflow.timeout"
 
 
-async def test_cancelling_from_whoever_started_it_only(fleet: Fleet) -> None:
+async def test_cancelling_from_whoever_started_it_only(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = coord.Workflow("waits")
     flow.signal("wait", "never")
     async with fleet.client() as c, fleet.client("other") as other:
         handle = await c.start_workflow(flow, id="w")
-        await other.workflow("w").cancel("not mine")
+        with pytest.raises(errors.NotSubmitter) as refused:
+            await other.workflow("w").cancel("not mine")
+        assert refused.value.details["submitter"] == "boss"
         with pytest.raises(errors.DeadlineExceeded):
             await handle.result(0.3)
         assert await handle.cancel("enough")
         with pytest.raises(errors.WorkflowCancelled, match="enough"):
             await other.workflow("w").result(WAIT_S)
+        assert not await handle.cancel("again")
+        # It ends between the look and the cancellation: the log says which was first.
+        raced = await c.start_workflow(flow, id="raced")
+        before = await raced._life()
+        await raced.signal("never", 1)
+        await raced.result(WAIT_S)
+
+        async def life() -> Any:
+            return before
+
+        monkeypatch.setattr(raced, "_life", life)
+        assert not await raced.cancel("too late")
+        assert (await raced.status()).life.status == "completed"
 
 
 async def test_definitions_that_are_none_are_refused_before_and_by_the_decider(fleet: Fleet) -> None:

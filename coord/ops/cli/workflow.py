@@ -218,8 +218,7 @@ async def cancel(
     async with _client(ctx, tenant, agent or submitter) as me:
         cancelled = await me.workflow(id).cancel(reason)
         status = (await me.workflow(id).status()).life.status
-    why = f"only {submitter} may, who started it" if status == "running" else f"it had ended ({status})"
-    text = f"Cancelled {id}." if cancelled else f"{id} was not cancelled: {why}."
+    text = f"Cancelled {id}." if cancelled else f"{id} was not cancelled: it had ended ({status})."
     ctx.out.told({"id": id, "cancelled": cancelled, "status": status}, text)
     return Exit.OK if cancelled else Exit.ERROR
 
