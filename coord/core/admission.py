@@ -4,6 +4,10 @@ The service says about once a second how deep a capability's queues are and how 
 (`Board`).  A submitter that heard nothing, or nothing lately, is not held up: the bound protects
 the log, and a log without a service is protected by its own limits.
 
+While a circuit probes, each submitter lets `limits.CAPABILITY_PROBES` in each time the board is said (a second),
+and none while so many of the capability wait or run anyway: what they come to tells.  Where that takes long, one
+every `limits.CAPABILITY_OPEN_S` is let in all the same.
+
 Pure: the caller's monotonic clock is an argument.
 """
 
@@ -50,7 +54,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class FailFast(msgspec.Struct, frozen=True):
-    """The capability's circuit is open."""
+    """The capability's circuit is open, or probes and enough is on its way."""
 
     retry_after_s: float
 
@@ -68,9 +72,14 @@ class Door:
         self._heard_at = 0.0
         self._entered = 0
         """Submitted since the board was heard: those it does not know of yet."""
+        self._probed_at = 0.0
+        """While the circuit probes: none has entered since."""
 
     def hear(self, board: Board, now: float) -> None:
         """The board says something new."""
+        before = self._board
+        if self._entered or before is None or before.circuit != board.circuit:
+            self._probed_at = now
         self._board = board
         self._heard_at = now
         self._entered = 0
@@ -85,9 +94,16 @@ class Door:
             return ENTER
         if board.circuit == "open" and now - self._heard_at < board.retry_after_s:
             return FailFast(max(0.0, board.retry_after_s - (now - self._heard_at)))
+        if board.circuit == "probing" and not self._may_probe(board, now):
+            return FailFast(board.retry_after_s)
         if not urgent and board.bound is not None and board.depth + self._entered >= board.bound:
             return Wait(board.retry_after_s)
         return ENTER
+
+    def _may_probe(self, board: Board, now: float) -> bool:
+        if board.depth + board.running < limits.CAPABILITY_PROBES:
+            return self._entered < limits.CAPABILITY_PROBES
+        return not self._entered and now - self._probed_at >= limits.CAPABILITY_OPEN_S
 
     def entered(self) -> None:
         """One was submitted."""

@@ -38,7 +38,7 @@ from coord.errors import SettingsError
 State: TypeAlias = Literal["closed", "open", "half_open"]
 Event: TypeAlias = Literal["tripped", "due", "success", "failure"]
 
-TABLE: Final[dict[tuple[State, Event], State]] = {
+TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     ("closed", "tripped"): "open",
     ("open", "due"): "half_open",
     ("half_open", "success"): "closed",
@@ -135,7 +135,7 @@ class Breaker:
         self._on(event)
 
     def _on(self, event: Event) -> None:
-        self.state = TABLE[self.state, event]
+        self.state = TRANSITIONS[self.state, event]
         self.generation += 1
         self.failures = 0
         self._probes = 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from coord.core import capability, handoff, presence, presence_decider, seats, tasks, timers, workflow_life
+from coord.core import breaker, capability, handoff, presence, presence_decider, seats, tasks, timers, workflow_life
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "state-machines.md"
 
-MACHINES: tuple[tuple[str, str, Mapping[tuple[str, str], str | tuple[str, ...]]], ...] = (
+MACHINES: tuple[tuple[str, str, Mapping[Any, str | tuple[str, ...]]], ...] = (
     ("Task", "coord/core/tasks.py", tasks.TRANSITIONS),
     ("Workflow", "coord/core/workflow_life.py", workflow_life.TRANSITIONS),
     ("Handoff", "coord/core/handoff.py", handoff.TRANSITIONS),
@@ -18,6 +19,7 @@ MACHINES: tuple[tuple[str, str, Mapping[tuple[str, str], str | tuple[str, ...]]]
     ("An instance, as the log says", "coord/core/presence_decider.py", presence_decider.TRANSITIONS),
     ("An idle worker at the queues of a capability", "coord/core/seats.py", seats.TRANSITIONS),
     ("The circuit of a capability", "coord/core/capability.py", capability.TRANSITIONS),
+    ("The circuit in front of what is outside", "coord/core/breaker.py", breaker.TRANSITIONS),
 )
 
 HEAD = """\
@@ -34,7 +36,7 @@ def render() -> str:
     return "\n".join([HEAD, *(_section(*machine) for machine in MACHINES)])
 
 
-def _section(title: str, source: str, table: Mapping[tuple[str, str], str | tuple[str, ...]]) -> str:
+def _section(title: str, source: str, table: Mapping[Any, str | tuple[str, ...]]) -> str:
     arrows: dict[tuple[str, str], list[str]] = {}
     for (status, event), to in table.items():
         for after in (to,) if isinstance(to, str) else to:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from coord import errors
-from coord.core.breaker import TABLE, Breaker, BreakerPolicy, Event, State, Ticket
+from coord.core.breaker import TRANSITIONS, Breaker, BreakerPolicy, Event, State, Ticket
 from coord.core.retry import ONCE, CallPolicy
 from coord.runtime.circuit import LEVELS, Circuit
 from coord.runtime.clock import ManualClock
@@ -58,7 +58,7 @@ def test_whatever_happens(steps: list[tuple[str, float]], failures_max: int, pro
         if breaker.state == "closed":
             assert breaker.failures < failures_max
         seen.add((before, breaker.state))
-    assert seen <= {*((one, other) for (one, _), other in TABLE.items()), *((s, s) for s in get_args(State))}
+    assert seen <= {*((one, other) for (one, _), other in TRANSITIONS.items()), *((s, s) for s in get_args(State))}
     # However it got there: nobody asks for as long as it may be open, then one success closes it.
     now += policy.open_max_s
     for ticket in out:
@@ -91,8 +91,8 @@ def test_every_transition_of_the_table_is_taken() -> None:
         go(0.0, "fail")
     go(100.0, "fail")
     go(200.0, "ok")
-    assert taken == set(TABLE)
-    assert {event for _, event in TABLE} == set(get_args(Event))
+    assert taken == set(TRANSITIONS)
+    assert {event for _, event in TRANSITIONS} == set(get_args(Event))
     assert set(LEVELS) == set(get_args(State))
 
 
