@@ -20,6 +20,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 
@@ -73,7 +74,11 @@ class Timers:
         `zone`; default UTC), `times_max` times at most.  `raise_`: the signal that is raised when it fires,
         with `data`; each firing is the fact ``timer.fired`` in any case.  `key`: what it is ordered with.
 
-        Raises `InvalidPayload`, `TimerTaken` when another agent has set it, and what stating a fact raises.
+        A schedule that the broker refuses cancels the timer, with what it said as `reason` (`get`): a zone that only
+        this machine knows.
+
+        Raises `InvalidPayload` (naming a zone that does not exist, too), `TimerTaken` when another agent has set it,
+        and what stating a fact raises.
         """
         then = None if raise_ is None else Then(raise_=Raise(raise_, signal_key, data))
         return await self._set(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
@@ -186,6 +191,8 @@ class Timers:
         """Set a timer.  `instead` is asked whether one that is set otherwise is replaced; it may raise."""
         said = msgspec.structs.replace(said, then=then)
         wire.check(said, clock.unix())
+        if said.zone is not None:
+            _check_zone(said.zone)
         fact = Fact(kind="timer", id=id, key=key, event="set", data=said)
         try:
             stored = await self._coord.stating.state(fact, once="entity")
@@ -252,6 +259,15 @@ def due_at(at: datetime | None, delay_s: float | None) -> float:
     if at is not None:
         return arguments.moment(at, "at")
     return clock.unix() + arguments.seconds(delay_s, "delay_s")
+
+
+def _check_zone(zone: str) -> None:
+    """Raise `InvalidPayload` for a name that is no zone's, where this machine knows any."""
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, KeyError) as exc:  # it is looked up as a file
+        if available_timezones():
+            raise errors.InvalidPayload("zone takes a name such as Europe/Berlin", zone=zone) from exc
 
 
 def _same(timer: Timer, said: TimerSet) -> bool:

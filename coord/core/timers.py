@@ -77,6 +77,8 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     fired_at: float | None = None
     """The last time."""
     fired_id: str = ""
+    reason: str = ""
+    """Of its cancellation; the decider says so what the broker has against a schedule."""
     begun_seq: int = 0
     """What was stated from here on has been folded: a setting of then that is not known is over; 0: nothing was."""
 
@@ -125,7 +127,7 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
             return _TAKEN
         self.status, self.said, self.seq = "set", said, fact.seq
         self.setter, self.set_at, self.set_seq, self.fires = fact.agent, at, fact.seq, 0
-        self.fired_at, self.fired_id = None, ""
+        self.fired_at, self.fired_id, self.reason = None, "", ""
         self.begun_seq = self.begun_seq or fact.seq
         if held is not None:
             for name in Held.__struct_fields__:
@@ -143,12 +145,12 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
             self.status = "fired"
         return None
 
-    def _cancel(self, fact: StoredFact, _said: Cancelled) -> Refusal | None:
+    def _cancel(self, fact: StoredFact, said: Cancelled) -> Refusal | None:
         if fact.detail and fact.detail != (str(self.set_seq),):
             return _STALE
         if fact.agent != self.setter and not fact.agent.startswith("_"):
             return _NOT_SETTER
-        self.status = "cancelled"
+        self.status, self.reason = "cancelled", said.reason
         return None
 
 

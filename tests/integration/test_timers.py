@@ -13,6 +13,7 @@ from coord import errors, limits
 from coord.bus import direct
 from coord.core.deciding import Arm
 from coord.wire import subjects
+from coord.wire.records import Fact
 from tests.support.tasks import Fleet
 from tests.support.waiting import until
 
@@ -88,13 +89,17 @@ async def test_a_recurring_task(fleet: Fleet) -> None:
 
 async def test_a_schedule_that_the_broker_refuses_cancels_the_timer(fleet: Fleet) -> None:
     async with fleet.client() as c:
-        await c.timers.set("bad", cron="0 0 3 * * *", zone="Nowhere/Berlin")
+        for zone in ("Nowhere/Berlin", "..", "Europe"):
+            with pytest.raises(errors.InvalidPayload, match=r"zone takes|a zone goes"):
+                await c.timers.set("bad", cron="0 0 3 * * *", zone=zone)
+        said = {"cron": "0 0 3 * * *", "zone": "Nowhere/Berlin"}  # as somebody whose machine knows it
+        await c.publish(Fact(kind="timer", id="bad", event="set", data=said))
 
-        async def status() -> bool:
+        async def reason() -> str | None:
             timer = await c.timers.get("bad")
-            return timer is not None and timer.status == "cancelled"
+            return timer.reason if timer is not None and timer.status == "cancelled" else None
 
-        await until(status)
+        assert "time zone" in (await until(reason) or "")
 
 
 async def test_a_sleep_goes_on_after_a_restart(fleet: Fleet) -> None:

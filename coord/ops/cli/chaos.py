@@ -19,7 +19,7 @@ def sim(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many runs.")] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The first of them.")] = 0,
 ) -> int:
-    """Simulate the whole of coordination in virtual time, without servers: about ten milliseconds a seed.
+    """Simulate the whole of coordination in virtual time, without servers: about 30 ms a seed.
 
     Agents, deciders and the broker die, hang, lose and repeat messages. A seed that breaks a rule is printed; it
     plays again exactly with --seed N --seeds 1.
