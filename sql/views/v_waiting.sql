@@ -38,7 +38,25 @@ FROM coord.handoff AS h
 WHERE h.ended_at IS NULL
 UNION ALL
 SELECT
-  w.tenant, 'workflow', w.key, w.id, w.submitter, NULL, w.status, w.name, NULL, w.started_at,
+  w.tenant, 'workflow', w.key, w.id, w.submitter, NULL, w.status,
+  coalesce(
+    (
+      SELECT string_agg(p.name, ', ' ORDER BY p.since, p.name)
+      FROM (
+        SELECT 'task ' || t.id AS name, t.submitted_at AS since
+        FROM coord.task AS t
+        WHERE t.tenant = w.tenant AND t.key = w.key AND t.ended_at IS NULL
+        UNION ALL
+        SELECT 'signal ' || s.id, s.changed_at
+        FROM coord.signal AS s
+        WHERE s.tenant = w.tenant AND s.key = w.key AND s.waiting > 0
+        ORDER BY since, name
+        LIMIT 4
+      ) AS p
+    ),
+    w.name
+  ),
+  NULL, w.started_at,
   greatest(extract(epoch FROM now() - w.started_at), 0)::double precision, NULL, w.step
 FROM coord.workflow AS w
 WHERE w.ended_at IS NULL;
@@ -51,7 +69,7 @@ COMMENT ON COLUMN coord.v_waiting.id IS 'The entity.';
 COMMENT ON COLUMN coord.v_waiting.who IS 'Who waits: submitter, offerer, or whoever asked.';
 COMMENT ON COLUMN coord.v_waiting.instance IS 'Which instance of that agent; null: not known.';
 COMMENT ON COLUMN coord.v_waiting.state IS 'Where it stands: queued, claimed, waiting, awaiting, deadlocked, seeking, offered, running, …';
-COMMENT ON COLUMN coord.v_waiting.waits_for IS 'A capability, a signal, a lock, an agent or a workflow''s name.';
+COMMENT ON COLUMN coord.v_waiting.waits_for IS 'A capability, a signal, a lock or an agent; of a workflow its first open tasks (a step''s task has the step''s name) and signals, or the workflow''s name while time or another workflow is waited for.';
 COMMENT ON COLUMN coord.v_waiting.holder IS 'Who has it meanwhile; null: nobody.';
 COMMENT ON COLUMN coord.v_waiting.since IS 'Broker''s clock: since when.';
 COMMENT ON COLUMN coord.v_waiting.seconds IS 'The same until now (database''s clock).';

@@ -47,6 +47,8 @@ def history() -> list[EventRow]:
     )
     add("workflow", "flow", "started", {"definition": {"name": "n", "version": "1"}})
     add("task", "step", "submitted", key="flow", detail="work.normal", by="_workflow")
+    add("signal", "go", "awaited", {"names": ["go"]}, key="flow", detail="gate", by="_workflow")
+    add("workflow", "sleeps", "started", {"definition": {"name": "m", "version": "1"}})
     add("handoff", "h", "offered", {"agent": "b"})
     add("signal", "up", "awaited", {"names": ["up"]}, detail="tok1")
     add("lock", "db", "requested", {"instance": "i1"}, detail="tok1", by="a1")
@@ -67,6 +69,8 @@ async def test_each_question_has_an_answer(migrated_database: Database) -> None:
         assert {r["what"] for r in await conn.fetch("SELECT DISTINCT what FROM coord.v_waiting")} == {
             "task", "workflow", "handoff", "signal", "lock",
         }  # fmt: skip
+        waiting = await conn.fetch("SELECT id, waits_for FROM coord.v_waiting WHERE what = 'workflow' ORDER BY id")
+    assert [tuple(r) for r in waiting] == [("flow", "task step, signal go"), ("sleeps", "m")]
 
 
 async def test_each_who_was_asked_to_take_work_over_is_a_row(migrated_database: Database) -> None:
