@@ -59,6 +59,7 @@ TRANSITIONS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
 }
 
 _MALFORMED: Final = "handoff.malformed"
+_TOLD: Final = Refusal("handoff.told", "it took place elsewhere and is told here: nobody is asked")
 _UNKNOWN: Final = Refusal("handoff.unknown", "no handoff of this id was offered")
 _EXISTS: Final = Refusal("handoff.exists", "a handoff of this id was offered before, and it was another one")
 _REPEATED: Final = Refusal("handoff.repeated", "this was offered before")
@@ -71,6 +72,21 @@ _FULL: Final = Refusal("handoff.too_many", "too many handoffs are open")
 
 Ident: TypeAlias = tuple[str, str, str]
 """(tenant, key, id)."""
+
+
+class _Told(msgspec.Struct):
+    to: Any = None
+    agent: Any = None
+    capability: Any = None
+
+
+def _is_told(fact: StoredFact) -> bool:
+    """Whether it only says ``to`` whom something went, as recorded conversations do."""
+    try:
+        said = decode(fact, _Told)
+    except WireError:
+        return False
+    return fact.event == "offered" and said.to is not None and said.agent is None and said.capability is None
 
 
 class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -126,7 +142,7 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
                 return _OVERTAKEN if fact.agent == AGENT else _FINISHED
             return self._open(fact)
         except WireError as exc:
-            return Refusal(_MALFORMED, exc.message)
+            return _TOLD if _is_told(fact) else Refusal(_MALFORMED, exc.message)
 
     def _offered(self, fact: StoredFact, said: Offered) -> Refusal | None:
         at = fact.stored_at.timestamp()

@@ -228,8 +228,15 @@ letter, of an entity that nobody knows too."""
 SAME_LIFE: Final = frozenset({"task.repeated", "workflow.repeated", "handoff.repeated"})
 """Refusals of a beginning that has what the first one had: it is no other entity under the same id."""
 
-QUIET: Final = SAME_LIFE | {"task.overtaken", "handoff.overtaken", "signal.no_wait", "lock.not_held", "lock.overtaken"}
+QUIET: Final = SAME_LIFE | {
+    "task.overtaken",
+    "handoff.overtaken",
+    "signal.no_wait",
+    "lock.not_held",
+    "lock.overtaken",
+    "handoff.told",
+}
 """Refusals that are no fault: the same said twice, the end of what had ended, a release of a claim whose outcome was
-on its way.  Not dead letters."""
+on its way, what only tells of the past.  Not dead letters."""
 
 assert limits.TASK_RETRIES_MAX < _INT_MAX

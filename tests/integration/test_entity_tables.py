@@ -170,11 +170,12 @@ async def test_a_beginning_that_is_wrong_by_itself_is_a_dead_letter(migrated_dat
     good = event(50, event="submitted", id="e1", key="e1", detail="work.normal", data="{}")
     # What may be older than the projection is none: a step of a handoff, by its decider.
     step = event(51, kind="handoff", event="offered", id="h", key="h", detail="2", data="{}", agent="_handoff")
+    told = event(52, kind="handoff", event="offered", id="0", key="past", detail="", data='{"to":"b","reason":"x"}')
     async with pool_of(migrated_database.url) as pool, pool.acquire() as conn:
         (refused,) = await entities.project(conn, [log[:1]])
         assert "retries" in refused[1, 0].message
         expected = {(seq, 0): code for seq, (*_, code) in enumerate(WRONG, 1)}
-        assert await project(conn, [*log, good, step]) == expected
+        assert await project(conn, [*log, good, step, told]) == expected
         assert [row["id"] for row in await conn.fetch("SELECT id FROM coord.task")] == ["e1"]
 
 
