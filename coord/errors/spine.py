@@ -614,6 +614,14 @@ class InvalidArgument(CoordError):
     remedy = "--help says what the command takes."
 
 
+class NothingFound(CoordError):
+    """What was asked for is not there."""
+
+    code = "usage.not_found"
+    fault = Fault.CALLER
+    remedy = "Check name, --key and --tenant; `ls` shows what there is."
+
+
 class UnusableFile(CoordError):
     """A file that was named cannot be read or written; `file` is its path."""
 

@@ -151,6 +151,12 @@ def test_what_a_user_names_wrongly_is_never_our_defect(args: tuple[str, ...]) ->
     assert "show --origin" not in run_cli(*args).err
 
 
+def test_what_is_not_there_is_an_error_where_data_is_json() -> None:
+    result = run_cli("dev", "env", "-o", "json")
+    assert (result.code, result.out, json.loads(result.err)["code"]) == (Exit.NOT_FOUND, "", "usage.not_found")
+    assert run_cli("dev", "env").err.startswith("No dev stack runs in .coord")
+
+
 def test_a_file_that_fails_anywhere_is_its_users(capsys: pytest.CaptureFixture[str]) -> None:
     def it(ctx: Context) -> None:
         Path("no/such").read_bytes()

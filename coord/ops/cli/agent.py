@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.ops.cli import past
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, group, missing
 from coord.ops.cli.choices import AgentState
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ async def get(
         there, _ = await _find(ctx, conn, tenant, {"agent": agent})
         gone, _ = await _find(ctx, conn, tenant, {"agent": agent, "state": "gone"})
     if not there and not gone:
-        ctx.out.say(f"No instance of {agent} is there, or was lately.")
-        return Exit.NOT_FOUND
+        return missing(ctx, f"No instance of {agent} is there, or was lately.")
     if not ctx.out.is_table:
         ctx.out.rows([fields_of(one) for one in (*there, *gone)])
         return Exit.OK
@@ -88,8 +87,7 @@ async def drain(
         try:
             told = await rpc.call(conn, where, asked, dict[str, int])
         except UnknownAgent as exc:
-            ctx.out.say(f"{exc.message} {exc.remedy}")
-            return Exit.NOT_FOUND
+            return missing(ctx, f"{exc.message} {exc.remedy}")
     if ctx.out.is_table:
         ctx.out.text(f"told {told['instances']} instance{'' if told['instances'] == 1 else 's'} of {agent}")
     else:

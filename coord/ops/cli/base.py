@@ -367,6 +367,17 @@ def fail(out: Output, error: CoordError) -> None:
     out.say(f"coord: {message}{details} [{error.code}]{remedy}")
 
 
+def missing(ctx: Context, text: str) -> Exit:
+    """Say that what was asked for is not there, as errors are said where data is JSON; the exit code."""
+    if ctx.output in (Format.JSON, Format.JSONL):
+        from coord.errors import NothingFound
+
+        fail(ctx.out, NothingFound(text))
+    else:
+        ctx.out.say(text)
+    return Exit.NOT_FOUND
+
+
 def _short(value: Any) -> str:
     from coord.telemetry.logs import redact
 

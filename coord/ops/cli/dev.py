@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coord.ops.cli.base import Context, Exit, callback, command
+from coord.ops.cli.base import Context, Exit, callback, command, missing
 
 app = typer.Typer(name="dev", pretty_exceptions_enable=False)
 
@@ -60,8 +60,7 @@ def env(ctx: Context, path: Annotated[Path, _PathOption] = _USUAL) -> int:
 
     state = find(path)
     if state is None:
-        ctx.out.say(f"No dev stack runs in {path}: start one with `coord dev`.")
-        return Exit.NOT_FOUND
+        return missing(ctx, f"No dev stack runs in {path}: start one with `coord dev`.")
     if ctx.out.is_table:
         for name, value in variables(state).items():
             ctx.out.text(f"export {name}={shlex.quote(value)}")

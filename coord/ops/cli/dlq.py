@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, group, missing
 
 _NAMED_MAX = 10
 """Workflows that are named; the others are counted."""
@@ -50,8 +50,7 @@ async def show(
     async with ctx.pool() as pool, pool.acquire() as conn:
         rows = await queries.run(conn, "dead_letter", stream=stream.upper(), seq=seq, epoch=epoch, idx=idx)
     if not rows:
-        ctx.out.say(f"There is no dead letter {stream.upper()} {seq}.")
-        return Exit.NOT_FOUND
+        return missing(ctx, f"There is no dead letter {stream.upper()} {seq}.")
     for number, row in enumerate(rows):
         if number and ctx.out.is_table:
             ctx.out.text()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.ops.cli import past
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, group, missing
 
 if TYPE_CHECKING:
     from coord.core.flags import Flag
@@ -63,8 +63,7 @@ async def rm(
     """Remove a flag: whoever asks for it gets his default."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
         if name not in [flag.id for flag in await me.flags.ls()]:
-            ctx.out.say(f"No flag {name} is set.")
-            return Exit.NOT_FOUND
+            return missing(ctx, f"No flag {name} is set.")
         await me.flags.remove(name, note=note)
     ctx.out.told({"flag": name, "removed": True}, f"Removed {name}.")
     return Exit.OK

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli.base import Context, Exit, fact_row
+from coord.ops.cli.base import Context, Exit, fact_row, missing
 
 if TYPE_CHECKING:
     from coord.core.past import Point, Said
@@ -227,10 +227,8 @@ def say(ctx: Context, found: Past) -> None:
 
 def nothing(ctx: Context, kind: str, id: str, at: str) -> int:
     """Say that there was none."""
-    ctx.out.say(
-        f"There is no {kind} {id}." if not at else f"There was no {kind} {id} at {at}, as far as facts are kept."
-    )
-    return Exit.NOT_FOUND
+    then = f"There was no {kind} {id} at {at}, as far as facts are kept."
+    return missing(ctx, then if at else f"There is no {kind} {id}.")
 
 
 async def _agent(found: Past, said: list[Said]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from coord.ops.cli.base import Context, Exit
+from coord.ops.cli.base import Context, Exit, missing
 
 
 async def ls(ctx: Context, query: str, columns: Sequence[str], empty: str, **parameters: Any) -> None:
@@ -30,11 +30,9 @@ async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
             found = await queries.run(conn, kind, tenant=tenant, key=key, id=id)
             facts = await queries.run(conn, "history", tenant=tenant, key=key) if found else []
     except StoreError as exc:
-        ctx.out.say(f"The log holds no {kind} {id}, and the database cannot be asked: {exc.message}")
-        return Exit.NOT_FOUND
+        return missing(ctx, f"The log holds no {kind} {id}, and the database cannot be asked: {exc.message}")
     if not found:
-        ctx.out.say(f"There is no {kind} {id}.")
-        return Exit.NOT_FOUND
+        return missing(ctx, f"There is no {kind} {id}.")
     history = [
         {
             "stored_at": fact["stored_at"],

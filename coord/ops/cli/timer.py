@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.ops.cli import past
-from coord.ops.cli.base import Context, Exit, command, fact_row, group
+from coord.ops.cli.base import Context, Exit, command, fact_row, group, missing
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -89,8 +89,7 @@ async def cancel(
     async with ctx.speaking(tenant=tenant) as me:
         timer = await me.timers.get(id, key=key or None)
     if timer is None:
-        ctx.out.say(f"The log holds no timer {id}.")
-        return Exit.NOT_FOUND
+        return missing(ctx, f"The log holds no timer {id}.")
     if timer.setter.startswith("_"):
         raise InvalidArgument("this is a workflow's: cancel that", workflow=timer.key)
     cancelled = False
