@@ -86,7 +86,8 @@ def connect(
     """Connect as one agent: use it with ``async with``, or await it and `close` what it gives.
 
     `to`: the broker's URL (several with commas between), a `NatsConfig`, or a whole
-    `ClientConfig`; default ``nats://127.0.0.1:4222``.  `tenant`: default ``default``.
+    `ClientConfig`; default ``nats://127.0.0.1:4222``.  The environment is not read: where `coord dev env` was
+    evaluated, ``connect(os.environ.get("COORD_NATS_URLS"))``.  `tenant`: default ``default``.
     `agent`: who speaks; default ``{host}-{pid}``, which is a new agent for every process:
     give a stable name to whatever is more than a trial.  `connection`: use this one and
     leave it open; it stays the caller's.  `spool`: a directory of this agent's own, where
