@@ -378,6 +378,8 @@ class Beating:
             self._start(self.drain())
         elif told.what == "rejoin":
             self._start(self.rejoin())
+        elif told.what == "refused":
+            _log.warning("presence.refused", agent=self._agent, instance=self.instance, reason=told.reason)
         elif told.what in ("quarantined", "released"):
             self.quarantined = told.what == "quarantined"
             _log.warning("presence." + told.what, agent=self._agent, reason=told.reason)

@@ -20,6 +20,7 @@ import msgspec
 from coord import limits
 from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
 from coord.core.presence import Ident
+from coord.core.tasks import Refusal
 from coord.core.watch import Usage, Watch
 from coord.wire import presence as wire
 from coord.wire.envelope import StoredFact
@@ -46,6 +47,8 @@ TRANSITIONS: Final[dict[tuple[str, str], Status]] = {
     ("suspect", "left"): "left",
     ("gone", "left"): "left",
 }
+
+TOO_MANY: Final = Refusal("agent.too_many", "too many instances of this name are there: give them names of their own")
 
 _LOOK_EVERY_S: Final = 1.0
 """How often all registered instances are compared with what is heard; deaths are told at once."""
@@ -92,8 +95,8 @@ class Agent(msgspec.Struct, omit_defaults=True):
     """What became of the instance that ended last: left or gone."""
     since: float = 0.0
     """The broker's clock, of the last quarantine or release."""
-    forgotten: int = 0
-    """Instances beyond `limits.PRESENCE_PER_AGENT_MAX`: those that registered longest ago."""
+    full: bool = False
+    """None of `limits.PRESENCE_PER_AGENT_MAX` instances had ended when there was to be room for one more."""
 
     @property
     def present(self) -> int:
@@ -169,9 +172,11 @@ class Agent(msgspec.Struct, omit_defaults=True):
         about = wire.decode_registration(fact.json_text.encode())
         if about is None:
             return False
-        one = self.instances.pop(about.instance, None)
+        one = self.instances.get(about.instance)
+        if (one is None or one.status not in ("alive", "suspect")) and not self._has_room():
+            return False
+        self.instances.pop(about.instance, None)
         if one is None:
-            self._make_room()
             one = Instance(about)
         self.instances[about.instance] = one  # the last: those at the front registered longest ago
         one.about, one.status, one.seq, one.draining = about, "alive", fact.seq, False
@@ -179,11 +184,21 @@ class Agent(msgspec.Struct, omit_defaults=True):
         self.draining = False
         return True
 
-    def _make_room(self) -> None:
-        while len(self.instances) >= limits.PRESENCE_PER_AGENT_MAX:
-            oldest = next(iter(self.instances))  # a search for one that ended would make a flood costly
-            del self.instances[oldest]
-            self.forgotten += 1
+    def _has_room(self) -> bool:
+        """Whether one more may be there; those that ended are forgotten for it."""
+        if len(self.instances) < limits.PRESENCE_PER_AGENT_MAX:
+            return True
+        if self.full:
+            return False  # a search for each would make a flood costly
+        ended = [name for name, one in self.instances.items() if one.status == "gone"]
+        for name in ended:
+            del self.instances[name]
+        self.full = not ended
+        return bool(ended)
+
+    def refused(self, fact: StoredFact) -> Refusal | None:
+        """Why a fact that changed nothing is to be known as refused; None: it need not be."""
+        return TOO_MANY if fact.event == "registered" and self.full else None
 
     def _ended(self, fact: StoredFact) -> bool:
         name, n = _instance_of(fact)
@@ -197,7 +212,7 @@ class Agent(msgspec.Struct, omit_defaults=True):
         one.status = TRANSITIONS.get((one.status, fact.event), one.status)
         one.since = fact.stored_at.timestamp()
         if one.status in ("left", "gone"):
-            self.ended = one.status
+            self.ended, self.full = one.status, False
         if one.status == "left":
             del self.instances[name]
         return True
@@ -271,7 +286,12 @@ class PresenceDecider(Folding):
             agent = Agent(fact.tenant, fact.id)
         self._said(at, fact)
         if not agent.apply(fact):
-            return NONE
+            refusal = agent.refused(fact)
+            if refusal is None:
+                return NONE
+            self.refused[refusal.code] += 1
+            told = {"what": "refused", "instance": _instance_of(fact)[0], "reason": refusal.code}
+            return (Push(fact.tenant, fact.id, None, wire.TOPIC, told),)
         self._compared = None
         if agent.instances:
             self._agents[at] = agent

@@ -212,7 +212,7 @@ PRESENCE_INSTANCES_MAX: Final = 100_000
 """Instances a process watches, about 1 KiB each; more are counted and taken for alive."""
 
 PRESENCE_PER_AGENT_MAX: Final = 2_048
-"""Instances under one name: one that starts a new instance for every message harms nobody else."""
+"""Instances under one name that are there; one more is refused.  Whoever starts one for every message harms nobody."""
 
 PRESENCE_KEPT_S: Final = 600.0
 """How long one that is gone is still shown."""

@@ -36,10 +36,12 @@ class Registry(msgspec.Struct, kw_only=True, omit_defaults=True):
         return total
 
     def apply(self, fact: StoredFact) -> Refusal | None:
-        """Fold the next fact of this agent; never refused: what changes nothing is no fault of anybody's."""
+        """Fold the next fact of this agent; refused is one instance too many: what else changes nothing is no fault."""
         if not self.agent.tenant:
             self.agent = Agent(tenant=self.tenant, agent=self.id)
-        if self.agent.apply(fact) and fact.event == "registered":
+        if not self.agent.apply(fact):
+            return self.agent.refused(fact)
+        if fact.event == "registered":
             self.registered_at = fact.stored_at.timestamp()
             self.newest = next(reversed(self.agent.instances.values())).about
         return None

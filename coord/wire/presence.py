@@ -89,7 +89,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 TOPIC: Final = "presence"
 """Of pushes: ``{"what": "beat"}`` asks for a heartbeat at once, ``{"what": "about"}`` for one with `about`,
-``{"what": "drain"}`` to take no more, ``{"what": "quarantined", "reason": …}`` and ``{"what": "released"}`` tell."""
+``{"what": "drain"}`` to take no more, ``{"what": "quarantined", "reason": …}`` and ``{"what": "released"}`` tell;
+``{"what": "refused", "instance": …, "reason": …}``: that registration is not believed."""
 
 _HEARTBEATS: Final = msgspec.json.Decoder(Heartbeat)
 _REGISTRATIONS: Final = msgspec.json.Decoder(Registration)

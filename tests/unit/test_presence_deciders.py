@@ -17,6 +17,7 @@ from coord.core.deciding import Push, State
 from coord.core.presence import PresenceTable
 from coord.core.presence_decider import TRANSITIONS, Agent, PresenceDecider
 from coord.core.watch import Barred, Fare, Usage, Watch
+from coord.projector.registry import Registry
 from coord.server.registry import _found
 from coord.wire.records import StoredFact
 from coord.wire.subjects import partition
@@ -293,12 +294,26 @@ def test_what_somebody_else_numbers_wrongly_is_not_believed(presence: Loop) -> N
 
 
 def test_ten_thousand_registrations_of_one_name_are_bounded(presence: Loop) -> None:
+    most = limits.PRESENCE_PER_AGENT_MAX
+    row = Registry(tenant="acme", key="a1", id="a1")
+    refused = []
     for n in range(10_000):
-        presence.decider.apply(registered(f"x{n}", n + 1))
+        said = registered(f"x{n}", n + 1)
+        presence.take(presence.decider.apply(said))
+        refused.append(row.apply(said))
     agent = presence.decider.get("acme", "a1")
-    assert len(agent.instances) == limits.PRESENCE_PER_AGENT_MAX
-    assert agent.forgotten == 10_000 - limits.PRESENCE_PER_AGENT_MAX
+    assert len(agent.instances) == most
+    assert presence.decider.refused == {"agent.too_many": 10_000 - most}
+    assert [push.body["instance"] for push in presence.pushes] == [f"x{n}" for n in range(most, 10_000)]
+    assert [one.code for one in refused if one] == ["agent.too_many"] * (10_000 - most)
+    assert row.agent.instances.keys() == agent.instances.keys()
     assert len(presence.look()) == 0
+    # Who is there registers again; one more has the place of one that ended.
+    presence.take(presence.decider.apply(registered("x7", 10_001)))
+    assert presence.take(presence.decider.gone("acme", "a1", "x5", T)) == ["gone.x5.1"]
+    presence.take(presence.decider.apply(registered("y", 10_002)))
+    presence.take(presence.decider.apply(registered("z", 10_003)))
+    assert ("x5" in agent.instances, "y" in agent.instances, "z" in agent.instances) == (False, True, False)
 
 
 def test_bad_registrations_are_passed_over(presence: Loop) -> None:
