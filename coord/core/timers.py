@@ -180,7 +180,8 @@ def to_be(timer: Timer, key: str, id: str) -> Task | None:  # noqa: A002 - an en
         queue=wire.queue_of(told.task), submission=told.task, submitter=timer.setter, retry_at=timer.said.at,
     )  # fmt: skip
     if timer.status == "cancelled":
-        task.status, task.retry_at, task.error = "cancelled", None, "cancelled"
+        task.status, task.retry_at = "cancelled", None
+        task.error, task.message = "cancelled", timer.reason or None
     return task
 
 

@@ -79,7 +79,7 @@ async def test_a_delayed_task_is_there_before_its_time(fleet: InMemoryCoord) -> 
         assert not await other.task("x").cancel()
         assert await later.cancel("no more")
         for handle in (later, other.task("x"), c.task("x")):
-            with pytest.raises(errors.TaskCancelled):
+            with pytest.raises(errors.TaskCancelled, match="no more"):
                 await handle.result(timeout_s=30)
         assert (await later.status()).status == "cancelled"
         again = await c.submit("echo", 1, id="x", delay_s=2)
