@@ -142,8 +142,10 @@ class Timers:
         """Return when that time has come, by the broker's clock.
 
         With an `id` it is one sleep, however often it is begun: who was restarted goes on sleeping, or returns
-        at once when it is over.  Without, the timer is cancelled when the sleeper is.
+        at once when it is over.  Without, the timer is cancelled when the sleeper is.  Raises `InvalidPayload` for a
+        naive time, and what setting a timer raises.
         """
+        due = arguments.moment(at, "at")
         name = new_event_id() if id is None else id
         fired = asyncio.Event()
         place = name if key is None else key
@@ -156,7 +158,7 @@ class Timers:
         try:
             timer = await self.get(name, key=key) if id is not None else None
             if timer is None:
-                timer = await self._set(name, key, TimerSet(at=at.timestamp()), None)
+                timer = await self._set(name, key, TimerSet(at=due), None)
             wait_s = max(0.0, (timer.said.at or 0.0) - clock.unix()) + limits.RESULT_AUDIT_FIRST_S
             while timer is None or timer.status == "set":
                 try:
