@@ -25,8 +25,9 @@ from coord.bus.connection import Connection
 from coord.bus.patched import Message
 from coord.bus.pull import as_published
 from coord.projector.rows import stored_time
+from coord.projector.tables import BY_ITSELF, GATHERED
 from coord.wire import subjects
-from coord.wire.envelope import Fact, Poison, Sample, decode_message, encode_fact, encode_frame
+from coord.wire.envelope import Fact, Poison, Sample, StoredFact, decode_message, encode_fact, encode_frame
 from tests.conftest import soak_rounds
 from tests.support.mutants import publish_mutants
 from tests.support.rawnats import RawNats
@@ -202,7 +203,7 @@ class Fate(NamedTuple):
 
 
 def judged(messages: list[Message]) -> Fate:
-    """By the pure decoder, which has tests of its own."""
+    """By the pure decoder, which has tests of its own, and the folds."""
     rows: set[tuple[int, int]] = set()
     letters: dict[tuple[int, int], str] = {}
     seq = 0
@@ -215,9 +216,20 @@ def judged(messages: list[Message]) -> Fate:
         for item in decode_message(message.subject, headers, message.data, seq, stored_time(stored_ns)):
             if isinstance(item, Poison):
                 letters[item.seq, item.index] = item.error.code
+            elif isinstance(item, StoredFact) and (code := wrong_by_itself(item)) is not None:
+                letters[item.seq, item.index] = code
             else:
                 rows.add((item.seq, item.index))
     return Fate(rows, letters, seq)
+
+
+def wrong_by_itself(fact: StoredFact) -> str | None:
+    """What the fold of its entity says of a beginning, whatever came before; it has tests of its own."""
+    table = GATHERED.get(fact.kind)
+    if table is None or fact.event not in table.begins:
+        return None
+    refusal = table.new(fact.tenant, fact.key, fact.id).apply(fact)
+    return refusal.code if refusal is not None and refusal.code in BY_ITSELF else None
 
 
 async def fate_in(db: asyncpg.Connection, stream: str, up_to: int) -> Fate:
