@@ -23,7 +23,8 @@ WITH task AS (
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), agent_registry AS (
   INSERT INTO coord_rebuild.agent_registry SELECT l.* FROM coord.agent_registry AS l WHERE $2 OR l.changed_at < $1 OR EXISTS (
-    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))
+    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1)) OR EXISTS (
+    SELECT FROM coord.agent AS a WHERE a.tenant = l.tenant AND a.agent = l.id AND a.first_seen < $1)
   ON CONFLICT (tenant, key, id) DO NOTHING RETURNING 1
 ), agent AS (
   INSERT INTO coord_rebuild.agent SELECT l.* FROM coord.agent AS l WHERE l.first_seen < $1

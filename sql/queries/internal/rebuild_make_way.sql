@@ -24,7 +24,8 @@ WITH task AS (
 ), agent_registry AS (
   DELETE FROM coord_rebuild.agent_registry AS r USING coord.agent_registry AS l
   WHERE (r.tenant, r.key, r.id) = (l.tenant, l.key, l.id) AND (l.changed_at < $1 OR EXISTS (
-    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1))) RETURNING 1
+    SELECT FROM jsonb_each(l.instances) AS w WHERE (w.value ->> 'since')::float8 < extract(epoch FROM $1)) OR EXISTS (
+    SELECT FROM coord.agent AS a WHERE a.tenant = l.tenant AND a.agent = l.id AND a.first_seen < $1)) RETURNING 1
 ), agent AS (
   DELETE FROM coord_rebuild.agent AS r USING coord.agent AS l
   WHERE (r.tenant, r.agent) = (l.tenant, l.agent) AND l.first_seen < $1 RETURNING 1
