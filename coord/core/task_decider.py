@@ -397,9 +397,17 @@ class TaskDecider:
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
         """Extend the leases that are due; end what overran; make sure of queues."""
         self._now = now
-        self._barred = presence.barred if isinstance(presence, Watch) else {}
         effects: list[Effect] = []
         leases, released = self._leases, 0
+        barred = presence.barred if isinstance(presence, Watch) else {}
+        if barred is not self._barred:
+            self._barred = barred
+            if barred:  # they may have claimed something before it was known here
+                leases.extendleft(
+                    (0.0, ident, task.claims)
+                    for ident, task in self._tasks.items()
+                    if task.status == "claimed" and self._is_barred(task)
+                )
         while leases and leases[0][0] <= now and released < limits.DECIDER_BURST:
             look_at, ident, claim = leases.popleft()
             task = self._tasks.get(ident)

@@ -75,3 +75,8 @@ def test_what_a_quarantined_agent_claims_is_given_to_others() -> None:
     task = decider.get("acme", "after", "after")
     assert task is not None
     assert (task.claimant, task.deaths) == ("x", 0)
+    table.bar({("acme", "w"): Barred("inflight", log.now.timestamp() - 5)})  # it is known here after the claim
+    claimed(log, "late")
+    log.pass_s(0.25, table)
+    assert log.facts[-1].id == "late"
+    assert log.facts[-1].event == "released"
