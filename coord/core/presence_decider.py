@@ -71,13 +71,22 @@ class Instance(msgspec.Struct, omit_defaults=True):
     about: Registration
     status: Status = "alive"
     n: int = 0
-    """What the decider has stated of it."""
+    """The number of what the decider stated of it last."""
     seq: int = 0
     """Of its last registration."""
     since: float = 0.0
     """The broker's clock, of its last fact."""
     draining: bool = False
     """It said that it takes no more."""
+
+    @property
+    def next_n(self) -> int:
+        """The number of the decider's next statement of it.
+
+        From its registration on: what was stated of an instance of the name that left, or was forgotten, has a lower
+        one, as nothing is stated but after what is stored.
+        """
+        return max(self.n, self.seq) + 1
 
 
 class Agent(msgspec.Struct, omit_defaults=True):
@@ -206,7 +215,7 @@ class Agent(msgspec.Struct, omit_defaults=True):
         if one is None:
             return False
         if fact.event != "left":
-            if n != one.n + 1:
+            if n not in (one.next_n, one.n + 1):  # the second: as it was counted before ADR 0140
                 return False
             one.n = n
         one.status = TRANSITIONS.get((one.status, fact.event), one.status)
@@ -498,7 +507,7 @@ def _together(how: Callable[[list[Any]], Any], bounds: list[Any]) -> Any:
 
 
 def _of_one(agent: Agent, instance: str, one: Instance, event: str, others: int, *, outside: bool = True) -> State:
-    n = one.n + 1
+    n = one.next_n
     return State(
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
         detail=(instance, str(n)) if instance else (str(n),),
@@ -522,7 +531,7 @@ def _instance_of(fact: StoredFact) -> tuple[str, int]:
         except msgspec.MsgspecError:
             return "", 0
     *names, n = fact.detail or ("",)
-    return names[0] if names else "", int(n) if n.isascii() and n.isdecimal() and len(n) <= 9 else 0
+    return names[0] if names else "", int(n) if n.isascii() and n.isdecimal() and len(n) <= 18 else 0
 
 
 def _quota_of(fact: StoredFact) -> str:

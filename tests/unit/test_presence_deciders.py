@@ -120,9 +120,9 @@ def test_a_death_is_stated_once_with_who_is_left(presence: Loop) -> None:
     presence.decider.apply(registered("i2", 2))
     (effect,) = presence.decider.gone("acme", "a1", "i1", T)
     assert effect.data == {"instance": "i1", "others": 1}
-    assert presence.take([effect]) == ["gone.i1.1"]
+    assert presence.take([effect]) == ["gone.i1.2"]
     assert list(presence.decider.gone("acme", "a1", "i1", T)) == []
-    assert presence.take(presence.decider.gone("acme", "a1", "i2", T)) == ["gone.i2.1"]
+    assert presence.take(presence.decider.gone("acme", "a1", "i2", T)) == ["gone.i2.3"]
 
 
 @pytest.mark.parametrize("by_look", [False, True])
@@ -185,7 +185,7 @@ def test_suspicion_return_and_death_are_numbered(presence: Loop) -> None:
     for state in ("alive", "suspect", "suspect", "alive", "gone", "gone", "alive", "unknown"):
         presence.world.states["i1"] = state
         said += presence.look()
-    assert said == ["suspected.i1.1", "returned.i1.2", "gone.i1.3", "returned.i1.4", "gone.i1.5"]
+    assert said == ["suspected.i1.2", "returned.i1.3", "gone.i1.4", "returned.i1.5", "gone.i1.6"]
 
 
 def test_whoever_was_not_heard_of_is_asked_three_times_before_it_is_stated_to_be_gone(presence: Loop) -> None:
@@ -200,7 +200,7 @@ def test_whoever_was_not_heard_of_is_asked_three_times_before_it_is_stated_to_be
     presence.world.states["i1"] = "alive"
     presence.world.unheard = {"i2"}
     assert presence.look() == presence.look() == []
-    assert presence.look() == ["gone.i2.1"]
+    assert presence.look() == ["gone.i2.3"]
     assert [push.body["instance"] for push in presence.pushes] == ["i1", "i2", "i2", "i2"]
     presence.decider.apply(registered("i2", 3))
     assert presence.look() == []  # asked again, not answered for a while
@@ -225,7 +225,7 @@ def test_a_healthy_one_is_not_stated_to_be_gone_while_one_of_three_questions_arr
         presence.world.states["i1"] = "alive" if step == "doubt" else "unknown"
         asked, said = len(presence.pushes), presence.look()
         if lost == 3 and step != "doubt":
-            assert said == ["gone.i1.1"]
+            assert said == ["gone.i1.2"]
             return
         assert said == []
         if step == "doubt":
@@ -235,7 +235,7 @@ def test_a_healthy_one_is_not_stated_to_be_gone_while_one_of_three_questions_arr
         lost += 1
         if step == "answered":
             presence.world.unheard, presence.world.states["i1"] = set(), "alive"
-            assert presence.look() == (["returned.i1.1"] if status == "suspect" else [])
+            assert presence.look() == (["returned.i1.2"] if status == "suspect" else [])
             return
 
 
@@ -255,13 +255,47 @@ def test_nobody_is_looked_at_while_nothing_is_new(presence: Loop) -> None:
     assert presence.look() == []
     assert presence.world.looks == looks
     presence.world.version, presence.world.states["i1"] = 2, "gone"
-    assert presence.look() == ["gone.i1.1"]
-    assert presence.look() == []
-    presence.decider.apply(registered("i1", 2))  # a fact is news, too
     assert presence.look() == ["gone.i1.2"]
+    assert presence.look() == []
+    presence.decider.apply(registered("i1", 7))  # a fact is news, too
+    assert presence.look() == ["gone.i1.8"]
     presence.decider.load(presence.decider.dump())
     presence.world.version, presence.world.states["i1"] = 3, "alive"
-    assert presence.look() == ["returned.i1.3"]
+    assert presence.look() == ["returned.i1.9"]
+
+
+@pytest.mark.parametrize("how", ["forgotten", "left"])
+def test_who_was_gone_and_is_known_no_more_dies_again_as_a_fact_of_its_own(presence: Loop, how: str) -> None:
+    row = Registry(tenant="acme", key="a1", id="a1")  # of those who are gone it forgets nobody
+
+    def stored(one: StoredFact) -> None:
+        presence.take(presence.decider.apply(one))
+        row.apply(one)
+
+    said = []
+    for seq in (5, 50):
+        stored(registered("i1", seq))
+        (death,) = presence.decider.gone("acme", "a1", "i1", T)
+        stored(fact("gone", death.data, by="_presence", detail=death.detail, seq=seq + 1))
+        assert (presence.decider.get("acme", "a1").state, row.agent.state) == ("gone", "gone")
+        said.append(".".join(death.detail))
+        if how == "left":
+            stored(fact("left", {"instance": "i1"}, seq=seq + 2))
+        else:
+            presence.look(limits.PRESENCE_KEPT_S + 1)
+        assert presence.decider.open_count() == 0
+    assert said == ["i1.6", "i1.51"]
+
+
+def test_what_was_numbered_from_one_is_believed() -> None:
+    """As deciders did until ADR 0140."""
+    agent = Agent("acme", "a1")
+    assert agent.apply(registered("i1", 40))
+    for n, event in enumerate(("suspected", "returned", "gone"), 1):
+        assert agent.apply(fact(event, {"instance": "i1"}, detail=("i1", str(n)), seq=40 + n))
+    assert not agent.apply(fact("returned", {"instance": "i1"}, detail=("i1", "40"), seq=44))
+    assert agent.state == "gone"
+    assert agent.instances["i1"].next_n == 41
 
 
 def test_who_never_registered_costs_the_log_nothing(presence: Loop) -> None:
@@ -283,7 +317,7 @@ def test_when_one_of_several_leaves_the_agent_is_still_there(presence: Loop) -> 
     presence.decider.apply(registered("i1", 1))
     presence.decider.apply(registered("i2", 2))
     (effect,) = presence.decider.apply(fact("left", {"instance": "i1"}))
-    assert (effect.event, effect.detail, effect.data["others"]) == ("returned", ("i2", "1"), 0)
+    assert (effect.event, effect.detail, effect.data["others"]) == ("returned", ("i2", "3"), 0)
     assert not effect.from_outside  # every decider says the same
 
 
@@ -310,7 +344,7 @@ def test_ten_thousand_registrations_of_one_name_are_bounded(presence: Loop) -> N
     assert len(presence.look()) == 0
     # Who is there registers again; one more has the place of one that ended.
     presence.take(presence.decider.apply(registered("x7", 10_001)))
-    assert presence.take(presence.decider.gone("acme", "a1", "x5", T)) == ["gone.x5.1"]
+    assert presence.take(presence.decider.gone("acme", "a1", "x5", T)) == ["gone.x5.7"]
     presence.take(presence.decider.apply(registered("y", 10_002)))
     presence.take(presence.decider.apply(registered("z", 10_003)))
     assert ("x5" in agent.instances, "y" in agent.instances, "z" in agent.instances) == (False, True, False)
