@@ -242,7 +242,18 @@ class Outcomes:
 class TaskHandle(Generic[T]):
     """A submitted task.  Keep it for as long as you want to be told of its outcome."""
 
-    __slots__ = ("__weakref__", "_coord", "_delayed", "_ends_at", "_returns", "_watch", "id", "key", "reused")
+    __slots__ = (
+        "__weakref__",
+        "_coord",
+        "_delayed",
+        "_ends_at",
+        "_given_up",
+        "_returns",
+        "_watch",
+        "id",
+        "key",
+        "reused",
+    )
 
     def __init__(
         self, coord: Coord, key: str, id: str, watch: Watch, returns: Any, *, reused: bool = False,
@@ -254,6 +265,8 @@ class TaskHandle(Generic[T]):
         """
         self._delayed = delayed
         self._ends_at = ends_at
+        self._given_up: Outcome | None = None
+        """What its own timer's cancellation came to, where others may submit the same task: theirs goes on."""
         self.reused = reused
         """Whether the work was begun, or done, before it was asked for here."""
         self._coord = coord
@@ -268,7 +281,12 @@ class TaskHandle(Generic[T]):
     @property
     def done(self) -> bool:
         """Whether its outcome is known here."""
-        return self._watch.outcome is not None
+        return self._known is not None
+
+    @property
+    def _known(self) -> Outcome | None:
+        outcome = self._watch.outcome
+        return self._given_up if outcome is None and self._delayed is not None else outcome
 
     async def result(self, timeout_s: float | None = None) -> T:
         """Wait for the outcome: the handler's output, as the type that was given as `returns`.
@@ -283,13 +301,13 @@ class TaskHandle(Generic[T]):
             timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
         watch = self._watch
         began = clock.monotonic()
-        if watch.outcome is not None and watch.outcome.status != "completed":
+        if (known := self._known) is not None and known.status != "completed":
             await self._look_again(timeout_s)  # it may have been submitted again since
         wait_s = limits.RESULT_AUDIT_FIRST_S
-        if watch.outcome is None and not (watch.foreign or watch.suspicious):
+        if self._known is None and not (watch.foreign or watch.suspicious):
             # Nearly all are told of theirs in this time.
             await watch.changed(wait_s if timeout_s is None else min(wait_s, timeout_s))
-        outcome = watch.outcome
+        outcome = self._known
         if outcome is None:
             waited_s = clock.monotonic() - began
             try:
@@ -320,7 +338,7 @@ class TaskHandle(Generic[T]):
                 if progress is not None and progress != last:
                     last = progress
                     yield progress
-                if self._watch.outcome is not None:
+                if self.done:
                     return
                 if seen == self._watch.seen and not await self._watch.changed(limits.RESULT_AUDIT_FIRST_S):
                     await self._audit()
@@ -386,8 +404,19 @@ class TaskHandle(Generic[T]):
             return False
         if not await self._coord.timers.cancel(timer.id, key=timer.key, reason=reason):
             return False
-        self._watch.hear(outcome=Outcome("cancelled", error="cancelled", message=reason or None))
+        self._ended_before(Outcome("cancelled", error="cancelled", message=reason or None))
         return True
+
+    def _ended_before(self, outcome: Outcome) -> None:
+        """Its timer does not submit it any more."""
+        delayed = self._delayed
+        if delayed is None or delayed.timer_id == self.id:
+            self._watch.hear(outcome=outcome)
+            return
+        # Others ask for the same work (reuse), each by a timer of his own: it is only nothing of this one's.
+        new, self._given_up = self._given_up is None, outcome
+        if new:
+            self._watch.hear()
 
     async def _fired(self) -> Task | None:
         """The task whose timer has fired; it may not be there yet."""
@@ -412,11 +441,11 @@ class TaskHandle(Generic[T]):
                 watch.suspicious = False
                 await self._audit()
             while True:
-                outcome = watch.outcome
+                outcome = self._known
                 if outcome is not None:
                     return outcome
                 heard = await watch.changed(wait_s)
-                if (watch.suspicious or not heard) and watch.outcome is None:
+                if (watch.suspicious or not heard) and self._known is None:
                     # Where very many wait, each has its turn: they look again about when they are told they may.
                     if not watch.foreign and not self._coord.outcomes.may_audit():
                         wait_s = random.uniform(limits.RESULT_AUDIT_FIRST_S, limits.RESULT_AUDIT_MAX_S) / 4
@@ -470,9 +499,10 @@ class TaskHandle(Generic[T]):
             task = timers.to_be(timer, self.key, self.id)
         if task is None:
             return  # what is known holds: it may have left the log
-        outcome = outcome_of(facts)
         if timer is not None and task.ended:
-            outcome = Outcome(task.status, error=task.error, message=task.message)
+            self._ended_before(Outcome(task.status, error=task.error, message=task.message))
+            return
+        outcome = outcome_of(facts)
         if outcome is not None:
             self._watch.hear(outcome=outcome)
         elif self._watch.outcome is not None:

@@ -110,6 +110,24 @@ async def test_a_delayed_submission_keeps_its_deadline_and_reuse(fleet: InMemory
     assert seen == [7]
 
 
+async def test_who_gives_up_his_delayed_task_gives_up_nobody_elses(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        mine, other = [await c.submit("echo", 7, delay_s=delay_s, reuse_for_s=600) for delay_s in (2, 3)]
+        assert mine.id == other.id
+        waits = [asyncio.ensure_future(handle.result(timeout_s=30)) for handle in (mine, other)]
+        await asyncio.sleep(0.1)
+        assert await mine.cancel("no more")
+        with pytest.raises(errors.TaskCancelled, match="no more"):
+            await waits[0]
+        assert (mine.done, other.done) == (True, False)
+        with pytest.raises(errors.TaskCancelled):
+            await mine.result(timeout_s=1)
+        assert await waits[1] == 7
+        assert await mine.result(timeout_s=1) == 7, "the work was done all the same"
+    assert seen == [7]
+
+
 async def test_what_was_submitted_again_has_its_later_outcome(fleet: InMemoryCoord) -> None:
     agent, _ = echoes()
     async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("operator") as operator:
