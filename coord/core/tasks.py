@@ -35,6 +35,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from coord import limits
+from coord.core.deciding import State
 from coord.core.retry import backoff_of
 from coord.errors import InvalidPayload, WireError
 from coord.wire import work
@@ -455,6 +456,23 @@ def fold(facts: list[StoredFact]) -> tuple[Task | None, list[tuple[StoredFact, R
         if refusal is not None:
             refused.append((fact, refusal))
     return (task if task is not None and task.submitted_seq else None), refused
+
+
+def may_be_second(state: State) -> bool:
+    """Whether it may be stated although its entity has a fact: see `is_open`.
+
+    A workflow's submission is another matter: its decider says it again by itself where it is not met in the log.
+    """
+    return state.kind == "task" and state.once == "entity" and state.from_outside
+
+
+def is_open(facts: list[StoredFact], event_id: str) -> bool:
+    """Whether a submission of that id, which was to be a task's first fact, is still to be stated.
+
+    So it is where the facts that are there come to no task (anybody can state one under an id that is not taken
+    yet, and nobody believes it), and the submission is not among them.
+    """
+    return fold(facts)[0] is None and all(fact.event_id != event_id for fact in facts)
 
 
 def restatement(task: Task) -> Submission:

@@ -7,7 +7,8 @@ stored                 it is a fact now
 ``duplicate``          it was stated before, by us or by another process that decided the same
 10071                  somebody was first: the stored fact is read.  The same id: it was stated
                        before.  Another author's: a race that the fold settles, and has.  Another id
-                       of the same decider: an alarm, because two decisions differ
+                       of the same decider: an alarm, because two decisions differ.  Facts that no
+                       reader believes, before what a timer submits: it is stated without its condition
 any other refusal      the session ends; whoever begins the next decides the same again
 =====================  ==========================================================================
 
@@ -29,6 +30,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, Publication
 from coord.core.deciding import Arm, Effect, Open, Push, Settle, State
+from coord.core.tasks import is_open, may_be_second
 from coord.runtime import clock
 from coord.server import history
 from coord.server.statements import Encoder, first_filter
@@ -267,6 +269,11 @@ class Performer:
     async def _judge(self, state: State, event_id: str, then: Done) -> None:
         """Somebody was first with this: find out whether it was the same decision."""
         try:
+            if may_be_second(state):
+                there = await history.entity(self._conn, state.tenant, state.key, state.kind, state.id)
+                if is_open(there, event_id):
+                    self._submit(msgspec.structs.replace(state, once=None), state.data, then)
+                    return
             fact = await history.first(self._conn, first_filter(state))
         except errors.CoordError as exc:
             then(exc)

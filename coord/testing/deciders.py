@@ -19,7 +19,7 @@ from coord.core.deciding import Arm, Decider, Effect, Owed, Push, Settle, State
 from coord.core.desk import Desk
 from coord.core.flags import FlagDecider
 from coord.core.scheduling import PlacementDecider
-from coord.core.tasks import fold
+from coord.core.tasks import fold, is_open, may_be_second
 from coord.server.deciders import deciders
 from coord.testing.broker import PARTITIONS, Ack, Refused, Stored, once_of
 from coord.testing.loop import Process, Thread, sleep
@@ -294,6 +294,10 @@ class Session:
         )  # fmt: skip
         event_id = event_id_of(state)
         answer = yield from self.broker.publish(state.agent, fact, event_id, once_of(state), tries=1)
+        if isinstance(answer, Refused) and may_be_second(state):
+            there = yield from self.broker.read(state.kind, state.key, state.id)
+            if is_open(there, event_id):
+                answer = yield from self.broker.publish(state.agent, fact, event_id, None, tries=1)
         if answer is None:
             self.failed = True  # whether it is stored is not known: the next session finds out
             return

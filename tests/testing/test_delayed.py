@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 import coord
 from coord import errors
 from coord.client.redriving import redrive
+from coord.core.tasks import is_open
 from coord.testing import InMemoryCoord
+from coord.wire.records import Fact
 
 
 def echoes() -> tuple[coord.Agent, list[Any]]:
@@ -66,6 +69,29 @@ async def test_a_delayed_task_whose_id_was_taken_has_no_outcome_of_other_work(fl
                     await ask
                 assert refused.value.details["submitter"] == taker.agent
     assert seen == [2, 2]
+
+
+async def test_what_nobody_believes_keeps_no_timers_task_from_being_there_once(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:
+        stray = {"progress": ((), {"done": 0.5}), "submitted": (("echo", "normal"), {"retries": "x"})}
+        names = (*stray, "nightly-1")
+        for name, (event, (detail, data)) in zip(names, (*stray.items(), ("progress", stray["progress"])), strict=True):
+            await other.stating.state(Fact(kind="task", id=name, key=name, event=event, detail=detail, data=data))
+        handles = [await c.submit("echo", name, id=name, delay_s=2) for name in stray]
+        await c.timers.submit("nightly", "echo", "nightly", every_s=5)
+        assert [await handle.result(timeout_s=30) for handle in handles] == list(stray)
+        assert await c.task("nightly-1").result(timeout_s=30) == "nightly"
+        await c.timers.cancel("nightly")
+        for name in names:
+            facts = [fact for fact in fleet.facts(kind="task", id=name) if fact.event == "submitted"]
+            stated = [fact for fact in facts if fact.agent == "_timer"]
+            assert len(stated) == 1
+            assert not is_open(facts, stated[0].event_id)
+            assert is_open([fact for fact in facts if fact not in stated], stated[0].event_id)
+            # Decided again, as after a death: it is there, even where no reader believes it.
+            assert not is_open([msgspec.structs.replace(stated[0], detail=())], stated[0].event_id)
+    assert sorted(seen) == ["nightly", *stray]
 
 
 async def test_a_delayed_task_is_there_before_its_time(fleet: InMemoryCoord) -> None:
