@@ -80,6 +80,11 @@ class Instance(msgspec.Struct, omit_defaults=True):
     """It said that it takes no more."""
 
     @property
+    def bounds(self) -> bool:
+        """Whether its registration bounds what it may use."""
+        return self.about.quotas is not None and self.about.quotas.bound
+
+    @property
     def next_n(self) -> int:
         """The number of the decider's next statement of it.
 
@@ -132,7 +137,7 @@ class Agent(msgspec.Struct, omit_defaults=True):
     def quotas(self) -> Quotas | None:
         """What its instances that are there may use together: each may use its own (memory: of one instance).
 
-        None where nothing is bounded, or nobody is there.
+        None where nothing is bounded, or nobody is there; one that has no bound leaves the whole agent without it.
         """
         said = [one.about.quotas or Quotas() for one in self.instances.values() if one.status in ("alive", "suspect")]
         if not said:
@@ -143,12 +148,6 @@ class Agent(msgspec.Struct, omit_defaults=True):
             _together(max, [one.memory_mib for one in said]),
         )
         return quotas if quotas.bound else None
-
-    @property
-    def bounds(self) -> bool:
-        """Whether its newest registration bounds anything."""
-        newest = next(reversed(self.instances.values()), None)
-        return newest is not None and newest.about.quotas is not None and newest.about.quotas.bound
 
     def apply(self, fact: StoredFact) -> bool:
         """Fold one fact of kind agent; whether it changed anything."""
@@ -416,8 +415,11 @@ class PresenceDecider(Folding):
         return False
 
     def _watch_usage(self, at: tuple[str, str], agent: Agent) -> None:
-        # Once it is watched it stays so: its instances may differ, and a look sees all of them.
-        if at in self._agents and (agent.quarantined or agent.bounds or at in self._watched):
+        # Once it is watched it stays so: its instances may differ, and a look sees all of them.  Who registered is
+        # the newest one; to look at thousands at each fact would be quadratic.
+        newest = next(reversed(agent.instances.values()), None)
+        bounds = newest is not None and newest.bounds
+        if at in self._agents and (agent.quarantined or bounds or at in self._watched):
             self._watched[at] = agent
         else:
             self._watched.pop(at, None)
@@ -466,7 +468,8 @@ class PresenceDecider(Folding):
         self._dying.clear()
         self._watched.clear()
         for at, agent in self._agents.items():
-            if agent.quarantined or agent.quotas is not None:
+            # Any of them: the others may end, or this one return.
+            if agent.quarantined or any(one.bounds for one in agent.instances.values()):
                 self._watched[at] = agent
 
     def open_count(self) -> int:

@@ -435,6 +435,23 @@ def test_a_snapshot_is_the_state(presence: Loop) -> None:
     assert list(other.gone("acme", "a1", "i1", T)) == []
 
 
+@pytest.mark.parametrize("restored", [False, True])
+@pytest.mark.parametrize("bounded", ["i1", "i2"])
+def test_quotas_are_kept_after_a_snapshot_as_without_one(presence: Loop, restored: bool, bounded: str) -> None:
+    other = {"i1": "i2", "i2": "i1"}[bounded]
+    for n in (1, 2):
+        name = f"i{n}"
+        presence.decider.apply(registered(name, n, **({"quotas": {"inflight": 1}} if name == bounded else {})))
+    if restored:
+        presence.decider.load(msgspec.msgpack.decode(msgspec.msgpack.encode(presence.decider.dump())))
+    presence.world.used = Usage(inflight=2)
+    assert presence.look() == presence.look() == presence.look() == []  # the other one may use anything
+    presence.take(presence.decider.gone("acme", "a1", other, T))
+    presence.world.states[other] = "gone"
+    assert presence.look() == presence.look() == []
+    assert presence.look() == ["quarantined.1"]
+
+
 def test_every_transition_of_an_instance_is_walked() -> None:
     for (status, event), after in TRANSITIONS.items():
         agent = Agent("acme", "a1")
