@@ -1,4 +1,7 @@
-"""What partitions look at, each for itself, is looked at in the same moments: one wake-up, and one question."""
+"""What partitions look at, each for itself, is looked at in the same moments: one wake-up, and one question.
+
+In virtual time: no turn of the loop is so slow that a moment falls into it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 from coord.bus.connection import Connection
 from coord.projector import ends
 from coord.runtime.clock import in_step
+from coord.testing import virtual
 
 
 class Broker:
@@ -23,36 +27,41 @@ class Broker:
         return {"asked": request}
 
 
-async def test_busy_partitions_ask_for_their_stream_once_though_they_are_busy_one_after_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ends, "_BUSY_EVERY_S", 0.05)
-    broker = Broker()
-    together = ends.Ends(cast("Connection", broker), "EVENTS")
-    asking: list[asyncio.Task[dict[str, Any]]] = []
-    planned = asyncio.Event()
+def test_busy_partitions_ask_for_their_stream_once_though_they_are_busy_one_after_another() -> None:
+    async def asked() -> None:
+        broker = Broker()
+        together = ends.Ends(cast("Connection", broker), "EVENTS")
+        asking: list[asyncio.Task[dict[str, Any]]] = []
+        planned = asyncio.Event()
 
-    def look() -> None:
-        asking.append(asyncio.create_task(together.info()))
-        if len(asking) == 3:
-            planned.set()
+        def look() -> None:
+            asking.append(asyncio.create_task(together.info()))
+            if len(asking) == 3:
+                planned.set()
 
-    for turn in range(3):  # each in a turn of its own
-        together.later(look)
-        await asyncio.sleep(0)
-        assert not asking, turn
-    await asyncio.wait_for(planned.wait(), 5)
-    assert {await one == {"asked": "STREAM.INFO.EVENTS"} for one in asking} == {True}
-    assert broker.asked == 1
-    again = asyncio.Event()
-    together.later(again.set)  # and the next moment is planned anew
-    await asyncio.wait_for(again.wait(), 5)
+        for turn in range(3):  # each in a turn of its own
+            together.later(look)
+            await asyncio.sleep(0)
+            assert not asking, turn
+        await asyncio.wait_for(planned.wait(), 5)
+        assert {await one == {"asked": "STREAM.INFO.EVENTS"} for one in asking} == {True}
+        assert broker.asked == 1
+        again = asyncio.Event()
+        together.later(again.set)  # and the next moment is planned anew
+        await asyncio.wait_for(again.wait(), 5)
+
+    virtual.run(asked())
 
 
-async def test_who_looks_equally_often_looks_in_the_same_moment_and_never_twice_in_one() -> None:
-    loop = asyncio.get_running_loop()
-    for every_s in (0.25, 0.5, 1.0):
-        wait_s = in_step(every_s)
-        at = loop.time() + wait_s
-        assert abs(at / every_s - round(at / every_s)) * every_s < 0.01
-        assert every_s / 8 - 0.01 < wait_s <= every_s * 9 / 8
+def test_who_looks_equally_often_looks_in_the_same_moment_and_never_twice_in_one() -> None:
+    async def looked() -> None:
+        loop = asyncio.get_running_loop()
+        for every_s in (0.25, 0.5, 1.0):
+            for _ in range(20):
+                await asyncio.sleep(0.07)
+                wait_s = in_step(every_s)
+                at = loop.time() + wait_s
+                assert at / every_s == pytest.approx(round(at / every_s), abs=1e-6)
+                assert every_s / 8 - 1e-6 < wait_s <= every_s * 9 / 8 + 1e-6
+
+    virtual.run(looked())
