@@ -74,19 +74,17 @@ Ident: TypeAlias = tuple[str, str, str]
 """(tenant, key, id)."""
 
 
-class _Told(msgspec.Struct):
-    to: Any = None
-    agent: Any = None
-    capability: Any = None
+_ASKS: Final = frozenset(Offered.__struct_fields__) - {"reason"}
+"""What only somebody says who wants an answer: with any of it, `to` is a mistake that its author must hear of."""
 
 
 def _is_told(fact: StoredFact) -> bool:
     """Whether it only says ``to`` whom something went, as recorded conversations do."""
     try:
-        said = decode(fact, _Told)
+        said = decode(fact, dict)
     except WireError:
         return False
-    return fact.event == "offered" and said.to is not None and said.agent is None and said.capability is None
+    return fact.event == "offered" and said.get("to") is not None and all(said.get(name) is None for name in _ASKS)
 
 
 class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -150,6 +150,7 @@ WRONG = [
     ("workflow", "started", "e", "e", "", "[1]", "workflow.malformed"),
     ("workflow", "started", "e", "other", "", '{"definition":{"name":"n"}}', "workflow.key"),
     ("handoff", "offered", "e", "e", "", '{"timeout_ms":"x"}', "handoff.malformed"),
+    ("handoff", "offered", "e", "e", "", '{"to":"b","work":1}', "handoff.malformed"),
     ("signal", "awaited", "e", "e", "", "{}", "signal.malformed"),
     ("lock", "requested", "e", "e", "", "{}", "lock.malformed"),
     ("flag", "set", "e", "flags", "", '{"percentage":"x"}', "flag.malformed"),

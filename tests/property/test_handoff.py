@@ -141,6 +141,16 @@ def test_what_has_ended_is_not_offered_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asks", "code"),
+    [({}, "told"), ({"work": {"n": 1}}, "malformed"), ({"timeout_ms": 9}, "malformed"), ({"ref": {}}, "malformed")],
+)
+def test_only_what_asks_for_nothing_is_a_record(asks: dict[str, Any], code: str) -> None:
+    log = Log(HandoffDecider())
+    log.state("me", "handoff", "h", "offered", data={"to": "clerk", "reason": "next", "work": None, **asks})
+    assert log.decider.refused == {f"handoff.{code}": 1}
+
+
+@pytest.mark.parametrize(
     ("again", "code"),
     [
         ({"context": {"b": 2, "a": {"y": 1, "x": 0}}, "agent": "a", "work": 1, "reason": "once more"}, "repeated"),
