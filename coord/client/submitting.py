@@ -418,16 +418,21 @@ class Submitter:
         found = await self._first(ask, refused)
         if found is None:
             # What is there is nobody's task: facts that no reader believes.  The log decides who is first.
-            await self._send(ask, once=False)
-            found = await self._first(ask, refused)
+            stored = await self._send(ask, once=False)
+            found = await self._first(ask, refused, stored.seq)
         if found is None:
             raise errors.UnknownTask(
                 "the submission is stored, and cannot be read back", task=ask.id, key=ask.key
             ) from refused
         self._join(watch, *found)
 
-    async def _first(self, ask: Ask, refused: errors.WrongLastSequence) -> tuple[Task, list[StoredFact]] | None:
-        """The task that was there before, if it is the same work; `TaskExists` if not.  None: there is no task."""
+    async def _first(
+        self, ask: Ask, refused: errors.WrongLastSequence, seq: int = 0
+    ) -> tuple[Task, list[StoredFact]] | None:
+        """The task that was there before, if it is the same work; `TaskExists` if not.  None: there is no task.
+
+        `seq`: something is known to be there up to it.
+        """
         for _ in range(_LOOKS_MAX):
             task, facts = await read(self._coord.connection, self._coord.tenant, ask.key, ask.id)
             if task is not None:
@@ -436,7 +441,7 @@ class Submitter:
                 except errors.TaskExists as exc:
                     raise exc from refused
                 return task, facts
-            if facts:
+            if facts and facts[-1].seq >= seq:
                 break
             await asyncio.sleep(_LOOK_AGAIN_S)
         return None
@@ -459,10 +464,15 @@ class Submitter:
             name = reuse.name_of(key, generation)
             watch = self._coord.outcomes.watch(key, name)
             self._shared[key] = watch
+            one = msgspec.structs.replace(ask, key=key, id=name, said=said)
             try:
-                await self._send(msgspec.structs.replace(ask, key=key, id=name, said=said))
-            except errors.WrongLastSequence:
-                found = reuse.newest(key, await facts_of(self._coord.connection, self._coord.tenant, key))
+                await self._send(one)
+            except errors.WrongLastSequence as refused:
+                facts = await facts_of(self._coord.connection, self._coord.tenant, key)
+                found = reuse.newest(key, facts)
+                if (found is None or found.generation < generation) and any(fact.id == name for fact in facts):
+                    await self._second(one, watch, refused)  # facts that no reader believes
+                    return TaskHandle(self._coord, key, name, watch, ask.returns, reused=watch.foreign)
             else:
                 return TaskHandle(self._coord, key, name, watch, ask.returns)
             if found is None or found.generation < generation:

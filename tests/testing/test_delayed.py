@@ -11,6 +11,7 @@ import pytest
 import coord
 from coord import errors
 from coord.client.redriving import redrive
+from coord.core import reuse
 from coord.core.tasks import is_open
 from coord.testing import InMemoryCoord
 from coord.wire.records import Fact
@@ -195,3 +196,17 @@ async def test_many_at_once_take_what_one_takes(fleet: InMemoryCoord) -> None:
             with pytest.raises(errors.InvalidPayload):
                 await c.submit_many("echo", [1], **wrong)
     assert sorted(seen) == [0, 1, 2, 7, 8]
+
+
+async def test_what_nobody_believes_keeps_no_reused_work_from_being_done(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:
+        key = reuse.key_of("echo", b"7")
+        await other.stating.state(
+            Fact(kind="task", id=reuse.name_of(key, 1), key=key, event="submitted", detail=("echo", "normal"),
+                 data={"retries": "many"})
+        )  # fmt: skip
+        handles = [await who.submit("echo", 7, reuse_for_s=60) for who in (c, c, other)]
+        assert [await handle.result(timeout_s=30) for handle in handles] == [7] * 3
+        assert [handle.reused for handle in handles] == [False, True, True]
+    assert seen == [7]
