@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from coord import errors
+from coord.core.tasks import Task
 from coord.wire import arguments, work
 
 if TYPE_CHECKING:
-    from coord.core.tasks import Task
     from coord.wire.records import StoredFact
 
 
@@ -61,9 +61,15 @@ def check_same(ask: Ask, task: Task, facts: list[StoredFact]) -> None:
     """Raise `TaskExists`, naming the first, where a task is other work; `facts`: the task's."""
     if not same(ask, task.capability, task.submission):
         raise errors.TaskExists(
-            task=task.id, key=task.key, first_event_id=task.event_id, first_seq=facts[0].seq,
+            task=task.id, key=task.key, first_event_id=task.event_id, first_seq=_first_seq(facts),
             submitter=task.submitter, capability=task.capability, status=task.status,
         )  # fmt: skip
+
+
+def _first_seq(facts: list[StoredFact]) -> int:
+    """Of the submission that is believed: what nobody believes may be before it."""
+    believed = (fact for fact in facts if Task(tenant=fact.tenant, key=fact.key, id=fact.id).apply(fact) is None)
+    return next(believed, facts[0]).seq
 
 
 def task_of(said: dict[str, Any], instance: str) -> work.Submission:

@@ -124,12 +124,17 @@ class Workflows:
             await self._coord.used_ids.refuse_workflow(id)
         watch = self._watch(name)
         data = flow.Started(definition=msgspec.Raw(raw), input=msgspec.Raw(given), instance=self._coord.instance)
+        fact = Fact(kind="workflow", id=name, key=name, event="started", data=data)
         try:
-            await self._coord.stating.state(
-                Fact(kind="workflow", id=name, key=name, event="started", data=data), once="entity"
-            )
+            await self._coord.stating.state(fact, once="entity")
         except errors.WrongLastSequence as refused:
             life = await self._first(name, raw, given, refused)
+            if life is None:
+                # What is there is nobody's workflow: facts that no reader believes.  The log decides who is first.
+                stored = await self._coord.stating.state(fact)
+                life = await self._first(name, raw, given, refused, stored.seq)
+            if life is None:
+                raise errors.UnknownWorkflow("the start is stored, and cannot be read back", workflow=name) from refused
             watch.foreign = life.submitter != self._coord.agent or life.instance != self._coord.instance
         return WorkflowHandle(self._coord, name, watch, returns)
 
@@ -144,23 +149,29 @@ class Workflows:
             self._capabilities[digest] = found
         return found
 
-    async def _first(self, id: str, raw: bytes, given: bytes, refused: errors.WrongLastSequence) -> Workflow:
-        """The workflow that was there before, if it is the same; `WorkflowExists` if not."""
+    async def _first(
+        self, id: str, raw: bytes, given: bytes, refused: errors.WrongLastSequence, seq: int = 0
+    ) -> Workflow | None:
+        """The workflow that was there before, if it is the same; `WorkflowExists` if not.  None: there is none.
+
+        `seq`: something is known to be there up to it.
+        """
         for _ in range(_LOOKS_MAX):
             facts = await facts_of(self._coord, id, "workflow")
             life, _ = workflow_life.fold(facts)
-            if life is not None:
-                said = workflow_life.decode(next(f for f in facts if f.event == "started"), flow.Started)
+            began = workflow_life.beginning(facts)
+            if life is not None and began is not None:
+                said = workflow_life.decode(began, flow.Started)
                 if _same(said.definition, raw) and _same(said.input, given):
                     return life
                 raise errors.WorkflowExists(
-                    workflow=id, first_event_id=life.event_id, first_seq=facts[0].seq, submitter=life.submitter,
+                    workflow=id, first_event_id=life.event_id, first_seq=began.seq, submitter=life.submitter,
                     definition=f"{life.name}@{life.version}", status=life.status,
                 ) from refused  # fmt: skip
-            if facts:
+            if facts and facts[-1].seq >= seq:
                 break
             await asyncio.sleep(_LOOK_AGAIN_S)
-        raise errors.WorkflowExists("something that is no start is stored under this id", workflow=id) from refused
+        return None
 
     def _watch(self, id: str, *, foreign: bool = False) -> Watch:
         watch = self._watches.get(id)

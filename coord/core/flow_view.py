@@ -14,7 +14,6 @@ from coord.core import workflow_life
 from coord.core.flow_definition import UNDO
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow, decode
-from coord.errors import WireError
 from coord.wire import flow, work
 from coord.wire.envelope import StoredFact
 from coord.wire.flow import Definition, Step
@@ -54,10 +53,8 @@ def view(facts: list[StoredFact]) -> View | None:
     life, _ = workflow_life.fold([fact for fact in facts if fact.kind == "workflow"])
     if life is None:
         return None
-    started = next(f for f in facts if f.kind == "workflow" and f.event == "started")
-    try:
-        definition = msgspec.json.decode(decode(started, flow.Started).definition, type=Definition)
-    except (msgspec.MsgspecError, RecursionError):
+    definition = _definition(facts)
+    if definition is None:
         return View(life, None, [])
     steps = {step.name: StepView(step.name, kind=_kind(step)) for step in definition.steps}
     found = View(life, definition, list(steps.values()))
@@ -79,13 +76,19 @@ def view(facts: list[StoredFact]) -> View | None:
 
 def signals_of(facts: list[StoredFact]) -> frozenset[str] | None:
     """The signals that steps of a workflow wait for, now, before or later; None: what it is made of is not known."""
-    started = next((fact for fact in facts if fact.kind == "workflow" and fact.event == "started"), None)
-    try:
-        said = None if started is None else decode(started, flow.Started).definition
-        definition = None if said is None else msgspec.json.decode(said, type=Definition)
-    except (WireError, msgspec.MsgspecError, RecursionError):
-        return None
+    definition = _definition(facts)
     return None if definition is None else frozenset(step.signal for step in definition.steps if step.signal)
+
+
+def _definition(facts: list[StoredFact]) -> Definition | None:
+    """What the start that is believed says; None: there is none, or it says no definition."""
+    started = workflow_life.beginning(facts)
+    try:
+        return (
+            None if started is None else msgspec.json.decode(decode(started, flow.Started).definition, type=Definition)
+        )
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def _kind(step: Step) -> str:

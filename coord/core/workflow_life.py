@@ -22,6 +22,7 @@ Pure, and no clock.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -231,6 +232,14 @@ def fold(facts: list[StoredFact]) -> tuple[Workflow | None, list[tuple[StoredFac
         if refusal is not None:
             refused.append((fact, refusal))
     return (life if life is not None and life.started_seq else None), refused
+
+
+def beginning(facts: Iterable[StoredFact]) -> StoredFact | None:
+    """Of one workflow's facts, in log order, the `started` that is believed; None: there is none."""
+    for fact in facts:
+        if fact.kind == "workflow" and Workflow(tenant=fact.tenant, id=fact.id).apply(fact) is None:
+            return fact
+    return None
 
 
 def payload_hash(said: flow.Started) -> str:

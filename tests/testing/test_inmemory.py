@@ -17,6 +17,7 @@ from coord.client.attempts import Attempt
 from coord.client.execution import Execution
 from coord.testing import InMemoryCoord, Stuck, load, replay, run, save
 from coord.wire.flow import When
+from coord.wire.records import Fact
 from tests.support.waiting import until
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "histories"
@@ -159,6 +160,19 @@ async def test_a_workflow_defined_as_data_asks_a_table_that_is_changed(fleet: In
         assert [(table.id, table.said.version) for table in await c.rules.ls()] == [("sizes", "2")]
         assert await c.run_workflow(coord.Workflow.from_dict(flow), {"n": 3}, timeout_s=60) == "any"
         assert await c.rules.get("nobody") is None
+
+
+async def test_a_start_that_nobody_believes_is_in_nobodys_way(fleet: InMemoryCoord) -> None:
+    flow = {"name": "triage", "steps": [{"name": "size", "decide": {"rules": [{"output": 1}]}}]}
+    async with fleet.connect("boss") as c, fleet.connect("other") as other:
+        await other.stating.state(Fact(kind="workflow", id="w", key="w", event="started", data=[1]))
+        started = [await who.start_workflow(flow, {}, id="w") for who in (c, c, other)]
+        assert [await handle.result(timeout_s=60) for handle in started] == [1] * 3
+        assert [step.name for step in (await started[0].status()).steps] == ["size"]
+        with pytest.raises(errors.WorkflowExists) as refused:
+            await other.start_workflow(flow, {"n": 1}, id="w")
+        believed = fleet.facts("workflow", "w")[1]
+        assert (refused.value.details["submitter"], refused.value.details["first_seq"]) == ("boss", believed.seq)
 
 
 async def test_a_handoff_to_a_name_that_nobody_has_says_so(fleet: InMemoryCoord) -> None:
