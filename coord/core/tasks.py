@@ -144,13 +144,15 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Claims that were believed: the number of the current or last one."""
     failures: int = 0
     deaths: int = 0
+    barred: int = 0
+    """Claims that were released because their agent was quarantined: each is delivered later than the one before."""
     claimant: str | None = None
     instance: str | None = None
     claimed_at: float | None = None
     """Broker's clock, of the newest claim that was believed."""
     started_first_at: float | None = None
     retry_at: float | None = None
-    """Waiting: not before."""
+    """Waiting, or released from a quarantined agent: not delivered before."""
     ended_at: float | None = None
     progress: float | None = None
     error: str | None = None
@@ -243,7 +245,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.failures = failed_before(fact, said)
         if first:
             return  # nothing was believed before it: the rest is as it was made
-        self.deaths = 0
+        self.deaths = self.barred = 0
         self._reopen()
         self.claimant = self.instance = self.claimed_at = self.retry_at = self.ended_at = None
         self.progress = self.error = self.message = self.run_s = None
@@ -342,6 +344,10 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
             return _OVERTAKEN
         if said.reason in ("drained", "quarantined"):  # no fault of the task's
             self._free("queued")
+            if said.reason == "quarantined":
+                # Whoever pulls on all the same would be given it again at once, for as long as it is quarantined.
+                wait_s = min(limits.QUARANTINE_RETRY_S * 2.0 ** min(self.barred, 30), limits.QUARANTINE_S)
+                self.barred, self.retry_at = self.barred + 1, fact.stored_at.timestamp() + wait_s
             return None
         self.deaths += 1
         if self.deaths > limits.TASK_DEATHS_MAX:

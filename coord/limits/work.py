@@ -242,6 +242,10 @@ QUARANTINE_S: Final = 60.0
 QUARANTINE_TOLD_S: Final = 1.0
 """What an agent claims within this after it was quarantined it keeps: it may not have heard of it yet."""
 
+QUARANTINE_RETRY_S: Final = 1.0
+"""When a task that a quarantined agent claimed later than that is delivered again: doubled with each such claim of
+it, to `QUARANTINE_S`.  The broker gives to whoever asks, and a client that does not know of quarantine asks on."""
+
 CAPABILITY_WINDOW_S: Final = 30.0
 CAPABILITY_OUTCOMES_MIN: Final = 20
 CAPABILITY_FAILING: Final = 0.5

@@ -78,6 +78,7 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     claims: Count = 0
     failures: Count = 0
     deaths: Count = 0
+    barred: Count = 0
     claimant: str | None = None
     instance: str | None = None
     claimed_at: float | None = None

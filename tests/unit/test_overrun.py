@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coord import limits
-from coord.core import task_decider
+from coord.core import task_decider, tasks
 from coord.core.deciding import Settle
 from coord.core.presence import PresenceTable
 from coord.core.task_decider import EXTEND_EVERY_S, TaskDecider
@@ -54,6 +54,39 @@ def test_a_task_that_has_ended_leaves_nothing_to_look_at(monkeypatch: pytest.Mon
     assert log.facts[-1].event == "expired"
     log.pass_s(2 * EXTEND_EVERY_S)
     assert not decider._leases
+
+
+@pytest.mark.parametrize("reload", [False, True], ids=["one", "restored"])
+def test_a_quarantined_agent_that_pulls_on_is_given_a_task_ever_later(reload: bool) -> None:
+    """Its deliveries are the broker's: a client that does not know of quarantine claims what it is given at once."""
+    decider, table = TaskDecider(), PresenceTable(0.0)
+    log = Log(decider)
+    table.beat("acme", "w", "w1", b"{}", 0.0)
+    table.bar({("acme", "w"): Barred("inflight", log.now.timestamp())})
+    log.pass_s(2 * limits.QUARANTINE_TOLD_S, table)
+    log.state("me", "task", "t", "submitted", "work", "normal")
+    waits = []
+    for n in range(1, 10):
+        log.state("w", "task", "t", "claimed", str(n), data={"instance": "w1"})
+        log.effects.clear()
+        log.pass_s(0.25, table)
+        assert log.facts[-1].event == "released"
+        (nak,) = (effect for effect in log.effects if isinstance(effect, Settle))
+        waits.append(nak.delay_s)
+        log.pass_s(nak.delay_s, table)
+        if reload:
+            log.reload()
+    assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60, 60])
+    task = log.decider.get("acme", "t", "t")  # type: ignore[attr-defined]
+    assert (task.status, task.deaths) == ("queued", 0)
+    folded, _ = tasks.fold(log.facts)
+    assert folded is not None
+    assert (folded.barred, folded.retry_at) == (task.barred, task.retry_at)
+    # A fold that begins with what was stated again agrees.
+    log.state("_task", "task", "t", "submitted", "work", "normal", data=tasks.restatement(task))
+    restated, _ = tasks.fold(log.facts[-1:])
+    assert restated is not None
+    assert (restated.barred, restated.retry_at) == (9, task.retry_at)
 
 
 def test_what_a_quarantined_agent_claims_is_given_to_others() -> None:
