@@ -200,6 +200,14 @@ class Outcomes:
         self._audit_at = now + limits.RESULT_AUDIT_APART_S
         return True
 
+    def audit_in_s(self, max_s: float) -> float:
+        """Take the next turn to read the log, in so many seconds; none is taken that is later than `max_s`."""
+        now = clock.monotonic()
+        at = max(now, self._audit_at)
+        if at - now < max_s:
+            self._audit_at = at + limits.RESULT_AUDIT_APART_S
+        return at - now
+
     def close(self) -> None:
         """Hear no more."""
         for unregister in self._unregister:
@@ -248,6 +256,7 @@ class TaskHandle(Generic[T]):
         "_delayed",
         "_ends_at",
         "_given_up",
+        "_old",
         "_returns",
         "_watch",
         "id",
@@ -267,6 +276,8 @@ class TaskHandle(Generic[T]):
         self._ends_at = ends_at
         self._given_up: Outcome | None = None
         """What its own timer's cancellation came to, where others may submit the same task: theirs goes on."""
+        self._old = watch.outcome is not None
+        """Its outcome was known before it was asked for: the task may have been submitted again since."""
         self.reused = reused
         """Whether the work was begun, or done, before it was asked for here."""
         self._coord = coord
@@ -301,8 +312,8 @@ class TaskHandle(Generic[T]):
             timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
         watch = self._watch
         began = clock.monotonic()
-        if (known := self._known) is not None and known.status != "completed":
-            await self._look_again(timeout_s)  # it may have been submitted again since
+        if self._old and (known := self._known) is not None and known.status != "completed":
+            await self._look_again(timeout_s)
         wait_s = limits.RESULT_AUDIT_FIRST_S
         if self._known is None and not (watch.foreign or watch.suspicious):
             # Nearly all are told of theirs in this time.
@@ -318,6 +329,7 @@ class TaskHandle(Generic[T]):
         if self._delayed is not None:
             await self._read()  # is it of this work?
         if outcome.status != "completed":
+            self._old = True
             raise _error(self.id, outcome)
         raw = bytes(outcome.output)
         if outcome.ref is not None:
@@ -480,6 +492,7 @@ class TaskHandle(Generic[T]):
         wait_s = limits.RESULT_AUDIT_FIRST_S
         try:
             async with asyncio.timeout(wait_s if timeout_s is None else min(wait_s, timeout_s)):
+                await asyncio.sleep(self._coord.outcomes.audit_in_s(wait_s))
                 await self._audit()
         except errors.TaskExists:
             raise

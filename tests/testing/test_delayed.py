@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 import coord
-from coord import errors
+from coord import errors, limits
+from coord.client import histories, outcomes
 from coord.client.redriving import redrive
 from coord.core import reuse
 from coord.core.tasks import is_open
@@ -167,6 +168,29 @@ async def test_what_was_submitted_again_has_its_later_outcome(fleet: InMemoryCoo
         again = await c.submit("echo", [1], id="x")
         for handle in (first, c.task("x"), again):
             assert await handle.result(timeout_s=30) == [1]
+
+
+async def test_failures_that_were_told_are_not_looked_up(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, _ = echoes()
+    reads = 0
+
+    async def counted(*args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await histories.read(*args)
+
+    monkeypatch.setattr(outcomes, "read", counted)
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        many = await c.submit_many("echo", [[n] for n in range(20)])
+        await asyncio.sleep(30)
+        assert all(handle.done for handle in many)
+        for looks in (0, 20):  # asked again, it may have been redriven since
+            reads, began = 0, asyncio.get_running_loop().time()
+            failed = await asyncio.gather(*(handle.result() for handle in many), return_exceptions=True)
+            took_s = asyncio.get_running_loop().time() - began
+            assert all(isinstance(one, errors.TaskRejected) for one in failed)
+            assert reads == looks
+            assert took_s >= (looks - 1) * limits.RESULT_AUDIT_APART_S, "one after the other"
 
 
 async def test_who_joins_waits_no_longer_than_he_said(fleet: InMemoryCoord) -> None:
