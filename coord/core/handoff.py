@@ -415,7 +415,7 @@ class HandoffDecider(Folding):
 
     def _is_there(self, handoff: Handoff) -> bool:
         """Whether whoever was asked is heard of; who is not may be a plain client, or a name with a slip."""
-        if self._presence is None or handoff.addressee is None:
+        if self._presence is None or self._presence.doubts or handoff.addressee is None:
             return True
         return any(row.state != "gone" for row in self._presence.instances(handoff.tenant, handoff.addressee))
 

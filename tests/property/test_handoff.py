@@ -110,6 +110,18 @@ def test_a_capability_that_nobody_has_waits_then_goes_to_the_offerers_coordinato
     assert alone.events()[-1] == "h.expired"
 
 
+@pytest.mark.parametrize(("blind", "reason"), [(True, "silent"), (False, "nobody")])
+def test_nobody_is_of_that_name_only_where_it_would_have_been_heard(blind: bool, reason: str) -> None:
+    """A process that has just started, or is cut off, does not know who is there."""
+    presence = PresenceTable(0.0, settle_s=0.0)
+    if blind:
+        presence.blind()
+    log = log_of(presence, agent="a")
+    log.pass_s(6, presence)
+    assert log.events()[-1] == "h.expired"
+    assert log.pushes("expired")[0]["reason"] == reason
+
+
 def test_stated_again_it_goes_on_where_it_stood() -> None:
     presence = table(a={"can": ("review",)}, b={"load": 0.1, "can": ("review",)})
     log = log_of(presence, capability="review")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import coord
-from coord import errors
+from coord import errors, limits
 from coord.client.attempts import Attempt
 from coord.client.execution import Execution
 from coord.testing import InMemoryCoord, Stuck, load, replay, run, save
@@ -177,6 +177,7 @@ async def test_a_start_that_nobody_believes_is_in_nobodys_way(fleet: InMemoryCoo
 
 async def test_a_handoff_to_a_name_that_nobody_has_says_so(fleet: InMemoryCoord) -> None:
     async with fleet.connect("boss") as c:
+        await asyncio.sleep(2 * limits.PRESENCE_SETTLE_S)  # just started, nobody knows who is there
         handle = await c.handoff({"n": 1}, to="clrek", timeout_s=0.1)
         with pytest.raises(errors.HandoffExpired) as refused:
             await handle.accepted(60)
