@@ -71,8 +71,9 @@ class Ends:
 
     def _call(self) -> None:
         planned, self._planned = self._planned, []
+        loop = asyncio.get_running_loop()
         for call in planned:
-            call()
+            loop.call_soon(call)  # each by itself: one's defect is no other's
 
     async def info(self) -> dict[str, Any]:
         """STREAM.INFO, asked for after this was called.  Raises what `Connection.api` raises."""

@@ -340,8 +340,10 @@ class PartitionProjector:
             intake.hold(self.checkpoint)
         if self._window_due:
             self._window_due = False
-            with contextlib.suppress(errors.CoordError):  # the next one looks again
+            try:
                 await self._look_at_window(intake.checkpoint)
+            except errors.CoordError:
+                self._plan_window()  # only who commits plans it, and that may have been the last for long
 
     def _plan_window(self) -> None:
         """Look whether the window passes us, in the moment in which all that are busy do."""

@@ -6,25 +6,52 @@ In virtual time: no turn of the loop is so slow that a moment falls into it.
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from coord import errors
 from coord.bus.connection import Connection
+from coord.core.checkpoint import Checkpoint
 from coord.projector import ends
+from coord.projector.config import ProjectorConfig
+from coord.projector.partition import PartitionProjector
 from coord.runtime.clock import in_step
+from coord.telemetry.metrics import Metrics
 from coord.testing import virtual
+from coord.wire import subjects
+
+CREATED = "2026-01-01T00:00:00Z"
 
 
 class Broker:
     """Counts what it is asked."""
 
-    def __init__(self) -> None:
+    is_connected = True
+    epoch = 0
+
+    def __init__(self, *, fails: int = 0) -> None:
         self.asked = 0
+        self.fails = fails
+        """So often it does not answer, at first."""
+
+    def new_inbox(self) -> str:
+        return "_INBOX"
+
+    def on_disconnected(self, _: Any) -> Any:
+        return lambda: None
+
+    def publish(self, *_: Any) -> None: ...
 
     async def api(self, request: str) -> dict[str, Any]:
         self.asked += 1
-        return {"asked": request}
+        if self.asked <= self.fails:
+            raise errors.DeadlineExceeded("planted")
+        state = {"messages": 9, "first_seq": 1, "last_seq": 100, "first_ts": CREATED, "last_ts": CREATED}
+        return {"asked": request, "created": CREATED, "config": {}, "state": state}
 
 
 def test_busy_partitions_ask_for_their_stream_once_though_they_are_busy_one_after_another() -> None:
@@ -44,13 +71,55 @@ def test_busy_partitions_ask_for_their_stream_once_though_they_are_busy_one_afte
             await asyncio.sleep(0)
             assert not asking, turn
         await asyncio.wait_for(planned.wait(), 5)
-        assert {await one == {"asked": "STREAM.INFO.EVENTS"} for one in asking} == {True}
+        assert {(await one)["asked"] for one in asking} == {"STREAM.INFO.EVENTS"}
         assert broker.asked == 1
         again = asyncio.Event()
         together.later(again.set)  # and the next moment is planned anew
         await asyncio.wait_for(again.wait(), 5)
 
     virtual.run(asked())
+
+
+def test_a_defect_of_one_keeps_no_other_from_looking() -> None:
+    async def looked() -> None:
+        loop = asyncio.get_running_loop()
+        told, looked = asyncio.Event(), asyncio.Event()
+        loop.set_exception_handler(lambda _, context: told.set() if context["exception"] is defect else None)
+        defect = ValueError("planted")
+
+        def look() -> None:
+            raise defect
+
+        together = ends.Ends(cast("Connection", Broker()), "EVENTS")
+        together.later(look)
+        together.later(looked.set)
+        await asyncio.wait_for(asyncio.gather(told.wait(), looked.wait()), 5)
+
+    virtual.run(looked())
+
+
+def test_a_look_at_the_window_that_fails_is_made_again_though_nothing_is_committed_any_more() -> None:
+    async def looked() -> None:
+        broker = Broker(fails=2)
+        at = Checkpoint(
+            stream=subjects.EVENTS, partition=3, seq=90, epoch=1,
+            stream_created=datetime.fromisoformat(CREATED), stored_at=None,
+        )  # fmt: skip
+        none: Any = None
+        projector = PartitionProjector(
+            subjects.EVENTS, 3, cast("Connection", broker), none, none, ProjectorConfig(), Metrics(CollectorRegistry())
+        )
+        intake: Any = SimpleNamespace(checkpoint=at, received_at=0.0, is_idle=False)
+        projector._source = cast("Any", SimpleNamespace(check_silence=lambda: None))
+        projector._window_messages = 5  # committed, and nothing since
+        projector._plan_window()
+        for asked in (1, 2, 3, 3):
+            await asyncio.sleep(2)
+            await projector._look(intake)
+            assert broker.asked == asked
+        assert (projector._window_from, projector._window_messages) == (90, 0)
+
+    virtual.run(looked())
 
 
 def test_who_looks_equally_often_looks_in_the_same_moment_and_never_twice_in_one() -> None:
