@@ -256,7 +256,8 @@ PULL_EXPIRES_S: Final = 1.0
 """Expiry of one pull; renewing it renews the pin."""
 
 PULL_CALM_S: Final = 2.0
-"""The same of who has waited for a pin for long: no message has ever come, and the first one finds the request."""
+"""The same of who has waited for a pin for longer than one lives: somebody else has it, or nothing is there to be read.
+A request renews nothing then, and the next is made as it expires: a message that brings the pin finds one."""
 
 GATHER_PARTITIONS_MIN: Final = 12
 """Partitions that one consumer without a filter has to replace: each filter's consumer costs the broker 0.25 µs a
