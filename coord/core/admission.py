@@ -6,7 +6,8 @@ the log, and a log without a service is protected by its own limits.
 
 While a circuit probes, each submitter lets `limits.CAPABILITY_PROBES` in each time the board is said (a second),
 and none while so many of the capability wait or run anyway: what they come to tells.  Where that takes long, one
-every `limits.CAPABILITY_OPEN_S` is let in all the same.
+every `limits.CAPABILITY_OPEN_S` is let in all the same.  All of this is each connection's own: a new one has heard
+no board and lets all in until it does, within about a second.
 
 Pure: the caller's monotonic clock is an argument.
 """
