@@ -39,6 +39,8 @@ _NULL: Final = msgspec.Raw(b"null")
 _LOOKS_MAX: Final = 20
 _LOOK_AGAIN_S: Final = 0.05
 """What a timer submits is there so soon after it fired."""
+_OWN_S: Final = 0.25
+"""Whose an outcome is that is known already is asked for so long, whatever the timeout."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -327,7 +329,13 @@ class TaskHandle(Generic[T]):
             except TimeoutError as exc:
                 raise errors.DeadlineExceeded("the task has no outcome yet", task=self.id, timeout_s=timeout_s) from exc
         if self._delayed is not None:
-            await self._read()  # is it of this work?
+            check_s = None if timeout_s is None else max(_OWN_S, timeout_s - (clock.monotonic() - began))
+            try:
+                async with asyncio.timeout(check_s):
+                    await self._is_own()
+            except TimeoutError as exc:
+                said = "the log does not say whether the outcome is the one of this work"
+                raise errors.DeadlineExceeded(said, task=self.id, timeout_s=timeout_s) from exc
         if outcome.status != "completed":
             self._old = True
             raise _error(self.id, outcome)
@@ -360,7 +368,8 @@ class TaskHandle(Generic[T]):
     async def cancel(self, reason: str = "") -> bool:
         """Cancel it: whoever runs it is stopped at its next await.  False: it has ended, or is another agent's.
 
-        Only the submitter may; raises what stating a fact raises.
+        Only the submitter may; raises what stating a fact raises, and `DeadlineExceeded` where a delayed task is just
+        being submitted: ask again.
         """
         task, _ = await self._read()
         if task is None:
@@ -401,6 +410,18 @@ class TaskHandle(Generic[T]):
             self._delayed = None
         return task, facts
 
+    async def _is_own(self) -> None:
+        """Return when the log has said that the task is of this work, or is not there; raises `TaskExists`."""
+        while self._delayed is not None:
+            try:
+                await self._read()
+            except errors.CoordError as exc:
+                if not exc.retryable:
+                    raise
+                await asyncio.sleep(limits.RESULT_AUDIT_FIRST_S / 4)
+            else:
+                return
+
     async def _timer(self) -> Timer | None:
         """The one that submits it, as the log has it."""
         delayed = self._delayed
@@ -431,14 +452,16 @@ class TaskHandle(Generic[T]):
             self._watch.hear()
 
     async def _fired(self) -> Task | None:
-        """The task whose timer has fired; it may not be there yet."""
+        """The task whose timer has fired; it may not be there yet, `DeadlineExceeded` where it does not come."""
         timer = await self._timer()
-        for _ in range(_LOOKS_MAX if timer is not None and timer.status == "fired" else 0):
+        if timer is None or timer.status != "fired":
+            return None
+        for _ in range(_LOOKS_MAX):
             task, _ = await self._read()
             if task is not None:
                 return task
             await asyncio.sleep(_LOOK_AGAIN_S)
-        return None
+        raise errors.DeadlineExceeded("its timer has fired, and the log does not show the task", task=self.id)
 
     # --- waiting -------------------------------------------------------------------------
 

@@ -170,6 +170,36 @@ async def test_what_was_submitted_again_has_its_later_outcome(fleet: InMemoryCoo
             assert await handle.result(timeout_s=30) == [1]
 
 
+async def test_the_log_of_a_delayed_task_may_be_away(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, _ = echoes()
+    away = 2
+
+    async def failing(*args: Any) -> Any:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            raise errors.ServiceUnavailable
+        return await histories.read(*args)
+
+    async def lagging(*_: Any) -> Any:
+        return None, []
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        later, slow = [await c.submit(capability, 1, delay_s=1) for capability in ("echo", "slow")]
+        await asyncio.sleep(5)
+        assert (later.done, slow.done) == (True, False)
+        monkeypatch.setattr(outcomes, "read", lagging)
+        with pytest.raises(errors.DeadlineExceeded):
+            await slow.cancel()  # it runs: False would say that it has ended
+        monkeypatch.setattr(outcomes, "read", failing)
+        assert await later.result() == 1
+        assert away == -1
+        away, joined = 1000, await c.submit("echo", 2, delay_s=1)
+        await asyncio.sleep(5)
+        with pytest.raises(errors.DeadlineExceeded):
+            await joined.result(timeout_s=3)
+
+
 async def test_failures_that_were_told_are_not_looked_up(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
     agent, _ = echoes()
     reads = 0
