@@ -264,17 +264,24 @@ class WorkflowHandle(Generic[T]):
         """Raise a signal under its key: what a step with ``signal`` waits for.
 
         An approval takes ``{"approved": True}``.  The first raising counts, also before the step waits.  Raises
-        `UnknownWorkflow`, `UnknownSignal` where no step of it ever waits for that, and what stating a fact raises.
+        `UnknownWorkflow`, `UnknownSignal` where no step of it ever waits for that and nobody has waited for it under
+        the workflow's key (``c.signals.raise_(name, data, key=id)`` raises what nobody waits for yet), and what stating
+        a fact raises.
         """
         facts = await facts_of(self._coord, self.id, "workflow")
         if workflow_life.fold(facts)[0] is None:
             raise errors.UnknownWorkflow(workflow=self.id)
         known = flow_view.signals_of(facts)
-        if known is not None and name not in known:
+        if known is not None and name not in known and not await self._is_awaited(name):
             raise errors.UnknownSignal(workflow=self.id, signal=name, signals=sorted(known))
         await self._coord.stating.state(
             Fact(kind="signal", id=name, key=self.id, event="raised", data=Raised(data=data))
         )
+
+    async def _is_awaited(self, name: str) -> bool:
+        """Whether anybody has waited for this signal under the workflow's key: a step's handler, say."""
+        facts = await facts_of(self._coord, self.id, "signal")
+        return any(fact.id == name and fact.event == "awaited" for fact in facts)
 
     async def approve(self, name: str, **data: Any) -> None:
         """Say yes to the approval that waits for the signal `name`."""

@@ -171,7 +171,7 @@ class UnknownWorkflow(CoordError):
 
 
 class UnknownSignal(CoordError):
-    """No step of this workflow waits for a signal of this name; `signals` are those that there are."""
+    """No step of this workflow waits for this signal, nor has anybody under its key; `signals` are its steps'."""
 
     code = "workflow.unknown_signal"
     fault = Fault.CALLER

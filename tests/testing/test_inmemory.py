@@ -175,6 +175,26 @@ async def test_a_start_that_nobody_believes_is_in_nobodys_way(fleet: InMemoryCoo
         assert (refused.value.details["submitter"], refused.value.details["first_seq"]) == ("boss", believed.seq)
 
 
+async def test_a_handler_may_wait_for_a_signal_of_its_workflow(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("asker", capabilities={"ask": 1})
+
+    @agent.task("ask")
+    async def ask(_: Any, ctx: coord.TaskContext) -> Any:
+        return await ctx.coord.signals.wait("go", key=ctx.key, timeout_s=60)
+
+    flow = coord.Workflow("asks")
+    flow.task("asked", "ask", input=1)
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.start_workflow(flow, {}, id="w")
+        with pytest.raises(errors.UnknownSignal):
+            await handle.signal("goo")
+        await fleet.until_fact("signal", "awaited", key="w")
+        with pytest.raises(errors.UnknownSignal):
+            await handle.signal("goo")
+        await handle.signal("go", 5)
+        assert await handle.result(timeout_s=60) == 5
+
+
 async def test_a_handoff_to_a_name_that_nobody_has_says_so(fleet: InMemoryCoord) -> None:
     async with fleet.connect("boss") as c:
         await asyncio.sleep(2 * limits.PRESENCE_SETTLE_S)  # just started, nobody knows who is there
