@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -11,14 +12,40 @@ from tests.support.cli import cli
 
 pytestmark = pytest.mark.slow
 
-FILES = 9
+FILES = 6
+
+HELD_UP = """\
+import sys, threading, time
+from pathlib import Path
+
+read_bytes, held = Path.read_bytes, Path(__file__).with_name("held")
+
+def held_up(path):
+    if path.parent.name == "tree":
+        if '"analyst-2"' in sys.argv[-1]:
+            held.touch()
+            threading.Event().wait(100)
+        while not held.exists():
+            time.sleep(0.01)
+    return read_bytes(path)
+
+Path.read_bytes = held_up
+"""
+"""Whoever is to be killed reads no file, and nobody else before he has a task: he dies in the middle of it, however
+fast the machine is."""
 
 
-async def test_the_summary_names_who_was_killed_and_who_has_his_tasks(migrated_database, tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
+async def test_the_summary_names_who_was_killed_and_who_has_his_tasks(
+    migrated_database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, site = tmp_path / "tree", tmp_path / "site"
     tree.mkdir()
-    for n in range(FILES):  # as long as a review has to take for somebody to be killed in it
-        (tree / f"m{n}.py").write_text(f"def f{n}(x):\n" + "    x = [x, 1, 2, {3: x}]\n" * 1_500)
+    site.mkdir()
+    for n in range(FILES):
+        (tree / f"m{n}.py").write_text(f"def f{n}(x):\n    return x\n")
+    (site / "sitecustomize.py").write_text(HELD_UP)
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", str(site) if before is None else f"{site}{os.pathsep}{before}")
     asked = ("--path", tree, "--agents", "4", "--ephemeral", "--database", migrated_database.url)
     shown = await cli("demo", *asked)
     assert shown.code == 0, shown.err
