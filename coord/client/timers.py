@@ -196,15 +196,22 @@ class Timers:
         if said.zone is not None:
             _check_zone(said.zone)
         fact = Fact(kind="timer", id=id, key=key, event="set", data=said)
-        try:
-            stored = await self._coord.stating.state(fact, once="entity")
-        except errors.WrongLastSequence:
-            timer = await self.get(id, key=key)
+        last = 0  # what is replaced is what was looked at: who answers may lag, and others may be faster
+        for _ in range(_LOOKS_MAX):
+            await self._coord.stating.room()
+            try:
+                stored = await self._coord.stating.send(fact, last=last)
+                break
+            except errors.WrongLastSequence:
+                found = await self._facts(id, key, last + 1)
+            timer = core.fold(found)
             if timer is not None and _same(timer, said):
                 return timer
             if timer is not None and timer.status == "set" and instead is not None and not instead(timer):
                 return timer
-            stored = await self._coord.stating.state(fact)
+            last = found[-1].seq
+        else:
+            raise errors.Overloaded("others set this timer all the time", timer=id, key=key)
         timer = core.fold(await self._facts(id, key, stored.seq))
         assert timer is not None, "it was stored"
         if timer.setter != self._coord.agent:

@@ -10,7 +10,7 @@ import pytest
 
 import coord
 from coord import errors, limits
-from coord.client import histories, outcomes
+from coord.client import entities, histories, outcomes, timers
 from coord.client.redriving import redrive
 from coord.core import reuse
 from coord.core.tasks import is_open
@@ -58,6 +58,25 @@ async def test_a_delayed_task_has_its_id_to_itself(fleet: InMemoryCoord) -> None
         await c.timers.set("tea", delay_s=60)
         with pytest.raises(errors.TimerTaken):
             await c.submit("echo", 5, id="tea", delay_s=1)
+
+
+async def test_a_timer_is_not_replaced_unseen(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
+    lags = 0
+
+    async def lagging(*args: Any, **where: Any) -> Any:
+        nonlocal lags
+        lags += 1
+        return [] if lags <= 2 else await entities.facts(*args, **where)
+
+    async with fleet.connect("boss") as c:
+        first = await c.submit("echo", 3, id="y", delay_s=60)
+        monkeypatch.setattr(timers, "facts", lagging)
+        with pytest.raises(errors.TaskExists):
+            await c.submit("echo", 4, id="y", delay_s=60)
+        task = await first.status()
+        assert (lags > 2, task.submission.input) == (True, 3)
+        await c.submit("echo", 3, id="y", delay_s=90)
+        assert (await first.status()).retry_at == pytest.approx((task.retry_at or 0) + 30, abs=2)
 
 
 async def test_a_delayed_task_whose_id_was_taken_has_no_outcome_of_other_work(fleet: InMemoryCoord) -> None:
