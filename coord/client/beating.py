@@ -125,6 +125,10 @@ class Beating:
         self._unregister: list[Unregister] = []
         self._discovery = Discovery(conn, tenant, agent, instance)
         self._away_at: float | None = None
+        self._refused = 0
+        """How often it was, since it registered."""
+        self._again: asyncio.Task[None] | None = None
+        """It registers again, because it was refused."""
         self._closed = False
 
     # --- what it says ----------------------------------------------------------------------
@@ -243,6 +247,7 @@ class Beating:
             )
         )
         self.registration = said
+        self._refused = 0
         self._discovery.registration = said
         self._abouts = 0
         await self._state("registered", said)
@@ -379,6 +384,8 @@ class Beating:
         elif told.what == "rejoin":
             self._start(self.rejoin())
         elif told.what == "refused":
+            if self._again is None or self._again.done():
+                self._again = self._start(self._register_again())
             _log.warning("presence.refused", agent=self._agent, instance=self.instance, reason=told.reason)
         elif told.what in ("quarantined", "released"):
             self.quarantined = told.what == "quarantined"
@@ -386,14 +393,23 @@ class Beating:
             self._notify()
             self.beat()
 
+    async def _register_again(self) -> None:
+        """There may be room meanwhile: others ended."""
+        wait_s = min(limits.REGISTER_AGAIN_S * 2.0 ** min(self._refused, 30), limits.REGISTER_AGAIN_MAX_S)
+        self._refused += 1
+        await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+        if self.registration is not None and not self.draining:
+            await self._state("registered", self.registration)
+
     def _notify(self) -> None:
         for listener in list(self._listeners):
             listener()
 
-    def _start(self, job: Any) -> None:
+    def _start(self, job: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(_logged(job), name=f"{self._agent}-presence")
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
+        return task
 
 
 def _number(text: str | None) -> float | None:

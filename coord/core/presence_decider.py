@@ -206,7 +206,9 @@ class Agent(msgspec.Struct, omit_defaults=True):
 
     def refused(self, fact: StoredFact) -> Refusal | None:
         """Why a fact that changed nothing is to be known as refused; None: it need not be."""
-        return TOO_MANY if fact.event == "registered" and self.full else None
+        if fact.event != "registered" or not self.full or wire.decode_registration(fact.json_text.encode()) is None:
+            return None
+        return TOO_MANY
 
     def _ended(self, fact: StoredFact) -> bool:
         name, n = _instance_of(fact)

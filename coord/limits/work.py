@@ -214,6 +214,10 @@ PRESENCE_INSTANCES_MAX: Final = 100_000
 PRESENCE_PER_AGENT_MAX: Final = 2_048
 """Instances under one name that are there; one more is refused.  Whoever starts one for every message harms nobody."""
 
+REGISTER_AGAIN_S: Final = 5.0
+REGISTER_AGAIN_MAX_S: Final = 600.0
+"""When an instance that was refused registers again, doubled each time: others may have ended.  Each is a fact."""
+
 PRESENCE_KEPT_S: Final = 600.0
 """How long one that is gone is still shown."""
 

@@ -15,6 +15,7 @@ import coord
 from coord import errors, limits
 from coord.client.attempts import Attempt
 from coord.client.execution import Execution
+from coord.core.presence_decider import Agent
 from coord.testing import InMemoryCoord, Stuck, load, replay, run, save
 from coord.wire.flow import When
 from coord.wire.records import Fact
@@ -202,6 +203,24 @@ async def test_a_handoff_to_a_name_that_nobody_has_says_so(fleet: InMemoryCoord)
         with pytest.raises(errors.HandoffExpired) as refused:
             await handle.accepted(60)
     assert refused.value.details["reason"] == "nobody"
+
+
+async def test_one_too_many_registers_again_and_has_the_place_of_one_that_left(
+    fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PRESENCE_PER_AGENT_MAX", 1)
+    async with fleet.connect("w") as first, fleet.connect("w") as second:
+        await first.beating.register()
+        await second.beating.register()
+        await asyncio.sleep(60)
+        await first.beating.close()
+        await asyncio.sleep(120)
+        facts, agent = fleet.facts("agent", "w"), Agent("", "")
+        for fact in facts:
+            agent.apply(fact)
+        assert (list(agent.instances), agent.state) == ([second.instance], "alive")
+        # After 5 s at most, then 10, 20, 40 and 80, each shortened by up to a half.
+        assert sum(fact.event == "registered" for fact in facts) in {6, 7}
 
 
 async def played(fleet: InMemoryCoord, workflow: coord.Workflow) -> list[coord.StoredFact]:

@@ -342,6 +342,10 @@ def test_ten_thousand_registrations_of_one_name_are_bounded(presence: Loop) -> N
     assert [one.code for one in refused if one] == ["agent.too_many"] * (10_000 - most)
     assert row.agent.instances.keys() == agent.instances.keys()
     assert len(presence.look()) == 0
+    garbage = fact("registered", {"instance": "a.b"}, seq=10_001)
+    assert row.apply(garbage) is None
+    presence.take(presence.decider.apply(garbage))
+    assert presence.decider.refused == {"agent.too_many": 10_000 - most}
     # Who is there registers again; one more has the place of one that ended.
     presence.take(presence.decider.apply(registered("x7", 10_001)))
     assert presence.take(presence.decider.gone("acme", "a1", "x5", T)) == ["gone.x5.7"]
