@@ -149,7 +149,7 @@ class _Agent(msgspec.Struct):
     instances: dict[str, str] = {}
     """Instance → what the log says of it."""
     stated: dict[str, int] = {}
-    """Instance → statements of the decider about it."""
+    """Instance → the number of what the decider stated of it last, or its registration's place if that is higher."""
     quarantined: bool = False
     quarantines: int = 0
 
@@ -173,6 +173,8 @@ class AgentRules(Rules):
         instance = str(said.get("instance", ""))
         if event == "registered":
             agent.instances[instance] = "alive"
+            # What is stated of it from here on is numbered from this fact's place.
+            agent.stated[instance] = max(agent.stated.get(instance, 0), fact.seq)
         elif event == "left":
             if agent.instances.pop(instance, None) is not None:
                 agent.stated.pop(instance, None)
