@@ -101,6 +101,7 @@ class Watch:
         "progress",
         "seen",
         "suspicious",
+        "unbegun",
     )
 
     def __init__(self, id: str, alarms: Alarms, *, foreign: bool) -> None:
@@ -108,6 +109,8 @@ class Watch:
         self.foreign = foreign
         """Somebody else is told: the live log has to be watched."""
         self.outcome: Outcome | None = None
+        self.unbegun = False
+        """That is what its timer's cancellation came to: there may be a task yet."""
         self.progress: Progress | None = None
         self.seen = 0
         """Counts what was heard."""
@@ -127,7 +130,7 @@ class Watch:
         if outcome is None and progress is None:
             self.suspicious = True
         if self.outcome is None or (outcome is not None and self.outcome.status != "completed"):
-            self.outcome = outcome
+            self.outcome, self.unbegun = outcome, False
         if progress is not None:
             self.progress = progress
         self.seen += 1
@@ -445,6 +448,7 @@ class TaskHandle(Generic[T]):
         delayed = self._delayed
         if delayed is None or delayed.timer_id == self.id:
             self._watch.hear(outcome=outcome)
+            self._watch.unbegun = True
             return
         # Others ask for the same work (reuse), each by a timer of his own: it is only nothing of this one's.
         new, self._given_up = self._given_up is None, outcome
@@ -541,7 +545,8 @@ class TaskHandle(Generic[T]):
         outcome = outcome_of(facts)
         if outcome is not None:
             self._watch.hear(outcome=outcome)
-        elif self._watch.outcome is not None:
+        elif self._watch.outcome is not None and (task.redrives or self._watch.unbegun):
+            # Without either the log lags behind what was told.
             self._watch.reopen(foreign=task.submission.instance != self._coord.instance)
 
 

@@ -13,7 +13,7 @@ from coord import errors, limits
 from coord.client import entities, histories, outcomes, timers
 from coord.client.redriving import redrive
 from coord.core import reuse
-from coord.core.tasks import is_open
+from coord.core.tasks import fold, is_open
 from coord.testing import InMemoryCoord
 from coord.wire.records import Fact
 
@@ -131,6 +131,10 @@ async def test_a_delayed_task_is_there_before_its_time(fleet: InMemoryCoord) -> 
         assert (await later.status()).status == "cancelled"
         again = await c.submit("echo", 1, id="x", delay_s=2)
         assert await again.result() == 1
+        given_up = await c.submit("slow", 2, id="y", delay_s=60)
+        assert await given_up.cancel()
+        for handle in (await c.submit("slow", 2, id="y"), given_up):
+            assert await handle.result(timeout_s=60) is None, "begun after all"
         with pytest.raises(errors.UnknownTask):
             await c.task("nobodys").cancel()
     assert seen == [1]
@@ -175,14 +179,23 @@ async def test_who_gives_up_his_delayed_task_gives_up_nobody_elses(fleet: InMemo
     assert seen == [7]
 
 
-async def test_what_was_submitted_again_has_its_later_outcome(fleet: InMemoryCoord) -> None:
+async def test_what_was_submitted_again_has_its_later_outcome(
+    fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent, _ = echoes()
+
+    async def lagging(*args: Any) -> Any:
+        facts = (await histories.read(*args))[1][:-1]
+        return fold(facts)[0], facts
+
     async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("operator") as operator:
         first = await c.submit("echo", [1], id="x")
         with pytest.raises(errors.TaskRejected):
             await first.result()
-        with pytest.raises(errors.TaskRejected):
-            await first.result()
+        with monkeypatch.context() as patched:
+            patched.setattr(outcomes, "read", lagging)
+            with pytest.raises(errors.TaskRejected):
+                await first.result(timeout_s=1)
         await redrive(operator, "x")
         again = await c.submit("echo", [1], id="x")
         for handle in (first, c.task("x"), again):
