@@ -156,13 +156,13 @@ async def test_a_fact_from_publish_to_every_view_of_it(
     services: ServiceGroup, servers: Servers, run: Run, tmp_path: Path
 ) -> None:
     stated = await run(
-        "event", "pub", "task", "t1", "submitted", "--data", '{"x": 1}', "--detail", "demo.p1", "--key", "wf1",
+        "event", "pub", "task", "t1", "submitted", "--data", '{"x": 1}', "--detail", "demo.batch", "--key", "wf1",
         "--agent", "me", "--tenant", "acme", "--correlation", "conv", "-o", "json",
     )  # fmt: skip
     assert stated.code == 0
-    assert stated.json["subject"].endswith("acme.me.wf1.task.t1.submitted.demo.p1")
+    assert stated.json["subject"].endswith("acme.me.wf1.task.t1.submitted.demo.batch")
     again = await run(
-        "event", "pub", "task", "t1", "submitted", "--data", '{"x": 1}', "--detail", "demo.p1", "--key", "wf1",
+        "event", "pub", "task", "t1", "submitted", "--data", '{"x": 1}', "--detail", "demo.batch", "--key", "wf1",
         "--agent", "me", "--tenant", "acme", "--correlation", "conv", "-o", "json",
         "--event-id", stated.json["event_id"],
     )  # fmt: skip
@@ -178,9 +178,9 @@ async def test_a_fact_from_publish_to_every_view_of_it(
     ]
 
     past = await run("event", "tail", "--tenant", "acme", "--start", "first", "--no-follow", "-o", "jsonl")
-    assert [(f["key"], f["detail"], f["correlation_id"]) for f in past.lines] == [("wf1", ["demo", "p1"], "conv")]
+    assert [(f["key"], f["detail"], f["correlation_id"]) for f in past.lines] == [("wf1", ["demo", "batch"], "conv")]
     human = await run("event", "tail", "--tenant", "acme", "-s", "10m", "--no-follow", "-k", "task", "-e", "submitted")
-    assert "me  task/t1 submitted.demo.p1 key=wf1" in human.out
+    assert "me  task/t1 submitted.demo.batch key=wf1" in human.out
     assert (await run("event", "tail", "--tenant", "acme", "-s", "first", "--no-follow", "-e", "other")).out == ""
 
     async def rows() -> Any:

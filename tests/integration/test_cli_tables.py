@@ -79,8 +79,8 @@ async def test_tasks_are_submitted_listed_shown_cancelled_and_retried(
         await cli("task", "submit", "shaky", "--id", "dead", "-i", "1")
         assert (await cli("task", "submit", "add", "-i", "{")).code == 2
 
-        found = await rows("task", "ls", *mine, until_=lambda r: len({x["status"] for x in r}) == 3)
-        assert {r["id"]: r["status"] for r in found} == {"sum": "completed", "open": "queued", "dead": "failed"}
+        ended = {"sum": "completed", "open": "queued", "dead": "failed"}
+        await rows("task", "ls", *mine, until_=lambda r: {x["id"]: x["status"] for x in r} == ended)
         listed = await rows("task", "ls", *mine, "--status", "failed", until_=lambda r: len(r) == 1)
         assert (listed[0]["error"], listed[0]["submitter"], listed[0]["attempts"]) == ("ValueError", "ops", 1)
         rare = await cli("task", "ls", *mine, "--capability", "rare", "-o", "json")

@@ -175,6 +175,7 @@ async def test_what_ended_before_the_old_code_was_gone_is_counted_after_all(data
     folder = Path(shutil.copytree(sql_dir(), tmp_path / "sql"))
     for file in sorted((folder / "migrations").glob("*.sql"))[10:]:
         file.unlink()
+    (folder / "views" / "v_agent.sql").unlink()  # it shows a column that came after
     await asyncio.to_thread(migrations.migrate, config, folder=folder)
     now = datetime.now(UTC)
     log = [event(n, id=f"t{n}", key=f"t{n}", agent="boss", detail="sum.normal", data="{}", at=now) for n in range(1, 7)]

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class TaskStatus(StrEnum):
-    """`coord.core.tasks.Status`."""
+    """`coord.core.tasks.Status`; lost: the log that held it is gone (docs/adr/0082)."""
 
     QUEUED = "queued"
     CLAIMED = "claimed"
@@ -16,26 +16,29 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+    LOST = "lost"
 
 
 class WorkflowStatus(StrEnum):
-    """`coord.core.workflow_life.Status`."""
+    """`coord.core.workflow_life.Status`; lost: the log that held it is gone."""
 
     RUNNING = "running"
     COMPENSATING = "compensating"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    LOST = "lost"
 
 
 class HandoffStatus(StrEnum):
-    """`coord.core.handoff.Status`."""
+    """`coord.core.handoff.Status`; lost: the log that held it is gone."""
 
     SEEKING = "seeking"
     OFFERED = "offered"
     ACCEPTED = "accepted"
     WITHDRAWN = "withdrawn"
     EXPIRED = "expired"
+    LOST = "lost"
 
 
 class AgentState(StrEnum):
