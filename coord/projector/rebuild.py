@@ -40,6 +40,7 @@ import msgspec
 from coord import errors, limits
 from coord.core import rebuild
 from coord.core.checkpoint import Checkpoint
+from coord.core.locks import Lock
 from coord.core.past import Point
 from coord.core.rebuild import Place, Range, Slice
 from coord.projector import entities, recorded
@@ -420,8 +421,11 @@ def _say_the_same(relation: str, live: bytes, rebuilt: bytes) -> bool:
     """Whether two saved folds are one.
 
     Also where only the hash of the words differs in which an entity was begun: the copy has what was said, not how.
+    And where a lock that was free for a while is known to be older than what is left of the history.
     """
     theirs, mine = _DECODE[relation](live), _DECODE[relation](rebuilt)
     if "payload_hash" in theirs.__struct_fields__ and mine.event_id == theirs.event_id:
         mine.payload_hash = theirs.payload_hash
+    if isinstance(mine, Lock) and 0 < theirs.begun_seq < mine.begun_seq:
+        mine.begun_seq = theirs.begun_seq
     return bool(mine == theirs)

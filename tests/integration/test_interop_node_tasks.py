@@ -71,7 +71,8 @@ async def test_node_is_handed_work_waits_is_placed_joins_and_goes_on_after_a_dea
             handoff = await c.handoff({"ticket": 7}, to="node-1")
             assert await handoff.accepted(90) == "node-1"
             assert await script.line() == {"work": {"ticket": 7}, "from": "boss", "last": "accepted"}
-            assert await script.line() == {"expired": "nobody"}
+            # Silent: who decided has just started, and may not have heard of all who are there.
+            assert await script.line() in ({"expired": "nobody"}, {"expired": "silent"})
             await c.signals.wait("js-due", timeout_s=90)
             assert await script.line() == {"fired": ["js-later", 1], "ended": ["js-later", 2]}
             on_node = coord.Placement(strategy="agent", agent="node-1", strict=True)
