@@ -160,7 +160,10 @@ class Ride:
         self._carrier.ride = None
         self._own.leaving = None
         self._feeding.tell()
-        self._changed.set()
+        if self.aboard:
+            # Not for one that only waits: who ends it looks already, and looking ends it. Were he told, he would look
+            # again at once, for ever, and the loop would stand still.
+            self._changed.set()
 
     async def end(self) -> None:
         """As `put_off`, at the readers' own wish."""

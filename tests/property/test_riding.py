@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -287,3 +288,24 @@ def test_what_a_decider_wants_is_what_its_consumer_lets_through(subject: bytes, 
     spec = SPECS["decider"]
     assert spec is not None
     assert (subject in Wanted(topology.filters_anywhere(spec))) is wanted
+
+
+async def test_who_ends_a_ride_that_only_waits_is_not_told() -> None:
+    """He looks, and looking ends it: told so, he would look again without end, and the loop would stand still."""
+    carrier: Any = SimpleNamespace(position=1, expects=True, ride=None)
+    own: Any = SimpleNamespace(position=2 + limits.RIDE_AHEAD_MAX, leaving=None, stop=lambda: None)
+    changed = asyncio.Event()
+    spec = SPECS["decider"]
+    assert spec is not None
+    wanted = Wanted(topology.filters_anywhere(spec))
+    waiting = Ride(carrier, own, [], wanted, changed)
+    waiting.board()
+    await waiting.end()
+    assert (waiting.aboard, carrier.ride, own.leaving, changed.is_set()) == (False, None, None, False)
+    aboard = Ride(carrier, own, [], wanted, changed)
+    carrier.position = own.position
+    aboard.board()
+    assert (aboard.aboard, changed.is_set()) == (True, True)
+    changed.clear()
+    aboard.put_off(carrier.position)
+    assert changed.is_set()
