@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from coord.client.connect import Coord, connect
     from coord.client.context import handling
     from coord.client.handoff import HandoffContext, HandoffHandle
-    from coord.client.outcomes import TaskHandle
     from coord.client.quotas import Quotas
     from coord.client.receipt import Receipt
+    from coord.client.task_handle import TaskHandle
     from coord.client.tasks import TaskContext
     from coord.client.workflows import WorkflowHandle
     from coord.core.eviction import Watermark
@@ -94,7 +94,7 @@ _HOME = {
     "Quotas": "coord.client.quotas",
     "Reject": "coord.errors",
     "TaskContext": "coord.client.tasks",
-    "TaskHandle": "coord.client.outcomes",
+    "TaskHandle": "coord.client.task_handle",
     "ClientConfig": "coord.client.config",
     "Coord": "coord.client.connect",
     "CoordError": "coord.errors",

@@ -22,7 +22,7 @@ from coord import errors
 from coord.client.asks import Ask, Delayed, check_same, same
 from coord.client.event_ids import new_event_id
 from coord.client.histories import facts_of
-from coord.client.outcomes import TaskHandle
+from coord.client.task_handle import TaskHandle
 from coord.client.timers import INLINE_BYTES, due_at
 from coord.core import tasks
 from coord.core.timers import Timer

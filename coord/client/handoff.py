@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 _log = logs.get("handoff")
 
 HandoffHandler: TypeAlias = Callable[[Any, "HandoffContext"], Awaitable[None]]
-
-_LOOKS_MAX: Final = 20
-_LOOK_AGAIN_S: Final = 0.05
 
 
 class _Told(msgspec.Struct, rename={"from_": "from"}):
@@ -279,11 +276,11 @@ class Handoffs:
 
     async def read(self, key: str, id: str, seq: int = 0) -> Handoff | None:
         """A handoff as the log has it, with what was stored at `seq`."""
-        for _ in range(_LOOKS_MAX):
+        for _ in range(limits.STORED_LOOKS_MAX):
             found = await facts(self.coord.connection, self.coord.tenant, key=key, kind="handoff", id=id)
             if not seq or any(fact.seq >= seq for fact in found):
                 return core.fold(found)
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(limits.STORED_LOOK_AGAIN_S)
         raise errors.DeadlineExceeded("the log does not show what was just stored", handoff=id)
 
     async def close(self) -> None:

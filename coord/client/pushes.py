@@ -2,7 +2,7 @@
 
 Deciders push what concerns an agent (an outcome, a cancellation, a handoff, a lock) at most
 once and store nothing of it: a push makes good news fast, the log makes it sure.  Whoever must
-not miss something reads the log now and then (`coord.client.outcomes` does).
+not miss something reads the log now and then (`coord.client.task_handle` does).
 
 Handlers are called synchronously in the read loop, with the body as it came; they must not block.
 """

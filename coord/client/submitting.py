@@ -23,7 +23,8 @@ from coord.client.asks import PAYLOAD, Ask, check_same, task_of
 from coord.client.delayed import submit_later
 from coord.client.event_ids import new_event_id
 from coord.client.histories import facts_of, read
-from coord.client.outcomes import TaskHandle, Watch, outcome_of
+from coord.client.outcomes import Watch, outcome_of
+from coord.client.task_handle import TaskHandle
 from coord.client.used import task_exists
 from coord.core import placement as placing
 from coord.core import reuse
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from coord.wire.used import Used
     from coord.wire.work import Priority
 
-_LOOKS_MAX: Final = 20
 _BURST: Final = 64
 _COUNT_S: Final = 0.5
 """How long what is counted may be unknown to the metrics."""
@@ -55,8 +55,6 @@ _GENERATIONS: Final = 64
 """Of reused work that are asked about at a time."""
 _UNEVEN: Final = "there are not as many ids as inputs"
 _MISSING: Final = object()
-_LOOK_AGAIN_S: Final = 0.05
-"""Who was refused as the second looks for the first so often: what answers may lag."""
 
 
 class Submits:
@@ -433,7 +431,7 @@ class Submitter:
 
         `seq`: something is known to be there up to it.
         """
-        for _ in range(_LOOKS_MAX):
+        for _ in range(limits.STORED_LOOKS_MAX):
             task, facts = await read(self._coord.connection, self._coord.tenant, ask.key, ask.id)
             if task is not None:
                 try:
@@ -443,7 +441,7 @@ class Submitter:
                 return task, facts
             if facts and facts[-1].seq >= seq:
                 break
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(limits.STORED_LOOK_AGAIN_S)
         return None
 
     # --- reuse -----------------------------------------------------------------------------
@@ -459,7 +457,7 @@ class Submitter:
         urgent = ask.said.priority == "critical"
         said = msgspec.structs.replace(ask.said, reuse_key=key)
         generation = 1 if await self._coord.used_ids.whole() else await self._generation(key)
-        for _ in range(_LOOKS_MAX):
+        for _ in range(limits.STORED_LOOKS_MAX):
             await self._ready(capability, urgent=urgent)
             name = reuse.name_of(key, generation)
             watch = self._coord.outcomes.watch(key, name)
@@ -476,7 +474,7 @@ class Submitter:
             else:
                 return TaskHandle(self._coord, key, name, watch, ask.returns)
             if found is None or found.generation < generation:
-                await asyncio.sleep(_LOOK_AGAIN_S)  # who answers lags behind who refused
+                await asyncio.sleep(limits.STORED_LOOK_AGAIN_S)  # who answers lags behind who refused
             elif reuse.joinable(found.task, reuse_for_s=reuse_for_s, now=clock.unix()):
                 watch = self._shared[key] = self._coord.outcomes.watch(key, found.task.id)
                 self._join(watch, found.task, found.facts)

@@ -81,7 +81,7 @@ class Timers:
         and what stating a fact raises.
         """
         then = None if raise_ is None else Then(raise_=Raise(raise_, signal_key, data))
-        return await self._set(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
+        return await self.begin(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
 
     async def submit(
         self,
@@ -106,7 +106,7 @@ class Timers:
         """
         said = await self._submission(input, task)
         then = Then(submit=Submit(capability, said))
-        return await self._set(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
+        return await self.begin(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
 
     async def cancel(self, id: str, *, key: str | None = None, reason: str = "") -> bool:
         """Cancel a timer; False: it is not set, or fired first.
@@ -158,7 +158,7 @@ class Timers:
         try:
             timer = await self.get(name, key=key) if id is not None else None
             if timer is None:
-                timer = await self._set(name, key, TimerSet(at=due), None)
+                timer = await self.begin(name, key, TimerSet(at=due), None)
             wait_s = max(0.0, (timer.said.at or 0.0) - clock.unix()) + limits.RESULT_AUDIT_FIRST_S
             while timer is None or timer.status == "set":
                 try:
@@ -179,9 +179,6 @@ class Timers:
 
     # --- inside ----------------------------------------------------------------------------
 
-    async def _set(self, id: str, key: str | None, said: TimerSet, then: Then | None) -> Timer:
-        return await self.begin(id, key, said, then)
-
     async def begin(
         self,
         id: str,
@@ -197,7 +194,7 @@ class Timers:
             _check_zone(said.zone)
         fact = Fact(kind="timer", id=id, key=key, event="set", data=said)
         last = 0  # what is replaced is what was looked at: who answers may lag, and others may be faster
-        for _ in range(_LOOKS_MAX):
+        for _ in range(limits.STORED_LOOKS_MAX):
             await self._coord.stating.room()
             try:
                 stored = await self._coord.stating.send(fact, last=last)
@@ -220,13 +217,13 @@ class Timers:
 
     async def _facts(self, id: str, key: str | None, seq: int) -> list[Any]:
         """The timer's facts; what answers may lag behind what was just stored at `seq`."""
-        for _ in range(_LOOKS_MAX):
+        for _ in range(limits.STORED_LOOKS_MAX):
             found = await facts(
                 self._coord.connection, self._coord.tenant, key=id if key is None else key, kind="timer", id=id
             )
             if not seq or any(fact.seq >= seq for fact in found):
                 return found
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(limits.STORED_LOOK_AGAIN_S)
         raise errors.DeadlineExceeded("the log does not show what was just stored", timer=id)
 
     async def _submission(self, input: Any, task: dict[str, Any]) -> Submission:
@@ -241,10 +238,6 @@ class Timers:
         elif input is not None:
             given["input"] = msgspec.Raw(raw)
         return task_of(given, self._coord.instance)
-
-
-_LOOKS_MAX: Final = 20
-_LOOK_AGAIN_S: Final = 0.05
 
 
 def _when(

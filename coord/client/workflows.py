@@ -8,7 +8,7 @@
 
 A start is stored on the condition that it is the first fact of its workflow: whoever starts the same
 work again gets the same workflow, other work under that id is `WorkflowExists`.  How it ends is pushed
-to whoever started it; whoever waits reads the log too, as for tasks (`coord.client.outcomes`).
+to whoever started it; whoever waits reads the log too, as for tasks (`coord.client.task_handle`).
 """
 
 # ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
@@ -49,9 +49,6 @@ _ASK: Final = CallPolicy()
 _FACTS_MAX: Final = 100_000
 _DEFINITIONS_MAX: Final = 256
 """Remembered to be sound: checking one of three steps costs a fifth of starting it."""
-_LOOKS_MAX: Final = 20
-_LOOK_AGAIN_S: Final = 0.05
-"""Who was refused as the second looks for the first so often: what answers may lag."""
 
 
 class FlowOutcome(Outcome, frozen=True):
@@ -156,7 +153,7 @@ class Workflows:
 
         `seq`: something is known to be there up to it.
         """
-        for _ in range(_LOOKS_MAX):
+        for _ in range(limits.STORED_LOOKS_MAX):
             facts = await facts_of(self._coord, id, "workflow")
             life, _ = workflow_life.fold(facts)
             began = workflow_life.beginning(facts)
@@ -170,7 +167,7 @@ class Workflows:
                 ) from refused  # fmt: skip
             if facts and facts[-1].seq >= seq:
                 break
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(limits.STORED_LOOK_AGAIN_S)
         return None
 
     def _watch(self, id: str, *, foreign: bool = False) -> Watch:
@@ -253,11 +250,11 @@ class WorkflowHandle(Generic[T]):
         said = flow.Cancelled(reason=reason)
         fact = Fact(kind="workflow", id=self.id, key=self.id, event="cancelled", data=said)
         stored = await self._coord.stating.state(fact)
-        for _ in range(_LOOKS_MAX):  # what answers may lag behind what was just stored
+        for _ in range(limits.STORED_LOOKS_MAX):  # what answers may lag behind what was just stored
             found = await facts_of(self._coord, self.id, "workflow")
             if any(fact.seq == stored.seq for fact in found):
                 return all(fact.seq != stored.seq for fact, _ in workflow_life.fold(found)[1])
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(limits.STORED_LOOK_AGAIN_S)
         raise errors.DeadlineExceeded("the log does not show what was just stored", workflow=self.id)
 
     async def signal(self, name: str, data: Any = None) -> None:

@@ -20,6 +20,7 @@ from coord import limits
 from coord.core.admission import Board
 from coord.core.capability import CapabilityState
 from coord.core.presence import PresenceTable, Row
+from coord.core.presence_decider import Agent
 from coord.core.watch import Barred, Fare
 
 PART_STALE_S: Final = 3 * limits.BOARD_EVERY_S
@@ -63,6 +64,7 @@ def part(
     claims: Iterable[Mapping[tuple[str, str], int]],
     circuits: Iterable[CapabilityState],
     watched: frozenset[tuple[str, str]],
+    quarantined: Iterable[Agent] = (),
 ) -> Part:
     """This process's: `watched` are the agents whose claims somebody wants to know."""
     summed: dict[Place, Fare] = {}
@@ -81,6 +83,7 @@ def part(
             for state in circuits
             if state.circuit != "closed"
         ],
+        quarantined=[(agent.tenant, agent.agent, Barred(agent.quota, agent.since)) for agent in quarantined],
     )
 
 

@@ -66,6 +66,10 @@ TASK_LOOKS_MAX: Final = 32
 """Tasks that one worker reads at a time before it claims what was delivered again: after a broker came back that may
 be everything, and what all ask at once is answered to nobody in time."""
 
+STORED_LOOKS_MAX: Final = 20
+STORED_LOOK_AGAIN_S: Final = 0.05
+"""Who knows that something is stored, and is not shown it, looks so often, this far apart: what answers may lag."""
+
 TASK_FACTS_MAX: Final = 10_000
 """Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
 

@@ -27,7 +27,6 @@ from coord.core.capability import CapabilityDecider
 from coord.core.deciding import Decider
 from coord.core.presence_decider import PresenceDecider
 from coord.core.task_decider import TaskDecider
-from coord.core.watch import Barred
 from coord.runtime import clock
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
@@ -147,15 +146,9 @@ class BoardService(Service):
         running = list(self._deciders())
         tasks = [d for d in running if isinstance(d, TaskDecider)]
         circuits = [state for d in running if isinstance(d, CapabilityDecider) for state in d.states()]
-        mine = board.part([d.fares for d in tasks], [d.usage() for d in tasks], circuits, frozenset(self._quotas))
-        barred = [
-            (agent.tenant, agent.agent, Barred(agent.quota, agent.since))
-            for decider in running
-            if isinstance(decider, PresenceDecider)
-            for agent in decider.quarantined()
-        ]
-        if barred:
-            mine = msgspec.structs.replace(mine, quarantined=barred)
+        quarantined = [agent for d in running if isinstance(d, PresenceDecider) for agent in d.quarantined()]
+        fares, usage, quotas = [d.fares for d in tasks], [d.usage() for d in tasks], frozenset(self._quotas)
+        mine = board.part(fares, usage, circuits, quotas, quarantined)
         if self._standing is None:
             return mine
         return msgspec.structs.replace(mine, stood=self._standing.standers.said(clock.monotonic()))

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from coord.client.outcomes import TaskHandle
+from coord.client.task_handle import TaskHandle
 from coord.ops.bench.measure import Figures, percentile
 from coord.ops.bench.task_worker import NAP_S
 from coord.wire import work

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import past
+from coord.ops.cli import options, past
 from coord.ops.cli.base import Context, Exit, command, group, missing
 from coord.ops.cli.choices import AgentState
 
@@ -18,8 +18,6 @@ app = group("agent", "Agents that are there, as the service hears them; who was 
 
 _COLUMNS = ["agent", "instance", "state", "claims", "load", "capabilities", "labels", "heard_s"]
 
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
-
 
 @command(app, "ls")
 async def ls(
@@ -30,7 +28,7 @@ async def ls(
     ] = None,
     state: Annotated[AgentState | None, typer.Option("--state", help="Only those; default: all but gone.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="How many instances.")] = 100,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> None:
     """List instances of agents with what they hold and can do."""
     asked = {"capability": capability or None, "labels": _labels(label or []), "state": state, "limit": limit}
@@ -46,7 +44,7 @@ async def get(
     ctx: Context,
     agent: Annotated[str, typer.Argument(help="Its name.")],
     at: past.At = "",
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Show every instance of an agent whole, those lately gone included; with --at as its facts had left it then."""
     from coord.ops.fields import fields_of
@@ -74,7 +72,7 @@ async def drain(
     agent: Annotated[str, typer.Argument(help="Its name.")],
     instance: Annotated[str, typer.Option("--instance", help="Only this one; default: all of them.")] = "",
     rejoin: Annotated[bool, typer.Option("--rejoin", help="Have it take work again.")] = False,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Have an agent take no more tasks; what it holds it finishes."""
     from coord.bus import rpc
@@ -96,7 +94,7 @@ async def drain(
 
 
 @command(app, "capabilities")
-async def capabilities(ctx: Context, tenant: _Tenant = "") -> None:
+async def capabilities(ctx: Context, tenant: options.Tenant = "") -> None:
     """List what the fleet can do: how much waits and runs, who can, what is starved, which circuits are open."""
     import msgspec
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import options
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _STATS = [
     "bytes_max", "notices", "gaps", "facts_moved",
 ]  # fmt: skip
 
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
 _Agent = Annotated[str, typer.Option("--agent", help="Only this agent's.")]
 _Instance = Annotated[str, typer.Option("--instance", help="Only this process.")]
 _Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=200, help="At most so many, of each process.")]
@@ -39,7 +39,7 @@ async def stats(
     instance: _Instance = "",
     wait: _Wait = 1.0,
     processes: _Processes = None,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Show how each tier fares: hits beside what they should be, what is held, what left and why (-o json)."""
     from coord.ops import caches
@@ -64,7 +64,7 @@ async def top(
     instance: _Instance = "",
     wait: _Wait = 1.0,
     processes: _Processes = None,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Show the keys asked for most and who holds them, of the last minutes: estimates, from samples."""
     from coord.ops import caches
@@ -91,7 +91,7 @@ async def get(
     instance: _Instance = "",
     wait: _Wait = 1.0,
     processes: _Processes = None,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Show who holds a key: how old it is, how long it stays fresh, what would evict it."""
     from coord.ops import caches
@@ -120,7 +120,7 @@ async def evict(
     instance: _Instance = "",
     wait: _Wait = 1.0,
     processes: _Processes = None,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Drop answers by hand, in the processes that hear it; what is being loaded is not kept either."""
     given = [bool(tags), bool(key), everything]

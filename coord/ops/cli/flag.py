@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import past
+from coord.ops.cli import options, past
 from coord.ops.cli.base import Context, Exit, command, group, missing
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ app = group("flag", "Feature flags: changed by facts, evaluated where they are a
 _COLUMNS = ["flag", "enabled", "percentage", "rules", "by", "at", "note"]
 
 _Name = Annotated[str, typer.Argument(help="Of the flag.")]
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
-_Agent = Annotated[str, typer.Option("--agent", help="Who speaks; default: identity.agent.")]
 
 
 @command(app, "set")
@@ -36,8 +34,8 @@ async def set_(
     for_agent: Annotated[list[str] | None, typer.Option("--for-agent", help="On for this agent.")] = None,
     for_subject: Annotated[list[str] | None, typer.Option("--for-subject", help="On for this subject.")] = None,
     note: Annotated[str, typer.Option("--note", help="Why.")] = "",
-    agent: _Agent = "",
-    tenant: _Tenant = "",
+    agent: options.Agent = "",
+    tenant: options.Tenant = "",
 ) -> None:
     """Set all of a flag; agents see it within a second.  Whom a rule names has it on, others by the percentage."""
     from coord.wire.flagging import FlagRule
@@ -57,8 +55,8 @@ async def rm(
     ctx: Context,
     name: _Name,
     note: Annotated[str, typer.Option("--note", help="Why.")] = "",
-    agent: _Agent = "",
-    tenant: _Tenant = "",
+    agent: options.Agent = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Remove a flag: whoever asks for it gets his default."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
@@ -70,7 +68,7 @@ async def rm(
 
 
 @command(app, "ls")
-async def ls(ctx: Context, agent: _Agent = "", tenant: _Tenant = "") -> None:
+async def ls(ctx: Context, agent: options.Agent = "", tenant: options.Tenant = "") -> None:
     """List the flags that are set, and who set them."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
         flags = await me.flags.ls()
@@ -78,7 +76,7 @@ async def ls(ctx: Context, agent: _Agent = "", tenant: _Tenant = "") -> None:
 
 
 @command(app, "get")
-async def get(ctx: Context, name: _Name, at: past.At = "", tenant: _Tenant = "") -> int:
+async def get(ctx: Context, name: _Name, at: past.At = "", tenant: options.Tenant = "") -> int:
     """Show a flag with everything that was said about it, now or as it was."""
     from coord.wire.flagging import KEY
 

@@ -60,10 +60,5 @@ async def get(
     if not handoff.seq:
         return await stored.show(ctx, "handoff", tenant or ctx.settings.identity.tenant, key or id, id)
     record = fields_of(handoff)
-    if not ctx.out.is_table:
-        ctx.out.record({**record, "history": history})
-        return Exit.OK
-    ctx.out.record(record)
-    ctx.out.text()
-    ctx.out.rows(history, ["stored_at", "seq", "event", "agent", "refused"])
+    ctx.out.entity(record, history, ["stored_at", "seq", "event", "agent", "refused"])
     return Exit.OK

@@ -150,6 +150,18 @@ class Output:
         """Whether a person reads it."""
         return self.form is Format.TABLE
 
+    def entity(
+        self, state: Record, history: Sequence[Record], columns: Sequence[str] = ("stored_at", "seq", "event", "agent"),
+        **more: Any,
+    ) -> None:  # fmt: skip
+        """What something is, and the facts that made it so; for a pipe one record, with `more` in it."""
+        if self.is_table:
+            self.record(state)
+            self.text()
+            self.rows(history, columns)
+        else:
+            self.record({**state, "history": history, **more})
+
     # --- talk ---
 
     def told(self, record: Record, text: str) -> None:

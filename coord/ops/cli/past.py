@@ -199,13 +199,9 @@ def _brief(judge: Judge) -> str:
 def show(ctx: Context, found: Past, state: dict[str, Any], shown: deque[Judged]) -> None:
     """A state, the facts that made it so, and where they were."""
     rows = [row(one) for one in shown]
-    if not ctx.out.is_table:
-        sources = {str(source): count for source, count in found.found.items()}
-        ctx.out.record({**state, "history": rows, "sources": sources, "notes": found.notes})
-    else:
-        ctx.out.record(state)
-        ctx.out.text()
-        ctx.out.rows(rows, ["stored_at", "seq", "event", "agent", "source", "refused"])
+    columns = ["stored_at", "seq", "event", "agent", "source", "refused"]
+    sources = {str(source): count for source, count in found.found.items()}
+    ctx.out.entity(state, rows, columns, sources=sources, notes=found.notes)
     say(ctx, found)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import files, past
+from coord.ops.cli import files, options, past
 from coord.ops.cli.base import Context, command, group
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ app = group("rules", "Decision tables that workflows ask, changed by facts while
 _COLUMNS = ["table", "version", "rules", "threshold", "inputs", "seq"]
 
 _Name = Annotated[str, typer.Argument(help="Of the table, as a step's `decide` has it.")]
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
-_Agent = Annotated[str, typer.Option("--agent", help="Who speaks; default: identity.agent.")]
 
 
 @command(app, "set")
@@ -29,8 +27,8 @@ async def set_(
     name: _Name,
     table: Annotated[str, typer.Argument(help="A TOML or JSON file, - (stdin, JSON), or the JSON itself.")],
     version: Annotated[str, typer.Option("--version", help="Of the table; default: what it says.")] = "",
-    agent: _Agent = "",
-    tenant: _Tenant = "",
+    agent: options.Agent = "",
+    tenant: options.Tenant = "",
 ) -> None:
     """Set a decision table, or replace it, once it is found to be one; later decisions are by it."""
     from coord.core import flow_files
@@ -43,7 +41,7 @@ async def set_(
 
 
 @command(app, "ls")
-async def ls(ctx: Context, tenant: _Tenant = "") -> None:
+async def ls(ctx: Context, tenant: options.Tenant = "") -> None:
     """List the decision tables that are set, as the log has them."""
     async with ctx.speaking(tenant=tenant) as me:
         tables = await me.rules.ls()
@@ -51,7 +49,7 @@ async def ls(ctx: Context, tenant: _Tenant = "") -> None:
 
 
 @command(app, "get")
-async def get(ctx: Context, name: _Name, at: past.At = "", tenant: _Tenant = "") -> int:
+async def get(ctx: Context, name: _Name, at: past.At = "", tenant: options.Tenant = "") -> int:
     """Show a decision table with everything that was said about it, now or as it was."""
     return await past.get(ctx, "rules", tenant, name, name, at)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import past
+from coord.ops.cli import options, past
 from coord.ops.cli.base import Context, Exit, command, group
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ _KEY = "signals"
 
 _Name = Annotated[str, typer.Argument(help="Of the signal.")]
 _Key = Annotated[str, typer.Option("--key", "-k", help="Of the piece of work it belongs to, such as a workflow's id.")]
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
-_Agent = Annotated[str, typer.Option("--agent", help="Who speaks; default: identity.agent.")]
 
 
 @command(app, "raise")
@@ -30,8 +28,8 @@ async def raise_(
     name: _Name,
     data: Annotated[str, typer.Option("--data", "-d", help="JSON for those who wait.")] = "",
     key: _Key = _KEY,
-    agent: _Agent = "",
-    tenant: _Tenant = "",
+    agent: options.Agent = "",
+    tenant: options.Tenant = "",
 ) -> None:
     """Raise a signal, for good; whoever waits for it goes on."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
@@ -49,8 +47,8 @@ async def wait(
     any_: Annotated[bool, typer.Option("--any", help="Until one of them is raised; default: all.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds; default: for as long as it takes.")] = 0.0,
     key: _Key = _KEY,
-    agent: _Agent = "",
-    tenant: _Tenant = "",
+    agent: options.Agent = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Wait until signals are raised and print their data; exit code 3 when they were not in time."""
     from coord.errors import DeadlineExceeded
@@ -72,8 +70,8 @@ async def ls(
     name: Annotated[str, typer.Option("--name", help="Only this one.")] = "",
     key: Annotated[str, typer.Option("--key", "-k", help="Only of this piece of work; default: all.")] = "",
     waiting: Annotated[bool, typer.Option("--waiting", help="Only those for which somebody waits.")] = False,
-    agent: _Agent = "",
-    tenant: _Tenant = "",
+    agent: options.Agent = "",
+    tenant: options.Tenant = "",
 ) -> None:
     """List signals as the log has them: which are raised, who waits for which since when, who waits in a circle."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
@@ -85,7 +83,7 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, name: _Name, key: _Key = _KEY, at: past.At = "", tenant: _Tenant = "") -> int:
+async def get(ctx: Context, name: _Name, key: _Key = _KEY, at: past.At = "", tenant: options.Tenant = "") -> int:
     """Show a signal with everything that was said about it, now or as it was."""
     return await past.get(ctx, "signal", tenant, key, name, at)
 

@@ -46,10 +46,5 @@ async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
     ]
     ctx.out.say(f"{id} has left the log: this is what the database has.")
     record = dict(found[0])
-    if not ctx.out.is_table:
-        ctx.out.record({**record, "history": history})
-        return Exit.OK
-    ctx.out.record(record)
-    ctx.out.text()
-    ctx.out.rows(history, ["stored_at", "seq", "event", "agent"])
+    ctx.out.entity(record, history)
     return Exit.OK

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import files, past, stored
+from coord.ops.cli import files, options, past, stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
 from coord.ops.cli.choices import Priority, Strategy, TaskStatus
 
@@ -24,9 +24,6 @@ _COLUMNS = [
 ]  # fmt: skip
 
 _Id = Annotated[str, typer.Argument(help="The task.")]
-_Key = Annotated[str, typer.Option("--key", help="Its key; default: its id.")]
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
-_Agent = Annotated[str, typer.Option("--agent", help="Who speaks; default: identity.agent.")]
 
 
 @command(app, "ls")
@@ -46,7 +43,7 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _Tenant = "") -> int:
+async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", tenant: options.Tenant = "") -> int:
     """Show a task whole, with everything that was said about it: from the log, older ones from the database."""
     from coord.client.histories import read
     from coord.core import tasks
@@ -64,12 +61,7 @@ async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
     history = [{**fact_row(fact), "refused": why.get((fact.seq, fact.index))} for fact in facts]
     record = fields_of(task)
-    if not ctx.out.is_table:
-        ctx.out.record({**record, "history": history})
-        return Exit.OK
-    ctx.out.record(record)
-    ctx.out.text()
-    ctx.out.rows(history, ["stored_at", "seq", "event", "agent", "refused"])
+    ctx.out.entity(record, history, ["stored_at", "seq", "event", "agent", "refused"])
     return Exit.OK
 
 
@@ -79,7 +71,7 @@ async def submit(
     capability: Annotated[str, typer.Argument(help="What an agent must be able to do.")],
     input: Annotated[str, typer.Option("--input", "-i", help="JSON; @FILE or - (stdin) to read it from there.")] = "",
     id: Annotated[str, typer.Option("--id", help="It exists once under it; default: a new one.")] = "",
-    key: _Key = "",
+    key: options.Key = "",
     priority: Annotated[Priority, typer.Option("--priority", help="Of the queue that it waits in.")] = Priority.NORMAL,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="After the first execution.")] = None,
     run_timeout_s: Annotated[float | None, typer.Option("--run-timeout", help="Of one execution, seconds.")] = None,
@@ -100,8 +92,8 @@ async def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its result and print that.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Of the wait, seconds.")] = 600.0,
-    tenant: _Tenant = "",
-    agent: _Agent = "",
+    tenant: options.Tenant = "",
+    agent: options.Agent = "",
 ) -> None:
     """Submit a task, and print its id."""
     given: dict[str, Any] = {
@@ -126,10 +118,10 @@ async def submit(
 async def cancel(
     ctx: Context,
     id: _Id,
-    key: _Key = "",
+    key: options.Key = "",
     reason: Annotated[str, typer.Option("--reason", help="Why, for whoever asks.")] = "",
-    tenant: _Tenant = "",
-    agent: _Agent = "",
+    tenant: options.Tenant = "",
+    agent: options.Agent = "",
 ) -> int:
     """Cancel a task: only whoever submitted it may, so speak as that --agent."""
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
@@ -145,9 +137,9 @@ async def cancel(
 async def retry(
     ctx: Context,
     id: _Id,
-    key: _Key = "",
-    tenant: _Tenant = "",
-    agent: _Agent = "",
+    key: options.Key = "",
+    tenant: options.Tenant = "",
+    agent: options.Agent = "",
     workflow_tasks: Annotated[bool, typer.Option("--workflow-tasks", help="Even one of a workflow, alone.")] = False,
 ) -> None:
     """Submit a task again that failed, was rejected, cancelled or expired.

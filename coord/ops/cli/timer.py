@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import past
+from coord.ops.cli import options, past
 from coord.ops.cli.base import Context, Exit, command, fact_row, group, missing
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ app = group("timer", "Timers: what fires once or again and again, delayed tasks,
 _COLUMNS = ["id", "setter", "when", "next_at", "then", "fires", "fired_at"]
 
 _Id = Annotated[str, typer.Argument(help="Of the timer; a delayed task's is the task's.")]
-_Key = Annotated[str, typer.Option("--key", help="Its key; default: its id.")]
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
 
 
 @command(app, "ls")
@@ -33,7 +31,7 @@ async def ls(
         False
     ),
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, the next first.")] = 50,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> None:
     """List the timers that are set, the next to fire first, as the log has them."""
     async with ctx.speaking(tenant=tenant) as me:
@@ -46,7 +44,7 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _Tenant = "") -> int:
+async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", tenant: options.Tenant = "") -> int:
     """Show a timer whole, when it comes next, and everything that was said about it, now or as it was."""
     from coord.client import entities
     from coord.core import timers
@@ -62,12 +60,7 @@ async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _
         return await past.get(ctx, "timer", tenant, key or id, id, at)  # it may have left the log
     record = {**row(timer), **fields_of(timer)}
     history = [fact_row(fact) for fact in facts]
-    if not ctx.out.is_table:
-        ctx.out.record({**record, "history": history})
-        return Exit.OK
-    ctx.out.record(record)
-    ctx.out.text()
-    ctx.out.rows(history, ["stored_at", "seq", "event", "agent"])
+    ctx.out.entity(record, history)
     return Exit.OK
 
 
@@ -75,10 +68,10 @@ async def get(ctx: Context, id: _Id, key: _Key = "", at: past.At = "", tenant: _
 async def cancel(
     ctx: Context,
     id: _Id,
-    key: _Key = "",
+    key: options.Key = "",
     reason: Annotated[str, typer.Option("--reason", help="In words.")] = "",
     agent: Annotated[str, typer.Option("--agent", help="Who speaks; default: who set it.")] = "",
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> int:
     """Cancel a timer, a schedule or a delayed task: nothing of it follows any more.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import files, past, stored
+from coord.ops.cli import files, options, past, stored
 from coord.ops.cli.base import Context, Exit, command, group
 from coord.ops.cli.choices import Drawing, WorkflowStatus
 
@@ -27,8 +27,6 @@ _COLUMNS = [
 ]  # fmt: skip
 
 _Id = Annotated[str, typer.Argument(help="Of the workflow.")]
-_Tenant = Annotated[str, typer.Option("--tenant", help="Of this fleet; default: identity.tenant.")]
-_Agent = Annotated[str, typer.Option("--agent", help="Who speaks; default: identity.agent.")]
 _Parameters = Annotated[list[str] | None, typer.Option("--param", "-p", help="Of the template, as name=value.")]
 
 
@@ -72,8 +70,8 @@ async def start(
     param: _Parameters = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its result and print that.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Of the wait, seconds.")] = 600.0,
-    tenant: _Tenant = "",
-    agent: _Agent = "",
+    tenant: options.Tenant = "",
+    agent: options.Agent = "",
 ) -> None:
     """Start a workflow, and print its id."""
     defined = _definition(definition, param or [])
@@ -103,7 +101,7 @@ async def ls(
 
 
 @command(app, "get")
-async def get(ctx: Context, id: _Id, at: past.At = "", tenant: _Tenant = "") -> int:
+async def get(ctx: Context, id: _Id, at: past.At = "", tenant: options.Tenant = "") -> int:
     """Show a workflow and how far each of its steps is; one that has left the log as the database has it."""
     from coord.errors import UnknownWorkflow
     from coord.ops.fields import fields_of
@@ -146,7 +144,7 @@ async def graph(
         Drawing.MERMAID
     ),
     to: Annotated[Path | None, typer.Option("--file", "-f", help="Write it there; default: print it.")] = None,
-    tenant: _Tenant = "",
+    tenant: options.Tenant = "",
 ) -> None:
     """Draw a definition, or a workflow with how far its steps are."""
     from coord.core import flow_graph
@@ -179,8 +177,8 @@ async def signal(
     data: Annotated[str, typer.Option("--data", "-d", help="JSON; @FILE or - (stdin) to read it from there.")] = "",
     approve: Annotated[bool, typer.Option("--approve", help='Say {"approved": true}.')] = False,
     decline: Annotated[bool, typer.Option("--decline", help='Say {"approved": false}.')] = False,
-    tenant: _Tenant = "",
-    agent: _Agent = "",
+    tenant: options.Tenant = "",
+    agent: options.Agent = "",
 ) -> None:
     """Raise a signal that a step of a workflow waits for."""
     from coord.errors import InvalidArgument
@@ -200,8 +198,8 @@ async def cancel(
     ctx: Context,
     id: _Id,
     reason: Annotated[str, typer.Option("--reason", help="In words.")] = "",
-    tenant: _Tenant = "",
-    agent: _Agent = "",
+    tenant: options.Tenant = "",
+    agent: options.Agent = "",
 ) -> int:
     """Cancel a workflow: nothing more begins, and what was completed is undone.
 
