@@ -10,7 +10,7 @@ import pytest
 
 import coord
 from coord import errors, limits
-from coord.client import entities, histories, outcomes, timers
+from coord.client import entities, histories, task_handle, timers
 from coord.client.redriving import redrive
 from coord.core import reuse
 from coord.core.tasks import fold, is_open
@@ -193,7 +193,7 @@ async def test_what_was_submitted_again_has_its_later_outcome(
         with pytest.raises(errors.TaskRejected):
             await first.result()
         with monkeypatch.context() as patched:
-            patched.setattr(outcomes, "read", lagging)
+            patched.setattr(task_handle, "read", lagging)
             with pytest.raises(errors.TaskRejected):
                 await first.result(timeout_s=1)
         await redrive(operator, "x")
@@ -220,10 +220,10 @@ async def test_the_log_of_a_delayed_task_may_be_away(fleet: InMemoryCoord, monke
         later, slow = [await c.submit(capability, 1, delay_s=1) for capability in ("echo", "slow")]
         await asyncio.sleep(5)
         assert (later.done, slow.done) == (True, False)
-        monkeypatch.setattr(outcomes, "read", lagging)
+        monkeypatch.setattr(task_handle, "read", lagging)
         with pytest.raises(errors.DeadlineExceeded):
             await slow.cancel()  # it runs: False would say that it has ended
-        monkeypatch.setattr(outcomes, "read", failing)
+        monkeypatch.setattr(task_handle, "read", failing)
         assert await later.result() == 1
         assert away == -1
         away, joined = 1000, await c.submit("echo", 2, delay_s=1)
@@ -241,7 +241,7 @@ async def test_failures_that_were_told_are_not_looked_up(fleet: InMemoryCoord, m
         reads += 1
         return await histories.read(*args)
 
-    monkeypatch.setattr(outcomes, "read", counted)
+    monkeypatch.setattr(task_handle, "read", counted)
     async with fleet.work(agent), fleet.connect("boss") as c:
         many = await c.submit_many("echo", [[n] for n in range(20)])
         await asyncio.sleep(30)
