@@ -169,8 +169,8 @@ class Puller:
 
     @property
     def rest_s(self) -> float:
-        """How rarely its agent may beat as far as this is concerned; 0: as usual."""
-        return self._standby.rest_s
+        """How rarely its agent may beat as far as this is concerned; 0: as usual, also before `open`."""
+        return 0.0 if self._subscription is None else self._standby.rest_s
 
     @property
     def asked(self) -> int:
@@ -193,7 +193,7 @@ class Puller:
 
     def _refill(self) -> None:
         self._scheduled = False
-        if self._closed or self._paused or not self._conn.is_connected:
+        if self._closed or self._paused or self._subscription is None or not self._conn.is_connected:
             return
         self._standby.follow()
         free = self._free() - self.asked

@@ -124,23 +124,26 @@ class Worker:
         for capability, handler in agent.handoffs.items():
             await self.coord.handoffs.receive(handler, capability=capability)
         able = dict.fromkeys((c for c in agent.handoffs if c is not None), 1) | agent.capabilities
+        # Known to deliveries before anybody hears of this agent: what is placed on it may come at once.
+        self._pullers = {capability: self._puller(capability) for capability in self._slots}
         await self._beating.register(
             capabilities=able, labels=agent.labels, coordinator=agent.coordinator, quotas=quotas
         )
-        for capability in self._slots:
+        for capability, puller in self._pullers.items():
             await self.coord.queues.open(capability)
-            puller = Puller(
-                self.conn,
-                self.tenant,
-                capability,
-                free=partial(self._free, capability),
-                deliver=partial(self._delivered, capability),
-                missing=partial(self._missing, capability),
-                urgent=lambda c=capability: self._slots[c].yielding() is not None,  # type: ignore[misc]
-                paced=self._beating.paced,
-            )
-            self._pullers[capability] = puller
             await puller.open()
+
+    def _puller(self, capability: str) -> Puller:
+        return Puller(
+            self.conn,
+            self.tenant,
+            capability,
+            free=partial(self._free, capability),
+            deliver=partial(self._delivered, capability),
+            missing=partial(self._missing, capability),
+            urgent=lambda: self._slots[capability].yielding() is not None,
+            paced=self._beating.paced,
+        )
 
     async def drain(self, drain_s: float | None = None) -> None:
         """Take nothing more, finish or give back what is held, and stop.  Twice is legal."""
@@ -239,7 +242,7 @@ class Worker:
 
     def rest_s(self) -> float:
         """How rarely it may beat: only who stands by everywhere, and is handed nothing, is waited for by nobody."""
-        if self.agent.handoffs or len(self._pullers) < len(self._slots):
+        if self.agent.handoffs:
             return 0.0
         return min((puller.rest_s for puller in self._pullers.values()), default=0.0)
 

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 import coord
 from coord.bus.connection import NatsConfig
 from coord.client.histories import read
+from coord.client.queues import Queues
 from coord.core.task_decider import TaskDecider
 from coord.ops.devstack.nats import NatsServer
 from coord.server.decider_service import DeciderService
@@ -102,6 +103,30 @@ async def test_the_chosen_agent_runs_it_and_the_decision_is_a_fact(fleet: Fleet)
         assert decision.data["agent"] == "b"
         assert decision.data["considered"] == 1
         assert [s["agent"] for s in decision.data["candidates"]] == ["b"]
+
+
+async def test_what_is_placed_on_an_agent_that_has_only_registered_is_done(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is heard of before its queues are open: where the service is being restarted, by seconds."""
+    over = asyncio.Event()
+
+    async def slow(*_: Any, **__: Any) -> bool:
+        return await over.wait()
+
+    async with fleet.client() as c:
+        alone = PATIENT | {"strategy": "agent", "agent": "new", "strict": True}
+        handle = await c.submit("work", 1, placement=alone)
+        monkeypatch.setattr(Queues, "open", slow)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_once(fleet, over))
+            assert await handle.result(timeout_s=30) == "new"
+            over.set()
+
+
+async def _once(fleet: Fleet, over: asyncio.Event) -> None:
+    async with agents(fleet, "new"):
+        await over.wait()
 
 
 async def test_turns(fleet: Fleet) -> None:
