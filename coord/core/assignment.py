@@ -11,6 +11,30 @@ costs one reset (about a millisecond), while uneven shares would cost for as lon
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
+
+FOLDS: Final = 1
+"""Which folds this release works with.  Raised, before a release, when what they save or state must not be mixed with
+what those of the release before do (docs/adr/0141)."""
+
+_HERE: Final = b"here"
+GONE: Final = b"gone"
+
+
+def here(folds: int) -> bytes:
+    """What a replica says while it works: ``here``, and behind a space its `FOLDS`, unless that is 0."""
+    return _HERE + b" %d" % folds if folds else _HERE
+
+
+def folds_of(word: bytes) -> int:
+    """The `FOLDS` of whoever says that it is here; 0 of a release that does not say."""
+    number = word.partition(b" ")[2]
+    return int(number) if number.isdigit() and len(number) < 10 else 0
+
+
+def older(folds_by_member: Mapping[str, int], folds: int) -> frozenset[str]:
+    """The members whose folds are older than `folds`: while there are any, whoever is newer waits."""
+    return frozenset(member for member, theirs in folds_by_member.items() if theirs < folds)
 
 
 def owner(slot: int, members: Iterable[str]) -> str | None:

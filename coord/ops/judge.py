@@ -147,6 +147,11 @@ def _judge_consumers(snapshot: Snapshot) -> list[Problem]:
         waiting = sum(c.pending for c in snapshot.consumers if c.name == "projector")
         make = _error if waiting else _warning
         problems.append(make("projector", f"none is running; {waiting} messages wait", "Start one: `coord serve all`."))
+    if snapshot.older:
+        names = ", ".join(snapshot.older)
+        problems.append(
+            _warning("upgrade", f"of an older release: {names}; newer ones wait for them", "Stop the older processes.")
+        )
     return problems
 
 

@@ -12,6 +12,7 @@ import contextlib
 import re
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.bus.connection import Connection
+from coord.core import assignment
 from coord.core.admission import Board
 from coord.store import editions
 from coord.store.pool import Pool
@@ -171,6 +173,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     queues: QueueStats | None = None
     instances: tuple[str, ...] | None = None
     """Projectors heard of; None when nobody listened."""
+    older: tuple[str, ...] = ()
+    """Projectors and deciders of an older release that were heard of: newer ones wait for them to end."""
     capabilities: tuple[CapabilityStats, ...] = ()
     """Those with work or agents, as heard; nothing where nobody listened or no decider runs."""
     database: DatabaseStats | None = None
@@ -226,7 +230,7 @@ async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> 
                 "streams": tuple(found),
                 "consumers": readers,
                 "queues": QueueStats(consumers=sum(subjects.parse_queue(c.name) is not None for c in readers)),
-                "instances": await heard if heard is not None else None,
+                **(await heard if heard is not None else {}),
                 "capabilities": await boards if boards is not None else (),
             }
         finally:
@@ -373,23 +377,25 @@ def _add(a: ConsumerStats, b: ConsumerStats) -> ConsumerStats:
     return msgspec.structs.replace(a, **{f: getattr(a, f) + getattr(b, f) for f in fields})
 
 
-async def _instances(conn: Connection) -> tuple[str, ...]:
-    """The projectors that say they are there within one and a half beats."""
-    heard: set[str] = set()
+async def _instances(conn: Connection) -> dict[str, tuple[str, ...]]:
+    """Who says within one and a half beats that he is there: projectors, and whose folds are older than these."""
+    heard: dict[str, dict[str, int]] = {"projector": {}, "deciders": {}}
 
-    def listen(message: Any) -> None:
+    def listen(service: str, message: Any) -> None:
         name = message.subject.rpartition(".")[2]
-        if message.data == b"gone":
-            heard.discard(name)
+        if message.data == assignment.GONE:
+            heard[service].pop(name, None)
         else:
-            heard.add(name)
+            heard[service][name] = assignment.folds_of(message.data)
 
-    subscription = await conn.subscribe(subjects.beats("projector"), listen)
+    listening = [await conn.subscribe(subjects.beats(service), partial(listen, service)) for service in heard]
     try:
         await asyncio.sleep(_LISTEN_S)
     finally:
-        await subscription.unsubscribe()
-    return tuple(sorted(heard))
+        for subscription in listening:
+            await subscription.unsubscribe()
+    older = {name for members in heard.values() for name in assignment.older(members, assignment.FOLDS)}
+    return {"instances": tuple(sorted(heard["projector"])), "older": tuple(sorted(older))}
 
 
 async def _boards(conn: Connection) -> tuple[CapabilityStats, ...]:

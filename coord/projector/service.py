@@ -159,17 +159,20 @@ class ProjectorService(Service):
             await self._pool.close()
 
     def is_ready(self) -> bool:
-        """Whether it is connected and each of its partitions is being followed."""
-        if self._conn is None or not self._conn.is_connected or self._replicas is None or not self._replicas.members:
+        """Whether it is connected and each of its partitions is being followed, or it waits for an older release."""
+        if self._conn is None or not self._conn.is_connected or self._replicas is None:
+            return False
+        if not self._replicas.members and not self._replicas.older:
             return False
         return all(p.state not in {"retrying", "stopped"} for p in self.partitions)
 
     def details(self) -> dict[str, Any]:
-        """Members, partitions by state, what waits, and what is wrong with whom."""
+        """Members, older ones that are waited for, partitions by state, what waits, and what is wrong with whom."""
         troubled = [p for p in self.partitions if p.error is not None and p.state in {"retrying", "stopped"}]
         return {
             "instance": self.instance,
             "members": sorted(self._replicas.members) if self._replicas else [],
+            "waits_for": sorted(self._replicas.older) if self._replicas else [],
             "circuits": {} if self._pool is None else {self._pool.circuit.name: self._pool.circuit.state},
             "partitions": dict(Counter(p.state for p in self.partitions)),
             "pending": sum(p.pending for p in self.partitions if p.is_projecting),

@@ -105,7 +105,10 @@ class DeciderService(Service):
         spec = defined.get("EVENTS/decider-0")
         self._shared = SharedReader(conn, subjects.EVENTS, readers, spec, self.metrics, seeks=self._meeting)
         self.spawn("shared", self._shared.run)
-        self._replicas = Replicas(conn, "deciders", self.instance, len(self.partitions), self._assign)
+        # An older projector would not understand what newer deciders state; newer ones read what older ones do.
+        self._replicas = Replicas(
+            conn, "deciders", self.instance, len(self.partitions), self._assign, behind=("projector",)
+        )
         self.spawn("replicas", self._replicas.run)
         self.spawn("look", self._look)
         self.spawn("gauges", self._show)
@@ -194,17 +197,20 @@ class DeciderService(Service):
             await self._conn.drain()
 
     def is_ready(self) -> bool:
-        """Whether it is connected and each of its partitions is being followed."""
-        if self._conn is None or not self._conn.is_connected or self._replicas is None or not self._replicas.members:
+        """Whether it is connected and each of its partitions is being followed, or it waits for an older release."""
+        if self._conn is None or not self._conn.is_connected or self._replicas is None:
+            return False
+        if not self._replicas.members and not self._replicas.older:
             return False
         return all(p.phase not in {"retrying", "catching_up"} for p in self.partitions)
 
     def details(self) -> dict[str, Any]:
-        """Members, partitions by phase, and what is wrong with whom."""
+        """Members, older ones that are waited for, partitions by phase, and what is wrong with whom."""
         troubled = [p for p in self.partitions if p.error is not None and p.phase == "retrying"]
         return {
             "instance": self.instance,
             "members": sorted(self._replicas.members) if self._replicas else [],
+            "waits_for": sorted(self._replicas.older) if self._replicas else [],
             "partitions": dict(Counter(p.phase for p in self.partitions)),
             "errors": [
                 {"partition": p.partition, "code": p.error.code, "message": p.error.message}

@@ -140,6 +140,8 @@ def migrate(
         todo, later = split(migrations[len(applied) :], upto)
         for migration in todo:
             _apply(conn, migration)
+        if applied and upto == "pre":
+            notes += _early(todo)
         refused = upkeep.refused(_waiting_s(conn), ages.retain_days)
         if refused is not None and late == "refuse":
             raise errors.RetentionRefused(refused)
@@ -197,6 +199,12 @@ def split(pending: list[Migration], upto: Upto) -> tuple[list[Migration], list[M
         return pending, []
     last = max((i for i, m in enumerate(pending) if m.phase == "pre"), default=-1) + 1
     return pending[:last], pending[last:]
+
+
+def _early(todo: list[Migration]) -> list[str]:
+    """What a person should know of `post` migrations that had to be applied before a later `pre` one."""
+    posts = [m.file for m in todo if m.phase == "post"]
+    return [f"{', '.join(posts)}: applied while older processes may run; stop them now"] if posts else []
 
 
 # --- applying ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 import coord
 from coord.bus.connection import NatsConfig
 from coord.projector.service import ProjectorService
+from coord.runtime.assets import sql_dir
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from tests.support.fleet import serving
@@ -65,6 +66,12 @@ async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migr
             # Who left too, where the end of its connection was heard before its goodbye: a machine that stood still.
             assert counts.pop("gone") in {1, 2}
             assert counts == {"registered": 3, "draining": 1, "left": 1, "returned": 1}
+
+            # What a projector of the release before leaves beside the new tables is put right when it has gone.
+            await db.execute("UPDATE coord.agent_registry SET state = NULL; UPDATE coord.agent SET state = 'alive'")
+            await db.execute((sql_dir() / "migrations" / "0014_post_agent_states_meanwhile.sql").read_text())
+            assert await state("a1") == "gone"
+            assert await db.fetchval("SELECT state FROM coord.agent_registry WHERE tenant = 'acme'") == "gone"
         finally:
             await db.close()
 

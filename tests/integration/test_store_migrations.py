@@ -113,7 +113,12 @@ async def test_post_waits_until_the_old_code_is_gone(config: DatabaseConfig, fol
     report = await migrate(config, folder, upto="pre")
     assert report.applied[-2:] == (early_post, pre)
     assert report.pending == (post,)
+    assert report.notes == ()  # there was nothing, so there is no older process
     assert (await migrate(config, folder)).applied == (post,)
+    between, _ = add(folder, "post", "SELECT 1;"), add(folder, "pre", "SELECT 1;")
+    assert (await migrate(config, folder, upto="pre")).notes == (
+        f"{between}: applied while older processes may run; stop them now",
+    )
 
 
 async def test_without_a_transaction(config: DatabaseConfig, folder: Path) -> None:

@@ -26,3 +26,15 @@ def test_a_stranger_owns_nothing() -> None:
 
 def test_alive_is_within_the_deadline() -> None:
     assert assignment.alive({"a": 10.0, "b": 8.0, "c": 7.9}, 10.0, 2.0) == {"a", "b"}
+
+
+@given(st.integers(0, 99))
+def test_what_a_replica_says_tells_its_folds(folds: int) -> None:
+    assert assignment.folds_of(assignment.here(folds)) == folds
+
+
+def test_who_says_no_number_has_the_oldest_folds() -> None:
+    """As releases before the number do; what is no number is none."""
+    assert assignment.here(0) == b"here"
+    assert [assignment.folds_of(word) for word in (b"here", b"here x", b"", b"here " + b"9" * 99)] == [0, 0, 0, 0]
+    assert assignment.older({"a": 0, "b": 1, "c": 2}, 1) == {"a"}

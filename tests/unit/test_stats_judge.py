@@ -96,6 +96,7 @@ def test_a_system_that_is_well_has_no_problems() -> None:
             changed(consumers=(consumer("EVENTS", members=15), consumer("TELEMETRY"))),
             "error", "stream EVENTS", "15 of 16",
         ),
+        (changed(older=("old-1",)), "warning", "upgrade", "of an older release: old-1; newer ones wait for them"),
         (changed(instances=()), "warning", "projector", "none is running; 0 messages wait"),
         (
             changed(instances=(), consumers=(consumer("EVENTS", pending=7), consumer("TELEMETRY"))),
