@@ -278,6 +278,8 @@ CREATE TABLE coord.task (
   message          text,
   correlation_id   text,
   fold             bytea NOT NULL,
+  retries          integer,
+  timeout_s        double precision,
   PRIMARY KEY (tenant, key, id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX task_open_idx ON coord.task (tenant, capability, submitted_at) WHERE ended_at IS NULL;
@@ -315,6 +317,8 @@ COMMENT ON COLUMN coord.task.error IS 'Kind of the last failure, rejection, canc
 COMMENT ON COLUMN coord.task.message IS 'The same in words.';
 COMMENT ON COLUMN coord.task.correlation_id IS 'The whole conversation this belongs to.';
 COMMENT ON COLUMN coord.task.fold IS 'The whole state as coord''s fold leaves it, MessagePack: what the projector goes on from.';
+COMMENT ON COLUMN coord.task.retries IS 'Failures that it may have before the last one; null: not known before it is claimed.';
+COMMENT ON COLUMN coord.task.timeout_s IS 'Seconds that one execution may take; null: not known before it is claimed.';
 
 CREATE TABLE coord.workflow (
   changed_at     timestamptz NOT NULL,

@@ -101,10 +101,10 @@ class Agent:
     ) -> Callable[[H], H]:
         """Declare the handler of a capability: an async function of the input and, if it likes, a `TaskContext`.
 
-        `timeout_s`, `retries`: at most, of one execution and after the first; the submission's bounds hold too,
-        and are 600 s and 3 where it says none: who wants more says so in both.  `preemptible`: whether a batch task
+        `timeout_s` of one execution (at most 7 days) and `retries` after the first (at most 1,000): for
+        submissions that say none, more or less than the defaults of 600 s and 3.  `preemptible`: whether a batch task
         is held at its next await while something critical runs in its slot (the time counts); default: as the
-        submission says.
+        submission says, whose word counts unless this is False.
 
         What it returns is the task's output.  What it raises: `coord.Reject`: no attempt can succeed;
         anything else: retried, with backoff.

@@ -142,8 +142,8 @@ class Attempt:
 
     def _limit_s(self) -> float:
         limit_s = self.said.timeout_s
-        if self.handles.timeout_s is not None:
-            limit_s = min(limit_s, self.handles.timeout_s)
+        if limit_s is None:
+            limit_s = limits.TASK_TIMEOUT_S if self.handles.timeout_s is None else self.handles.timeout_s
         now = clock.unix()
         if self.said.deadline is not None:
             limit_s = min(limit_s, max(0.0, self.said.deadline - now))
@@ -157,7 +157,8 @@ class Attempt:
     def failed(self, error: str, message: str, *, final: bool = False) -> tuple[Literal["failed"], work.Failed]:
         """It has failed; `final`: another execution will, too."""
         retries = self.handles.retries
-        final = final or (retries is not None and self.ctx.attempt > retries)
+        # The claim said so: this is for folds that do not know that one may, and for local steps, which have none.
+        final = final or (self.said.retries is None and retries is not None and self.ctx.attempt > retries)
         said = work.Failed(
             claim=self.holder.claim, error=error[:256], message=message[:4096], run_s=self.run_s(), final=final
         )

@@ -91,9 +91,7 @@ class Execution:
         self.started = False
         """Whether its handler runs."""
         self.began_at = 0.0
-        self.preemptible = queue == "batch" and (
-            said.preemptible if handles.preemptible is None else handles.preemptible
-        )
+        self.preemptible = queue == "batch" and handles.may_be_held(said)
         self.gate = Gate() if self.preemptible else _OPEN
         self.ctx: TaskContext | None = None
         self.ended_because: Ended | None = None
@@ -148,8 +146,8 @@ class Execution:
                 _log.warning("worker.claim_failed", task=self.fact.id, error=statement.error)
                 self.worker.left(self)
 
-        worker = self.worker
-        self._state("claimed", worker.claim, detail=str(n), once=not judged, then=stored, body=worker.claim_body)
+        claim, body = self.worker.claim(self.handles, self.said)
+        self._state("claimed", claim, detail=str(n), once=not judged, then=stored, body=body)
 
     def _state(
         self,
@@ -321,7 +319,7 @@ class Execution:
         line = Line(self.fact.id, bytes(first.output))
         for local in self.said.then:
             handles = self.worker.handles(local.task)
-            at = self._moment(handles)
+            at = self._moment(handles, local)
             given = begins(line, local, at)
             if given is None or handles is None:
                 return
@@ -339,10 +337,11 @@ class Execution:
             done.append(outcome)
             line.ended(outcome, bytes(outcome.output) if outcome.error is None else b"null")
 
-    def _moment(self, handles: Handles | None) -> Moment:
+    def _moment(self, handles: Handles | None, local: work.LocalStep) -> Moment:
         """What decides whether a local step that `handles` would do is begun."""
         worker = self.worker
-        able = slot = yields = handles is not None
+        slot = yields = handles is not None
+        able = handles is not None and handles.fits(local)
         crowded = worker.crowded(self.handles.capability)
         if handles is not None and handles.capability != self.handles.capability:
             spare = worker.spare(handles.capability)
@@ -361,8 +360,9 @@ class Execution:
         """Execute one local step."""
         head = self.said
         said = Delivered(
-            input=msgspec.Raw(given), timeout_s=local.timeout_s, priority=head.priority, labels=local.labels
-        )
+            input=msgspec.Raw(given), timeout_s=local.timeout_s, retries=local.retries, priority=head.priority,
+            labels=local.labels,
+        )  # fmt: skip
         self.ctx = TaskContext(self.worker.coord, self.fact, said, claim=self.claim, attempt=1, local=local)
         attempt = self.attempt = Attempt(self, handles, said, self.ctx)
         event, ended = await within(variables, attempt.outcome())

@@ -90,8 +90,9 @@ class Submits:
 
         `input`: what the handler gets (as `Fact.data`; beyond 256 KiB it travels by reference).  `id`: the
         task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
-        it is ordered with; default: `id`.  `retries` (default 3) after the first execution, each after
-        `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` (600) of one execution.
+        it is ordered with; default: `id`.  `retries` after the first execution (default: as the handler says,
+        else 3), each after `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` of one execution
+        (default: as the handler says, else 600).
         `deadline`, or `deadline_s` from its submission: what has no outcome by then is expired.  `placement`: how
         the scheduler chooses an agent; default: the next free one takes it.  `preemptible`: a batch task that may
         be held while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work

@@ -17,13 +17,14 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coord import errors, limits
 from coord.core.tasks import Task
-from coord.wire import codec, work
+from coord.wire import arguments, codec, work
 from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
@@ -50,11 +51,20 @@ class Handles(msgspec.Struct, frozen=True):
     takes_context: bool
     context_name: str | None
     timeout_s: float | None
-    """At most so long for one execution; the submission may say less."""
+    """Of one execution, where the submission says nothing."""
     retries: int | None
-    """At most so many after the first; the submission may say less."""
+    """After the first execution that failed, where the submission says nothing."""
     preemptible: bool | None
-    """Whether it may be made to wait while something critical runs; None: as the submission says."""
+    """Whether it may be made to wait while something critical runs, where the submission says nothing; False: never."""
+
+    def may_be_held(self, said: work.Submission) -> bool:
+        """Whether a batch task that was so submitted may be made to wait."""
+        asked = self.preemptible if said.preemptible is None else said.preemptible
+        return bool(asked) and self.preemptible is not False
+
+    def fits(self, local: work.LocalStep) -> bool:
+        """Whether a local step can be done within what its offer gives it: the claim is another task's."""
+        return local.timeout_s is not None or self.timeout_s is None or self.timeout_s <= local.longest_s
 
     def decode(self, raw: bytes, content: codec.Content) -> Any:
         """The input as the handler's type; raises `InvalidPayload`."""
@@ -87,6 +97,7 @@ def declare(
     """
     if not inspect.iscoroutinefunction(call):
         raise errors.SettingsError("a task's handler is an async function", capability=capability)
+    _check_bounds(timeout_s, retries, preemptible)
     hints = _hints(call, known)
     context_name, takes_input, input_type = None, False, Any
     for name, parameter in inspect.signature(call).parameters.items():
@@ -102,6 +113,21 @@ def declare(
         takes_input=takes_input, takes_context=context_name is not None, context_name=context_name,
         timeout_s=timeout_s, retries=retries, preemptible=preemptible,
     )  # fmt: skip
+
+
+def _check_bounds(timeout_s: Any, retries: Any, preemptible: Any) -> None:
+    """Raise `SettingsError`, naming the argument that no claim could say."""
+    if timeout_s is not None:
+        arguments.seconds(timeout_s, "timeout_s", error=errors.SettingsError)
+        if not work.is_timeout(timeout_s):
+            raise errors.SettingsError(
+                f"timeout_s is above 0 and at most {limits.TASK_TIMEOUT_MAX_S:g}", timeout_s=timeout_s
+            )
+    if retries is not None:
+        whole = isinstance(retries, int) and not isinstance(retries, bool)
+        if not whole or not work.is_retries(retries):
+            raise errors.SettingsError(f"retries takes a whole number, 0 to {limits.TASK_RETRIES_MAX}", retries=retries)
+    arguments.is_a(preemptible, (bool, NoneType), "preemptible", "True or False", errors.SettingsError)
 
 
 def _hints(call: Handler, known: dict[str, Any] | None) -> dict[str, Any]:

@@ -78,10 +78,8 @@ class Worker:
         self.tenant = coord.tenant
         self.name = coord.agent
         self.instance = coord.instance
-        self.claim = work.Claim(instance=coord.instance)
-        """What each of its claims says,"""
-        self.claim_body = coord.stating.body(self.claim)
-        """written once."""
+        self._claims: dict[tuple[int | None, float | None], tuple[work.Claim, bytes]] = {}
+        """What its claims say, written once, by what they say of retries and timeout."""
         self.stating = coord.stating
         self.payloads = coord.payloads
         self.stats = WorkerStats()
@@ -202,6 +200,18 @@ class Worker:
     def leaving(self) -> bool:
         """Whether nothing more is begun: it drains, or is held."""
         return self.draining or self._beating.paused
+
+    def claim(self, handles: Handles, said: work.Submission) -> tuple[work.Claim, bytes]:
+        """What the claim of a task says, and that as a body: of its handler what the submission leaves open."""
+        bounds = (
+            handles.retries if said.retries is None else None,
+            handles.timeout_s if said.timeout_s is None else None,
+        )
+        found = self._claims.get(bounds)
+        if found is None:
+            claim = work.Claim(self.instance, *bounds)
+            found = self._claims[bounds] = claim, self.stating.body(claim)
+        return found
 
     def did_local(self, capability: str, outcome: str, run_s: float) -> None:
         """A local step was executed with the task before it."""

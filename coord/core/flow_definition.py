@@ -268,10 +268,11 @@ def _check_step(step: Step, kind: Kind, depth: int) -> None:
         if kind not in _FANNED:
             raise InvalidWorkflow("only tasks and workflows can be undone")
         check_token(step.undo.task, "a capability")
-        _within("undo.retries", step.undo.retries, 0, limits.TASK_RETRIES_MAX)
-        _within("undo.timeout_s", step.undo.timeout_s, 0.001, limits.TASK_TIMEOUT_MAX_S)
+        _within("undo.retries", step.undo.retries or 0, 0, limits.TASK_RETRIES_MAX)
+        if step.undo.timeout_s is not None:
+            _within("undo.timeout_s", step.undo.timeout_s, 0.001, limits.TASK_TIMEOUT_MAX_S)
     _within("max_parallelism", step.max_parallelism, 1, limits.FLOW_ITEMS_MAX)
-    _within("retries", step.retries, 0, limits.TASK_RETRIES_MAX)
+    _within("retries", step.retries or 0, 0, limits.TASK_RETRIES_MAX)
     _within("backoff_max_s", step.backoff_max_s, 0.001, 86_400.0)
     _within("backoff_s", step.backoff_s, 0.001, step.backoff_max_s)
     for name, value, most in (

@@ -68,7 +68,7 @@ def _templates(plan: Plan, first: Planned) -> list[Template]:
             mapping = None
         local = LocalStep(
             step=step.name, task=step.task or "", input=mapping, when=step.when, labels=step.labels,
-            timeout_s=limits.TASK_TIMEOUT_S if step.timeout_s is None else step.timeout_s,
+            timeout_s=step.timeout_s, retries=step.retries,
         )  # fmt: skip
         named = list(expressions.paths(mapping))
         if step.when is not None:

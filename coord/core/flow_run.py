@@ -169,7 +169,7 @@ class Run:
             self._end_part(planned, 0, output=output_of(outcome.output, outcome.ref))
             return
         step = planned.step
-        if outcome.final or not step.retries:
+        if outcome.final or step.retries == 0:
             self._end_part(planned, 0, error=outcome.error, message=outcome.message)
             return
         # As a task waits for its next execution; what it becomes then is a task.
@@ -461,7 +461,7 @@ class Run:
             failures=self.flow.steps[planned.index].failures,
             backoff_s=step.backoff_s,
             backoff_max_s=step.backoff_max_s,
-            timeout_s=limits.TASK_TIMEOUT_S if step.timeout_s is None else step.timeout_s,
+            timeout_s=step.timeout_s,
             deadline=None if step.deadline_s is None else self.at + step.deadline_s,
             priority=step.priority,
             placement=step.placement,

@@ -117,7 +117,7 @@ def _task(found: View, steps: dict[str, StepView], name: str, status: str) -> No
 
 def _went_on(definition: Definition, steps: dict[str, StepView], task: Task, fact: StoredFact) -> None:
     """The local steps that the agent of a task went on with."""
-    retried = {step.name for step in definition.steps if step.retries}
+    retried = {step.name for step in definition.steps if step.retries != 0}
     for outcome in decode(fact, work.Completed).then:
         step = steps.get(outcome.step)
         if step is None:

@@ -21,6 +21,9 @@ task is free; so whoever claims with the concurrency header of docs/protocol.md 
 An outcome counts when its author holds the claim.  Everything else is refused with a code
 and changes nothing; the projector parks it as a dead letter.
 
+Bounds.  How often and how long it may run says the submission; where it does not, the claim, for the
+handler that takes it; where neither does, the defaults hold.
+
 Attempts.  A claim that ends by `failed` costs one of the retries, one that ends by
 `released` (its agent died, hung or overran) one of the deaths, `returned` costs nothing.
 
@@ -165,6 +168,10 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     restated: int = 0
     placing: Placing | None = None
     """How far the scheduler has come; None: it has decided nothing."""
+    handler_retries: int | None = None
+    """What the newest claim says of its handler, where the submission says nothing;"""
+    handler_timeout_s: float | None = None
+    """None: it says nothing either."""
 
     @property
     def ended(self) -> bool:
@@ -177,12 +184,28 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.status in ("queued", "waiting")
 
     @property
+    def retries(self) -> int:
+        """Executions after the first that may fail, as far as is known: a handler to come may say otherwise."""
+        said = self.submission.retries
+        if said is None:
+            said = self.handler_retries
+        return limits.TASK_RETRIES if said is None else said
+
+    @property
+    def timeout_s(self) -> float:
+        """How long one execution may last, as `retries` says how many there may be."""
+        said = self.submission.timeout_s
+        if said is None:
+            said = self.handler_timeout_s
+        return limits.TASK_TIMEOUT_S if said is None else said
+
+    @property
     def claim_s(self) -> float:
         """How long a claim may last: the execution, and the local steps that were begun in time."""
         told = self.submission
         if not told.then:
-            return told.timeout_s
-        return max(told.timeout_s, limits.LOCAL_S + max(local.timeout_s for local in told.then))
+            return self.timeout_s
+        return max(self.timeout_s, limits.LOCAL_S + max(local.longest_s for local in told.then))
 
     @property
     def next_claim(self) -> int:
@@ -246,6 +269,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         if first:
             return  # nothing was believed before it: the rest is as it was made
         self.deaths = self.barred = 0
+        self.handler_retries = self.handler_timeout_s = None
         self._reopen()
         self.claimant = self.instance = self.claimed_at = self.retry_at = self.ended_at = None
         self.progress = self.error = self.message = self.run_s = None
@@ -267,6 +291,12 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         said = decode(fact, Claim)
         self.status, self.claims = "claimed", n
         self.claimant, self.instance = fact.agent, said.instance
+        told = self.submission
+        self.handler_retries = self.handler_timeout_s = None
+        if said.retries is not None and told.retries is None and work.is_retries(said.retries):
+            self.handler_retries = said.retries
+        if said.timeout_s is not None and told.timeout_s is None and work.is_timeout(said.timeout_s):
+            self.handler_timeout_s = said.timeout_s
         self.claimed_at, self.retry_at = fact.stored_at.timestamp(), None
         self.progress = None
         self._reopen()
@@ -314,7 +344,7 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         if refusal is not None:
             return refusal
         self.failures += 1
-        if said.final or self.failures > self.submission.retries:
+        if said.final or self.failures > self.retries:
             self._end(fact, "failed", said.error, said.message, said.run_s)
             return None
         at = fact.stored_at.timestamp()

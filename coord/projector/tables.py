@@ -116,6 +116,8 @@ def _task(x: Task) -> tuple[Any, ...]:
         None if x.error is None else _text(x.error),
         None if x.message is None else _text(x.message),
         None if correlation_id is None else _text(correlation_id),
+        said.retries if said.retries is not None or not x.claims else x.retries,
+        said.timeout_s if said.timeout_s is not None or not x.claims else x.timeout_s,
     )  # fmt: skip
 
 

@@ -255,7 +255,9 @@ class Worker(Member):
                     ask = (self.world, delivery.queue, fact.seq, fact.key, fact.id)
                     yield self.broker.request(partial(settle_for_worker, *ask))
                 return 0
-            claimed = self._about(delivery, "claimed", work.Claim(self.instance), move.n)
+            # A handler's own word: it counts where the submission says nothing, and is no handler's where it cannot be.
+            handler = (None, 2, 0, -1)[zlib.crc32(f"{self.name} {fact.id}".encode()) % 4]
+            claimed = self._about(delivery, "claimed", work.Claim(self.instance, handler), move.n)
             if isinstance((yield from self.state(claimed, CLAIM_ONCE)), Ack):
                 return move.n
             yield sleep(0.05)
@@ -362,8 +364,9 @@ class Client(Agent):
         priority: work.Priority = rng.choice(("critical", "normal", "normal", "batch"))
         placement = rng.choice(DEMANDS) if rng.random() < 0.3 else None
         said = work.Submission(
-            input={"name": name}, retries=rng.choice([0, 1, 3]), backoff_s=0.5, timeout_s=5.0, instance=self.instance,
-            deadline=self.broker.unix + 15.0 if rng.random() < 0.1 else None, priority=priority, placement=placement,
+            input={"name": name}, retries=rng.choice([0, 1, None]), backoff_s=0.5, timeout_s=5.0,
+            instance=self.instance, deadline=self.broker.unix + 15.0 if rng.random() < 0.1 else None, priority=priority,
+            placement=placement,
         )  # fmt: skip
         queue = priority if placement is None else work.PLACED
         submitted = Fact(kind="task", id=name, event="submitted", detail=(capability, queue), data=said)
@@ -522,7 +525,7 @@ def definition(rng: Any, *, nested: bool = True) -> dict[str, Any]:
         if nested and number == 1 and rng.random() < 0.4:
             step["workflow"] = definition(rng, nested=False)
         else:
-            step |= {"task": "work", "retries": rng.choice([0, 2]), "backoff_s": 0.5, "timeout_s": 5.0}
+            step |= {"task": "work", "retries": rng.choice([None, 2]), "backoff_s": 0.5, "timeout_s": 5.0}
             if rng.random() < 0.3:
                 step["undo"] = {"task": "undo", "retries": 3}
         steps.append(step)

@@ -56,6 +56,8 @@ class _TaskRules:
         self.now = TaskState("-", 0, 0, "", None, "")
         self.submitter = ""
         self.retries = 0
+        self.retries_said: int | None = None
+        """By the submission."""
         self.accept_s = 0.0
         """How long whoever is offered it has to claim it."""
         self.failures = self.deaths = self.redrives = self.restated = 0
@@ -91,6 +93,9 @@ class _TaskRules:
         free = now._replace(status="queued", agent="", instance=None)
         if event == "claimed" and now.status != "claimed" and number == now.claims + 1:
             instance = said.get("instance")
+            if self.retries_said is None:
+                told = said.get("retries", -1)
+                self.retries = told if 0 <= told <= limits.TASK_RETRIES_MAX else limits.TASK_RETRIES
             return _unoffered(now)._replace(status="claimed", claims=number, agent=agent, instance=instance)
         if event == "returned" and now.status != "claimed" and number == now.claims + 1:
             declined = now.offered[1] == (agent, said.get("instance"))
@@ -131,7 +136,8 @@ class _TaskRules:
             return None
         if now.status != "-" and (now.status == "completed" or said.get("redrive", 0) != self.redrives + 1):
             return None
-        self.submitter, self.retries = agent, said.get("retries", limits.TASK_RETRIES)
+        self.submitter, self.retries_said = agent, said.get("retries")
+        self.retries = limits.TASK_RETRIES if self.retries_said is None else self.retries_said
         self.accept_s = (said.get("placement") or {}).get("accept_ms", Placement().accept_ms) / 1000
         self.failures = self.deaths = self.restated = 0
         self.redrives = said.get("redrive", 0)

@@ -55,10 +55,12 @@ def mapping(
     return found
 
 
-def seconds(given: Any, argument: str, *, least: float = 0.0) -> float:
+def seconds(
+    given: Any, argument: str, *, least: float = 0.0, error: type[errors.CoordError] = errors.InvalidPayload
+) -> float:
     """A number of at least `least` seconds."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given < least:
-        raise errors.InvalidPayload(f"{argument} takes seconds, at least {least:g}, not {_shown(given)}")
+        raise error(f"{argument} takes seconds, at least {least:g}, not {_shown(given)}")
     return given
 
 

@@ -27,8 +27,10 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """A capability."""
     input: Any = None
     """As a step's; default: ``{"input": …, "output": …}`` of what is to be undone."""
-    retries: int = limits.TASK_RETRIES
-    timeout_s: float = limits.TASK_TIMEOUT_S
+    retries: int | None = None
+    """None: as its handler says, else 3."""
+    timeout_s: float | None = None
+    """None: as its handler says, else 600."""
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -94,16 +96,17 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """signal: ``{"approved": true}`` must have been said with it."""
 
     priority: Priority = "normal"
-    retries: int = limits.TASK_RETRIES
+    retries: int | None = None
+    """task: executions after the first that failed; None: as its handler says, else 3."""
     backoff_s: float = limits.TASK_BACKOFF_S
     backoff_max_s: float = limits.TASK_BACKOFF_MAX_S
     timeout_s: float | None = None
-    """task: of one execution (default 600); others: of the whole step (default: none)."""
+    """task: of one execution (default: as its handler says, else 600); others: of the whole step (default: none)."""
     deadline_s: float | None = None
     """task: of all executions, from when it is submitted."""
     placement: dict[str, Any] | None = None
     labels: dict[str, str] = {}
-    preemptible: bool = False
+    preemptible: bool | None = None
     local: bool = False
     """task: whoever did the step before does this one too, at once and under the same claim, where it can."""
 

@@ -85,6 +85,8 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_first_at: float | None = None
     retry_at: float | None = None
     placing: Placing | None = None
+    handler_retries: Count | None = None
+    handler_timeout_s: float | None = None
 
 
 class LocalStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -104,23 +106,34 @@ class LocalStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     values: dict[str, Any] = {}
     """What input and condition name and no step of the line gives: path (as conditions write it) → value; what
     is not here is missing."""
-    timeout_s: float = limits.TASK_TIMEOUT_S
-    """Of its execution, which is the only one here."""
+    timeout_s: float | None = None
+    """Of its execution, which is the only one here; None: as its handler says, and at most the default."""
+    retries: Count | None = None
+    """After that execution, as a task of its own; None: as its handler says."""
     labels: dict[str, str] = {}
+
+    @property
+    def longest_s(self) -> float:
+        """How long its execution may be."""
+        return limits.TASK_TIMEOUT_S if self.timeout_s is None else self.timeout_s
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``task.submitted.{capability}.{priority}``: what is to be done, and within which bounds."""
+    """``task.submitted.{capability}.{priority}``: what is to be done, and within which bounds.
+
+    What it does not say of the bounds of an execution (None), the handler of whoever claims it does, by its claim;
+    where neither does, the default holds: `limits.TASK_RETRIES`, `limits.TASK_TIMEOUT_S`.
+    """
 
     input: Any = None
     ref: Reference | None = None
     """Instead of `input`."""
-    retries: int = limits.TASK_RETRIES
+    retries: int | None = None
     """Executions after the first that failed; an agent's death is counted apart (`limits.TASK_DEATHS_MAX`)."""
     backoff_s: float = limits.TASK_BACKOFF_S
     """Before the first retry; doubled each time, half of it jitter, at most `backoff_max_s`."""
     backoff_max_s: float = limits.TASK_BACKOFF_MAX_S
-    timeout_s: float = limits.TASK_TIMEOUT_S
+    timeout_s: float | None = None
     """Of one execution."""
     deadline: float | None = None
     """Unix seconds (the broker's clock decides); what has no outcome by then is expired."""
@@ -130,8 +143,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the scheduler chooses; None: the next free agent takes it."""
     labels: dict[str, str] = {}
     """Of the task, for whoever looks for it.  Which labels an agent must have is said in `placement` (`require`)."""
-    preemptible: bool = False
-    """Whether its handler may be made to wait while something critical does."""
+    preemptible: bool | None = None
+    """Whether its handler may be made to wait while something critical does; None: as the handler says, which may
+    forbid it in any case."""
     instance: str | None = None
     """Of the submitter: outcomes and progress are pushed to it.  None: to nobody; the log has them."""
     progress: bool = False
@@ -158,6 +172,10 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     instance: str | None = None
     """Of the claimant.  The claim holds as long as that instance lives; None (a plain client): as long as
     the timeout of the task."""
+    retries: int | None = None
+    """What the handler says, where the submission says nothing; out of bounds it says nothing;"""
+    timeout_s: float | None = None
+    """and so of its timeout."""
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -261,20 +279,31 @@ _DAY_S: Final = 86_400.0
 
 def check(said: Submission) -> Submission:
     """Itself, or `InvalidPayload` naming the bound that is out of range."""
-    backoff_s, backoff_max_s, timeout_s = said.backoff_s, said.backoff_max_s, said.timeout_s
-    if not (0 < backoff_s <= backoff_max_s <= _DAY_S and 0 < timeout_s <= limits.TASK_TIMEOUT_MAX_S):
+    backoff_s, backoff_max_s = said.backoff_s, said.backoff_max_s
+    timeout_s = limits.TASK_TIMEOUT_S if said.timeout_s is None else said.timeout_s
+    if not (0 < backoff_s <= backoff_max_s <= _DAY_S and is_timeout(timeout_s)):
         raise _out_of_range(
             ("backoff_s", backoff_s, backoff_max_s),
             ("backoff_max_s", backoff_max_s, _DAY_S),
             ("timeout_s", timeout_s, limits.TASK_TIMEOUT_MAX_S),
         )
-    if not 0 <= said.retries <= limits.TASK_RETRIES_MAX:
+    if said.retries is not None and not is_retries(said.retries):
         raise InvalidPayload(f"retries must be 0 to {limits.TASK_RETRIES_MAX}", retries=said.retries)
     if said.placement is not None:
         check_integers(said.placement)
     if said.then:
         _check_offer(said.then)
     return said
+
+
+def is_retries(retries: int) -> bool:
+    """Whether a task may have so many."""
+    return 0 <= retries <= limits.TASK_RETRIES_MAX
+
+
+def is_timeout(timeout_s: float) -> bool:
+    """Whether an execution may be given so long."""
+    return 0 < timeout_s <= limits.TASK_TIMEOUT_MAX_S
 
 
 def _out_of_range(*bounds: tuple[str, float, float]) -> InvalidPayload:
@@ -289,7 +318,7 @@ def _check_offer(then: list[LocalStep]) -> None:
     for local in then:
         check_token(local.step, "a step's name")
         check_token(local.task, "a capability")
-        if not 0 < local.timeout_s <= limits.TASK_TIMEOUT_MAX_S:
+        if not is_timeout(local.longest_s):
             raise InvalidPayload(
                 f"timeout_s must be above 0 and at most {limits.TASK_TIMEOUT_MAX_S:g}", timeout_s=local.timeout_s
             )

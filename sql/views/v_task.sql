@@ -11,7 +11,7 @@ SELECT
     WHEN t.claimed_at IS NOT NULL AND t.status = 'completed' THEN greatest(extract(epoch FROM t.ended_at - t.claimed_at), 0)::double precision
   END AS run_seconds,
   t.claims AS attempts, t.failures, t.deaths, t.redrives, t.progress, t.error, t.message, t.correlation_id,
-  t.changed_at, t.epoch, t.seq
+  t.changed_at, t.epoch, t.seq, t.retries, t.timeout_s
 FROM coord.task AS t;
 
 COMMENT ON VIEW coord.v_task IS 'Every task as its facts leave it: one row a task.';
@@ -44,3 +44,5 @@ COMMENT ON COLUMN coord.v_task.correlation_id IS 'The whole conversation this be
 COMMENT ON COLUMN coord.v_task.changed_at IS 'Broker''s clock: its newest fact.';
 COMMENT ON COLUMN coord.v_task.epoch IS 'Incarnation of the log; orders rows together with seq.';
 COMMENT ON COLUMN coord.v_task.seq IS 'Sequence of its newest fact in the log.';
+COMMENT ON COLUMN coord.v_task.retries IS 'Executions after the first that may fail: as its submission says, else its handler, else 3; null: no handler has it yet.';
+COMMENT ON COLUMN coord.v_task.timeout_s IS 'Seconds that one execution may take: as its submission says, else its handler, else 600; null: no handler has it yet.';

@@ -36,7 +36,7 @@ async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server
 
         async with interop.script("work", fleet.url, fleet.tenant, "double", "4") as script:
             assert await script.line() == {"ready": True}
-            number, text = await asyncio.gather(c.submit("double", 21), c.submit("double", "x"))
+            number, text = await asyncio.gather(c.submit("double", 21), c.submit("double", "x", retries=2))
             assert await number.result(timeout_s=90) == 42
             with pytest.raises(errors.TaskRejected, match="not a number"):
                 await text.result(timeout_s=90)
@@ -47,7 +47,9 @@ async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server
             assert await handle.result(90) == 12
             await script.end()
         assert [(step.status, step.local) for step in (await handle.status()).steps] == [("completed", None)] * 2
-        assert (await number.status()).claimant == "node-worker"
+        said, left = await number.status(), await text.status()
+        assert (said.claimant, said.retries, said.timeout_s) == ("node-worker", 1, 900.0), "its handler's word"
+        assert (left.retries, left.timeout_s) == (2, 900.0), "the submitter's counts first"
 
 
 async def test_node_is_handed_work_waits_is_placed_joins_and_goes_on_after_a_death(nats_server) -> None:

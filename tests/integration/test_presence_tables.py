@@ -69,7 +69,7 @@ async def test_states_of_agents_are_rows_and_heartbeats_are_not(start_nats, migr
 
             # What a projector of the release before leaves beside the new tables is put right when it has gone.
             await db.execute("UPDATE coord.agent_registry SET state = NULL; UPDATE coord.agent SET state = 'alive'")
-            await db.execute((sql_dir() / "migrations" / "0014_post_agent_states_meanwhile.sql").read_text())
+            await db.execute((sql_dir() / "migrations" / "0015_post_agent_states_meanwhile.sql").read_text())
             assert await state("a1") == "gone"
             assert await db.fetchval("SELECT state FROM coord.agent_registry WHERE tenant = 'acme'") == "gone"
         finally:

@@ -128,6 +128,7 @@ const commands = {
       typeof input === "number"
         ? { event: "completed", body: { output: input * 2 } }
         : { event: "rejected", body: { reason: "not a number" } },
+      { retries: 1, timeout_s: 900 },
     );
   },
 

@@ -46,8 +46,8 @@ export class Tasks {
     }
   }
 
-  /** Take tasks of one queue, one at a time, until `count` were run. */
-  async work(capability, priority, count, run) {
+  /** Take tasks of one queue, one at a time, until `count` were run; `bounds`: what the handler says of retries and timeout. */
+  async work(capability, priority, count, run, bounds = {}) {
     await this.open(capability);
     const beat = () =>
       this.nc.publish(
@@ -71,7 +71,7 @@ export class Tasks {
           const [, , , , key, , id] = message.subject.split(".");
           const claim = this.subject(key, id, "claimed", "1");
           try {
-            await state(this.nc, claim, { instance: this.instance }, `${entity(this.tenant, key, id)}.*.claimed.1`);
+            await state(this.nc, claim, { instance: this.instance, ...bounds }, `${entity(this.tenant, key, id)}.*.claimed.1`);
           } catch (error) {
             if (error.code !== 10071) throw error;
             break; // somebody was first

@@ -63,13 +63,15 @@ def bodies(draw: st.DrawFn, event: str) -> Any:
     body: dict[str, Any] = {}
     if event == "submitted":
         body = {"input": draw(st.integers(0, 2)), "retries": draw(st.integers(-1, 2)), "instance": "me1"}
+        if draw(st.booleans()):
+            del body["retries"]
         for name in ("redrive", "restated"):
             if draw(st.integers(0, 3)) == 0:
                 body[name] = draw(st.integers(0, 3))
         if draw(st.integers(0, 4)) == 0:
             body["carried"] = {"claims": draw(st.integers(0, 5)), "submitter": "eve"}
     elif event == "claimed":
-        body = {"instance": draw(st.sampled_from(["i1", "i2", None]))}
+        body = draw(claim_bodies)
     elif event in ("progress", "completed", "rejected", "failed"):
         body = {"claim": draw(st.one_of(st.none(), st.integers(0, 4)))}
         if event == "failed":
@@ -77,6 +79,12 @@ def bodies(draw: st.DrawFn, event: str) -> Any:
     elif event == "released":
         body = {"reason": draw(st.sampled_from(["gone", "timeout", "drained"]))}
     return body
+
+
+claim_bodies = st.fixed_dictionaries(
+    {"instance": st.sampled_from(["i1", "i2", None])},
+    optional={"retries": st.integers(-1, 2), "timeout_s": st.sampled_from([0, 1.5, 3600, 1e9])},
+)
 
 
 @st.composite
@@ -115,7 +123,7 @@ def sensible(draw: st.DrawFn, task: Task, seq: int) -> StoredFact:
     if event == "cancelled":
         agent = SUBMITTER
     if event == "claimed":
-        data = {"instance": draw(st.sampled_from(["i1", "i2", None]))}
+        data = draw(claim_bodies)
     detail: tuple[str, ...] = ()
     if event in (*NUMBERED, "placed"):
         detail = (str(task.claims if task.status == "claimed" else task.next_claim),)
@@ -126,7 +134,8 @@ def sensible(draw: st.DrawFn, task: Task, seq: int) -> StoredFact:
 def histories(draw: st.DrawFn) -> list[StoredFact]:
     """Half of it makes sense."""
     task = Task(tenant="acme", key="t1", id="t1")
-    history = [submitted(1, input=0, retries=2, instance="me1")] if draw(st.integers(0, 9)) else []
+    first = [submitted(1, input=0, retries=2, instance="me1"), submitted(1, input=0, timeout_s=9, instance="me1")]
+    history = [draw(st.sampled_from(first))] if draw(st.integers(0, 9)) else []
     for fact in history:
         task.apply(fact)
     for seq in range(len(history) + 1, len(history) + 1 + draw(st.integers(0, 14))):
@@ -180,6 +189,7 @@ def test_claims_never_overlap_and_executions_are_bounded(history: list[StoredFac
     task = Task(tenant="acme", key="t1", id="t1")
     holder: str | None = None
     for fact in history:
+        before = task.failures
         if task.apply(fact) is not None:
             continue
         if fact.event == "claimed":
@@ -188,15 +198,57 @@ def test_claims_never_overlap_and_executions_are_bounded(history: list[StoredFac
         elif task.status != "claimed":
             holder = None
         assert (task.claimant is not None) == (holder is not None) or task.ended
-        assert task.failures <= task.submission.retries + 1
+        assert task.failures <= max(task.retries, before) + 1
         assert task.deaths <= limits.TASK_DEATHS_MAX + 1
         if task.status in ("queued", "waiting"):
-            assert task.failures <= task.submission.retries
+            assert task.failures <= task.retries or fact.event != "failed"
             assert task.deaths <= limits.TASK_DEATHS_MAX
         if task.status == "waiting":
             assert task.retry_at is not None
             wait_s = task.retry_at - fact.stored_at.timestamp() if fact.event == "failed" else 0.0
             assert wait_s <= task.submission.backoff_max_s
+
+
+@few
+@given(
+    st.none() | st.integers(0, 3), st.none() | st.sampled_from([5.0, 600.0, 900.0]),
+    st.lists(
+        st.tuples(st.none() | st.integers(-1, 12), st.none() | st.sampled_from([-1.0, 5.0, 900.0, 1e9])), max_size=6
+    ),
+)  # fmt: skip
+def test_the_submitter_decides_else_the_handler_else_the_defaults(
+    said_retries: int | None, said_timeout_s: float | None, handlers: list[tuple[int | None, float | None]]
+) -> None:
+    """Whichever handler takes it; what none can have counts as not said."""
+    told = {"retries": said_retries, "timeout_s": said_timeout_s}
+    decider, task = TaskDecider(), Task(tenant="acme", key="t1", id="t1")
+    said: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    first = submitted(1, **said)
+    effects(decider, first)
+    assert task.apply(first) is None
+    assert (task.retries, task.timeout_s) == (
+        3 if said_retries is None else said_retries, 600 if said_timeout_s is None else said_timeout_s,
+    )  # fmt: skip
+    for n, (retries, timeout_s) in enumerate(handlers, 1):
+        of_handler = 3 if retries is None or retries < 0 else retries
+        longest_s = 600 if timeout_s is None or not 0 < timeout_s < 1e9 else timeout_s
+        claimed = stored(10_000 * n, "w1", "claimed", (str(n),), {"retries": retries, "timeout_s": timeout_s})
+        assert task.apply(claimed) is None
+        effects(decider, claimed)
+        assert task.retries == (of_handler if said_retries is None else said_retries)
+        assert task.timeout_s == (longest_s if said_timeout_s is None else said_timeout_s)
+        now = claimed.stored_at.timestamp()
+        overruns_at = now + task.timeout_s + limits.TASK_TIMEOUT_GRACE_S
+        while now < overruns_at:  # looked at now and then, it is let go once it has overrun
+            assert not [e for e in decider.tick(now, Nobody()) if isinstance(e, State)]
+            now += 7.3
+        assert [e.event for e in decider.tick(overruns_at + 0.01, Nobody()) if isinstance(e, State)] == ["released"]
+        failed = stored(10_000 * n + 5_000, "w1", "failed", (), {"error": "oops"})
+        assert task.apply(failed) is None
+        effects(decider, failed)
+        assert task.ended == (task.failures > task.retries)
+        if task.ended:
+            return
 
 
 def test_a_task_that_kills_everybody_ends() -> None:
@@ -301,7 +353,7 @@ def test_what_time_and_deaths_lead_to_is_believed(history: list[StoredFact], dea
     found += decider.tick(now, Nobody(*dead))
     stated = {(e.event, e.detail): e for e in found if isinstance(e, State)}
     holds = task.status == "claimed" and task.instance in dead
-    overran = task.status == "claimed" and later > task.submission.timeout_s + limits.TASK_TIMEOUT_GRACE_S + 100
+    overran = task.status == "claimed" and later > task.timeout_s + limits.TASK_TIMEOUT_GRACE_S + 100
     if holds or overran:
         assert ("released", (str(task.claims),)) in stated
     for state in stated.values():

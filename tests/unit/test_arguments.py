@@ -29,6 +29,11 @@ def agent(**options: Any) -> coord.Agent:
     return coord.Agent("a", **options)
 
 
+def handler(**options: Any) -> None:
+    @agent().task("work", **options)
+    async def work() -> None: ...
+
+
 def quotas(**given: Any) -> coord.Quotas:
     return coord.Quotas(**given)
 
@@ -38,7 +43,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: placement.parse({"strategy": "rr"}), "strategy: .*one of round_robin, least_connections"),
     (lambda: placement.parse(coord.Placement(weights={"load": "x"})), "weights.load: Expected `float`"),  # type: ignore[arg-type]
     (lambda: task_of({"priority": "urgent"}, "i"), "priority: .*one of critical, normal, batch"),
-    (lambda: task_of({"retries": "three"}, "i"), "retries: Expected `int`"),
+    (lambda: task_of({"retries": "three"}, "i"), "retries: Expected `int"),
     (lambda: task_of({"labels": ["x"]}, "i"), "labels: Expected `object`"),
     (lambda: task_of({"nosuch": 1}, "i"), "not an option of a task: nosuch"),
     (lambda: arguments.moment("2026", "deadline"), "deadline takes an aware datetime, not str"),
@@ -54,6 +59,11 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: agent(quotas=quotas(inflight="1")), "inflight: Expected `int"),
     (lambda: agent(labels=["x"]), "labels takes a mapping"),
     (lambda: agent(needs=5), "needs takes names of signals"),
+    (lambda: handler(timeout_s="5"), "timeout_s takes seconds"),
+    (lambda: handler(timeout_s=0), "timeout_s is above 0 and at most"),
+    (lambda: handler(retries=1001), "retries takes a whole number, 0 to 1000"),
+    (lambda: handler(retries=True), "retries takes a whole number"),
+    (lambda: handler(preemptible="yes"), "preemptible takes True or False"),
 ]
 
 

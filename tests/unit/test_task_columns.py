@@ -49,7 +49,8 @@ def test_columns_are_within_bounds(
     assert row[:6] == (at(submitted or 0.0), at(begun), at(claimed), at(retry), at(ended), at(deadline))
     assert row[6:12] == (None, None, number(claims), 0, 0, number(redrives))
     assert row[12:19] == ("queued", "", "normal", "normal", "", None, None)
-    assert row[19:] == (text(error), text(message), text(correlation_id))
+    assert row[19:22] == (text(error), text(message), text(correlation_id))
+    assert row[22:] == ((3, 600.0) if claims else (None, None)), "a handler to come may say otherwise"
 
 
 @few

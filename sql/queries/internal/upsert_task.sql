@@ -6,12 +6,12 @@ WITH new AS (
     $7::integer[], $8::bytea[], $9::float8[], $10::float8[], $11::float8[], $12::float8[],
     $13::float8[], $14::float8[], $15::double precision[], $16::double precision[], $17::integer[], $18::integer[],
     $19::integer[], $20::integer[], $21::text[], $22::text[], $23::text[], $24::text[],
-    $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[]
+    $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], $31::integer[], $32::float8[]
   ) AS new (
     tenant, key, id, changed_at, epoch, seq, idx, fold,
     submitted_at, started_first_at, claimed_at, retry_at, ended_at, deadline, run_s, progress,
     claims, failures, deaths, redrives, status, capability, queue, priority,
-    submitter, claimant, instance, error, message, correlation_id
+    submitter, claimant, instance, error, message, correlation_id, retries, timeout_s
   )
 ), ended AS (
   INSERT INTO coord.outcome (
@@ -32,14 +32,15 @@ INSERT INTO coord.task (
   tenant, key, id, changed_at, epoch, seq, idx, fold,
   submitted_at, started_first_at, claimed_at, retry_at, ended_at, deadline, run_s, progress,
   claims, failures, deaths, redrives, status, capability, queue, priority,
-  submitter, claimant, instance, error, message, correlation_id
+  submitter, claimant, instance, error, message, correlation_id, retries, timeout_s
 )
 SELECT
   new.tenant, new.key, new.id, new.changed_at, new.epoch, new.seq,
   new.idx, new.fold, to_timestamp(new.submitted_at), to_timestamp(new.started_first_at), to_timestamp(new.claimed_at), to_timestamp(new.retry_at),
   to_timestamp(new.ended_at), to_timestamp(new.deadline), new.run_s, new.progress, new.claims, new.failures,
   new.deaths, new.redrives, new.status, new.capability, new.queue, new.priority,
-  new.submitter, new.claimant, new.instance, new.error, new.message, new.correlation_id
+  new.submitter, new.claimant, new.instance, new.error, new.message, new.correlation_id,
+  new.retries, new.timeout_s
 FROM new
 ORDER BY new.tenant, new.key, new.id
 ON CONFLICT (tenant, key, id) DO UPDATE SET
@@ -69,4 +70,6 @@ ON CONFLICT (tenant, key, id) DO UPDATE SET
   instance = excluded.instance,
   error = excluded.error,
   message = excluded.message,
-  correlation_id = excluded.correlation_id
+  correlation_id = excluded.correlation_id,
+  retries = excluded.retries,
+  timeout_s = excluded.timeout_s

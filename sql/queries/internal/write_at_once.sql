@@ -4,7 +4,7 @@
 -- which wait for all the rest (the counts): what waits for a row or a chunk holds none that a successor needs.
 -- A checkpoint that another writer moved meanwhile is an error, which takes back everything: no number is what it says.
 -- $1 to $9 checkpoints as checkpoint_advance has them, then one array a column of coord.event; as upsert_task one array
--- a column of coord.task, then the place and the fold of the row that each was folded on, null: none; $64 so workflows.
+-- a column of coord.task, then the place and the fold of the row that each was folded on, null: none; $66 so workflows.
 WITH move AS MATERIALIZED (
   SELECT * FROM unnest(
     $1::text[], $2::smallint[], $3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::bigint[],
@@ -18,13 +18,13 @@ WITH move AS MATERIALIZED (
       $30::text[], $31::text[], $32::text[], $33::timestamptz[], $34::integer[], $35::bigint[], $36::integer[], $37::bytea[],
       $38::float8[], $39::float8[], $40::float8[], $41::float8[], $42::float8[], $43::float8[], $44::double precision[], $45::double precision[],
       $46::integer[], $47::integer[], $48::integer[], $49::integer[], $50::text[], $51::text[], $52::text[], $53::text[],
-      $54::text[], $55::text[], $56::text[], $57::text[], $58::text[], $59::text[], $60::integer[], $61::bigint[],
-      $62::integer[], $63::bytea[]
+      $54::text[], $55::text[], $56::text[], $57::text[], $58::text[], $59::text[], $60::integer[], $61::float8[],
+      $62::integer[], $63::bigint[], $64::integer[], $65::bytea[]
   ) AS new (
       tenant, key, id, changed_at, epoch, seq, idx, fold,
       submitted_at, started_first_at, claimed_at, retry_at, ended_at, deadline, run_s, progress,
       claims, failures, deaths, redrives, status, capability, queue, priority,
-      submitter, claimant, instance, error, message, correlation_id,
+      submitter, claimant, instance, error, message, correlation_id, retries, timeout_s,
       epoch_before, seq_before, idx_before, fold_before
   )
   LEFT JOIN coord.task AS old ON old.tenant = new.tenant AND old.key = new.key AND old.id = new.id
@@ -33,9 +33,9 @@ WITH move AS MATERIALIZED (
     new.*, old.ended_at AS ended_before,
     (old.epoch, old.seq, old.idx, old.fold) IS NOT DISTINCT FROM (epoch_before, seq_before, idx_before, fold_before) AS is_believed
   FROM unnest(
-      $64::text[], $65::text[], $66::text[], $67::timestamptz[], $68::integer[], $69::bigint[], $70::integer[], $71::bytea[],
-      $72::float8[], $73::float8[], $74::text[], $75::text[], $76::text[], $77::text[], $78::text[], $79::text[],
-      $80::text[], $81::text[], $82::text[], $83::integer[], $84::bigint[], $85::integer[], $86::bytea[]
+      $66::text[], $67::text[], $68::text[], $69::timestamptz[], $70::integer[], $71::bigint[], $72::integer[], $73::bytea[],
+      $74::float8[], $75::float8[], $76::text[], $77::text[], $78::text[], $79::text[], $80::text[], $81::text[],
+      $82::text[], $83::text[], $84::text[], $85::integer[], $86::bigint[], $87::integer[], $88::bytea[]
   ) AS new (
       tenant, key, id, changed_at, epoch, seq, idx, fold,
       started_at, ended_at, status, name, version, submitter, parent, step,
@@ -89,14 +89,15 @@ WITH move AS MATERIALIZED (
     tenant, key, id, changed_at, epoch, seq, idx, fold,
     submitted_at, started_first_at, claimed_at, retry_at, ended_at, deadline, run_s, progress,
     claims, failures, deaths, redrives, status, capability, queue, priority,
-    submitter, claimant, instance, error, message, correlation_id
+    submitter, claimant, instance, error, message, correlation_id, retries, timeout_s
   )
   SELECT
     new.tenant, new.key, new.id, new.changed_at, new.epoch, new.seq,
     new.idx, new.fold, to_timestamp(new.submitted_at), to_timestamp(new.started_first_at), to_timestamp(new.claimed_at), to_timestamp(new.retry_at),
     to_timestamp(new.ended_at), to_timestamp(new.deadline), new.run_s, new.progress, new.claims, new.failures,
     new.deaths, new.redrives, new.status, new.capability, new.queue, new.priority,
-    new.submitter, new.claimant, new.instance, new.error, new.message, new.correlation_id
+    new.submitter, new.claimant, new.instance, new.error, new.message, new.correlation_id,
+    new.retries, new.timeout_s
   FROM new_task AS new
   WHERE (SELECT holds FROM guard)
   ORDER BY new.tenant, new.key, new.id
@@ -127,7 +128,9 @@ WITH move AS MATERIALIZED (
     instance = excluded.instance,
     error = excluded.error,
     message = excluded.message,
-    correlation_id = excluded.correlation_id
+    correlation_id = excluded.correlation_id,
+    retries = excluded.retries,
+    timeout_s = excluded.timeout_s
   RETURNING 1
 ), workflow AS (
   INSERT INTO coord.workflow (
