@@ -44,6 +44,8 @@ class Delayed(msgspec.Struct, frozen=True, gc=False):
     ask: Ask
     timer_key: str
     timer_id: str
+    reuse_for_s: float | None = None
+    """It shares its work: which task it is, is decided when the timer fires."""
 
 
 def same(ask: Ask, capability: str, there: work.Submission) -> bool:

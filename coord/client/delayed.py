@@ -5,8 +5,8 @@ up before the timer is set, one that another timer is to submit is seen in the t
 meanwhile, by a submission of his own, has it: the log decides.  So the handle of a delayed task looks, before
 it gives an outcome, whether it is the one of its work, and raises `TaskExists` otherwise.
 
-With `reuse_for_s` the id is the work's: what is asked for is joined where it runs or was done, and is
-begun by the timer where it was not; whoever asks for it meanwhile begins it, and the timer's is that task.
+With `reuse_for_s` the id is the work's: what was done answers at once.  Otherwise it is decided when the timer fires:
+what runs then, or was done meanwhile, is joined, and what failed is begun anew, as the next generation.
 """
 
 # ruff: noqa: A002 - `id` is what the entity's id is called, everywhere
@@ -79,10 +79,11 @@ async def submit_later(
         _check_free(ask, timer)
         return timer.setter == coord.agent  # the same work: now at another time, where it is one's own
 
-    then = Then(submit=Submit(capability, ask.said, id=ask.id, key=ask.key))
+    then = Then(submit=Submit(capability, ask.said, id=ask.id, key=ask.key, reuse_for_s=reuse_for_s))
     timer = await coord.timers.begin(timer_id, timer_key, TimerSet(at=due), then, instead)
     watch.reopen(foreign=timer.setter != coord.agent)
-    return TaskHandle(coord, ask.key, ask.id, watch, ask.returns, delayed=Delayed(ask, timer_key, timer_id))
+    delayed = Delayed(ask, timer_key, timer_id, reuse_for_s)
+    return TaskHandle(coord, ask.key, ask.id, watch, ask.returns, delayed=delayed)
 
 
 def _check_free(ask: Ask, timer: Timer) -> None:

@@ -99,7 +99,7 @@ class Submits:
         (capability and input) that runs, or was done no longer ago, answers instead of being done again, as whoever
         came first submitted it, and for as long as the deadline that is given here; see `coord.core.reuse`.  `at`
         (an aware time) or `delay_s`: it is submitted then, by a timer of its id (`timers.submit` for what recurs);
-        `deadline_s` counts from then, `reuse_for_s` from now.  `returns`: type of the result.
+        `deadline_s` counts from then, and what `reuse_for_s` joins is decided then.  `returns`: type of the result.
 
         Raises `TaskExists` for an id that other work has (of a delayed task the handle does, where other work took
         the id meanwhile), or that any work had which ended and has left the log,
@@ -501,7 +501,7 @@ class Submitter:
         return max((reuse.generation_of(key, one.id) for one in used.values()), default=first - 1) + 1
 
     async def reusable(self, ask: Ask, reuse_for_s: float, *, named: bool) -> tuple[reuse.Newest | None, Ask]:
-        """Identical work that answers now (None: there is none), and the submission under the id that it would have."""
+        """Identical work that was done and answers now (None: there is none), and the submission under its next id."""
         _check_reuse(reuse_for_s, named=named)
         key = reuse.key_of(ask.capability, ask.raw)
         found = reuse.newest(key, await facts_of(self._coord.connection, self._coord.tenant, key))
@@ -511,6 +511,8 @@ class Submitter:
             generation = found.generation
             if not reuse.joinable(found.task, reuse_for_s=reuse_for_s, now=clock.unix()):
                 found, generation = None, generation + 1
+            elif not found.task.ended:
+                found = None  # it may fail before the time comes
         said = msgspec.structs.replace(ask.said, reuse_key=key)
         return found, msgspec.structs.replace(ask, key=key, id=reuse.name_of(key, generation), said=said)
 

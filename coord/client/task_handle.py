@@ -22,9 +22,9 @@ import msgspec
 from coord import errors, limits
 from coord.bus.patched import Message
 from coord.client.asks import Delayed, check_same
-from coord.client.histories import read
+from coord.client.histories import facts_of, read
 from coord.client.outcomes import Outcome, Progress, Watch, outcome_of
-from coord.core import tasks, timers
+from coord.core import reuse, tasks, timers
 from coord.core.tasks import Task
 from coord.core.timers import Timer
 from coord.runtime import clock
@@ -91,7 +91,14 @@ class TaskHandle(Generic[T]):
     @property
     def _known(self) -> Outcome | None:
         outcome = self._watch.outcome
+        if self._is_shared and outcome is not None and outcome.status not in reuse.ANSWERS:
+            outcome = None  # of others, before its time: what it is itself is decided then
         return self._given_up if outcome is None and self._delayed is not None else outcome
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether it shares its work, and its time has not come yet, as far as is known here."""
+        return self._delayed is not None and self._delayed.reuse_for_s is not None
 
     async def result(self, timeout_s: float | None = None) -> T:
         """Wait for the outcome: the handler's output, as the type that was given as `returns`.
@@ -104,8 +111,17 @@ class TaskHandle(Generic[T]):
         if self._ends_at is not None:
             left_s = max(0.0, self._ends_at - clock.unix())
             timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
-        watch = self._watch
         began = clock.monotonic()
+        if self._is_shared and (self._known is None or self._known is self._given_up):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._decided()
+            except TimeoutError as exc:
+                raise errors.DeadlineExceeded("the task has no outcome yet", task=self.id, timeout_s=timeout_s) from exc
+            decided_at = clock.monotonic()
+            timeout_s = None if timeout_s is None else max(0.0, timeout_s - (decided_at - began))
+            began = decided_at
+        watch = self._watch
         if self._old and (known := self._known) is not None and known.status != "completed":
             await self._look_again(timeout_s)
         wait_s = limits.RESULT_AUDIT_FIRST_S
@@ -163,6 +179,8 @@ class TaskHandle(Generic[T]):
         Only the submitter may; raises what stating a fact raises, and `DeadlineExceeded` where a delayed task is just
         being submitted: ask again.
         """
+        if self._is_shared and await self._look() is None:
+            return await self._cancel_timer(reason)
         task, _ = await self._read()
         if task is None:
             if await self._cancel_timer(reason):
@@ -184,7 +202,9 @@ class TaskHandle(Generic[T]):
         One that a timer is still to submit is ``waiting``, with the time as `retry_at`.  Of a delayed task also
         `TaskExists`: other work took its id.
         """
-        task, _ = await self._read()
+        if self._is_shared:
+            await self._look()
+        task, _ = (None, []) if self._is_shared else await self._read()
         if task is None:
             timer = await self._timer()
             task = None if timer is None else timers.to_be(timer, self.key, self.id)
@@ -197,10 +217,78 @@ class TaskHandle(Generic[T]):
     async def _read(self) -> tuple[Task | None, list[StoredFact]]:
         """The task and its facts; of a delayed one raises `TaskExists` where it is other work."""
         task, facts = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
-        if task is not None and self._delayed is not None:
+        if task is not None and self._delayed is not None and (not self._is_shared or self._known is not None):
             check_same(self._delayed.ask, task, facts)
             self._delayed = None
         return task, facts
+
+    async def _decided(self) -> None:
+        """Return when it is known which task shared work is, or that its timer was cancelled."""
+        delayed = self._delayed
+        assert delayed is not None, "of shared work"
+        heard = asyncio.Event()
+
+        def on_live(message: Message) -> None:
+            if ".progress" not in message.subject:
+                heard.set()
+
+        coord = self._coord
+        places = ((delayed.timer_key, "timer", delayed.timer_id), (self.key, "task", self.id))
+        filters = [subjects.stored_to_live(subjects.entity_filter(coord.tenant, *place)) for place in places]
+        wakes = [await coord.connection.subscribe(live, on_live) for live in filters]
+        wait_s = limits.RESULT_AUDIT_FIRST_S
+        try:
+            while True:
+                try:
+                    if await self._look() is not None or self._given_up is not None:
+                        return
+                except errors.CoordError as exc:
+                    if not exc.retryable:
+                        raise
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await heard.wait()
+                    wait_s = limits.STORED_LOOK_AGAIN_S  # what follows is stored a little later
+                    heard.clear()
+                except TimeoutError:
+                    wait_s = min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
+        finally:
+            for wake in wakes:
+                await wake.unsubscribe()
+
+    async def _look(self) -> Task | None:
+        """The task that shared work is, which this is from then on; None: it is not decided, or was cancelled."""
+        delayed = self._delayed
+        assert delayed is not None, "of shared work"
+        assert delayed.reuse_for_s is not None, "of shared work"
+        timer = await self._timer()
+        found = reuse.newest(self.key, await facts_of(self._coord.connection, self._coord.tenant, self.key))
+        if found is not None:
+            task = found.task
+            if timer is not None and timer.status == "fired" and timer.fired_at is not None:
+                decided = reuse.answers(task, reuse_for_s=delayed.reuse_for_s, at=timer.fired_at)
+            else:  # an answer need not be waited for
+                decided = task.ended and reuse.joinable(task, reuse_for_s=delayed.reuse_for_s, now=clock.unix())
+            if decided:
+                self._become(task, found.facts)
+                return task
+        if timer is not None and timer.status == "cancelled":
+            self._ended_before(Outcome("cancelled", error="cancelled", message=timer.reason or None))
+        return None
+
+    def _become(self, task: Task, facts: list[StoredFact]) -> None:
+        delayed, self._delayed, self._given_up = self._delayed, None, None
+        self.id = task.id
+        watch = self._watch = self._coord.outcomes.watch(self.key, task.id)
+        foreign = task.submitter != self._coord.agent or task.submission.instance != self._coord.instance
+        if foreign and delayed is not None:
+            self._ends_at = delayed.ask.said.deadline
+        outcome = outcome_of(facts)
+        if outcome is None:
+            watch.reopen(foreign=foreign)
+        else:
+            watch.foreign = watch.foreign or foreign
+            watch.hear(outcome=outcome)
 
     async def _is_own(self) -> None:
         """Return when the log has said that the task is of this work, or is not there; raises `TaskExists`."""

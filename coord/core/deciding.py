@@ -37,6 +37,15 @@ import msgspec
 from coord.wire.envelope import StoredFact
 
 
+class Reuse(msgspec.Struct, frozen=True):
+    """That a submission is of shared work: `coord.core.reuse.instead` says which task it is."""
+
+    for_s: float
+    """What was done no longer before answers,"""
+    at: float
+    """at that time, Unix seconds."""
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """State a fact, once."""
 
@@ -63,6 +72,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     ordinal: int = 0
     from_outside: bool = False
     """Whether a death or the passing of time led to it: another process may say it in other words."""
+    reuse: Reuse | None = None
+    """Of a task that shares its work: it may be that of a later generation, under the same event id."""
     causation_id: str | None = None
     """The fact that it answers."""
     correlation_id: str | None = None

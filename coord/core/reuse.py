@@ -3,7 +3,8 @@
 Identical is: the same capability, and an input of the same value (members of maps in any order).
 All identical tasks have one ordering key, made of the digest of both; the first is generation 1.
 Whoever wants the work done states the next generation on the condition that it is the first of
-its name, so of many who ask at once one submits and the others join.
+its name, so of many who ask at once one submits and the others join.  What is asked for at a later time is decided
+then, by whoever says that the timer has fired.
 
 What is joined, of the newest generation: a task that has not ended; one that completed, or was
 rejected (no attempt can succeed: another would say the same), no longer ago than the asker
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -24,6 +26,9 @@ from coord.core.tasks import Task
 from coord.wire.records import StoredFact
 
 _KEY = "reuse-"
+
+ANSWERS: Final[frozenset[str]] = frozenset({"completed", "rejected"})
+"""Ends after which another execution would say the same."""
 
 
 def key_of(capability: str, raw: bytes) -> str:
@@ -67,6 +72,27 @@ def joinable(task: Task, *, reuse_for_s: float, now: float) -> bool:
     """Whether a task answers who asks at `now` (Unix seconds) and accepts what is `reuse_for_s` old."""
     if not task.ended:
         return True
-    if task.status not in ("completed", "rejected") or task.ended_at is None:
+    if task.status not in ANSWERS or task.ended_at is None:
         return False
     return now - task.ended_at <= reuse_for_s
+
+
+def answers(task: Task, *, reuse_for_s: float, at: float) -> bool:
+    """`joinable` as of a time that has passed: what ended later, however, was running then."""
+    if task.ended_at is not None and task.ended_at >= at:
+        return True
+    return joinable(task, reuse_for_s=reuse_for_s, now=at)
+
+
+def instead(facts: Iterable[StoredFact], event_id: str, *, reuse_for_s: float, at: float) -> str | None:
+    """The id of the generation to be begun where `facts`, those of a task, are in the way of what was to be it.
+
+    None: that is the answer, or the submission of this event id itself.
+    """
+    there = list(facts)
+    task, _ = tasks.fold(there)
+    if task is None or any(fact.event_id == event_id for fact in there):
+        return None
+    if answers(task, reuse_for_s=reuse_for_s, at=at):
+        return None
+    return name_of(task.key, generation_of(task.key, task.id) + 1)

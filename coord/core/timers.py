@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from coord import limits
-from coord.core.deciding import NONE, Arm, Effect, Folding, Presence, Push, State
+from coord.core.deciding import NONE, Arm, Effect, Folding, Presence, Push, Reuse, State
 from coord.core.tasks import Refusal, Task, decode
 from coord.errors import WireError
 from coord.wire import timing as wire
@@ -358,6 +358,7 @@ def _submit(timer: Timer, told: wire.Submit, n: int, fact: StoredFact) -> State:
         detail=(told.capability, wire.queue_of(task)), data=msgspec.to_builtins(task), once="entity",
         step=f"submit.{timer.key}.{timer.id}.{name}", attempt=timer.set_seq, ordinal=n,
         from_outside=True,  # set again, a timer may name a task that there is: it is that one
+        reuse=None if told.reuse_for_s is None else Reuse(told.reuse_for_s, fact.stored_at.timestamp()),
     )  # fmt: skip
 
 

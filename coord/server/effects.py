@@ -29,6 +29,7 @@ from prometheus_client import Counter
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, Publication
+from coord.core import reuse
 from coord.core.deciding import Arm, Effect, Open, Push, Settle, State
 from coord.core.tasks import is_open, may_be_second
 from coord.runtime import clock
@@ -274,6 +275,11 @@ class Performer:
                 if is_open(there, event_id):
                     self._submit(msgspec.structs.replace(state, once=None), state.data, then)
                     return
+                if state.reuse is not None:
+                    later = reuse.instead(there, event_id, reuse_for_s=state.reuse.for_s, at=state.reuse.at)
+                    if later is not None:
+                        self._submit(msgspec.structs.replace(state, id=later), state.data, then)
+                        return
             fact = await history.first(self._conn, first_filter(state))
         except errors.CoordError as exc:
             then(exc)

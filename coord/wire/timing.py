@@ -31,6 +31,9 @@ class Submit(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the task; None: the timer's, of a recurring one ``{timer}-{n}``.  Only for what fires once."""
     key: str | None = None
     """None: the task's id."""
+    reuse_for_s: float | None = None
+    """Of shared work, whose generation is `id`: where that was begun meanwhile, it is joined if it runs when the timer
+    fires or was done no longer before, and else the next generation is begun."""
 
 
 class Raise(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -125,6 +128,8 @@ def _check_then(then: Then) -> None:
     if then.submit is not None:
         work.check(then.submit.task)
         work.submission_detail(then.submit.capability, queue_of(then.submit.task))
+        if then.submit.reuse_for_s is not None and not then.submit.reuse_for_s >= 0:
+            raise InvalidPayload("reuse_for_s is at least 0", reuse_for_s=then.submit.reuse_for_s)
         for what in ("id", "key"):
             token = getattr(then.submit, what)
             if token is not None:

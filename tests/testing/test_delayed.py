@@ -296,3 +296,49 @@ async def test_what_nobody_believes_keeps_no_reused_work_from_being_done(fleet: 
         assert [await handle.result(timeout_s=30) for handle in handles] == [7] * 3
         assert [handle.reused for handle in handles] == [False, True, True]
     assert seen == [7]
+
+
+async def test_shared_work_that_fails_before_its_time_is_begun_anew_when_it_comes(fleet: InMemoryCoord) -> None:
+    """And what was done meanwhile answers, if it is not too old by then; nobody's older answer does."""
+    agent = coord.Agent("moody", capabilities={"moody": 4})
+    seen: list[Any] = []
+
+    @agent.task("moody", retries=0)
+    async def moody(given: dict[str, Any]) -> int:
+        seen.append(given["name"])
+        await asyncio.sleep(given.get("sleeps_s", 0.0))
+        if seen.count(given["name"]) <= given.get("failures", 0):
+            raise ConnectionError("not now")
+        return seen.count(given["name"])
+
+    async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:
+        fails = {"name": "fails", "failures": 2}
+        mine = await c.submit("moody", fails, delay_s=3, reuse_for_s=600)
+        waits = asyncio.ensure_future(mine.result(timeout_s=60))
+        for _ in range(2):  # the second after the first, so in another generation
+            with pytest.raises(errors.TaskFailed):
+                await (await other.submit("moody", fails, reuse_for_s=600)).result(timeout_s=60)
+        assert (waits.done(), mine.done, (await mine.status()).status) == (False, False, "waiting")
+        assert await waits == 3
+        task = await mine.status()
+        assert (task.submitter, task.status, reuse.generation_of(task.key, task.id)) == ("boss", "completed", 3)
+
+        runs = {"name": "runs", "failures": 1, "sleeps_s": 2}
+        first = await other.submit("moody", runs, reuse_for_s=600)
+        later = [await c.submit("moody", runs, delay_s=delay_s, reuse_for_s=600) for delay_s in (1, 4)]
+        ended = await asyncio.gather(*(h.result(timeout_s=60) for h in (first, *later)), return_exceptions=True)
+        codes = [getattr(one, "code", one) for one in ended]
+        assert codes == ["task.failed", "task.failed", 2], "it ran when the first one's time came"
+
+        old = {"name": "old"}
+        again = await c.submit("moody", old, delay_s=8, reuse_for_s=2)
+        assert await (await other.submit("moody", old, reuse_for_s=2)).result(timeout_s=60) == 1
+        await asyncio.sleep(4)
+        assert await again.result(timeout_s=60) == 2, "by then the answer is too old"
+        given_up = {"name": "given up", "failures": 1}
+        gone = await c.submit("moody", given_up, delay_s=60, reuse_for_s=600)
+        with pytest.raises(errors.TaskFailed):
+            await (await other.submit("moody", given_up, reuse_for_s=600)).result(timeout_s=60)
+        assert await gone.cancel("no more")
+        with pytest.raises(errors.TaskCancelled, match="no more"):
+            await gone.result(timeout_s=60)

@@ -40,4 +40,7 @@ def test_keys_and_ids_are_tokens_and_generations_are_found_again() -> None:
     ],
 )  # fmt: skip
 def test_what_answers(status: str, ended_at: float | None, joins: bool) -> None:
-    assert reuse.joinable(task(status, ended_at), reuse_for_s=10, now=100.0) is joins
+    there = task(status, ended_at)
+    assert reuse.joinable(there, reuse_for_s=10, now=100.0) is joins
+    assert reuse.answers(there, reuse_for_s=10, at=100.0) is joins
+    assert reuse.answers(there, reuse_for_s=10, at=70.0), "whatever came of it later, it was there then"
