@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from coord import errors, limits
+from coord.bus import rpc
 from coord.bus.patched import Message
 from coord.client.asks import PAYLOAD, Ask, check_same, task_of
 from coord.client.delayed import submit_later
@@ -553,15 +554,31 @@ class Submitter:
     async def _open(self, capability: str) -> None:
         board = subjects.board(self._coord.tenant, capability)  # refuses what is no token
         await self._coord.pushes.open()
-        await self._coord.queues.open(capability)
         door = Door()
 
         def heard(message: Message) -> None:
             self._heard(door, message.data)
 
         self._boards.append(await self._coord.connection.subscribe(board, heard))
+        asked = asyncio.create_task(self._first_board(capability, door), name="first-board")
+        try:
+            await self._coord.queues.open(capability)
+            await asked
+        finally:
+            asked.cancel()
         self._submitted[capability] = 0
         self._doors[capability] = door
+
+    async def _first_board(self, capability: str, door: Door) -> None:
+        """Hear the board once before it is said again: a connection that has just begun knows of a circuit, too."""
+        conn, service = self._coord.connection, subjects.rpc(self._coord.tenant, "agents", "capabilities")
+        asked, wait_s = {"capability": capability}, limits.BOARD_EVERY_S
+        try:
+            said = await rpc.call(conn, service, asked, dict[str, Board], content="json", timeout_s=wait_s)
+        except errors.CoordError:
+            return  # who answers nothing holds nobody up
+        if not door.has_heard and capability in said:
+            door.hear(said[capability], clock.monotonic())
 
     def _opened(self, capability: str, done: asyncio.Task[None]) -> None:
         del self._opening[capability]

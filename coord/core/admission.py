@@ -6,8 +6,8 @@ the log, and a log without a service is protected by its own limits.
 
 While a circuit probes, each submitter lets `limits.CAPABILITY_PROBES` in each time the board is said (a second),
 and none while so many of the capability wait or run anyway: what they come to tells.  Where that takes long, one
-every `limits.CAPABILITY_OPEN_S` is let in all the same.  All of this is each connection's own: a new one has heard
-no board and lets all in until it does, within about a second.
+every `limits.CAPABILITY_OPEN_S` is let in all the same.  All of this is each connection's own, as everywhere: who
+counts probes counts his.  A new one asks for the board before it submits.
 
 Pure: the caller's monotonic clock is an argument.
 """
@@ -75,6 +75,11 @@ class Door:
         """Submitted since the board was heard: those it does not know of yet."""
         self._probed_at = 0.0
         """While the circuit probes: none has entered since."""
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether the board has said anything."""
+        return self._board is not None
 
     def hear(self, board: Board, now: float) -> None:
         """The board says something new."""

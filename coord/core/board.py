@@ -144,27 +144,27 @@ class Sums:
 
     def boards(self, table: PresenceTable, now: float, *, tenant: str | None = None) -> dict[Place, Board]:
         """Every capability with work, with agents or with a circuit that is not closed (Unix seconds)."""
-        able = self._able
-        places = {p for p, (agents, _) in able.items() if agents} | self.circuits.keys()
+        places = {p for p, (agents, _) in self._able.items() if agents} | self.circuits.keys()
         places |= {p for p, fare in table.fare_of.items() if fare.depth or fare.claimed}
-        found = {}
-        for place in sorted(p for p in places if tenant in (None, p[0])):
-            fare = table.fare(*place)
-            agents, capacity = able.get(place, (0, 0))
-            circuit = self.circuits.get(place)
-            found[place] = Board(
-                depth=fare.depth,
-                running=fare.claimed,
-                agents=agents,
-                capacity=capacity,
-                unplaced=fare.unplaced,
-                bound=limits.CAPABILITY_DEPTH,
-                starved=bool(fare.depth and not agents and not fare.claimed),
-                circuit=circuit.circuit if circuit is not None else "closed",  # type: ignore[arg-type]
-                retry_after_s=_retry_after_s(circuit, now),
-                at=now,
-            )
-        return found
+        return {place: self.board(place, table, now) for place in sorted(p for p in places if tenant in (None, p[0]))}
+
+    def board(self, place: Place, table: PresenceTable, now: float) -> Board:
+        """Of one capability, whatever is known of it."""
+        fare = table.fare(*place)
+        agents, capacity = self._able.get(place, (0, 0))
+        circuit = self.circuits.get(place)
+        return Board(
+            depth=fare.depth,
+            running=fare.claimed,
+            agents=agents,
+            capacity=capacity,
+            unplaced=fare.unplaced,
+            bound=limits.CAPABILITY_DEPTH,
+            starved=bool(fare.depth and not agents and not fare.claimed),
+            circuit=circuit.circuit if circuit is not None else "closed",  # type: ignore[arg-type]
+            retry_after_s=_retry_after_s(circuit, now),
+            at=now,
+        )
 
     def news(self, boards: dict[Place, Board], *, all_of_them: bool) -> dict[Place, Board]:
         """What is to be said: all of it once a second, between that what has changed a lot.

@@ -49,6 +49,13 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rejoin: bool = False
 
 
+class Boards(msgspec.Struct, frozen=True):
+    """Whose boards are asked for."""
+
+    capability: str | None = None
+    """None: those of all that have work or agents, counted anew."""
+
+
 class Registry:
     """See the module."""
 
@@ -100,8 +107,12 @@ class Registry:
             yield row
 
     async def capabilities(self, request: rpc.Request) -> dict[str, Board]:
-        """The boards of the tenant's capabilities."""
+        """The boards of the tenant's capabilities; of one, which each submitter asks for, as it was said last."""
         tenant, _, _ = subjects.parse_rpc(request.subject)
+        said: Boards | None = request.decode(Boards | None)  # type: ignore[arg-type]  # null, for all
+        if said is not None and said.capability is not None:
+            place = tenant, said.capability
+            return {place[1]: self._sums.board(place, self._presence.table, clock.unix())}
         self._sums.count(self._presence.table)
         boards = self._sums.boards(self._presence.table, clock.unix(), tenant=tenant)
         return {capability: board for (_, capability), board in boards.items()}

@@ -338,6 +338,9 @@ async def test_what_fails_opens_its_circuit_and_submissions_fail_fast(fleet: Fle
             return False
 
         await until(refused, every_s=0.2)
+        async with connect(fleet, "newcomer") as late:
+            with pytest.raises(errors.CircuitOpen):  # it asks, before it is told
+                await late.submit("bad", None)
 
 
 async def test_a_plain_client_beats_and_is_seen(fleet: Fleet) -> None:
