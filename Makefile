@@ -12,7 +12,7 @@ RESULTS ?= .coord/bench
 # What runs on uvloop and in asyncio's debug mode too, not only on the plain loop.
 LOOPS := tests/contract/test_patched_client.py tests/contract/test_tls.py tests/contract/test_pinned_pull.py \
 	tests/integration/test_projector.py tests/integration/test_publisher.py tests/integration/test_subscriber.py \
-	tests/integration/test_rpc.py
+	tests/integration/test_rpc.py tests/unit/test_support_loops.py
 # Three for two cores: on fast ones the suite waits as much as it computes, on slow ones a fourth brought nothing.
 WORKERS ?= 3
 # Who has run out takes tests from the others: the longest are a dozen seconds.
@@ -35,12 +35,13 @@ demo: $(VENV)/.installed ## a fleet reviews a source tree, the answers come out 
 dev: $(VENV)/.installed ## the same servers and service left running, with a banner (ARGS="--ephemeral …")
 	@$(BIN)/coord dev $(ARGS)
 
-# Beside mypy, which takes one core: else each worker compiles all the tests, 15 s of CPU each in a fresh checkout.
+# The linters run beside the first tests: mypy takes one core, and these wait as much as they compute.
+# All tests are compiled first: else each worker does it, 15 s of CPU each in a fresh checkout.
 test: $(VENV)/.installed-test ## everything: style, types, and all tests with real servers; what waits and reconnects on three loops
-	@$(BIN)/python -m pytest --collect-only -qq >$(VENV)/.collected 2>&1 & $(MAKE) --no-print-directory lint; \
-		failed=$$?; wait; exit $$failed
-	COORD_TEST_LOOP=uvloop $(PYTEST) -q $(LOOPS)
-	PYTHONASYNCIODEBUG=1 $(PYTEST) -q $(LOOPS)
+	@$(MAKE) --no-print-directory lint >$(VENV)/.linted 2>&1 & linters=$$!; \
+		$(BIN)/python -m pytest --collect-only -qq >$(VENV)/.collected 2>&1; \
+		COORD_TEST_LOOPS=uvloop,debug $(PYTEST) -q $(LOOPS); failed=$$?; \
+		wait $$linters || failed=$$?; cat $(VENV)/.linted; exit $$failed
 	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-test ## style and types

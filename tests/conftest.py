@@ -72,13 +72,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         terminalreporter.write_line(f"to repeat: COORD_TEST_SEED={os.environ['COORD_TEST_SEED']}")
 
 
+class DebuggingLoop(asyncio.SelectorEventLoop):
+    """asyncio's own loop in debug mode, also where pytest-asyncio, which goes by its own option, turns that off."""
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(True)
+
+
+_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "debug": DebuggingLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """asyncio's own loop, or with COORD_TEST_LOOP=uvloop the one that coord's processes run on."""
-    if os.environ.get("COORD_TEST_LOOP") == "uvloop":
-        return {"uvloop": uvloop.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop}
+    """asyncio's own loop, or those that COORD_TEST_LOOPS names, with commas between them: each test on each of them.
+
+    "uvloop" is what coord's processes run on.
+    """
+    return {name: _LOOPS[name] for name in os.environ.get("COORD_TEST_LOOPS", "asyncio").split(",")}
 
 
 @pytest.fixture(autouse=True)
