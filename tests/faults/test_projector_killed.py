@@ -14,7 +14,7 @@ from tests.support.workload import Watcher, Workload, verify
 async def test_killed_at_random_moments(nats, migrated_database, process, rng: random.Random, record_property) -> None:
     url = migrated_database.url
     kills = soak_rounds(4)
-    async with Workload(nats.url, rng, per_s=1200) as load, Watcher(url, load.tenant):
+    async with Workload(nats.url, rng, per_s=300) as load, Watcher(url, load.tenant):
         for _ in range(kills):
             projector = await process(url)
             await projector.ready()
@@ -32,7 +32,7 @@ async def test_killed_at_random_moments(nats, migrated_database, process, rng: r
 @pytest.mark.parametrize("point", POINTS)
 async def test_killed_at_a_chosen_point(nats, migrated_database, process, rng: random.Random, point: Point) -> None:
     url = migrated_database.url
-    async with Workload(nats.url, rng, per_s=1000) as load, Watcher(url, load.tenant):
+    async with Workload(nats.url, rng, per_s=300) as load, Watcher(url, load.tenant):
         for _ in range(soak_rounds(2)):
             crash = Crash(point, rng.randint(3, 60))
             projector = await process(url, crash=crash)
