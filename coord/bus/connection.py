@@ -107,13 +107,19 @@ class Subscription:
             with contextlib.suppress(nats_errors.Error, OSError):
                 await self._conn.client.unsubscribe_direct(sid)
 
-    async def drain(self, timeout_s: float = limits.API_TIMEOUT_S) -> None:
-        """Stop receiving, but take what the broker has sent by then.  Twice is legal; never raises either."""
-        self._conn._subscriptions.discard(self)  # noqa: SLF001 - as above
-        sid, self._sid = self._sid, None
-        if sid is not None:
-            with contextlib.suppress(nats_errors.Error, OSError):
-                await self._conn.client.drain_direct(sid, timeout_s)
+
+class Passing:
+    """A subscription to one inbox for a moment: it ends with the connection that it was made on."""
+
+    __slots__ = ("_client", "_sid")
+
+    def __init__(self, client: PatchedClient, sid: int) -> None:
+        self._client = client
+        self._sid = sid
+
+    def retire(self) -> None:
+        """Stop receiving, but take what the broker has sent by then, whenever it comes.  Never raises."""
+        self._client.retire_direct(self._sid)
 
 
 class Connection:
@@ -434,6 +440,16 @@ class Connection:
         if not self.client.is_closed:
             await subscription._attach(self.client)  # noqa: SLF001
         return subscription
+
+    def listen(self, inbox: str, receiver: Receiver) -> Passing:
+        """Receive at one inbox until it is retired or the connection lost: cheaper than a lasting subscription.
+
+        `inbox` has no wildcard: the broker compares each of those with every subject that it has in mind, whenever
+        one comes or goes.  Raises as `publish` does.
+        """
+        if not self.client.is_connected:
+            raise errors.BusClosed if self._closing else errors.NotConnected
+        return Passing(self.client, self.client.listen_direct(inbox, receiver))
 
     def new_inbox(self) -> str:
         """A fresh subject under this user's inbox prefix."""

@@ -26,6 +26,7 @@ a message from the parser to whoever waits for it (measured on nats-py 2.16):
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -116,6 +117,9 @@ transports: Final[dict[str, Callable[[], Transport]]] = {}
 _LITTLE_BYTES: Final = 32 * limits.KIB
 """So much at a time is handed on without the reading coroutine; with more others of the loop have their turn first."""
 
+_RETIRED_S: Final = 5.0
+"""What a server had sent before it was told that a subscription ends has come by then; it was in the sockets."""
+
 Callback = Callable[[Message], None]
 
 Receiver = Callable[[bytes, bytes, bytes, bytes], None]
@@ -150,6 +154,8 @@ class PatchedClient(Client):
         """What is sent is written at the end of this turn,"""
         self._before_write: list[Callable[[], None]] = []
         """and these are called before that."""
+        self._retired: deque[tuple[float, bytes]] = deque()
+        """Until when receivers of what has been retired are kept (the loop's clock), oldest first."""
         self._unreadable: ProtocolError | None = None
         """What was found wrong outside of the reading coroutine, which is to end the connection."""
 
@@ -247,16 +253,28 @@ class PatchedClient(Client):
             await self._send_command(f"UNSUB {sid}\r\n".encode())
             await self._flush_pending()
 
-    async def drain_direct(self, sid: int, timeout_s: float) -> None:
-        """Unsubscribe, but receive what the server has sent by then.  Twice is legal."""
-        if self._subs.pop(sid, None) is None:
+    def listen_direct(self, subject: str, receiver: Receiver) -> int:
+        """As `subscribe_direct`, on this connection only: gone after a reconnect.  Written like what is published.
+
+        What comes and goes with each task is to cost nothing but its line: no queue, no wake-up of another coroutine.
+        """
+        self._sid += 1
+        sid = self._sid
+        self.receivers[b"%d" % sid] = receiver
+        self._send(f"SUB {subject}  {sid}\r\n".encode())
+        return sid
+
+    def retire_direct(self, sid: int) -> None:
+        """End `listen_direct` without waiting: what the server has sent by then is taken for `_RETIRED_S`."""
+        key = b"%d" % sid
+        if not self.is_connected:
+            self.receivers.pop(key, None)
             return
-        try:
-            if self.is_connected:
-                await self._send_command(f"UNSUB {sid}\r\n".encode())
-                await self.flush(timeout=timeout_s)  # type: ignore[arg-type]  # floats work
-        finally:
-            self.receivers.pop(b"%d" % sid, None)
+        self._send(f"UNSUB {sid}\r\n".encode())
+        now, retired = asyncio.get_running_loop().time(), self._retired
+        while retired and retired[0][0] <= now:
+            self.receivers.pop(retired.popleft()[1], None)
+        retired.append((now + _RETIRED_S, key))
 
     # --- sending -------------------------------------------------------------------------
 
@@ -274,6 +292,9 @@ class PatchedClient(Client):
             command = b"".join((line, headers, body, b"\r\n"))
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += len(body)
+        self._send(command)
+
+    def _send(self, command: bytes) -> None:
         self._pending.append(command)
         self._pending_data_size += len(command)
         if not self._writing:

@@ -23,13 +23,11 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple
-
-import msgspec
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from coord import errors, limits
-from coord.bus.connection import Connection, Subscription
+from coord.bus.connection import Connection, Passing, Subscription
 from coord.client.standby import Standby
 from coord.core.seats import State
 from coord.core.sharing import Turns
@@ -83,13 +81,15 @@ class Delivery(NamedTuple):
 class _Pull:
     """One request that the broker has not finished."""
 
-    __slots__ = ("asked_at", "left", "queue", "until")
+    __slots__ = ("asked_at", "inbox", "left", "queue", "until")
 
-    def __init__(self, queue: str, left: int, asked_at: float, until: float) -> None:
+    def __init__(self, queue: str, left: int, asked_at: float, until: float, inbox: Passing | None = None) -> None:
         self.queue = queue
         self.left = left
         self.asked_at = asked_at
         self.until = until
+        self.inbox = inbox
+        """A wait's own: by leaving it the wait is taken back."""
 
 
 class Puller:
@@ -130,7 +130,7 @@ class Puller:
         self._subscription: Subscription | None = None
         self._asked: dict[int, _Pull] = {}
         self._waits: dict[int, _Pull] = {}
-        self._wait_inbox: Subscription | None = None
+        self._wait_prefix = conn.new_inbox() + "w"
         self._shut_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
         """Refuses pulls, or does not exist."""
         self._empty_until: dict[str, float] = dict.fromkeys(work.PRIORITIES, 0.0)
@@ -141,12 +141,12 @@ class Puller:
         self._found_empty: set[str] = set()
         """Had nothing, and nothing has come since: each is asked once and then waited for, however late answers are."""
         self._scheduled = False
-        self._opening_waits = False
+        self._took_back = False
+        """Waits, since it was last made sure that nothing of them comes."""
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._closed = False
         self._hasty = False
-        self._jobs: set[asyncio.Task[None]] = set()
         self._standby = Standby(
             conn, tenant, capability,
             idle=lambda: len({wait.queue for wait in self._waits.values()}) == len(work.PRIORITIES),
@@ -242,32 +242,25 @@ class Puller:
         self._asked[number] = _Pull(queue, count, now, now + _SILENCE_S)
 
     def _wait_for(self, queues: Sequence[str]) -> None:
-        if queues and not self._opening_waits:
-            self._opening_waits = True
-            self._start(self._open_waits(queues))
-
-    async def _open_waits(self, queues: Sequence[str]) -> None:
-        try:
-            if self._wait_inbox is None:
-                self._wait_inbox = await self._conn.subscribe_bytes(self._conn.new_inbox() + ".*", self._on_waited)
-            if self._closed or self._paused:
+        free = self._free() - self.asked
+        if not queues or (free <= 0 and not (self._urgent() and list(queues) == ["critical"])):
+            return
+        # Each gets a part of the slots; when work comes for one of them the others are made smaller.
+        count = max(1, free // (len(work.PRIORITIES) + 1))
+        most_s = limits.TASK_PULL_HASTY_S if self._hasty else limits.TASK_PULL_EXPIRES_S
+        expires_s = most_s * self._rng.uniform(0.8, 1.0)
+        body = b'{"batch":%d,"expires":%d}' % (count, int(expires_s * 1e9))
+        now = self._loop.time()
+        for queue in queues:
+            number = next(self._numbers)
+            inbox = f"{self._wait_prefix}{number}"
+            try:
+                passing = self._conn.listen(inbox, self._on_waited)
+            except errors.BusError as exc:  # as below
+                _log.debug("worker.pull_failed", error=exc)
                 return
-            free = self._free() - self.asked
-            if free <= 0 and not (self._urgent() and list(queues) == ["critical"]):
-                return
-            # Each gets a part of the slots; when work comes for one of them the others are made smaller.
-            count = max(1, free // (len(work.PRIORITIES) + 1))
-            most_s = limits.TASK_PULL_HASTY_S if self._hasty else limits.TASK_PULL_EXPIRES_S
-            expires_s = most_s * self._rng.uniform(0.8, 1.0)
-            body = msgspec.json.encode({"batch": count, "expires": int(expires_s * 1e9)})
-            prefix = self._wait_inbox.subject[:-1]
-            now = self._loop.time()
-            for queue in queues:
-                number = next(self._numbers)
-                self._request(queue, body, f"{prefix}{number}")
-                self._waits[number] = _Pull(queue, count, now, now + expires_s + _SILENCE_S)
-        finally:
-            self._opening_waits = False
+            self._request(queue, body, inbox)
+            self._waits[number] = _Pull(queue, count, now, now + expires_s + _SILENCE_S, passing)
 
     def _request(self, queue: str, body: bytes, reply: str) -> None:
         try:
@@ -276,26 +269,29 @@ class Puller:
             _log.debug("worker.pull_failed", error=exc)
 
     def _take_back_waits(self) -> None:
-        inbox, self._wait_inbox = self._wait_inbox, None
+        if not self._waits:
+            return
         calm_until = self._loop.time() + self._calm_s
         for wait in self._waits.values():
             self._calm_until[wait.queue] = calm_until  # it would have been given what there was
+            _leave(wait)
         self._waits.clear()
-        if inbox is not None:
-            self._start(inbox.drain())
-            self.refill()
+        self._took_back = True
+        self.refill()
 
     # --- answers (called from the read loop) ---------------------------------------------
 
     def _on_answer(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
-        self._arrived(self._asked, subject, reply, headers, data)
+        self._arrived(self._asked, len(self._inbox) + 1, subject, reply, headers, data)
 
     def _on_waited(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
-        self._arrived(self._waits, subject, reply, headers, data)
+        self._arrived(self._waits, len(self._wait_prefix), subject, reply, headers, data)
 
-    def _arrived(self, pulls: dict[int, _Pull], subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+    def _arrived(
+        self, pulls: dict[int, _Pull], prefix: int, subject: bytes, reply: bytes, headers: bytes, data: bytes
+    ) -> None:
         if not reply.startswith(_ACK):
-            self._status(pulls, int(subject.rsplit(b".", 1)[1]), headers[9:12])
+            self._status(pulls, int(subject[prefix:]), headers[9:12])
             return
         # $JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<ns>.<pending>, or with domain and account in front
         tokens = reply.split(b".")
@@ -308,6 +304,7 @@ class Puller:
                 pull.left -= 1
                 if not pull.left:
                     del pulls[number]
+                    _leave(pull)
                 break
         self._found_empty.clear()
         if tokens[base + 5] == b"0":
@@ -325,6 +322,7 @@ class Puller:
         pull = pulls.pop(number, None)
         if pull is None:
             return
+        _leave(pull)
         now = self._loop.time()
         if status in (b"404", b"408"):
             self._found_empty.add(pull.queue)
@@ -348,12 +346,14 @@ class Puller:
         now = self._loop.time()
         for pulls in (self._asked, self._waits):
             for number in [number for number, pull in pulls.items() if pull.until < now]:
-                del pulls[number]
+                _leave(pulls.pop(number))
         self.refill()
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _forget(self) -> None:
         self._asked.clear()
+        for wait in self._waits.values():
+            _leave(wait)
         self._waits.clear()
         self._shut_until = dict.fromkeys(work.PRIORITIES, 0.0)
         self._empty_until = dict.fromkeys(work.PRIORITIES, 0.0)
@@ -364,23 +364,17 @@ class Puller:
     def _calm_s(self) -> float:
         return max(_CALM_S, min(_CALM_ANSWERS * self._answer_s, _EMPTY_MOST_S))
 
-    def _start(self, job: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(job, name="pull")
-        self._jobs.add(task)
-        task.add_done_callback(self._jobs.discard)
-
     async def pause(self) -> None:
         """Ask for nothing more, and return when nothing more comes.  `resume` ends it."""
         self._paused = True
         self._found_empty.clear()
         self._standby.leave()
         self._take_back_waits()
-        if self._asked and self._conn.is_connected:
+        if (self._asked or self._took_back) and self._conn.is_connected:
             with contextlib.suppress(errors.NotConnected):
-                # The broker answers these pulls in the order of what it is sent on this connection.
+                # The broker answers these pulls, and lets waits be, in the order of what it is sent on this connection.
                 await self._conn.flush(_SILENCE_S)
-        if self._jobs:
-            await asyncio.wait(set(self._jobs), timeout=_SILENCE_S)
+                self._took_back = False
 
     def resume(self) -> None:
         """Pull again."""
@@ -401,3 +395,8 @@ class Puller:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.unsubscribe()
+
+
+def _leave(pull: _Pull) -> None:
+    if pull.inbox is not None:
+        pull.inbox.retire()

@@ -32,6 +32,9 @@ _log = logs.get("worker")
 
 _ANSWER_S: Final = 2.0
 
+_SEATS: Final = 64
+"""What a service sees to that does not say it.  Where fewer waited it would wake workers again and again."""
+
 
 class _Wake(msgspec.Struct):
     what: str = ""
@@ -40,6 +43,7 @@ class _Wake(msgspec.Struct):
 class _Waiting(msgspec.Struct):
     waiting: int = 0
     beat_s: float = 0.0
+    seats: int = _SEATS
 
 
 class Standby:
@@ -188,12 +192,13 @@ class Standby:
     async def _ask(self, seat: Seat) -> None:
         changed = False
         try:
-            waiting = await self._waiting()
-            if seats.crowded(waiting) and not self._proven and not await self._prove():
+            told = await self._waiting()
+            waiting, of = told.waiting, max(1, told.seats)
+            if seats.crowded(waiting, of) and not self._proven and not await self._prove():
                 waiting = 0  # it is as if it were alone
             may_stand = self._proven and not self._deaf and self._idle()
             if seat is self._seat:
-                changed = seat.looked(waiting, self._loop.time(), self._rng.random(), may_stand=may_stand)
+                changed = seat.looked(waiting, self._loop.time(), self._rng.random(), may_stand=may_stand, seats=of)
         except errors.CoordError as exc:
             _log.debug("worker.not_looked", capability=self._capability, error=exc.code)
             seat.unanswered(self._loop.time(), self._rng.random())
@@ -206,13 +211,13 @@ class Standby:
             self.follow()  # before its pulls are taken back
             self._rise()
 
-    async def _waiting(self, probe: str = "") -> int:
+    async def _waiting(self, probe: str = "") -> _Waiting:
         asked = {"capability": self._capability, "seated": not self.standing and self._idle(), "probe": probe}
         told = await rpc.call(self._conn, self._service, asked, _Waiting, timeout_s=_ANSWER_S, content="json")
         shorter, self._beat_s = told.beat_s < self._beat_s, told.beat_s
         if shorter:
             self._paced()
-        return told.waiting
+        return told
 
     async def _prove(self) -> bool:
         """Whether what the service says at `coord.wake` arrives here."""

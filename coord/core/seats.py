@@ -36,9 +36,9 @@ TRANSITIONS: Final[dict[tuple[str, str], State]] = {
 """What is not in it changes nothing."""
 
 
-def crowded(waiting: int) -> bool:
-    """Whether so many pulls wait (the asker's included) that whoever asks is to stand by."""
-    return waiting >= limits.QUEUE_CROWD
+def crowded(waiting: int, seats: int | None = None) -> bool:
+    """Whether so many pulls wait (the asker's included) that whoever asks is to stand by; `seats`: default, ours."""
+    return waiting >= (limits.QUEUE_CROWD if seats is None else 2 * seats)
 
 
 class Seat:
@@ -62,12 +62,17 @@ class Seat:
         self.state = after or self.state
         return after is not None
 
-    def looked(self, waiting: int, now: float, draw: float, *, may_stand: bool = True) -> bool:
-        """So many pulls wait; whether that changed its state.  `may_stand`: it is idle, and can be woken."""
+    def looked(
+        self, waiting: int, now: float, draw: float, *, may_stand: bool = True, seats: int | None = None
+    ) -> bool:
+        """So many pulls wait; whether that changed its state.
+
+        `may_stand`: it is idle, and can be woken.  `seats`: as many as the service sees to; default, as ours does.
+        """
         changed = False
         if self.state == "standing":
-            changed = waiting < limits.QUEUE_SEATS and self._turn("room")
-        elif may_stand and crowded(waiting):
+            changed = waiting < (limits.QUEUE_SEATS if seats is None else seats) and self._turn("room")
+        elif may_stand and crowded(waiting, seats):
             changed = self._turn("crowd")
         self._look_later(now, draw)
         return changed

@@ -409,11 +409,11 @@ RECALL_FACTS_MAX: Final = 2_000
 QUEUE_WAITING_MAX: Final = 50_000
 """max_waiting of a queue: plain clients that wait at one at a time; of SDK workers `QUEUE_SEATS` do."""
 
-QUEUE_SEATS: Final = 64
+QUEUE_SEATS: Final = 24
 QUEUE_CROWD: Final = 2 * QUEUE_SEATS
 """Of a capability's idle workers the service wakes some where fewer than the first leave pulls waiting; who finds as
-many as the second stands by.  The server goes through all of them three or four times a task, at 75 ns each; and so
-many tasks that come at once begin without anybody being woken."""
+many as the second stands by.  The server goes through all of them four times a task, 2 µs for each with cold caches;
+and so many tasks that come at once begin without anybody being woken, others up to a quarter of a second later."""
 
 SEAT_AGAIN_S: Final = 4.0
 SEAT_LOOK_S: Final = 30.0

@@ -49,8 +49,10 @@ class WaitingAnswer(msgspec.Struct, frozen=True):
 
     waiting: int
     """Pulls that wait at that of the capability's queues where the fewest do."""
-    beat_s: float = limits.HEARTBEAT_IDLE_S
+    beat_s: float
     """How rarely whoever stands by may beat."""
+    seats: int
+    """How many are to wait; from twice as many on whoever looks stands by."""
 
 
 class Standing:
@@ -161,4 +163,4 @@ class Standing:
         return self._answer(waiting)
 
     def _answer(self, waiting: int) -> WaitingAnswer:
-        return WaitingAnswer(waiting, presence.rest_s(self._table.present))
+        return WaitingAnswer(waiting, presence.rest_s(self._table.present), limits.QUEUE_SEATS)

@@ -11,6 +11,7 @@ import termios
 import pytest
 
 from coord import errors, limits
+from coord.bus import patched
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message, PatchedClient
 from tests.support.waiting import until
@@ -73,6 +74,21 @@ async def test_publish_arrives_with_headers_and_in_order(conn) -> None:
     assert [int(m.data) for m in got] == list(range(1000))
     assert [m.headers["A"] for m in got] == [str(i) for i in range(1000)]
     assert got[0].status is None
+
+
+async def test_what_was_sent_before_an_inbox_is_retired_comes_and_nothing_after_it(conn, monkeypatch) -> None:
+    monkeypatch.setattr(patched, "_RETIRED_S", 0.0)
+    got: list[bytes] = []
+    inbox = conn.new_inbox()
+    listening = conn.listen(inbox, lambda _subject, _reply, _headers, data: got.append(data))
+    conn.publish(inbox, b"before")
+    listening.retire()
+    conn.publish(inbox, b"after")
+    await conn.flush()
+    assert got == [b"before"]
+    for _ in range(3):
+        conn.listen(inbox, lambda *_: None).retire()
+    assert len(conn.client.receivers) == 1, "the others' time was over"
 
 
 async def test_white_space_in_a_subject_does_not_end_the_connection(conn, nats_server) -> None:

@@ -24,7 +24,7 @@ class _LateBroker:
     def __init__(self) -> None:
         self.is_connected = True
         self.asked = 0
-        self.drained = 0
+        self.retired = 0
         self.waiting: list[str] = []
         self._handlers: dict[str, Any] = {}
         self._inboxes = 0
@@ -41,6 +41,10 @@ class _LateBroker:
     async def subscribe_bytes(self, subject: str, handler: Any) -> Any:
         self._handlers[subject.removesuffix("*")] = handler
         return _Subscription(subject, self)
+
+    def listen(self, inbox: str, handler: Any) -> Any:
+        self._handlers[inbox] = handler
+        return _Subscription(inbox, self)
 
     def publish(self, subject: str, body: bytes, *, reply: str) -> None:
         if not msgspec.json.decode(body).get("no_wait"):
@@ -71,8 +75,8 @@ class _Subscription:
     async def unsubscribe(self) -> None:
         return
 
-    async def drain(self) -> None:
-        self._broker.drained += 1
+    def retire(self) -> None:
+        self._broker.retired += 1
 
 
 async def test_one_free_slot_and_late_answers_end_in_a_wait_for_each_priority() -> None:
@@ -118,7 +122,7 @@ async def test_after_a_task_that_was_the_last_the_next_is_waited_for_without_ask
     asked, broker.waiting = broker.asked, []
     broker.give("normal", subjects.queue("t", "c", "normal"), pending)
     assert came == ["normal"]
-    await until(lambda: broker.drained == 1)  # the slot is taken: nothing may wait
+    await until(lambda: broker.retired == len(work.PRIORITIES))  # the slot is taken: nothing may wait
     free = 1
     puller.refill()
     await until(lambda: len(broker.waiting) == len(work.PRIORITIES))

@@ -24,6 +24,8 @@ class _Broker:
         self.is_connected = True
         self.heard: dict[str, list[Any]] = {}
         self.denied: Any = None
+        self.answered = 0
+        self.said: dict[str, Any] = {"waiting": limits.QUEUE_CROWD, "seats": limits.QUEUE_SEATS}
 
     def on_permission_denied(self, listener: Any) -> Any:
         self.denied = listener
@@ -38,7 +40,8 @@ class _Broker:
         if asked["probe"]:
             for handler in self.heard[subjects.wake("t", asked["probe"])]:
                 handler(b"", b"", b"", b'{"what":"probe"}')
-        return to(limits.QUEUE_CROWD)
+        self.answered += 1
+        return to(**self.said)
 
     def say(self, body: bytes, reply: bytes = b"") -> bool:
         """To the first who listens; whether there is one."""
@@ -159,4 +162,19 @@ async def test_who_leaves_is_not_woken_and_begins_anew(broker: _Broker) -> None:
     await until(lambda: broker.say(b""))
     assert _state(worker) == "standing"
     await worker.standby.close()
+    await worker.standby.close()
+
+
+async def test_a_service_that_does_not_say_for_how_many_it_sees_to_gets_as_many_as_it_did(
+    broker: _Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wake workers again and again where fewer than 64 wait, and they stood by again."""
+    monkeypatch.setattr(limits, "SEAT_LOOK_S", 0.01)
+    broker.said = {"waiting": 2 * 64 - 1}
+    worker = _Worker(broker)
+    worker.standby.begin()
+    await until(lambda: broker.answered >= 2)
+    assert _state(worker) == "seated"
+    broker.said = {"waiting": 2 * 64}
+    await until(lambda: _state(worker) == "standing")
     await worker.standby.close()
