@@ -333,7 +333,7 @@ class Worker:
             self._beating.hold(self)
         if seen is not None:
             execution.begin_as(seen)
-        elif first and not said.redrive and not said.restated:
+        elif first and not said.redrive and not said.restated and not _is_overdue(said):
             execution.begin()
         else:
             execution.look()
@@ -496,6 +496,11 @@ async def _logged(job: Any) -> None:
         await job
     except errors.CoordError as exc:
         _log.warning("worker.job_failed", error=exc)
+
+
+def _is_overdue(said: work.Submission) -> bool:
+    """Whether its deadline is over: it has most likely expired, and nobody wants it run."""
+    return said.deadline is not None and said.deadline <= clock.unix()
 
 
 def _is_first(delivery: Delivery, entity: str) -> bool:

@@ -128,6 +128,24 @@ async def test_a_capability_that_nobody_has_waits_until_somebody_comes(fleet: Fl
             assert await handle.result(timeout_s=150) == {"words": 1}
 
 
+async def test_what_expired_before_anybody_came_is_run_by_nobody(fleet: Fleet) -> None:
+    ran = []
+    agent = coord.Agent("late")
+
+    @agent.task("tardy")
+    async def tardy(given: int) -> int:
+        ran.append(given)
+        return given
+
+    async with fleet.client() as c:
+        with pytest.raises(errors.TaskExpired):
+            await (await c.submit("tardy", 1, deadline_s=0.05)).result(timeout_s=60)
+        async with agent.connect(fleet.url, tenant=fleet.tenant) as worker:
+            assert await (await c.submit("tardy", 2)).result(timeout_s=60) == 2
+            await until(lambda: worker.stats.skipped == 1)
+    assert ran == [2]
+
+
 async def test_a_capability_is_opened_once_for_however_many_are_submitted_before_it_is(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
