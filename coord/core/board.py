@@ -50,6 +50,8 @@ class Part(msgspec.Struct, frozen=True):
     fares: list[tuple[str, str, Fare]] = []
     claims: list[tuple[str, str, int]] = []
     """(tenant, agent, claims held), of agents with quotas."""
+    held: list[tuple[str, str, str, int]] = []
+    """(tenant, agent, instance, claims held), of instances that are looked at by themselves."""
     circuits: list[Open] = []
     stood: list[tuple[str, str, int]] = []
     """(tenant, capability, workers it told to stand by, ever): `coord.core.standers`."""
@@ -65,19 +67,21 @@ def part(
     circuits: Iterable[CapabilityState],
     watched: frozenset[tuple[str, str]],
     quarantined: Iterable[Agent] = (),
+    held: Iterable[tuple[str, str, str, int]] = (),
 ) -> Part:
     """This process's: `watched` are the agents whose claims somebody wants to know."""
     summed: dict[Place, Fare] = {}
     for one in fares:
         for place, fare in one.items():
             summed.setdefault(place, Fare()).add(fare)
-    held: dict[tuple[str, str], int] = {}
+    claimed: dict[tuple[str, str], int] = {}
     for counts in claims:
         for agent in watched & counts.keys():
-            held[agent] = held.get(agent, 0) + counts[agent]
+            claimed[agent] = claimed.get(agent, 0) + counts[agent]
     return Part(
         [(*place, fare) for place, fare in summed.items()],
-        [(*agent, count) for agent, count in held.items()],
+        [(*agent, count) for agent, count in claimed.items()],
+        list(held),
         [
             Open(state.tenant, state.capability, state.circuit, state.since + state.open_s)
             for state in circuits
@@ -94,7 +98,7 @@ class Sums:
         self.name = name
         self._parts: dict[str, tuple[float, Part]] = {}
         self._said: dict[Place, Board] = {}
-        self._claims: deque[dict[tuple[str, str], int]] = deque(maxlen=_CLAIMS_KEPT)
+        self._claims: deque[dict[tuple[str, ...], int]] = deque(maxlen=_CLAIMS_KEPT)
         self._able: dict[Place, tuple[int, int]] = {}
         """(instances that would take a task, what they run at a time), as `count` found."""
         self.circuits: dict[Place, Open] = {}
@@ -121,7 +125,7 @@ class Sums:
         for name in [n for n, (at, _) in self._parts.items() if now - at > PART_STALE_S]:
             del self._parts[name]
         fares: dict[Place, Fare] = {}
-        claims: dict[tuple[str, str], int] = {}
+        claims: dict[tuple[str, ...], int] = {}
         barred: dict[tuple[str, str], Barred] = {}
         self.circuits = {}
         for _, said in self._parts.values():
@@ -129,6 +133,9 @@ class Sums:
                 fares.setdefault((tenant, capability), Fare()).add(fare)
             for tenant, agent, count in said.claims:
                 claims[tenant, agent] = claims.get((tenant, agent), 0) + count
+            for *instance, count in said.held:
+                holder = tuple(instance)
+                claims[holder] = claims.get(holder, 0) + count
             for circuit in said.circuits:
                 self.circuits[circuit.tenant, circuit.capability] = circuit
             for tenant, agent, why in said.quarantined:

@@ -30,7 +30,7 @@ Pure: time is an argument (monotonic seconds), what is to be done is returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -205,8 +205,8 @@ class PresenceTable(Watch):
         """Heartbeats of instances beyond the bounds, or that could not be read."""
         self.fare_of: dict[tuple[str, str], Fare] = {}
         """Set by whoever sums over partitions and processes."""
-        self.claims_of: dict[tuple[str, str], int] = {}
-        """(tenant, agent) → claims it holds, likewise."""
+        self.claims_of: dict[tuple[str, ...], int] = {}
+        """(tenant, agent) → claims it holds, likewise; those of `bounded_apart` by themselves, too."""
         self.rate_of: dict[tuple[str, str], float] = {}
         """(tenant, agent) → facts it states per second, where somebody counts."""
         self._barred: Mapping[tuple[str, str], Barred] = {}
@@ -289,6 +289,12 @@ class PresenceTable(Watch):
         memory = max((row.beat.memory_mib or 0.0 for row in self.instances(tenant, agent)), default=0.0)
         return Usage(self.claims_of.get(at, 0), self.rate_of.get(at, 0.0), memory)
 
+    def usage_of(self, tenant: str, agent: str, instances: Collection[str]) -> Usage:
+        """See `Watch`."""
+        rows = [row for name in instances if (row := self._rows.get((tenant, agent, name))) is not None]
+        held = sum(self.claims_of.get((tenant, agent, name), 0) for name in instances)
+        return Usage(held, memory_mib=max((row.beat.memory_mib or 0.0 for row in rows), default=0.0))
+
     @property
     def barred(self) -> Mapping[tuple[str, str], Barred]:
         """See `Watch`."""
@@ -311,6 +317,16 @@ class PresenceTable(Watch):
             for row in self._rows.values()
             if row.about is not None and row.about.quotas is not None and row.about.quotas.bound and row.state != "gone"
         }
+
+    def bounded_apart(self) -> frozenset[Ident]:
+        """Instances that are there and bound how many tasks they hold, where others of the agent bound nothing."""
+        found = set()
+        for at in self.with_quotas():
+            there = [row for row in self.instances(*at) if row.state != "gone"]
+            bound = [row for row in there if row.about is not None and _bounds_tasks(row.about.quotas)]
+            if len(bound) < len(there):
+                found |= {(row.tenant, row.agent, row.instance) for row in bound}
+        return frozenset(found)
 
     # --- what is heard ---------------------------------------------------------------------
 
@@ -550,3 +566,7 @@ def _changes_at(row: Row) -> float:
     if row.state == "gone":
         return float("inf") if row.gone_at is None else row.gone_at + limits.PRESENCE_KEPT_S
     return row.heard + row.due_s * (limits.SUSPECT_AFTER if row.state == "alive" else limits.GONE_AFTER)
+
+
+def _bounds_tasks(quotas: Quotas | None) -> bool:
+    return quotas is not None and quotas.inflight is not None

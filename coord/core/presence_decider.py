@@ -80,6 +80,11 @@ class Instance(msgspec.Struct, omit_defaults=True):
     """It said that it takes no more."""
 
     @property
+    def is_there(self) -> bool:
+        """Whether it is, as far as is stated."""
+        return self.status in ("alive", "suspect")
+
+    @property
     def bounds(self) -> bool:
         """Whether its registration bounds what it may use."""
         return self.about.quotas is not None and self.about.quotas.bound
@@ -137,9 +142,10 @@ class Agent(msgspec.Struct, omit_defaults=True):
     def quotas(self) -> Quotas | None:
         """What its instances that are there may use together: each may use its own (memory: of one instance).
 
-        None where nothing is bounded, or nobody is there; one that has no bound leaves the whole agent without it.
+        None where nothing is bounded, or nobody is there; one that has no bound leaves the whole agent without it, and
+        the others are judged by themselves (`_broken_by_some`).
         """
-        said = [one.about.quotas or Quotas() for one in self.instances.values() if one.status in ("alive", "suspect")]
+        said = [one.about.quotas or Quotas() for one in self.instances.values() if one.is_there]
         if not said:
             return None
         quotas = Quotas(
@@ -365,7 +371,7 @@ class PresenceDecider(Folding):
             self._compared = None if effects or asking else news
         if watch is not None:
             for at, agent in list(self._watched.items()):
-                effects += self._quota(at, agent, watch.usage(*at), now)
+                effects += self._quota(at, agent, watch, now)
         if now - self._forgot_at >= _FORGET_EVERY_S:
             self._forgot_at = now
             self._forget(now)
@@ -441,8 +447,8 @@ class PresenceDecider(Folding):
             if there is None or ident[2] not in there.instances:
                 del self._asked[ident]
 
-    def _quota(self, at: tuple[str, str], agent: Agent, usage: Usage, now: float) -> Iterable[Effect]:
-        broken = _broken(agent.quotas, usage)
+    def _quota(self, at: tuple[str, str], agent: Agent, watch: Watch, now: float) -> Iterable[Effect]:
+        broken = _broken(agent.quotas, watch.usage(*at)) or _broken_by_some(agent, watch)
         if broken is None:
             self._over.pop(at, None)
             if agent.quarantined and now - agent.since >= limits.QUARANTINE_S:
@@ -504,6 +510,22 @@ def _broken(quotas: Quotas | None, usage: Usage) -> str | None:
         if bound is not None and getattr(usage, name) > slack * bound:
             return name
     return None
+
+
+def _broken_by_some(agent: Agent, watch: Watch) -> str | None:
+    """The quota that instances which have it broke beside others which have none."""
+    there = {name: one.about.quotas or Quotas() for name, one in agent.instances.items() if one.is_there}
+    for quota, how in _APART:
+        bounds = {name: bound for name, said in there.items() if (bound := getattr(said, quota)) is not None}
+        if 0 < len(bounds) < len(there):
+            usage = watch.usage_of(agent.tenant, agent.agent, bounds.keys())
+            if getattr(usage, quota) > how(bounds.values()):
+                return quota
+    return None
+
+
+_APART: Final[tuple[tuple[str, Callable[[Iterable[Any]], Any]], ...]] = (("inflight", sum), ("memory_mib", max))
+"""What is known of each instance: subjects name the agent, so nobody can tell whose a fact was."""
 
 
 def _together(how: Callable[[list[Any]], Any], bounds: list[Any]) -> Any:

@@ -145,6 +145,10 @@ class TaskDecider:
         held = self._held.get(holder)
         return 0 if held is None else sum(self._tasks[ident].capability == capability for ident in held)
 
+    def holds(self, holder: Holder) -> int:
+        """Claims that an instance holds, of this partition's tasks."""
+        return len(self._held.get(holder, ()))
+
     def usage(self) -> Mapping[tuple[str, str], int]:
         """(tenant, agent) → claims that it holds, those of all its instances."""
         return self._claims

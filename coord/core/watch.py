@@ -7,7 +7,7 @@ may lead only to facts that are stated once: whoever comes later folds the fact.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -102,3 +102,7 @@ class Watch(abc.ABC):
     @abc.abstractmethod
     def usage(self, tenant: str, agent: str) -> Usage:
         """What that agent uses."""
+
+    def usage_of(self, tenant: str, agent: str, instances: Collection[str]) -> Usage:  # noqa: ARG002
+        """What these of its instances use; the facts of one cannot be told from another's, and are 0."""
+        return Usage()

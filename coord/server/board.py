@@ -72,6 +72,8 @@ class BoardService(Service):
         """What was counted is of this version of the table:"""
         self._quotas: dict[tuple[str, str], Quotas] = {}
         """agents with quotas,"""
+        self._apart: frozenset[tuple[str, str, str]] = frozenset()
+        """instances that bound themselves beside others of their name that do not,"""
         self._states: Counter[str] = Counter()
         """and how many instances are in which state."""
         self._looked_at = 0.0
@@ -88,6 +90,7 @@ class BoardService(Service):
                 self._counted_version = table.version
                 self.sums.count(table)
                 self._quotas = table.with_quotas()
+                self._apart = table.bounded_apart()
                 self._states = Counter(row.state for row in table.rows())
             mine = self._part()
             self.sums.hear(self.sums.name, mine, now)
@@ -148,7 +151,8 @@ class BoardService(Service):
         circuits = [state for d in running if isinstance(d, CapabilityDecider) for state in d.states()]
         quarantined = [agent for d in running if isinstance(d, PresenceDecider) for agent in d.quarantined()]
         fares, usage, quotas = [d.fares for d in tasks], [d.usage() for d in tasks], frozenset(self._quotas)
-        mine = board.part(fares, usage, circuits, quotas, quarantined)
+        held = [(*holder, count) for holder in self._apart if (count := sum(d.holds(holder) for d in tasks))]
+        mine = board.part(fares, usage, circuits, quotas, quarantined, held)
         if self._standing is None:
             return mine
         return msgspec.structs.replace(mine, stood=self._standing.standers.said(clock.monotonic()))

@@ -287,6 +287,20 @@ async def test_who_uses_more_than_it_may_is_quarantined(fleet: Fleet, monkeypatc
         await until(lambda: _is(_names(c, state="quarantined"), ["greedy"]))
 
 
+async def test_who_bounds_itself_is_judged_though_another_of_its_name_does_not(fleet: Fleet, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "QUOTA_LOOKS", 1)
+    async with connect(fleet, "hoarder") as bound, connect(fleet, "hoarder") as free, connect(fleet, "boss") as c:
+        await bound.beating.register(capabilities={"x": 1}, quotas=Quotas(inflight=1))
+        await free.beating.register(capabilities={"x": 1})
+        for handle in await c.submit_many("hoard", [None] * 2):
+            said = {"instance": bound.instance}
+            await bound.emit(
+                coord.Fact(kind="task", id=handle.id, key=handle.key, event="claimed", detail=("1",), data=said)
+            )
+        await until(lambda: (agent := known(fleet, "hoarder")) is not None and agent.quarantined)
+        await until(lambda: bound.beating.quarantined)
+
+
 async def test_ten_thousand_registrations_of_one_name_do_no_harm(fleet: Fleet) -> None:
     async with connect(fleet, "flood") as flood, connect(fleet, "a1") as c:
         began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,6 +47,7 @@ class World(Watch):
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.used = Usage()
+        self.used_by: dict[str, Usage] = {}
         self.fare: dict[tuple[str, str], Fare] = {}
         self.unheard: set[str] = set()
         self.doubting = False
@@ -75,6 +77,10 @@ class World(Watch):
 
     def usage(self, tenant: str, agent: str) -> Usage:
         return self.used
+
+    def usage_of(self, tenant: str, agent: str, instances: Collection[str]) -> Usage:
+        used = [self.used_by.get(name, Usage()) for name in instances]
+        return Usage(sum(one.inflight for one in used), memory_mib=max((one.memory_mib for one in used), default=0.0))
 
 
 class Loop:
@@ -454,6 +460,42 @@ def test_quotas_are_kept_after_a_snapshot_as_without_one(presence: Loop, restore
     presence.world.states[other] = "gone"
     assert presence.look() == presence.look() == []
     assert presence.look() == ["quarantined.1"]
+
+
+@pytest.mark.parametrize(
+    ("quotas", "within", "over"),
+    [
+        ({"inflight": 2}, Usage(inflight=2), Usage(inflight=3)),
+        ({"memory_mib": 100}, Usage(memory_mib=100), Usage(memory_mib=101)),
+    ],
+)
+def test_who_bounds_itself_is_judged_beside_one_that_does_not(presence: Loop, quotas, within, over) -> None:
+    for n, said in enumerate(({"quotas": quotas}, {"quotas": quotas}, {}), 1):
+        presence.decider.apply(registered(f"i{n}", n, **said))
+    world = presence.world
+    world.used = Usage(inflight=50, memory_mib=5_000)
+    world.used_by = {"i1": within, "i2": within, "i3": world.used}
+    for _ in range(4):
+        assert presence.look() == []
+    world.used_by |= {"i1": over, "i2": over}
+    assert [presence.look() for _ in range(3)][-1] == ["quarantined.1"]
+    world.used_by |= {"i1": within, "i2": within}
+    assert presence.look(limits.QUARANTINE_S) == ["released.1"]
+
+
+def test_what_instances_hold_is_added_up_where_some_have_no_bound() -> None:
+    table, sums = PresenceTable(0.0), board.Sums("b")
+    about = {"i1": {"quotas": {"inflight": 2}}, "i2": {}, "i3": {"quotas": {"facts_per_s": 5}}}
+    for name, said in about.items():
+        table.beat("acme", "w", name, msgspec.json.encode({"about": said, "memory_mib": 7.0}), 1.0)
+    table.beat("acme", "alone", "j1", b'{"about":{"quotas":{"inflight":2}}}', 1.0)
+    assert table.bounded_apart() == {("acme", "w", "i1")}
+    part = board.part([], [{("acme", "w"): 9}], [], frozenset(table.with_quotas()), held=[("acme", "w", "i1", 2)])
+    for name in ("a", "b"):
+        sums.hear(name, msgspec.json.decode(msgspec.json.encode(part), type=board.Part), 1.0)
+    sums.add_up(table, 1.0)
+    assert table.usage("acme", "w") == Usage(18, 0.0, 7.0)
+    assert table.usage_of("acme", "w", {"i1", "nobody"}) == Usage(4, 0.0, 7.0)
 
 
 def test_every_transition_of_an_instance_is_walked() -> None:
