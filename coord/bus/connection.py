@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import re
 import secrets
 import ssl
@@ -31,7 +32,7 @@ from coord import errors, limits
 from coord.bus import errors_map
 from coord.bus.patched import Callback, Message, PatchedClient, Receiver, as_messages
 from coord.core.breaker import BreakerPolicy
-from coord.core.retry import ONCE, CallPolicy
+from coord.core.retry import ONCE, CallPolicy, backoff_of
 from coord.runtime import clock
 from coord.runtime.circuit import Circuit
 from coord.runtime.retrying import retrying
@@ -375,11 +376,12 @@ class Connection:
         self._reopening = asyncio.create_task(self._reopen(), name=f"{self.name}-reopen")
 
     async def _reopen(self) -> None:
-        wait_s = self.config.reconnect_wait_s
+        first_s, tries = self.config.reconnect_wait_s, 0
         try:
             while not self._closing:
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, 5.0)
+                tries += 1
+                most_s = first_s * limits.RECONNECT_WAITS_MAX
+                await asyncio.sleep(backoff_of(tries, random.random(), first_s=first_s, most_s=most_s))
                 self.client = self._new_client()
                 try:
                     await self._connect()

@@ -250,7 +250,9 @@ class Beating:
         self._refused = 0
         self._discovery.registration = said
         self._abouts = 0
+        await self._pushes.begin()  # ahead of the fact: that is acknowledged when the broker has both
         await self._state("registered", said)
+        self._pushes.answered()
         await self.start()
         return said
 

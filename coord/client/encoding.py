@@ -143,8 +143,8 @@ class Encoder:
         self._shapes: dict[tuple[str, str], Shape] = {}
         self._series: dict[str, Label] = {}
         self._moments = Moments()
-        # Kept: a new compressor costs 17 µs, compressing 5 KB 12.
-        self._zstd = zstandard.ZstdCompressor(level=limits.COMPRESS_LEVEL)
+        self._zstd: zstandard.ZstdCompressor | None = None
+        """Kept: a new compressor costs 17 µs and more, compressing 5 KB 12; most agents never need one."""
 
     # --- facts ---------------------------------------------------------------------------
 
@@ -357,6 +357,8 @@ class Encoder:
         body = frames.pack_doubles(base_us, entries) if doubles else frames.pack(base_us, entries)
         head = label.head
         if self._config.compress_bytes and len(body) >= self._config.compress_bytes:
+            if self._zstd is None:
+                self._zstd = zstandard.ZstdCompressor(level=limits.COMPRESS_LEVEL)
             smaller = self._zstd.compress(body)
             if len(smaller) * 10 < len(body) * 9:  # else not worth a reader's while
                 body = smaller

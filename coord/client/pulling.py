@@ -128,6 +128,8 @@ class Puller:
         self._numbers = itertools.count()
         self._inbox = conn.new_inbox()
         self._subscription: Subscription | None = None
+        """To the answers of what is asked."""
+        self._listening: asyncio.Task[None] | None = None
         self._asked: dict[int, _Pull] = {}
         self._waits: dict[int, _Pull] = {}
         self._wait_prefix = conn.new_inbox() + "w"
@@ -144,6 +146,7 @@ class Puller:
         self._took_back = False
         """Waits, since it was last made sure that nothing of them comes."""
         self._timer: asyncio.TimerHandle | None = None
+        self._opened = False
         self._paused = False
         self._closed = False
         self._hasty = False
@@ -155,11 +158,15 @@ class Puller:
         )  # fmt: skip
         self._unregister = [conn.on_disconnected(self._forget), conn.on_reconnected(self.refill)]
 
-    async def open(self) -> None:
-        """Begin to pull."""
-        self._subscription = await self._conn.subscribe_bytes(self._inbox + ".*", self._on_answer)
+    async def look_first(self) -> bool:
+        """Before `open`: whether so many wait already, at queues that there are, that this one need not."""
+        return await self._standby.look_first()
+
+    def open(self, *, stands: bool = False) -> None:
+        """Begin to pull; `stands`: what `look_first` said."""
+        self._opened = True
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
-        self._standby.begin()
+        self._standby.begin(stands=stands)
         self.refill()
 
     @property
@@ -170,7 +177,7 @@ class Puller:
     @property
     def rest_s(self) -> float:
         """How rarely its agent may beat as far as this is concerned; 0: as usual, also before `open`."""
-        return 0.0 if self._subscription is None else self._standby.rest_s
+        return self._standby.rest_s if self._opened else 0.0
 
     @property
     def asked(self) -> int:
@@ -193,7 +200,7 @@ class Puller:
 
     def _refill(self) -> None:
         self._scheduled = False
-        if self._closed or self._paused or self._subscription is None or not self._conn.is_connected:
+        if self._closed or self._paused or not self._opened or not self._conn.is_connected:
             return
         self._standby.follow()
         free = self._free() - self.asked
@@ -203,6 +210,10 @@ class Puller:
         if self._standby.standing:
             if self._waits:  # something critical would have been taken though no slot was free
                 self._take_back_waits()
+            return
+        if self._subscription is None:
+            if self._listening is None or self._listening.done():
+                self._listening = self._loop.create_task(self._listen(), name="pull")
             return
         now = self._loop.time()
         waited = {wait.queue for wait in self._waits.values()}
@@ -235,6 +246,12 @@ class Puller:
         self.refill()
 
     # --- asking --------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """The first time: who stands by from the start may never pull."""
+        with contextlib.suppress(errors.BusClosed):
+            self._subscription = await self._conn.subscribe_bytes(self._inbox + ".*", self._on_answer)
+            self.refill()
 
     def _ask(self, queue: str, count: int, now: float) -> None:
         number = next(self._numbers)
@@ -392,6 +409,8 @@ class Puller:
             unregister()
         if self._timer is not None:
             self._timer.cancel()
+        if self._listening is not None:
+            await asyncio.gather(self._listening, return_exceptions=True)
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.unsubscribe()

@@ -29,6 +29,8 @@ class Pushes:
         self._topic_at = len(self._filter) - 1  # the filter ends with "*"
         self._handlers: dict[str, list[Handler]] = {}
         self._subscription: Subscription | None = None
+        self._known = False
+        """The broker has the subscription."""
         self._opening = asyncio.Lock()
 
     def on(self, topic: str, handler: Handler) -> Callable[[], None]:
@@ -44,14 +46,22 @@ class Pushes:
 
     async def open(self) -> None:
         """Subscribe, once; returns when the broker knows, so that nothing said after is missed."""
-        if self._subscription is not None:
+        if self._known:
             return
+        await self.begin()
+        if self._conn.is_connected:
+            await self._conn.flush()
+        self._known = True
+
+    async def begin(self) -> None:
+        """Subscribe, once: the broker knows before it answers anything that is sent after this."""
         async with self._opening:
             if self._subscription is None:
-                subscription = await self._conn.subscribe(self._filter, self._receive)
-                if self._conn.is_connected:
-                    await self._conn.flush()
-                self._subscription = subscription
+                self._subscription = await self._conn.subscribe(self._filter, self._receive)
+
+    def answered(self) -> None:
+        """The broker has answered something that was sent after `begin`: `open` need not ask."""
+        self._known = self._subscription is not None
 
     def _receive(self, message: Message) -> None:
         for handler in tuple(self._handlers.get(message.subject[self._topic_at :], ())):
@@ -59,6 +69,7 @@ class Pushes:
 
     async def close(self) -> None:
         """Hear no more.  Twice is legal."""
+        self._known = False
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.unsubscribe()

@@ -55,8 +55,6 @@ class Allowance:
     def __init__(self, quotas: Quotas) -> None:
         self.quotas = quotas
         self._rate = None if quotas.facts_per_s is None else Rate(quotas.facts_per_s, clock.monotonic())
-        self._memory_mib = 0.0
-        self._memory_at = float("-inf")
 
     def spend(self, facts: int) -> float:
         """Count facts; returns the seconds that whoever can wait should wait."""
@@ -83,11 +81,24 @@ class Allowance:
 
     def memory_mib(self) -> float:
         """Resident memory of this process, at most half a second old."""
+        return _memory.resident_mib()
+
+
+class _Memory:
+    """Of this process: read once for all agents that it hosts."""
+
+    def __init__(self) -> None:
+        self._mib = 0.0
+        self._at = float("-inf")
+
+    def resident_mib(self) -> float:
         now = clock.monotonic()
-        if now - self._memory_at >= _MEMORY_EVERY_S:
-            self._memory_at = now
-            self._memory_mib = _resident_mib()
-        return self._memory_mib
+        if not 0 <= now - self._at < _MEMORY_EVERY_S:  # below 0: a clock of a test is over
+            self._at, self._mib = now, _resident_mib()
+        return self._mib
+
+
+_memory: Final = _Memory()
 
 
 def _resident_mib() -> float:

@@ -44,6 +44,7 @@ class _Waiting(msgspec.Struct):
     waiting: int = 0
     beat_s: float = 0.0
     seats: int = _SEATS
+    stands: bool = False
 
 
 class Standby:
@@ -96,11 +97,24 @@ class Standby:
         """How rarely its agent may beat, as the service said: nothing is given to who stands by; 0: as usual."""
         return self._beat_s if self.standing else 0.0
 
-    def begin(self) -> None:
-        """It pulls from now on: look now and then how many do."""
+    async def look_first(self) -> bool:
+        """Ask before anything is pulled: whether a crowd waits, so that it stands by from the start.
+
+        A fleet that comes together would leave thousands of pulls for the seconds until all have looked.
+        """
+        try:
+            return await self._prove(begins=True)
+        except errors.CoordError as exc:
+            _log.debug("worker.not_looked", capability=self._capability, error=exc.code)
+            return False
+
+    def begin(self, *, stands: bool = False) -> None:
+        """It pulls from now on, and looks now and then how many do; `stands`: `look_first` says that it need not."""
         self._away = False
         self._seat = self._new_seat()
+        self._seat.begun(self._loop.time(), self._rng.random(), stands=stands)
         self._look_at(self._seat.look_at)
+        self.follow()
 
     def follow(self) -> None:
         """Whether it could take something may have changed: listen, or let others hear."""
@@ -211,16 +225,19 @@ class Standby:
             self.follow()  # before its pulls are taken back
             self._rise()
 
-    async def _waiting(self, probe: str = "") -> _Waiting:
-        asked = {"capability": self._capability, "seated": not self.standing and self._idle(), "probe": probe}
+    async def _waiting(self) -> _Waiting:
+        return await self._told({"seated": not self.standing and self._idle()})
+
+    async def _told(self, more: dict[str, Any]) -> _Waiting:
+        asked = {"capability": self._capability, "probe": "", **more}
         told = await rpc.call(self._conn, self._service, asked, _Waiting, timeout_s=_ANSWER_S, content="json")
         shorter, self._beat_s = told.beat_s < self._beat_s, told.beat_s
         if shorter:
             self._paced()
         return told
 
-    async def _prove(self) -> bool:
-        """Whether what the service says at `coord.wake` arrives here."""
+    async def _prove(self, *, begins: bool = False) -> bool:
+        """Whether what the service says at `coord.wake` arrives here; `begins`: and whether it is to stand by."""
         arrived = asyncio.Event()
 
         def heard(subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG001
@@ -231,7 +248,9 @@ class Standby:
         subscription = await self._conn.subscribe_bytes(subjects.wake(self._tenant, name), heard)
         try:
             async with asyncio.timeout(limits.WAKE_PROBE_S):
-                await self._waiting(name)
+                told = await self._told({"probe": name, "begins": begins})
+                if begins and not told.stands:
+                    return False
                 await arrived.wait()
         except TimeoutError:
             if not self._warned:

@@ -116,7 +116,7 @@ class Worker:
 
     async def start(self) -> None:
         """Say what this agent can do, then begin to pull."""
-        await self.coord.pushes.open()
+        await self.coord.pushes.begin()
         agent = self.agent
         quotas = DeclaredQuotas(agent.quotas.inflight, agent.quotas.facts_per_s, agent.quotas.memory_mib)
         for capability, handler in agent.handoffs.items():
@@ -128,8 +128,10 @@ class Worker:
             capabilities=able, labels=agent.labels, coordinator=agent.coordinator, quotas=quotas
         )
         for capability, puller in self._pullers.items():
-            await self.coord.queues.open(capability)
-            await puller.open()
+            stands = await puller.look_first()
+            if not stands:
+                await self.coord.queues.open(capability)
+            puller.open(stands=stands)
 
     def _puller(self, capability: str) -> Puller:
         return Puller(

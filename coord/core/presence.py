@@ -20,6 +20,7 @@ Doubt is life.  What may be our own blindness is nobody's death:
   overdue; while it is down, or what we send to ourselves does not come back, neither;
 * a tick that comes late means that *we* stood still: all that waits in the socket is read
   before anybody is overdue;
+* what we hear is as old as what we say to ourselves through the broker: nobody is overdue by that much;
 * connections that end because the server ends say nothing, and neither do many at once
   (`DISCONNECT_MASS`): their heartbeats decide;
 * a heartbeat that was under way when its sender died does not save it: on the connection
@@ -448,8 +449,11 @@ class PresenceTable(Watch):
                 changes.append(change)
         return changes
 
-    def tick(self, now: float) -> list[Change]:
-        """Time passes: who is overdue.  Call it every `limits.PRESENCE_TICK_S`."""
+    def tick(self, now: float, lag_s: float = 0.0) -> list[Change]:
+        """Time passes: who is overdue.  Call it every `limits.PRESENCE_TICK_S`.
+
+        `lag_s`: how old what we hear is: what was said later we need not have heard yet.
+        """
         stood_still = now - self._ticked > limits.PRESENCE_STALL_S
         self._ticked = now
         if stood_still:
@@ -459,7 +463,7 @@ class PresenceTable(Watch):
         changes, forgotten = [], []
         self._next_at = float("inf")  # what is heard later puts it off; `beat` and `_enter` say where it comes sooner
         for row in self._rows.values():
-            silent_s = now - row.heard
+            silent_s = now - lag_s - row.heard
             if row.state == "gone":
                 if row.gone_at is not None and now - row.gone_at > limits.PRESENCE_KEPT_S:
                     forgotten.append(row)

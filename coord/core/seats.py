@@ -77,6 +77,11 @@ class Seat:
         self._look_later(now, draw)
         return changed
 
+    def begun(self, now: float, draw: float, *, stands: bool) -> None:
+        """It asked before it pulled for the first time: whether it stands by from the start."""
+        if stands and self._turn("crowd"):
+            self._look_later(now, draw)
+
     def unanswered(self, now: float, draw: float) -> None:
         """Nobody says how many wait: it goes on as it did."""
         self._look_later(now, draw)

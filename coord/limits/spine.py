@@ -112,7 +112,10 @@ DUPLICATE_WINDOW_S: Final = 120.0
 # --- the bus -----------------------------------------------------------------------------
 
 RECONNECT_WAIT_S: Final = 0.1
-"""Between reconnects.  nats-py's 2 s would look like a dead agent."""
+"""Before the second try to reconnect; the first is made at once.  nats-py's 2 s would look like a dead agent."""
+RECONNECT_WAITS_MAX: Final = 20
+"""Of these, doubled each time, the upper half random, between two tries at most: 2 s.  Whoever holds something is to be
+back, and to have said so, before `PRESENCE_SETTLE_S` is over; 5,000 clients try 3,300 times a second."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
 API_TIMEOUT_S: Final = 5.0

@@ -17,8 +17,10 @@ Without a system account deaths are noticed by missing heartbeats alone, within 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -57,6 +59,9 @@ _ENDED_AT_ONCE: Final = 2
 """Connections that are being ended at a time."""
 _END_AGAIN_S: Final = 30.0
 """A server that does not end connections for us is not asked again for so long."""
+
+_ECHOES: Final = 16
+"""Of what we say to ourselves, remembered until it comes back: with four missing we are deaf."""
 
 _ASK_BEAT: Final = b'{"what":"beat"}'
 _ASK_ABOUT: Final = b'{"what":"about"}'
@@ -139,6 +144,10 @@ class PresenceBoard:
         self._decoder = msgspec.json.Decoder(_News)
         self._token = subjects.beat("presence", secrets.token_hex(8))
         self._echo_at = 0.0
+        self._said_at: deque[float] = deque(maxlen=_ECHOES)
+        """When what we say to ourselves was said that has not come back,"""
+        self._echo_s = 0.0
+        """and how long what came back last took."""
         self._timer: asyncio.TimerHandle | None = None
         self._subscriptions: list[BusSubscription] = []
         self._unregister: list[Unregister] = []
@@ -215,15 +224,20 @@ class PresenceBoard:
             now = clock.monotonic()
             if now >= echo_due:
                 echo_due = now + limits.PRESENCE_ECHO_S
-                self._say(self._token, b"")
+                self._said_at.append(now)
+                self._say(self._token, repr(now).encode())
             # A broker that hangs keeps connections open: then we hear nobody, ourselves included.
             if now - self._echo_at > 3 * limits.PRESENCE_ECHO_S and not self.table.is_blind:
                 _log.warning("presence.deaf", silent_s=round(now - self._echo_at, 3))
                 self.table.blind()
-            for change in self.table.tick(now):
+            for change in self.table.tick(now, self.lag_s(now)):
                 self._changed(change)
             self._tidy()
             await asyncio.sleep(clock.in_step(limits.PRESENCE_TICK_S))
+
+    def lag_s(self, now: float) -> float:
+        """How old what is heard is: what waits at the broker, or in our socket, was said before it is read here."""
+        return max(self._echo_s, now - self._said_at[0] if self._said_at else 0.0)
 
     # --- what comes in ---------------------------------------------------------------------
 
@@ -289,10 +303,17 @@ class PresenceBoard:
 
     def _echoed(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: ARG002
         self._echo_at = clock.monotonic()
+        with contextlib.suppress(ValueError):
+            said_at = float(body)
+            self._echo_s = max(0.0, self._echo_at - said_at)
+            while self._said_at and self._said_at[0] <= said_at:
+                self._said_at.popleft()
         if self.table.is_blind:
             self.table.sees(self._echo_at)
 
     def _sees(self) -> None:
+        self._said_at.clear()  # what was under way is lost
+        self._echo_s = 0.0
         self._echo_at = clock.monotonic()
         self.table.sees(self._echo_at)
 

@@ -1,7 +1,8 @@
 """The edge of `coord.core.standers`: tells workers how many wait, and wakes those who stand by.
 
 ``coord.rpc.{tenant}.queue.waiting`` {capability, seated} tells an idle worker how many pulls wait, so that it need not
-be one more (`coord.core.seats`).  With `probe` a message is sent by which it sees that it can be woken.
+be one more (`coord.core.seats`).  With `probe` a message is sent by which it sees that it can be woken; with `begins`,
+too, it is told whether to pull at all.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class WaitingRequest(msgspec.Struct, frozen=True):
     """A pull of the asker's is one of them: told of a crowd, it stands by.  Otherwise it stands by already."""
     probe: str = ""
     """Where, in place of a capability, to send what wakes nobody."""
+    begins: bool = False
+    """It has not pulled yet, and stands by from the start if it is told to."""
 
 
 class WaitingAnswer(msgspec.Struct, frozen=True):
@@ -53,6 +56,8 @@ class WaitingAnswer(msgspec.Struct, frozen=True):
     """How rarely whoever stands by may beat."""
     seats: int
     """How many are to wait; from twice as many on whoever looks stands by."""
+    stands: bool = False
+    """Whoever `begins` and can be woken is to stand by: a crowd waits."""
 
 
 class Standing:
@@ -150,17 +155,16 @@ class Standing:
                 found = await self._queued(place)
                 at, waiting = clock.monotonic(), found.waiting if found is not None else 0
                 self._waiting[place] = at, waiting
-        if asked.probe:
-            return self._answer(waiting)
+        beat_s = presence.rest_s(self._table.present)
+        if asked.probe and not asked.begins:
+            return WaitingAnswer(waiting, beat_s, limits.QUEUE_SEATS)
         if len(self._waiting) >= 2 * limits.CAPABILITIES_MAX:
             self._waiting.clear()
         # Many look in the same moment: not all of them are to leave, or to come.
-        leaves = asked.seated and seats.crowded(waiting)
-        comes = not asked.seated and waiting < limits.QUEUE_SEATS
+        crowd = seats.crowded(waiting)
+        leaves = asked.seated and crowd
+        comes = not crowd if asked.begins else not asked.seated and waiting < limits.QUEUE_SEATS
         self._waiting[place] = at, waiting - leaves + comes
         if leaves or (not asked.seated and not comes):
             self.standers.tell(place, now)
-        return self._answer(waiting)
-
-    def _answer(self, waiting: int) -> WaitingAnswer:
-        return WaitingAnswer(waiting, presence.rest_s(self._table.present), limits.QUEUE_SEATS)
+        return WaitingAnswer(waiting, beat_s, limits.QUEUE_SEATS, stands=asked.begins and crowd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from coord.bus import rpc
 from coord.bus.connection import NatsConfig
 from coord.server.board import BoardService
 from coord.telemetry.metrics import Metrics
-from coord.wire import subjects
+from coord.wire import subjects, work
 from tests.support.holding import FEW_SEATS, SEATS, WORKERS, Holding
 from tests.support.tasks import Fleet
 from tests.support.waiting import until
@@ -60,6 +61,32 @@ async def test_few_wait_and_bursts_are_begun_by_all_while_somebody_watches(fleet
         await holding.do(WORKERS)
         await holding.settled()
     await watched.unsubscribe()
+
+
+@pytest.mark.usefixtures("board")
+async def test_who_comes_where_a_crowd_waits_stands_by_without_having_pulled(fleet: Fleet, holding: Holding) -> None:
+    """A fleet that comes together leaves no more pulls with the broker than one that has been there."""
+    await holding.settled()
+    asked = {"capability": "hold", "seated": True}
+    service = subjects.rpc(fleet.tenant, "queue", "waiting")
+    agent = coord.Agent("late", capabilities={"hold": 1}, drain_s=0)
+    agent.task("hold")(holding._hold)
+    inbox = fleet.conn.new_inbox()
+    crowd = await fleet.conn.subscribe_bytes(inbox + ".*", lambda *_: None)
+    for queue in work.PRIORITIES:  # as many as make one
+        for n in range(2 * SEATS):
+            request = f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.{subjects.queue(fleet.tenant, 'hold', queue)}"
+            fleet.conn.publish(request, b'{"batch":1,"expires":600000000000}', reply=f"{inbox}.{queue}{n}")
+    async with asyncio.timeout(90):
+        while (await rpc.call(fleet.conn, service, asked, dict[str, Any]))["waiting"] < 2 * SEATS:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    async with agent.connect(fleet.url, tenant=fleet.tenant) as late:
+        assert late.seat("hold") == "standing"
+        assert late._pullers["hold"]._subscription is None, "it has pulled"
+        await crowd.unsubscribe()
+        holding.workers.append(late)
+        await holding.do(len(holding.workers))  # it is woken as all others are
+        holding.workers.remove(late)
 
 
 @pytest.fixture
@@ -140,7 +167,7 @@ async def test_pulls_of_plain_clients_at_one_priority_make_no_crowd(fleet: Fleet
     asked = {"capability": "hold", "seated": True}
     service = subjects.rpc(fleet.tenant, "queue", "waiting")
     async with asyncio.timeout(90):  # an inbox that is gone still counts for a moment
-        while (await rpc.call(fleet.conn, service, asked, dict[str, float]))["waiting"] >= 2 * SEATS:  # noqa: ASYNC110
+        while (await rpc.call(fleet.conn, service, asked, dict[str, Any]))["waiting"] >= 2 * SEATS:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     async with fleet.client() as c:
         handles = await c.submit_many("hold", [None] * WORKERS, priority="critical")

@@ -369,3 +369,15 @@ def test_every_transition_is_walked() -> None:
 def test_the_end_of_one_instance_is_not_the_agents(event, data, state) -> None:
     assert state_after(event, data) == state
     assert {"alive", "suspect", "gone", "left", "draining", "quarantined"} <= presence.STATES
+
+
+def test_what_we_hear_late_is_nobodys_silence() -> None:
+    """The broker, or we, have much to do: what was said is on its way."""
+    table = settled("i1")
+    lag_s, at, found = 2.0, SETTLED, list[tuple[float, str]]()
+    while at < SETTLED + 6.0:
+        found += [(at - SETTLED, change.state) for change in table.tick(at, lag_s)]
+        at += limits.PRESENCE_TICK_S
+    assert [state for _, state in found] == ["suspect", "gone"]
+    assert found[0][0] >= limits.SUSPECT_AFTER + lag_s
+    assert limits.GONE_AFTER + lag_s <= found[1][0] < 3.0 + lag_s

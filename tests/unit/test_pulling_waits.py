@@ -83,7 +83,7 @@ async def test_one_free_slot_and_late_answers_end_in_a_wait_for_each_priority() 
     """Asked one after another, the first would be taken for unknown again when the last has answered."""
     broker = _LateBroker()
     puller = Puller(cast("Connection", broker), "t", "c", free=lambda: 1, deliver=lambda _: None, missing=lambda: None)
-    await puller.open()
+    puller.open()
     await until(lambda: len(broker.waiting) == len(work.PRIORITIES))
     assert broker.asked >= len(work.PRIORITIES), "waits before it was asked"
     await puller.close()
@@ -95,7 +95,7 @@ async def test_each_priority_is_asked_once_however_late_answers_are(monkeypatch:
     monkeypatch.setattr(pulling, "_CALM_S", _LATE_S / 2)
     broker = _LateBroker()
     puller = Puller(cast("Connection", broker), "t", "c", free=lambda: 1, deliver=lambda _: None, missing=lambda: None)
-    await puller.open()
+    puller.open()
     await until(lambda: len(broker.waiting) == len(work.PRIORITIES) or broker.asked > 3 * len(work.PRIORITIES))
     assert broker.asked == len(work.PRIORITIES)
     await puller.close()
@@ -117,7 +117,7 @@ async def test_after_a_task_that_was_the_last_the_next_is_waited_for_without_ask
         came.append(delivery.queue)
 
     puller = Puller(cast("Connection", broker), "t", "c", free=lambda: free, deliver=deliver, missing=lambda: None)
-    await puller.open()
+    puller.open()
     await until(lambda: len(broker.waiting) == len(work.PRIORITIES))
     asked, broker.waiting = broker.asked, []
     broker.give("normal", subjects.queue("t", "c", "normal"), pending)
