@@ -29,6 +29,9 @@ _QUEUES_NEARLY: Final = 0.9
 SILENT_S: Final = 4 * limits.CHECKPOINT_IDLE_S
 """A checkpoint nobody confirmed for so long, while messages wait, has no projector."""
 
+STUCK_S: Final = 3 * SILENT_S
+"""And for so long though projectors run: what it was given and cannot commit does not wait at the broker any more."""
+
 
 def judge(snapshot: Snapshot) -> list[Problem]:
     """What is wrong, errors first."""
@@ -196,6 +199,14 @@ def _judge_projection(snapshot: Snapshot) -> list[Problem]:
                     what,
                     f"{waiting} messages wait and a checkpoint has not moved for {silent_s:.0f} s",
                     "See which and why: `coord projection status`.",
+                )
+            )
+        elif snapshot.instances and silent_s > STUCK_S:
+            problems.append(
+                _warning(
+                    what,
+                    f"a checkpoint has not been confirmed for {silent_s:.0f} s though projectors run",
+                    "Their `/readyz` says what keeps it back; `coord projection status` which one it is.",
                 )
             )
         elif lag_s > LAG_WARNING_S:

@@ -12,7 +12,7 @@ import pytest
 from coord.bus import topology
 from coord.ops import judge, permissions, top
 from coord.ops.cli.output import Format, Output
-from coord.ops.judge import LAG_ERROR_S, LAG_WARNING_S, SILENT_S
+from coord.ops.judge import LAG_ERROR_S, LAG_WARNING_S, SILENT_S, STUCK_S
 from coord.ops.stats import (
     BrokerStats,
     ConsumerStats,
@@ -127,6 +127,10 @@ def test_a_system_that_is_well_has_no_problems() -> None:
             "error", "projection EVENTS", "9 messages wait",
         ),
         (
+            changed(projection=(projection("EVENTS", silent_seconds=STUCK_S + 1),)),
+            "warning", "projection EVENTS", "not been confirmed for 61 s though projectors run",
+        ),
+        (
             changed(projection=(projection("EVENTS", pending=5, lag_seconds=LAG_WARNING_S + 1),)),
             "warning", "projection EVENTS", "31 s behind",
         ),
@@ -160,7 +164,8 @@ def test_what_is_no_problem() -> None:
     assert judge.judge(changed(instances=None)) == []  # nobody listened
     assert judge.judge(changed(queues=QueueStats(consumers=1_349))) == []
     quiet = projection("EVENTS", silent_seconds=10 * SILENT_S)
-    assert judge.judge(changed(projection=(quiet,))) == []  # nothing waits
+    assert judge.judge(changed(projection=(quiet,), instances=None)) == []  # nothing waits
+    assert judge.judge(changed(projection=(projection("EVENTS", silent_seconds=STUCK_S),))) == []
 
 
 def test_errors_come_first() -> None:
