@@ -68,7 +68,9 @@ SCALES: Final = (10, 1_000)
 FULL_SCALES: Final = (10, 100, 1_000, 5_000)
 _AGENTS_A_PROCESS: Final = 1_000
 _SETTLE_S: Final = 1.5 * limits.SEAT_AGAIN_S
-"""After agents have come: their first heartbeats are a second apart, and they find out how many of them wait."""
+"""After agents have come: their first heartbeats are a second apart, and they find out how many of them wait,"""
+_SETTLE_FEW_S: Final = 2.5 * limits.HEARTBEAT_S
+"""which those who are no crowd need not."""
 _WARM_UP_S: Final = 1.0
 """Of that, at the end: the rate is there already when it is measured."""
 
@@ -82,7 +84,7 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     idle: int = 300
     """Tasks one at a time."""
     idle_pause_s: float = 0.01
-    flood: int = 10_000
+    flood: int = 8_000
     """Tasks of each round of the flood."""
     window: int = 512
     """How many of them wait for their result at a time."""
@@ -159,8 +161,9 @@ class Bench:
         return f"t{self._ids}"
 
     def agents(self, handler: Literal["no-op", "work", "nap", "hold"], *, agents: int = 1, capacity: int = 1) -> Worker:
-        """A process of agents: enter it."""
-        return Worker(Job(role="agents", nats_url=self.nats.url, handler=handler, agents=agents, capacity=capacity))
+        """A process of agents: enter it.  It is killed in the end: a thousand take seconds to say goodbye."""
+        job = Job(role="agents", nats_url=self.nats.url, handler=handler, agents=agents, capacity=capacity)
+        return Worker(job, abrupt=True)
 
     def submitter(self, handler: Literal["no-op", "nap"], *, per_s: float, priority: work.Priority) -> Worker:
         """A process that submits at a rate: enter it."""
@@ -215,7 +218,7 @@ def _broker(part: Part, config: TasksConfig) -> AbstractAsyncContextManager[Nats
 @contextlib.asynccontextmanager
 async def _bench(config: TasksConfig, nats: NatsServer | Trio, database: Database, say: Say) -> AsyncIterator[Bench]:
     fleet = Job(role="fleet", nats_url=nats.url, database_url=database.config.url)
-    async with Worker(fleet) as worker, connect(nats.url, tenant=TENANT, agent="submitter") as c:
+    async with Worker(fleet, abrupt=True) as worker, connect(nats.url, tenant=TENANT, agent="submitter") as c:
         yield Bench(config, nats, database, worker, c, say)
 
 
@@ -369,7 +372,8 @@ async def scale(bench: Bench) -> Figures:
                 bench.say(f"    {agents} agents had not come after {config.scale_start_s:g} s: left out")
                 break
             left_s -= time.perf_counter() - began
-            await asyncio.sleep(max(0.0, min(_SETTLE_S, 2 * config.scale_s) - _WARM_UP_S))
+            settle_s = _SETTLE_S if agents >= limits.QUEUE_CROWD else _SETTLE_FEW_S
+            await asyncio.sleep(max(0.0, min(settle_s, 2 * config.scale_s) - _WARM_UP_S))
             await _steadily(bench, config.scale_per_s, _WARM_UP_S)
             before, clock = _cpu_s(bench.fleet.pid), bench.clock()
             count = await _steadily(bench, config.scale_per_s, config.scale_s)

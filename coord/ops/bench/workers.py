@@ -64,9 +64,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Worker(AbstractAsyncContextManager["Worker"]):
     """A running worker; leaving the block ends it."""
 
-    def __init__(self, job: msgspec.Struct, *, name: str = "", module: str = "") -> None:
-        """`name`, `module`: what it is called and what it runs, for a job that is not this module's `Job`."""
+    def __init__(self, job: msgspec.Struct, *, name: str = "", module: str = "", abrupt: bool = False) -> None:
+        """`name`, `module`: what it is called and what it runs, for a job that is not this module's `Job`.
+
+        `abrupt`: leaving the block kills it, unless it is profiled: for who has nothing left that anybody wants.
+        """
         self.job = job
+        self._abrupt = abrupt and not getattr(job, "profile", None)
         self._name = name or (job.role if isinstance(job, Job) else type(job).__name__)
         self._module = module or _MODULES.get(self._name, "coord.ops.bench.worker")
         self.told: dict[str, Any] = {}
@@ -136,6 +140,9 @@ class Worker(AbstractAsyncContextManager["Worker"]):
         if process is None or process.returncode is not None:
             return
         assert process.stdin is not None
+        if self._abrupt:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         process.stdin.close()
         try:
             async with asyncio.timeout(_STOP_S):
