@@ -31,6 +31,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     raw: bytes
     """The input's JSON."""
     returns: Any
+    urges: bool = True
+    """Whether its priority was said: who says none takes the one that the same work has."""
 
     @property
     def queue(self) -> str:
@@ -52,7 +54,7 @@ def same(ask: Ask, capability: str, there: work.Submission) -> bool:
     """Whether a submission asks for the work of another one."""
     if ask.said.reuse_key is not None and ask.said.reuse_key == there.reuse_key:
         return True  # made of the capability and the input's value; who asks first says how urgent it is
-    if (ask.capability, ask.said.priority) != (capability, there.priority):
+    if ask.capability != capability or (ask.urges and ask.said.priority != there.priority):
         return False
     if there.ref is not None or ask.said.ref is not None:
         return there.ref is not None and ask.said.ref is not None and there.ref.digest == ask.said.ref.digest

@@ -71,7 +71,7 @@ class Submits:
         *,
         id: str | None = None,
         key: str | None = None,
-        priority: Priority = "normal",
+        priority: Priority | None = None,
         retries: int | None = None,
         timeout_s: float | None = None,
         backoff_s: float | None = None,
@@ -91,9 +91,9 @@ class Submits:
 
         `input`: what the handler gets (as `Fact.data`; beyond 256 KiB it travels by reference).  `id`: the
         task exists once under it: the same work again gives the same task; default: a fresh one.  `key`: what
-        it is ordered with; default: `id`.  `retries` after the first execution (default: as the handler says,
-        else 3), each after `backoff_s` (1), doubled, up to `backoff_max_s` (60).  `timeout_s` of one execution
-        (default: as the handler says, else 600).
+        it is ordered with; default: `id`.  `priority`: default normal, or that of the same work under its id.
+        `retries` after the first execution (default: as the handler says, else 3), each after `backoff_s` (1),
+        doubled, up to `backoff_max_s` (60).  `timeout_s` of one execution (default: as the handler says, else 600).
         `deadline`, or `deadline_s` from its submission: what has no outcome by then is expired.  `placement`: how
         the scheduler chooses an agent; default: the next free one takes it.  `preemptible`: a batch task that may
         be held while something critical runs.  `progress`: be told of it.  `reuse_for_s`: identical work
@@ -385,7 +385,7 @@ class Submitter:
         if capability not in self._doors or submission.priority not in work.QUEUES:
             work.submission_detail(capability, submission.priority)
         name = new_event_id() if id is None else id
-        return Ask(capability, name if key is None else key, name, submission, raw, returns)
+        return Ask(capability, name if key is None else key, name, submission, raw, returns, "priority" in said)
 
     def _send(self, ask: Ask, *, once: bool = True) -> Statement:
         fact = Fact(

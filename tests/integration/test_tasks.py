@@ -86,7 +86,7 @@ async def test_ends_are_told_together_to_an_sdk_and_one_by_one_to_whoever_does_n
 
 async def test_an_id_is_one_task_whoever_submits_it_again_and_other_work_is_refused(fleet: Fleet) -> None:
     async with fleet.client() as c, fleet.client("other") as other:
-        first = await c.submit("summarize", Doc("a b"), id="d1", returns=Summary)
+        first = await c.submit("summarize", Doc("a b"), id="d1", priority="critical", returns=Summary)
         again = await c.submit("summarize", Doc("a b"), id="d1", returns=Summary)
         elsewhere = await other.submit("summarize", Doc("a b"), id="d1", returns=Summary)
         with pytest.raises(errors.TaskExists) as refused:
@@ -95,6 +95,8 @@ async def test_an_id_is_one_task_whoever_submits_it_again_and_other_work_is_refu
         assert refused.value.details["first_event_id"] == (await first.status()).event_id
         with pytest.raises(errors.TaskExists):
             await c.submit("translate", Doc("a b"), id="d1")
+        with pytest.raises(errors.TaskExists):
+            await c.submit("summarize", Doc("a b"), id="d1", priority="normal")  # as is said, not as by default
         async with summarizer().connect(fleet.url, tenant=fleet.tenant) as worker:
             found = await asyncio.gather(*(h.result(timeout_s=150) for h in (first, again, elsewhere)))
             assert found == [Summary(2)] * 3

@@ -60,7 +60,7 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     _, refused = tasks.fold(facts)
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
     history = [{**fact_row(fact), "refused": why.get((fact.seq, fact.index))} for fact in facts]
-    record = fields_of(task)
+    record = fields_of(task) | {"retries": task.retries, "timeout_s": task.timeout_s}  # what applies, as far as known
     ctx.out.entity(record, history, ["stored_at", "seq", "event", "agent", "refused"])
     return Exit.OK
 
@@ -72,7 +72,7 @@ async def submit(
     input: Annotated[str, typer.Option("--input", "-i", help="JSON; @FILE or - (stdin) to read it from there.")] = "",
     id: Annotated[str, typer.Option("--id", help="It exists once under it; default: a new one.")] = "",
     key: options.Key = "",
-    priority: Annotated[Priority, typer.Option("--priority", help="Of the queue that it waits in.")] = Priority.NORMAL,
+    priority: Annotated[Priority | None, typer.Option("--priority", help="Default: normal.")] = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="After the first execution.")] = None,
     run_timeout_s: Annotated[float | None, typer.Option("--run-timeout", help="Of one execution, seconds.")] = None,
     deadline_s: Annotated[
@@ -97,8 +97,9 @@ async def submit(
 ) -> None:
     """Submit a task, and print its id."""
     given: dict[str, Any] = {
-        "priority": str(priority), "retries": retries, "timeout_s": run_timeout_s, "deadline_s": deadline_s,
-        "delay_s": delay_s, "reuse_for_s": reuse_for_s, "placement": _placement(placement, on, label or []),
+        "priority": None if priority is None else str(priority), "retries": retries, "timeout_s": run_timeout_s,
+        "deadline_s": deadline_s, "delay_s": delay_s, "reuse_for_s": reuse_for_s,
+        "placement": _placement(placement, on, label or []),
     }  # fmt: skip
     given_input = files.json_given(input, "--input")
     if id:
