@@ -568,7 +568,7 @@ class ServiceUnavailable(CoordError):
     code = "rpc.unavailable"
     retryable = True
     fault = Fault.OPERATOR
-    remedy = "Start one: `coord serve all`."
+    remedy = "Start one: `coord serve all`. One that runs is of an older release and does not know this: upgrade it."
 
 
 class RemoteError(CoordError):
