@@ -17,7 +17,8 @@ last.  The grace is for clients that reconnect.
 Doubt is life.  What may be our own blindness is nobody's death:
 
 * for `PRESENCE_SETTLE_S` after our start, and after our own connection came back, nobody is
-  overdue; while it is down, or what we send to ourselves does not come back, neither;
+  overdue, and for longer while others come back; while it is down, or what we send to ourselves
+  does not come back, neither;
 * a tick that comes late means that *we* stood still: all that waits in the socket is read
   before anybody is overdue;
 * what we hear is as old as what we say to ourselves through the broker: nobody is overdue by that much;
@@ -195,6 +196,8 @@ class PresenceTable(Watch):
         self._settle_s = settle_s
         self._settles = now + settle_s
         self._blind = False
+        self._saw_at = float("-inf")
+        """We came back last."""
         self._ticked = now
         self._present = 0
         """Rows that are not gone."""
@@ -345,6 +348,8 @@ class PresenceTable(Watch):
             if said.bye:
                 return Change(tenant, agent, instance, "gone", "bye")
             row = self._add(Row(tenant, agent, instance, now, connections=set()))
+        if row.heard < self._saw_at:
+            self._returned(now)
         took = row.takes
         came_back = row.closed_at is None or said.here or said.connection is None or said.connection != row.closed_on
         row.heard, row.beat, row.body, row.due_s = now, said, b"" if said.here else body, said.due_s
@@ -410,11 +415,17 @@ class PresenceTable(Watch):
     def sees(self, now: float) -> None:
         """Our own connection is back: everybody gets the time to beat."""
         self._blind = False
+        self._saw_at = now
         self._forgive()  # who came back before we did was not heard
         self._settles = max(self._settles, now + self._settle_s)
         for row in self._rows.values():
             if row.due_s > self._settle_s and row.state != "gone":
                 row.heard = now  # it beats more rarely than that, and may have beaten in vain
+
+    def _returned(self, now: float) -> None:
+        """Somebody was cut off, too, and is heard again: others are on their way."""
+        until = min(now + limits.GONE_AFTER * limits.HEARTBEAT_S, self._saw_at + limits.PRESENCE_RETURN_S)
+        self._settles = max(self._settles, until)
 
     def _forgive(self) -> None:
         for row in self._pending.values():

@@ -205,6 +205,10 @@ restarted server or network: their heartbeats decide."""
 PRESENCE_SETTLE_S: Final = 5.0
 """After our own start, or after we were cut off ourselves, nobody is gone before they had the time to beat."""
 
+PRESENCE_RETURN_S: Final = 30.0
+"""After we were cut off nobody is gone, either, while others are heard again for the first time, but not for longer:
+a broker takes the connections of a fleet one after another, those of 5,000 for ten seconds and more."""
+
 PRESENCE_TICK_S: Final = 0.25
 PRESENCE_STALL_S: Final = 1.0
 """A tick that comes so late means that we stood still, not that everybody else did."""

@@ -381,3 +381,32 @@ def test_what_we_hear_late_is_nobodys_silence() -> None:
     assert [state for _, state in found] == ["suspect", "gone"]
     assert found[0][0] >= limits.SUSPECT_AFTER + lag_s
     assert limits.GONE_AFTER + lag_s <= found[1][0] < 3.0 + lag_s
+
+
+def test_while_a_fleet_comes_back_nobody_is_gone_who_is_still_on_the_way() -> None:
+    """A broker that was started again takes thousands of connections one after another."""
+    fleet = [f"i{n}" for n in range(40)]
+    table = settled(*fleet, "dead")
+    table.blind()
+    back = SETTLED + 5.0
+    table.sees(back)
+    found, at, last = [], back, back + 0.5 * len(fleet)
+    while at < back + limits.PRESENCE_RETURN_S:
+        for n, instance in enumerate(fleet):
+            if at >= back + 0.5 * n:
+                table.beat("acme", "a1", instance, beat(connection=2, load=at), at)
+        found += [(change.instance, change.state, at) for change in table.tick(at)]
+        at += limits.PRESENCE_TICK_S
+    assert [(instance, state) for instance, state, _ in found] == [("dead", "gone")]
+    assert found[0][2] <= last + 3.0
+
+    table.blind()
+    table.sees(at)
+    begun = at
+    while at < begun + limits.PRESENCE_RETURN_S + 1.0:  # one comes every second, for ever: who is gone is gone
+        table.beat("acme", "a1", f"i{int(at - begun) % 40}", beat(connection=int(at), load=at), at)
+        changes = table.tick(at)
+        at += limits.PRESENCE_TICK_S
+        if any(change.state == "gone" for change in changes):
+            break
+    assert at <= begun + limits.PRESENCE_RETURN_S + 2 * limits.PRESENCE_TICK_S
