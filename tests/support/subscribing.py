@@ -59,12 +59,18 @@ async def publish_slowly(log: Log, count: int) -> None:
 
 
 async def publish_until(log: Log, enough: asyncio.Event) -> int:
-    """The same until it is enough; how many there were."""
+    """The same until it is enough; how many there were.
+
+    It rests as long as it publishes: else who joins, with pages as small as these, may be left behind for as long as
+    the machine is busy.
+    """
+    now = asyncio.get_running_loop().time
     count = 0
     while not enough.is_set():
+        began = now()
         await log.flood(20, first=count)
         count += 20
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(max(0.001, now() - began))
     return count
 
 
