@@ -3,7 +3,7 @@
 ::
 
     delivery ── first of its submission ──▶ claimed.{n} ── stored ──▶ handler ──▶ outcome
-         │                                      │ refused: somebody was first
+         │                                      │ refused: somebody was first, or it was cancelled
          └── any other ──▶ read the task ◀──────┘
                               │
                               └──▶ claim the next number, or leave it (`coord.core.claiming`)
@@ -113,8 +113,8 @@ class Execution:
     # --- claiming ------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Claim a task that nobody can have claimed yet, unseen."""
-        self._state_claim(1, attempt=1 + failed_before(self.fact, self.said))
+        """Claim, unseen, a task of which there was its submission only: where that is so no more, it is looked at."""
+        self._state_claim(1, attempt=1 + failed_before(self.fact, self.said), unseen=True)
 
     def begin_as(self, task: Task) -> None:
         """Claim a task that was read just now and was free; when it is not any more, the broker refuses."""
@@ -125,7 +125,7 @@ class Execution:
         looking = self._look(until_known=until_known)
         self._aio_task = asyncio.get_running_loop().create_task(looking, name=f"task-{self.fact.id}")
 
-    def _state_claim(self, n: int, *, attempt: int) -> None:
+    def _state_claim(self, n: int, *, attempt: int, unseen: bool = False) -> None:
         self._refusals = self._refusals if n == self.claim else 0
         self.claim = n
         # A claim that nobody believes (stated too early, by whomever) makes the broker refuse the one that would be
@@ -138,7 +138,7 @@ class Execution:
             elif statement.error is None:
                 self.look(until_known=True)
             elif isinstance(statement.error, errors.WrongLastSequence):
-                self._refusals += 1
+                self._refusals += not unseen  # then anything may have been stated, not only a claim
                 self.look()
             elif isinstance(statement.error, errors.PublishTimeout):
                 self.look(until_known=True)  # it may be stored: then it is held until the task's timeout
@@ -147,7 +147,8 @@ class Execution:
                 self.worker.left(self)
 
         claim, body = self.worker.claim(self.handles, self.said)
-        self._state("claimed", claim, detail=str(n), once=not judged, then=stored, body=body)
+        last = self.seq if unseen else None
+        self._state("claimed", claim, detail=str(n), once=not judged, last=last, then=stored, body=body)
 
     def _state(
         self,
@@ -157,20 +158,23 @@ class Execution:
         detail: str = "",
         event_id: str | None = None,
         once: bool = False,
+        last: int | None = None,
         then: Callable[[Statement], None],
         body: bytes | None = None,
     ) -> None:
-        """State a fact about the task, caused by its submission."""
+        """State a fact about the task, caused by its submission; `last`: only if that is its newest fact."""
         stating, fact = self.worker.stating, self.fact
         if self._sequel is not None:
-            stating.follow(self._sequel, event, said, detail=detail, event_id=event_id, once=once, then=then, body=body)
+            stating.follow(
+                self._sequel, event, said, detail=detail, event_id=event_id, once=once, last=last, then=then, body=body
+            )
             return
         unusual = Fact(
             kind="task", id=fact.id, key=fact.key, event=event, detail=(detail,) if detail else (), data=said,
             event_id=event_id, correlation_id=fact.correlation_id or fact.event_id, causation_id=fact.event_id,
             traceparent=fact.traceparent,
         )  # fmt: skip
-        stating.send(unusual, once="event" if once else None, then=then)
+        stating.send(unusual, once="event" if once and last is None else None, then=then, last=last)
 
     async def _look(self, *, until_known: bool) -> None:
         """Read the task, and do what follows; what is read may be stale, then a claim is refused again."""

@@ -139,15 +139,19 @@ class Stating:
         detail: str = "",
         event_id: str | None = None,
         once: bool = False,
+        last: int | None = None,
         then: Callable[[Statement], None],
         body: bytes | None = None,
     ) -> Statement:
         """`send` a fact about the entity of one that was read, caused by it: every task has two.
 
         `detail`: valid tokens joined by dots.  `event_id`: `new_event_id`'s, where it may have to be sent again.
-        `once`: as ``once="event"``.  `body`: `self.body` of the data, where it was made before.
+        `once`: as ``once="event"``; `last`: as there.  `body`: `self.body` of the data, where it was made before.
         """
-        more = condition(f"{sequel.entity}.*.{event}{'.' if detail else ''}{detail}", 0) if once else ""
+        if last is not None:
+            more = condition(f"{sequel.entity}.>", last)
+        else:
+            more = condition(f"{sequel.entity}.*.{event}{'.' if detail else ''}{detail}", 0) if once else ""
         message = self._encoder.follow(sequel, event, detail, data, event_id or new_event_id(), more, body)
         return self._submit(message, then)
 

@@ -31,8 +31,8 @@ PARTITIONS = 2
 T0 = datetime(2026, 11, 21, 10, tzinfo=UTC)
 T0_UNIX = T0.timestamp()
 
-Once: TypeAlias = Literal["entity", "event", "own"] | None
-"""See `coord.core.deciding.State`."""
+Once: TypeAlias = Literal["entity", "event", "own"] | int | None
+"""See `coord.core.deciding.State`; a number: the newest fact of the entity is the one of that sequence."""
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -175,7 +175,10 @@ class Broker:
         place = (*entity, fact.event, tuple(fact.detail))
         own = (*place, agent)
         taken = {"entity": entity in self.entities, "event": place in self._events, "own": own in self._events}
-        if once is not None and taken[once]:
+        if isinstance(once, int):
+            if self.entities.get(entity, [0])[-1] != once:
+                return Refused()
+        elif once is not None and taken[once]:
             return Refused()
         known = self._ids.get(encoded.msg_id) if remembered else None
         if known is not None:

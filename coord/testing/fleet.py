@@ -241,9 +241,10 @@ class Worker(Member):
 
     def _claim(self, delivery: Delivery, move: claiming.Move | None) -> Thread:
         """The claim that is held; 0: none."""
-        fact, looks = delivery.fact, move is None
+        fact, looks, looked = delivery.fact, move is None, False
         while True:
             if looks:
+                looked = True
                 task, _ = tasks.fold((yield from self.broker.read("task", fact.key, fact.id)))
                 move = claiming.decide(task, agent=self.name, instance=self.instance, seq=fact.seq)
             looks = True
@@ -258,7 +259,9 @@ class Worker(Member):
             # A handler's own word: it counts where the submission says nothing, and is no handler's where it cannot be.
             handler = (None, 2, 0, -1)[zlib.crc32(f"{self.name} {fact.id}".encode()) % 4]
             claimed = self._about(delivery, "claimed", work.Claim(self.instance, handler), move.n)
-            if isinstance((yield from self.state(claimed, CLAIM_ONCE)), Ack):
+            # Unseen: nothing but its submission may be there, or somebody has cancelled it.
+            once = CLAIM_ONCE if looked or CLAIM_ONCE is None else fact.seq
+            if isinstance((yield from self.state(claimed, once)), Ack):
                 return move.n
             yield sleep(0.05)
 

@@ -3,17 +3,18 @@
 import { headers } from "@nats-io/transport-node";
 import * as coord from "./coord.mjs";
 
-const first = (filter) => {
+/** The newest message under `filter` is the one at `last`; 0: there is none. */
+const condition = (filter, last) => {
   const made = headers();
-  made.set("Nats-Expected-Last-Subject-Sequence", "0");
+  made.set("Nats-Expected-Last-Subject-Sequence", String(last));
   made.set("Nats-Expected-Last-Subject-Sequence-Subject", filter);
   return made;
 };
 
 export const entity = (tenant, key, id, kind = "task") => `coord.log.${coord.partition(key)}.${tenant}.${key}.${kind}.${id}`;
 
-export async function state(nc, subject, body, filter) {
-  const options = { timeout: 30_000, ...(filter ? { headers: first(filter) } : {}) };
+export async function state(nc, subject, body, filter, last = 0) {
+  const options = { timeout: 30_000, ...(filter ? { headers: condition(filter, last) } : {}) };
   const ack = (await nc.request(subject, JSON.stringify(body), options)).json();
   if (ack.error) throw Object.assign(new Error(ack.error.description), { code: ack.error.err_code });
   return ack;
@@ -70,11 +71,12 @@ export class Tasks {
           if (message.headers?.code) break; // 408: nothing came; ask again
           const [, , , , key, , id] = message.subject.split(".");
           const claim = this.subject(key, id, "claimed", "1");
+          const submitted = Number(message.reply.split(".").at(-4)); // $JS.ACK.….{deliveries}.{stream seq}.{consumer seq}.{time}.{pending}
           try {
-            await state(this.nc, claim, { instance: this.instance, ...bounds }, `${entity(this.tenant, key, id)}.*.claimed.1`);
+            await state(this.nc, claim, { instance: this.instance, ...bounds }, `${entity(this.tenant, key, id)}.>`, submitted);
           } catch (error) {
             if (error.code !== 10071) throw error;
-            break; // somebody was first
+            break; // somebody was first, or has cancelled it
           }
           const outcome = await run(message.json());
           await state(this.nc, this.subject(key, id, outcome.event), { claim: 1, ...outcome.body });
