@@ -23,7 +23,8 @@ Doubt is life.  What may be our own blindness is nobody's death:
   before anybody is overdue;
 * what we hear is as old as what we say to ourselves through the broker: nobody is overdue by that much;
 * connections that end because the server ends say nothing, and neither do many at once
-  (`DISCONNECT_MASS`): their heartbeats decide;
+  (`DISCONNECT_MASS`): their heartbeats decide.  Where most of the others are connected still and
+  none of them comes back, it was their process that died;
 * a heartbeat that was under way when its sender died does not save it: on the connection
   that died it proves nothing, unless it answers the question that is asked then.
 
@@ -192,6 +193,8 @@ class PresenceTable(Watch):
         """Agents with too many instances, and when it is looked again whether some of them are gone."""
         self._pending: dict[Ident, Row] = {}
         """Connections that died, until the grace is over."""
+        self._back_at = float("-inf")
+        """One of them came back last."""
         self._instances_max = instances_max
         self._settle_s = settle_s
         self._settles = now + settle_s
@@ -448,8 +451,12 @@ class PresenceTable(Watch):
         if self._blind:
             return []
         if len(self._pending) >= max(limits.DISCONNECT_MASS, self._present // 4):
-            self._forgive()  # they stay suspect, and beat or not
-            return []
+            first_at = min(row.closed_at or now for row in self._pending.values())
+            if self._back_at >= first_at or 2 * len(self._pending) >= self._present:
+                self._forgive()  # others will follow: they stay suspect, and beat or not
+                return []
+            if now < first_at + limits.DISCONNECT_MASS_GRACE_S:
+                return []
         changes = []
         for ident, row in list(self._pending.items()):
             assert row.closed_at is not None, "pending rows have lost a connection"
@@ -508,7 +515,8 @@ class PresenceTable(Watch):
         return Change(row.tenant, row.agent, row.instance, state, reason)
 
     def _back(self, row: Row, what: str, now: float) -> Change | None:
-        self._pending.pop(row.ident, None)
+        if self._pending.pop(row.ident, None) is not None:
+            self._back_at = now
         row.closed_at = row.closed_on = None
         return self._enter(row, what, "returned", now)
 

@@ -200,7 +200,10 @@ one machine) and beat; a killed process is to be gone within 100 ms, the server'
 
 DISCONNECT_MASS: Final = 16
 """So many instances that lost their connections within the grace, and a quarter of all, are no deaths but a
-restarted server or network: their heartbeats decide."""
+restarted server or network: their heartbeats decide.  Unless they are less than half, and none of them is back within
+DISCONNECT_MASS_GRACE_S: clients try at once, and those of a process that was killed do not.  What stands between a
+fleet and its server takes all with it."""
+DISCONNECT_MASS_GRACE_S: Final = 0.2
 
 PRESENCE_SETTLE_S: Final = 5.0
 """After our own start, or after we were cut off ourselves, nobody is gone before they had the time to beat."""

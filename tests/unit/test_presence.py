@@ -144,6 +144,29 @@ def test_a_mass_disconnect_releases_nothing() -> None:
     assert gone == ["i0"]  # its heartbeats decided
 
 
+def killed(table: PresenceTable, count: int) -> None:
+    for n in range(count):
+        table.disconnected("acme", "a1", f"i{n}", f"s/{n}", SETTLED)
+    assert table.lost(SETTLED + limits.DISCONNECT_GRACE_S) == []
+
+
+def test_a_part_of_the_fleet_of_which_nobody_comes_back_has_died() -> None:
+    """A process that hosts a third of all was killed: what it held is not to wait for heartbeats."""
+    table = settled(*(f"i{n}" for n in range(60)))
+    killed(table, 20)
+    assert table.lost(SETTLED + limits.DISCONNECT_MASS_GRACE_S - 0.01) == []
+    gone = [c.instance for c in table.lost(SETTLED + limits.DISCONNECT_MASS_GRACE_S + 0.01) if c.state == "gone"]
+    assert sorted(gone) == sorted(f"i{n}" for n in range(20))
+
+
+def test_a_part_of_the_fleet_of_which_somebody_comes_back_may_follow() -> None:
+    table = settled(*(f"i{n}" for n in range(60)))
+    killed(table, 21)
+    table.beat("acme", "a1", "i0", beat(connection=2), SETTLED + 0.1)
+    assert table.lost(SETTLED + limits.DISCONNECT_MASS_GRACE_S + 0.01) == []
+    assert table.due_at() is None
+
+
 def test_few_of_many_are_deaths_even_if_they_are_more_than_a_handful() -> None:
     names = [f"i{n}" for n in range(200)]
     table = settled(*names)
