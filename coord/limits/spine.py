@@ -109,12 +109,6 @@ FLUSH_FAILURES_NAMED_MAX: Final = 100
 DUPLICATE_WINDOW_S: Final = 120.0
 """Every stream's duplicate_window (streams/*.toml says the same; a test compares)."""
 
-# --- the process --------------------------------------------------------------------------
-
-CPU_TURN_S: Final = 0.008
-"""How long a thread that pushes nobody off a core keeps one that others wait for, if it has so much to do: two of the
-kernel's ticks.  From 20 ms on acknowledgements beside a flood are three times as late."""
-
 # --- the bus -----------------------------------------------------------------------------
 
 RECONNECT_WAIT_S: Final = 0.1

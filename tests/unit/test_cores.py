@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import platform
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 import coord
-from coord import limits
 from coord.ops import serve
 from coord.ops.settings import ServiceConfig, Settings
 from coord.runtime import cores
@@ -39,35 +35,6 @@ def test_a_program_and_what_it_starts_run_in_batch_until_it_ends() -> None:
     assert coord.run(_policy()) == os.SCHED_BATCH
     assert coord.run(child()).strip() == str(os.SCHED_BATCH)
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
-
-
-def _turn_s() -> float | None:
-    """How long this thread's turn is; None where the kernel does not say, or has none."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/thread-self/sched").read_text(encoding="ascii").splitlines():
-            if line.startswith("se.slice"):
-                return int(line.rpartition(":")[2]) / 1e9
-    return None
-
-
-def test_its_turns_are_long_and_those_of_what_it_starts_and_as_before_behind_it() -> None:
-    before = _turn_s()
-    if before is None or tuple(map(int, platform.release().split(".")[:2])) < (6, 12):
-        pytest.skip("turns have been a thread's own since Linux 6.12")
-    with cores.in_batch():
-        assert _turn_s() == limits.CPU_TURN_S
-        thread = ThreadPoolExecutor(1)
-        assert thread.submit(_turn_s).result() == limits.CPU_TURN_S
-        thread.shutdown()
-    assert _turn_s() == before
-
-
-def test_a_processor_whose_call_is_not_known_keeps_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _turn_s()
-    monkeypatch.setattr(platform, "machine", lambda: "s390x")
-    with cores.in_batch():
-        assert os.sched_getscheduler(0) == os.SCHED_BATCH
-        assert _turn_s() == before
 
 
 def test_another_policy_is_let_be() -> None:
