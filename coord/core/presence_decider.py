@@ -59,6 +59,10 @@ a question, or its answer, may be lost."""
 _ANSWER_S: Final = 1.0
 """It has so long for each answer."""
 
+_AGAIN_S: Final = 30.0
+"""A death that was stated and is no fact after so long is stated again.  Thousands that die together are seconds of
+facts that wait to be folded; and where the log may not have what was stated, the session ends."""
+
 _FORGET_EVERY_S: Final = 30.0
 
 _STATED_AT_ONCE: Final = 256
@@ -275,8 +279,9 @@ class PresenceDecider(Folding):
         self._watched: dict[tuple[str, str], Agent] = {}
         """Those whose usage is looked at: they have quotas, or are quarantined."""
         self._asked: dict[Ident, _Asked] = {}
-        self._dying: dict[tuple[str, str], set[str]] = {}
-        """Instances whose death was stated and is no fact yet: many die together, and each counts those that remain."""
+        self._dying: dict[tuple[str, str], dict[str, float]] = {}
+        """Instances whose death was stated and is no fact yet, and when it was: many die together, each counts those
+        that remain, and none is stated twice."""
         self._compared: object = None
         """The news as of which all that is registered was found to be as it is stated; None: it is to be compared."""
 
@@ -330,30 +335,37 @@ class PresenceDecider(Folding):
         """Whatever it says of an instance, what was stated of that one before is in the log, or out of date."""
         dying = self._dying.get(at)
         if dying is not None and fact.event != "draining":
-            dying.discard(_instance_of(fact)[0])
+            dying.pop(_instance_of(fact)[0], None)
             if not dying:
                 del self._dying[at]
 
     # --- what is seen ----------------------------------------------------------------------
 
-    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:  # noqa: ARG002
+    def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:
         """An instance died."""
         found = self._agents.get((tenant, agent))
         one = None if found is None else found.instances.get(instance)
         if found is None or one is None or one.status not in ("alive", "suspect"):
             return NONE
-        return (self._of_one(found, instance, one, "gone", self._remain(found)),)
+        if self._is_stated(found, instance, now):
+            return NONE
+        return (self._of_one(found, instance, one, "gone", self._remain(found), now),)
+
+    def _is_stated(self, agent: Agent, name: str, now: float) -> bool:
+        """Whether its death is on its way to the log, or from there."""
+        stated_at = self._dying.get((agent.tenant, agent.agent), {}).get(name)
+        return stated_at is not None and now - stated_at < _AGAIN_S
 
     def _remain(self, agent: Agent) -> int:
         """Instances that are there, those without whose death was stated."""
         return agent.present - len(self._dying.get((agent.tenant, agent.agent), ()))
 
-    def _of_one(self, agent: Agent, name: str, one: Instance, event: str, remain: int) -> State:
+    def _of_one(self, agent: Agent, name: str, one: Instance, event: str, remain: int, now: float) -> State:
         """State it; `remain`: as `_remain` says."""
         at = (agent.tenant, agent.agent)
         counted = one.status in ("alive", "suspect") and name not in self._dying.get(at, ())
         if event == "gone":
-            self._dying.setdefault(at, set()).add(name)
+            self._dying.setdefault(at, {})[name] = now
         return _of_one(agent, name, one, event, remain - counted)
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
@@ -368,7 +380,7 @@ class PresenceDecider(Folding):
             effects += self._compare(presence, watch, now)
             # What is stated comes back as a fact, or is due again; who is asked answers, or does not.
             asking = any(one.times and one.waits(now) for one in self._asked.values())
-            self._compared = None if effects or asking else news
+            self._compared = None if effects or asking or self._dying else news
         if watch is not None:
             for at, agent in list(self._watched.items()):
                 effects += self._quota(at, agent, watch, now)
@@ -397,11 +409,13 @@ class PresenceDecider(Folding):
                     if self._asked[agent.tenant, agent.agent, name].waits(now):
                         continue
                 event = _due(one.status, _seen(presence, watch, agent, name))
+                if event == "gone" and self._is_stated(agent, name, now):
+                    continue
                 if event and (heard or event != "returned"):  # it lives by doubt, which is no news
                     # Counted once a look: thousands may be due.
                     remain = self._remain(agent) if remain is None else remain
                     self._asked.pop((agent.tenant, agent.agent, name), None)
-                    stated = self._of_one(agent, name, one, event, remain)
+                    stated = self._of_one(agent, name, one, event, remain, now)
                     remain = stated.data["others"] + (event != "gone")
                     effects.append(stated)
         return effects

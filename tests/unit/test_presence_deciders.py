@@ -156,6 +156,26 @@ def test_many_that_die_together_count_those_that_remain(presence: Loop, by_look:
     assert last.data["others"] == 0
 
 
+def test_a_death_is_stated_once_however_late_it_is_a_fact(presence: Loop) -> None:
+    """Thousands that die together: what was stated of them comes back looks later."""
+    for n, name in enumerate(("i1", "i2"), 1):
+        presence.decider.apply(registered(name, n))
+    presence.world.version, presence.world.states = 1, dict.fromkeys(("i1", "i2"), "gone")
+    stated = [*presence.decider.gone("acme", "a1", "i1", T), *presence.decider.tick(T + 1, presence.world)]
+    assert [one.detail[0] for one in stated] == ["i1", "i2"]
+    for after_s in (2, 3):
+        assert list(presence.decider.gone("acme", "a1", "i1", T + after_s)) == []
+        assert list(presence.decider.tick(T + after_s, presence.world)) == []
+    # That of i1 never comes, though nothing else is news any more.
+    presence.take(stated[1:])
+    (again,) = presence.decider.tick(T + 60, presence.world)
+    assert (again.detail, again.data) == (stated[0].detail, {"instance": "i1", "others": 0})
+    # What crossed it on its way makes it one that is not believed: the next number is.
+    presence.decider.apply(fact("suspected", {"instance": "i1"}, by="_presence", detail=again.detail, seq=9))
+    (again,) = presence.decider.tick(T + 61, presence.world)
+    assert again.detail == ("i1", "3")
+
+
 @pytest.mark.parametrize(
     ("facts", "state"),
     [
