@@ -176,6 +176,10 @@ class Decider(Protocol):
         """An instance is no more (Unix seconds)."""
         ...
 
+    def leaves(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:
+        """An instance is no more, and has said so itself: the facts that it stated before may not be folded yet."""
+        ...
+
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
         """Time passes: called about every second once caught up, with Unix seconds."""
         ...
@@ -221,6 +225,10 @@ class Folding:
     def gone(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:  # noqa: ARG002
         """Nobody's death matters."""
         return NONE
+
+    def leaves(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:
+        """No more is no more."""
+        return self.gone(tenant, agent, instance, now)
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:  # noqa: ARG002
         """Time does not matter."""

@@ -263,6 +263,15 @@ class _Asked(msgspec.Struct):
         return self.times < _ASKS or now - self.at < _ANSWER_S
 
 
+class _Ending(msgspec.Struct):
+    """That the end of an instance is to be a fact soon."""
+
+    until: float
+    """It is waited for so long, Unix seconds; then it is stated (again)."""
+    by_itself: bool = False
+    """It said goodbye, and states `left`; else a decider stated `gone`."""
+
+
 class PresenceDecider(Folding):
     """Of one partition; a `coord.core.deciding.Decider`."""
 
@@ -279,9 +288,9 @@ class PresenceDecider(Folding):
         self._watched: dict[tuple[str, str], Agent] = {}
         """Those whose usage is looked at: they have quotas, or are quarantined."""
         self._asked: dict[Ident, _Asked] = {}
-        self._dying: dict[tuple[str, str], dict[str, float]] = {}
-        """Instances whose death was stated and is no fact yet, and when it was: many die together, each counts those
-        that remain, and none is stated twice."""
+        self._dying: dict[tuple[str, str], dict[str, _Ending]] = {}
+        """Instances whose end was stated and is no fact yet: many end together, each counts those that remain, and
+        none is stated twice."""
         self._compared: object = None
         """The news as of which all that is registered was found to be as it is stated; None: it is to be compared."""
 
@@ -334,8 +343,12 @@ class PresenceDecider(Folding):
     def _said(self, at: tuple[str, str], fact: StoredFact) -> None:
         """Whatever it says of an instance, what was stated of that one before is in the log, or out of date."""
         dying = self._dying.get(at)
-        if dying is not None and fact.event != "draining":
-            dying.pop(_instance_of(fact)[0], None)
+        if dying is None or fact.event == "draining":
+            return
+        name = _instance_of(fact)[0]
+        ending = dying.get(name)
+        if ending is not None and not (ending.by_itself and fact.event in ("suspected", "returned")):
+            del dying[name]
             if not dying:
                 del self._dying[at]
 
@@ -351,10 +364,20 @@ class PresenceDecider(Folding):
             return NONE
         return (self._of_one(found, instance, one, "gone", self._remain(found), now),)
 
+    def leaves(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:
+        """One says goodbye: its fact `left`, which it stated before, may come later than what it says at once."""
+        found = self._agents.get((tenant, agent))
+        one = None if found is None else found.instances.get(instance)
+        if one is not None and one.is_there:
+            endings = self._dying.setdefault((tenant, agent), {})
+            endings.setdefault(instance, _Ending(now + limits.LEFT_WAIT_S, by_itself=True))
+            self._compared = None
+        return NONE
+
     def _is_stated(self, agent: Agent, name: str, now: float) -> bool:
-        """Whether its death is on its way to the log, or from there."""
-        stated_at = self._dying.get((agent.tenant, agent.agent), {}).get(name)
-        return stated_at is not None and now - stated_at < _AGAIN_S
+        """Whether its end is on its way to the log, or from there."""
+        ending = self._dying.get((agent.tenant, agent.agent), {}).get(name)
+        return ending is not None and now < ending.until
 
     def _remain(self, agent: Agent) -> int:
         """Instances that are there, those without whose death was stated."""
@@ -365,7 +388,7 @@ class PresenceDecider(Folding):
         at = (agent.tenant, agent.agent)
         counted = one.status in ("alive", "suspect") and name not in self._dying.get(at, ())
         if event == "gone":
-            self._dying.setdefault(at, {})[name] = now
+            self._dying.setdefault(at, {})[name] = _Ending(now + _AGAIN_S)
         return _of_one(agent, name, one, event, remain - counted)
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:

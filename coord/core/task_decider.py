@@ -392,6 +392,10 @@ class TaskDecider:
         self._gone[tenant, agent, instance] = now
         return self._release_all(tenant, agent, instance, "gone")
 
+    def leaves(self, tenant: str, agent: str, instance: str, now: float) -> Iterable[Effect]:
+        """The same: what it holds is free at once."""
+        return self.gone(tenant, agent, instance, now)
+
     def _release_all(self, tenant: str, agent: str, instance: str, reason: ReleaseReason) -> Iterable[Effect]:
         held = sorted(self._held.get((tenant, agent, instance), ()))
         for ident in held[limits.DECIDER_BURST :]:  # with the next ticks

@@ -205,6 +205,10 @@ DISCONNECT_MASS_GRACE_S: clients try at once, and those of a process that was ki
 fleet and its server takes all with it."""
 DISCONNECT_MASS_GRACE_S: Final = 0.2
 
+LEFT_WAIT_S: Final = 5.0
+"""Who says goodbye has stated `left` before: deciders wait so long for that fact until they state `gone` instead.  What
+it held is free at once."""
+
 PRESENCE_SETTLE_S: Final = 5.0
 """After our own start, or after we were cut off ourselves, nobody is gone before they had the time to beat."""
 

@@ -125,10 +125,10 @@ class DeciderService(Service):
 
     # --- for others of this process ------------------------------------------------------------
 
-    def gone(self, tenant: str, agent: str, instance: str, now: float) -> None:
-        """An instance is no more (Unix seconds): tell every decider that runs."""
+    def gone(self, tenant: str, agent: str, instance: str, now: float, left: bool = False) -> None:  # noqa: FBT001, FBT002
+        """An instance is no more (Unix seconds), `left`: and has said so itself; tell every decider that runs."""
         for partition in self.partitions:
-            partition.gone(tenant, agent, instance, now)
+            partition.gone(tenant, agent, instance, now, left)
 
     def deciders(self) -> Iterable[Decider]:
         """Those of owned partitions that have caught up."""

@@ -149,9 +149,13 @@ class PartitionDecider:
         """Whether it has caught up and decides."""
         return self.phase == "running"
 
-    def gone(self, tenant: str, agent: str, instance: str, now: float) -> None:
-        """An instance is no more."""
-        if self._session is not None and self.is_running:
+    def gone(self, tenant: str, agent: str, instance: str, now: float, left: bool) -> None:  # noqa: FBT001
+        """An instance is no more; `left`: it has said so itself."""
+        if self._session is None or not self.is_running:
+            return
+        if left:
+            self._session.outside(lambda decider: decider.leaves(tenant, agent, instance, now))
+        else:
             self._session.outside(lambda decider: decider.gone(tenant, agent, instance, now))
 
     def look(self) -> None:

@@ -40,8 +40,9 @@ from coord.wire import subjects
 
 _log = logs.get("presence")
 
-Listener = Callable[[str, str, str, float], None]
-"""Called with (tenant, agent, instance, Unix seconds) of one that is gone; synchronous, must not block."""
+Listener = Callable[[str, str, str, float, bool], None]
+"""Called with (tenant, agent, instance, Unix seconds, whether it said goodbye) of one that is gone; synchronous, must
+not block."""
 
 _CONNECTED: Final = "$SYS.ACCOUNT.*.CONNECT"
 _DISCONNECTED: Final = "$SYS.ACCOUNT.*.DISCONNECT"
@@ -346,7 +347,7 @@ class PresenceBoard:
             _log.info("presence.gone", tenant=change.tenant, agent=change.agent, instance=change.instance,
                       reason=change.reason)  # fmt: skip
             if not self._end_first(change):
-                self._tell(change.tenant, change.agent, change.instance)
+                self._tell(change.tenant, change.agent, change.instance, left=change.reason == "bye")
 
     # --- whoever hangs ---------------------------------------------------------------------
 
@@ -396,11 +397,11 @@ class PresenceBoard:
         if [one.name for one in found] == [_NAME + ":".join(row.ident)]:
             await self._system.request(f"$SYS.REQ.SERVER.{server}.KICK", asked, timeout_s=_END_S)
 
-    def _tell(self, tenant: str, agent: str, instance: str) -> None:
+    def _tell(self, tenant: str, agent: str, instance: str, *, left: bool = False) -> None:
         now = clock.unix()
         for listener in list(self._listeners):
             try:
-                listener(tenant, agent, instance, now)
+                listener(tenant, agent, instance, now, left)
             except Exception as exc:  # noqa: BLE001 - one listener must not keep the others from being told
                 _log.error("presence.listener_failed", exc_info=exc)
 

@@ -171,7 +171,7 @@ async def test_an_agent_works_and_its_death_is_heard(broker: Broker, service: Co
         board = next(m.board for m in group.members if isinstance(m, PresenceService))
         await until(lambda: board.hears_deaths)
         gone: list[str] = []
-        board.listen(lambda tenant, agent, instance, now: gone.append(instance))
+        board.listen(lambda tenant, agent, instance, now, left: gone.append(instance))
         async with coord.connect(broker.as_a1) as c:
             await agent.start(c)
             handle = await c.submit("summarize", "abc", id="t1")

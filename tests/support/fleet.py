@@ -92,7 +92,7 @@ class Fleet:
         self.tenant = "acme"
         self.gone: list[tuple[float, str]] = []
         """(monotonic, instance) of the deaths that deciders were told of."""
-        self.board.listen(lambda tenant, agent, instance, now: self.gone.append((time.monotonic(), instance)))
+        self.board.listen(lambda tenant, agent, instance, now, left: self.gone.append((time.monotonic(), instance)))
 
     @property
     def board(self) -> PresenceBoard:

@@ -176,6 +176,27 @@ def test_a_death_is_stated_once_however_late_it_is_a_fact(presence: Loop) -> Non
     assert again.detail == ("i1", "3")
 
 
+@pytest.mark.parametrize("crossed", [False, True])
+def test_who_says_goodbye_is_not_stated_to_be_gone_while_its_own_word_is_on_its_way(
+    presence: Loop, crossed: bool
+) -> None:
+    for n, name in enumerate(("i1", "i2"), 1):
+        presence.decider.apply(registered(name, n))
+        presence.world.states[name] = "gone"
+        assert presence.take(presence.decider.leaves("acme", "a1", name, T)) == []
+    if crossed:  # stated when the end of its connection was heard before
+        for n, name in enumerate(("i1", "i2"), 1):
+            presence.decider.apply(fact("suspected", {"instance": name}, detail=(name, str(n + 1)), seq=n + 2))
+    presence.world.version = 1
+    assert presence.look() == []
+    assert presence.take(presence.decider.gone("acme", "a1", "i1", presence.now)) == []  # its connection ended, too
+    presence.decider.apply(fact("left", {"instance": "i1"}, seq=9))
+    assert presence.look() == []
+    # The word of i2 never comes, though nothing else is news any more.
+    assert [said.split(".")[:2] for said in presence.look(limits.LEFT_WAIT_S)] == [["gone", "i2"]]
+    assert presence.look() == []
+
+
 @pytest.mark.parametrize(
     ("facts", "state"),
     [

@@ -52,7 +52,7 @@ def silent(system: System, monkeypatch: pytest.MonkeyPatch) -> tuple[PresenceBoa
     board._system = system  # type: ignore[assignment]
     told: list[str] = []
     logged: list[str] = []
-    board.listen(lambda _tenant, _agent, instance, _at: told.append(instance))
+    board.listen(lambda _tenant, _agent, instance, _at, _left: told.append(instance))
     monkeypatch.setattr(presence._log, "warning", lambda event, **_: logged.append(event))
     for n in range(limits.DISCONNECT_MASS):
         board.table.beat("t", "a", f"i{n}", b'{"every_s":1.0,"place":"S/%d"}' % n, clock.monotonic())
@@ -84,3 +84,13 @@ async def test_a_server_that_does_not_answer_is_asked_for_few_and_all_are_told_o
     assert logged == ["presence.not_ended"]
     assert board._end_from > clock.monotonic(), "nor soon again"
     await board.close()
+
+
+def test_deciders_are_told_who_said_goodbye_and_who_did_not() -> None:
+    board = PresenceBoard(registry=Metrics(CollectorRegistry()))
+    told: list[tuple[str, bool]] = []
+    board.listen(lambda _tenant, _agent, instance, _at, left: told.append((instance, left)))
+    board._changed(Change("t", "a", "killed", "gone", "disconnected"))
+    for body in (b'{"every_s":1.0}', b'{"bye":true}'):
+        board._heard(b"coord.hb.t.a.polite", b"", b"", body)
+    assert told == [("killed", False), ("polite", True)]
