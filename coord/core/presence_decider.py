@@ -291,6 +291,9 @@ class PresenceDecider(Folding):
         self._dying: dict[tuple[str, str], dict[str, _Ending]] = {}
         """Instances whose end was stated and is no fact yet: many end together, each counts those that remain, and
         none is stated twice."""
+        self._doubted: dict[Ident, float] = {}
+        """Likewise, of whom something else was stated, and until when that is waited for: what is stated meanwhile
+        would have its number, and not be believed."""
         self._compared: object = None
         """The news as of which all that is registered was found to be as it is stated; None: it is to be compared."""
 
@@ -343,9 +346,12 @@ class PresenceDecider(Folding):
     def _said(self, at: tuple[str, str], fact: StoredFact) -> None:
         """Whatever it says of an instance, what was stated of that one before is in the log, or out of date."""
         dying = self._dying.get(at)
-        if dying is None or fact.event == "draining":
+        if (dying is None and not self._doubted) or fact.event == "draining":
             return
         name = _instance_of(fact)[0]
+        self._doubted.pop((*at, name), None)
+        if dying is None:
+            return
         ending = dying.get(name)
         if ending is not None and not (ending.by_itself and fact.event in ("suspected", "returned")):
             del dying[name]
@@ -361,6 +367,7 @@ class PresenceDecider(Folding):
         if found is None or one is None or one.status not in ("alive", "suspect"):
             return NONE
         if self._is_stated(found, instance, now):
+            self._compared = None  # a look states it, if it is still due
             return NONE
         return (self._of_one(found, instance, one, "gone", self._remain(found), now),)
 
@@ -375,9 +382,11 @@ class PresenceDecider(Folding):
         return NONE
 
     def _is_stated(self, agent: Agent, name: str, now: float) -> bool:
-        """Whether its end is on its way to the log, or from there."""
+        """Whether its end, or something before it, is on its way to the log, or from there."""
         ending = self._dying.get((agent.tenant, agent.agent), {}).get(name)
-        return ending is not None and now < ending.until
+        return (ending is not None and now < ending.until) or now < self._doubted.get(
+            (agent.tenant, agent.agent, name), 0.0
+        )
 
     def _remain(self, agent: Agent) -> int:
         """Instances that are there, those without whose death was stated."""
@@ -389,6 +398,8 @@ class PresenceDecider(Folding):
         counted = one.status in ("alive", "suspect") and name not in self._dying.get(at, ())
         if event == "gone":
             self._dying.setdefault(at, {})[name] = _Ending(now + _AGAIN_S)
+        else:
+            self._doubted[(*at, name)] = now + _AGAIN_S
         return _of_one(agent, name, one, event, remain - counted)
 
     def tick(self, now: float, presence: Presence) -> Iterable[Effect]:
@@ -403,7 +414,7 @@ class PresenceDecider(Folding):
             effects += self._compare(presence, watch, now)
             # What is stated comes back as a fact, or is due again; who is asked answers, or does not.
             asking = any(one.times and one.waits(now) for one in self._asked.values())
-            self._compared = None if effects or asking or self._dying else news
+            self._compared = None if effects or asking or self._dying or self._doubted else news
         if watch is not None:
             for at, agent in list(self._watched.items()):
                 effects += self._quota(at, agent, watch, now)
@@ -432,7 +443,7 @@ class PresenceDecider(Folding):
                     if self._asked[agent.tenant, agent.agent, name].waits(now):
                         continue
                 event = _due(one.status, _seen(presence, watch, agent, name))
-                if event == "gone" and self._is_stated(agent, name, now):
+                if event and self._is_stated(agent, name, now):
                     continue
                 if event and (heard or event != "returned"):  # it lives by doubt, which is no news
                     # Counted once a look: thousands may be due.
@@ -479,10 +490,11 @@ class PresenceDecider(Folding):
             if not agent.instances and not agent.quarantined:
                 del self._agents[at]
             self._watch_usage(at, agent)
-        for ident in list(self._asked):
-            there = self._agents.get(ident[:2])
-            if there is None or ident[2] not in there.instances:
-                del self._asked[ident]
+        for idents in (self._asked, self._doubted):
+            for ident in list(idents):
+                there = self._agents.get(ident[:2])
+                if there is None or ident[2] not in there.instances:
+                    del idents[ident]
 
     def _quota(self, at: tuple[str, str], agent: Agent, watch: Watch, now: float) -> Iterable[Effect]:
         broken = _broken(agent.quotas, watch.usage(*at)) or _broken_by_some(agent, watch)
@@ -511,6 +523,7 @@ class PresenceDecider(Folding):
         self._compared = None
         self._asked.clear()
         self._dying.clear()
+        self._doubted.clear()
         self._watched.clear()
         for at, agent in self._agents.items():
             # Any of them: the others may end, or this one return.

@@ -170,10 +170,23 @@ def test_a_death_is_stated_once_however_late_it_is_a_fact(presence: Loop) -> Non
     presence.take(stated[1:])
     (again,) = presence.decider.tick(T + 60, presence.world)
     assert (again.detail, again.data) == (stated[0].detail, {"instance": "i1", "others": 0})
-    # What crossed it on its way makes it one that is not believed: the next number is.
+    # What another decider states and crosses it on its way makes it one that is not believed: the next number is.
     presence.decider.apply(fact("suspected", {"instance": "i1"}, by="_presence", detail=again.detail, seq=9))
     (again,) = presence.decider.tick(T + 61, presence.world)
     assert again.detail == ("i1", "3")
+
+
+def test_who_dies_while_its_suspicion_is_on_its_way_is_stated_to_be_gone_once(presence: Loop) -> None:
+    """Both would have the same number, and the second not be believed."""
+    presence.decider.apply(registered())
+    presence.world.states["i1"] = "suspect"
+    suspected = list(presence.decider.tick(T + 1, presence.world))
+    assert list(presence.decider.tick(T + 2, presence.world)) == []
+    presence.world.states["i1"], presence.now = "gone", T + 2
+    assert list(presence.decider.gone("acme", "a1", "i1", T + 2)) == []
+    assert presence.take(suspected) == ["suspected.i1.2"]
+    assert presence.look() == ["gone.i1.3"]
+    assert presence.decider.get("acme", "a1").state == "gone"
 
 
 @pytest.mark.parametrize("crossed", [False, True])
