@@ -268,9 +268,12 @@ async def test_a_comparison_that_is_cut_off_is_made_again_after_the_reconnect(na
         go = hold_requests(c)
         again = [await c.emit(scanned(f"f{n}", data=n, event_id=f"e{n}")) for n in range(20)]
         await until(lambda: c._publisher._pipeline._duplicates.asked == 20)
+        proxy.refuse()  # a client that is back at once would not be seen to be away
         proxy.cut()
         await until(lambda: not c.connection.is_connected)
         go.set()
+        await asyncio.sleep(0)
+        proxy.refuse(False)
         async with asyncio.timeout(45):
             assert all(ack.duplicate for ack in await asyncio.gather(*again))
 
