@@ -289,11 +289,8 @@ class PatchedClient(Client):
 
         Subjects are not validated here: callers build them with `coord.wire.subjects`.
         """
-        self._sid += 1
-        sid = self._sid
+        sid = self.listen_direct(subject, receiver, queue)
         self._subs[sid] = _Replayed(subject, queue)  # type: ignore[assignment]
-        self.receivers[b"%d" % sid] = receiver
-        self._send(f"SUB {subject} {queue} {sid}\r\n".encode())
         return sid
 
     async def unsubscribe_direct(self, sid: int) -> None:
@@ -304,7 +301,7 @@ class PatchedClient(Client):
         if self.is_connected:
             self._send(f"UNSUB {sid}\r\n".encode())
 
-    def listen_direct(self, subject: str, receiver: Receiver) -> int:
+    def listen_direct(self, subject: str, receiver: Receiver, queue: str = "") -> int:
         """As `subscribe_direct`, on this connection only: gone after a reconnect.  Written like what is published.
 
         What comes and goes with each task is to cost nothing but its line: no queue, no wake-up of another coroutine.
@@ -312,7 +309,7 @@ class PatchedClient(Client):
         self._sid += 1
         sid = self._sid
         self.receivers[b"%d" % sid] = receiver
-        self._send(f"SUB {subject}  {sid}\r\n".encode())
+        self._send(f"SUB {subject} {queue} {sid}\r\n".encode())
         return sid
 
     def retire_direct(self, sid: int) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.client.yielding import Gate, through
+from coord.core.tasks import bound
 from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import work
@@ -141,9 +142,7 @@ class Attempt:
         return through(holder.gate, handler) if holder.preemptible else handler  # type: ignore[arg-type]
 
     def _limit_s(self) -> float:
-        limit_s = self.said.timeout_s
-        if limit_s is None:
-            limit_s = limits.TASK_TIMEOUT_S if self.handles.timeout_s is None else self.handles.timeout_s
+        limit_s = bound(self.said.timeout_s, self.handles.timeout_s, limits.TASK_TIMEOUT_S)
         now = clock.unix()
         if self.said.deadline is not None:
             limit_s = min(limit_s, max(0.0, self.said.deadline - now))

@@ -335,7 +335,7 @@ class Worker:
             self._beating.hold(self)
         if seen is not None:
             execution.begin_as(seen)
-        elif first and not said.redrive and not said.restated and not _is_overdue(said):
+        elif first and not said.redrive and not said.restated:
             execution.begin()
         else:
             execution.look()
@@ -498,11 +498,6 @@ async def _logged(job: Any) -> None:
         await job
     except errors.CoordError as exc:
         _log.warning("worker.job_failed", error=exc)
-
-
-def _is_overdue(said: work.Submission) -> bool:
-    """Whether its deadline is over: it has most likely expired, and nobody wants it run."""
-    return said.deadline is not None and said.deadline <= clock.unix()
 
 
 def _is_first(delivery: Delivery, entity: str) -> bool:

@@ -124,16 +124,16 @@ class Agent(msgspec.Struct, omit_defaults=True):
     @property
     def present(self) -> int:
         """Instances that are there."""
-        return sum(1 for one in self.instances.values() if one.status in ("alive", "suspect"))
+        return sum(1 for one in self.instances.values() if one.is_there)
 
     def first_present(self) -> str:
         """An instance that is there; empty: none is."""
-        return next((name for name, one in self.instances.items() if name and one.status in ("alive", "suspect")), "")
+        return next((name for name, one in self.instances.items() if name and one.is_there), "")
 
     @property
     def state(self) -> str:
         """What the whole agent is: that of its instances which are there; where none is, how the last one ended."""
-        there = [one for one in self.instances.values() if one.status in ("alive", "suspect")]
+        there = [one for one in self.instances.values() if one.is_there]
         if not there:
             return self.ended or ("gone" if self.instances else "left")
         if self.quarantined:
@@ -191,7 +191,7 @@ class Agent(msgspec.Struct, omit_defaults=True):
         if about is None:
             return False
         one = self.instances.get(about.instance)
-        if (one is None or one.status not in ("alive", "suspect")) and not self._has_room():
+        if (one is None or not one.is_there) and not self._has_room():
             return False
         self.instances.pop(about.instance, None)
         if one is None:
@@ -364,7 +364,7 @@ class PresenceDecider(Folding):
         """An instance died."""
         found = self._agents.get((tenant, agent))
         one = None if found is None else found.instances.get(instance)
-        if found is None or one is None or one.status not in ("alive", "suspect"):
+        if found is None or one is None or not one.is_there:
             return NONE
         if self._is_stated(found, instance, now):
             self._compared = None  # a look states it, if it is still due
@@ -395,7 +395,7 @@ class PresenceDecider(Folding):
     def _of_one(self, agent: Agent, name: str, one: Instance, event: str, remain: int, now: float) -> State:
         """State it; `remain`: as `_remain` says."""
         at = (agent.tenant, agent.agent)
-        counted = one.status in ("alive", "suspect") and name not in self._dying.get(at, ())
+        counted = one.is_there and name not in self._dying.get(at, ())
         if event == "gone":
             self._dying.setdefault(at, {})[name] = _Ending(now + _AGAIN_S)
         else:
@@ -434,7 +434,7 @@ class PresenceDecider(Folding):
                 if not name:
                     continue
                 heard = watch is None or watch.heard(agent.tenant, agent.agent, name)
-                if watch is None or heard or one.status not in ("alive", "suspect"):
+                if watch is None or heard or not one.is_there:
                     self._asked.pop((agent.tenant, agent.agent, name), None)
                 else:
                     if self._asks(agent, name, now, doubts=watch.doubts):

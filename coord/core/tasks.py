@@ -33,7 +33,7 @@ Pure, and no clock: what depends on time is computed from the broker's time of a
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -60,6 +60,8 @@ from coord.wire.work import (
     Returned,
     Submission,
 )
+
+N = TypeVar("N", int, float)
 
 Status: TypeAlias = Literal["queued", "claimed", "waiting", "completed", "rejected", "failed", "cancelled", "expired"]
 
@@ -186,18 +188,12 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def retries(self) -> int:
         """Executions after the first that may fail, as far as is known: a handler to come may say otherwise."""
-        said = self.submission.retries
-        if said is None:
-            said = self.handler_retries
-        return limits.TASK_RETRIES if said is None else said
+        return bound(self.submission.retries, self.handler_retries, limits.TASK_RETRIES)
 
     @property
     def timeout_s(self) -> float:
         """How long one execution may last, as `retries` says how many there may be."""
-        said = self.submission.timeout_s
-        if said is None:
-            said = self.handler_timeout_s
-        return limits.TASK_TIMEOUT_S if said is None else said
+        return bound(self.submission.timeout_s, self.handler_timeout_s, limits.TASK_TIMEOUT_S)
 
     @property
     def claim_s(self) -> float:
@@ -492,6 +488,13 @@ def fold(facts: list[StoredFact]) -> tuple[Task | None, list[tuple[StoredFact, R
         if refusal is not None:
             refused.append((fact, refusal))
     return (task if task is not None and task.submitted_seq else None), refused
+
+
+def bound(submission: N | None, handler: N | None, default: N) -> N:
+    """What holds of an execution: the submission's word, else the handler's, else the default."""
+    if submission is not None:
+        return submission
+    return default if handler is None else handler
 
 
 def may_be_second(state: State) -> bool:
