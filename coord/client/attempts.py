@@ -132,7 +132,10 @@ class Attempt:
         said = self.said
         if said.ref is not None:
             return self.handles.decode(await self.holder.payloads.get(said.ref), said.ref.content)
-        return self.handles.decode(bytes(said.input), self._content)
+        raw = bytes(said.input)
+        if self._content == "json":
+            raw = await self.holder.payloads.whole(raw)
+        return self.handles.decode(raw, self._content)
 
     def _call(self, value: Any) -> Awaitable[Any]:
         handles, holder = self.handles, self.holder

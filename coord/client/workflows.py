@@ -213,7 +213,8 @@ class WorkflowHandle(Generic[T]):
         """Wait for its end: its output, as the type that was given as `returns`.
 
         Raises `WorkflowFailed` (`step` and `error` say where and what), `WorkflowCancelled`, or `DeadlineExceeded`
-        after `timeout_s` (None: for as long as it takes).  The workflow goes on whatever happens here.
+        after `timeout_s` (None: for as long as it takes).  The workflow goes on whatever happens here.  What travelled
+        by reference is fetched: `ApiNotFound` where it is not kept any more.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -226,7 +227,7 @@ class WorkflowHandle(Generic[T]):
             kind = errors.WorkflowCancelled if outcome.status == "cancelled" else errors.WorkflowFailed
             step = outcome.step if isinstance(outcome, FlowOutcome) else None
             raise kind(outcome.message or None, workflow=self.id, step=step, error=outcome.error)
-        raw = bytes(outcome.output)
+        raw = await self._coord.payloads.whole(bytes(outcome.output))
         result: T = codec.decode_as(raw, "json", None, self._returns)
         return result
 
@@ -262,23 +263,24 @@ class WorkflowHandle(Generic[T]):
 
         An approval takes ``{"approved": True}``.  The first raising counts, also before the step waits.  Raises
         `UnknownWorkflow`, `UnknownSignal` where no step of it ever waits for that and nobody has waited for it under
-        the workflow's key (``c.signals.raise_(name, data, key=id)`` raises what nobody waits for yet), and what stating
-        a fact raises.
+        the workflow's key (``c.signals.raise_(name, data, key=id)`` raises what nobody waits for yet), `WorkflowOver`
+        where it has ended without it, and what stating a fact raises.
         """
         facts = await facts_of(self._coord, self.id, "workflow")
-        if workflow_life.fold(facts)[0] is None:
+        life, _ = workflow_life.fold(facts)
+        if life is None:
             raise errors.UnknownWorkflow(workflow=self.id)
         known = flow_view.signals_of(facts)
-        if known is not None and name not in known and not await self._is_awaited(name):
-            raise errors.UnknownSignal(workflow=self.id, signal=name, signals=sorted(known))
+        if life.ended or (known is not None and name not in known):
+            about = [fact for fact in await facts_of(self._coord, self.id, "signal") if fact.id == name]
+            is_awaited = any(fact.event == "awaited" and not fact.agent.startswith("_") for fact in about)
+            if life.ended and not is_awaited and all(fact.event != "raised" for fact in about):
+                raise errors.WorkflowOver(workflow=self.id, status=life.status, signal=name)
+            if not life.ended and not is_awaited:
+                raise errors.UnknownSignal(workflow=self.id, signal=name, signals=sorted(known or ()))
         await self._coord.stating.state(
             Fact(kind="signal", id=name, key=self.id, event="raised", data=Raised(data=data))
         )
-
-    async def _is_awaited(self, name: str) -> bool:
-        """Whether anybody has waited for this signal under the workflow's key: a step's handler, say."""
-        facts = await facts_of(self._coord, self.id, "signal")
-        return any(fact.id == name and fact.event == "awaited" for fact in facts)
 
     async def approve(self, name: str, **data: Any) -> None:
         """Say yes to the approval that waits for the signal `name`."""

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
 from coord import limits
-from coord.errors import InvalidWorkflow, QueryError
+from coord.errors import InvalidWorkflow, PayloadTooLarge, QueryError
 from coord.wire import where
 from coord.wire.where import All, Compare, Condition, Members, Not, Place, Some
 
@@ -189,6 +189,36 @@ def path_text(path: Path) -> str:
 
 def _is_word(name: str) -> bool:
     return _WORD.fullmatch(name) is not None and not keyword.iskeyword(name)
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+def follow(value: Any, path: Path, of: Path = ()) -> Any:
+    """The member of a value that a path leads to, or `where.MISSING`; `of`: what the value itself is called.
+
+    Raises `PayloadTooLarge` where it leads into an output by reference: that is elsewhere, and not to be known is
+    not to be missing.
+    """
+    found = where.follow(value, path)
+    if found is not where.MISSING:
+        return found
+    for name in path:
+        refuse_reference(value, (*of, *path))
+        if type(value) is not dict or name not in value:
+            break
+        value = value[name]
+    return where.MISSING
+
+
+def refuse_reference(value: Any, path: Path) -> None:
+    """Raise `PayloadTooLarge` for an output by reference, of which a `path` names a part."""
+    if type(value) is dict and len(value) == 1 and type(value.get("$ref")) is dict:
+        raise PayloadTooLarge(
+            f"{path_text(path)} would be read out of an output that travels by reference, having more than"
+            f" {limits.TASK_INLINE_BYTES} bytes: give what steps name apart from what is large",
+            bytes=value["$ref"].get("size"),
+        )
 
 
 # --- mappings ---------------------------------------------------------------------------------

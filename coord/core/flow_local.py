@@ -25,6 +25,7 @@ from coord.core import expressions
 from coord.core.expressions import Path
 from coord.core.flow_definition import Plan, Planned, Template
 from coord.core.flow_state import Live, reference_in
+from coord.errors import PayloadTooLarge
 from coord.wire import where
 from coord.wire.where import Judge
 from coord.wire.work import LocalOutcome, LocalStep
@@ -46,7 +47,10 @@ def offered(planned: Planned, live: Live) -> list[LocalStep]:
     for local, paths, plain_size in planned.offer:
         more = plain_size
         if paths:
-            values = {expressions.path_text(path): live.read(path) for path in paths}
+            try:
+                values = {expressions.path_text(path): live.read(path) for path in paths}
+            except PayloadTooLarge:
+                break  # fails when its turn comes, and says why
             values = {name: value for name, value in values.items() if value is not where.MISSING}
             local = msgspec.structs.replace(local, values=values)  # noqa: PLW2901 - the template, filled in
             more = len(msgspec.json.encode(local))

@@ -87,12 +87,16 @@ class Run:
         if planned.needs and all(self.flow.steps[need].status == "skipped" for need in planned.needs):
             self._end_step(planned, "skipped")
             return
-        if not self.live.holds(planned):
-            self._end_step(planned, "skipped")
+        try:
+            if not self.live.holds(planned):
+                self._end_step(planned, "skipped")
+                return
+            members = self.live.fan(planned) if planned.fanned else None
+        except errors.PayloadTooLarge as exc:
+            self._fail_step(planned, TOO_LARGE, exc.message)
             return
         count = 1
         if planned.fanned:
-            members = self.live.fan(planned)
             if not isinstance(members, list) or len(members) > limits.FLOW_ITEMS_MAX:
                 kind = f"{len(members)} members" if isinstance(members, list) else type(members).__name__
                 self._fail_step(
@@ -153,6 +157,8 @@ class Run:
                 self._done_already(planned, state, outcome)
                 return
         given = _bounded(self.live.input_of(planned, item))
+        if kind == "decide" and reference_in(given) is not None:
+            raise errors.PayloadTooLarge("what is to be decided about travels by reference: name what its rules need")
         self._open(state, item)
         if kind == "task":
             self._submit(planned, item, given)

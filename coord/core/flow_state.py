@@ -123,10 +123,10 @@ class Live:
     # --- values ---------------------------------------------------------------------------
 
     def read(self, path: Path) -> Any:
-        """What a path names, or `where.MISSING`."""
+        """What a path names, or `where.MISSING`; raises `PayloadTooLarge` for what is elsewhere."""
         head = path[0]
         if head == "input":
-            return where.follow(self._decode(-1, self.flow.input), path[1:])
+            return expressions.follow(self._decode(-1, self.flow.input), path[1:], ("input",))
         if head == "steps":
             return self._of_step(path[1], path[2:])
         if head == "workflow":
@@ -144,7 +144,7 @@ class Live:
             return where.MISSING if state.error is None else state.error
         if state.output is None:
             return where.MISSING
-        return where.follow(self._decode(planned.index, state.output), path[1:])
+        return expressions.follow(self._decode(planned.index, state.output), path[1:], ("steps", name, "output"))
 
     def _decode(self, which: int, raw: bytes) -> Any:
         if which not in self._decoded:
@@ -152,7 +152,7 @@ class Live:
         return self._decoded[which]
 
     def holds(self, planned: Planned) -> bool:
-        """Whether the condition of a step holds."""
+        """Whether the condition of a step holds; raises `PayloadTooLarge`, as `read` does."""
         if planned.when is None:
             return True
         paths = [tuple(str(part) for part in place.path) for place in planned.order]
@@ -161,12 +161,13 @@ class Live:
     # --- inputs ---------------------------------------------------------------------------
 
     def fan(self, planned: Planned) -> Any:
-        """What a step is fanned out over; a list if all is well."""
+        """What a step is fanned out over; a list if all is well.  Raises `PayloadTooLarge`, as `read` does."""
         members = planned.step.for_each
         if isinstance(members, str):
             path = expressions.path_of(members)
             assert path is not None, "checked by the plan"
             members = self.read(path)
+            expressions.refuse_reference(members, path)
         if isinstance(members, list):
             self.items[planned.index] = members
         return members
@@ -184,11 +185,11 @@ class Live:
 
         def read(path: Path) -> Any:
             if path[0] == "item":
-                return where.follow(self._item(planned, item), path[1:])
+                return expressions.follow(self._item(planned, item), path[1:], ("item",))
             if path[0] == "index":
                 return item
             if path[0] == "output" and undo:
-                return where.follow(msgspec.json.decode(output), path[1:])
+                return expressions.follow(msgspec.json.decode(output), path[1:], ("output",))
             return self.read(path)
 
         return msgspec.json.encode(expressions.filled(mapping, read))

@@ -46,6 +46,8 @@ class View(msgspec.Struct):
     steps: list[StepView]
     undo: dict[str, str] = {}
     """Compensating task → its status."""
+    output: Any = None
+    """completed: what it gave."""
 
 
 def view(facts: list[StoredFact]) -> View | None:
@@ -59,6 +61,7 @@ def view(facts: list[StoredFact]) -> View | None:
     steps = {step.name: StepView(step.name, kind=_kind(step)) for step in definition.steps}
     found = View(life, definition, list(steps.values()))
     tasks: dict[str, Task] = {}
+    over = False
     for fact in facts:
         if fact.kind == "task":
             task = tasks.setdefault(fact.id, Task(tenant=fact.tenant, key=fact.key, id=fact.id))
@@ -66,6 +69,11 @@ def view(facts: list[StoredFact]) -> View | None:
                 _task(found, steps, fact.id, task.status)
                 if fact.event == "completed" and task.submission.then:
                     _went_on(definition, steps, task, fact)
+        elif over:
+            continue  # of no consequence any more; tasks may be undoing what was done
+        elif fact.kind == "workflow" and fact.event == life.status and fact.stored_at.timestamp() == life.ended_at:
+            over = True
+            found.output = (fact.data or {}).get("output")
         elif fact.kind == "workflow" and fact.event in ("decided", "joined"):
             _reported(steps, fact)
         elif fact.kind in ("signal", "timer"):

@@ -20,7 +20,7 @@ from coord.core import expressions
 from coord.core.expressions import Path
 from coord.core.flow_definition import check_table
 from coord.core.tasks import Refusal, decode
-from coord.errors import InvalidWorkflow, WireError
+from coord.errors import InvalidWorkflow, PayloadTooLarge, WireError
 from coord.wire import where
 from coord.wire.envelope import StoredFact
 from coord.wire.flow import Decided, RuleTable
@@ -55,6 +55,12 @@ class Table:
 
     def decide(self, given: Any, name: str | None = None) -> Decided:
         """What it decides about an input."""
+        try:
+            return self._decide(given, name)
+        except PayloadTooLarge as exc:
+            return self._none(name, exc.code, exc.message)
+
+    def _decide(self, given: Any, name: str | None) -> Decided:
         said = self.said
         missing = [member for member in said.inputs if where.follow(given, (member,)) is where.MISSING]
         if missing:
@@ -62,7 +68,7 @@ class Table:
         data = {"input": given}
         best: int | None = None
         for number, (rule, judge) in enumerate(zip(said.rules, self._judges, strict=True)):
-            if judge is not None and not judge[0]([where.follow(data, place.path) for place in judge[1]]):
+            if judge is not None and not judge[0]([_follow(data, place) for place in judge[1]]):
                 continue
             if best is None or rule.confidence > said.rules[best].confidence:
                 best = number
@@ -73,7 +79,7 @@ class Table:
             return self._none(name, NO_RULE, "none of the rules holds")
 
         def read(path: Path) -> Any:
-            return where.follow(data, path)
+            return expressions.follow(data, path)
 
         output = msgspec.Raw(msgspec.json.encode(expressions.filled(said.rules[best].output, read)))
         return Decided(
@@ -82,6 +88,10 @@ class Table:
 
     def _none(self, name: str | None, code: str, message: str) -> Decided:
         return Decided(table=name, version=self.said.version, error=code, message=message)
+
+
+def _follow(data: Any, place: Place) -> Any:
+    return expressions.follow(data, tuple(map(str, place.path)))
 
 
 class RuleSet(msgspec.Struct):

@@ -23,6 +23,7 @@ It holds the workflows that have not ended, their tasks that have not, and the t
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -39,7 +40,7 @@ from coord.core.flow_state import NULL, STATED, Flow, Live
 from coord.core.rules import RuleSet
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow, decode
-from coord.errors import CoordError, InvalidWorkflow, WireError
+from coord.errors import CoordError, InvalidWorkflow, PayloadTooLarge, WireError
 from coord.wire import flow as said
 from coord.wire import latch
 from coord.wire.envelope import StoredFact
@@ -435,7 +436,8 @@ class WorkflowDecider(Folding):
             live = self._live.get(ident)
             if live is not None and name not in live.flow.tasks and _is_awaited(live, name):
                 run = Run(live, now)
-                run.submit_again(name)
+                with contextlib.suppress(PayloadTooLarge):  # of a release that took what is elsewhere for missing
+                    run.submit_again(name)
                 effects += run.effects
         return effects
 

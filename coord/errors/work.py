@@ -178,6 +178,14 @@ class UnknownSignal(CoordError):
     remedy = "Name one of `signals`; what agents wait for under its key: `coord signal raise NAME --key WORKFLOW`."
 
 
+class WorkflowOver(CoordError):
+    """The workflow has ended: nobody waits for this signal any more."""
+
+    code = "workflow.over"
+    fault = Fault.CALLER
+    remedy = "Look at how it ended: `coord workflow get`; for agents: `coord signal raise NAME --key WORKFLOW`."
+
+
 class InvalidWorkflow(CoordError):
     """A workflow's definition is not one; `step` names the culprit."""
 

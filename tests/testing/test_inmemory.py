@@ -194,6 +194,35 @@ async def test_a_handler_may_wait_for_a_signal_of_its_workflow(fleet: InMemoryCo
             await handle.signal("goo")
         await handle.signal("go", 5)
         assert await handle.result(timeout_s=60) == 5
+        await handle.signal("go", 6)  # said before: of no consequence
+
+
+async def test_what_is_large_is_handed_on_whole_and_a_late_signal_is_refused(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("pages")
+
+    @agent.task("page")
+    async def page(n: int) -> dict[str, Any]:
+        return {"n": n, "text": str(n) * 300_000}
+
+    @agent.task("bind")
+    async def bind(given: dict[str, Any]) -> list[dict[str, Any]]:
+        return [*given["pages"], {"n": 2, "text": ""}]
+
+    flow = coord.Workflow("book")
+    pages = flow.task("pages", "page", for_each=[0, 1])
+    flow.task("bound", "bind", input={"pages": pages.output})
+    late = flow.signal("late", "go", when=pages.status == "failed")
+    flow.task("never", "page", needs=[late])
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.start_workflow(flow, id="book")
+        book = (await handle.result(timeout_s=60))["bound"]
+        assert [(p["n"], len(p["text"])) for p in book] == [(0, 300_000), (1, 300_000), (2, 0)]
+        with pytest.raises(errors.WorkflowOver):
+            await handle.signal("go")
+        # Raised all the same, it changes nothing of what is shown.
+        await c.signals.raise_("go", key="book")
+        steps = {step.name: step.status for step in (await handle.status()).steps}
+        assert steps == {"pages": "completed", "bound": "completed", "late": "skipped", "never": "skipped"}
 
 
 async def test_a_handoff_to_a_name_that_nobody_has_says_so(fleet: InMemoryCoord) -> None:

@@ -10,12 +10,13 @@ import pytest
 
 import coord
 from coord import errors, limits
-from coord.core import expressions, flow_definition, flow_files, flow_graph, rules
+from coord.core import expressions, flow_definition, flow_files, flow_graph, flow_view, rules
 from coord.core.flow_view import StepView, View
 from coord.core.workflow_life import Workflow as Life
 from coord.runtime import assets
 from coord.wire import where
 from coord.wire.flow import Definition, RuleTable, Step, Undo, When
+from tests.support.sources import ROOT
 
 TEMPLATES = sorted(path.stem for path in assets.workflows_dir().glob("*.toml"))
 
@@ -257,6 +258,14 @@ def test_an_option_that_there_is_none_of_names_its_step() -> None:
 
 
 # --- templates and graphs ---------------------------------------------------------------------
+
+
+def test_the_definition_in_the_howto_is_one() -> None:
+    shown = (ROOT / "docs/howto/workflows.md").read_text().partition('```text\nname = "docs"')
+    definition = flow_files.parse('name = "docs"' + shown[2].partition("```")[0])
+    assert {kind for step in definition.steps if (kind := flow_view._kind(step))} == {
+        "task", "workflow", "signal", "decide", "sleep",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

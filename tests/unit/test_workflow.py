@@ -422,6 +422,32 @@ def test_outputs_by_reference_are_handed_on() -> None:
     assert input_of(w, "c") == {"a": {"$ref": ref}, "b": 1}
 
 
+@pytest.mark.parametrize(
+    "reads",
+    [
+        task("b", "a", when="steps.a.output.n > 0"),
+        task("b", for_each="$steps.a.output"),
+        task("b", for_each="$steps.a.output.pages"),
+        task("b", input={"n": "$steps.a.output.n"}),
+        {"name": "b", "needs": ["a"], "decide": {"rules": [{"output": 1}]}},
+        {
+            "name": "b",
+            "decide": {"rules": [{"when": "exists(input.a.n)", "output": 1}]},
+            "input": {"a": "$steps.a.output"},
+        },
+    ],
+)
+def test_what_is_read_out_of_an_output_by_reference_fails_the_step(reads: dict[str, Any]) -> None:
+    w = begun(task("a"), reads)
+    w.claim(w.tasks["w1", "a"])
+    w.fact("w", "w1", "task", "a", "completed", data={"ref": {"name": "x", "size": 9, "digest": "d"}})
+    w.settle()
+    status, said = end_of(w)
+    assert (status, said["step"]) == ("failed", "b")
+    assert said["error"] in ("workflow.too_large", "wire.too_large")
+    assert "by reference" in said["message"]
+
+
 def test_snapshots_take_and_give_everything() -> None:
     w = begun(
         task("each", for_each="$input", max_parallelism=2, undo={"task": "u"}),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 app = group("task", "Tasks: list, show with their history, submit, cancel, retry.")
 
 _COLUMNS = [
-    "id", "status", "capability", "priority", "submitter", "claimant", "submitted_at", "wait_seconds", "run_seconds",
-    "attempts", "error",
+    "id", "key", "status", "capability", "priority", "submitter", "claimant", "submitted_at", "wait_seconds",
+    "run_seconds", "attempts", "error",
 ]  # fmt: skip
 
 _Id = Annotated[str, typer.Argument(help="The task.")]
@@ -47,6 +47,7 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     """Show a task whole, with everything that was said about it: from the log, older ones from the database."""
     from coord.client.histories import read
     from coord.core import tasks
+    from coord.ops.cli.output import brief, to_json
     from coord.ops.fields import fields_of
 
     if at:
@@ -61,6 +62,10 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
     history = [{**fact_row(fact), "refused": why.get((fact.seq, fact.index))} for fact in facts]
     record = fields_of(task) | {"retries": task.retries, "timeout_s": task.timeout_s}  # what applies, as far as known
+    ends = [fact.data for fact in facts if fact.event == "completed" and (fact.seq, fact.index) not in why]
+    if task.status == "completed" and ends and isinstance(ends[-1], dict):
+        output = ends[-1].get("output") if ends[-1].get("ref") is None else {"$ref": ends[-1]["ref"]}
+        record["output"] = brief(to_json(output), 400) if ctx.out.is_table else output
     ctx.out.entity(record, history, ["stored_at", "seq", "event", "agent", "refused"])
     return Exit.OK
 

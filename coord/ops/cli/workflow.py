@@ -117,6 +117,8 @@ async def get(ctx: Context, id: _Id, at: past.At = "", tenant: options.Tenant = 
     if not ctx.out.is_table:
         ctx.out.record({**fields_of(view), "life": fields_of(life)})
         return Exit.OK
+    from coord.ops.cli.output import brief, to_json
+
     ctx.out.record(
         {
             "id": life.id,
@@ -129,6 +131,7 @@ async def get(ctx: Context, id: _Id, at: past.At = "", tenant: options.Tenant = 
             "error": life.error,
             "message": life.message,
             "step": life.step,
+            "output": None if life.status != "completed" else brief(to_json(view.output), 400),
         }
     )
     ctx.out.text()
@@ -301,6 +304,13 @@ def _with(local: dict[str, Any]) -> str:
     return f"with {local['task']} by {local['agent']}{took}"
 
 
+def _by_table(decided: dict[str, Any]) -> str:
+    """Of a decision: which table, which version (of one that was never set: none), which rule."""
+    table = decided["table"] or "rules"
+    version = "" if decided["version"] is None else f"@{decided['version']}"
+    return f"{table}{version}" + ("" if decided["rule"] is None else f", rule {decided['rule']}")
+
+
 def _steps(view: View) -> list[dict[str, Any]]:
     rows = []
     for step in view.steps:
@@ -316,7 +326,7 @@ def _steps(view: View) -> list[dict[str, Any]]:
                 "parts": f"{ended}/{len(step.parts)}" if len(step.parts) > 1 else None,
                 "local": None if step.local is None else _with(step.local),
                 "waits_since": None if step.waits_since is None else _moment(step.waits_since),
-                "decided": None if decided is None else f"{decided['table'] or 'rules'}@{decided['version']}",
+                "decided": None if decided is None else _by_table(decided),
             }
         )
     return rows
