@@ -55,9 +55,11 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         worker, workers = config.workerinput["workerid"], config.workerinput["workercount"]
         ports.share = (int(worker.removeprefix("gw")) % workers, workers)
+    clusters.copy_clusters()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    clusters.forget_admins()
     if run := config.stash.get(_RUN, None):
         run_sync(clusters.close_run(run))
 

@@ -253,28 +253,21 @@ class PostgresServer:
         for leftover in (part, self.data):
             shutil.rmtree(leftover, ignore_errors=True)
         self._private(part)
-        options: list[str | Path] = [
-            "-D",
-            part,
-            "-U",
-            OWNER,
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-locale",
-            "--no-instructions",
-        ]
+        self._initdb(part)
+        part.rename(self.data)
+
+    def _initdb(self, folder: Path) -> None:
+        """Make a cluster in a folder that is empty: a second of CPU."""
+        options: list[str | Path] = ["-D", folder, "-U", OWNER, "-A", "trust", "-E", "UTF8", "--no-locale"]
         if not self.options.fsync:
             options.append("--no-sync")
         process.run(
-            [self.install.bin_dir / "initdb", *options],
+            [self.install.bin_dir / "initdb", "--no-instructions", *options],
             what="Making the database cluster",
             cwd=self.home,
             account=self._account,
             env=_environment(self.home),
         )
-        part.rename(self.data)
 
     def _private(self, folder: Path) -> None:
         if not folder.is_dir():
