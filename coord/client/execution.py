@@ -227,7 +227,9 @@ class Execution:
             return
         self.started = True
         self.worker.began(self)
-        self.ctx = TaskContext(self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt)
+        self.ctx = TaskContext(
+            self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt, sequel=self._sequel
+        )
         running = self.attempt = Attempt(self, self.handles, self.said, self.ctx, self.fact.content)
         self.began_at = running.began_at
         self._aio_task = self.worker.loop.create_task(self._run(running), name=f"task-{self.fact.id}")
@@ -292,6 +294,8 @@ class Execution:
             _log.error("worker.defect", task=self.fact.id, exc_info=exc)
             event, said = running.failed("coord.defect", f"{type(exc).__name__}: {exc}")
         finally:
+            if self.ctx is not None:
+                self.ctx.over()
             context.restore(token)
         if self.ended_because in ("cancelled", "lost"):  # it would not be believed
             self.worker.left(self)

@@ -140,7 +140,7 @@ class Stating:
         event_id: str | None = None,
         once: bool = False,
         last: int | None = None,
-        then: Callable[[Statement], None],
+        then: Callable[[Statement], None] | None = None,
         body: bytes | None = None,
     ) -> Statement:
         """`send` a fact about the entity of one that was read, caused by it: every task has two.

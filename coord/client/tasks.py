@@ -18,20 +18,24 @@ import typing
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
 from coord import errors, limits
+from coord.client.steps import INFER, Steps, unrecorded
 from coord.core.tasks import Task
 from coord.wire import arguments, codec, work
 from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
     from coord.client.connect import Coord
+    from coord.client.encoding import Sequel
     from coord.client.receipt import Receipt
 
 Handler = Callable[..., Awaitable[Any]]
+
+T = TypeVar("T")
 
 
 class Delivered(work.Submission, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,9 +148,12 @@ class TaskContext:
 
     def __init__(
         self, coord: Coord, fact: StoredFact, said: Delivered, *, claim: int, attempt: int,
-        local: work.LocalStep | None = None,
+        local: work.LocalStep | None = None, sequel: Sequel | None = None,
     ) -> None:  # fmt: skip
-        """`local`: the execution is that local step's, under the claim of the task that `fact` submitted."""
+        """`local`: the execution is that local step's, under the claim of the task that `fact` submitted.
+
+        `sequel`: what `Stating.sequel` made of `fact`.
+        """
         self.coord = coord
         """The connection, to submit and state more with; what is stated names the task as its cause."""
         self.task_id = fact.id
@@ -167,6 +174,9 @@ class TaskContext:
         self._ends_at = 0.0
         self._cancelled: asyncio.Event | None = None
         self._progress: Receipt | None = None
+        self._fact = fact
+        self._sequel = sequel
+        self._steps: Steps | None = None
 
     @property
     def cancelled(self) -> asyncio.Event:
@@ -187,13 +197,53 @@ class TaskContext:
         fact = Fact(kind="task", id=self.task_id, key=self.key, event="progress", data=said)
         self._progress = await self.coord.emit(fact)
 
+    @overload
+    async def run(
+        self, name: str, call: Callable[..., Awaitable[T]], *arguments: Any, returns: Any = INFER
+    ) -> T: ...  # a coroutine function
+
+    @overload
+    async def run(self, name: str, call: Callable[..., T], *arguments: Any, returns: Any = INFER) -> T: ...
+
+    async def run(self, name: str, call: Callable[..., Any], *arguments: Any, returns: Any = INFER) -> Any:
+        """What ``call(*arguments)`` gives, done once for the task: whoever executes it again is given the same.
+
+        What it gives is recorded, as a fact of the task, before this returns; under a later claim (after a death,
+        a failure, a redrive with the same input) `call` is not called, and this returns what was recorded. So it is
+        executed again only where the agent was lost while it ran or before its record was stored. What
+        it raises is not recorded: it is raised here.
+
+        `name` says which step of the task it is, whatever else the handler does before and after, and however its
+        code changes: 1 to 256 characters, once an execution, at most 1,000 of a task.  `call`: a function or
+        coroutine function.  `returns`: the type of what it gives, where its annotation does not say; without
+        either it is what JSON gives, the first time too.  At most 64 MiB; beyond 64 KiB by reference.
+
+        Several may run at once (`asyncio.gather`).  In a local step of a workflow nothing is recorded: the line is
+        executed again as a whole.
+
+        Raises `StepRefused` for a name or type that cannot be, `InvalidPayload` when it gives something else, and
+        what storing a fact raises when trying again cannot help.
+        """
+        if self._is_local:
+            return await unrecorded(call, arguments, returns)
+        if self._steps is None:
+            self._steps = Steps(self.coord, self._fact, self.claim, self._sequel)
+        return await self._steps.run(name, call, arguments, returns)
+
+    def over(self) -> None:
+        """The handler is: what it left behind records nothing more."""
+        if self._steps is not None:
+            self._steps.over()
+
     @property
     def has_spoken(self) -> bool:
-        """Whether progress was said that may not be stored yet."""
-        return self._progress is not None
+        """Whether something was said that may not be stored yet."""
+        return self._progress is not None or self._steps is not None
 
     async def settled(self) -> None:
-        """Return when the last progress is stored, so that the outcome comes after it."""
+        """Return when what was said last is stored, so that the outcome comes after it."""
+        if self._steps is not None:
+            await self._steps.settled()
         if self._progress is not None and not self._progress.done:
             try:
                 await self._progress

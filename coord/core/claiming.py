@@ -46,12 +46,12 @@ def decide(task: Task | None, *, agent: str, instance: str, seq: int) -> Move:
     """What to do about the delivery of stream sequence `seq`, the log saying that its task is `task`."""
     if task is None:
         return Leave("unknown")
+    if task.status == "claimed" and task.claimant == agent and task.instance == instance:
+        return Hold(task.claims)  # though it was stated anew meanwhile: nobody else would run it before its timeout
     if task.submitted_seq != seq:
         return Leave("stale")  # stated anew since: that submission has a delivery of its own
     if task.ended:
         return Leave("ended")
     if task.free:
         return Claim(task.next_claim)
-    if task.claimant == agent and task.instance == instance:
-        return Hold(task.claims)
     return Leave("claimed")

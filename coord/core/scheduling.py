@@ -151,7 +151,7 @@ class PlacementDecider(Folding):
         ended, tasks.ended = tasks.ended, None
         if not desk.tracked and (event != "submitted" or fact.detail[1:] != _PLACED):
             return NONE  # where nothing was ever placed
-        if event == "progress":
+        if event in ("progress", "recorded"):
             return NONE
         ident = (fact.tenant, fact.key, fact.id)
         task = tasks.get(*ident) if ended is None else ended

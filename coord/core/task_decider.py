@@ -182,6 +182,8 @@ class TaskDecider:
         if refusal is not None:
             self.refused[refusal.code] += 1
             return self._refused(task, fact)
+        if event == "recorded":
+            return NONE
         if event != "progress":
             self._count(task, was if known else None, event, claimant)
         if event == "completed" and task.submission.then:

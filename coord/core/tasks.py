@@ -74,6 +74,7 @@ TRANSITIONS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("queued", "claimed"): ("claimed",),
     ("waiting", "claimed"): ("claimed",),
     ("claimed", "progress"): ("claimed",),
+    ("claimed", "recorded"): ("claimed",),
     ("claimed", "completed"): ("completed",),
     ("claimed", "rejected"): ("rejected",),
     ("claimed", "failed"): ("waiting", "failed"),
@@ -315,6 +316,12 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
             self.progress = min(1.0, max(0.0, said.done))
         return refusal
 
+    def _recorded(self, fact: StoredFact) -> Refusal | None:
+        said = decode(fact, _Step)
+        if not 0 < len(said.step) <= limits.STEP_NAME_CHARS_MAX:
+            return _MALFORMED
+        return self._held(fact, said.claim)
+
     def _completed(self, fact: StoredFact) -> Refusal | None:
         said = decode(fact, Completed)
         refusal = self._held(fact, said.claim)
@@ -454,6 +461,7 @@ _FOLDS: Final = {
     "submitted": Task._submitted,  # noqa: SLF001 - this module's own
     "claimed": Task._claimed,  # noqa: SLF001
     "progress": Task._progress,  # noqa: SLF001
+    "recorded": Task._recorded,  # noqa: SLF001
     "completed": Task._completed,  # noqa: SLF001
     "rejected": Task._rejected,  # noqa: SLF001
     "failed": Task._failed,  # noqa: SLF001
@@ -531,9 +539,19 @@ def payload_hash(fact: StoredFact) -> str:
 
 _digest: Final = hashlib.blake2b
 
+
+class _Step(msgspec.Struct, frozen=True):
+    """A record but for what the step gave, which is its handler's business."""
+
+    claim: int | None = None
+    step: str = ""
+    ref: work.Reference | None = None
+    run_s: float | None = None
+
+
 _DECODERS: Final = {
     to: msgspec.json.Decoder(to).decode
-    for to in (Submission, Claim, Progress, Completed, Rejected, Failed, Returned, Released, Placed, Ended)
+    for to in (Submission, Claim, Progress, _Step, Completed, Rejected, Failed, Returned, Released, Placed, Ended)
 }
 
 

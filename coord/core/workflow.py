@@ -312,7 +312,7 @@ class WorkflowDecider(Folding):
         if task.apply(fact) is not None:
             return NONE  # the task decider counts it
         if not task.ended:
-            if flow.phase == "running" or fact.event in ("claimed", "progress"):
+            if flow.phase == "running" or fact.event in ("claimed", "progress", "recorded"):
                 return NONE
             return self._freed(fact, live)
         del flow.tasks[fact.id]

@@ -60,6 +60,14 @@ class TaskOfWorkflow(CoordError):
     remedy = "Start the workflow again under another id; `--workflow-tasks` submits its task all the same, alone."
 
 
+class StepRefused(CoordError):
+    """A step of a handler that cannot be recorded under its name, or as its type."""
+
+    code = "task.step_refused"
+    fault = Fault.CALLER
+    remedy = "Give each step of a task a name of its own, and a result that JSON can hold. More than 1,000: more tasks."
+
+
 class UnknownTask(CoordError):
     """No task of this id is in the log."""
 

@@ -76,6 +76,14 @@ TASK_FACTS_MAX: Final = 10_000
 TASK_OUTPUT_BYTES_MAX: Final = 64 * MIB
 """Input or output of a task, by reference too."""
 
+STEPS_MAX: Final = 1_000
+"""Recorded steps of one task: each is a fact of it, and whoever executes it after a death reads them all."""
+
+STEP_NAME_CHARS_MAX: Final = 256
+
+STEP_INLINE_BYTES: Final = 64 * KIB
+"""What a step gave and is longer travels by reference: a thousand of them are read at once."""
+
 FLOW_STEPS_MAX: Final = 500
 """Steps of one workflow, those of its sub-workflows not counted."""
 

@@ -224,7 +224,7 @@ def _apply(table: Table, ident: Ident, life: _Life, mine: list[EventRow], refuse
         if refusal is not None and is_older:
             refusal = _begun_anew(table, ident, life, fact, refusal)
         if refusal is None:
-            newest = row
+            newest = newest if row[10] in table.judged_only else row
             was_known = was_known or table.known(life.fold)
         elif (was_known and not is_older and not life.lags and refusal.code not in QUIET) or (
             refusal.code in BY_ITSELF and row[10] in table.begins

@@ -59,6 +59,8 @@ class Table(Folded, frozen=True):
     """After `coord.store.entities.COMMON`, in the order of its statement."""
     slim: Callable[[Any], None]
     """Drop what the log has and no fact to come is judged by."""
+    judged_only: frozenset[str] = frozenset()
+    """Events that change nothing of the fold: no row is written for them."""
 
 
 def _at(seconds: float | None) -> float | None:
@@ -192,7 +194,10 @@ def _registry(x: Registry) -> tuple[Any, ...]:
 
 
 TABLES: Final[dict[str, Table]] = {
-    "task": Table("task", Task, frozenset({"submitted"}), None, lambda x: x.submitted_seq != 0, _task, _slim_task),
+    "task": Table(
+        "task", Task, frozenset({"submitted"}), None, lambda x: x.submitted_seq != 0, _task, _slim_task,
+        frozenset({"recorded"}),
+    ),
     "workflow": Table(
         "workflow", Workflow, frozenset({"started"}), None, lambda x: x.started_seq != 0, _workflow, _slim_workflow
     ),

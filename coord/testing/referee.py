@@ -61,6 +61,9 @@ class _TaskRules:
         self.accept_s = 0.0
         """How long whoever is offered it has to claim it."""
         self.failures = self.deaths = self.redrives = self.restated = 0
+        self.input: Any = None
+        self.recorded: dict[str, tuple[int, Any]] = {}
+        """Step → the claim under which it was recorded first, and what it gave."""
 
     def at(self, seq: int) -> TaskState:
         found = bisect.bisect_right(self.seqs, seq)
@@ -100,6 +103,9 @@ class _TaskRules:
         if event == "returned" and now.status != "claimed" and number == now.claims + 1:
             declined = now.offered[1] == (agent, said.get("instance"))
             return now._replace(offered=(now.offered[0], None)) if declined else None
+        if event == "recorded" and holds:
+            self.recorded.setdefault(said["step"], (now.claims, said.get("output")))
+            return None
         if event in ("completed", "rejected") and holds:
             return now._replace(status=event)
         if event == "failed" and holds:
@@ -140,6 +146,8 @@ class _TaskRules:
         self.retries = limits.TASK_RETRIES if self.retries_said is None else self.retries_said
         self.accept_s = (said.get("placement") or {}).get("accept_ms", Placement().accept_ms) / 1000
         self.failures = self.deaths = self.restated = 0
+        if said.get("input") != self.input:
+            self.input, self.recorded = said.get("input"), {}
         self.redrives = said.get("redrive", 0)
         return TaskState("queued", seq, now.claims, "", None, ".".join(detail), (now.offered[0], None))
 
@@ -308,6 +316,18 @@ class Referee:
             self.world.wrong(f"claim {claim} of {task} runs at {before} and at {instance}")
         elif self.claimed_once[place] > 1:
             self.world.wrong(f"claim {claim} of {task} runs twice at {instance}")
+
+    def does(self, key: str, task: str, step: str, claim: int) -> None:
+        """A handler does one of its steps."""
+        under, _ = self.tasks[key, task].recorded.get(step, (claim, None))
+        if under < claim:
+            self.world.wrong(f"{step} of {task} is done under claim {claim}, and was recorded under {under}")
+
+    def given(self, key: str, task: str, step: str, value: Any) -> None:
+        """A handler is given what one of its steps gave before."""
+        _, gave = self.tasks[key, task].recorded.get(step, (0, None))
+        if value != gave:
+            self.world.wrong(f"{step} of {task} gave {gave}, and now {value}")
 
     def stated(self, state: State, seq: int) -> None:
         """The log has a decision, under its id: it must be that decision."""

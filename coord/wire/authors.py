@@ -66,6 +66,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("task", "submitted"): Rule(_A.ANYONE, deciders=True),
     ("task", "claimed"): Rule(_A.CLAIMANT),
     ("task", "progress"): Rule(_A.CLAIMANT, "status", frames=True),
+    ("task", "recorded"): Rule(_A.CLAIMANT),
     ("task", "completed"): Rule(_A.CLAIMANT),
     ("task", "failed"): Rule(_A.CLAIMANT),
     ("task", "rejected"): Rule(_A.CLAIMANT),

@@ -187,6 +187,22 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     note: Any = None
 
 
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``task.recorded``: what one step of the handler gave, for those who execute the task after it.
+
+    The first of a name that is believed holds, under every later claim (`coord.core.recorded`).
+    """
+
+    claim: int | None = None
+    step: str
+    """Its name, unique within the task: 1 to `limits.STEP_NAME_CHARS_MAX` characters."""
+    output: Any = None
+    ref: Reference | None = None
+    """Instead of `output`."""
+    run_s: float | None = None
+    """How long it ran."""
+
+
 class LocalOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the execution of a local step ended: completed, or with an error, and then it is the last."""
 

@@ -74,6 +74,7 @@ def test_coord_is_compared_with_the_best_of_those_that_keep_outcomes_and_of_all(
     figures = {
         "coord": {"task_per_s": [30.0], "task_ms.p50": [2.0], "steps_per_s": [9.0]},
         "coord_local": {"steps_per_s": [27.0]},
+        "coord_handler": {"steps_per_s": [36.0]},
         "restate": {"task_per_s": [10.0], "task_ms.p50": [4.0], "steps_per_s": [3.0]},
         "dbos": {"task_per_s": [5.0], "task_ms.p50": [1.0]},
         "taskiq_nats": {"task_per_s": [60.0], "task_ms.p50": [0.5]},
@@ -82,8 +83,9 @@ def test_coord_is_compared_with_the_best_of_those_that_keep_outcomes_and_of_all(
         "stored": {"task_per_s": 3.0, "task_ms.p50": 0.5, "steps_per_s": 3.0},
         "all": {"task_per_s": 0.5, "task_ms.p50": 0.25, "steps_per_s": 3.0},
         "local": {"steps_per_s": 9.0},
+        "handler": {"steps_per_s": 12.0},
     }
-    assert tasks_peers.against({"dbos": figures["dbos"]}) == {"stored": {}, "all": {}, "local": {}}
+    assert tasks_peers.against({"dbos": figures["dbos"]}) == {"stored": {}, "all": {}, "local": {}, "handler": {}}
 
 
 def test_a_cost_is_known_as_one_under_its_sides_name():

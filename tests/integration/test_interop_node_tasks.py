@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server
         assert (rejected["status"], rejected["message"]) == ("rejected", "negative")
         assert refused == {"refused": 10071}
 
-        async with interop.script("work", fleet.url, fleet.tenant, "double", "4") as script:
+        async with interop.script("work", fleet.url, fleet.tenant, "double", "5") as script:
             assert await script.line() == {"ready": True}
             number, text = await asyncio.gather(c.submit("double", 21), c.submit("double", "x", retries=2))
             assert await number.result(timeout_s=90) == 42
@@ -45,7 +46,17 @@ async def test_node_submits_and_works_with_the_sdk_on_the_other_side(nats_server
             flow.task("again", "double", needs=[flow.task("once", "double")], local=True)
             handle = await c.start_workflow(flow, 3)
             assert await handle.result(90) == 12
+            begun = await c.submit("double", {"heavy": True}, backoff_s=0.1)
             await script.end()
+        porter = coord.Agent("porter")
+
+        @porter.task("double")
+        async def double(_: dict[str, Any], ctx: coord.TaskContext) -> list[Any]:
+            weight: Any = await ctx.run("weigh", lambda: pytest.fail("Node has weighed it"))
+            return [ctx.claim, weight, await ctx.run("carry", lambda: "carried")]
+
+        async with porter.connect(fleet.url, tenant=fleet.tenant):
+            assert await begun.result(90) == [2, {"kg": 3}, "carried"]
         assert [(step.status, step.local) for step in (await handle.status()).steps] == [("completed", None)] * 2
         said, left = await number.status(), await text.status()
         assert (said.claimant, said.retries, said.timeout_s) == ("node-worker", 1, 900.0), "its handler's word"

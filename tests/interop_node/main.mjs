@@ -119,7 +119,7 @@ const commands = {
     leave();
   },
 
-  // Run tasks: a number is doubled, text is rejected.
+  // Run tasks: a number is doubled, text is rejected, of anything else one step is done, and then it fails.
   async work(nc, tenant, capability, count) {
     const tasks = new Tasks(nc, tenant, "node-worker", "nodeworker1");
     await tasks.open(capability);
@@ -127,7 +127,9 @@ const commands = {
     await tasks.work(capability, "normal", Number(count), async ({ input }) =>
       typeof input === "number"
         ? { event: "completed", body: { output: input * 2 } }
-        : { event: "rejected", body: { reason: "not a number" } },
+        : typeof input === "string"
+          ? { event: "rejected", body: { reason: "not a number" } }
+          : { steps: { weigh: { kg: 3 } }, event: "failed", body: { error: "tired" } },
       { retries: 1, timeout_s: 900 },
     );
   },

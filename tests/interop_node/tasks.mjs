@@ -79,6 +79,8 @@ export class Tasks {
             break; // somebody was first, or has cancelled it
           }
           const outcome = await run(message.json());
+          for (const [step, output] of Object.entries(outcome.steps ?? {}))
+            await state(this.nc, this.subject(key, id, "recorded"), { claim: 1, step, output });
           await state(this.nc, this.subject(key, id, outcome.event), { claim: 1, ...outcome.body });
           done += 1;
         }

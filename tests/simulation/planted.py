@@ -10,7 +10,19 @@ import msgspec
 import pytest
 
 from coord import limits
-from coord.core import deciding, flags, flow_run, handoff, locks, presence_decider, signals, task_decider, tasks, timers
+from coord.core import (
+    deciding,
+    flags,
+    flow_run,
+    handoff,
+    locks,
+    presence_decider,
+    recorded,
+    signals,
+    task_decider,
+    tasks,
+    timers,
+)
 from coord.core.capability import CapabilityState
 from coord.core.deciding import Arm, Push, Settle, State
 from coord.core.scheduling import PlacementDecider
@@ -296,6 +308,27 @@ def tried_at_once(patch: Patch) -> None:
     patch.setattr(CapabilityState, "open_s", property(lambda _: limits.CAPABILITY_OPEN_S))
 
 
+def steps_done_again(patch: Patch) -> None:
+    """Who executes a task after a death begins from the start."""
+    right = recorded.recorded
+
+    def forgets(facts: list[StoredFact]) -> Any:
+        task, records = right(facts)
+        return task, {} if task is not None and task.deaths else records
+
+    patch.setattr(fleet, "recorded", forgets)
+
+
+def newest_step_holds(patch: Patch) -> None:
+    """What is recorded is believed, whoever says it."""
+
+    def believing(facts: list[StoredFact]) -> Any:
+        task, _ = tasks.fold(facts)
+        return task, {f.data["step"]: recorded._read(f) for f in facts if f.event == "recorded" and "step" in f.data}
+
+    patch.setattr(fleet, "recorded", believing)
+
+
 # --- signals, locks --------------------------------------------------------------------------
 
 
@@ -332,6 +365,8 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     nothing_owed,
     needs_ignored,
     local_steps_done_again,
+    steps_done_again,
+    newest_step_holds,
     local_failures_wait_for_nothing,
     releases_forgotten,
     told_before_it_is_decided,

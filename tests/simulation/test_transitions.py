@@ -79,6 +79,7 @@ def test_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
         n, nexts = str(task.claims), str(task.next_claim)
         outcomes = [about("w", event) for event in ("progress", "completed", "rejected", "failed")]
+        outcomes.append(about("w", "recorded", step="one"))
         return [
             about("me", "submitted", "work", "normal", retries=1),
             about("me", "submitted", "work", "normal", retries=1, redrive=task.redrives + 1),

@@ -146,7 +146,8 @@ async def _work(job: Job) -> None:
     @agent.task("hold", retries=3)
     async def hold(work: Work, ctx: coord.TaskContext) -> int:
         note(ctx)
-        await asyncio.sleep(work.hold_s)
+        await ctx.run("half", asyncio.sleep, work.hold_s / 2)
+        await asyncio.sleep(work.hold_s / 2)
         if work.n % REJECT_EVERY == 0:
             raise coord.Reject("as its number says")
         if work.n % FAIL_EVERY == 0 and ctx.attempt == 1:

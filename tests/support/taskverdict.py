@@ -3,6 +3,7 @@
 * every submitted task, and every started workflow, has exactly one outcome, and its submitter was told that one;
 * no execution began after its task's outcome was stored, and none without a claim that was believed;
 * no step's task was submitted before what it needs had succeeded;
+* no recorded step of a task was done again;
 * nothing that deciders state is in the log twice;
 * the tables are the folds of the log, and every fact is a row once.
 """
@@ -87,6 +88,7 @@ def judge(log: Log, ends: dict[tuple[str, str], str], folder: Path) -> list[Find
             if told != status:
                 findings.append(Finding("wrong", f"{kind} {name} is {status}, its submitter was told {told}"))
         findings += _stated_twice(name, facts)
+        findings += _done_again(name, facts)
     for kind, id_ in ends:
         if (kind, id_, id_) not in log.entities:
             findings.append(Finding("lost", f"{kind} {id_} was acknowledged and is not in the log"))
@@ -118,6 +120,14 @@ def _status(kind: str, facts: list[StoredFact]) -> str:
 def _stated_twice(name: str, facts: list[StoredFact]) -> Iterable[Finding]:
     told = Counter((f.event, f.detail) for f in facts if subjects.is_decider(f.agent) and f.event != "submitted")
     return [Finding("decided twice", f"{name}: {what}") for what, count in told.items() if count > 1]
+
+
+def _done_again(name: str, facts: list[StoredFact]) -> Iterable[Finding]:
+    """A record is stated by whoever has done its step: of one that counts there is no second."""
+    refused = {fact.seq for fact, _ in tasks.fold(facts)[1]} if facts[0].kind == "task" else set()
+    done = {(f.data["step"], f.event_id) for f in facts if f.event == "recorded" and f.seq not in refused}
+    told = Counter(step for step, _ in done)
+    return [Finding("done again", f"task {name}: step {step}") for step, count in told.items() if count > 1]
 
 
 def _executions(folder: Path, outcomes: dict[str, StoredFact], claims: Counter[str]) -> Iterable[Finding]:

@@ -20,7 +20,7 @@ from coord.ops.bench import machine, servers
 from coord.ops.bench.beside import sides
 from coord.ops.bench.beside.job import FLOWS, KINDS, STEPS, Effort, Job, Kind
 from coord.ops.bench.beside.servers import Served, serving
-from coord.ops.bench.beside.sides import BY_NAME, COORD, COORD_LOCAL, SIDES, Side
+from coord.ops.bench.beside.sides import BY_NAME, COORD, COORD_HANDLER, COORD_LOCAL, SIDES, Side
 from coord.ops.bench.measure import BenchError, Figures, cpu_s, percentile, rounded
 from coord.ops.bench.workers import Worker
 from coord.ops.devstack import ports
@@ -172,12 +172,17 @@ def against(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
     """How many times as good coord is as the best of the others, figure by figure: above 1 it is better.
 
     `stored`: of those that keep what became of a task, as coord does.  `all`: of all.  `local`: of all, where coord's
-    steps are local ones.
+    steps are local ones; `handler`: where they are recorded steps of a handler, as the others' are.
     """
     medians = {name: {n: statistics.median(v) for n, v in of.items()} for name, of in figures.items()}
-    own, local = medians.pop(COORD, {}), medians.pop(COORD_LOCAL, {})
+    own, local, handler = (medians.pop(name, {}) for name in (COORD, COORD_LOCAL, COORD_HANDLER))
     stored = {name: of for name, of in medians.items() if BY_NAME[name].stored}
-    return {"stored": _best(own, stored), "all": _best(own, medians), "local": _best(local, medians)}
+    return {
+        "stored": _best(own, stored),
+        "all": _best(own, medians),
+        "local": _best(local, medians),
+        "handler": _best(handler, medians),
+    }
 
 
 def _best(own: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

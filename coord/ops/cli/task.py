@@ -47,6 +47,7 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     """Show a task whole, with everything that was said about it: from the log, older ones from the database."""
     from coord.client.histories import read
     from coord.core import tasks
+    from coord.core.recorded import recorded
     from coord.ops.cli.output import brief, to_json
     from coord.ops.fields import fields_of
 
@@ -59,6 +60,7 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     if task is None:
         return await stored.show(ctx, "task", tenant or ctx.settings.identity.tenant, key or id, id)
     _, refused = tasks.fold(facts)
+    _, records = recorded(facts)
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
     history = [{**fact_row(fact), "refused": why.get((fact.seq, fact.index))} for fact in facts]
     record = fields_of(task) | {"retries": task.retries, "timeout_s": task.timeout_s}  # what applies, as far as known
@@ -66,6 +68,8 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     if task.status == "completed" and ends and isinstance(ends[-1], dict):
         output = ends[-1].get("output") if ends[-1].get("ref") is None else {"$ref": ends[-1]["ref"]}
         record["output"] = brief(to_json(output), 400) if ctx.out.is_table else output
+    if records:
+        record["steps"] = [{"step": r.step, "claim": r.claim, "run_s": r.run_s} for r in records.values()]
     ctx.out.entity(record, history, ["stored_at", "seq", "event", "agent", "refused"])
     return Exit.OK
 

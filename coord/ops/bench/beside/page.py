@@ -58,7 +58,12 @@ def tables(report: Mapping[str, Any], number: Callable[[float], str]) -> list[Ta
 
 
 def _best(beside: Mapping[str, Mapping[str, float]], number: Callable[[float], str]) -> list[Table]:
-    columns = {"that keep outcomes": "stored", "all": "all", "all, coord with local steps": "local"}
+    columns = {
+        "that keep outcomes": "stored",
+        "all": "all",
+        "all, coord with local steps": "local",
+        "all, coord with steps of a handler": "handler",
+    }
     of = [beside.get(name, {}) for name in columns.values()]
     named = list(dict.fromkeys(name for column in of for name in column))
     if not named:

@@ -50,6 +50,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
 COORD: Final = "coord"
 COORD_LOCAL: Final = "coord_local"
+COORD_HANDLER: Final = "coord_handler"
 
 SIDES: Final = (
     Side(name=COORD, module="coord.ops.bench.beside.coord_itself", server="coord", window=256, window_flows=128),
@@ -61,6 +62,15 @@ SIDES: Final = (
         kinds=("one_step", "three_steps"),
         window=256,
         window_flows=128,
+    ),
+    Side(
+        name=COORD_HANDLER,
+        module="coord.ops.bench.beside.coord_itself",
+        variant="handler",
+        server="coord",
+        kinds=("one_step", "three_steps"),
+        window=256,
+        window_flows=256,
     ),
     Side(
         name="taskiq_nats",

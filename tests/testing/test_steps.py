@@ -1,0 +1,218 @@
+"""Steps of a handler: done once for a task, whoever executes it how often, and given again as they were given first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import coord
+from coord import errors
+from coord.client import histories
+from coord.client.redriving import redrive
+from coord.testing import InMemoryCoord
+from coord.wire.records import Fact
+from tests.support.waiting import until
+
+
+@dataclass
+class Charge:
+    id: str
+    amount: int
+
+
+class Odd:
+    """Nothing that JSON can hold."""
+
+
+class Shop:
+    """Three steps, of which the last one fails or hangs for a while; what was done."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.done: Counter[str] = Counter()
+        self.given: list[Any] = []
+        self.failures = failures
+        self.hangs = asyncio.Event()
+        self.agent = coord.Agent("shop", capabilities={"order": 4})
+        self.agent.task("order", retries=self.failures, timeout_s=7200)(self.order)
+
+    async def charge(self, amount: int) -> Charge:
+        self.done["charge"] += 1
+        return Charge(f"ch-{self.done['charge']}", amount)
+
+    def label(self, charge: Charge) -> dict[str, Any]:
+        self.done["label"] += 1
+        return {"of": charge.id, "no": self.done["label"]}
+
+    async def ship(self) -> None:
+        self.done["ship"] += 1
+        if self.done["ship"] <= self.failures:
+            raise ConnectionError("nobody at the door")
+
+    async def order(self, amount: int, ctx: coord.TaskContext) -> list[Any]:
+        charge = await ctx.run("charge", self.charge, amount)
+        label = await ctx.run("label", self.label, charge)
+        self.given.append((charge, label))
+        if self.hangs.is_set():
+            await asyncio.sleep(3600)
+        await ctx.run("ship", self.ship)
+        return [charge.id, label["no"]]
+
+
+async def test_what_a_failed_execution_did_is_not_done_again(fleet: InMemoryCoord) -> None:
+    shop = Shop(failures=2)
+    async with fleet.work(shop.agent), fleet.connect("boss") as c:
+        handle = await c.submit("order", 7)
+        assert await handle.result(timeout_s=3600) == ["ch-1", 1]
+    assert shop.done == {"charge": 1, "label": 1, "ship": 3}
+    assert shop.given == [(Charge("ch-1", 7), {"of": "ch-1", "no": 1})] * 3, "of the same type each time"
+    facts = fleet.facts("task", handle.id)
+    assert [f.event for f in facts] == [
+        "submitted", "claimed", "recorded", "recorded", "failed",
+        "claimed", "failed", "claimed", "recorded", "completed",
+    ]  # fmt: skip
+    first = next(f for f in facts if f.event == "recorded")
+    assert (first.data["claim"], first.data["step"], first.data["output"]) == (1, "charge", {"id": "ch-1", "amount": 7})
+    assert first.causation_id == facts[0].event_id
+
+
+async def test_what_an_agent_did_before_it_died_is_not_done_again(fleet: InMemoryCoord) -> None:
+    shop = Shop()
+    shop.hangs.set()
+    async with fleet.connect("boss") as c, fleet.work(shop.agent) as doomed:
+        handle = await c.submit("order", 7)
+        await until(lambda: shop.given)
+        await fleet.crash(doomed)
+        shop.hangs.clear()
+        async with fleet.work(shop.agent):
+            assert await handle.result(timeout_s=3600) == ["ch-1", 1]
+    assert shop.done == {"charge": 1, "label": 1, "ship": 1}
+
+
+async def test_a_redrive_goes_on_where_the_task_ended_but_not_with_another_input(fleet: InMemoryCoord) -> None:
+    shop = Shop()
+    shop.failures = 1  # and no retries
+    async with fleet.work(shop.agent), fleet.connect("boss") as c:
+        handle = await c.submit("order", 7, id="o1")
+        with pytest.raises(errors.TaskFailed):
+            await handle.result(timeout_s=60)
+        await redrive(c, "o1")
+        ended = await fleet.until_fact("task", "completed", id="o1")
+        assert ended.data["output"] == ["ch-1", 1]
+        assert shop.done == {"charge": 1, "label": 1, "ship": 2}
+
+        shop.failures = 3
+        handle = await c.submit("order", 7, id="o2")
+        with pytest.raises(errors.TaskFailed):
+            await handle.result(timeout_s=60)
+        task, facts = await histories.read(c.connection, c.tenant, "o2", "o2")
+        assert task is not None
+        anew = Fact(
+            kind="task", id="o2", event="submitted", detail=("order", "normal"), data={"input": 8, "redrive": 1}
+        )
+        await c.stating.send(anew, last=facts[-1].seq)
+        ended = await fleet.until_fact("task", "completed", id="o2")
+        assert ended.data["output"] == ["ch-3", 3], "it is another order"
+
+
+async def test_steps_at_once_and_what_is_left_behind(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("many", capabilities={"many": 1})
+    released = asyncio.Event()
+    left: list[asyncio.Task[Any]] = []
+
+    async def twice(n: int) -> int:
+        return 2 * n
+
+    async def late() -> int:
+        await released.wait()
+        return 0
+
+    @agent.task("many", retries=1)
+    async def many(n: int, ctx: coord.TaskContext) -> int:
+        doubled = await asyncio.gather(*(ctx.run(f"n{i}", twice, i) for i in range(n)))
+        left.append(asyncio.ensure_future(ctx.run("late", late)))
+        await asyncio.sleep(0)
+        if ctx.attempt == 1:
+            raise ConnectionError("once more")
+        return sum(doubled)
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("many", 20)
+        assert await handle.result(timeout_s=60) == 380
+        released.set()
+        await asyncio.wait(left)
+    assert all(task.cancelled() for task in left), "nobody would believe it"
+    recorded = [f.data["step"] for f in fleet.facts("task", handle.id) if f.event == "recorded"]
+    assert sorted(recorded) == sorted(f"n{i}" for i in range(20))
+
+
+async def test_large_ones_travel_by_reference(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("large", capabilities={"large": 1})
+    made: list[int] = []
+
+    def blob() -> str:
+        made.append(1)
+        return "x" * 1_000_000
+
+    @agent.task("large", retries=1)
+    async def large(ctx: coord.TaskContext) -> int:
+        text = await ctx.run("blob", blob)
+        if ctx.attempt == 1:
+            raise ConnectionError("once more")
+        return len(text)
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("large")
+        assert await handle.result(timeout_s=60) == 1_000_000
+    assert made == [1]
+    (recorded,) = [f for f in fleet.facts("task", handle.id) if f.event == "recorded"]
+    assert recorded.data["ref"]["size"] == 1_000_002
+    assert len(recorded.body) < 1_000
+
+
+async def test_names_and_types_that_cannot_be(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("odd", capabilities={"odd": 1})
+    done: list[str] = []
+
+    class Hidden:
+        pass
+
+    def hidden() -> Hidden:
+        return Hidden()
+
+    def odd() -> Odd:
+        done.append("odd")
+        return Odd()
+
+    def lies() -> int:
+        return "three"  # type: ignore[return-value]
+
+    @agent.task("odd", retries=0)
+    async def handler(what: str, ctx: coord.TaskContext) -> None:
+        if what == "twice":
+            unsaid: Any = await ctx.run("a", lambda: {1, 2})
+            assert unsaid == [1, 2], "what JSON gives, the first time too"
+            await ctx.run("a", lambda: 2)
+        elif what == "no name":
+            await ctx.run("", lambda: 1)
+        elif what == "lies":
+            await ctx.run("lies", lies)
+        elif what == "returns":
+            assert await ctx.run("lies", lambda: "3", returns=str) == "3"
+        elif what == "hidden":
+            await ctx.run("hidden", hidden)
+        else:
+            await ctx.run("odd", odd)
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        for what, code in (("twice", "task.step_refused"), ("no name", "task.step_refused"),
+                           ("lies", "wire.payload"), ("type", "task.step_refused"),
+                           ("hidden", "task.step_refused")):  # fmt: skip
+            with pytest.raises(errors.TaskFailed) as failed:
+                await (await c.submit("odd", what)).result(timeout_s=60)
+            assert failed.value.details["error"] == code, what
+        await (await c.submit("odd", "returns")).result(timeout_s=60)
+    assert done == [], "refused before it is done"
