@@ -274,7 +274,17 @@ def _check_zone(zone: str) -> None:
 
 def _same(timer: Timer, said: TimerSet) -> bool:
     """Whether a timer that is set is this one; of one that fires once any time is: it was set before."""
-    there = msgspec.structs.replace(timer.said, restated=0, held=None)
     if timer.status != "set":
         return False
-    return bool(msgspec.to_builtins(there) == msgspec.json.decode(msgspec.json.encode(said)))
+    there = msgspec.structs.replace(timer.said, restated=0, held=None)
+    return _compared(there) == _compared(said)
+
+
+def _compared(said: TimerSet) -> Any:
+    """What makes a timer that recurs the same: not whom it tells, which a program that was restarted says otherwise."""
+    told = None if said.then is None else said.then.submit
+    if told is not None and said.at is None:
+        task = msgspec.structs.replace(told.task, instance=None, progress=False, together=False)
+        then = msgspec.structs.replace(said.then, submit=msgspec.structs.replace(told, task=task))
+        said = msgspec.structs.replace(said, then=then, instance=None)
+    return msgspec.json.decode(msgspec.json.encode(said))

@@ -77,6 +77,8 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     fired_at: float | None = None
     """The last time."""
     fired_id: str = ""
+    numbered: int = 0
+    """How often it fired, again and again, as it was set before: its tasks are numbered from there on."""
     reason: str = ""
     """Of its cancellation; the decider says so what the broker has against a schedule."""
     begun_seq: int = 0
@@ -86,6 +88,11 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     def once(self) -> bool:
         """Whether it fires once."""
         return self.said.at is not None
+
+    @property
+    def number(self) -> int:
+        """Of the task that it submitted last, of those that it submits again and again."""
+        return self.numbered + (0 if self.once else self.fires)
 
     @property
     def next_at(self) -> float | None:
@@ -125,6 +132,7 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
             return _STALE
         if holds and fact.agent != self.setter and not fact.agent.startswith("_"):
             return _TAKEN
+        self.numbered = self.number if self.set_seq else self.numbered
         self.status, self.said, self.seq = "set", said, fact.seq
         self.setter, self.set_at, self.set_seq, self.fires = fact.agent, at, fact.seq, 0
         self.fired_at, self.fired_id, self.reason = None, "", ""
@@ -196,6 +204,8 @@ class _Dump(msgspec.Struct):
 
     timers: list[Timer] = []
     begun_seq: int = 0
+    over: list[tuple[str, str, str, int]] = []
+    """Of timers that are over: tenant, key, id and number."""
 
 
 class TimerDecider(Folding):
@@ -207,6 +217,8 @@ class TimerDecider(Folding):
     def __init__(self) -> None:
         super().__init__()
         self._timers: dict[Ident, Timer] = {}
+        self._over: dict[Ident, int] = {}
+        """Of timers that are over and fired again and again: the number of the last task."""
         self._begun_seq = 0
         """Of the first fact that it believed."""
         self._due: list[tuple[float, Ident, int]] = []
@@ -226,7 +238,10 @@ class TimerDecider(Folding):
             if fact.event == "set" and len(self._timers) >= limits.TIMERS_MAX:
                 self.refused[_FULL.code] += 1
                 return NONE
-            timer = Timer(tenant=fact.tenant, key=fact.key, id=fact.id, begun_seq=self._begun_seq)
+            numbered = self._over.get(ident, 0)
+            timer = Timer(
+                tenant=fact.tenant, key=fact.key, id=fact.id, begun_seq=self._begun_seq, numbered=numbered
+            )  # fmt: skip
         set_seq = timer.set_seq
         refusal = timer.apply(fact)
         if refusal is not None:
@@ -238,6 +253,7 @@ class TimerDecider(Folding):
         self._begun_seq = self._begun_seq or fact.seq
         if fact.event == "set":
             self._timers[ident] = timer
+            self._over.pop(ident, None)
             if timer.set_seq == set_seq:
                 return NONE  # stated again
             self._watch(ident, timer)
@@ -245,6 +261,10 @@ class TimerDecider(Folding):
         effects: list[Effect] = []
         if timer.status != "set":
             del self._timers[ident]
+            if timer.number:
+                self._over[ident] = timer.number
+                if len(self._over) > limits.TIMERS_NUMBERED_MAX:
+                    del self._over[next(iter(self._over))]
             if not timer.once or fact.event == "cancelled":
                 effects.append(_arm(timer, remove=True))
         if fact.event == "fired":
@@ -290,13 +310,15 @@ class TimerDecider(Folding):
 
     def dump(self) -> Any:
         """The timers that are set."""
-        return _Dump(list(self._timers.values()), self._begun_seq)
+        over = [(*ident, number) for ident, number in self._over.items()]
+        return _Dump(list(self._timers.values()), self._begun_seq, over)
 
     def load(self, dumped: Any) -> None:
         """The same again."""
         said = msgspec.convert(dumped, _Dump)
         self._timers = {(t.tenant, t.key, t.id): t for t in said.timers}
         self._begun_seq = said.begun_seq
+        self._over = {(tenant, key, name): number for tenant, key, name, number in said.over}
         self._due = []
         for ident, timer in self._timers.items():
             self._watch(ident, timer)
@@ -349,7 +371,7 @@ def _follow(timer: Timer, fact: StoredFact) -> list[Effect]:
 
 
 def _submit(timer: Timer, told: wire.Submit, n: int, fact: StoredFact) -> State:
-    name = (told.id or timer.id) if timer.once else f"{timer.id[: limits.TOKEN_BYTES_MAX - 12]}-{n}"
+    name = (told.id or timer.id) if timer.once else f"{timer.id[: limits.TOKEN_BYTES_MAX - 12]}-{timer.number}"
     # In the name of whoever set the timer: outcomes are told to him, and he may cancel.
     carried = Carried(submitter=timer.setter, submitted_at=fact.stored_at.timestamp(), event_id=fact.event_id)
     task = msgspec.structs.replace(told.task, carried=carried)

@@ -343,6 +343,9 @@ CLOCK_STEP: Final = timedelta(minutes=10)
 TIMERS_MAX: Final = 100_000
 """Timers that are set in one partition; another one is refused."""
 
+TIMERS_NUMBERED_MAX: Final = 10_000
+"""Timers of one partition that are over and whose tasks' numbers are remembered, should they be set again."""
+
 TIMER_AHEAD_MAX_S: Final = 365 * 86_400.0
 """A day below the age of what TIMERS holds."""
 

@@ -85,6 +85,8 @@ class _Timer(msgspec.Struct):
     """The number of the last firing that counted."""
     fired_max: int = 0
     """Firings of one setting."""
+    numbered: int = 0
+    """Firings of settings before, which its tasks are numbered after."""
 
 
 class TimerRules(Rules):
@@ -108,8 +110,9 @@ class TimerRules(Rules):
         if fact.event == "set":
             if fact.agent != "_timer" and (not is_set or fact.agent == timer.setter):
                 self.timers[place] = _Timer(
-                    "set", fact.agent, said, fact.seq, stored_s(fact), fired_max=timer.fired_max
-                )
+                    "set", fact.agent, said, fact.seq, stored_s(fact), fired_max=timer.fired_max,
+                    numbered=timer.numbered + (0 if "at" in timer.said else timer.fires),
+                )  # fmt: skip
         elif fact.event == "cancelled":
             mine = fact.agent == timer.setter or fact.agent.startswith("_")
             if is_set and mine and fact.detail in ((), (str(timer.set_seq),)):
@@ -131,7 +134,7 @@ class TimerRules(Rules):
             timer.status = "fired"
         submit = (timer.said.get("then") or {}).get("submit")
         if submit is not None:
-            name = place[1] if every_s is None else f"{place[1]}-{timer.fires}"
+            name = place[1] if every_s is None else f"{place[1]}-{timer.numbered + timer.fires}"
             self.demanded[name, name] = place
 
     def submits(self, key: str, task: str) -> None:

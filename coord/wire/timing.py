@@ -60,6 +60,8 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     fires: Count = 0
     fired_at: float | None = None
     fired_id: str = ""
+    numbered: Count = 0
+    """How often it fired, again and again, as it was set before."""
 
 
 class TimerSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -79,6 +79,31 @@ async def test_a_timer_is_not_replaced_unseen(fleet: InMemoryCoord, monkeypatch:
         assert (await first.status()).retry_at == pytest.approx((task.retry_at or 0) + 30, abs=2)
 
 
+async def test_what_recurs_goes_on_when_its_program_begins_again(fleet: InMemoryCoord) -> None:
+    agent, seen = echoes()
+
+    async def submitted(name: str) -> None:
+        await fleet.until_fact("task", "submitted", id=name, timeout_s=300)
+
+    async with fleet.work(agent):
+        async with fleet.connect("boss") as c:
+            first = await c.timers.submit("beat", "echo", 1, every_s=60)
+            await submitted("beat-2")
+        async with fleet.connect("boss") as c:  # another process: another instance
+            again = await c.timers.submit("beat", "echo", 1, every_s=60)
+            assert again.set_seq == first.set_seq
+            await submitted("beat-3")
+            # Set otherwise, and set anew after it was over: no task of before has the number, which would not be done.
+            await c.timers.submit("beat", "echo", 1, every_s=90)
+            await submitted("beat-4")
+            await c.timers.cancel("beat")
+            anew = await c.timers.submit("beat", "echo", 1, every_s=30, times_max=2)
+            assert (anew.fires, anew.number) == (0, 4)
+            await submitted("beat-6")
+            assert await c.task("beat-6").result(60) == 1
+    assert seen == [1] * 6
+
+
 async def test_a_delayed_task_whose_id_was_taken_has_no_outcome_of_other_work(fleet: InMemoryCoord) -> None:
     agent, seen = echoes()
     async with fleet.work(agent), fleet.connect("boss") as c, fleet.connect("other") as other:

@@ -130,7 +130,7 @@ def _when(timer: Timer) -> str:
 def _then(timer: Timer) -> str | None:
     then = timer.said.then
     if then is not None and then.submit is not None:
-        name = (then.submit.id or timer.id) if timer.once else f"{timer.id}-{timer.fires + 1}"
+        name = (then.submit.id or timer.id) if timer.once else f"{timer.id}-{timer.number + 1}"
         return f"task {name} for {then.submit.capability}"
     if then is not None and then.raise_ is not None:
         return f"signal {then.raise_.name}"
