@@ -211,6 +211,8 @@ class Handoffs:
         self._handles: WeakValueDictionary[tuple[str, str], HandoffHandle] = WeakValueDictionary()
         self._handlers: dict[str | None, HandoffHandler] = {}
         self._thinking: dict[tuple[str, str, int], asyncio.Task[None]] = {}
+        self._answered: dict[tuple[str, str, int], None] = {}
+        """Steps that were thought about here, the oldest first: an offer may be told once more."""
         self._unregister = [
             coord.pushes.on(wire.TOPIC, self._pushed),
             coord.connection.on_reconnected(self._doubt),
@@ -315,14 +317,20 @@ class Handoffs:
     def _offered(self, told: _Told) -> None:
         place = (told.key, told.id, told.n)
         handler = self._handlers.get(told.capability) or self._handlers.get(None)
-        if place in self._thinking or handler is None:
+        if place in self._thinking or place in self._answered or handler is None:
             return  # told twice, or another program of this agent's name is for it
         context = HandoffContext(self, told)
         full = len(self._thinking) >= limits.HANDOFFS_AT_ONCE or self.coord.beating.paused
         job = context.decline("it takes nothing more now") if full else self._think(handler, told, context)
         task = asyncio.get_running_loop().create_task(_quietly(job, told.id))
         self._thinking[place] = task
-        task.add_done_callback(lambda _: self._thinking.pop(place, None))
+        task.add_done_callback(lambda _: self._thought(place))
+
+    def _thought(self, place: tuple[str, str, int]) -> None:
+        self._thinking.pop(place, None)
+        self._answered[place] = None
+        if len(self._answered) > limits.HANDOFFS_REMEMBERED:
+            del self._answered[next(iter(self._answered))]
 
     async def _think(self, handler: HandoffHandler, told: _Told, context: HandoffContext) -> None:
         work = told.work

@@ -16,6 +16,8 @@ asked yet, the least loaded; when enough of them declined, were silent or gone, 
 the last one asked (what agents register as theirs), then the coordinator's own, up to the top; where
 nobody was there to be asked, the offerer's.  When nobody is left it expires: ``expired.{n}`` says that there is no
 step n, and is not believed where there was one.
+
+Who is asked by name may not be there yet: whichever instance of it comes while the offer is open is told then.
 """
 
 from __future__ import annotations
@@ -273,6 +275,41 @@ class _Dump(msgspec.Struct):
     handoffs: list[Handoff] = []
 
 
+_TOLD_A_LOOK: Final = 256
+"""Offers of which those are told at one look who have just come,"""
+_TOLD_EACH: Final = limits.HANDOFFS_AT_ONCE // 2
+"""and so many each, since who thinks about too many declines the others: the rest follows at the next."""
+
+
+class _Named(msgspec.Struct):
+    """Offers to one agent, by its name: to all instances of it that are there, and to those that come."""
+
+    offers: dict[Ident, None] = {}
+    """In the order of the log."""
+    met: set[str] = set()
+    """Instances that are there, and heard of the offers or are owed them."""
+    owed: dict[str, list[Ident]] = {}
+    """Instance → what it is still to be told, the first at the end."""
+
+    def look(self, there: Iterable[Row]) -> None:
+        """Who has come is owed all offers; so is who has gone, when it is back."""
+        rows = sorted(there, key=lambda row: row.instance)
+        for row in rows:
+            if row.state == "alive" and row.instance not in self.met:
+                self.owed[row.instance] = list(reversed(self.offers))
+        self.met = {row.instance for row in rows if row.state != "gone" and row.instance in self.met} | self.owed.keys()
+
+    def take(self) -> list[tuple[str, Ident]]:
+        """Some of what is owed."""
+        taken = []
+        for instance, owed in list(self.owed.items()):
+            some = [owed.pop() for _ in range(min(_TOLD_EACH, len(owed)))]
+            taken += [(instance, ident) for ident in some if ident in self.offers]
+            if not owed:
+                del self.owed[instance]
+        return taken
+
+
 class HandoffDecider(Folding):
     """Of one partition; a `coord.core.deciding.Decider`.  It holds the handoffs that are open.
 
@@ -291,6 +328,10 @@ class HandoffDecider(Folding):
         """To a capability that nobody has."""
         self._asked: dict[tuple[str, str, str], set[Ident]] = {}
         """(tenant, agent, instance) → what it is asked."""
+        self._named: dict[tuple[str, str], _Named] = {}
+        """(tenant, agent) → what it is asked by its name, whichever instance answers."""
+        self._looked: int | None = None
+        """The version of presence of which all who had come were told."""
         self._presence: PresenceTable | None = None
         self._recalled: tuple[Ident, Handoff] | None = None
 
@@ -329,8 +370,8 @@ class HandoffDecider(Folding):
             return NONE
         if seq and handoff.seq != seq:
             return NONE  # stated again
-        if asked is not None and instance is not None:
-            self._unask((fact.tenant, asked, instance), ident)
+        if asked is not None:
+            self._unask((fact.tenant, asked), instance, ident)
         self._seeking.discard(ident)
         if handoff.ended:
             self._handoffs.pop(ident, None)
@@ -341,8 +382,7 @@ class HandoffDecider(Folding):
     def _goes_on(self, ident: Ident, handoff: Handoff, fact: StoredFact) -> Iterable[Effect]:
         heapq.heappush(self._due, (handoff.answer_by, ident, handoff.n))
         if handoff.status == "offered":
-            if handoff.instance is not None and handoff.addressee is not None:
-                self._asked.setdefault((ident[0], handoff.addressee, handoff.instance), set()).add(ident)
+            self._ask(ident, handoff)
             effects: list[Effect] = [_offer(handoff)]
             if fact.event == "escalated":
                 effects.append(_tell(handoff, "escalated", to=handoff.addressee))
@@ -397,6 +437,7 @@ class HandoffDecider(Folding):
                 continue
             heapq.heappush(self._due, (now + handoff.said.timeout_ms / 1000, ident, n))
             effects += self._late(ident, handoff)
+        effects += self._tell_who_came()
         for ident in sorted(self._seeking):
             handoff = self._handoffs[ident]
             step = None if self._presence is None else next_step(handoff, self._presence, "offered")
@@ -419,7 +460,46 @@ class HandoffDecider(Folding):
             return True
         return any(row.state != "gone" for row in self._presence.instances(handoff.tenant, handoff.addressee))
 
-    def _unask(self, holder: tuple[str, str, str], ident: Ident) -> None:
+    def _tell_who_came(self) -> list[Effect]:
+        """Of what is asked by name: what was pushed before somebody came reached nobody."""
+        effects: list[Effect] = []
+        if self._presence is None or self._presence.version == self._looked:
+            return effects
+        is_all = True
+        for at, named in self._named.items():
+            if len(effects) >= _TOLD_A_LOOK:
+                return effects
+            named.look(self._presence.instances(*at))
+            effects += [_offer(self._handoffs[ident], to=instance) for instance, ident in named.take()]
+            is_all = is_all and not named.owed
+        self._looked = self._presence.version if is_all else None
+        return effects
+
+    def _ask(self, ident: Ident, handoff: Handoff) -> None:
+        """Keep in mind who is asked."""
+        assert handoff.addressee is not None, "of an offer"
+        at = (handoff.tenant, handoff.addressee)
+        if handoff.instance is not None:
+            self._asked.setdefault((*at, handoff.instance), set()).add(ident)
+            return
+        named = self._named.get(at)
+        if named is None:
+            named = self._named[at] = _Named({}, set(), {})
+            self._looked = None
+            if self._presence is not None:  # those are told with all of its name
+                named.look(self._presence.instances(*at))
+                named.owed.clear()
+        named.offers[ident] = None
+
+    def _unask(self, agent: tuple[str, str], instance: str | None, ident: Ident) -> None:
+        if instance is None:
+            named = self._named.get(agent)
+            if named is not None:
+                named.offers.pop(ident, None)
+                if not named.offers:
+                    del self._named[agent]
+            return
+        holder = (*agent, instance)
         asked = self._asked.get(holder, set())
         asked.discard(ident)
         if not asked:
@@ -440,16 +520,17 @@ class HandoffDecider(Folding):
         return _Dump(list(self._handoffs.values()))
 
     def load(self, dumped: Any) -> None:
-        """The same again; what nobody answered meanwhile is looked at."""
-        self._handoffs, self._due, self._seeking, self._asked = {}, [], set(), {}
+        """The same again; what nobody answered meanwhile is looked at, and who is asked by name told once more."""
+        self._handoffs, self._due, self._seeking, self._asked, self._named = {}, [], set(), {}, {}
+        self._presence = self._looked = None  # whoever is there then has come
         for handoff in msgspec.convert(dumped, _Dump).handoffs:
             ident = (handoff.tenant, handoff.key, handoff.id)
             self._handoffs[ident] = handoff
             self._due.append((handoff.answer_by, ident, handoff.n))
             if handoff.status == "seeking":
                 self._seeking.add(ident)
-            elif handoff.instance is not None and handoff.addressee is not None:
-                self._asked.setdefault((handoff.tenant, handoff.addressee, handoff.instance), set()).add(ident)
+            else:
+                self._ask(ident, handoff)
         heapq.heapify(self._due)
 
     def open_count(self) -> int:
@@ -457,14 +538,16 @@ class HandoffDecider(Folding):
         return len(self._handoffs)
 
 
-def _offer(handoff: Handoff) -> Push:
+def _offer(handoff: Handoff, *, to: str | None = None) -> Push:
+    """`to`: the instance that has just come; None: whoever is asked."""
+    instance = to or handoff.instance
     said = msgspec.to_builtins(msgspec.structs.replace(handoff.said, held=None, restated=0, instance=None))
     body = {
-        **said, "what": "offered", "key": handoff.key, "id": handoff.id, "n": handoff.n, "instance": handoff.instance,
+        **said, "what": "offered", "key": handoff.key, "id": handoff.id, "n": handoff.n, "instance": instance,
         "from": handoff.offerer, "tried": handoff.tried[:-1], "escalated": bool(handoff.escalations),
     }  # fmt: skip
     assert handoff.addressee is not None
-    return Push(handoff.tenant, handoff.addressee, handoff.instance, wire.TOPIC, body)
+    return Push(handoff.tenant, handoff.addressee, instance, wire.TOPIC, body)
 
 
 def _tell(handoff: Handoff, what: str, **more: Any) -> Push:

@@ -392,6 +392,8 @@ HANDOFF_BYTES: Final = 16 * KIB
 """Work and context: their decider holds them; more travels by reference."""
 HANDOFFS_AT_ONCE: Final = 64
 """Offers that one instance thinks about; it declines more."""
+HANDOFFS_REMEMBERED: Final = 1_024
+"""Offers that it thought about, and does not think about again when it is told of them once more."""
 
 DEADLOCK_WAITS_MAX: Final = 2_000
 """Waits that are looked at when a cycle is sought: beyond that none is claimed."""

@@ -10,6 +10,7 @@ import pytest
 
 import coord
 from coord import errors
+from coord.wire import subjects
 from tests.support.tasks import Fleet
 from tests.support.waiting import until
 
@@ -101,6 +102,18 @@ async def test_whoever_comes_late_is_asked(fleet: Fleet) -> None:
         handoff = await c.handoff(1, capability="review", timeout_s=60)
         async with late.agent.connect(fleet.url, tenant=fleet.tenant):
             assert await handoff.accepted(timeout_s=90) == "late"
+
+
+async def test_an_agent_that_comes_after_it_was_asked_is_told_then(fleet: Fleet) -> None:
+    late = Taker("late", can=None)
+    async with fleet.client() as c:
+        pushed = asyncio.Event()
+        await c.connection.subscribe(subjects.push(fleet.tenant, "late", "handoff"), lambda _: pushed.set())
+        handoff = await c.handoff({"ticket": 7}, to="late", timeout_s=80)
+        await asyncio.wait_for(pushed.wait(), 60)  # in vain
+        async with late.agent.connect(fleet.url, tenant=fleet.tenant):
+            assert await handoff.accepted(timeout_s=60) == "late"
+    assert len(late.seen) == 1
 
 
 async def test_how_long_it_takes_from_the_offer_to_its_acceptance(fleet: Fleet, record_property) -> None:

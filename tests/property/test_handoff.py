@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coord import limits
 from coord.core.deciding import Push
 from coord.core.handoff import TRANSITIONS, Handoff, HandoffDecider
 from coord.core.presence import PresenceTable
@@ -81,7 +82,7 @@ def test_the_least_loaded_first_then_the_next_then_the_coordinators_up_to_the_to
     log.reload()
     log.perform(log.decider.tick(log.now.timestamp(), presence))
     log.state("lead", "handoff", "h", "declined", "3")
-    assert asked(log) == ["b", "a", "lead", "chief"]
+    assert asked(log) == ["b", "a", "lead", "lead", "chief"], "once more by who cannot know that it heard"
     log.state("chief", "handoff", "h", "declined", "4")
     assert log.events()[-1] == "h.expired"
     assert log.pushes("expired")[0]["reason"] == "declined"
@@ -227,3 +228,60 @@ def test_one_has_it_in_the_end_and_only_who_was_asked(given_steps: Any, to_capab
     for _ in range(20):  # left alone, it ends
         log.pass_s(6, presence)
     assert log.decider.open_count() == 0
+
+
+def test_who_is_asked_by_name_and_comes_later_is_told_then() -> None:
+    presence = table(me={})
+    log = log_of(presence, agent="a")
+    log.pass_s(1, presence)
+    assert told_to(log) == [None]  # whoever it is, at once
+    comes(presence, "a", "i1")
+    log.pass_s(0.3, presence)
+    log.pass_s(0.3, presence)
+    assert told_to(log) == [None, "i1"]
+    comes(presence, "a", "i2")  # the other ones think about it
+    log.pass_s(0.3, presence)
+    assert told_to(log) == [None, "i1", "i2"]
+    log.reload()  # another process cannot know who heard
+    log.pass_s(0.3, presence)
+    log.pass_s(0.3, presence)
+    assert told_to(log) == [None, "i1", "i2", "i1", "i2"]
+    presence.beat("acme", "a", "i1", b'{"bye":true}', 1.0)
+    log.pass_s(0.3, presence)
+    comes(presence, "a", "i1", at=2.0)
+    log.pass_s(0.3, presence)
+    assert told_to(log)[-1] == "i1"
+    assert len(told_to(log)) == 6
+    log.state("a", "handoff", "h", "accepted", "1", data={"instance": "i1"})
+    comes(presence, "a", "i3")
+    log.pass_s(0.3, presence)
+    assert len(told_to(log)) == 6, "it has ended"
+    assert log.events() == ["h.offered", "h.accepted"]
+
+
+def test_who_comes_to_many_offers_is_told_of_some_at_a_time_and_of_those_that_are_open() -> None:
+    """An instance declines what is beyond the offers that it thinks about."""
+    presence = table(me={})
+    log = log_of(presence, agent="a")
+    for number in range(50):
+        log.state("me", "handoff", f"h{number}", "offered", data={"work": 1, "agent": "a", "timeout_ms": 60_000})
+    comes(presence, "a", "i1")
+    log.pass_s(0.3, presence)
+    told = told_of(log, "i1")
+    assert len(told) == limits.HANDOFFS_AT_ONCE // 2
+    log.state("me", "handoff", "h49", "withdrawn")
+    for _ in range(3):
+        log.pass_s(0.3, presence)
+    assert told_of(log, "i1") == ["h", *(f"h{number}" for number in range(49))]
+
+
+def comes(presence: PresenceTable, agent: str, instance: str, at: float = 1.0) -> None:
+    presence.beat("acme", agent, instance, msgspec.json.encode({"about": {"instance": instance}}), at)
+
+
+def told_to(log: Log) -> list[str | None]:
+    return [e.instance for e in log.effects if isinstance(e, Push) and e.body["what"] == "offered"]
+
+
+def told_of(log: Log, instance: str) -> list[str]:
+    return [e.body["id"] for e in log.effects if isinstance(e, Push) and e.instance == instance]
