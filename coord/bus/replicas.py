@@ -9,6 +9,8 @@ What guards do not keep apart are two releases of which one cannot read what the
 states.  So whoever is newer *waits* while it hears somebody older: it says nothing, and owns
 nothing; the older ones share everything, as if it were not there.  It goes on when the last
 of them says goodbye, or is silent for as long as the dead are.
+
+Operators ask ``coord.rpc._.replicas.{service}`` who is there: whoever has listened for a while answers for all.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 from coord import errors, limits
+from coord.bus import rpc
 from coord.bus.connection import Connection
 from coord.bus.patched import Message
 from coord.core import assignment
@@ -26,6 +30,9 @@ from coord.telemetry import logs
 from coord.wire import subjects
 
 _log = logs.get("replicas")
+
+_HEARS_ALL_S: Final = 1.5 * limits.REPLICA_BEAT_S
+"""After so long whoever is there was heard."""
 
 
 class Replicas:
@@ -57,6 +64,7 @@ class Replicas:
         self._beats: dict[str, dict[str, float]] = {heard: {} for heard in self._services}
         self._folds_of: dict[str, int] = {}
         self._subject = subjects.beat(service, name)
+        self._heard_from: float | None = None
         self.members: frozenset[str] = frozenset()
         """Who shares the work; without this one while it waits."""
         self.older: frozenset[str] = frozenset()
@@ -68,7 +76,13 @@ class Replicas:
             await self._conn.subscribe(subjects.beats(service), partial(self._heard, service))
             for service in self._services
         ]
+        asked = None
         try:
+            asked = await rpc.serve(
+                self._conn, subjects.rpc(subjects.OPERATORS, "replicas", self._service), self._answer,
+                service="replicas", method=self._service,
+            )  # fmt: skip
+            self._heard_from = asyncio.get_running_loop().time()
             # Listen first: a newcomer that assigned everything to itself would interrupt others.
             self._say(assignment.here(self._folds))
             await asyncio.sleep(limits.REPLICA_BEAT_S)
@@ -81,6 +95,17 @@ class Replicas:
             self._say(assignment.GONE)
             for subscription in heard:
                 await subscription.unsubscribe()
+            if asked is not None:
+                await asked.close()
+
+    async def _answer(self, _: rpc.Request) -> dict[str, int]:
+        """Name → folds of all replicas of this service that are heard, this one among them unless it waits."""
+        now = asyncio.get_running_loop().time()
+        if self._heard_from is None or now - self._heard_from < _HEARS_ALL_S:
+            raise errors.ServiceUnavailable("it has just begun to hear the others")
+        there = assignment.alive(self._beats[self._service], now, limits.REPLICA_GONE_S)
+        found = {name: self._folds_of[name] for name in there}
+        return found if self.older else found | {self._name: self._folds}
 
     def _say(self, word: bytes) -> None:
         try:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coord.ops.checks import Check, ok, skip, warn
 from coord.runtime.circuit import LEVELS
-from coord.runtime.http import HttpConfig
+from coord.runtime.http_config import HttpConfig
 
 _FETCH_S: Final = 2.0
 _PAGE_BYTES_MAX: Final = 4 * 1024 * 1024

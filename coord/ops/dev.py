@@ -23,7 +23,7 @@ from coord.ops.devstack.postgres import PostgresOptions
 from coord.ops.devstack.stack import DevStack, DevStackConfig, StackState, find
 from coord.ops.settings import Loaded
 from coord.runtime import signals
-from coord.runtime.http import HttpConfig
+from coord.runtime.http_config import HttpConfig
 from coord.telemetry import logs
 from coord.wire.subjects import FactSubject
 

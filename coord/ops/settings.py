@@ -37,13 +37,11 @@ from coord.client.subscriber import SubscriberConfig
 from coord.core.trim import TrimConfig
 from coord.errors import InvalidToken, SettingsError
 from coord.ops import environment
-from coord.ops.devstack.stack import find as find_stack
 from coord.projector.config import ProjectorConfig
-from coord.query.service import QueryConfig
+from coord.query.config import QueryConfig
 from coord.runtime.assets import streams_dir
-from coord.runtime.http import HttpConfig
-from coord.server.maintenance import MaintenanceConfig
-from coord.server.presence import PresenceConfig
+from coord.runtime.http_config import HttpConfig
+from coord.server.config import MaintenanceConfig, PresenceConfig
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.telemetry.logs import LogConfig, redact
 from coord.wire import subjects
@@ -371,7 +369,11 @@ class _Reading:
         """Fill in the addresses of a running dev stack, unless anything else names either of them."""
         if {"nats.urls", "database.url"} & self.origins.keys():
             return
-        stack = find_stack(folder)
+        if not (folder / "stack.json").exists():
+            return  # what runs stacks takes a while to import
+        from coord.ops.devstack.stack import find
+
+        stack = find(folder)
         if stack is None:
             return
         origin = Origin("dev stack", stack.data_dir)

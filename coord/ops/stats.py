@@ -11,14 +11,15 @@ import asyncio
 import contextlib
 import re
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from coord import errors, limits
+from coord.bus import rpc
 from coord.bus.connection import Connection
 from coord.core import assignment
 from coord.core.admission import Board
@@ -31,11 +32,14 @@ from coord.wire import subjects, work
 
 _log = logs.get("stats")
 
+T = TypeVar("T")
+
 PROJECTED: Final = (subjects.EVENTS, subjects.TELEMETRY)
 
 _editions: WeakKeyDictionary[Pool, editions.Edition] = WeakKeyDictionary()
 
 _LISTEN_S: Final = 1.5 * limits.REPLICA_BEAT_S
+_BOARDS_S: Final = 1.5 * limits.BOARD_EVERY_S
 _GROUPED: Final = re.compile(r"(?P<group>.+)-(\d+|[0-9a-f]{12})")
 """A partition's consumer, or the one for all of them that a process has made."""
 
@@ -206,8 +210,8 @@ async def collect(
 ) -> Snapshot:
     """Ask the broker and the database, at the same time.
 
-    Either may be the error that kept it from being reached.  `listen`: also listen for
-    projectors, which takes `_LISTEN_S`.
+    Either may be the error that kept it from being reached.  `listen`: also ask who is there and how
+    capabilities fare; where nobody answers that, it is listened for, which takes 1.5 s.
     """
     log, tables = await asyncio.gather(_ask_broker(conn, listen=listen), _ask_database(pool))
     merged = {**log, **tables, "failures": (*log.get("failures", ()), *tables.get("failures", ()))}
@@ -378,28 +382,36 @@ def _add(a: ConsumerStats, b: ConsumerStats) -> ConsumerStats:
 
 
 async def _instances(conn: Connection) -> dict[str, tuple[str, ...]]:
-    """Who says within one and a half beats that he is there: projectors, and whose folds are older than these."""
-    heard: dict[str, dict[str, int]] = {"projector": {}, "deciders": {}}
+    """Projectors that are there, and of them and of deciders who is of an older release than this."""
+    projectors, deciders = await asyncio.gather(_replicas(conn, "projector"), _replicas(conn, "deciders"))
+    older = {name for members in (projectors, deciders) for name in assignment.older(members, assignment.FOLDS)}
+    return {"instances": tuple(sorted(projectors)), "older": tuple(sorted(older))}
 
-    def listen(service: str, message: Any) -> None:
+
+async def _replicas(conn: Connection, service: str) -> dict[str, int]:
+    """Name → folds, as one of them answers; where none does, of those that say so within one and a half beats."""
+    heard: dict[str, int] = {}
+
+    def listen(message: Any) -> None:
         name = message.subject.rpartition(".")[2]
         if message.data == assignment.GONE:
-            heard[service].pop(name, None)
+            heard.pop(name, None)
         else:
-            heard[service][name] = assignment.folds_of(message.data)
+            heard[name] = assignment.folds_of(message.data)
 
-    listening = [await conn.subscribe(subjects.beats(service), partial(listen, service)) for service in heard]
+    where = subjects.rpc(subjects.OPERATORS, "replicas", service)
+    listening = await conn.subscribe(subjects.beats(service), listen)
     try:
-        await asyncio.sleep(_LISTEN_S)
+        return await _told(rpc.call(conn, where, {}, dict[str, int]), _LISTEN_S) or heard
     finally:
-        for subscription in listening:
-            await subscription.unsubscribe()
-    older = {name for members in heard.values() for name in assignment.older(members, assignment.FOLDS)}
-    return {"instances": tuple(sorted(heard["projector"])), "older": tuple(sorted(older))}
+        await listening.unsubscribe()
 
 
 async def _boards(conn: Connection) -> tuple[CapabilityStats, ...]:
-    """Every capability whose board is said within one and a half beats: each is, once a second."""
+    """Every capability with work or agents, as a decider's process answers.
+
+    Where none does, those whose board is said within one and a half beats: each is, once a second.
+    """
     heard: dict[tuple[str, str], Board] = {}
 
     def listen(message: Any) -> None:
@@ -407,11 +419,13 @@ async def _boards(conn: Connection) -> tuple[CapabilityStats, ...]:
             with contextlib.suppress(msgspec.MsgspecError, errors.WireError):
                 heard[subjects.parse_board(message.subject)] = msgspec.json.decode(message.data, type=Board)
 
+    where = subjects.rpc(subjects.OPERATORS, "agents", "boards")
     subscription = await conn.subscribe(subjects.BOARDS_ALL, listen)
     try:
-        await asyncio.sleep(1.5 * limits.BOARD_EVERY_S)
+        told = await _told(rpc.call(conn, where, {}, list[tuple[str, str, Board]]), _BOARDS_S)
     finally:
         await subscription.unsubscribe()
+    boards = heard if told is None else {(tenant, capability): board for tenant, capability, board in told}
     return tuple(
         CapabilityStats(
             tenant=tenant,
@@ -423,8 +437,18 @@ async def _boards(conn: Connection) -> tuple[CapabilityStats, ...]:
             unplaced=board.unplaced,
             circuit=board.circuit,
         )
-        for (tenant, capability), board in sorted(heard.items())
+        for (tenant, capability), board in sorted(boards.items())
     )
+
+
+async def _told(asking: Coroutine[Any, Any, T], listens_s: float) -> T | None:
+    """The answer; None where nobody of this release gives one, after as long as there is to be listened."""
+    until = asyncio.get_running_loop().time() + listens_s
+    with contextlib.suppress(errors.CoordError, TimeoutError):
+        async with asyncio.timeout_at(until):
+            return await asking
+    await asyncio.sleep(until - asyncio.get_running_loop().time())
+    return None
 
 
 def _moment(text: str | None) -> datetime | None:

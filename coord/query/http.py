@@ -16,7 +16,6 @@ whoever may ask questions need not reach the probes, and cannot keep them busy.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -27,10 +26,10 @@ from starlette.routing import Route
 
 from coord import errors, limits
 from coord.bus import rpc
+from coord.query.config import digest, tenants_of
 from coord.runtime import clock
-from coord.runtime.http import HttpConfig
 from coord.telemetry import logs
-from coord.wire import query_api, subjects
+from coord.wire import query_api
 from coord.wire.query_api import QueryAnswer, QueryRequest, Since
 
 if TYPE_CHECKING:
@@ -47,42 +46,6 @@ _ETAG: Final = re.compile(r'(?:W/)?"([A-Za-z0-9_-]+)"')
 _SCHEME: Final = "bearer "
 _KEPT: Final = {"cache-control": "private, no-cache", "vary": "Authorization"}
 _NOT_KEPT: Final = {"cache-control": "no-store"}
-
-
-class QueryHttpConfig(HttpConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where questions are answered over HTTP, and to whom; nowhere unless that is said."""
-
-    enabled: bool = False
-    port: int = limits.QUERY_HTTP_PORT
-    """TCP port; 0 takes any free one and says which."""
-    tokens: tuple[str, ...] = ()
-    """``tenant:token``: who sends the token as bearer asks about the tenant; a tenant may have several, so that one can
-    be changed."""
-
-    def validate(self) -> None:
-        """Raise `SettingsError` when the fields do not fit together."""
-        super().validate()
-        if not tenants_of(self.tokens) and self.enabled:
-            raise errors.SettingsError("query.http.enabled needs query.http.tokens: nobody could ask")
-
-
-def tenants_of(tokens: Iterable[str]) -> Mapping[bytes, str]:
-    """Digest of a token → its tenant, of ``tenant:token``.  Raises `SettingsError`."""
-    found: dict[bytes, str] = {}
-    for given in tokens:
-        tenant, _, token = given.partition(":")
-        try:
-            subjects.check_token(tenant, "tenant")
-        except errors.InvalidToken as exc:
-            raise errors.SettingsError(f"query.http.tokens are tenant:token: {exc.message}") from None
-        if len(token) < limits.QUERY_SECRET_CHARS_MIN or not token.isascii() or not token.isprintable():
-            raise errors.SettingsError(
-                f"query.http.tokens: a token of {tenant} has fewer than {limits.QUERY_SECRET_CHARS_MIN} characters,"
-                " or others than ASCII's"
-            )
-        if found.setdefault(_digest(token), tenant) != tenant:
-            raise errors.SettingsError("query.http.tokens: two tenants have the same token")
-    return found
 
 
 class QueryHttp:
@@ -144,7 +107,7 @@ class QueryHttp:
     def _tenant(self, authorization: str) -> str:
         # By its digest: how long the look-up takes says nothing about the tokens there are.
         token = authorization[len(_SCHEME) :] if authorization[: len(_SCHEME)].lower() == _SCHEME else ""
-        found = self._tenants.get(_digest(token))
+        found = self._tenants.get(digest(token))
         if found is None:
             raise errors.Unauthorized
         return found
@@ -187,10 +150,6 @@ def _refused(error: errors.CoordError) -> Response:
     if isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     return Response(msgspec.json.encode(rpc.describe(error)), rpc.status(error), headers=headers)
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 assert Since.__struct_fields__ == tuple(_MIN.values())

@@ -11,14 +11,13 @@ from typing import Any
 
 import msgspec
 
-from coord import errors, limits
 from coord.bus import rpc
 from coord.bus.connection import Connection
-from coord.cache.config import CacheConfig
 from coord.query import catalogue
 from coord.query.answering import Answering
 from coord.query.api import LogApi, QuestionApi
-from coord.query.http import QueryHttp, QueryHttpConfig
+from coord.query.config import QueryConfig
+from coord.query.http import QueryHttp
 from coord.query.queueing import Queueing
 from coord.query.reader import LogReader
 from coord.query.tenants import Tenants
@@ -29,48 +28,6 @@ from coord.store.pool import Pool
 from coord.store.reading import Reads
 from coord.telemetry import metrics
 from coord.wire import subjects
-
-
-class QueryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the query service."""
-
-    concurrency: int = limits.RPC_CONCURRENCY
-    """Requests worked on at a time."""
-    waiting: int = limits.RPC_WAITING
-    """Requests that wait for their turn; more are refused with `Overloaded`."""
-    connections: int = limits.QUERY_CONNECTIONS
-    """To the database (and as many to its replica), for questions to the tables."""
-    tenants_max: int = limits.QUERY_TENANTS
-    """Fleets for which answers are kept at a time."""
-    tenant_bytes: int = limits.QUERY_TENANT_BYTES
-    """Of answers kept for one fleet."""
-    l2: bool = False
-    """Share answers with other query services, in the broker's memory."""
-    l3: bool = False
-    """And on its disk: a service that starts has them."""
-    http: QueryHttpConfig = QueryHttpConfig()
-
-    def validate(self) -> None:
-        """Raise `SettingsError` when the fields do not fit together."""
-        if self.concurrency < 1 or self.waiting < 0:
-            raise errors.SettingsError("query: concurrency is at least 1, waiting at least 0")
-        if self.connections < 1 or self.tenants_max < 1:
-            raise errors.SettingsError("query: connections and tenants_max are at least 1")
-        self.cache.validate()
-        self.http.validate()
-
-    @property
-    def cache(self) -> CacheConfig:
-        """Of each fleet's answers."""
-        return CacheConfig(
-            l1_bytes=self.tenant_bytes,
-            l2=self.l2,
-            l3=self.l3,
-            watermark_wait_s=limits.QUERY_WATERMARK_S,
-            load_timeout_s=limits.QUERY_LOAD_S,
-            loads_max=self.concurrency,  # whose turn it is at the database, the queue before it decides
-            tags=dict(catalogue.RULES),
-        )
 
 
 class QueryService(Service):
@@ -99,7 +56,7 @@ class QueryService(Service):
         self._http = http
         self.tenants = Tenants(
             conn,
-            self.config.cache,
+            msgspec.structs.replace(self.config.cache, tags=dict(catalogue.RULES)),
             tenants_max=self.config.tenants_max,
             requests_max=self.config.concurrency,
             metrics=self.metrics,

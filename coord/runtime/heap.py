@@ -21,11 +21,12 @@ _YOUNG: Final = 20_000
 
 
 @contextlib.contextmanager
-def looking_seldom() -> Iterator[None]:
+def looking_seldom(*, collects: bool = True) -> Iterator[None]:
     """Have the process's collector look seldom in the block; afterwards it is as it was.
 
     What is there already (modules, settings) is left out of every look, unless somebody froze something before.
-    Whoever set it so before, let it be.
+    Whoever set it so before, let it be.  `collects`: what is garbage already is freed first, which takes a tenth of a
+    second after many imports.
     """
     before = gc.get_threshold()
     if before[0] >= _YOUNG or before[0] == 0:  # 0: never
@@ -34,7 +35,8 @@ def looking_seldom() -> Iterator[None]:
     # Whoever froze something before would find it thawed afterwards: there is one pile of what is frozen.
     freezes = not gc.get_freeze_count()
     if freezes:
-        gc.collect()
+        if collects:
+            gc.collect()
         gc.freeze()
     gc.set_threshold(_YOUNG, *before[1:])
     try:

@@ -28,7 +28,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from coord import limits
-from coord.errors import EnvironmentProblem, SettingsError
+from coord.errors import EnvironmentProblem
+from coord.runtime.http_config import HttpConfig
 from coord.runtime.service import Service
 from coord.telemetry import logs, metrics
 
@@ -40,23 +41,6 @@ _log = logs.get("http")
 Health = Callable[[], dict[str, Any]]
 Page = Callable[[], Awaitable[bytes]]
 """Metrics in Prometheus's text format, of more than this process."""
-
-
-class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a process answers probes and Prometheus."""
-
-    enabled: bool = True
-    host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` for every interface, as in a container."""
-    port: int = 9464
-    """TCP port; 0 takes any free one and says which."""
-
-    def validate(self) -> None:
-        """Raise `SettingsError` when the fields do not fit together."""
-        if not 0 <= self.port <= 65_535:
-            raise SettingsError(f"http.port must be 0 to 65535, not {self.port}")
-        if not self.host:
-            raise SettingsError("http.host is empty")
 
 
 class HttpService(Service):

@@ -38,6 +38,7 @@ from coord.bus.connection import NatsConfig
 from coord.core import upkeep
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
+from coord.server.config import MaintenanceConfig
 from coord.store import editions, maintenance, rollups
 from coord.store.alone import alone
 from coord.store.archive import pieces
@@ -54,26 +55,6 @@ from coord.wire.records import Fact
 _log = logs.get("maintenance")
 
 AGENT: Final = "_maintenance"
-
-
-class MaintenanceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When the tables are maintained."""
-
-    enabled: bool = True
-    """Whether this process takes part; one of those that do leads."""
-    at: str = limits.MAINTENANCE_AT
-    """HH:MM, UTC: retention and archive begin then."""
-    every_s: float = limits.MAINTENANCE_EVERY_S
-    """How often rollups are moved on, and it is looked whether `at` has passed; jittered by half."""
-
-    def validate(self) -> None:
-        """Raise `SettingsError` when a field is out of range."""
-        try:
-            upkeep.parse_at(self.at)
-        except ValueError as exc:
-            raise errors.SettingsError(f"maintenance.at: {exc}") from None
-        if self.every_s < 1:
-            raise errors.SettingsError("maintenance.every_s must be at least 1")
 
 
 class Maintenance(Service):

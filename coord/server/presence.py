@@ -33,6 +33,7 @@ from coord.core.presence import Change, PresenceTable, Row
 from coord.runtime import clock
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
+from coord.server.config import PresenceConfig
 from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 from coord.wire import presence as wire
@@ -66,43 +67,6 @@ _ECHOES: Final = 16
 
 _ASK_BEAT: Final = b'{"what":"beat"}'
 _ASK_ABOUT: Final = b'{"what":"about"}'
-
-
-class PresenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How deaths are noticed."""
-
-    system_user: str | None = None
-    """A user of the broker's system account, which is told of lost connections; None: heartbeats alone."""
-    system_password: str | None = None
-    system_creds_file: str | None = None
-    """Instead of user and password: a .creds file."""
-    settle_s: float = limits.PRESENCE_SETTLE_S
-    """For so long after a start, or after the broker was away, nobody is gone because nothing was heard."""
-
-    def validate(self) -> None:
-        """Raise `SettingsError` when the fields do not fit together."""
-        if bool(self.system_user) != bool(self.system_password):
-            raise errors.SettingsError("presence.system_user and presence.system_password go together")
-        if self.system_user and self.system_creds_file:
-            raise errors.SettingsError("presence: give system_user or system_creds_file")
-        if not 0 < self.settle_s <= 300:
-            raise errors.SettingsError("presence.settle_s must be above 0 and at most 300")
-
-    @property
-    def hears_deaths(self) -> bool:
-        """Whether the server tells."""
-        return bool(self.system_user or self.system_creds_file)
-
-    def connection(self, nats: NatsConfig) -> NatsConfig:
-        """`nats`, as the system account's user."""
-        return msgspec.structs.replace(
-            nats,
-            user=self.system_user,
-            password=self.system_password,
-            creds_file=self.system_creds_file,
-            token=None,
-            inbox_prefix="_INBOX",
-        )
 
 
 class _Client(msgspec.Struct, frozen=True):

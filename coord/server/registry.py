@@ -2,6 +2,7 @@
 
 ``coord.rpc.{tenant}.agents.find``          instances by capability, labels and state
 ``coord.rpc.{tenant}.agents.capabilities``  the boards of the tenant's capabilities
+``coord.rpc._.agents.boards``               those of all tenants, for operators
 ``coord.rpc.{tenant}.agents.drain``         have an agent (or one instance) drain or rejoin
 
 The tenant is the subject's, which the broker's permissions check; nobody sees another's agents.
@@ -9,8 +10,10 @@ The tenant is the subject's, which the broker's permissions check; nobody sees a
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -27,6 +30,9 @@ from coord.wire import presence as wire
 from coord.wire import subjects
 from coord.wire.agents import Found, FoundAgents
 
+_HEARS_ALL_S: Final = 1.5 * limits.BOARD_EVERY_S
+"""After so long every process that is there has said what it knows."""
+
 
 class Find(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is looked for; what is None is not asked about."""
@@ -38,6 +44,8 @@ class Find(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: Literal["alive", "suspect", "gone", "draining", "quarantined"] | None = None
     """None: all that are there, whatever else they are."""
     limit: int = limits.AGENTS_FOUND
+    after: tuple[str, str] | None = None
+    """(agent, instance): the first ones behind it in this order, and how many are left; None: any, which costs less."""
 
 
 class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,17 +71,23 @@ class Registry:
         self._conn = conn
         self._presence = presence
         self._sums = sums
+        self._from = float("inf")
 
     async def serve(self, registry: Metrics) -> list[rpc.Endpoint]:
         """Listen for the requests of all tenants."""
-        methods = (("find", self.find), ("capabilities", self.capabilities), ("drain", self.drain))
+        self._from = clock.monotonic()
+        methods = (
+            (subjects.rpc_all("agents", "find"), self.find),
+            (subjects.rpc_all("agents", "capabilities"), self.capabilities),
+            (subjects.rpc_all("agents", "drain"), self.drain),
+            (subjects.rpc(subjects.OPERATORS, "agents", "boards"), self.boards),
+        )
         return [
             await rpc.serve(
-                self._conn, subjects.rpc_all("agents", method), handler, service="agents", method=method,
-                registry=registry,
+                self._conn, subject, handler, service="agents", method=subject.rpartition(".")[2], registry=registry
             )
-            for method, handler in methods
-        ]  # fmt: skip
+            for subject, handler in methods
+        ]
 
     async def find(self, request: rpc.Request) -> FoundAgents:
         """Instances that match, by agent and instance."""
@@ -82,14 +96,16 @@ class Registry:
             raise errors.InvalidRequest(f"limit is 1 to {limits.AGENTS_FOUND_MAX}", limit=asked.limit)
         tenant, _, _ = subjects.parse_rpc(request.subject)
         now = clock.monotonic()
-        found: list[Found] = []
-        more = False
-        for row in self._matching(self._presence.table, tenant, asked):
-            if len(found) == asked.limit:
-                more = True
-                break
-            found.append(_found(row, now))
-        return FoundAgents(sorted(found, key=lambda one: (one.agent, one.instance)), more)
+        matching = self._matching(self._presence.table, tenant, asked)
+        if asked.after is None:
+            rows = list(itertools.islice(matching, asked.limit + 1))
+            left = max(0, len(rows) - asked.limit)
+            rows = sorted(rows[: asked.limit], key=_place)
+        else:
+            behind = [row for row in matching if _place(row) > asked.after]
+            rows = heapq.nsmallest(asked.limit, behind, key=_place)
+            left = len(behind) - len(rows)
+        return FoundAgents([_found(row, now) for row in rows], bool(left), left)
 
     def _matching(self, table: PresenceTable, tenant: str, asked: Find) -> Iterator[Row]:
         rows = table.instances(tenant, asked.agent) if asked.agent else table.rows(tenant, asked.capability)
@@ -117,6 +133,14 @@ class Registry:
         boards = self._sums.boards(self._presence.table, clock.unix(), tenant=tenant)
         return {capability: board for (_, capability), board in boards.items()}
 
+    async def boards(self, _: rpc.Request) -> list[tuple[str, str, Board]]:
+        """(tenant, capability, board) of all of them."""
+        if clock.monotonic() - self._from < _HEARS_ALL_S:
+            raise errors.ServiceUnavailable("it has just begun to hear the other processes")
+        self._sums.count(self._presence.table)
+        boards = self._sums.boards(self._presence.table, clock.unix())
+        return [(*place, board) for place, board in boards.items()]
+
     async def drain(self, request: rpc.Request) -> dict[str, int]:
         """Tell an agent; it says so itself when it has heard."""
         asked = request.decode(Drain)
@@ -131,6 +155,10 @@ class Registry:
         body = {"what": "rejoin" if asked.rejoin else "drain", "instance": asked.instance}
         self._conn.publish(subjects.push(tenant, asked.agent, wire.TOPIC), msgspec.json.encode(body))
         return {"instances": len(told)}
+
+
+def _place(row: Row) -> tuple[str, str]:
+    return row.agent, row.instance
 
 
 def _shown(row: Row) -> str:

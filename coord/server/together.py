@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coord.server.board import BoardService
+from coord.server.config import PresenceConfig
 from coord.server.decider_service import DeciderService
-from coord.server.presence import PresenceConfig, PresenceService
+from coord.server.presence import PresenceService
 
 if TYPE_CHECKING:
     from coord.bus.connection import NatsConfig

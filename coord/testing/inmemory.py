@@ -36,7 +36,7 @@ from coord.client.worker import Worker
 from coord.query.service import QueryService
 from coord.runtime import assets, clock
 from coord.server import together
-from coord.server.presence import PresenceConfig
+from coord.server.config import PresenceConfig
 from coord.telemetry.metrics import Metrics
 from coord.testing import virtual
 from coord.testing.memory.server import SYSTEM_USER, MemoryServer

@@ -32,7 +32,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FoundAgents(msgspec.Struct, frozen=True):
-    """The answer; `more`: there are more than `limit`."""
+    """The answer; `more`: there are more than `limit`, and where they are asked for in order `left` so many."""
 
     instances: list[Found] = []
     more: bool = False
+    left: int = 0

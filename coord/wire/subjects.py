@@ -452,6 +452,9 @@ def rpc_all(service: str, method: str) -> str:
     return f"coord.rpc.*.{service}.{method}"
 
 
+OPERATORS: Final = UNKNOWN
+"""Instead of a tenant: what an operator asks, who may know of all."""
+
 QUESTIONS_ALL: Final = "coord.rpc.*.query.*"
 """Every tenant's questions to the tables, whatever they are called."""
 

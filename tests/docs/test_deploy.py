@@ -34,7 +34,8 @@ from coord.query.service import QueryService
 from coord.runtime import assets
 from coord.runtime.service import ServiceGroup
 from coord.server import together
-from coord.server.presence import PresenceConfig, PresenceService
+from coord.server.config import PresenceConfig
+from coord.server.presence import PresenceService
 from coord.telemetry.metrics import Metrics
 from coord.wire.cache_api import CacheAsk
 from tests.docs.test_docs import parse

@@ -29,7 +29,7 @@ from coord.ops import serve, settings
 from coord.ops.cli import app
 from coord.ops.settings import ServiceConfig, Settings, StreamsConfig
 from coord.runtime import assets
-from coord.runtime.http import HttpConfig
+from coord.runtime.http_config import HttpConfig
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects

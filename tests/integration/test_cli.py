@@ -23,7 +23,7 @@ from coord.ops.settings import ServiceConfig, Settings, StreamsConfig
 from coord.projector import entities
 from coord.runtime import assets
 from coord.runtime.clock import ManualClock
-from coord.runtime.http import HttpConfig
+from coord.runtime.http_config import HttpConfig
 from coord.runtime.service import ServiceGroup
 from coord.server.maintenance import Maintenance
 from coord.store import copy

@@ -17,7 +17,8 @@ from coord import errors, limits
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import NatsServer
 from coord.runtime.assets import sql_dir
-from coord.server.maintenance import AGENT, Maintenance, MaintenanceConfig
+from coord.server.config import MaintenanceConfig
+from coord.server.maintenance import AGENT, Maintenance
 from coord.store import copy, maintenance, migrations, queries, rollups
 from coord.store.alone import alone
 from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig

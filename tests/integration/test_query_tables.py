@@ -25,9 +25,11 @@ from coord.ops import caches, serve
 from coord.ops.devstack.nats import NatsServer
 from coord.ops.settings import ServiceConfig, Settings
 from coord.query import catalogue
-from coord.query.http import QueryHttp, QueryHttpConfig
-from coord.query.service import QueryConfig, QueryService
-from coord.runtime.http import HttpConfig, HttpService
+from coord.query.config import QueryConfig, QueryHttpConfig
+from coord.query.http import QueryHttp
+from coord.query.service import QueryService
+from coord.runtime.http import HttpService
+from coord.runtime.http_config import HttpConfig
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from coord import limits
+from coord import errors, limits
+from coord.bus import rpc
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
 from coord.wire import subjects
@@ -22,6 +23,7 @@ class Member:
     """What one replica was told."""
 
     def __init__(self, conn: Connection, name: str, folds: int, service: str, behind: Sequence[str]) -> None:
+        self.conn = conn
         self.told: list[frozenset[int]] = []
         self.replicas = Replicas(conn, service, name, len(ALL), self.told.append, behind=behind, folds=folds)
 
@@ -90,3 +92,20 @@ async def test_who_is_killed_is_waited_for_as_long_as_the_dead_are(
         conn.publish(subjects.beat("projector", "dead"), b"here")  # as releases without a number do
         await until(lambda: new.replicas.older == {"dead"} and not new.mine)
         await until(lambda: new.mine == ALL)
+
+
+async def test_one_of_them_says_who_is_there(member: Any) -> None:
+    old, two, three = [await member(n, f) for n, f in (("old", 0), ("two", 0), ("three", 1))]
+
+    async def told() -> dict[str, int] | None:
+        try:
+            asked = await rpc.call(two.conn, "coord.rpc._.replicas.projector", {}, dict[str, int])
+        except errors.ServiceUnavailable:
+            return None  # whoever has just begun does not know
+        return asked
+
+    async with old.running(), two.running(), three.running():
+        assert await told() is None
+        await until(lambda: three.replicas.older == {"old", "two"})
+        for _ in range(8):  # whoever of them it is that answers
+            assert await until(told) == {"old": 0, "two": 0}, "who waits is not there yet"

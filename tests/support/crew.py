@@ -106,9 +106,9 @@ async def _serve(job: Job) -> None:
     from coord.ops.devstack.nats import SYSTEM_USER
     from coord.ops.settings import ServiceConfig, Settings
     from coord.query.service import QueryService
-    from coord.runtime.http import HttpConfig
+    from coord.runtime.http_config import HttpConfig
     from coord.runtime.service import Service, ServiceGroup
-    from coord.server.presence import PresenceConfig
+    from coord.server.config import PresenceConfig
     from coord.store.config import DatabaseConfig
     from coord.telemetry import logs, metrics
 

@@ -21,8 +21,9 @@ from coord.ops.devstack.nats import SYSTEM_USER, NatsServer
 from coord.runtime import assets
 from coord.runtime.service import ServiceGroup
 from coord.server.board import BoardService
+from coord.server.config import PresenceConfig
 from coord.server.decider_service import DeciderService
-from coord.server.presence import PresenceBoard, PresenceConfig, PresenceService
+from coord.server.presence import PresenceBoard, PresenceService
 from coord.server.together import deciding
 from coord.telemetry.metrics import Metrics
 from tests.support.log import query_service

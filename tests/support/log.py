@@ -17,8 +17,9 @@ from prometheus_client import CollectorRegistry
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.projector.service import ProjectorService
+from coord.query.config import QueryConfig
 from coord.query.http import QueryHttp
-from coord.query.service import QueryConfig, QueryService
+from coord.query.service import QueryService
 from coord.runtime import assets
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool

@@ -14,8 +14,9 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.client.connect import Connecting, connect
 from coord.ops.devstack.nats import SYSTEM_USER
 from coord.runtime import assets
+from coord.server.config import PresenceConfig
 from coord.server.decider_service import DeciderService
-from coord.server.presence import PresenceConfig, PresenceService
+from coord.server.presence import PresenceService
 from coord.telemetry.metrics import Metrics
 from tests.support.log import query_service
 

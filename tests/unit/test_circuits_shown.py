@@ -13,7 +13,8 @@ from coord.core.breaker import BreakerPolicy
 from coord.ops import circuits
 from coord.ops.devstack import ports
 from coord.runtime.circuit import Circuit
-from coord.runtime.http import HttpConfig, HttpService
+from coord.runtime.http import HttpService
+from coord.runtime.http_config import HttpConfig
 from coord.telemetry.metrics import Metrics
 
 

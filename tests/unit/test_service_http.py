@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from coord import errors
-from coord.runtime.http import HttpConfig, HttpService
+from coord.runtime.http import HttpService
+from coord.runtime.http_config import HttpConfig
 from coord.runtime.lag import LoopLag
 from coord.telemetry.metrics import Metrics
 from tests.support.waiting import until

@@ -15,10 +15,12 @@ from prometheus_client import CollectorRegistry
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.bench import process
 from coord.ops.bench.servers import unwatched
+from coord.query.config import QueryConfig
 from coord.query.http import QueryHttp
-from coord.query.service import QueryConfig, QueryService
+from coord.query.service import QueryService
 from coord.runtime.heap import Heap
-from coord.runtime.http import HttpConfig, HttpService
+from coord.runtime.http import HttpService
+from coord.runtime.http_config import HttpConfig
 from coord.runtime.service import ServiceGroup
 from coord.store.pool import Pool
 from coord.store.reading import Reads

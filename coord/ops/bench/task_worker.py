@@ -30,8 +30,8 @@ from coord.ops.bench.measure import rss_bytes
 from coord.ops.bench.workers import Job
 from coord.ops.devstack.nats import SYSTEM_USER
 from coord.ops.settings import Settings
-from coord.runtime.http import HttpConfig
-from coord.server.presence import PresenceConfig
+from coord.runtime.http_config import HttpConfig
+from coord.server.config import PresenceConfig
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 

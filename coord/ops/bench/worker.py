@@ -35,7 +35,8 @@ from coord.projector.service import ProjectorService
 from coord.query.service import QueryService
 from coord.runtime.heap import Heap
 from coord.runtime.service import ServiceGroup
-from coord.server.maintenance import Maintenance, MaintenanceConfig
+from coord.server.config import MaintenanceConfig
+from coord.server.maintenance import Maintenance
 from coord.store.config import AgesConfig
 from coord.telemetry.metrics import Metrics
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 app = group("agent", "Agents that are there, as the service hears them; who was there is in coord.agent.")
 
+_Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many instances, by name.")]
+
 _COLUMNS = ["agent", "instance", "state", "claims", "load", "capabilities", "labels", "heard_s"]
 
 
@@ -27,16 +29,17 @@ async def ls(
         list[str] | None, typer.Option("--label", "-l", help="Only with this label, as name=value.")
     ] = None,
     state: Annotated[AgentState | None, typer.Option("--state", help="Only those; default: all but gone.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="How many instances.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many, by agent and instance.")
+    ] = 100,
     tenant: options.Tenant = "",
 ) -> None:
     """List instances of agents with what they hold and can do."""
-    asked = {"capability": capability or None, "labels": _labels(label or []), "state": state, "limit": limit}
+    asked = {"capability": capability or None, "labels": _labels(label or []), "state": state}
     async with ctx.bus() as conn:
-        found, more = await _find(ctx, conn, tenant, asked)
+        found, left = await _find(ctx, conn, tenant, asked, limit)
     ctx.out.rows([_row(one) for one in found], _COLUMNS, empty="No agent is there.")
-    if more:
-        ctx.out.say(f"There are more than {limit}: narrow it down, or raise --limit.")
+    _say_left(ctx, left)
 
 
 @command(app, "get")
@@ -44,25 +47,28 @@ async def get(
     ctx: Context,
     agent: Annotated[str, typer.Argument(help="Its name.")],
     at: past.At = "",
+    limit: _Limit = 100,
     tenant: options.Tenant = "",
 ) -> int:
-    """Show every instance of an agent whole, those lately gone included; with --at as its facts had left it then."""
+    """Show instances of an agent whole, those lately gone at the end; with --at as its facts had left it then."""
     from coord.ops.fields import fields_of
 
     if at:
         return await past.get(ctx, "agent", tenant, agent, agent, at)
     async with ctx.bus() as conn:
-        there, _ = await _find(ctx, conn, tenant, {"agent": agent})
-        gone, _ = await _find(ctx, conn, tenant, {"agent": agent, "state": "gone"})
+        there, left = await _find(ctx, conn, tenant, {"agent": agent}, limit)
+        gone, left_gone = await _find(ctx, conn, tenant, {"agent": agent, "state": "gone"}, limit - len(there))
     if not there and not gone:
         return missing(ctx, f"No instance of {agent} is there, or was lately.")
     if not ctx.out.is_table:
         ctx.out.rows([fields_of(one) for one in (*there, *gone)])
+        _say_left(ctx, left + left_gone)
         return Exit.OK
     for number, one in enumerate((*there, *gone)):
         if number:
             ctx.out.text()
         ctx.out.record(fields_of(one))
+    _say_left(ctx, left + left_gone)
     return Exit.OK
 
 
@@ -110,14 +116,31 @@ async def capabilities(ctx: Context, tenant: options.Tenant = "") -> None:
     ctx.out.rows(rows, columns, empty="No capability has work or agents.")
 
 
-async def _find(ctx: Context, conn: Connection, tenant: str, asked: dict[str, Any]) -> tuple[list[Found], bool]:
+async def _find(
+    ctx: Context, conn: Connection, tenant: str, asked: dict[str, Any], limit: int
+) -> tuple[list[Found], int]:
+    """The first `limit` instances by agent and instance, and how many are left."""
+    from coord import limits
     from coord.bus import rpc
     from coord.wire import subjects
     from coord.wire.agents import FoundAgents
 
     where = subjects.rpc(tenant or ctx.settings.identity.tenant, "agents", "find")
-    answer = await rpc.call(conn, where, asked, FoundAgents)
-    return answer.instances, answer.more
+    found: list[Found] = []
+    after = ("", "")
+    while True:
+        some = min(max(1, limit - len(found)), limits.AGENTS_FOUND_MAX)
+        answer = await rpc.call(conn, where, asked | {"limit": some, "after": after}, FoundAgents)
+        found += answer.instances
+        if not answer.left or len(found) >= limit:
+            left = answer.left + max(0, len(found) - limit)
+            return found[:limit], left
+        after = found[-1].agent, found[-1].instance
+
+
+def _say_left(ctx: Context, left: int) -> None:
+    if left:
+        ctx.out.say(f"And {left:,} more: narrow it down, or raise --limit.")
 
 
 def _labels(given: list[str]) -> dict[str, str]:

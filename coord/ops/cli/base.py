@@ -344,9 +344,12 @@ def fact_row(fact: StoredFact) -> dict[str, Any]:
 
 def run(main: Coroutine[Any, Any, T], *, is_program: bool) -> T:
     """Run a coroutine as `coord.run` does, or on its loop alone."""
-    from coord.runtime import running
+    from coord.runtime import cores, heap, running
 
-    return running.run(main) if is_program else running.run_alone(main)
+    if not is_program:
+        return running.run_alone(main)
+    with heap.looking_seldom(collects=False), cores.in_batch():  # most are over before it has paid
+        return running.run_alone(main)
 
 
 # --- errors --------------------------------------------------------------------------------

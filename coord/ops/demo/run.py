@@ -27,8 +27,8 @@ from coord.ops.demo.processes import Process
 from coord.ops.devstack.stack import DevStack, DevStackConfig
 from coord.ops.settings import Settings
 from coord.runtime import assets
-from coord.runtime.http import HttpConfig
-from coord.server.presence import PresenceConfig
+from coord.runtime.http_config import HttpConfig
+from coord.server.config import PresenceConfig
 from coord.store import migrations, queries
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Pool

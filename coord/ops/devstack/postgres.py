@@ -20,7 +20,6 @@ import msgspec
 from coord import limits
 from coord.errors import EnvironmentProblem
 from coord.ops.devstack import places, ports, process
-from coord.store import editions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -290,6 +289,8 @@ async def edition(url: str) -> str:
         conn = await asyncpg.connect(url, timeout=limits.DB_CONNECT_TIMEOUT_S)
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise EnvironmentProblem(f"The database does not let us in ({exc}): check --database.") from exc
+    from coord.store import editions  # with a second driver, which takes long to import
+
     try:
         return (await editions.detect_async(conn)).name
     finally:
