@@ -129,6 +129,8 @@ class Beating:
         """How often it was, since it registered."""
         self._again: asyncio.Task[None] | None = None
         """It registers again, because it was refused."""
+        self._known_again: asyncio.Task[None] | None = None
+        """It says again what it can do, because it was away."""
         self._closed = False
 
     # --- what it says ----------------------------------------------------------------------
@@ -363,8 +365,9 @@ class Beating:
         self._abouts = 0
         self._say(self._heartbeat())  # before anything else: what is held hangs on it
         self._wake.set()
-        if self.registration is not None and away_s > limits.PRESENCE_SETTLE_S:
-            self._start(self._state("registered", self.registration))  # it may have been forgotten meanwhile
+        saying = self._known_again is not None and not self._known_again.done()
+        if self.registration is not None and away_s > limits.PRESENCE_SETTLE_S and not saying:
+            self._known_again = self._start(self._say_again())
 
     # --- what it is told -------------------------------------------------------------------
 
@@ -401,6 +404,15 @@ class Beating:
         self._refused += 1
         await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
         if self.registration is not None and not self.draining:
+            await self._state("registered", self.registration)
+
+    async def _say_again(self) -> None:
+        """Register: it may have been forgotten meanwhile.
+
+        That it is there its heartbeats say; so a fleet that is back need not state it all at once, but as it beats.
+        """
+        await asyncio.sleep(self._rng.uniform(0.0, max(self.every_s, limits.HEARTBEAT_IDLE_S)))
+        if self.registration is not None and not self.draining:  # else it says so when it rejoins
             await self._state("registered", self.registration)
 
     def _notify(self) -> None:

@@ -22,6 +22,8 @@ Doubt is life.  What may be our own blindness is nobody's death:
 * a tick that comes late means that *we* stood still: all that waits in the socket is read
   before anybody is overdue;
 * what we hear is as old as what we say to ourselves through the broker: nobody is overdue by that much;
+* that a connection died is told on another way than what was said on it: nobody is gone before all was heard that the
+  broker had by then, a goodbye among it;
 * connections that end because the server ends say nothing, and neither do many at once
   (`DISCONNECT_MASS`): their heartbeats decide.  Where most of the others are connected still and
   none of them comes back, it was their process that died;
@@ -134,6 +136,8 @@ class Row(msgspec.Struct):
     heard: float
     """Monotonic, of the last heartbeat, or later: since when it could have beaten."""
     state: State = "alive"
+    overdue: bool = False
+    """Suspect since its heartbeats are, and not only because its connection ended."""
     beat: Heartbeat = Heartbeat()
     due_s: float = limits.HEARTBEAT_IDLE_S
     """How soon the next one comes, as the last one said."""
@@ -269,7 +273,8 @@ class PresenceTable(Watch):
         """See `Watch`; alive while nothing is known for certain."""
         row = self._rows.get((tenant, agent, instance))
         if row is not None:
-            return row.state
+            # That a connection ended says nothing: it is gone within the grace, or comes back, or falls silent.
+            return "alive" if row.state == "suspect" and not row.overdue else row.state
         return "alive" if self.lives(tenant, agent, instance) else "unknown"
 
     @property
@@ -446,8 +451,12 @@ class PresenceTable(Watch):
         """Those whose grace is not over."""
         return self._pending.values()
 
-    def lost(self, now: float) -> list[Change]:
-        """The dead connections whose grace is over; call it at `due_at`."""
+    def lost(self, now: float, heard_to: float = float("inf")) -> list[Change]:
+        """The dead connections whose grace is over; call it at `due_at`.
+
+        `heard_to`: what the broker had by then was heard, a goodbye among it.  Whose connection ended later may have
+        said one that is still under way.
+        """
         if self._blind:
             return []
         if len(self._pending) >= max(limits.DISCONNECT_MASS, self._present // 4):
@@ -460,7 +469,7 @@ class PresenceTable(Watch):
         changes = []
         for ident, row in list(self._pending.items()):
             assert row.closed_at is not None, "pending rows have lost a connection"
-            if now < row.closed_at + limits.DISCONNECT_GRACE_S:
+            if now < row.closed_at + limits.DISCONNECT_GRACE_S or heard_to < row.closed_at:
                 break
             del self._pending[ident]
             if change := self._enter(row, "silent", "disconnected", now):
@@ -491,6 +500,9 @@ class PresenceTable(Watch):
                 change = self._enter(row, what, what, now)
                 if change:
                     changes.append(change)
+                if row.state == "suspect" and not row.overdue:
+                    row.overdue = True
+                    self.version += 1
             self._next_at = min(self._next_at, _changes_at(row))
         for row in forgotten:
             self._remove(row)
@@ -503,7 +515,7 @@ class PresenceTable(Watch):
         if state is None or state == row.state:
             return None
         self._present += (row.state == "gone") - (state == "gone")
-        row.state = state
+        row.state, row.overdue = state, False
         self.version += 1
         if state != "suspect":
             self._pending.pop(row.ident, None)
@@ -588,7 +600,7 @@ def _changes_at(row: Row) -> float:
     """When time alone changes its state, or has it forgotten."""
     if row.state == "gone":
         return float("inf") if row.gone_at is None else row.gone_at + limits.PRESENCE_KEPT_S
-    return row.heard + row.due_s * (limits.SUSPECT_AFTER if row.state == "alive" else limits.GONE_AFTER)
+    return row.heard + row.due_s * (limits.GONE_AFTER if row.overdue else limits.SUSPECT_AFTER)
 
 
 def _bounds_tasks(quotas: Quotas | None) -> bool:

@@ -118,6 +118,8 @@ class Agent(msgspec.Struct, omit_defaults=True):
     """What became of the instance that ended last: left or gone."""
     since: float = 0.0
     """The broker's clock, of the last quarantine or release."""
+    misread: bool = False
+    """Its newest fact says that it left, and others of its name are there: whoever does not fold is to be told."""
     full: bool = False
     """None of `limits.PRESENCE_PER_AGENT_MAX` instances had ended when there was to be room for one more."""
 
@@ -125,10 +127,6 @@ class Agent(msgspec.Struct, omit_defaults=True):
     def present(self) -> int:
         """Instances that are there."""
         return sum(1 for one in self.instances.values() if one.is_there)
-
-    def first_present(self) -> str:
-        """An instance that is there; empty: none is."""
-        return next((name for name, one in self.instances.items() if name and one.is_there), "")
 
     @property
     def state(self) -> str:
@@ -163,7 +161,9 @@ class Agent(msgspec.Struct, omit_defaults=True):
         """Fold one fact of kind agent; whether it changed anything."""
         event = fact.event
         if event == "registered":
-            return self._registered(fact)
+            changed = self._registered(fact)
+            self.misread = self.misread and not changed
+            return changed
         if event == "draining":
             # Without a name, or of one that is not known: of all.
             one = self.instances.get(_instance_of(fact)[0])
@@ -235,6 +235,8 @@ class Agent(msgspec.Struct, omit_defaults=True):
             self.ended, self.full = one.status, False
         if one.status == "left":
             del self.instances[name]
+        if fact.event in ("left", "returned"):
+            self.misread = fact.event == "left" and self.present > 0
         return True
 
 
@@ -331,9 +333,6 @@ class PresenceDecider(Folding):
         elif not agent.quarantined:
             self._agents.pop(at, None)
         self._watch_usage(at, agent)
-        if fact.event == "left" and (there := agent.first_present()):
-            # One of several: what it said of the agent is not so.
-            return (_of_one(agent, there, agent.instances[there], "returned", agent.present - 1, outside=False),)
         if fact.event == "registered" and agent.quarantined:
             # A new instance does not know: being started again is no way out.
             told = {"what": "quarantined", "reason": agent.quota}
@@ -427,6 +426,9 @@ class PresenceDecider(Folding):
         effects: list[Effect] = []
         for agent in self._agents.values():
             remain: int | None = None
+            if agent.misread and (there := self._stays(agent, presence, watch, now)):
+                # Once for all that left since the last look; where all leave together, never.
+                effects.append(self._of_one(agent, there, agent.instances[there], "returned", self._remain(agent), now))
             for name, one in agent.instances.items():
                 if len(effects) >= _STATED_AT_ONCE:
                     return effects
@@ -453,6 +455,14 @@ class PresenceDecider(Folding):
                     remain = stated.data["others"] + (event != "gone")
                     effects.append(stated)
         return effects
+
+    def _stays(self, agent: Agent, presence: Presence, watch: Watch | None, now: float) -> str:
+        """An instance that is there, and of which nothing is on its way; empty: none is."""
+        for name, one in agent.instances.items():
+            stays = name and one.status == "alive" and not self._is_stated(agent, name, now)
+            if stays and _seen(presence, watch, agent, name) == "alive":
+                return name
+        return ""
 
     def _asks(self, agent: Agent, name: str, now: float, *, doubts: bool) -> bool:
         """Whether it is asked now whether it is there: once in doubt, and some times when that is over."""
@@ -583,13 +593,13 @@ def _together(how: Callable[[list[Any]], Any], bounds: list[Any]) -> Any:
     return None if None in bounds else how(bounds)
 
 
-def _of_one(agent: Agent, instance: str, one: Instance, event: str, others: int, *, outside: bool = True) -> State:
+def _of_one(agent: Agent, instance: str, one: Instance, event: str, others: int) -> State:
     n = one.next_n
     return State(
         tenant=agent.tenant, agent=AGENT, key=agent.agent, kind="agent", id=agent.agent, event=event,
         detail=(instance, str(n)) if instance else (str(n),),
         data={"instance": instance, "others": others},
-        once="own", step=f"{event}.{instance}", attempt=n, from_outside=outside,
+        once="own", step=f"{event}.{instance}", attempt=n, from_outside=True,
     )  # fmt: skip
 
 

@@ -57,6 +57,8 @@ _PLACE: Final = re.compile(r"[A-Z0-9]{1,64}/[0-9]{1,19}")
 _END_S: Final = 0.1
 """How long the end of a silent instance's connection may take before deciders are told that it is gone; of all
 that fall silent together, as those of one process do: who has had no turn by then is told of at once."""
+_LATE_S: Final = 0.01
+"""How often it is looked at those whose grace is over and of whom something may still be on its way."""
 _ENDED_AT_ONCE: Final = 2
 """Connections that are being ended at a time."""
 _END_AGAIN_S: Final = 30.0
@@ -113,6 +115,8 @@ class PresenceBoard:
         """When what we say to ourselves was said that has not come back,"""
         self._echo_s = 0.0
         """and how long what came back last took."""
+        self._heard_to = float("-inf")
+        """What the broker had by then was heard: what we said to ourselves then has come back."""
         self._timer: asyncio.TimerHandle | None = None
         self._subscriptions: list[BusSubscription] = []
         self._unregister: list[Unregister] = []
@@ -271,6 +275,7 @@ class PresenceBoard:
         with contextlib.suppress(ValueError):
             said_at = float(body)
             self._echo_s = max(0.0, self._echo_at - said_at)
+            self._heard_to = max(self._heard_to, said_at)
             while self._said_at and self._said_at[0] <= said_at:
                 self._said_at.popleft()
         if self.table.is_blind:
@@ -289,14 +294,21 @@ class PresenceBoard:
         if due_at is None or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
-        wait_s = min(max(0.0, due_at - clock.monotonic()) + 0.001, limits.DISCONNECT_GRACE_S / 3)
+        left_s = due_at - clock.monotonic()
+        wait_s = min(left_s + 0.001 if left_s >= 0 else _LATE_S, limits.DISCONNECT_GRACE_S / 3)
         self._timer = loop.call_later(wait_s, self._look_at_pending)
 
     def _look_at_pending(self) -> None:
-        """Whose grace is over is gone; the others are asked again, three times in all: a question may be lost."""
+        """Whose grace is over is gone; the others are asked again, three times in all: a question may be lost.
+
+        What is said to ourselves here comes back behind all that they said.
+        """
         self._timer = None
-        for change in self.table.lost(clock.monotonic()):
+        now = clock.monotonic()
+        for change in self.table.lost(now, self._heard_to):
             self._changed(change)
+        if self.table.pending:
+            self._say(self._token, repr(now).encode())
         if self.table.pending <= limits.DISCONNECT_MASS:
             for row in self.table.suspended():
                 self._ask(row.ident)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 import coord
-from coord import limits
+from coord import errors, limits
+from coord.bus import rpc
 from coord.ops import stats
 from tests.support.cli import cli
 from tests.support.fleet import Fleet, serving
@@ -57,6 +59,13 @@ async def test_agents_are_listed_shown_and_drained(fleet: Fleet, monkeypatch: py
             return any(b["capability"] == "rare" and b["starved"] for b in boards)
 
         await until(starved)
+
+        async def known() -> bool:
+            with contextlib.suppress(errors.ServiceUnavailable):  # who has just begun does not answer for all
+                return bool(await rpc.call(c.connection, "coord.rpc._.agents.boards", {}, list[Any]))
+            return False
+
+        await until(known)
         monkeypatch.setattr(stats, "_BOARDS_S", 600.0)  # it is asked, and need not be listened for
         status = await cli("status", "-o", "json")
         assert any("no agent can do them" in problem["message"] for problem in status.json["problems"])

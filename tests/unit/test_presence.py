@@ -92,6 +92,36 @@ def test_a_killed_one_is_gone_when_the_grace_is_over() -> None:
     assert limits.DISCONNECT_GRACE_S < 0.1
 
 
+def test_a_goodbye_that_is_heard_after_the_end_of_its_connection_is_a_goodbye() -> None:
+    """On a machine that stood still: nobody is gone before all was heard that was said before."""
+    table = settled("i1")
+    table.disconnected(*WHO, "s/1", SETTLED)
+    assert table.lost(SETTLED + 1, heard_to=SETTLED - 0.001) == []
+    assert states([change for change in [table.beat(*WHO, b'{"bye":true}', SETTLED + 1)] if change]) == [
+        ("i1", "gone", "bye")
+    ]
+    assert table.lost(SETTLED + 2, heard_to=SETTLED + 2) == []
+
+
+def test_an_ended_connection_alone_is_no_suspicion_that_is_stated() -> None:
+    """It is gone within the grace, or back, or its heartbeats are missed: hundreds that die are one fact each."""
+    table = settled("i1", *(f"j{n}" for n in range(20)))
+    table.disconnected(*WHO, "s/1", SETTLED)
+    row = table.get(*WHO)
+    assert row is not None
+    assert row.state == "suspect", "but it is given nothing"
+    assert table.state(*WHO) == "alive"
+    table._forgive()  # as where too many connections ended for all of them to be deaths
+    version = table.version
+    pass_time(table, SETTLED, SETTLED + limits.SUSPECT_AFTER - 0.2)
+    assert (table.state(*WHO), table.version) == ("alive", version)
+    pass_time(table, SETTLED + limits.SUSPECT_AFTER - 0.2, SETTLED + limits.SUSPECT_AFTER + 0.3)
+    assert table.state(*WHO) == "suspect"
+    assert table.version != version, "deciders look again"
+    table.beat(*WHO, beat(connection=2), SETTLED + limits.SUSPECT_AFTER + 0.4)
+    assert table.state(*WHO) == "alive"
+
+
 def test_one_that_reconnects_and_beats_keeps_everything() -> None:
     table = settled()
     table.beat(*WHO, beat(connection=1), SETTLED)

@@ -373,12 +373,22 @@ def test_who_left_is_forgotten_and_nobody_is_missed(presence: Loop) -> None:
     assert presence.decider.open_count() == 0
 
 
-def test_when_one_of_several_leaves_the_agent_is_still_there(presence: Loop) -> None:
-    presence.decider.apply(registered("i1", 1))
-    presence.decider.apply(registered("i2", 2))
-    (effect,) = presence.decider.apply(fact("left", {"instance": "i1"}))
-    assert (effect.event, effect.detail, effect.data["others"]) == ("returned", ("i2", "3"), 0)
-    assert not effect.from_outside  # every decider says the same
+def test_when_some_of_several_leave_the_agent_is_still_there(presence: Loop) -> None:
+    """Whoever reads its newest fact alone is told, once for all who left."""
+    for n in range(1, 6):
+        presence.decider.apply(registered(f"i{n}", n))
+    presence.decider.apply(fact("left", {"instance": "i1"}, seq=6))
+    presence.take(presence.decider.leaves("acme", "a1", "i3", presence.now))
+    presence.decider.apply(fact("left", {"instance": "i2"}, seq=7))
+    assert presence.look() == ["returned.i4.5"], "not i3, which is leaving"
+    assert presence.look() == []
+    for n in (3, 4):
+        presence.decider.apply(fact("left", {"instance": f"i{n}"}, seq=10 + n))
+    presence.decider.apply(registered("i6", 20))
+    assert presence.look() == [], "who has come has said so"
+    presence.decider.apply(fact("left", {"instance": "i5"}, seq=21))
+    presence.decider.apply(fact("left", {"instance": "i6"}, seq=22))
+    assert presence.look() == [], "all have left"
 
 
 def test_what_somebody_else_numbers_wrongly_is_not_believed(presence: Loop) -> None:

@@ -94,3 +94,28 @@ def test_deciders_are_told_who_said_goodbye_and_who_did_not() -> None:
     for body in (b'{"every_s":1.0}', b'{"bye":true}'):
         board._heard(b"coord.hb.t.a.polite", b"", b"", body)
     assert told == [("killed", False), ("polite", True)]
+
+
+async def test_who_says_goodbye_is_not_gone_while_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of its connection is told on another connection, and may be read seconds earlier."""
+    now = 1_000.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    board = PresenceBoard(registry=Metrics(CollectorRegistry()))
+    said: list[tuple[str, bytes]] = []
+    board._conn = SimpleNamespace(publish=lambda subject, body: said.append((subject, body)))  # type: ignore[assignment]
+    told: list[tuple[str, bool]] = []
+    board.listen(lambda _tenant, _agent, instance, _at, left: told.append((instance, left)))
+    for name in ("polite", "killed"):
+        board._heard(b"coord.hb.t.a.%b" % name.encode(), b"", b"", b'{"every_s":1.0}')
+        board._disconnected(
+            b"", b"", b"", b'{"client":{"name":"coord:t:a:%b"},"reason":"Client Closed"}' % name.encode()
+        )
+    now += 1.0
+    board._look_at_pending()
+    assert told == [], "nothing was heard since"
+    board._heard(b"coord.hb.t.a.polite", b"", b"", b'{"bye":true}')
+    echoes = [body for subject, body in said if subject == board._token]
+    board._echoed(b"", b"", b"", echoes[-1])
+    board._look_at_pending()
+    assert told == [("polite", True), ("killed", False)]
+    await board.close()
