@@ -22,6 +22,7 @@ import itertools
 import typing
 from collections.abc import Callable
 from functools import lru_cache
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -54,7 +55,18 @@ INFER: Final[Any] = object()
 class Steps:
     """Of one execution; made at its first step."""
 
-    __slots__ = ("_claim", "_closed", "_coord", "_fact", "_names", "_reading", "_records", "_sequel", "_under_way")
+    __slots__ = (
+        "_claim",
+        "_closed",
+        "_coord",
+        "_fact",
+        "_made",
+        "_names",
+        "_reading",
+        "_records",
+        "_sequel",
+        "_under_way",
+    )
 
     def __init__(self, coord: Coord, fact: StoredFact, claim: int, sequel: Sequel | None = None) -> None:
         """`fact`: the submission; `sequel`: what `Stating.sequel` made of it, where somebody has it."""
@@ -66,19 +78,30 @@ class Steps:
         """By name, of those before; None: not read yet."""
         self._reading: asyncio.Lock | None = None
         self._names: set[str] = set()
+        """That this execution has come to."""
+        self._made = 0
+        """Steps that it has begun itself."""
         self._under_way: set[Statement] = set()
         self._closed = False
 
     async def run(self, name: str, call: Callable[..., Any], given: tuple[Any, ...], returns: Any) -> Any:
         """See `TaskContext.run`."""
         self._take(name)
-        records = self._records if self._records is not None else await self._read()
-        kind = _kind(call, returns)
-        record = records.get(name)
-        if record is not None:
-            return await self._given(record, kind)
-        if len(records) + len(self._names) > limits.STEPS_MAX:
-            raise errors.StepRefused(f"a task has at most {limits.STEPS_MAX} steps", step=name)
+        try:
+            records = self._records if self._records is not None else await self._read()
+            kind = _kind(call, returns)
+            record = records.get(name)
+            if record is not None:
+                return await self._given(record, kind)
+            if len(records) + self._made >= limits.STEPS_MAX:
+                raise errors.StepRefused(f"a task has at most {limits.STEPS_MAX} steps", step=name)
+            self._made += 1
+            return await self._do(name, call, given, kind)
+        except BaseException:
+            self._names.discard(name)  # the handler may try it again
+            raise
+
+    async def _do(self, name: str, call: Callable[..., Any], given: tuple[Any, ...], kind: Any) -> Any:
         began_at = clock.monotonic()
         body = encoded(await done(call, given), kind)
         run_s = round(clock.monotonic() - began_at, 6)
@@ -92,7 +115,8 @@ class Steps:
         return value
 
     def _take(self, name: str) -> None:
-        arguments.is_a(name, str, "name", "text", errors.StepRefused)
+        if type(name) is not str:
+            arguments.is_a(name, str, "name", "text", errors.StepRefused)
         if not 0 < len(name) <= limits.STEP_NAME_CHARS_MAX:
             raise errors.StepRefused(f"a step has a name of 1 to {limits.STEP_NAME_CHARS_MAX} characters", step=name)
         if name in self._names:
@@ -147,10 +171,16 @@ class Steps:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _AGAIN_MOST_S)
             try:
-                await stating.room()
+                if stating.is_full:
+                    await stating.room()
                 if self._closed:
                     raise asyncio.CancelledError  # the outcome is stated: nobody would believe it
-                await self._stored(record, event_id)
+                statement = self._state(record, event_id)
+                self._under_way.add(statement)
+                try:
+                    await statement
+                finally:
+                    self._under_way.discard(statement)
             except errors.CoordError as exc:
                 if not exc.retryable:
                     raise
@@ -158,19 +188,13 @@ class Steps:
             else:
                 return
 
-    async def _stored(self, record: Record, event_id: str) -> None:
+    def _state(self, record: Record, event_id: str) -> Statement:
         stating, fact = self._coord.stating, self._fact
         if self._sequel is not None:
-            statement = stating.follow(self._sequel, "recorded", record, event_id=event_id)
-        else:
-            statement = stating.send(
-                Fact(kind="task", id=fact.id, key=fact.key, event="recorded", data=record, event_id=event_id)
-            )
-        self._under_way.add(statement)
-        try:
-            await statement
-        finally:
-            self._under_way.discard(statement)
+            return stating.follow(self._sequel, "recorded", record, event_id=event_id)
+        return stating.send(
+            Fact(kind="task", id=fact.id, key=fact.key, event="recorded", data=record, event_id=event_id)
+        )
 
     def over(self) -> None:
         """The handler is: nothing more is recorded."""
@@ -193,7 +217,8 @@ async def unrecorded(call: Callable[..., Any], given: tuple[Any, ...], returns: 
 async def done(call: Callable[..., Any], given: tuple[Any, ...]) -> Any:
     """What it gives; a coroutine function is awaited."""
     value = call(*given)
-    return await value if inspect.isawaitable(value) else value
+    # The first question is the second one's answer, as a rule, at a tenth of its cost.
+    return await value if type(value) is CoroutineType or inspect.isawaitable(value) else value
 
 
 def encoded(value: Any, kind: Any) -> bytes:
@@ -208,11 +233,23 @@ def decoded(body: bytes, kind: Any) -> Any:
     return codec.decode_as(body, "json", None, kind)
 
 
+_kinds: Final[WeakKeyDictionary[Callable[..., Any], Any]] = WeakKeyDictionary()
+"""Function → what `_kind` says of it; methods are made anew each time and found nowhere."""
+
+
 def _kind(call: Callable[..., Any], returns: Any) -> Any:
     """The type of what it gives; raises `StepRefused` for one that could not be read again."""
+    if returns is INFER:
+        try:
+            return _kinds[call]
+        except (KeyError, TypeError):
+            pass
     kind = returned_by(call) if returns is INFER else returns
     if not _is_readable(kind):
         raise errors.StepRefused("what a step gives has a type that JSON can be read as", type=str(kind))
+    if returns is INFER:
+        with contextlib.suppress(TypeError):  # not everything that can be called can be kept
+            _kinds[call] = kind
     return kind
 
 
@@ -233,9 +270,6 @@ def _readable(kind: Any) -> bool:
         return False
 
 
-_returns: Final[WeakKeyDictionary[Any, Any]] = WeakKeyDictionary()
-
-
 def returned_by(call: Callable[..., Any]) -> Any:
     """The type that a function says it returns; Any where it says nothing.
 
@@ -244,18 +278,9 @@ def returned_by(call: Callable[..., Any]) -> Any:
     plain = inspect.unwrap(getattr(call, "func", call))
     plain = getattr(plain, "__func__", plain)
     try:
-        return _returns[plain]
-    except (KeyError, TypeError):
-        pass
-    try:
         kind = typing.get_type_hints(plain).get("return", Any)
     except NameError as exc:
         raise errors.StepRefused("what a step returns cannot be looked up: say `returns=`", name=exc.name) from exc
     except (TypeError, AttributeError):
         kind = Any  # no function, and without annotations
-    kind = type(None) if kind is None else kind
-    try:
-        _returns[plain] = kind
-    except TypeError:
-        pass  # not to be kept
-    return kind
+    return type(None) if kind is None else kind

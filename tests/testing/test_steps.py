@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import coord
-from coord import errors
+from coord import errors, limits
 from coord.client import histories
 from coord.client.redriving import redrive
 from coord.testing import InMemoryCoord
@@ -147,6 +147,47 @@ async def test_steps_at_once_and_what_is_left_behind(fleet: InMemoryCoord) -> No
     assert all(task.cancelled() for task in left), "nobody would believe it"
     recorded = [f.data["step"] for f in fleet.facts("task", handle.id) if f.event == "recorded"]
     assert sorted(recorded) == sorted(f"n{i}" for i in range(20))
+
+
+async def test_a_handler_may_try_a_step_again_itself(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("stubborn", capabilities={"stubborn": 1})
+    tried: list[int] = []
+
+    def flaky() -> int:
+        tried.append(1)
+        if len(tried) < 3:
+            raise ConnectionError("not now")
+        return len(tried)
+
+    @agent.task("stubborn", retries=0)
+    async def stubborn(ctx: coord.TaskContext) -> int:
+        while True:
+            try:
+                return await ctx.run("flaky", flaky)
+            except ConnectionError:
+                await asyncio.sleep(0.1)
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("stubborn")
+        assert await handle.result(timeout_s=60) == 3
+    assert [f.data["step"] for f in fleet.facts("task", handle.id) if f.event == "recorded"] == ["flaky"]
+
+
+async def test_there_are_not_endlessly_many(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STEPS_MAX", 3)
+    agent = coord.Agent("long", capabilities={"long": 1})
+
+    @agent.task("long", retries=1)
+    async def long(n: int, ctx: coord.TaskContext) -> None:
+        for i in range(n):
+            await ctx.run(f"s{i}", lambda: 1)
+        if ctx.attempt == 1:
+            raise ConnectionError("what was recorded counts once")
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        await (await c.submit("long", 3)).result(timeout_s=60)
+        with pytest.raises(errors.TaskFailed, match="at most 3 steps"):
+            await (await c.submit("long", 4)).result(timeout_s=60)
 
 
 async def test_large_ones_travel_by_reference(fleet: InMemoryCoord) -> None:
