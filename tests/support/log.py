@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import msgspec
@@ -87,13 +87,17 @@ async def open_log(url: str, *, tenant: str | None = None) -> AsyncIterator[Log]
         yield Log(conn, tenant or f"t{secrets.token_hex(4)}")
 
 
+ASKING: Final = "asking"
+"""What the connections of `query_service` call themselves."""
+
+
 @contextlib.asynccontextmanager
 async def query_service(
     url: str, config: QueryConfig | None = None, *, database_url: str | None = None, http: QueryHttp | None = None
 ) -> AsyncIterator[QueryService]:
     """A query service on a connection of its own, with metrics of its own; without a database as it can be."""
     registry = Metrics(CollectorRegistry())
-    database = DatabaseConfig(url=database_url, pool_min=0) if database_url else None
+    database = DatabaseConfig(url=database_url, pool_min=0, application_name=ASKING) if database_url else None
     pool = Pool(database, metrics=registry) if database else None
     tables = Reads(Pool(database, metrics=registry)) if database else None
     async with (
