@@ -277,14 +277,15 @@ def _same(timer: Timer, said: TimerSet) -> bool:
     if timer.status != "set":
         return False
     there = msgspec.structs.replace(timer.said, restated=0, held=None)
-    return _compared(there) == _compared(said)
+    return bool(_compared(there) == _compared(said))
 
 
-def _compared(said: TimerSet) -> Any:
+def _compared(said: TimerSet) -> object:
     """What makes a timer that recurs the same: not whom it tells, which a program that was restarted says otherwise."""
     told = None if said.then is None else said.then.submit
-    if told is not None and said.at is None:
+    if said.then is not None and told is not None and said.at is None:
         task = msgspec.structs.replace(told.task, instance=None, progress=False, together=False)
         then = msgspec.structs.replace(said.then, submit=msgspec.structs.replace(told, task=task))
         said = msgspec.structs.replace(said, then=then, instance=None)
-    return msgspec.json.decode(msgspec.json.encode(said))
+    found: object = msgspec.json.decode(msgspec.json.encode(said))
+    return found

@@ -8,6 +8,7 @@ services, then ends the servers; the data stays.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +25,7 @@ from coord.ops.devstack.stack import DevStack, DevStackConfig, StackState, find
 from coord.ops.settings import Loaded
 from coord.runtime import signals
 from coord.runtime.http_config import HttpConfig
+from coord.runtime.service import Service, ServiceGroup
 from coord.telemetry import logs
 from coord.wire.subjects import FactSubject
 
@@ -33,6 +35,9 @@ DATABASE_PORT: Final = 5432
 """The usual ports; another free one is taken, and said, when they are not free."""
 
 _URL_FILE: Final = "http.url"
+
+_LOOK_S: Final = 0.5
+"""How often it is looked whether the servers are there."""
 
 
 class DevConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +76,7 @@ async def run(
             await exits.enter_async_context(_logging(loaded, stack.data_dir))
             await serve.prepare(loaded.settings)
             group = serve.services(loaded.settings)
+            everything = ServiceGroup("dev", [_Servers(stack), group])
 
             def ready() -> None:
                 url = _http_url(group)
@@ -80,11 +86,28 @@ async def run(
                     on_ready()
 
             exits.callback((stack.data_dir / _URL_FILE).unlink, missing_ok=True)
-            code = await signals.run(group, drain_s=loaded.settings.service.drain_s, received=received, on_ready=ready)
+            drain_s = loaded.settings.service.drain_s
+            code = await signals.run(everything, drain_s=drain_s, received=received, on_ready=ready)
             out.say("Drained. Ending the servers.")
         if not config.ephemeral:
             out.say(f"The data stays in {config.path}: `coord dev` goes on with it.")
         return code
+
+
+class _Servers(Service):
+    """Starts a server of the stack again that has ended: killed by hand, or by a machine without memory."""
+
+    def __init__(self, stack: DevStack) -> None:
+        super().__init__("dev-servers")
+        self._stack = stack
+
+    async def run(self) -> None:
+        while not self.draining.is_set():
+            await self._stack.revive()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self.draining.wait()
+        await super().run()
 
 
 def variables(state: StackState) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -529,6 +530,18 @@ async def test_dev_starts_everything_is_found_and_leaves_nothing_running(reachab
             return (await run_here(*query)).json
 
         await until(row)
+        killed = pids
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+        async def others() -> list[int] | None:
+            state = json.loads((folder / "stack.json").read_text())
+            now = [state[name]["process"]["pid"] for name in ("nats", "database")]
+            return None if set(now) & set(killed) else now
+
+        pids = await until(others)
+        again = await run_here("event", "pub", "note", "n2", "written", "--nats", env["COORD_NATS_URLS"])
+        assert again.code == 0
         process.send(signal.SIGINT)
         assert await process.ends() == 0
     assert not any(psutil.pid_exists(pid) for pid in pids)

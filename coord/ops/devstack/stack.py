@@ -263,6 +263,28 @@ class DevStack:
         """Start PostgreSQL again, on its port with its data, and wait for its recovery; stops it first when it runs."""
         await self._own_database().restart()
 
+    async def revive(self) -> None:
+        """Start what has ended by itself again, on its port with its data, and say so.
+
+        Raises `EnvironmentProblem` when it does not start, as while what a killed one left still holds its files.
+        """
+        state = self.state
+        if self.nats is not None and state.nats is not None and self.nats.pid is None:
+            self._say("nats-server has ended: starting it again.")
+            await self.nats.restart()
+            ref = _process_of(self.nats)
+            if ref is not None:
+                state = msgspec.structs.replace(state, nats=msgspec.structs.replace(state.nats, process=ref))
+        database = state.database
+        if self._database is not None and database is not None and database.process and self._database.pid is None:
+            self._say("PostgreSQL has ended: starting it again.")
+            await self._database.restart()
+            ref = _process_of(self._database)
+            state = msgspec.structs.replace(state, database=msgspec.structs.replace(database, process=ref))
+        if state is not self._state:
+            self._state = state
+            _write_state(self.data_dir / "stack.json", state)
+
     # --- one stack per folder ---
 
     async def _take_or_find(self) -> StackState | None:
@@ -425,6 +447,10 @@ class DevStack:
         if not self._database:
             raise EnvironmentProblem("The database is not this process's to stop.")
         return self._database
+
+
+def _process_of(server: NatsServer | _Database) -> ProcessRef | None:
+    return None if server.pid is None else ProcessRef.of(server.pid)
 
 
 async def _nothing() -> None:
