@@ -35,14 +35,15 @@ demo: $(VENV)/.installed ## a fleet reviews a source tree, the answers come out 
 dev: $(VENV)/.installed ## the same servers and service left running, with a banner (ARGS="--ephemeral …")
 	@$(BIN)/coord dev $(ARGS)
 
-# The linters run beside the first tests: mypy takes one core, and these wait as much as they compute.
+# The linters run beside the first tests, which wait as much as they compute; what they find is printed when they end,
+# and again at the end.
 # All tests are compiled first: else each worker does it, 15 s of CPU each in a fresh checkout.
+# One run for all loops: another one is other workers, other servers and another wait for the last test.
 test: $(VENV)/.installed-test ## everything: style, types, and all tests with real servers; what waits and reconnects on three loops
-	@$(MAKE) --no-print-directory lint >$(VENV)/.linted 2>&1 & linters=$$!; \
+	@{ $(MAKE) --no-print-directory lint >$(VENV)/.linted 2>&1 || { cat $(VENV)/.linted; false; }; } & linters=$$!; \
 		$(BIN)/python -m pytest --collect-only -qq >$(VENV)/.collected 2>&1; \
-		COORD_TEST_LOOPS=uvloop,debug $(PYTEST) -q $(LOOPS); failed=$$?; \
-		wait $$linters || failed=$$?; cat $(VENV)/.linted; exit $$failed
-	$(PYTEST) $(ARGS)
+		COORD_TEST_ALL_LOOPS="$(LOOPS)" $(PYTEST) $(ARGS); failed=$$?; \
+		wait $$linters || { failed=$$?; cat $(VENV)/.linted; }; exit $$failed
 
 lint: $(VENV)/.installed-test ## style and types
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -86,14 +87,22 @@ _LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """asyncio's own loop, or those that COORD_TEST_LOOPS names, with commas between them: each test on each of them.
+def loops_of(path: Path) -> list[str]:
+    """asyncio's own, or those that COORD_TEST_LOOPS names, with commas; every one for files that COORD_TEST_ALL_LOOPS
+    names, with blanks.
 
     "uvloop" is what coord's processes run on.
     """
-    return {name: _LOOPS[name] for name in os.environ.get("COORD_TEST_LOOPS", "asyncio").split(",")}
+    if any(path.match(name) for name in os.environ.get("COORD_TEST_ALL_LOOPS", "").split()):
+        return list(_LOOPS)
+    return os.environ.get("COORD_TEST_LOOPS", "asyncio").split(",")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Each test on each of its file's loops."""
+    return {name: _LOOPS[name] for name in loops_of(item.path)}
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from coord.store.rows import EVENT_COLUMNS, AgentRow, DeadLetterRow, EventRow, S
 from coord.wire import usual
 from coord.wire.decode import decode_unusual
 from coord.wire.envelope import Poison, StoredFact, StoredSample
+from coord.wire.headers import readable
 from coord.wire.readings import Readings
 from coord.wire.subjects import FactSubject, SampleSubject
 from coord.wire.times import from_unix_us, from_unix_us_all
@@ -249,7 +250,7 @@ class Batch:
         if headers:
             # A message may consist of headers alone, and every entry of a frame would repeat them.
             headers = headers[: limits.HEADERS_BYTES_MAX]
-            row = msgspec.structs.replace(row, headers=headers.decode("utf-8", "backslashreplace"))
+            row = msgspec.structs.replace(row, headers=readable(headers))
         self.bytes += len(poison.body) + len(headers or b"")
         self.letters.append(Letter(row, poison.body, headers))
 

@@ -312,3 +312,9 @@ def test_every_double_survives(value):
     text = codec.encode(value).decode()
     assert math.isfinite(codec.decode_json(text.encode()))
     assert codec.decode_json(text.encode()) == value
+
+
+@given(st.lists(st.binary(max_size=4) | texts.map(str.encode)).map(b"".join))
+@example(b"\xed\xa0\x80\xe2\x82-\xc3\xa4\\xff\xff")
+def test_bytes_of_any_kind_are_readable(block):
+    assert headers.readable(block) == block.decode("utf-8", "backslashreplace")
