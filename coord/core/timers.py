@@ -14,6 +14,9 @@ log takes in what that publishes.  Exactly once comes from here: a `fired` count
 belongs to the `set` that holds, was not counted before, and nobody cancelled first, in log order.  So
 arming twice, firing twice, or firing after a cancellation change nothing, and whatever was not
 armed because somebody crashed is armed again.
+
+Whoever submits a task under the id that a timer is to submit later has the id.  While both are in the log that
+refuses the second; where the first has ended and left it meanwhile, only who folded it then knows.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from coord import limits
+from coord.core import tasks
 from coord.core.deciding import NONE, Arm, Effect, Folding, Presence, Push, Reuse, State
 from coord.core.tasks import Refusal, Task, decode
 from coord.errors import WireError
@@ -81,6 +85,8 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How often it fired, again and again, as it was set before: its tasks are numbered from there on."""
     reason: str = ""
     """Of its cancellation; the decider says so what the broker has against a schedule."""
+    taken: bool = False
+    """The task that it is to submit once was submitted by somebody else since it was set."""
     begun_seq: int = 0
     """What was stated from here on has been folded: a setting of then that is not known is over; 0: nothing was."""
 
@@ -133,7 +139,9 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
         if holds and fact.agent != self.setter and not fact.agent.startswith("_"):
             return _TAKEN
         self.numbered = self.number if self.set_seq else self.numbered
+        before = _task_of(self)
         self.status, self.said, self.seq = "set", said, fact.seq
+        self.taken = self.taken and before == _task_of(self)
         self.setter, self.set_at, self.set_seq, self.fires = fact.agent, at, fact.seq, 0
         self.fired_at, self.fired_id, self.reason = None, "", ""
         self.begun_seq = self.begun_seq or fact.seq
@@ -212,7 +220,7 @@ class TimerDecider(Folding):
     """Of one partition; a `coord.core.deciding.Decider`.  It holds the timers that are set."""
 
     name = "timers"
-    kinds = frozenset({"timer"})
+    kinds = frozenset({"timer", "task"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,6 +231,8 @@ class TimerDecider(Folding):
         """Of the first fact that it believed."""
         self._due: list[tuple[float, Ident, int]] = []
         """A heap of (when to look, timer, set_seq): those but crons, if they did not fire."""
+        self._to_be: dict[Ident, Ident] = {}
+        """Task → the timer that is to submit it, once; of the same partition, as all that the SDK sets are."""
 
     def get(self, tenant: str, key: str, id: str) -> Timer | None:  # noqa: A002 - an entity's id
         """A timer that is set; not to be changed."""
@@ -231,7 +241,11 @@ class TimerDecider(Folding):
     # --- facts -----------------------------------------------------------------------------
 
     def apply(self, fact: StoredFact) -> Iterable[Effect]:
-        """Fold one fact of a timer."""
+        """Fold one fact of a timer, or of a task that one is to submit."""
+        if fact.kind == "task":
+            if fact.event == "submitted" and self._to_be:
+                self._submitted(fact)
+            return NONE
         ident = (fact.tenant, fact.key, fact.id)
         timer = self._timers.get(ident)
         if timer is None:
@@ -242,7 +256,7 @@ class TimerDecider(Folding):
             timer = Timer(
                 tenant=fact.tenant, key=fact.key, id=fact.id, begun_seq=self._begun_seq, numbered=numbered
             )  # fmt: skip
-        set_seq = timer.set_seq
+        set_seq, named = timer.set_seq, _task_of(timer)
         refusal = timer.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
@@ -254,6 +268,8 @@ class TimerDecider(Folding):
         if fact.event == "set":
             self._timers[ident] = timer
             self._over.pop(ident, None)
+            self._forget(ident, named)
+            self._expect(ident, timer)
             if timer.set_seq == set_seq:
                 return NONE  # stated again
             self._watch(ident, timer)
@@ -265,6 +281,7 @@ class TimerDecider(Folding):
                 self._over[ident] = timer.number
                 if len(self._over) > limits.TIMERS_NUMBERED_MAX:
                     del self._over[next(iter(self._over))]
+            self._forget(ident, named)
             if not timer.once or fact.event == "cancelled":
                 effects.append(_arm(timer, remove=True))
         if fact.event == "fired":
@@ -274,6 +291,19 @@ class TimerDecider(Folding):
     def _watch(self, ident: Ident, timer: Timer) -> None:
         if timer.next_at is not None:
             heapq.heappush(self._due, (_late_at(timer), ident, timer.set_seq))
+
+    def _expect(self, ident: Ident, timer: Timer) -> None:
+        if (name := _task_of(timer)) is not None:
+            self._to_be[name] = ident
+
+    def _forget(self, ident: Ident, task: Ident | None) -> None:
+        if task is not None and self._to_be.get(task) == ident:
+            del self._to_be[task]
+
+    def _submitted(self, fact: StoredFact) -> None:
+        ident = self._to_be.get((fact.tenant, fact.key, fact.id))
+        if ident is not None and tasks.fold([fact])[0] is not None:  # what nobody believes takes no id
+            self._timers[ident].taken = True
 
     # --- time ------------------------------------------------------------------------------
 
@@ -319,13 +349,23 @@ class TimerDecider(Folding):
         self._timers = {(t.tenant, t.key, t.id): t for t in said.timers}
         self._begun_seq = said.begun_seq
         self._over = {(tenant, key, name): number for tenant, key, name, number in said.over}
-        self._due = []
+        self._due, self._to_be = [], {}
         for ident, timer in self._timers.items():
+            self._expect(ident, timer)
             self._watch(ident, timer)
 
     def open_count(self) -> int:
         """Timers that are set."""
         return len(self._timers)
+
+
+def _task_of(timer: Timer) -> Ident | None:
+    """The task that it submits once under an id of its own; None: it submits none, or one that may be begun anew."""
+    told = None if timer.said.then is None else timer.said.then.submit
+    if told is None or not timer.once or told.reuse_for_s is not None:
+        return None
+    name = told.id or timer.id
+    return timer.tenant, told.key or name, name
 
 
 def _late_at(timer: Timer) -> float:
@@ -348,7 +388,7 @@ def _follow(timer: Timer, fact: StoredFact) -> list[Effect]:
     if timer.said.instance is not None:
         body = {"what": "fired", "key": timer.key, "id": timer.id, "n": n, "instance": timer.said.instance}
         effects.append(Push(timer.tenant, timer.setter, timer.said.instance, wire.TOPIC, body))
-    if then is not None and then.submit is not None:
+    if then is not None and then.submit is not None and not timer.taken:
         effects.append(_submit(timer, then.submit, n, fact))
     if then is not None and then.raise_ is not None:
         told = then.raise_

@@ -62,6 +62,8 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     fired_id: str = ""
     numbered: Count = 0
     """How often it fired, again and again, as it was set before."""
+    taken: bool = False
+    """The task that it is to submit once was submitted by somebody else."""
 
 
 class TimerSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

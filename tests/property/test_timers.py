@@ -224,3 +224,41 @@ def test_what_was_taken_in_from_another_stream_has_its_place_there_as_its_id() -
     (other,) = decode_message(subject, source.replace(b"TIMERS 7", b"nonsense"), b'{"set":1}', 99, START)
     assert isinstance(other, StoredFact)
     assert other.event_id == "events-99"
+
+
+@pytest.mark.parametrize("restated", [False, True])
+def test_a_task_that_was_submitted_and_has_left_the_log_is_not_begun_again_by_its_timer(restated: bool) -> None:
+    """The timer lies further ahead than the log reaches back: nothing there refuses the second one when it fires."""
+    then = {"submit": {"capability": "work", "task": {"input": 1}}}
+    log = log_of(at=START.timestamp() + 259_200, then=then)
+    log.state("b", "task", "t", "submitted", "work", "normal", data={"retries": "x"})  # nobody believes it
+    log.perform(log.decider.edge(100))
+    unaware = [fact for fact in log.facts if fact.kind == "timer"]
+    log.state("b", "task", "t", "submitted", "work", "normal", data={"input": 2})
+    if restated:  # whoever begins now has nothing else
+        seq = log.facts[-1].seq
+        log.perform(log.decider.edge(seq + 1))
+        log.decider = TimerDecider()
+        list(log.decider.apply(log.facts[-1]))
+    else:
+        log.reload()
+    log._stated.clear()  # nothing of it is in the log any more
+    fire(log, 1, 7)
+    assert [fact.agent for fact in log.facts if fact.kind == "task"] == ["b", "b"]
+
+    other = Log(TimerDecider())
+    for fact in unaware:
+        other.store(fact)
+    fire(other, 1, 7)
+    assert other.events("task") == ["t.submitted"], "what nobody believes took no id"
+
+
+def test_a_timer_that_is_over_or_is_to_submit_another_task_leaves_nothing_behind() -> None:
+    log = log_of(at=START.timestamp() + 259_200, then={"submit": {"capability": "work", "id": "y"}})
+    log.state("b", "task", "y", "submitted", "work", "normal")
+    then = {"submit": {"capability": "work", "id": "x"}}
+    log.state("a", "timer", "t", "set", data={"at": START.timestamp(), "then": then})  # a task that nobody has
+    fire(log, 3, 7)
+    assert log.events("task") == ["y.submitted", "x.submitted"]
+    log.state("b", "task", "x", "submitted", "work", "normal")
+    assert (log.decider.open_count(), log.decider._to_be) == (0, {})  # type: ignore[attr-defined]
