@@ -303,7 +303,7 @@ async def test_slow_questions_of_many_fleets_hold_up_nobody_else(
         monkeypatch.setattr(limits, name, value)
     url, database_url = running[0], running[4]
     names = [f"t{secrets.token_hex(4)}" for _ in range(7)]
-    database = await asyncpg.connect(database_url)
+    database, looker = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
     async with query_service(url, QueryConfig(connections=4), database_url=database_url) as service:
 
         async def ask(tenant: str, name: str, **params: Any) -> list[Any]:
@@ -314,7 +314,8 @@ async def test_slow_questions_of_many_fleets_hold_up_nobody_else(
 
         async def is_held(looks: int) -> bool:
             """Whether so many wait for the lock, no more: what was recalled is ended in the database, too."""
-            found: int = await database.fetchval(
+            # By a connection without a transaction: to that pg_stat_activity is as it was first seen.
+            found: int = await looker.fetchval(
                 "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE NOT l.granted "
                 "AND l.relation = 'coord.task'::regclass AND a.application_name = $1",
                 ASKING,  # the projector's own writes wait for it, too
@@ -332,7 +333,7 @@ async def test_slow_questions_of_many_fleets_hold_up_nobody_else(
         assert await asyncio.gather(*slow) == [[]] * len(slow)
         registry = service.metrics.registry
         assert (registry.get_sample_value("coord_query_recalled_total") or 0) >= 1
-    await database.close()
+    await asyncio.gather(database.close(), looker.close())
 
 
 async def test_what_cannot_be_asked_is_refused(fleet: Fleet) -> None:
