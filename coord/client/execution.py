@@ -209,7 +209,7 @@ class Execution:
             self._state_claim(move.n, attempt=attempt_of(task))
         else:
             self.claim = move.n
-            self._start(attempt_of(task))
+            self._start(attempt_of(task), held=True)
 
     async def verify(self) -> None:
         """End the handler if its claim is not held any more: this process was away, or stood still."""
@@ -221,14 +221,14 @@ class Execution:
 
     # --- running -------------------------------------------------------------------------
 
-    def _start(self, attempt: int) -> None:
+    def _start(self, attempt: int, *, held: bool = False) -> None:
         if self.ended_because is not None:
             self._leave_unbegun()
             return
         self.started = True
         self.worker.began(self)
         self.ctx = TaskContext(
-            self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt, sequel=self._sequel
+            self.worker.coord, self.fact, self.said, claim=self.claim, attempt=attempt, sequel=self._sequel, held=held
         )
         running = self.attempt = Attempt(self, self.handles, self.said, self.ctx, self.fact.content)
         self.began_at = running.began_at
@@ -309,8 +309,10 @@ class Execution:
         """
         done: list[work.LocalOutcome] = []
         try:
-            if self.ctx is not None and self.ctx.has_spoken:
-                await self.ctx.settled()
+            if self.ctx is not None:
+                self.ctx.over()  # it is another one's by the time that all of them are done
+                if self.ctx.has_spoken:
+                    await self.ctx.settled()
             await self._line(first, plain, done)
         except asyncio.CancelledError:
             current = asyncio.current_task()

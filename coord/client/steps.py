@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import itertools
 import typing
 from collections.abc import Callable
 from functools import lru_cache
@@ -52,10 +51,24 @@ INFER: Final[Any] = object()
 """The type is what the function's annotation says."""
 
 
+class _Made:
+    """What a step has given in this execution, until that is stored: whoever asks again is not to be told otherwise."""
+
+    __slots__ = ("body", "event_id", "record", "statement")
+
+    def __init__(self, body: bytes, record: Record) -> None:
+        self.body = body
+        self.record = record
+        self.event_id = new_event_id()
+        self.statement: Statement | None = None
+        """The newest of the record; what waited for it may have been cancelled."""
+
+
 class Steps:
     """Of one execution; made at its first step."""
 
     __slots__ = (
+        "_begun",
         "_claim",
         "_closed",
         "_coord",
@@ -68,19 +81,26 @@ class Steps:
         "_under_way",
     )
 
-    def __init__(self, coord: Coord, fact: StoredFact, claim: int, sequel: Sequel | None = None) -> None:
-        """`fact`: the submission; `sequel`: what `Stating.sequel` made of it, where somebody has it."""
+    def __init__(
+        self, coord: Coord, fact: StoredFact, claim: int, sequel: Sequel | None = None, *, held: bool = False
+    ) -> None:
+        """`fact`: the submission; `sequel`: what `Stating.sequel` made of it, where somebody has it.
+
+        `held`: the claim is not new, so that something may have been recorded under it.
+        """
         self._coord = coord
         self._fact = fact
         self._claim = claim
         self._sequel = coord.stating.sequel(fact) if sequel is None else sequel
-        self._records: dict[str, Record] | None = {} if claim == 1 else None
+        self._records: dict[str, Record] | None = {} if claim == 1 and not held else None
         """By name, of those before; None: not read yet."""
         self._reading: asyncio.Lock | None = None
         self._names: set[str] = set()
-        """That this execution has come to."""
-        self._made = 0
-        """Steps that it has begun itself."""
+        """Of the steps that run, or have given something."""
+        self._made: dict[str, _Made] = {}
+        """By name, what is not stored yet."""
+        self._begun = 0
+        """Steps of this execution that were not recorded before it."""
         self._under_way: set[Statement] = set()
         self._closed = False
 
@@ -93,26 +113,37 @@ class Steps:
             record = records.get(name)
             if record is not None:
                 return await self._given(record, kind)
-            if len(records) + self._made >= limits.STEPS_MAX:
-                raise errors.StepRefused(f"a task has at most {limits.STEPS_MAX} steps", step=name)
-            self._made += 1
-            return await self._do(name, call, given, kind)
+            made = self._made.get(name)
+            if made is not None:
+                value = decoded(made.body, kind)
+            else:
+                made, value = await self._do(name, call, given, kind, len(records))
+            await self._record(made)
+            del self._made[name]
+            return value
         except BaseException:
             self._names.discard(name)  # the handler may try it again
             raise
 
-    async def _do(self, name: str, call: Callable[..., Any], given: tuple[Any, ...], kind: Any) -> Any:
-        began_at = clock.monotonic()
-        body = encoded(await done(call, given), kind)
-        run_s = round(clock.monotonic() - began_at, 6)
-        value = decoded(body, kind)
-        if len(body) > limits.STEP_INLINE_BYTES:
-            ref = await self._coord.payloads.put(body)
-            record = Record(claim=self._claim, step=name, ref=ref, run_s=run_s)
-        else:
-            record = Record(claim=self._claim, step=name, output=msgspec.Raw(body), run_s=run_s)
-        await self._record(record)
-        return value
+    async def _do(
+        self, name: str, call: Callable[..., Any], given: tuple[Any, ...], kind: Any, before: int
+    ) -> tuple[_Made, Any]:
+        if self._closed:
+            raise asyncio.CancelledError  # since it was asked for
+        if before + self._begun >= limits.STEPS_MAX:
+            raise errors.StepRefused(f"a task has at most {limits.STEPS_MAX} steps", step=name)
+        self._begun += 1
+        try:
+            began_at = clock.monotonic()
+            body = encoded(await done(call, given))
+            run_s = round(clock.monotonic() - began_at, 6)
+            value = decoded(body, kind)
+        except BaseException:
+            self._begun -= 1
+            raise
+        record = Record(claim=self._claim, step=name, output=msgspec.Raw(body), run_s=run_s)
+        made = self._made[name] = _Made(body, record)
+        return made, value
 
     def _take(self, name: str) -> None:
         if type(name) is not str:
@@ -160,33 +191,43 @@ class Steps:
 
     # --- recording ---------------------------------------------------------------------------
 
-    async def _record(self, record: Record) -> None:
+    async def _record(self, made: _Made) -> None:
         """Return when it is stored: stated again, under the same id, for as long as the handler may run."""
-        stating, allowance = self._coord.stating, self._coord.allowance
-        if allowance is not None:
-            await allowance.turn()
-        event_id, wait_s = new_event_id(), _AGAIN_S
-        for tried in itertools.count():
-            if tried:
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _AGAIN_MOST_S)
+        if made.statement is None and self._coord.allowance is not None:
+            await self._coord.allowance.turn()
+        wait_s = _AGAIN_S
+        while True:
             try:
-                if stating.is_full:
-                    await stating.room()
-                if self._closed:
-                    raise asyncio.CancelledError  # the outcome is stated: nobody would believe it
-                statement = self._state(record, event_id)
-                self._under_way.add(statement)
-                try:
-                    await statement
-                finally:
-                    self._under_way.discard(statement)
+                if made.statement is None or made.statement.error is not None:
+                    await self._state_now(made)
+                await self._stored(made)
             except errors.CoordError as exc:
                 if not exc.retryable:
                     raise
-                _log.warning("worker.step_not_stored", task=self._fact.id, step=record.step, error=exc)
+                _log.warning("worker.step_not_stored", task=self._fact.id, step=made.record.step, error=exc)
             else:
                 return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _AGAIN_MOST_S)
+
+    async def _state_now(self, made: _Made) -> None:
+        if made.record.ref is None and len(made.body) > limits.STEP_INLINE_BYTES:
+            ref = await self._coord.payloads.put(made.body)
+            made.record = msgspec.structs.replace(made.record, output=msgspec.Raw(b"null"), ref=ref)
+        if self._coord.stating.is_full:
+            await self._coord.stating.room()
+        if self._closed:
+            raise asyncio.CancelledError  # the outcome is stated: nobody would believe it
+        made.statement = self._state(made.record, made.event_id)
+        self._under_way.add(made.statement)
+
+    async def _stored(self, made: _Made) -> None:
+        assert made.statement is not None, "stated just now, or before"
+        try:
+            await made.statement
+        finally:
+            if made.statement.done:  # else this was cancelled, and that is still on its way
+                self._under_way.discard(made.statement)
 
     def _state(self, record: Record, event_id: str) -> Statement:
         stating, fact = self._coord.stating, self._fact
@@ -211,7 +252,7 @@ class Steps:
 async def unrecorded(call: Callable[..., Any], given: tuple[Any, ...], returns: Any) -> Any:
     """The same without a record, of the same type all the same."""
     kind = _kind(call, returns)
-    return decoded(encoded(await done(call, given), kind), kind)
+    return decoded(encoded(await done(call, given)), kind)
 
 
 async def done(call: Callable[..., Any], given: tuple[Any, ...]) -> Any:
@@ -221,15 +262,16 @@ async def done(call: Callable[..., Any], given: tuple[Any, ...]) -> Any:
     return await value if type(value) is CoroutineType or inspect.isawaitable(value) else value
 
 
-def encoded(value: Any, kind: Any) -> bytes:
-    """As JSON; `InvalidPayload` where it is not of that type, or none that can be written."""
-    if kind is not Any and not (isinstance(kind, type) and isinstance(value, kind)):
-        codec.convert(codec.to_builtins(value), kind)
+def encoded(value: Any) -> bytes:
+    """As JSON; `InvalidPayload` where it cannot be written."""
     return codec.encode(value, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
 
 
 def decoded(body: bytes, kind: Any) -> Any:
-    """As whoever executes the task after it will be given it: a difference would show in an emergency only."""
+    """As whoever executes the task after it will be given it: a difference would show in an emergency only.
+
+    Raises `InvalidPayload` where it is not of that type.
+    """
     return codec.decode_as(body, "json", None, kind)
 
 

@@ -148,11 +148,11 @@ class TaskContext:
 
     def __init__(
         self, coord: Coord, fact: StoredFact, said: Delivered, *, claim: int, attempt: int,
-        local: work.LocalStep | None = None, sequel: Sequel | None = None,
+        local: work.LocalStep | None = None, sequel: Sequel | None = None, held: bool = False,
     ) -> None:  # fmt: skip
         """`local`: the execution is that local step's, under the claim of the task that `fact` submitted.
 
-        `sequel`: what `Stating.sequel` made of `fact`.
+        `sequel`: what `Stating.sequel` made of `fact`.  `held`: the claim was found in the log.
         """
         self.coord = coord
         """The connection, to submit and state more with; what is stated names the task as its cause."""
@@ -176,7 +176,9 @@ class TaskContext:
         self._progress: Receipt | None = None
         self._fact = fact
         self._sequel = sequel
+        self._held = held
         self._steps: Steps | None = None
+        self._is_over = False
 
     @property
     def cancelled(self) -> asyncio.Event:
@@ -226,12 +228,15 @@ class TaskContext:
         """
         if self._is_local:
             return await unrecorded(call, arguments, returns)
+        if self._is_over:
+            raise errors.StepRefused("the handler has ended: nobody would believe the record", step=name)
         if self._steps is None:
-            self._steps = Steps(self.coord, self._fact, self.claim, self._sequel)
+            self._steps = Steps(self.coord, self._fact, self.claim, self._sequel, held=self._held)
         return await self._steps.run(name, call, arguments, returns)
 
     def over(self) -> None:
         """The handler is: what it left behind records nothing more."""
+        self._is_over = True
         if self._steps is not None:
             self._steps.over()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -171,6 +172,85 @@ async def test_a_handler_may_try_a_step_again_itself(fleet: InMemoryCoord) -> No
         handle = await c.submit("stubborn")
         assert await handle.result(timeout_s=60) == 3
     assert [f.data["step"] for f in fleet.facts("task", handle.id) if f.event == "recorded"] == ["flaky"]
+
+
+async def test_a_step_whose_record_is_on_its_way_is_not_done_again(fleet: InMemoryCoord) -> None:
+    """A handler that does not wait for the record, and asks again: everybody is told what was recorded first."""
+    agent = coord.Agent("hasty", capabilities={"hasty": 1})
+    made: list[int] = []
+    given: list[int] = []
+
+    async def make() -> int:
+        if not made:
+            fleet.server.stop()  # the record does not get through
+        made.append(1)
+        return len(made)
+
+    @agent.task("hasty", retries=1, timeout_s=600)
+    async def hasty(ctx: coord.TaskContext) -> int:
+        for _ in range(1_000):
+            try:
+                async with asyncio.timeout(0.2):
+                    given.append(await ctx.run("make", make))
+            except TimeoutError:
+                fleet.server.start()
+            else:
+                break
+        if ctx.attempt == 1:
+            raise ConnectionError("once more")
+        return given[-1]
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("hasty")
+        assert await handle.result(timeout_s=600) == 1
+    assert given == [1, 1]
+    assert made == [1]
+    assert [f.event for f in fleet.facts("task", handle.id) if f.event == "recorded"] == ["recorded"]
+
+
+async def test_what_a_handler_left_behind_begins_no_step(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("lazy", capabilities={"lazy": 1})
+    over = asyncio.Event()
+    left: list[asyncio.Task[Any]] = []
+    done: list[str] = []
+
+    @agent.task("lazy")
+    async def lazy(ctx: coord.TaskContext) -> None:
+        async def later() -> None:
+            await over.wait()
+            await ctx.run("late", lambda: done.append("late"))
+
+        left.append(asyncio.ensure_future(later()))
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("lazy")
+        await handle.result(timeout_s=60)
+        over.set()
+        with pytest.raises(errors.StepRefused, match="has ended"):
+            await left[0]
+    assert done == []
+    assert [f.event for f in fleet.facts("task", handle.id)] == ["submitted", "claimed", "completed"]
+
+
+async def test_steps_that_fail_are_not_counted(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STEPS_MAX", 3)
+    agent = coord.Agent("unlucky", capabilities={"unlucky": 1})
+    tries: list[int] = []
+
+    def flaky() -> int:
+        tries.append(1)
+        if len(tries) < 10:
+            raise ConnectionError("not now")
+        return len(tries)
+
+    @agent.task("unlucky", retries=0)
+    async def unlucky(ctx: coord.TaskContext) -> int:
+        while True:
+            with contextlib.suppress(ConnectionError):
+                return await ctx.run("flaky", flaky)
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        assert await (await c.submit("unlucky")).result(timeout_s=60) == 10
 
 
 async def test_there_are_not_endlessly_many(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
