@@ -34,7 +34,7 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How facts and samples are published.  Bounds are per client; "per class" is said where meant."""
 
     content: Content = "json"
-    """Encoding of single facts; frames are always MessagePack."""
+    """Encoding of single facts that are emitted; frames are always MessagePack, what coordinates (tasks, …) is JSON."""
     inflight_messages: int = limits.PUBLISH_INFLIGHT_MESSAGES
     """Unacknowledged messages: half for critical, a quarter each for status and metrics."""
     inflight_bytes: int = limits.PUBLISH_INFLIGHT_BYTES

@@ -17,6 +17,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal, Self, TypeAlias
 
+import msgspec
+
 from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, PubAck, Publication
@@ -48,7 +50,8 @@ class Stating:
         self.agent = agent
         self._pipeline = pipeline
         self._deadline_s = config.retry.deadline_s
-        self._encoder = Encoder(tenant, agent, config)
+        # Inputs, outputs and records are JSON by the time that they are stated: they go into the body as they are.
+        self._encoder = Encoder(tenant, agent, msgspec.structs.replace(config, content="json"))
         self._inflight_max = config.inflight_messages
         self._room = asyncio.Event()
         self._room.set()

@@ -19,9 +19,9 @@ import asyncio
 import contextlib
 import inspect
 import typing
-from collections.abc import Callable
-from functools import lru_cache
-from types import CoroutineType
+from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
+from types import CoroutineType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -307,22 +307,50 @@ def _readable(kind: Any) -> bool:
     if kind is Any or hasattr(kind, "model_validate_json"):
         return True
     try:
-        return not isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType)
+        parts: list[Any] = [msgspec.inspect.type_info(kind)]
     except TypeError:
         return False
+    seen: set[int] = set()  # types may hold themselves
+    while parts:
+        part = parts.pop()
+        if isinstance(part, msgspec.inspect.CustomType):
+            return False
+        if isinstance(part, tuple):
+            parts.extend(part)
+        elif isinstance(part, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(part) not in seen:
+            seen.add(id(part))
+            parts.extend(getattr(part, name) for name in part.__struct_fields__)
+    return True
 
 
 def returned_by(call: Callable[..., Any]) -> Any:
-    """The type that a function says it returns; Any where it says nothing.
+    """The type of what awaiting a call gives, as its annotation says; Any where it says nothing.
 
     Raises `StepRefused` where what it says cannot be looked up.
     """
-    plain = inspect.unwrap(getattr(call, "func", call))
-    plain = getattr(plain, "__func__", plain)
+    plain = _plain(call)
+    if isinstance(plain, type):
+        return plain
     try:
-        kind = typing.get_type_hints(plain).get("return", Any)
-    except NameError as exc:
-        raise errors.StepRefused("what a step returns cannot be looked up: say `returns=`", name=exc.name) from exc
+        said = getattr(plain, "__annotations__", {}).get("return", Any)
+        # Not the parameters': they may name what only type checkers import.
+        alone = SimpleNamespace(__annotations__={"return": said}, __type_params__=getattr(plain, "__type_params__", ()))
+        kind = typing.get_type_hints(alone, globalns=getattr(plain, "__globals__", {}))["return"]
+    except (NameError, SyntaxError) as exc:
+        raise errors.StepRefused("what a step returns cannot be looked up: say `returns=`", why=str(exc)) from exc
     except (TypeError, AttributeError):
-        kind = Any  # no function, and without annotations
-    return type(None) if kind is None else kind
+        return Any  # no annotations as functions have them
+    origin = typing.get_origin(kind)
+    if isinstance(origin, type) and issubclass(origin, Awaitable) and not inspect.iscoroutinefunction(plain):
+        return typing.get_args(kind)[-1]
+    return kind
+
+
+def _plain(call: Any) -> Any:
+    """The function (or class) behind partials, methods, decorators and objects that can be called."""
+    while True:
+        inner = call.func if isinstance(call, partial) else inspect.unwrap(getattr(call, "__func__", call))
+        if inner is call:
+            break
+        call = inner
+    return call if isinstance(call, type) or inspect.isroutine(call) else type(call).__call__

@@ -81,9 +81,11 @@ class Handles(msgspec.Struct, frozen=True):
     def encode(self, output: Any) -> bytes:
         """What the handler returned, as JSON; raises `InvalidPayload` where it is not of the declared type."""
         kind = self.output_type
-        if kind is not Any and not (isinstance(kind, type) and isinstance(output, kind)):
-            codec.convert(codec.to_builtins(output), kind)
-        return codec.encode(output, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
+        body = codec.encode(output, bytes_max=limits.TASK_OUTPUT_BYTES_MAX)
+        plain = isinstance(kind, type) and not typing.is_typeddict(kind)
+        if kind is not Any and not (plain and isinstance(output, kind)):
+            codec.decode_as(body, "json", None, kind)  # read as it will be: a mapping's keys are text now
+        return body
 
 
 def declare(
@@ -200,12 +202,16 @@ class TaskContext:
         self._progress = await self.coord.emit(fact)
 
     @overload
-    async def run(
-        self, name: str, call: Callable[..., Awaitable[T]], *arguments: Any, returns: Any = INFER
-    ) -> T: ...  # a coroutine function
+    async def run(self, name: str, call: Callable[..., Any], *arguments: Any, returns: type[T]) -> T: ...
 
     @overload
-    async def run(self, name: str, call: Callable[..., T], *arguments: Any, returns: Any = INFER) -> T: ...
+    async def run(self, name: str, call: Callable[..., Any], *arguments: Any, returns: Any) -> Any: ...
+
+    @overload  # a coroutine function
+    async def run(self, name: str, call: Callable[..., Awaitable[T]], *arguments: Any) -> T: ...
+
+    @overload
+    async def run(self, name: str, call: Callable[..., T], *arguments: Any) -> T: ...
 
     async def run(self, name: str, call: Callable[..., Any], *arguments: Any, returns: Any = INFER) -> Any:
         """What ``call(*arguments)`` gives, done once for the task: whoever executes it again is given the same.

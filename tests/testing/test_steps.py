@@ -13,6 +13,7 @@ import pytest
 import coord
 from coord import errors, limits
 from coord.client import histories
+from coord.client.config import PublisherConfig
 from coord.client.redriving import redrive
 from coord.testing import InMemoryCoord
 from coord.wire.records import Fact
@@ -337,3 +338,12 @@ async def test_names_and_types_that_cannot_be(fleet: InMemoryCoord) -> None:
             assert failed.value.details["error"] == code, what
         await (await c.submit("odd", "returns")).result(timeout_s=60)
     assert done == [], "refused before it is done"
+
+
+async def test_whose_facts_are_message_pack_coordinates_all_the_same(fleet: InMemoryCoord) -> None:
+    packed = PublisherConfig(content="msgpack")
+    shop = Shop(failures=1)
+    async with fleet.work(shop.agent, publisher=packed), fleet.connect("boss", publisher=packed) as c:
+        handle = await c.submit("order", 7)
+        assert await handle.result(timeout_s=60) == ["ch-1", 1]
+    assert shop.done == {"charge": 1, "label": 1, "ship": 2}
