@@ -83,27 +83,30 @@ class Locking:
         """Wait until it is held.
 
         Raises `DeadlineExceeded` after `timeout_s`, `LockRefused` when it is in use with another number of
-        permits or too many wait, and what stating a fact raises.  Cancelled or raising, it waits no more.
+        permits or too many wait, and what stating a fact raises.  Cancelled or raising, it waits no more.  Who
+        was thought gone meanwhile (its process stood still) has lost its place, and asks again.
         """
         if self._token:
             raise errors.InvalidRequest("this lock is being taken, or is held, here", lock=self.name)
-        self._token = token = self._locks.enter(self)
-        self._granted, self._refused, self._doubtful = False, None, False
+        said = "the broker has not answered"
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._locks.ready(token)
-                stored = await self._locks.send(self, token, "requested", self._said)
-                held = Held(self.name, stored.seq)
-                await self._until_granted(token)
+                while True:
+                    self._token = token = self._locks.enter(self)
+                    self._granted, self._refused, self._doubtful = False, None, False
+                    await self._locks.ready(token)
+                    stored = await self._locks.send(self, token, "requested", self._said)
+                    said = "the lock is held by somebody else"
+                    if await self._until_granted(token):
+                        break
+                    await self._over()
         except TimeoutError as exc:
             await self._over()
-            raise errors.DeadlineExceeded(
-                "the lock is held by somebody else", lock=self.name, timeout_s=self._timeout_s
-            ) from exc
+            raise errors.DeadlineExceeded(said, lock=self.name, timeout_s=self._timeout_s) from exc
         except BaseException:
             await self._over()
             raise
-        self.held = held
+        self.held = held = Held(self.name, stored.seq)
         return held
 
     async def release(self) -> None:
@@ -120,49 +123,50 @@ class Locking:
 
     # --- inside ----------------------------------------------------------------------------
 
-    async def _until_granted(self, token: str) -> None:
+    async def _until_granted(self, token: str) -> bool:
+        """Whether it is held now; False: it was, or was waited for, and is not any more."""
         wait_s = limits.RESULT_AUDIT_FIRST_S
-        while not self._granted:
+        while True:
+            if self._doubtful:  # what was granted may be over: also then the log is asked
+                self._doubtful = not await self.audit(token)
             if self._refused is not None:
+                if self._refused.what == "revoked":
+                    return False
                 raise errors.LockRefused(self._refused.reason, lock=self.name, reason=self._refused.code)
+            if self._granted and not self._doubtful:
+                return True
             heard = True
-            if not self._doubtful:
-                self._news.clear()
-                try:
-                    async with asyncio.timeout(wait_s):
-                        await self._news.wait()
-                except TimeoutError:
-                    heard, self._doubtful = False, True
-            if self._doubtful and not self._granted:
-                self._doubtful = False
-                await self.audit(token)
+            self._news.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                heard, self._doubtful = False, True
             wait_s = limits.RESULT_AUDIT_FIRST_S if heard else min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
 
-    async def audit(self, token: str) -> None:
-        """Read the log: is it held here?  What cannot be read now is read the next time."""
+    async def audit(self, token: str) -> bool:
+        """Read the log: is it held here?  False: that cannot be read now."""
         try:
             lock = await self._locks.get(self.name, key=self._key)
         except errors.CoordError as exc:
             if not exc.retryable:
                 raise
-            return
+            return False
         request = None if lock is None else lock.requests.get(token)
         if lock is None or token != self._token:
-            return
+            return False
         if request is None:
-            self.hear(_Told("revoked", token) if self.held else _Told("refused", token, "lock.over", "it is over"))
+            self.hear(_Told("revoked", token))
         elif request in lock.holders:
-            self._granted = True
-            self._news.set()
+            self.hear(_Told("granted", token))
+        return True
 
     def hear(self, told: _Told) -> None:
         """Something was said about this request."""
         if told.what == "granted":
             self._granted = True
-        elif told.what == "refused":
-            self._refused = told
-        elif told.what == "revoked":
-            if self.held is not None:
+        elif told.what in ("refused", "revoked"):
+            if self.held is not None and told.what == "revoked":
                 self.held.lost.set()
             self._refused = told
         self._news.set()
@@ -174,6 +178,8 @@ class Locking:
 
     async def _over(self) -> None:
         token, self._token = self._token, ""
+        if not token:
+            return
         # If this is not stored, the decider finds out that the instance is gone, or it is asked again.
         try:
             with contextlib.suppress(errors.CoordError):
@@ -265,6 +271,6 @@ class Locks:
                 audit.add_done_callback(self._audits.discard)
 
 
-async def _quietly(audit: Coroutine[None, None, None]) -> None:
+async def _quietly(audit: Coroutine[None, None, bool]) -> None:
     with contextlib.suppress(errors.CoordError):
         await audit

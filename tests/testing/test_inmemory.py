@@ -18,6 +18,7 @@ from coord.client.execution import Execution
 from coord.core.presence_decider import Agent
 from coord.testing import InMemoryCoord, Stuck, load, replay, run, save
 from coord.wire.flow import When
+from coord.wire.locking import Released
 from coord.wire.records import Fact
 from tests.support.waiting import until
 
@@ -223,6 +224,34 @@ async def test_what_is_large_is_handed_on_whole_and_a_late_signal_is_refused(fle
         await c.signals.raise_("go", key="book")
         steps = {step.name: step.status for step in (await handle.status()).steps}
         assert steps == {"pages": "completed", "bound": "completed", "late": "skipped", "never": "skipped"}
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_who_was_granted_a_lock_and_thought_gone_before_he_looked_asks_again(
+    fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    async with fleet.connect("a") as c:
+        send, tokens = c.locks.send, list[str]()
+
+        async def stands_still(locking: Any, token: str, event: str, data: Any) -> Any:
+            stored = await send(locking, token, event, data)
+            if event == "requested":
+                tokens.append(token)
+                if len(tokens) == 1:
+                    await until(lambda: locking._granted)
+                    await send(locking, token, "released", Released())  # the log has it no more
+                    if heard:
+                        c.locks._pushed(msgspec.json.encode({"what": "revoked", "token": token}))
+                    else:
+                        c.locks._reconnected()
+            return stored
+
+        monkeypatch.setattr(c.locks, "send", stands_still)
+        held = await c.lock("index", timeout_s=60).acquire()
+        lock = await c.locks.get("index")
+        assert lock is not None
+        assert [request.epoch for request in lock.holders] == [held.epoch]
+        assert len(tokens) == 2
 
 
 async def test_a_handoff_to_a_name_that_nobody_has_says_so(fleet: InMemoryCoord) -> None:
