@@ -20,6 +20,7 @@ import msgspec
 
 from tests.soak.harness import percentile
 from tests.support import programs
+from tests.support.forking import Forked
 
 _CONNECT_AT_A_TIME = 32
 
@@ -53,7 +54,7 @@ class Heard(msgspec.Struct, frozen=True):
 class Listeners:
     """The scenario's half."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Forked) -> None:
         self._process = process
 
     async def ask(self, word: str = "ask", timeout_s: float = 60) -> Heard:

@@ -27,6 +27,7 @@ import msgspec
 from coord import errors
 from coord.wire import subjects
 from coord.wire.envelope import Fact, Sample
+from tests.support.forking import Forked
 from tests.support.planted import Bug
 from tests.support.programs import Program, start
 
@@ -114,7 +115,7 @@ class Told(msgspec.Struct, frozen=True):
 class Speakers(Program):
     """The scenario's half: `told` is the program's latest word."""
 
-    def __init__(self, speech: Speech, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, speech: Speech, process: Forked) -> None:
         self.speech = speech
         self.told = Told(0, 0, 0, [], {}, 0, 0)
         super().__init__(process)

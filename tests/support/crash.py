@@ -28,6 +28,7 @@ import msgspec
 
 from coord.projector.config import ProjectorConfig
 from tests.support import programs
+from tests.support.forking import Forked
 from tests.support.planted import Bug, plant
 
 Point = Literal["copied", "advanced", "committing", "committed", "acked"]
@@ -58,7 +59,7 @@ class Job(msgspec.Struct, frozen=True):
 class ProjectorProcess(programs.Program):
     """The test's half."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Forked) -> None:
         super().__init__(process)
         self.crashed_at: str | None = None
         """The crash point it died at."""

@@ -22,6 +22,7 @@ import msgspec
 import coord
 from coord import limits
 from tests.support import programs
+from tests.support.forking import Forked
 
 BEGAN = struct.Struct("<qI")
 """Nanoseconds since 1970, and how many bytes of ``key/id`` follow."""
@@ -59,7 +60,7 @@ class Work(msgspec.Struct, frozen=True):
 class Member(programs.Program):
     """The test's half."""
 
-    def __init__(self, job: Job, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, job: Job, process: Forked) -> None:
         super().__init__(process)
         self.job = job
         self._ready = False

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from tests.support import forking
+from tests.support.forking import Forked
 
-async def start(module: str, argument: msgspec.Struct, log: Path) -> asyncio.subprocess.Process:
+
+async def start(module: str, argument: msgspec.Struct, log: Path) -> Forked:
     """Run a module with pipes to its stdin and from its stdout; what it writes to stderr goes to `log`.
 
     The end of its stdin tells the program that we are gone.
@@ -20,13 +22,12 @@ async def start(module: str, argument: msgspec.Struct, log: Path) -> asyncio.sub
     root = Path(__file__).parents[2]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
     with log.open("ab") as err:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, msgspec.json.encode(argument).decode(),
-            cwd=root, env=environ, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=err,
-        )  # fmt: skip
+        return await forking.start(
+            module, msgspec.json.encode(argument).decode(), cwd=root, environ=environ, stderr=err.fileno()
+        )
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
+async def end(process: Forked) -> None:
     """End it for certain."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
@@ -37,7 +38,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
 class Program:
     """The test's half of one that speaks in lines; subclasses make something of them in `hear`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Forked) -> None:
         self._process = process
         self._news = asyncio.Condition()
         self._ended = False
