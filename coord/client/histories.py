@@ -27,6 +27,8 @@ _ASK = CallPolicy()
 async def facts_of(conn: Connection, tenant: str, key: str, id: str | None = None) -> list[StoredFact]:
     """All facts of a task (or, without `id`, of all tasks of a key) that the log holds, in its order.
 
+    Of more than `limits.TASK_FACTS_MAX` without the older progress.
+
     Raises what `rpc.call` raises: `ServiceUnavailable`, `DeadlineExceeded`, `NotConnected`, …
     """
     service = subjects.rpc(tenant, "log", "read")
@@ -36,9 +38,17 @@ async def facts_of(conn: Connection, tenant: str, key: str, id: str | None = Non
     while True:
         page = await rpc.call(conn, service, request, log_api.Page, policy=_ASK)
         found += [_decode_fact(raw).unpack() for raw in page.facts]
+        if len(found) >= limits.TASK_FACTS_MAX:
+            found = _without_old_progress(found)
         if page.next_seq > page.last_seq or len(found) >= limits.TASK_FACTS_MAX:
             return found
         request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)
+
+
+def _without_old_progress(facts: list[StoredFact]) -> list[StoredFact]:
+    """Nothing is judged by it; of a task that tells its progress for long the rest would not be read."""
+    behind = len(facts) - limits.TASK_FACTS_MAX // 2
+    return [fact for fact in facts[:behind] if fact.event != "progress"] + facts[behind:]
 
 
 async def read(conn: Connection, tenant: str, key: str, id: str) -> tuple[Task | None, list[StoredFact]]:

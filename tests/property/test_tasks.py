@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coord import limits
-from coord.core import tasks
+from coord.core import claiming, tasks
 from coord.core.deciding import Open, Push, Settle, State
+from coord.core.recorded import recorded
 from coord.core.task_decider import TaskDecider
 from coord.core.tasks import ENDED, TRANSITIONS, Task
 from coord.wire import subjects
@@ -29,6 +30,7 @@ EVENTS = (
     *NUMBERED,
     "submitted",
     "progress",
+    "recorded",
     "completed",
     "rejected",
     "failed",
@@ -72,8 +74,10 @@ def bodies(draw: st.DrawFn, event: str) -> Any:
             body["carried"] = {"claims": draw(st.integers(0, 5)), "submitter": "eve"}
     elif event == "claimed":
         body = draw(claim_bodies)
-    elif event in ("progress", "completed", "rejected", "failed"):
+    elif event in ("progress", "recorded", "completed", "rejected", "failed"):
         body = {"claim": draw(st.one_of(st.none(), st.integers(0, 4)))}
+        if event == "recorded":
+            body |= {"step": draw(st.sampled_from(["a", "b", "", "c" * 257])), "output": draw(st.integers(0, 9))}
         if event == "failed":
             body["final"] = draw(st.booleans())
     elif event == "released":
@@ -110,11 +114,13 @@ def sensible(draw: st.DrawFn, task: Task, seq: int) -> StoredFact:
         assert task.claimant is not None
         agent = task.claimant
         event = draw(
-            st.sampled_from([*["failed", "released"] * 2, "completed", "rejected", "returned", "progress", "cancelled"])
+            st.sampled_from(
+                [*["failed", "released", "recorded"] * 2, "completed", "rejected", "returned", "progress", "cancelled"]
+            )
         )
     elif task.ended:
         redrive = task.redrives + 1
-        return submitted(seq, input=0, retries=1, instance="me1", redrive=redrive)
+        return submitted(seq, input=draw(st.integers(0, 1)), retries=1, instance="me1", redrive=redrive)
     else:
         agent = draw(st.sampled_from(["w1", "w2"]))
         event = draw(st.sampled_from([*["claimed"] * 4, "placed", "returned", "expired", "cancelled"]))
@@ -124,6 +130,8 @@ def sensible(draw: st.DrawFn, task: Task, seq: int) -> StoredFact:
         agent = SUBMITTER
     if event == "claimed":
         data = draw(claim_bodies)
+    elif event == "recorded":
+        data = {"claim": task.claims, "step": draw(st.sampled_from("ab")), "output": seq}
     detail: tuple[str, ...] = ()
     if event in (*NUMBERED, "placed"):
         detail = (str(task.claims if task.status == "claimed" else task.next_claim),)
@@ -167,9 +175,10 @@ def test_only_listed_transitions_and_only_by_whom_they_are_given_to(history: lis
                 assert was in ("queued", "waiting")
                 assert fact.detail == (str(claim + 1),)
                 assert (task.claimant, task.claims) == (fact.agent, claim + 1)
-            case "completed" | "rejected" | "failed" | "progress":
+            case "completed" | "rejected" | "failed" | "progress" | "recorded":
                 assert was == "claimed"
                 assert fact.agent == held_by
+                assert fact.event != "recorded" or msgspec.to_builtins(task) == before, "tables have no row for it"
             case "returned":
                 assert fact.agent == held_by or was != "claimed"
             case "released":
@@ -181,6 +190,54 @@ def test_only_listed_transitions_and_only_by_whom_they_are_given_to(history: lis
             case "placed":
                 assert status(task) == was, "what overtook a decision stands"
         assert was not in ENDED or fact.event in ("submitted", "placed")
+
+
+@few
+@given(histories())
+def test_the_first_record_of_a_step_holds_until_other_work_is_begun(history: list[StoredFact]) -> None:
+    task = Task(tenant="acme", key="t1", id="t1")
+    held: dict[str, Any] = {}
+    work: Any = None
+    for n, fact in enumerate(history, 1):
+        redrives = task.redrives
+        if task.apply(fact) is None:
+            if fact.event == "submitted" and (work is None or task.redrives != redrives):
+                if work != (work := (fact.detail[0], task.submission.input)):
+                    held = {}
+            elif fact.event == "recorded":
+                held.setdefault(fact.data["step"], fact.data["output"])
+        found, records = recorded(history[:n])
+        assert {step: msgspec.json.decode(record.output) for step, record in records.items()} == held
+        assert found == (task if task.submitted_seq else None)
+
+
+@few
+@given(histories(), st.sampled_from(["w1", "w2"]), st.sampled_from(["i1", "i2", None]))
+def test_a_worker_runs_what_it_holds_claims_what_is_free_and_lets_nothing_go_that_is_to_be_done(
+    history: list[StoredFact], agent: str, instance: str | None
+) -> None:
+    seqs = [fact.seq for fact in history if fact.event == "submitted"]
+    for n in range(len(history) + 1):
+        task, _ = tasks.fold(history[:n])
+        for seq in seqs:
+            move = claiming.decide(task, agent=agent, instance=instance or "", seq=seq)
+            mine = task is not None and task.status == "claimed" and (task.claimant, task.instance) == (agent, instance)
+            match move:
+                case claiming.Hold():
+                    assert task is not None
+                    assert mine, "another's"
+                    assert move.n == task.claims
+                case claiming.Claim():
+                    assert task is not None
+                    claim = stored(99, agent, "claimed", (str(move.n),), {"instance": instance})
+                    assert task.submitted_seq == seq, "another delivery's"
+                    assert task.apply(claim) is None, "nobody would believe it"
+                case claiming.Leave():
+                    assert not mine or instance is None, "nobody else would run it before its timeout"
+                    to_do = task is not None and not task.ended and task.submitted_seq == seq
+                    assert not (to_do and move.settle), "it would be delivered to nobody"
+            if isinstance(move, claiming.Claim):
+                task, _ = tasks.fold(history[:n])
 
 
 @few

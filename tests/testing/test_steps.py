@@ -120,6 +120,24 @@ async def test_a_redrive_goes_on_where_the_task_ended_but_not_with_another_input
         assert ended.data["output"] == ["ch-3", 3], "it is another order"
 
 
+async def test_a_redrive_of_what_was_submitted_as_message_pack_goes_on(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("press", capabilities={"press": 1})
+    done: list[bytes] = []
+
+    @agent.task("press", retries=0)
+    async def press(plate: bytes, ctx: coord.TaskContext) -> None:
+        await ctx.run("press", done.append, plate)
+        if len(fleet.facts("task", ctx.task_id)) < 5:
+            raise ConnectionError("no paper")
+
+    async with fleet.work(agent), fleet.connect("boss", publisher=PublisherConfig(content="msgpack")) as c:
+        await c.emit(Fact(kind="task", id="p1", event="submitted", detail=("press", "normal"), data={"input": b"\xff"}))
+        await fleet.until_fact("task", "failed", id="p1")
+        await redrive(c, "p1")
+        await fleet.until_fact("task", "completed", id="p1")
+    assert done == [b"\xff"]
+
+
 async def test_steps_at_once_and_what_is_left_behind(fleet: InMemoryCoord) -> None:
     agent = coord.Agent("many", capabilities={"many": 1})
     released = asyncio.Event()
@@ -347,3 +365,28 @@ async def test_whose_facts_are_message_pack_coordinates_all_the_same(fleet: InMe
         handle = await c.submit("order", 7)
         assert await handle.result(timeout_s=60) == ["ch-1", 1]
     assert shop.done == {"charge": 1, "label": 1, "ship": 2}
+
+
+async def test_a_task_that_tells_its_progress_for_long_goes_on(
+    fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TASK_FACTS_MAX", 20)
+    agent = coord.Agent("talker", capabilities={"talk": 1})
+    done: list[str] = []
+
+    @agent.task("talk", retries=1)
+    async def talk(ctx: coord.TaskContext) -> None:
+        await ctx.run("once", lambda: done.append("once"))
+        for n in range(limits.READ_PAGE_FACTS_MAX):
+            await ctx.progress(n / limits.READ_PAGE_FACTS_MAX)
+        if ctx.attempt == 1:
+            raise ConnectionError("once more")
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("talk")
+        await handle.result(timeout_s=60)
+        task, facts = await histories.read(c.connection, c.tenant, handle.id, handle.id)
+        assert task is not None
+        assert task.status == "completed"
+        assert (facts[0].event, facts[-1].event) == ("submitted", "completed")
+    assert done == ["once"]
