@@ -410,6 +410,13 @@ class DatabaseNotReady(StoreError):
     remedy = "Run `coord db migrate`; look at `coord doctor`."
 
 
+class DatabaseLoginRefused(DatabaseNotReady):
+    """The database does not let this login in, or there is no database of this name."""
+
+    code = "store.login_refused"
+    remedy = "Check user, password and name of the database in `database.url`: `coord config show --origin`."
+
+
 class MigrationFailed(StoreError):
     """A migration could not be applied or does not match what was applied before."""
 

@@ -126,6 +126,8 @@ class Past:
         """Facts by where they were read."""
         self.notes: list[str] = []
         """What is missing, or may be, in words."""
+        self.unanswered: errors.CoordError | None = None
+        """Why a source could not be asked, the last of them: what was not found may be there all the same."""
         self.lost: dict[int, datetime] = {}
         """Epochs that began with another log, and when: known once facts are read."""
         self._sources = sources
@@ -227,6 +229,7 @@ class Past:
         try:
             return await stack.enter_async_context(self._sources.reads())
         except errors.StoreError as exc:
+            self.unanswered = exc
             self._note(f"The database cannot be asked ({exc.message}): this is what the log's window holds.")
             return None
 
@@ -281,6 +284,7 @@ class Past:
             except errors.CoordError as exc:
                 if isinstance(exc, errors.SettingsError):
                     raise
+                self.unanswered = exc
                 since = "anything" if checkpoint is None else f"what was stored after {checkpoint.stored_at}"
                 self._note(f"The log cannot be asked for {since} ({exc.message}).")
         self.point = self.point.within(tail.epoch)
@@ -339,6 +343,7 @@ class Past:
         except errors.CoordError as exc:
             if isinstance(exc, errors.SettingsError):
                 raise
+            self.unanswered = exc
             before = "" if oldest is None else f" before {oldest}"
             self._note(f"The log cannot be asked for what was stored{before} and has left the tables ({exc.message}).")
             return nothing

@@ -31,8 +31,8 @@ CLASSES: Final[dict[str, type[errors.StoreError]]] = {
     "25006": errors.DatabaseUnavailable,  # read-only transaction: this server is a standby now
     "25P03": errors.DatabaseUnavailable,  # idle in transaction too long
     "25P04": errors.DatabaseUnavailable,  # transaction took too long
-    "28": errors.DatabaseNotReady,  # invalid login
-    "3D": errors.DatabaseNotReady,  # the database does not exist
+    "28": errors.DatabaseLoginRefused,
+    "3D": errors.DatabaseLoginRefused,  # the database does not exist
     "3F": errors.DatabaseNotReady,  # the schema does not exist
     "40": errors.DatabaseUnavailable,  # deadlock, serialization failure
     "42501": errors.DatabaseNotReady,  # insufficient privilege

@@ -51,4 +51,5 @@ def check(ctx: Context) -> None:
 
     topology = settings.topology(ctx.settings)
     where = ctx.loaded.file or "no file"
-    ctx.out.say(f"Settings are valid ({where}); {len(topology.specs)} streams and consumers.")
+    record = {"valid": True, "file": ctx.loaded.file, "streams_and_consumers": len(topology.specs)}
+    ctx.out.told(record, f"Settings are valid ({where}); {len(topology.specs)} streams and consumers.")

@@ -83,7 +83,7 @@ async def get(ctx: Context, kind: str, tenant: str, key: str, id: str, at: str) 
             state["state"] = judge.fold.agent.state  # who registered is what its instances are
     if not state:
         say(ctx, found)
-        return nothing(ctx, kind, id, at)
+        return nothing(ctx, found, kind, id, at)
     show(ctx, found, state, shown)
     return Exit.OK
 
@@ -116,7 +116,7 @@ async def workflow(ctx: Context, tenant: str, id: str, at: str) -> int:
         view = flow_view.view([said.fact for said in kept if said.epoch >= judge.begun[0]])
     if view is None or judge is None:
         say(ctx, found)
-        return nothing(ctx, "workflow", id, at)
+        return nothing(ctx, found, "workflow", id, at)
     show(ctx, found, {**record(view), "life": state_of(judge)}, shown)
     return Exit.OK
 
@@ -162,7 +162,9 @@ async def everything(
         states = [{"kind": of, "id": name, "state": _brief(judge)} for of, name, judge in known]
         ctx.out.rows(states, ["kind", "id", "state"])
     say(ctx, found)
-    return Exit.OK if sum(found.found.values()) else Exit.NOT_FOUND
+    if sum(found.found.values()):
+        return Exit.OK
+    return Exit.NOT_FOUND if found.unanswered is None else Exit.UNHEALTHY
 
 
 def _line(ctx: Context, one: dict[str, Any]) -> str:
@@ -221,8 +223,11 @@ def say(ctx: Context, found: Past) -> None:
         ctx.out.say(note)
 
 
-def nothing(ctx: Context, kind: str, id: str, at: str) -> int:
-    """Say that there was none."""
+def nothing(ctx: Context, found: Past, kind: str, id: str, at: str) -> int:
+    """Say that there was none, or that this cannot be known now."""
+    if found.unanswered is not None:
+        ctx.out.say(f"Whether there is a {kind} {id} is not known.")
+        return Exit.UNHEALTHY
     then = f"There was no {kind} {id} at {at}, as far as facts are kept."
     return missing(ctx, then if at else f"There is no {kind} {id}.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.ops.cli import options, past
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, fail, group
 
 if TYPE_CHECKING:
     from coord.core.signals import Latch
@@ -58,7 +58,10 @@ async def wait(
         try:
             found = await waits(*names, timeout_s=timeout_s or None, key=key)
         except DeadlineExceeded as exc:
-            ctx.out.say(f"{exc.message}: {', '.join(exc.details.get('missing', []))}")
+            if ctx.out.is_table:
+                ctx.out.say(f"{exc.message}: {', '.join(exc.details.get('missing', []))}")
+            else:
+                fail(ctx.out, exc)
             return Exit.UNHEALTHY
     ctx.out.rows([{"signal": name, "data": data} for name, data in found.items()], ["signal", "data"])
     return Exit.OK

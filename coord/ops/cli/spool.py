@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli.base import Context, Exit, command, group
+from coord.ops.cli.base import Context, Exit, command, group, missing
 
 if TYPE_CHECKING:
     from coord.client.spool import Seen
@@ -30,8 +30,7 @@ def list_records(
     from coord.ops.cli.output import size
 
     if not (folder / "lock").exists():
-        ctx.out.say(f"{folder} is not a spool: it has no file named lock.")
-        return Exit.NOT_FOUND
+        return missing(ctx, f"{folder} is not a spool: it has no file named lock.")
     found = spool.look(folder)
     ctx.out.rows([_row(seen) for seen in found.records[:limit]], empty="Everything in this spool is acknowledged.")
     ctx.out.say(f"{found.owner}: {len(found.records)} messages, {size(found.size_bytes)}.")

@@ -22,7 +22,7 @@ async def ls(ctx: Context, query: str, columns: Sequence[str], empty: str, **par
 
 async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
     """Show a task, workflow or handoff from the database, with the facts about it; the exit code."""
-    from coord.errors import StoreError
+    from coord.errors import DatabaseUnavailable, StoreError
     from coord.store import queries
 
     try:
@@ -30,7 +30,8 @@ async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
             found = await queries.run(conn, kind, tenant=tenant, key=key, id=id)
             facts = await queries.run(conn, "history", tenant=tenant, key=key) if found else []
     except StoreError as exc:
-        return missing(ctx, f"The log holds no {kind} {id}, and the database cannot be asked: {exc.message}")
+        said = f"the log holds no {kind} {id}, and the database cannot be asked: {exc.message}"
+        raise DatabaseUnavailable(said) from exc  # whether there is one is not known
     if not found:
         return missing(ctx, f"There is no {kind} {id}.")
     history = [
