@@ -184,6 +184,7 @@ def _conclude(life: Workflow, steps: dict[str, StepView]) -> None:
     if not life.ended:
         return
     for step in steps.values():
+        step.waits_since = None
         if step.status in ("waiting", "running"):
             step.status = "skipped" if step.status == "waiting" else "cancelled"
     if life.step in steps and steps[life.step].status in ("completed", "skipped"):

@@ -277,6 +277,6 @@ async def test_the_command_line_shows_what_was(asked: Fleet, worker: coord.Agent
     assert "task/sum completed" in table.out
     assert "from the event copy." in table.err
     assert (await cli("event", "history", "never")).code == 4
-    for asked in (("event", "history", "never"), ("lock", "get", "never"), ("workflow", "get", "never")):
+    for command in (("event", "history", "never"), ("lock", "get", "never"), ("workflow", "get", "never")):
         # What could not be asked is not "there is none".
-        assert (await cli(*asked, "--database", "postgresql://coord@127.0.0.1:1/coord")).code == 3
+        assert (await cli(*command, "--database", "postgresql://coord@127.0.0.1:1/coord")).code == 3
