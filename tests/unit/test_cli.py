@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -83,25 +82,10 @@ def test_a_command_of_the_broker_imports_no_database_and_no_server() -> None:
         "from coord.ops import settings\n"
         "settings.load(environ={}, dev_folder=None)\n"
         "import coord.bus.rpc, coord.runtime.running\n"
-        "heavy = {'nats', 'asyncpg', 'psycopg', 'starlette', 'uvicorn', 'aiohttp'}\n"
+        "heavy = {'nats', 'asyncpg', 'psycopg', 'starlette', 'uvicorn'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["nats"]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="nats-py speaks to no websocket without it")
-def test_a_websocket_is_reached_all_the_same() -> None:
-    """What stands for aiohttp while nobody needs it gives way to the real one."""
-    code = (
-        "import asyncio, sys\n"
-        "import coord.bus.connection\n"
-        "from nats.aio import transport\n"
-        "assert 'aiohttp' not in sys.modules\n"
-        "async def opens(): await transport.WebSocketTransport()._client.close()\n"
-        "asyncio.run(opens())\n"
-        "assert transport.aiohttp is sys.modules['aiohttp']"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- usage and errors ----------------------------------------------------------------------
