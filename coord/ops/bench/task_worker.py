@@ -17,23 +17,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-
-from coord.bus.connection import NatsConfig
 from coord.client.agent import Agent
 from coord.client.connect import connect
 from coord.client.tasks import TaskContext
 from coord.errors import Overloaded
-from coord.ops import serve
 from coord.ops.bench import process
 from coord.ops.bench.measure import rss_bytes
 from coord.ops.bench.workers import Job
-from coord.ops.devstack.nats import SYSTEM_USER
-from coord.ops.settings import Settings
-from coord.runtime.http_config import HttpConfig
-from coord.server.config import PresenceConfig
-from coord.store.config import DatabaseConfig
-from coord.telemetry.metrics import Metrics
 
 TENANT: Final = "bench"
 WORK_S: Final = 0.010
@@ -51,6 +41,18 @@ _UNDER_WAY_MAX: Final = 512
 
 async def fleet(job: Job, parent_gone: asyncio.Event) -> None:
     """Run the services of one process until the parent has enough."""
+    # Not at the top: agents do not import what serves them, which is half of what a process takes to begin.
+    from prometheus_client import CollectorRegistry
+
+    from coord.bus.connection import NatsConfig
+    from coord.ops import serve
+    from coord.ops.devstack.nats import SYSTEM_USER
+    from coord.ops.settings import Settings
+    from coord.runtime.http_config import HttpConfig
+    from coord.server.config import PresenceConfig
+    from coord.store.config import DatabaseConfig
+    from coord.telemetry.metrics import Metrics
+
     settings = Settings(
         nats=NatsConfig(urls=tuple(job.nats_url.split(","))),
         database=DatabaseConfig(url=job.database_url),
