@@ -207,6 +207,8 @@ class Execution:
                 await asyncio.sleep(_AGAIN_S)
             self._aio_task = None
             self._state_claim(move.n, attempt=attempt_of(task))
+        elif worker.has_run(self, move.n):
+            worker.left(self)  # it comes again after ack_wait, when the reader has caught up
         else:
             self.claim = move.n
             self._start(attempt_of(task), held=True)

@@ -92,6 +92,8 @@ class Worker:
         self.looks = asyncio.Semaphore(limits.TASK_LOOKS_MAX)
         """Taken while a task is read."""
         """By (key, id): what has a slot, or an outcome on its way."""
+        self._ran: dict[tuple[str, str], int] = {}
+        """By (key, id), of the newest: the claim under which a handler was run to its end here."""
         self._jobs: set[asyncio.Task[None]] = set()
         self._opening: set[str] = set()
         self._unregister = self.coord.pushes.on("task", self._pushed)
@@ -412,6 +414,10 @@ class Worker:
         waited_s = clock.unix() - execution.fact.stored_at.timestamp()
         self._meter(execution.handles.capability).began(execution.queue, max(0.0, waited_s))
 
+    def has_run(self, execution: Execution, claim: int) -> bool:
+        """Whether a handler was run to its end under that claim: who reads that it is held reads what was."""
+        return self._ran.get(execution.place) == claim
+
     def preempted(self, execution: Execution) -> None:
         """It is held for something critical."""
         self.stats.preempted += 1
@@ -423,6 +429,10 @@ class Worker:
         if execution.started:
             ended = "returned" if execution.ended_because == "drained" else "dropped"
             self._meter(capability).ended(outcome or ended, clock.monotonic() - execution.began_at)
+            self._ran.pop(execution.place, None)
+            self._ran[execution.place] = execution.claim
+            if len(self._ran) > limits.TASKS_RAN_MAX:
+                del self._ran[next(iter(self._ran))]
         execution.attempt = None  # each knows the other: together they would stay until the collector finds them
         if self._executions.get(execution.place) is execution:
             del self._executions[execution.place]

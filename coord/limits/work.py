@@ -70,6 +70,9 @@ STORED_LOOKS_MAX: Final = 20
 STORED_LOOK_AGAIN_S: Final = 0.05
 """Who knows that something is stored, and is not shown it, looks so often, this far apart: what answers may lag."""
 
+TASKS_RAN_MAX: Final = 1_000
+"""Tasks of which a worker knows under which claim it ran them last: none is run twice under one while readers lag."""
+
 TASK_FACTS_MAX: Final = 10_000
 """Facts of one task that a client reads to know it: a thousand attempts have a tenth of them."""
 

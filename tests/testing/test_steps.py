@@ -12,10 +12,12 @@ import pytest
 
 import coord
 from coord import errors, limits
-from coord.client import histories
+from coord.client import execution, histories
 from coord.client.config import PublisherConfig
 from coord.client.redriving import redrive
+from coord.core import tasks
 from coord.testing import InMemoryCoord
+from coord.wire import subjects
 from coord.wire.records import Fact
 from tests.support.waiting import until
 
@@ -390,3 +392,25 @@ async def test_a_task_that_tells_its_progress_for_long_goes_on(
         assert task.status == "completed"
         assert (facts[0].event, facts[-1].event) == ("submitted", "completed")
     assert done == ["once"]
+
+
+async def test_no_claim_is_run_twice_while_readers_lag(fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop()
+    async with fleet.work(shop.agent) as worker, fleet.connect("boss") as c:
+        handle = await c.submit("order", 7)
+        await handle.result(timeout_s=60)
+        facts = fleet.facts("task", handle.id)
+        lagging = tasks.fold(facts[:-1])[0], facts[:-1]
+        assert facts[-1].event == "completed"
+        looked = asyncio.Event()
+
+        async def read(*_: Any) -> Any:
+            looked.set()
+            return lagging
+
+        monkeypatch.setattr(execution, "read", read)
+        entity = subjects.entity_prefix(facts[0].tenant, facts[0].key, "task", handle.id)
+        worker._take("order", "normal", facts[0], entity, first=False)
+        await looked.wait()
+        await worker.wait()
+    assert len(shop.given) == 1
