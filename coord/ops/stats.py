@@ -214,8 +214,25 @@ async def collect(
     capabilities fare; where nobody answers that, it is listened for, which takes 1.5 s.
     """
     log, tables = await asyncio.gather(_ask_broker(conn, listen=listen), _ask_database(pool))
+    if not isinstance(conn, errors.CoordError) and "streams" in log:
+        log["streams"] = await _reaching(conn, log["streams"], tables.get("projection", ()))
     merged = {**log, **tables, "failures": (*log.get("failures", ()), *tables.get("failures", ()))}
     return Snapshot(at=now or datetime.now(UTC), **merged)
+
+
+async def _reaching(
+    conn: Connection, found: tuple[StreamStats, ...], projection: tuple[ProjectionStats, ...]
+) -> tuple[StreamStats, ...]:
+    """Streams with an end that was read later than the checkpoints that are beyond it: facts go on coming meanwhile."""
+    ends = {one.stream: one.seq_max for one in projection}
+    settled = []
+    for one in found:
+        later = None
+        if ends.get(one.name, 0) > one.last_seq:
+            with contextlib.suppress(errors.CoordError):
+                later = await _stream(conn, one.name)
+        settled.append(one if later is None else msgspec.structs.replace(one, last_seq=later.last_seq))
+    return tuple(settled)
 
 
 async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> dict[str, Any]:

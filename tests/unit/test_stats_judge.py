@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from coord.bus import topology
-from coord.ops import judge, permissions, top
+from coord.ops import judge, permissions, stats, top
 from coord.ops.cli.output import Format, Output
 from coord.ops.judge import LAG_ERROR_S, LAG_WARNING_S, SILENT_S, STUCK_S
 from coord.ops.stats import (
@@ -260,3 +260,22 @@ def test_what_the_services_need_includes_the_trimmers_update() -> None:
     rules = {"allow": [*(f"$JS.API.{a}" for a in api), "$JS.ACK.>", "coord.>"]}
     assert [s for s in publish if not permissions.may(rules, s)] == [update]
     assert all(permissions.may({"allow": ["_INBOX.>", "coord.>"]}, s) for s in subscribe)
+
+
+async def test_facts_that_come_while_it_is_asked_are_no_lost_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, later = stream("EVENTS", last_seq=10), stream("EVENTS", last_seq=12)
+
+    async def broker(_conn: Any, *, listen: bool) -> dict[str, Any]:
+        return {"streams": (read,)}
+
+    async def database(_pool: Any) -> dict[str, Any]:
+        return {"projection": (projection("EVENTS", seq_max=11),)}
+
+    async def again(_conn: Any, name: str) -> StreamStats:
+        return later
+
+    for name, asked in (("_ask_broker", broker), ("_ask_database", database), ("_stream", again)):
+        monkeypatch.setattr(stats, name, asked)
+    snapshot = await stats.collect(cast("Any", None), cast("Any", None))
+    assert snapshot.streams[0].last_seq == 12
+    assert not [problem for problem in judge.judge(snapshot) if "below a checkpoint" in problem.message]
