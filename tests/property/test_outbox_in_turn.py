@@ -203,7 +203,7 @@ class InTurnMachine(OutboxMachine):
 
 
 TestInTurn = InTurnMachine.TestCase
-TestInTurn.settings = settings(max_examples=300, stateful_step_count=60)
+TestInTurn.settings = settings(max_examples=150, stateful_step_count=60)
 
 
 class Log:
