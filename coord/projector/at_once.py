@@ -18,10 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from coord import errors, limits
 from coord.projector import entities
 from coord.projector.rows import Batch
-from coord.projector.tables import ALONE, TABLES
+from coord.projector.tables import ALONE, TABLES, Table
 from coord.store import at_once
 from coord.store.at_once import Written
 from coord.store.checkpoints import Move
@@ -44,7 +46,8 @@ class Kept:
 
     def __init__(self, bytes_max: int = limits.PROJECT_KEPT_BYTES) -> None:
         self._bytes_max = bytes_max
-        self._folds: dict[tuple[str, Ident], tuple[Position, bytes]] = {}
+        self._folds: dict[tuple[str, Ident], tuple[Position, bytes, Any]] = {}
+        """Place and fold, and when the fact at that place was stored."""
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -52,7 +55,16 @@ class Kept:
 
     def get(self, kind: str, ident: Ident) -> tuple[Position, bytes] | None:
         """Place and fold of an entity; None: nothing is kept of it."""
-        return self._folds.get((kind, ident))
+        found = self._folds.get((kind, ident))
+        return None if found is None else found[:2]
+
+    def row(self, table: Table, ident: Ident) -> tuple[Any, ...] | None:
+        """The row of an entity as it is, to be written again; None: nothing is kept of it."""
+        found = self._folds.get((table.name, ident))
+        if found is None:
+            return None
+        place, fold, stored_at = found
+        return (*ident, stored_at, *place, fold, *table.columns(msgspec.msgpack.decode(fold, type=table.fold)))
 
     def written(self, kind: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Keep those of these rows that are open."""
@@ -63,7 +75,7 @@ class Kept:
             if old is not None:
                 self._bytes -= len(old[1]) + _OVERHEAD_BYTES
             if row[ended_at] is None:
-                folds[entity] = row[4:7], row[7]
+                folds[entity] = row[4:7], row[7], row[3]
                 self._bytes += len(row[7]) + _OVERHEAD_BYTES
         while self._bytes > self._bytes_max:
             old = folds.pop(next(iter(folds)))
@@ -144,6 +156,12 @@ async def _folded(conn: Connection, kept: Kept, kind: str, facts: entities.About
     rows = entities.fold(table, facts, known, refused)
     # The statement looks at the rows that it writes, and what was asked for may not be so any more by then (a rebuild
     # may have put another table there): a fact of which no row would come needs a transaction to be looked at in.
-    if any(refused) or not facts.keys() <= {row[:3] for row in rows}:
+    if any(refused):
         return None
+    for ident in facts.keys() - {row[:3] for row in rows}:
+        # What is recorded of a step changes nothing: its row is written as it was, to be looked at.
+        row = kept.row(table, ident) if all(one[10] in table.judged_only for one in facts[ident].rows) else None
+        if row is None:
+            return None
+        rows.append(row)
     return [(row, known.get(row[:3])) for row in rows]

@@ -34,6 +34,7 @@ WAITING = """
 SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
 """
 TASK = ("submitted", "claimed", "completed")
+RECORDING = ("submitted", "claimed", "recorded", "recorded", "recorded", "completed")
 
 
 @pytest.fixture
@@ -125,6 +126,7 @@ async def test_both_ways_make_the_same_tables(
 ) -> None:
     log = [as_said(row) for row in history(rng, ids=6, facts=80)]
     log += [of_task(event, f"n{number}") for number in range(30) for event in TASK]
+    log += [of_task(event, f"r{number}", data='{"step":"a"}') for number in range(8) for event in RECORDING]
     flows = [key for key in map(str, range(400)) if subjects.partition(key) == 3]
     log += [
         of_flow(event, flows[at - back]) for at in range(2, 20) for event, back in (("started", 0), ("cancelled", 2))
@@ -184,6 +186,23 @@ async def test_nothing_is_written_on_what_is_not_there(migrated_database: Databa
         assert await db.fetchval("SELECT count(*) FROM coord.event") == facts
         assert short[7:] == [True, False]
         assert await db.fetchval("SELECT count(*) FROM coord.outcome") == 1
+
+
+async def test_what_changes_no_row_is_looked_at_all_the_same(migrated_database: Database, short: list[bool]) -> None:
+    """A step's record, alone: its row is written as it was, where it is what was kept."""
+    step = of_task("recorded", "t", data='{"step":"a"}')
+    async with Replica(migrated_database.url, lanes=1) as replica, replica.pool.acquire() as db:
+        (mark,) = await create(replica.pool, [3])
+        replica.go()
+        mark = await write(replica, mark, [of_task("submitted", "t"), of_task("claimed", "t")])
+        before = (await tables(db))["task"]
+        mark = await write(replica, mark, [step])
+        assert (await tables(db))["task"] == before
+        assert short == [True, True]
+        await db.execute("UPDATE coord.task SET seq = 0 WHERE id = 't'")
+        mark = await write(replica, mark, [step])
+        assert short[2:] == [False], "another row stands there"
+        assert await db.fetchval("SELECT count(*) FROM coord.event WHERE event = 'recorded'") == 2
 
 
 async def test_of_two_writers_one_commits(migrated_database: Database, short: list[bool]) -> None:
