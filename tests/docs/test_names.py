@@ -95,7 +95,8 @@ def metric_names() -> frozenset[str]:
 
 
 def metrics(here: Page) -> Iterator[str]:
-    known = metric_names() | {"coord_reader", "coord_tenant", "coord_rebuild", "coord_local"}  # a role, schemas, a side
+    roles, schemas, sides = {"coord_reader"}, {"coord_tenant", "coord_rebuild"}, {"coord_local", "coord_handler"}
+    known = metric_names() | roles | schemas | sides
     yield from sorted(set(re.findall(r"\bcoord_[a-z_]+\b", here.text)) - known)
 
 
