@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import msgspec
 
 from coord import errors, limits
-from coord.client.steps import INFER, Steps, unrecorded
+from coord.client.returning import INFER
+from coord.client.steps import Steps, unrecorded
 from coord.core.tasks import Task
 from coord.wire import arguments, codec, work
 from coord.wire.records import Fact, StoredFact

@@ -89,9 +89,9 @@ class Worker:
         self._slots = {capability: Slots(count) for capability, count in agent.capabilities.items()}
         self._pullers: dict[str, Puller] = {}
         self._executions: dict[tuple[str, str], Execution] = {}
+        """By (key, id): what has a slot, or an outcome on its way."""
         self.looks = asyncio.Semaphore(limits.TASK_LOOKS_MAX)
         """Taken while a task is read."""
-        """By (key, id): what has a slot, or an outcome on its way."""
         self._ran: dict[tuple[str, str], int] = {}
         """By (key, id), of the newest: the claim under which a handler was run to its end here."""
         self._jobs: set[asyncio.Task[None]] = set()

@@ -14,7 +14,7 @@ import msgspec
 import pydantic
 import pytest
 
-from coord.client import steps
+from coord.client import returning, steps
 from coord.client.tasks import TaskContext, declare
 from coord.errors import InvalidPayload, StepRefused
 
@@ -127,7 +127,7 @@ def unknown() -> Nowhere:  # type: ignore[name-defined]  # noqa: F821
     ],
 )
 def test_the_annotation_is_found(call: Callable[..., Any], kind: Any) -> None:
-    assert steps.returned_by(call) == kind
+    assert returning.returned_by(call) == kind
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_the_annotation_is_found(call: Callable[..., Any], kind: Any) -> None:
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_before_anything_is_done(kind: Any) -> None:
     with pytest.raises(StepRefused):
-        steps._kind(lambda: pytest.fail("done"), kind)
+        returning.kind_of(lambda: pytest.fail("done"), kind)
 
 
 @pytest.mark.parametrize("call", [generator, unknown, Odd])
 def test_nor_what_a_function_says_so(call: Callable[..., Any]) -> None:
     with pytest.raises(StepRefused):
-        steps._kind(call, steps.INFER)
+        returning.kind_of(call, returning.INFER)
 
 
 @pytest.mark.parametrize(
