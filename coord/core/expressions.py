@@ -26,6 +26,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from coord import limits
 from coord.errors import InvalidWorkflow, PayloadTooLarge, QueryError
 from coord.wire import where
@@ -44,6 +46,7 @@ _OPS: Final[dict[type[ast.cmpop], str]] = {
 _BUILD: Final[dict[str, Callable[[Any, Any], Condition]]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+_FREE_READS: Final = 8
 _TURNED: Final = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -262,6 +265,30 @@ def paths(mapping: Any) -> Iterator[Path]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+
+
+def counted(read: Reading) -> Reading:
+    """`read`, for one mapping: raises `PayloadTooLarge` once what is read has more than `limits.FLOW_BYTES_MAX` bytes.
+
+    A mapping may name a large value thousands of times, and be put together for gigabytes before anybody could look
+    how large it has become.  The first few are not measured: so many are no danger.
+    """
+    sizes: dict[Path, int] = {}
+    reads = total = 0
+
+    def measured(path: Path) -> Any:
+        nonlocal reads, total
+        value = read(path)
+        reads += 1
+        if reads > _FREE_READS and value is not where.MISSING:
+            if path not in sizes:
+                sizes[path] = len(msgspec.json.encode(value))
+            total += sizes[path]
+            if total > limits.FLOW_BYTES_MAX:
+                raise PayloadTooLarge(f"what is named has more than {limits.FLOW_BYTES_MAX} bytes", bytes=total)
+        return value
+
+    return measured
 
 
 def filled(mapping: Any, read: Reading) -> Any:

@@ -32,7 +32,7 @@ from coord.wire.work import PLACED, Ended, LocalOutcome, Reference, Submission
 
 AGENT: Final = "_workflow"
 
-TOO_LARGE: Final = "workflow.too_large"
+TOO_LARGE: Final = rules.TOO_LARGE
 NOT_A_LIST: Final = "workflow.not_a_list"
 TAKEN_CODE: Final = "workflow.task_taken"
 DECLINED: Final = "workflow.declined"
@@ -129,12 +129,13 @@ class Run:
             item = state.begun
             state.begun += 1
             if state.parts[item] == TAKEN:
-                self._end_part(planned, item, error=TAKEN_CODE, message="somebody else has submitted a task of this id")
+                why = "somebody else has submitted a task of this id"
+                self._end_part(planned, item, error=TAKEN_CODE, message=why, fills=False)
                 continue
             try:
                 self._begin_part(planned, state, item)
             except errors.PayloadTooLarge as exc:
-                self._end_part(planned, item, error=TOO_LARGE, message=exc.message)
+                self._end_part(planned, item, error=TOO_LARGE, message=exc.message, fills=False)
 
     def _begin_part(self, planned: Planned, state: StepState, item: int) -> None:
         kind, step = planned.kind, planned.step
@@ -159,11 +160,12 @@ class Run:
         given = _bounded(self.live.input_of(planned, item))
         if kind == "decide" and reference_in(given) is not None:
             raise errors.PayloadTooLarge("what is to be decided about travels by reference: name what its rules need")
+        child = _child_of(planned, given) if kind == "workflow" else b""
         self._open(state, item)
         if kind == "task":
             self._submit(planned, item, given)
         elif kind == "workflow":
-            self._start_child(planned, item, given)
+            self._start_child(planned, item, given, child)
             if step.timeout_s is not None and state.due is None:
                 self._set_timer(planned, state, step.timeout_s)
         else:
@@ -226,8 +228,9 @@ class Run:
 
     def _end_part(
         self, planned: Planned, item: int, *, output: bytes = NULL, error: str | None = None,
-        message: str | None = None, undoable: bool = False,
+        message: str | None = None, undoable: bool = False, fills: bool = True,
     ) -> None:  # fmt: skip
+        """`fills`: its place is free for the next part; not where whoever calls goes on to that himself."""
         state = self.flow.steps[planned.index]
         state.parts[item] = OVER
         state.over += 1
@@ -243,7 +246,7 @@ class Run:
             self._fail_step(planned, error, message or "")
         elif state.over == len(state.parts):
             self._end_step(planned, "completed", _together(state) if planned.fanned else output)
-        elif planned.fanned:
+        elif planned.fanned and fills:
             self._fill(planned, state)
 
     def _fail_step(self, planned: Planned, error: str, message: str) -> None:
@@ -502,15 +505,17 @@ class Run:
             return
         given = self.live.input_of(*part)
         if part[0].kind == "workflow":
-            self._start_child(*part, given, again=True)
+            self._start_child(*part, given, _child_of(part[0], given), again=True)
         else:
             self._submit(*part, given, again=True)
 
-    def _start_child(self, planned: Planned, item: int, given: bytes, *, again: bool = False) -> None:
+    def _start_child(
+        self, planned: Planned, item: int, given: bytes, definition: bytes, *, again: bool = False
+    ) -> None:
         life, name = self.flow.life, task_id(planned, item)
         child = child_id(life.tenant, life.id, self.plan, name)
         told = said.Started(
-            definition=msgspec.Raw(msgspec.json.encode(planned.step.workflow)),
+            definition=msgspec.Raw(definition),
             input=msgspec.Raw(given),
             parent=said.Parent(life.id, name),
         )
@@ -571,6 +576,16 @@ def child_id(tenant: str, parent: str, plan: Plan, name: str) -> str:
     if len(plain) <= limits.TOKEN_BYTES_MAX:
         return plain
     return f"w-{ids.hashed_id(tenant, parent, plan.version, name, 0, 0)}"
+
+
+def _child_of(planned: Planned, given: bytes) -> bytes:
+    """A sub-workflow's definition; raises `PayloadTooLarge` where it and its input are too large to be started."""
+    definition = msgspec.json.encode(planned.step.workflow)
+    if len(definition) + len(given) > limits.FLOW_BYTES_MAX:
+        size = len(definition) + len(given)
+        most = limits.FLOW_BYTES_MAX
+        raise errors.PayloadTooLarge(f"its definition and its input have more than {most} bytes", bytes=size)
+    return definition
 
 
 def backs_off(planned: Planned, state: StepState) -> bool:

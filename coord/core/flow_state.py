@@ -192,7 +192,7 @@ class Live:
                 return expressions.follow(msgspec.json.decode(output), path[1:], ("output",))
             return self.read(path)
 
-        return msgspec.json.encode(expressions.filled(mapping, read))
+        return msgspec.json.encode(expressions.filled(mapping, expressions.counted(read)))
 
     def _whole(self, mapping: str, output: bytes | None) -> bytes | None:
         """An input or an output that is handed on as it is."""
@@ -235,7 +235,7 @@ class Live:
             if raw is not None:
                 return raw
         if mapping is not None:
-            return msgspec.json.encode(expressions.filled(mapping, self.read))
+            return msgspec.json.encode(expressions.filled(mapping, expressions.counted(self.read)))
         last = self.plan.last
         if len(last) == 1:
             return self._output(last[0].step.name)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from coord import limits
 from coord.core import expressions
 from coord.core.expressions import Path
 from coord.core.flow_definition import check_table
@@ -30,6 +31,7 @@ NO_TABLE: Final = "rules.unknown"
 NO_INPUT: Final = "rules.input_missing"
 NO_RULE: Final = "rules.none_holds"
 INVALID: Final = "rules.invalid"
+TOO_LARGE: Final = "workflow.too_large"
 
 _KEY: Final = Refusal("rules.key", "a decision table is stated under its own name")
 _NOTHING: Final = Refusal(INVALID, "a decision table has rules")
@@ -58,7 +60,7 @@ class Table:
         try:
             return self._decide(given, name)
         except PayloadTooLarge as exc:
-            return self._none(name, exc.code, exc.message)
+            return self._none(name, TOO_LARGE, exc.message)
 
     def _decide(self, given: Any, name: str | None) -> Decided:
         said = self.said
@@ -81,7 +83,10 @@ class Table:
         def read(path: Path) -> Any:
             return expressions.follow(data, path)
 
-        output = msgspec.Raw(msgspec.json.encode(expressions.filled(said.rules[best].output, read)))
+        filled = expressions.filled(said.rules[best].output, expressions.counted(read))
+        output = msgspec.Raw(msgspec.json.encode(filled))
+        if len(bytes(output)) > limits.FLOW_BYTES_MAX:
+            raise PayloadTooLarge(f"a decision has at most {limits.FLOW_BYTES_MAX} bytes", bytes=len(bytes(output)))
         return Decided(
             output=output, table=name, version=said.version, rule=best, confidence=said.rules[best].confidence
         )
@@ -92,6 +97,10 @@ class Table:
 
 def _follow(data: Any, place: Place) -> Any:
     return expressions.follow(data, tuple(map(str, place.path)))
+
+
+def _core(said: RuleTable) -> RuleTable:
+    return msgspec.structs.replace(said, restated=0)
 
 
 class RuleSet(msgspec.Struct):
@@ -116,8 +125,8 @@ class RuleSet(msgspec.Struct):
             if said.restated:
                 if not fact.agent.startswith("_") or self.seq > fact.seq:
                     return _NOT_AGAIN
-                if self.seq and said.restated <= self.said.restated:
-                    return None
+                if self.seq and (said.restated <= self.said.restated or _core(said) != _core(self.said)):
+                    return None  # somebody may have set another one before this was stored: that one holds
             Table(said)
         except (WireError, InvalidWorkflow) as exc:
             return Refusal(INVALID, exc.message)

@@ -209,10 +209,10 @@ class WorkflowDecider(Folding):
             plan = self._plan(flow.definition)
         except CoordError as exc:
             return _refused(flow, exc)
+        if not first:
+            return NONE  # it has ended, it may be while it was on its way to be stated again
         if life.restated:
             return self._carried_on(flow, plan, begun)
-        if not first:
-            return NONE  # it has ended
         live = self._live[fact.tenant, fact.id] = Live(flow, plan)
         flow.signals = self._early.pop((fact.tenant, fact.id), {})
         begin(plan, flow)
