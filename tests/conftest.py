@@ -10,6 +10,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -80,10 +81,23 @@ class DebuggingLoop(asyncio.SelectorEventLoop):
         super().set_debug(True)
 
 
+def a_uvloop() -> asyncio.AbstractEventLoop:
+    """uvloop, that ends at pytest's timeout: what a signal's handler raises goes to its exception handler alone."""
+    loop = uvloop.new_event_loop()
+
+    def raised(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        if isinstance(context.get("exception"), pytest.fail.Exception):
+            loop.stop()
+
+    loop.set_exception_handler(raised)
+    return loop
+
+
 _LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "debug": DebuggingLoop,
-    "uvloop": uvloop.new_event_loop,
+    "uvloop": a_uvloop,
 }
 
 

@@ -227,15 +227,17 @@ class PatchedClient(Client):
         return min(max(0.0, left_s), apart_s)  # nats-py notes failures, too, by a clock that may be another one
 
     async def _process_connect_init(self) -> None:
-        """Close the socket when the server hangs up during the handshake.
+        """Close the socket when the handshake fails, or is given up.
 
-        nats-py goes on to the next attempt and leaves it half open, until the collector finds it.
+        nats-py goes on to the next attempt and leaves it half open, until the collector finds it; or waits to be told
+        of its end, for ever where TLS was begun: then TLS's protocol is told, and the stream's, which it asks, is not.
         """
         try:
             await super()._process_connect_init()
         except BaseException:
-            if self._transport is not None:
-                self._transport.close()  # type: ignore[no-untyped-call]
+            transport, self._transport = self._transport, None
+            if transport is not None:
+                transport.close()  # type: ignore[no-untyped-call]
             raise
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:

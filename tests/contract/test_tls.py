@@ -93,3 +93,20 @@ async def test_nobody_comes_in_without_a_certificate(server) -> None:
     nobody = msgspec.structs.replace(config(server.url), tls_cert_file=None, tls_key_file=None, connect_timeout_s=0.5)
     with pytest.raises(errors.NotConnected):
         await Connection.open(nobody, name="test")
+
+
+async def test_a_broker_that_is_deaf_to_a_handshake_holds_nobody_up() -> None:
+    hung_up = asyncio.Event()
+
+    async def hear_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"deaf","version":"2.12.0","max_payload":1048576,"tls_required":true}\r\n')
+        await reader.read()
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(hear_nothing, "127.0.0.1", 0) as deaf:
+        url = f"nats://127.0.0.1:{deaf.sockets[0].getsockname()[1]}"
+        somebody = msgspec.structs.replace(config(url), connect_timeout_s=0.2)
+        with pytest.raises(errors.NotConnected):
+            await Connection.open(somebody, name="test")
+        await hung_up.wait()
