@@ -204,9 +204,9 @@ class Connection:
             user_credentials=config.creds_file,
             tls=self._tls(),
             inbox_prefix=config.inbox_prefix,
-            connect_timeout=config.connect_timeout_s,  # type: ignore[arg-type]  # floats work
-            reconnect_time_wait=config.reconnect_wait_s,  # type: ignore[arg-type]
-            ping_interval=config.ping_interval_s,  # type: ignore[arg-type]
+            connect_timeout=config.connect_timeout_s,  # floats work
+            reconnect_time_wait=config.reconnect_wait_s,
+            ping_interval=config.ping_interval_s,
             max_outstanding_pings=2,
             max_reconnect_attempts=-1,
             pending_size=0,  # bounded by our own windows; nats-py's bound would raise in the middle of a batch

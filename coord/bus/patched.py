@@ -1,4 +1,4 @@
-"""nats-py's client with the seven things changed that coord cannot live with.
+"""nats-py's client with the eight things changed that coord cannot live with.
 
 Why a subclass of a pinned version instead of a client of our own: connecting, TLS,
 authentication and reconnecting are well kept in nats-py.  What is replaced is the path of
@@ -20,6 +20,7 @@ a message from the parser to whoever waits for it (measured on nats-py 2.16):
    it in the turn after.  Here little is handed on as the socket gives it, and written at the end of the turn in which
    it was sent: two turns fewer for whoever is woken by one message, which is what a task costs that comes alone.
 7. All clients ask for a broker that is away ten times a second.  Here each asks ever more rarely, in its own moments.
+8. Who connects and is cancelled in the moment in which an attempt fails goes on for ever.  Here that is the end of it.
 
 ``tests/contract/test_patched_client.py`` guards every private name used here.
 """
@@ -160,6 +161,12 @@ class _Replayed:
         self._queue = queue
 
 
+def _cancellations() -> int:
+    """How often the running task was asked to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 class PatchedClient(Client):
     """See the module's docstring; everything not named there is nats-py's."""
 
@@ -177,8 +184,15 @@ class PatchedClient(Client):
         """Until when receivers of what has been retired are kept (the loop's clock), oldest first."""
         self._unreadable: ProtocolError | None = None
         """What was found wrong outside of the reading coroutine, which is to end the connection."""
+        self._cancelled_before = 0
+        """How often whoever connects had been cancelled when it began to."""
 
     # --- connecting ----------------------------------------------------------------------
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        """As nats-py's; a cancellation ends it, whatever else ends in the same moment."""
+        self._cancelled_before = _cancellations()
+        await super().connect(*args, **options)
 
     async def _connect_to_server(self, s: Srv) -> None:
         """By TCP, unless its host is one of `transports`."""
@@ -196,6 +210,10 @@ class PatchedClient(Client):
         times a second, and come back in one moment.
         """
         while True:
+            if _cancellations() > self._cancelled_before:
+                # `asyncio.wait_for` (before Python 3.12) tells of an attempt that failed in the moment in which it was
+                # cancelled, and not of the cancellation: the attempts would have no end.
+                raise asyncio.CancelledError
             if not self._server_pool:
                 raise NoServersError
             jitter = random.random()

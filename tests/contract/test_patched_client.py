@@ -353,6 +353,27 @@ async def test_a_client_closed_by_an_error_comes_back(conn, nats_server) -> None
         assert await got.get() == b"again"
 
 
+async def test_a_deadline_is_kept_though_an_attempt_fails_in_the_same_moment(nats_server, monkeypatch) -> None:
+    tried = 0
+
+    async def attempt(_: PatchedClient) -> None:
+        """As one below `asyncio.wait_for`, which tells of the failure alone then."""
+        nonlocal tried
+        tried += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionResetError from None
+
+    monkeypatch.setattr(PatchedClient, "_process_connect_init", attempt)
+    config = NatsConfig(urls=(nats_server.url,), connect_timeout_s=0.1)
+    opening = asyncio.create_task(Connection.open(config, name="test"))
+    await asyncio.wait({opening}, timeout=30)
+    assert opening.done()
+    assert isinstance(opening.exception(), errors.NotConnected)
+    assert tried == 1
+
+
 async def test_no_server_is_an_error_in_time() -> None:
     with socket.socket() as taken:  # and nobody listens: no server of another test can come there
         taken.bind(("127.0.0.1", 0))
