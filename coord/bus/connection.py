@@ -31,6 +31,7 @@ from nats import errors as nats_errors
 from coord import errors, limits
 from coord.bus import errors_map
 from coord.bus.patched import Callback, Message, PatchedClient, Receiver, as_messages
+from coord.bus.tls import TlsFiles
 from coord.core.breaker import BreakerPolicy
 from coord.core.retry import ONCE, CallPolicy, backoff_of
 from coord.runtime import clock
@@ -43,7 +44,13 @@ from coord.telemetry.metrics import default as default_metrics
 _log = logs.get("bus")
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
+_USERINFO = re.compile(r"(://|^)[^/@]*@")
+_LOGIN = re.compile("authorization|authentication", re.IGNORECASE)
+"""In what a server says to whom it does not let in."""
+
 _DENIED_LOG_EVERY_S = 1.0
+_UNREACHED_LOG_EVERY_S = 60.0
+_UNREACHED_KEPT = 16
 
 _REPEATABLE = frozenset({"INFO", "MSG", "CREATE", "RESET"})
 """API requests that do no more when they come twice; a consumer that is reset twice ends a session at worst."""
@@ -138,6 +145,13 @@ class Connection:
         self._m_callback_errors = metrics.bus_callback_errors.labels(connection=role)
         self._counted = False
         self._denied_log_at = 0.0
+        self._tls = TlsFiles(config.tls_ca_file, config.tls_cert_file, config.tls_key_file)
+        self._refusal: Exception | None = None
+        """What a server that could be reached said, since we were connected."""
+        self._unreached_log_at: dict[str, float] = {}
+        """Why attempts to connect have failed, and when to say so again."""
+        self._waits = True
+        """Whether nobody is told that there is no connection; else it is the error's to say why."""
         self.client = self._new_client()
         self.epoch = 0
         """How often a connection was established; changes with every reconnect."""
@@ -173,6 +187,8 @@ class Connection:
         """
         config.validate()
         conn = cls(config, name, role=role, registry=registry)
+        conn._tls.context()  # what is wrong with it is said at once, whatever the server wants
+        conn._waits = wait
         try:
             if wait:
                 await conn._connect()
@@ -181,17 +197,35 @@ class Connection:
                     await conn._connect()
         except TimeoutError as exc:
             await conn.close()
-            raise errors.NotConnected(
-                f"no NATS server at {', '.join(config.urls)} within {config.connect_timeout_s:g} s",
-                last_error=str(conn.client.last_error or ""),
-            ) from exc
+            raise conn._not_connected() from exc
         except BaseException:
             await conn.close()
             raise
         return conn
 
     def _new_client(self) -> PatchedClient:
-        return PatchedClient(self._callback_failed)
+        client = PatchedClient(self._callback_failed)
+        client.tls = self._tls.context
+        client.must_encrypt = self._tls.is_wanted or any(url.startswith("tls://") for url in self.config.urls)
+        return client
+
+    def _not_connected(self) -> errors.NotConnected:
+        """Why there is no connection, as far as a server said it."""
+        servers = ", ".join(_USERINFO.sub(r"\1***@", url) for url in self.config.urls)
+        match self._refusal:
+            case None:
+                within = f"within {self.config.connect_timeout_s:g} s"
+                return errors.NotConnected(
+                    f"no NATS server at {servers} {within}", last_error=str(self.client.last_error or "")
+                )
+            case nats_errors.SecureConnWantedError():
+                return errors.BrokerNotTrusted(
+                    f"the NATS server at {servers} offers no encryption, and tls:// or a nats.tls_… file asks for it"
+                )
+            case ssl.SSLError() as why:
+                return errors.BrokerNotTrusted(f"no encrypted connection to the NATS server at {servers}: {why}")
+            case why:
+                return errors.BrokerLoginRefused(f"the NATS server at {servers} does not let this login in: {why}")
 
     async def _connect(self) -> None:
         config = self.config
@@ -202,7 +236,6 @@ class Connection:
             password=config.password,
             token=config.token,
             user_credentials=config.creds_file,
-            tls=self._tls(),
             inbox_prefix=config.inbox_prefix,
             connect_timeout=config.connect_timeout_s,  # floats work
             reconnect_time_wait=config.reconnect_wait_s,
@@ -219,15 +252,6 @@ class Connection:
         for subscription in list(self._subscriptions):
             await subscription._attach(self.client)  # noqa: SLF001
         self._established()
-
-    def _tls(self) -> ssl.SSLContext | None:
-        config = self.config
-        if not (config.tls_ca_file or config.tls_cert_file):
-            return None
-        context = ssl.create_default_context(cafile=config.tls_ca_file)
-        if config.tls_cert_file:
-            context.load_cert_chain(config.tls_cert_file, config.tls_key_file)
-        return context
 
     @property
     def is_connected(self) -> bool:
@@ -326,6 +350,8 @@ class Connection:
 
     def _established(self) -> None:
         self.epoch += 1
+        self._waits, self._refusal = True, None
+        self._unreached_log_at.clear()
         self._up.set()
         self._count_connected(now=True)
         if self.epoch > 1:
@@ -353,7 +379,10 @@ class Connection:
     async def _error(self, exc: Exception) -> None:
         match = _PERMISSION.search(str(exc))
         if match is None:
-            _log.debug("bus.client_error", connection=self.name, error=f"{type(exc).__name__}: {exc}")
+            if self.client.is_connected:
+                _log.debug("bus.client_error", connection=self.name, error=f"{type(exc).__name__}: {exc}")
+            else:
+                self._unreached(exc)
             return
         self._m_denied.inc()
         now = clock.monotonic()
@@ -366,6 +395,20 @@ class Connection:
                 listener(match[2])
             except Exception as defect:  # noqa: BLE001 - raised from here it would end nats-py's read loop
                 self._callback_failed(defect)
+
+    def _unreached(self, exc: Exception) -> None:
+        """An attempt to connect has failed: what is new is said at once, the same now and then."""
+        if isinstance(exc, ssl.SSLError | nats_errors.SecureConnWantedError) or _LOGIN.search(str(exc)):
+            self._refusal = exc
+        if not self._waits:
+            return
+        now, why = clock.monotonic(), f"{type(exc).__name__}: {exc}"
+        if now < self._unreached_log_at.get(why, now):
+            return
+        if len(self._unreached_log_at) >= _UNREACHED_KEPT:
+            self._unreached_log_at.clear()
+        self._unreached_log_at[why] = now + _UNREACHED_LOG_EVERY_S
+        _log.warning("bus.not_reached", connection=self.name, code=self._not_connected().code, error=why)
 
     async def _client_closed(self) -> None:
         """nats-py gave up: come back with a new client."""

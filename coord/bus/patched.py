@@ -1,4 +1,4 @@
-"""nats-py's client with the eight things changed that coord cannot live with.
+"""nats-py's client with the nine things changed that coord cannot live with.
 
 Why a subclass of a pinned version instead of a client of our own: connecting, TLS,
 authentication and reconnecting are well kept in nats-py.  What is replaced is the path of
@@ -21,6 +21,8 @@ a message from the parser to whoever waits for it (measured on nats-py 2.16):
    it was sent: two turns fewer for whoever is woken by one message, which is what a task costs that comes alone.
 7. All clients ask for a broker that is away ten times a second.  Here each asks ever more rarely, in its own moments.
 8. Who connects and is cancelled in the moment in which an attempt fails goes on for ever.  Here that is the end of it.
+9. Asked for encryption it sends its password in the clear to a server that offers none, and it takes the certificates
+   of its beginning for ever.  Here the one is refused, the other is read again.
 
 ``tests/contract/test_patched_client.py`` guards every private name used here.
 """
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -36,7 +39,7 @@ from typing import Any, Final
 import msgspec
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.transport import TcpTransport, Transport
-from nats.errors import NoServersError, ProtocolError
+from nats.errors import NoServersError, ProtocolError, SecureConnWantedError
 
 from coord import limits
 from coord.bus.parser import StrictParser
@@ -182,6 +185,10 @@ class PatchedClient(Client):
         """and these are called before that."""
         self._retired: deque[tuple[float, bytes]] = deque()
         """Until when receivers of what has been retired are kept (the loop's clock), oldest first."""
+        self.tls: Callable[[], ssl.SSLContext | None] | None = None
+        """What makes the context of each encrypted connection; None, or for None: the system's."""
+        self.must_encrypt = False
+        """Whether to say nothing, the password least of all, to a server that does not encrypt."""
         self._unreadable: ProtocolError | None = None
         """What was found wrong outside of the reading coroutine, which is to end the connection."""
         self._cancelled_before = 0
@@ -202,6 +209,17 @@ class PatchedClient(Client):
             return
         self._transport = make()
         await self._transport.connect(s.uri, _READ_BYTES, self.options["connect_timeout"])
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Asked for at each attempt: the files that it is made of may be others by then."""
+        made = None if self.tls is None else self.tls()
+        return made if made is not None else super().ssl_context
+
+    def _connect_command(self) -> bytes:
+        if self.must_encrypt and not self._server_info.get("tls_required"):
+            raise SecureConnWantedError
+        return super()._connect_command()
 
     async def _select_next_server(self) -> None:
         """Reach the server whose turn comes first: one that could not be reached is left alone for ever longer.

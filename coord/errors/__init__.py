@@ -13,5 +13,6 @@ from __future__ import annotations
 
 from coord.errors.archive import *  # noqa: F403 - one name for every error: errors.X
 from coord.errors.cache import *  # noqa: F403
+from coord.errors.refusals import *  # noqa: F403
 from coord.errors.spine import *  # noqa: F403
 from coord.errors.work import *  # noqa: F403

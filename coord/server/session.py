@@ -30,7 +30,7 @@ from coord.wire import headers, subjects, usual
 from coord.wire.decode import decode_unusual, stored_fact
 from coord.wire.envelope import StoredFact
 from coord.wire.readings import Readings
-from coord.wire.times import from_unix_us_all
+from coord.wire.times import from_unix_us_all, parse_time, to_unix_us
 
 _log = logs.get("deciders")
 
@@ -104,7 +104,10 @@ class Session:
         self._saved_at = 0.0
         self._save_not_before = 0.0
         self._saving: asyncio.Task[None] | None = None
-        self._end_seen = 0
+        self._end_seen: tuple[int, int | None] = 0, None
+        """The end of the log when a quiet partition last looked, as in `_witness`; no time if all had left the log."""
+        self._witness: tuple[int, int] | None = None
+        """Of the newest fact that is folded, or an end of the log that was seen: see `Head.witness`."""
         self._complain_at = 0.0
         self._looked_at = self._loop.time()
         self._looking: asyncio.Task[None] | None = None
@@ -122,7 +125,7 @@ class Session:
         info = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}")
         self._created, state = info["created"], info["state"]
         self._target = state["last_seq"]
-        self.position = self._saved_seq = await self._load(make, max(0, state["first_seq"] - 1))
+        self.position = self._saved_seq = await self._load(make, max(0, state["first_seq"] - 1), state["last_seq"])
         self._saved_at = self._loop.time()
         for decider in self.deciders:
             for kind in decider.kinds:
@@ -137,13 +140,13 @@ class Session:
             self._target = 0  # nothing follows
         _log.info("deciders.restored", partition=self._partition, position=self.position)
 
-    async def _load(self, make: Callable[[], list[Decider]], begins: int) -> int:
+    async def _load(self, make: Callable[[], list[Decider]], begins: int, ends: int) -> int:
         """Make the deciders as the snapshot has them; up to which sequence that is.
 
-        `begins`: the sequence before the log's first, where whoever has no snapshot begins.
+        `begins`: the sequence before the log's first, where whoever has no snapshot begins; `ends`: its last.
         """
         self.deciders = make()
-        snapshot = await self._snapshots.load(self._created)
+        snapshot = await self._snapshots.load(self._created, ends)
         await self._snapshots.tidy()
         if snapshot is None:
             return begins
@@ -161,6 +164,7 @@ class Session:
         if snapshot.head.seq < begins:
             # Nobody decided for as long as the window is: open work is stated again, ends may have been missed.
             _log.error("deciders.gap", partition=self._partition, sequences_max=begins - snapshot.head.seq)
+        self._witness = snapshot.head.witness
         return max(begins, snapshot.head.seq)
 
     async def caught_up(self, leave: asyncio.Event) -> None:
@@ -262,9 +266,11 @@ class Session:
             folded += 1
         self._received += folded
         if folded:
+            newest = deliveries[folded - 1]
+            self._witness = newest.seq, newest.stored_ns // 1000
             self._metrics.decider_facts.inc(folded)
             if self._owed is None:
-                stored_s = deliveries[folded - 1].stored_ns / 1e9
+                stored_s = newest.stored_ns / 1e9
                 self._metrics.decider_lag_seconds.observe(max(0.0, clock.unix() - stored_s))
         return folded
 
@@ -477,21 +483,21 @@ class Session:
         """The states as of when this begins.  A defect in one of them costs the snapshot, not the session."""
         await self._save(*self._packed())
 
-    def _packed(self) -> tuple[bytes, int, int | None]:
-        """The states as of now: packed, of which sequence, and the oldest that they need."""
+    def _packed(self) -> tuple[bytes, int, int | None, tuple[int, int] | None]:
+        """The states as of now: packed, of which sequence, the oldest that they need, and the witness of the log."""
         began = time.perf_counter()
         self._received = 0
         states = msgspec.msgpack.encode({decider.name: decider.dump() for decider in self.deciders})
         oldest = self._oldest()
         # Packing holds everything else up: it may take a hundredth of the time.
         self._save_not_before = self._loop.time() + 100 * (time.perf_counter() - began)
-        return states, self.position, oldest
+        return states, self.position, oldest, self._witness
 
-    async def _save(self, states: bytes, seq: int, oldest: int | None) -> None:
+    async def _save(self, states: bytes, seq: int, oldest: int | None, witness: tuple[int, int] | None) -> None:
         while any(at <= seq for at in self._unanswered):
             self._answered.clear()
             await self._answered.wait()
-        await self._snapshots.save(states, seq=seq, created=self._created, oldest=oldest)
+        await self._snapshots.save(states, seq=seq, created=self._created, oldest=oldest, witness=witness)
         self._saved_seq = max(self._saved_seq, seq)
         if self._reader is not None:
             self._reader.kept(seq)
@@ -518,14 +524,16 @@ class Session:
         if the consumer says that nothing is pending.
         """
         info = await self._conn.api(f"STREAM.INFO.{subjects.EVENTS}")
-        before, self._end_seen = self._end_seen, int(info["state"]["last_seq"])
+        (before, stored_us), self._end_seen = self._end_seen, _end(info["state"])
         if before <= self.position or info["created"] != self._created:
             return
         assert self._reader is not None
         if not await self._reader.has_all():
             return  # something is on its way
         self._reader.passed(before)
-        self.position = max(self.position, before)
+        if before > self.position:
+            self.position = before
+            self._witness = self._witness if stored_us is None else (before, stored_us)
         await self._save(*self._packed())
 
     async def _leave_behind(self) -> None:
@@ -541,6 +549,11 @@ class Session:
             _log.info("deciders.left_without_snapshot", partition=self._partition, error=repr(exc))
         except Exception as exc:  # noqa: BLE001 - a decider's defect: leaving must go on
             _log.error("deciders.defect", partition=self._partition, exc_info=exc)
+
+
+def _end(state: dict[str, Any]) -> tuple[int, int | None]:
+    """The log's last sequence and when that was stored, in Unix microseconds; None: everything in it has left."""
+    return int(state["last_seq"]), to_unix_us(parse_time(state["last_ts"])) if state["messages"] else None
 
 
 def _held(effects: Iterable[Effect]) -> Iterable[Effect]:

@@ -9,6 +9,8 @@
 The pieces are stored first, then the head, on the condition that it follows the head that the
 writer knows: of two who believe to own the partition one is refused.  A head whose pieces are
 not there or differ from the digest is as good as none: the log is folded from its beginning.
+So is one of facts that the log has lost (a power cut, a backup put back): the head says when a
+message that it has folded was stored, and the log has to have that very message, or to have aged it out.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from coord.bus import errors_map
 from coord.bus.connection import Connection
 from coord.telemetry import logs
 from coord.wire import headers, subjects
+from coord.wire.times import parse_time, to_unix_us
 
 _log = logs.get("deciders")
 
@@ -42,6 +45,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """Everything up to this stream sequence is folded, and what it led to is in the log."""
     created: str
     """When EVENTS was created, as the broker says it: another stream's snapshot is none."""
+    witness: tuple[int, int] | None = None
+    """(sequence, Unix microseconds) of a message up to `seq`: the log whose message there was stored at another
+    moment has lost what this is made of."""
     oldest: int | None = None
     """The oldest sequence that open work needs."""
     pieces: list[tuple[str, int]] = []
@@ -80,8 +86,8 @@ class Snapshots:
 
     # --- reading -----------------------------------------------------------------------------
 
-    async def load(self, created: str) -> Snapshot | None:
-        """The newest snapshot of that stream; None when there is none that can be used.
+    async def load(self, created: str, last_seq: int) -> Snapshot | None:
+        """The newest snapshot of the stream that was created then and ends there; None: none that can be used.
 
         Raises what `Connection.api` raises, but nothing because of what is stored.
         """
@@ -92,6 +98,10 @@ class Snapshots:
         self._pieces = [name for name, _ in head.pieces]
         if head.created != created:
             _log.info("deciders.snapshot_of_another_stream", partition=self._partition)
+            return None
+        if head.seq > last_seq or await self._is_written_over(head.witness):
+            where = {"partition": self._partition, "snapshot": head.seq, "last_seq": last_seq}
+            _log.error("deciders.snapshot_of_lost_facts", **where)
             return None
         try:
             blob = b"".join([await self._piece(seq) for _, seq in head.pieces])
@@ -104,14 +114,26 @@ class Snapshots:
         self.bytes = head.bytes
         return Snapshot(head, states)
 
+    async def _is_written_over(self, witness: tuple[int, int] | None) -> bool:
+        if witness is None:  # of a release that did not say it
+            return False
+        seq, stored_us = witness
+        try:
+            answer = await self._conn.api(f"STREAM.MSG.GET.{subjects.EVENTS}", {"seq": seq})
+        except errors.ApiNotFound:
+            return False  # it has left the window
+        return to_unix_us(parse_time(answer["message"]["time"])) != stored_us
+
     async def _piece(self, seq: int) -> bytes:
         answer = await self._conn.api(f"STREAM.MSG.GET.{subjects.SNAPSHOTS}", {"seq": seq})
         return b64decode(answer["message"].get("data") or "")
 
     # --- writing -----------------------------------------------------------------------------
 
-    async def save(self, states: bytes, *, seq: int, created: str, oldest: int | None) -> None:
-        """Store the packed states as of `seq`.
+    async def save(
+        self, states: bytes, *, seq: int, created: str, oldest: int | None, witness: tuple[int, int] | None = None
+    ) -> None:
+        """Store the packed states as of `seq`; `witness` as in `Head`.
 
         Raises `PinLost` when another process stored one meanwhile, `StreamFull`, and
         what a request raises.
@@ -126,7 +148,8 @@ class Snapshots:
             name = f"{prefix}-{len(pieces)}"
             piece = blob[at : at + limits.SNAPSHOT_PIECE_BYTES]
             pieces.append((name, await self._store(subjects.snapshot(self._partition, name), piece, None)))
-        head = Head(seq=seq, created=created, oldest=oldest, pieces=pieces, digest=_digest(blob), bytes=len(blob))
+        digest, size = _digest(blob), len(blob)
+        head = Head(seq=seq, created=created, witness=witness, oldest=oldest, pieces=pieces, digest=digest, bytes=size)
         place = subjects.snapshot(self._partition, _HEAD)
         try:
             self._head_seq = await self._store(place, msgspec.json.encode(head), self._head_seq)

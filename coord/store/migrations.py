@@ -382,7 +382,7 @@ def connect(config: DatabaseConfig) -> Iterator[_Conn]:
         )
     except psycopg.Error as exc:
         error = classify(exc)
-        kind = errors.DatabaseNotReady if isinstance(error, errors.DatabaseNotReady) else errors.DatabaseUnavailable
+        kind = type(error) if isinstance(error, errors.DatabaseNotReady) else errors.DatabaseUnavailable
         raise kind(f"cannot connect to the database: {error.message}", url=config.safe_url) from exc
     with conn:
         for name, value in (

@@ -13,6 +13,7 @@ the longest prefix in the table wins.
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Iterator
 from typing import Final
@@ -51,6 +52,12 @@ CLASSES: Final[dict[str, type[errors.StoreError]]] = {
 }
 """SQLSTATE or a prefix of it → what it is to coord."""
 
+_LOGIN: Final = re.compile(
+    r"FATAL: .*(authentication failed|no pg_hba\.conf entry|(role|database) \".*\" does not exist)"
+    "|no password supplied"
+)
+"""What libpq says, without a code, of a server that does not let somebody in; in other languages it is the moment's."""
+
 DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,  # DataError is one
@@ -83,6 +90,8 @@ def classify(exc: BaseException, op: str = "") -> errors.CoordError:
         return errors.DatabaseUnavailable("no answer in time", **details)
     if isinstance(exc, ssl.SSLCertVerificationError):
         return errors.DatabaseNotReady(_text(exc), **details)
+    if isinstance(exc, psycopg.OperationalError) and _LOGIN.search(str(exc)):
+        return errors.DatabaseLoginRefused(_text(exc), **details)
     if isinstance(exc, OSError | EOFError | psycopg.OperationalError):
         return errors.DatabaseUnavailable(_text(exc), **details)
     if isinstance(exc, asyncpg.InternalClientError):

@@ -1,5 +1,7 @@
 """A broker behind TLS that wants a certificate: all arrives as without, also what is read and written by calls.
 
+Who asks for encryption says nothing without it, and shows the certificates that its files have when it connects.
+
 The certificates in `tls/` are for 127.0.0.1 and these tests alone; nobody has their authority's key any more.
 """
 
@@ -8,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 import ssl
+import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -110,3 +114,64 @@ async def test_a_broker_that_is_deaf_to_a_handshake_holds_nobody_up() -> None:
         with pytest.raises(errors.NotConnected):
             await Connection.open(somebody, name="test")
         await hung_up.wait()
+
+
+@pytest.mark.parametrize("asked", ["tls", "nats"])
+async def test_without_encryption_nothing_is_said(asked: str) -> None:
+    """Where somebody in between takes the word of TLS out of what the server says, he shall not get the password."""
+    heard = bytearray()
+
+    async def in_between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576,"headers":true}\r\n')
+        while block := await reader.read(1024):
+            heard.extend(block)
+            writer.write(b"PONG\r\n")
+
+    listening = await asyncio.start_server(in_between, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    files = config("").tls_ca_file if asked == "nats" else None
+    meant = NatsConfig(
+        urls=(f"{asked}://127.0.0.1:{port}",), user="a", password="secret", tls_ca_file=files, connect_timeout_s=0.3
+    )
+    with pytest.raises(errors.BrokerNotTrusted):
+        await Connection.open(meant, name="test")
+    listening.close()
+    assert not heard
+
+
+async def test_certificates_that_were_renewed_are_shown_from_the_next_connection_on(server, tmp_path: Path) -> None:
+    cert, key = tmp_path / "mine.pem", tmp_path / "mine-key.pem"
+    shutil.copy(HERE / "client.pem", cert)
+    shutil.copy(HERE / "client-key.pem", key)
+    mine = msgspec.structs.replace(config(server.url), tls_cert_file=str(cert), tls_key_file=str(key))
+    conn = await Connection.open(mine, name="test")
+
+    async def again() -> str:
+        """Lose the connection; whom the server sees in the next one."""
+        epoch = conn.epoch
+        conn.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+        await until(lambda: conn.epoch > epoch and conn.is_connected)
+        shown = await asyncio.to_thread(urllib.request.urlopen, f"{server.http_url}/connz?auth=1&subs=0")
+        return str(json.loads(shown.read())["connections"][0]["tls_peer_certs"][0]["subject"])
+
+    assert await again() == "CN=client"
+    shutil.copy(HERE / "server.pem", cert)  # half of a pair, for as long as the other is not written
+    assert await again() == "CN=client"
+    shutil.copy(HERE / "server-key.pem", key)
+    assert await again() == "CN=server"
+    await conn.close()
+
+
+async def test_certificates_that_cannot_be_used_are_the_operators(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("none")
+    for name in ("absent.pem", "ca.pem"):
+        with pytest.raises(errors.SettingsError, match=name):
+            await Connection.open(NatsConfig(tls_ca_file=str(tmp_path / name)), name="test")
+
+
+async def test_who_is_not_let_in_is_told(start_nats) -> None:
+    server = await start_nats(extra="authorization { user: coord, password: right }")
+    wrong = NatsConfig(urls=(server.url,), user="coord", password="wrong", connect_timeout_s=0.3)
+    with pytest.raises(errors.BrokerLoginRefused) as refused:
+        await Connection.open(wrong, name="test")
+    assert "wrong" not in str(refused.value)

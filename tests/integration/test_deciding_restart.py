@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -77,6 +78,10 @@ def open_tasks(service: DeciderService) -> int:
     return sum(d.open_count() for d in service.deciders() if isinstance(d, TaskDecider))
 
 
+def open_ids(service: DeciderService) -> set[str]:
+    return {task.id for d in service.deciders() if isinstance(d, TaskDecider) for task in d.open_tasks()}
+
+
 def held(service: DeciderService) -> int:
     return sum(sum(d.usage().values()) for d in service.deciders() if isinstance(d, TaskDecider))
 
@@ -147,6 +152,40 @@ async def test_a_snapshot_that_is_broken_is_not_believed(hand, start) -> None:
                 await hand.conn.request(subjects.snapshot(p, "head"), b"{")
     second = await start()
     await until(lambda: open_tasks(second) == len(left))
+
+
+@pytest.mark.parametrize("more", [2, 24])
+async def test_a_snapshot_of_facts_that_the_log_has_lost_is_none(hand, nats, start, tmp_path, more: int) -> None:
+    """The log's tail is gone, and had been folded; in its place come `more` tasks, fewer or more than there were."""
+
+    async def submit(id_: str) -> None:
+        await hand.state("me", id_, "submitted", "work", "normal", key="k", once="entity")
+
+    log = nats.folder / "store/jetstream/$G/streams/EVENTS"
+    first = await start()
+    await hand.open_queues()
+    await submit("kept")
+    await end(first)
+    await nats.stop()
+    shutil.copytree(log, tmp_path / "EVENTS")
+    await nats.start()
+    await hand.conn.wait_connected(60)
+    second = await start()
+    for n in range(16):
+        await submit(f"lost{n}")
+    await until(lambda: open_tasks(second) == 17)
+    await end(second)
+    nats.kill()
+    shutil.rmtree(log)
+    shutil.move(tmp_path / "EVENTS", log)
+    await nats.start()
+    await hand.conn.wait_connected(60)
+    for n in range(more):
+        await submit(f"t{n}")
+    third = await start()
+    await submit("next")
+    left = {"kept", "next", *(f"t{n}" for n in range(more))}
+    await until(lambda: open_ids(third) == left)
 
 
 class Forgetful(TaskDecider):

@@ -398,6 +398,8 @@ def exit_code(error: CoordError) -> Exit:
         errors.QueryError,
         errors.WireError,
         errors.InvalidWorkflow,
+        errors.BrokerLoginRefused,
+        errors.DatabaseLoginRefused,
     )
     if isinstance(error, wrong):
         return Exit.USAGE
@@ -414,6 +416,7 @@ def exit_code(error: CoordError) -> Exit:
         errors.NotConnected,
         errors.ApiUnavailable,
         errors.DatabaseUnavailable,
+        errors.DatabaseNotReady,
         errors.ServiceUnavailable,
         errors.ProjectionStopped,
     )
