@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +16,7 @@ from coord.ops.bench.cache_replay import Fleet, ReplayConfig, replay
 from coord.ops.bench.cache_traces import Step
 from coord.ops.bench.cache_worker import Answered
 from coord.ops.bench.measure import BenchError
+from tests.support.benches import bench
 from tests.support.cluster import Database
 
 
@@ -35,13 +34,12 @@ async def test_a_fleet_is_asked_while_facts_are_committed(migrated_database: Dat
 
 
 async def test_the_command_says_what_the_parts_found(data: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "cache", "--part", "traces", "--data", str(data), "--scale", "0.001",
-        "-o", "json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    done = await bench(
+        "cache", "--part", "traces", "--data", str(data), "--scale", "0.001",
+        "-o", "json",
     )  # fmt: skip
-    out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    figures: dict[str, Any] = json.loads(out)["figures"]
+    assert done.code == 0, done.talk.decode()
+    figures: dict[str, Any] = json.loads(done.out)["figures"]
     assert figures["stale_answers"] == 0
     assert figures["answers_checked"] == sum(figures[name]["answers_checked"] for name in cache_traces.FILES)
     assert figures["hit_rate"] == figures["azure"]["hit_rate"]

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from typing import Any
 
 import pytest
 
 from coord.errors import EnvironmentProblem, SettingsError
 from coord.ops.bench import peers
+from tests.support.benches import bench
 
 SIDES = ("coord", "faststream", "faststream_lean", "nats_sinks")
 
 
 @pytest.mark.slow
 async def test_every_peer_writes_the_backlog_once() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "peers", "--facts", "60", "--batch", "32", "--rounds", "1",
+    done = await bench(
+        "peers", "--facts", "60", "--batch", "32", "--rounds", "1",
         "-o", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, talk = await process.communicate()
-    assert process.returncode == 0, talk.decode()  # it compares every side's rows with coord's, too
-    report = json.loads(output)
+    assert done.code == 0, done.talk.decode()  # it compares every side's rows with coord's, too
+    report = json.loads(done.out)
     assert set(report["rounds"]) == set(SIDES)
     assert {runs[0]["count"] for runs in report["rounds"].values()} == {64}
     of_peers = {f"{side}_{figure}" for side in SIDES[1:] for figure in ("rows_per_s", "ratio")}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,16 @@ from coord.limits import MIB
 from coord.ops.bench import held, soak
 from coord.ops.bench.held import Sample
 from coord.ops.bench.measure import BenchError
+from tests.support.benches import bench
 
 
 @pytest.mark.slow
 async def test_a_tiny_soak_over_two_processes() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "soak", "--facts", "5000", "--processes", "2", "-o", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    done = await bench(
+        "soak", "--facts", "5000", "--processes", "2", "-o", "json",
     )  # fmt: skip
-    output, talk = await process.communicate()
-    assert process.returncode == 0, talk.decode()
-    report = json.loads(output)
+    assert done.code == 0, done.talk.decode()
+    report = json.loads(done.out)
     assert report["held"] == {"exactly_once": True, "in_order": True, "rss_flat": None, "rss_small": None}
     found = report["figures"]["soak"]
     assert found["facts"] == 5_000
@@ -34,7 +31,7 @@ async def test_a_tiny_soak_over_two_processes() -> None:
     assert 0 < found["rss_mib_max"] < 500
     assert found["disk_gib_max"] > 0
     assert len(report["samples"][0]) == 3 + 2  # both processes' memory
-    assert b"soak wants" not in talk
+    assert b"soak wants" not in done.talk
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from coord.runtime import assets
 from coord.wire import headers
 from coord.wire.envelope import Encoded, Sample
 from coord.wire.headers import Headers
+from tests.support.benches import bench
 from tests.support.waiting import until
 
 FIGURES = {
@@ -43,14 +42,12 @@ FIGURES = {
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_the_bench_of_the_spine_gives_every_figure(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "spine", "--scale", "0.01", "--rounds", "1", "--subscribers", "3",
+    done = await bench(
+        "spine", "--scale", "0.01", "--rounds", "1", "--subscribers", "3",
         "-o", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, talk = await process.communicate()
-    assert process.returncode == 0, talk.decode()
-    report = json.loads(output)  # one object, and nothing beside it
+    assert done.code == 0, done.talk.decode()
+    report = json.loads(done.out)  # one object, and nothing beside it
     assert {name: set(found) for name, found in report["figures"].items()} == FIGURES
     numbers = [value for found in report["figures"].values() for value in found.values()]
     assert all(isinstance(value, float) for value in numbers)
@@ -62,23 +59,21 @@ async def test_the_bench_of_the_spine_gives_every_figure(tmp_path: Path) -> None
         "drain_progress", "copy_progress", "drain_singles", "copy_singles",
         "emit_always", "bare_always", "sample_framed_always", "sample_alone_always",
     }  # fmt: skip
-    assert b"publish" in talk
+    assert b"publish" in done.talk
 
     kept = tmp_path / "spine.json"
-    kept.write_bytes(output)
+    kept.write_bytes(done.out)
     await _compares_with_itself(kept)
 
 
 async def _compares_with_itself(kept: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "compare", str(kept), str(kept), "-o", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    done = await bench(
+        "compare", str(kept), str(kept), "-o", "json",
     )  # fmt: skip
-    output, talk = await process.communicate()
-    rows = json.loads(output)
+    rows = json.loads(done.out)
     assert {row["verdict"] for row in rows} == {"same"}
     assert len(rows) == sum(map(len, FIGURES.values()))
-    assert talk == b""
+    assert done.talk == b""
 
 
 @pytest.fixture
@@ -150,13 +145,11 @@ async def test_a_worker_ends_with_whoever_started_it(conn: Connection) -> None:
 
 @pytest.mark.slow
 async def test_the_quick_bench_says_what_a_row_costs() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "project", "singles", "--rows", "200", "--rounds", "1", "-o", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    done = await bench(
+        "project", "singles", "--rows", "200", "--rounds", "1", "-o", "json",
     )  # fmt: skip
-    output, talk = await process.communicate()
-    assert process.returncode == 0, talk.decode()
-    report = json.loads(output)
+    assert done.code == 0, done.talk.decode()
+    report = json.loads(done.out)
     assert list(report["rounds"]) == ["drain_singles"]
     assert report["rounds"]["drain_singles"][0]["count"] == 200
     assert report["rounds"]["drain_singles"][0]["client_cpu_us"] > 0

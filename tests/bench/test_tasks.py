@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 
 import pytest
 
 from coord.errors import SettingsError
 from coord.ops.bench.tasks import PARTS, TasksConfig
+from tests.support.benches import bench
 
 _SIDES = ("agents", "all", "coord", "database", "nats", "submitter")
 _BOTH = ("p50", "p99")
@@ -36,14 +35,12 @@ FIGURES = {
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_the_bench_of_tasks_gives_every_figure() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coord.ops.bench", "tasks", "--scale", "0.02", "--rounds", "1", "--full",
+    done = await bench(
+        "tasks", "--scale", "0.02", "--rounds", "1", "--full",
         "--agents", "2", "--agents", "4", "-o", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, talk = await process.communicate()
-    assert process.returncode == 0, talk.decode()
-    report = json.loads(output)
+    assert done.code == 0, done.talk.decode()
+    report = json.loads(done.out)
     assert set(report["figures"]) == FIGURES
     assert all(isinstance(value, float) for value in report["figures"].values())
     assert set(report["settings"]["parts"]) == set(PARTS)

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-import sys
 import time
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import SYSTEM_USER
+from tests.support import forking
 from tests.support.waiting import until
 
 CLIENT = """
@@ -52,9 +51,8 @@ def of(news: list[tuple[float, str, Any]], what: str) -> list[tuple[float, Any]]
     return [(at, said) for at, said in ours if said["client"].get("name") == "coord:acme:a1:i1"]
 
 
-async def start(url: str) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", CLIENT, url, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout is not None
+async def start(url: str) -> forking.Forked:
+    process = await forking.python("-c", CLIENT, url)
     assert await process.stdout.readline() == b"up\n"
     return process
 

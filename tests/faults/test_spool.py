@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from coord.client.spool import Spool
 from coord.core import spool as spool_format
 from coord.core.spool import Record
 from coord.wire.envelope import Fact
+from tests.support import forking
 from tests.support.publishing import client, lose_broker, observer, quick
 from tests.support.waiting import until
 
@@ -81,12 +81,7 @@ async def test_a_killed_process_leaves_its_facts_to_the_next(start_nats, tmp_pat
     folder = tmp_path / "spool"
     async with observer(server.url) as seen:
         await seen.make_streams()
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CHILD, server.url, str(folder),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert child.stdin is not None
-        assert child.stdout is not None
+        child = await forking.python("-c", CHILD, server.url, folder)
         async with asyncio.timeout(100):
             assert await child.stdout.readline() == b"up\n"
             server.kill()

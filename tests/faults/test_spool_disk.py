@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from coord import errors
 from coord.wire.envelope import Fact
+from tests.support import forking
 from tests.support.publishing import client, count, lose_broker, observer, quick
 from tests.support.waiting import until
 
@@ -60,15 +61,9 @@ async def test_a_file_that_may_not_grow(start_nats, tmp_path) -> None:
     server = await start_nats()
     async with observer(server.url) as seen:
         await seen.make_streams()
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CHILD, server.url, str(tmp_path / "spool"),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert child.stdin is not None
-        assert child.stdout is not None
+        child = await forking.python("-c", CHILD, server.url, tmp_path / "spool")
 
         async def line() -> Any:
-            assert child.stdout is not None
             return msgspec.json.decode(await child.stdout.readline())
 
         async with asyncio.timeout(100):
@@ -153,9 +148,8 @@ async def test_a_spool_in_use_can_be_looked_into(start_nats, tmp_path) -> None:
 
 
 async def spool_ls(folder: Path) -> tuple[list[Any], str, int | None]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from coord.ops.cli import main; main()", "spool", "ls", str(folder), "-o", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    child = await forking.python(
+        "-c", "from coord.ops.cli import main; main()", "spool", "ls", folder, "-o", "json", stderr=subprocess.PIPE
+    )
     out, err = await child.communicate()
     return msgspec.json.decode(out or b"[]"), err.decode(), child.returncode

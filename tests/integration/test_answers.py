@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from coord import errors, limits
 from coord.ops.cli import answers as writers
 from coord.ops.cli import bars
 from coord.store import answers, copy, queries
+from tests.support import forking
 from tests.support.cli import cli
 from tests.support.cluster import Database
 from tests.support.store import T0, event, pool_of
@@ -89,10 +90,9 @@ async def test_an_empty_answer_has_its_columns_all_the_same(url: str, tmp_path: 
 
 
 async def test_a_pipe_takes_arrow_and_what_is_no_file_is_refused(url: str, tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from coord.ops.cli import main; main()",
-        "query", "facts", "-o", "arrow", "--database", url,
-        cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    process = await forking.python(
+        "-c", "from coord.ops.cli import main; main()", "query", "facts", "-o", "arrow", "--database", url,
+        stderr=subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()
     assert process.returncode == 0, err
@@ -199,8 +199,6 @@ async def test_batches_shrink_where_rows_are_large_and_grow_again(url: str) -> N
 
 
 async def test_without_pyarrow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(errors.ExtraMissing, match="pyarrow"):
         writers.ArrowWriter(io.BytesIO(), [], {})

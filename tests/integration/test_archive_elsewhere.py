@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from coord import errors
 from coord.store.archive import run
 from coord.store.archive.files import Files
-from tests.support import archive, sources
+from tests.support import archive, forking
 from tests.support.archive import BEGIN, config
 from tests.support.cli import cli
 from tests.support.pages import command_lines, pages, words
@@ -85,15 +83,7 @@ async def test_a_process_that_ends_in_the_middle(migrated_database, tmp_path: Pa
     async with pool_of(migrated_database.url) as pool:
         await archive.fill(pool, facts)
         for dies_at in (2, 6, 9):
-            victim = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                _VICTIM,
-                migrated_database.url,
-                str(tmp_path),
-                str(dies_at),
-                cwd=sources.ROOT,
-            )
+            victim = await forking.python("-c", _VICTIM, migrated_database.url, tmp_path, str(dies_at))
             assert await victim.wait() == 9
             there = await archive.in_table(pool) + await archive.cold(pool, Files.open(config(tmp_path)))
             assert there == archive.places(facts)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
-import sys
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -26,6 +26,7 @@ from coord.server import deciding, snapshots
 from coord.server.decider_service import DeciderService
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from tests.support import forking
 from tests.support.deciding import Hand
 from tests.support.waiting import until
 
@@ -294,11 +295,8 @@ asyncio.run(main())
 async def test_a_killed_process_partitions_move_within_five_seconds(hand, nats, start, record_property) -> None:
     survivor = await start()
     await hand.open_queues()
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _CHILD, nats.url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
+    child = await forking.python("-c", _CHILD, nats.url, stderr=subprocess.DEVNULL)
     try:
-        assert child.stdout is not None
         assert await asyncio.wait_for(child.stdout.readline(), 60) == b"ready\n"
         await until(lambda: survivor._replicas is not None and len(survivor._replicas.members) == 2)
         ids = [f"t{n}" for n in range(64)]

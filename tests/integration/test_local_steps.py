@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections import Counter
 from contextvars import ContextVar
 from typing import Any
@@ -17,6 +16,7 @@ from coord import errors, limits
 from coord.client import execution
 from coord.client.building import StepRef
 from coord.client.workflows import facts_of
+from tests.support import forking
 from tests.support.tasks import Fleet
 from tests.support.waiting import until
 
@@ -243,11 +243,8 @@ asyncio.run(main())
 
 
 async def test_killed_in_the_middle(fleet: Fleet) -> None:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _CHILD, fleet.url, fleet.tenant, stdout=asyncio.subprocess.PIPE
-    )
+    child = await forking.python("-c", _CHILD, fleet.url, fleet.tenant)
     try:
-        assert child.stdout is not None
         assert await asyncio.wait_for(child.stdout.readline(), 60) == b"ready\n"
         async with fleet.client() as c:
             handle = await c.start_workflow(line("add", "hang", "add"), 1, id="k1", returns=int)

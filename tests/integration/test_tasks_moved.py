@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 import coord
 from coord.bus.connection import NatsConfig
+from tests.support import forking
 from tests.support.tasks import services
 from tests.support.waiting import until
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 async def test_a_killed_workers_tasks_move(nats_server) -> None:
     async with services(nats_server.url) as fleet, fleet.client() as c:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.worker_process", fleet.url, fleet.tenant, "doomed", "600",
-            stdout=asyncio.subprocess.PIPE, cwd=ROOT,
-        )  # fmt: skip
+        child = await forking.python("-m", "tests.support.worker_process", fleet.url, fleet.tenant, "doomed", "600")
         try:
-            assert child.stdout is not None
             async with asyncio.timeout(120):
                 assert await child.stdout.readline() == b"ready\n"
                 handles = await c.submit_many("hold", range(4))
@@ -56,12 +49,8 @@ async def test_a_killed_workers_tasks_move(nats_server) -> None:
 @pytest.mark.slow
 async def test_a_worker_that_stood_still_loses_its_tasks_and_ends_its_handlers(nats_server) -> None:
     async with services(nats_server.url) as fleet, fleet.client() as c:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.worker_process", fleet.url, fleet.tenant, "hung", "600",
-            stdout=asyncio.subprocess.PIPE, cwd=ROOT,
-        )  # fmt: skip
+        child = await forking.python("-m", "tests.support.worker_process", fleet.url, fleet.tenant, "hung", "600")
         try:
-            assert child.stdout is not None
             async with asyncio.timeout(250):
                 assert await child.stdout.readline() == b"ready\n"
                 handle = await c.submit("hold", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 
 import coord
 from coord.client.workflows import WorkflowHandle, facts_of
+from tests.support import forking
 from tests.support.tasks import Fleet, services
 from tests.support.waiting import until
 
@@ -57,11 +58,8 @@ async def test_killed_in_the_middle(fleet: Fleet, record_property: Any) -> None:
     one = flow.task("one", "add", for_each=[1, 2], max_parallelism=1)
     two = flow.task("two", "add", needs=[one], input="$input")
     flow.task("three", "add", needs=[two])
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _CHILD, fleet.url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
+    child = await forking.python("-c", _CHILD, fleet.url, stderr=subprocess.DEVNULL)
     try:
-        assert child.stdout is not None
         assert await asyncio.wait_for(child.stdout.readline(), 60) == b"ready\n"
         await until(lambda: len([p for p in fleet.deciders.partitions if p.is_running]) <= 10)
         async with agent.connect(fleet.url, tenant=fleet.tenant), fleet.client() as c:

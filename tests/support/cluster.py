@@ -212,6 +212,11 @@ def _copy_cluster(server: PostgresServer, folder: Path) -> None:
             server._private(part)
             _initdb(server, part)
             part.rename(made)
+    copy_files(server, made, folder)
+
+
+def copy_files(server: PostgresServer, made: Path, folder: Path) -> None:
+    """Make `folder`, which is empty, the files of a cluster that does not run."""
     process.run(["cp", "-Rp", f"{made}/.", folder], what="Copying a cluster", cwd=Path("/"), account=server._account)
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-import coord
 from coord.bus import topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.ops.devstack.nats import SYSTEM_USER, NatsServer
@@ -26,10 +21,10 @@ from coord.server.decider_service import DeciderService
 from coord.server.presence import PresenceBoard, PresenceService
 from coord.server.together import deciding
 from coord.telemetry.metrics import Metrics
+from tests.support import forking
+from tests.support.forking import Forked
 from tests.support.log import query_service
 from tests.support.waiting import until
-
-_ROOT = Path(coord.__file__).resolve().parents[1]
 
 WORKER = """
 import asyncio, sys
@@ -56,18 +51,14 @@ asyncio.run(main())
 class Process:
     """An agent in a process of its own, to be killed, stopped and continued."""
 
-    def __init__(self, process: asyncio.subprocess.Process, instance: str) -> None:
+    def __init__(self, process: Forked, instance: str) -> None:
         self.process = process
         self.instance = instance
 
     @classmethod
     async def start(cls, url: str, name: str, *, tenant: str = "acme", code: str = WORKER) -> Self:
         """Started, connected, registered."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, url, name, tenant,
-            stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(_ROOT)},
-        )  # fmt: skip
-        assert process.stdout is not None
+        process = await forking.python("-c", code, url, name, tenant)
         return cls(process, (await process.stdout.readline()).decode().strip())
 
     def signal(self, number: signal.Signals) -> float:

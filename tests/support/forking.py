@@ -4,6 +4,8 @@ A program that a test starts takes half a second of CPU until it begins, all of 
 imports coord once for each worker, never connects or starts a thread, and forks when it is asked: what runs then is
 the same module, as ``__main__``, with its own argument, folder, environment and files.  The fork is our child, not
 that process's, so that its end is ours to see: it is forked twice, and we adopt the orphan.
+
+What a person starts (``coord serve``, examples of the documents) begins from nothing where its beginning is tested.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,11 +37,12 @@ _IMPORTED = (
 """What the programs import, as far as it begins nothing."""
 _PR_SET_CHILD_SUBREAPER = 36
 _REQUEST_BYTES_MAX = 1 << 20
+_LINE_BYTES_MAX = 1 << 16
 
 
 class _Request(msgspec.Struct, frozen=True):
-    module: str
-    argument: str
+    argv: list[str]
+    """As Python's: ``-m``, a module and its arguments, or ``-c``, a program and its arguments."""
     cwd: str
     environ: dict[str, str]
 
@@ -46,10 +50,17 @@ class _Request(msgspec.Struct, frozen=True):
 class Forked:
     """As much of `asyncio.subprocess.Process` as tests need."""
 
-    def __init__(self, pid: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader) -> None:
+    def __init__(
+        self,
+        pid: int,
+        stdin: asyncio.StreamWriter,
+        stdout: asyncio.StreamReader,
+        stderr: asyncio.StreamReader | None = None,
+    ) -> None:
         self.pid = pid
         self.stdin = stdin
         self.stdout = stdout
+        self.stderr = stderr
         self.returncode: int | None = None
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -73,6 +84,13 @@ class Forked:
         assert self.returncode is not None
         return self.returncode
 
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """Tell it nothing, and wait for its end: all that it wrote."""
+        self.stdin.close()
+        out, err = await asyncio.gather(self.stdout.read(), self.stderr.read() if self.stderr else _nothing())
+        await self.wait()
+        return out, err
+
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
@@ -81,22 +99,49 @@ class Forked:
         self._ended.set()
 
 
-async def start(module: str, argument: str, *, cwd: Path, environ: Mapping[str, str], stderr: int) -> Forked:
-    """Run a module with pipes to its stdin and from its stdout."""
-    request = msgspec.json.encode(_Request(module, argument, str(cwd), dict(environ)))
+async def _nothing() -> bytes:
+    return b""
+
+
+async def python(
+    *argv: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stderr: int = 2,
+    limit: int = _LINE_BYTES_MAX,
+) -> Forked:
+    """Run what Python would with `argv`, a ``-m`` or a ``-c``, with pipes to its stdin and from its stdout.
+
+    `cwd`, `env`: ours unless given; `stderr`: a file, ours unless given, or `subprocess.PIPE` or `DEVNULL`; `limit`: of
+    a line.
+    """
+    environ = dict(os.environ if env is None else env)
+    request = msgspec.json.encode(_Request([str(each) for each in argv], str(cwd or Path.cwd()), environ))
     server = await asyncio.to_thread(_server)
-    loop = asyncio.get_running_loop()
     theirs_in, ours_in = os.pipe()
     ours_out, theirs_out = os.pipe()
+    ours_err: int | None = None
+    if stderr == subprocess.PIPE:
+        ours_err, theirs_err = os.pipe()
+    else:
+        theirs_err = os.open(os.devnull, os.O_WRONLY) if stderr == subprocess.DEVNULL else os.dup(stderr)
     try:
-        pid = _fork(server, request, [theirs_in, theirs_out, stderr])
+        pid = _fork(server, request, [theirs_in, theirs_out, theirs_err])
     finally:
-        os.close(theirs_in)
-        os.close(theirs_out)
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours_out, "rb", 0))
+        for theirs in (theirs_in, theirs_out, theirs_err):
+            os.close(theirs)
+    loop = asyncio.get_running_loop()
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(ours_in, "wb", 0))
-    return Forked(pid, asyncio.StreamWriter(transport, protocol, None, loop), reader)
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    stdout = await _reader(ours_out, limit)
+    return Forked(pid, writer, stdout, None if ours_err is None else await _reader(ours_err, limit))
+
+
+async def _reader(pipe: int, limit: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(pipe, "rb", 0))
+    return reader
 
 
 _started: list[socket.socket] = []
@@ -105,8 +150,7 @@ _started: list[socket.socket] = []
 def _server() -> socket.socket:
     """The connection to the one that forks; it ends when we do."""
     if not _started:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _REQUEST_BYTES_MAX)
+        ours, theirs = _pair()
         root = Path(__file__).parents[2]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
         process = subprocess.Popen([sys.executable, "-m", __name__], stdin=theirs.fileno(), cwd=root, env=environ)
@@ -115,6 +159,26 @@ def _server() -> socket.socket:
         _started.append(ours)
         atexit.register(_end, process)
     return _started[0]
+
+
+def begin() -> None:
+    """In a fork that has begun nothing yet: one of its own forks for it, too."""
+    ours, theirs = _pair()
+    if os.fork() == 0:
+        ours.close()
+        request = _forks(theirs)
+        if request is None:
+            os._exit(0)
+        _be(request)
+        sys.exit()
+    theirs.close()
+    _started.append(ours)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _REQUEST_BYTES_MAX)
+    return ours, theirs
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -142,15 +206,9 @@ def _adopt(*, orphans: bool) -> None:
 # --- the other half ----------------------------------------------------------------------
 
 
-def _serve() -> _Request | None:
+def _forks(asked: socket.socket) -> _Request | None:
     """Fork when asked: in the fork, what it is to run; None when nobody will ask any more."""
-    for module in _IMPORTED:
-        importlib.import_module(module)
-    assert threading.active_count() == 1, "a fork has one thread alone"
-    gc.collect()
-    gc.freeze()
-    with socket.socket(fileno=os.dup(0)) as asked:
-        asked.send(b"!")
+    with asked:
         while True:
             data, ancillary, _, _ = asked.recvmsg(_REQUEST_BYTES_MAX, socket.CMSG_SPACE(3 * 4))
             if not data:
@@ -176,19 +234,35 @@ def _serve() -> _Request | None:
     return msgspec.json.decode(data, type=_Request)
 
 
-def main() -> None:
-    """Serve, or be what was asked for."""
-    request = _serve()
-    if request is None:
-        return
+def _be(request: _Request) -> None:
+    """Run what was asked for."""
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environ)
-    sys.argv = [request.module, request.argument]
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
-    with contextlib.suppress(KeyError):
-        del sys.modules[request.module]  # it is to be `__main__`
-    runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+    kind, what, *arguments = request.argv
+    if kind == "-m":
+        sys.argv = [what, *arguments]
+        with contextlib.suppress(KeyError):
+            del sys.modules[what]  # it is to be `__main__`
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [kind, *arguments]
+        program = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), program.__dict__)
+
+
+def main() -> None:
+    """Import everything, and fork when asked: then be what was asked for."""
+    for module in _IMPORTED:
+        importlib.import_module(module)
+    assert threading.active_count() == 1, "a fork has one thread alone"
+    gc.collect()
+    gc.freeze()
+    asked = socket.socket(fileno=os.dup(0))
+    asked.send(b"!")
+    if request := _forks(asked):
+        _be(request)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ async def start(module: str, argument: msgspec.Struct, log: Path) -> Forked:
     root = Path(__file__).parents[2]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
     with log.open("ab") as err:
-        return await forking.start(
-            module, msgspec.json.encode(argument).decode(), cwd=root, environ=environ, stderr=err.fileno()
+        return await forking.python(
+            "-m", module, msgspec.json.encode(argument).decode(), cwd=root, env=environ, stderr=err.fileno()
         )
 
 

@@ -26,6 +26,7 @@ from coord.projector import rebuild
 from coord.projector.rebuild import Rebuilder
 from coord.store import shadow
 from coord.store.config import DatabaseConfig
+from tests.support import forking
 
 POINTS: Final = (
     "created", "batch", "committed", "carried", "fitted", "compared", "locked", "caught_up", "swapped",
@@ -35,9 +36,7 @@ POINTS: Final = (
 async def killed(url: str, point: str) -> int:
     """Run one that dies there; its exit status."""
     nth = {"batch": 2, "committed": 3}.get(point, 1)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.rebuild_process", url, point, str(nth)
-    )
+    process = await forking.python("-m", "tests.support.rebuild_process", url, point, str(nth))
     return await process.wait()
 
 

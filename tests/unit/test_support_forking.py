@@ -24,10 +24,11 @@ os.kill(os.getpid(), 9)
 
 async def test_a_fork_is_a_program_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "aprogram.py").write_text(PROGRAM)
+    environ = {"PYTHONPATH": str(tmp_path)}
     with (tmp_path / "err").open("wb") as err:
         a, b, c = [
-            await forking.start(
-                "aprogram", name, cwd=tmp_path, environ={"PYTHONPATH": str(tmp_path), "MINE": name}, stderr=err.fileno()
+            await forking.python(
+                "-m", "aprogram", name, cwd=tmp_path, env=environ | {"MINE": name}, stderr=err.fileno()
             )
             for name in "abc"
         ]

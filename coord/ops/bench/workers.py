@@ -61,6 +61,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Write cProfile's data of the worker into this file."""
 
 
+async def _start(module: str, argument: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, argument,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
+    )  # fmt: skip
+
+
 class Worker(AbstractAsyncContextManager["Worker"]):
     """A running worker; leaving the block ends it."""
 
@@ -79,10 +86,7 @@ class Worker(AbstractAsyncContextManager["Worker"]):
 
     async def __aenter__(self) -> Self:
         """Start it and wait until it is ready."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self._module, msgspec.json.encode(self.job).decode(),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
-        )  # fmt: skip
+        self._process = await _start(self._module, msgspec.json.encode(self.job).decode())
         try:
             self.told = await self._line(_START_S)
         except BaseException:
