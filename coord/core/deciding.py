@@ -35,6 +35,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 import msgspec
 
 from coord.wire.envelope import StoredFact
+from coord.wire.ids import derive_id
 
 
 class Reuse(msgspec.Struct, frozen=True):
@@ -259,6 +260,14 @@ def place_of(stated: State) -> Place:
     """Of a statement to be made."""
     entity = (stated.tenant, stated.key, stated.kind, stated.id)
     return (*entity, None, ()) if stated.once == "entity" else (*entity, stated.event, stated.detail)
+
+
+def is_again(event_id: str, stated: State) -> bool:
+    """Whether this is the id of the same beginning, stated again because it was not met in time, and stored first."""
+    if stated.once != "entity":
+        return False
+    again = stated.attempt + 1
+    return event_id == derive_id(stated.tenant, stated.key, stated.version, stated.step, again, stated.ordinal)
 
 
 class Owed:

@@ -51,6 +51,8 @@ class Flag(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of the fact that the log has of it."""
     begun_seq: int = 0
     """What was stated from here on has been folded: what was set then and is not known is over; 0: nothing was."""
+    origin: int = 0
+    """Of what it is now the sequence, or of what is stated again what that was; 0: a release kept none, it is `seq`."""
 
     def apply(self, fact: StoredFact) -> Refusal | None:
         """Fold the next fact of this flag; None: believed.  A refused one has changed nothing."""
@@ -61,38 +63,43 @@ class Flag(msgspec.Struct, kw_only=True, omit_defaults=True):
                 return self._set(fact, wire.check(decode(fact, FlagSet)))
             if fact.event == "removed":
                 decode(fact, Removed)
-                if self.said is None:
-                    return _NOT_SET
-                self.said, self.by, self.at, self.seq = None, fact.agent, fact.stored_at.timestamp(), fact.seq
-                self.changes += 1
-                return None
+                return self._remove(fact)
         except WireError as exc:
             return Refusal(_MALFORMED, exc.message)
         return Refusal(_MALFORMED, "no such event of a flag")
 
+    def _remove(self, fact: StoredFact) -> Refusal | None:
+        late = _origin(fact) if fact.agent == AGENT else 0  # what was stated again though it was over
+        if late and self.seq > late:
+            return None  # somebody has set it since
+        self.origin = late or fact.seq
+        if self.said is None:
+            return None if late else _NOT_SET
+        self.said, self.by, self.at, self.seq = None, fact.agent, fact.stored_at.timestamp(), fact.seq
+        self.changes += 1
+        return None
+
     def _set(self, fact: StoredFact, said: FlagSet) -> Refusal | None:
         again = said.said if fact.agent == AGENT else None
-        if again is not None and self.seq:
-            # Somebody may have changed it before this was stored: what he said holds.
-            if self.said is not None and said.restated > self.said.restated and _core(said) == _core(self.said):
-                self.said, self.seq = said, fact.seq
-            return None
-        if again is not None and 0 < self.begun_seq <= _origin(fact):
-            return None  # it was removed, long ago
+        if again is not None and self.is_over(_origin(fact)):
+            return None  # somebody changed or removed it before this was stored: what he said holds
         self.said, self.seq, self.begun_seq = said, fact.seq, self.begun_seq or fact.seq
         self.by, self.at = (fact.agent, fact.stored_at.timestamp()) if again is None else (again.by, again.at)
+        self.origin = fact.seq if again is None else _origin(fact)
         self.changes += again is None
         return None
+
+    def is_over(self, origin: int) -> bool:
+        """Whether what was said at that sequence is not what holds now, as far as is known here."""
+        if self.origin or self.seq:
+            return origin < (self.origin or self.seq)
+        return 0 < self.begun_seq <= origin
 
 
 def _origin(fact: StoredFact) -> int:
     """The sequence of what is stated again."""
     origin = fact.detail[0] if fact.detail else ""
     return int(origin) if origin.isascii() and origin.isdecimal() and len(origin) < 20 else 0
-
-
-def _core(said: FlagSet) -> FlagSet:
-    return msgspec.structs.replace(said, restated=0, said=None)
 
 
 # --- whether it is on ----------------------------------------------------------------------
@@ -168,10 +175,15 @@ class FlagDecider(Folding):
         refusal = flag.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
-        else:
-            # One that was removed too: it may be on its way to be stated again.
-            self._flags[ident] = flag
-            self._begun_seq = self._begun_seq or fact.seq
+            return NONE
+        if flag.seq != fact.seq:
+            if fact.event == "removed":
+                return NONE
+            # Stated again too late: whoever begins to read there must not take it for what holds.
+            return (_removed_again(flag, fact) if flag.said is None else _again(flag, flag.said, fact.seq),)
+        # One that was removed too: it may be on its way to be stated again.
+        self._flags[ident] = flag
+        self._begun_seq = self._begun_seq or fact.seq
         return NONE
 
     def edge(self, seq: int) -> Iterable[Effect]:
@@ -202,11 +214,23 @@ class FlagDecider(Folding):
         return sum(flag.said is not None for flag in self._flags.values())
 
 
-def _again(flag: Flag, said: FlagSet) -> State:
+def _again(flag: Flag, said: FlagSet, behind: int = 0) -> State:
+    """`behind`: the fact that has to be made good; 0: its own is about to leave the log."""
     n = said.restated + 1
     again = msgspec.structs.replace(said, restated=n, said=Said(flag.by, flag.at))
     return State(
         tenant=flag.tenant, agent=AGENT, key=flag.key, kind="flag", id=flag.id, event="set",
-        detail=(str(flag.seq), str(n)), data=msgspec.to_builtins(again), once="own", step=f"set.{flag.id}",
-        attempt=flag.seq, ordinal=n, from_outside=True,
+        detail=(str(flag.seq), str(n), *_behind(behind)), data=msgspec.to_builtins(again), once="own",
+        step=".".join(("set", flag.id, *_behind(behind))), attempt=flag.seq, ordinal=n, from_outside=True,
+    )  # fmt: skip
+
+
+def _behind(seq: int) -> tuple[str, ...]:
+    return (str(seq),) if seq else ()
+
+
+def _removed_again(flag: Flag, late: StoredFact) -> State:
+    return State(
+        tenant=flag.tenant, agent=AGENT, key=flag.key, kind="flag", id=flag.id, event="removed",
+        detail=(str(late.seq),), data={}, once="own", step=f"removed.{flag.id}", attempt=late.seq, from_outside=True,
     )  # fmt: skip

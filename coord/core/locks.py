@@ -114,8 +114,7 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
                 decode(fact, Released)
                 return self._end(fact, token)
             if fact.event == "revoked":
-                decode(fact, Revoked)
-                return self._end(fact, token)
+                return self._end(fact, token, decode(fact, Revoked).epoch)
         except WireError as exc:
             return Refusal(_MALFORMED, exc.message)
         return Refusal(_MALFORMED, "no such event of a lock")
@@ -156,10 +155,12 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
         self._grant(at)
         return None
 
-    def _end(self, fact: StoredFact, token: str) -> Refusal | None:
+    def _end(self, fact: StoredFact, token: str, epoch: int = 0) -> Refusal | None:
         request = self.requests.get(token)
         if request is None:
             return _NOT_HELD
+        if epoch and request.epoch and epoch != request.epoch:
+            return _OVERTAKEN  # given back meanwhile, and asked for again under the same token
         if fact.agent not in (request.agent, AGENT):
             return _NOT_HOLDER
         del self.requests[token]
@@ -243,6 +244,11 @@ class LockDecider(Folding):
         return effects
 
     def _refuse(self, lock: Lock, fact: StoredFact, token: str, refusal: Refusal) -> Iterable[Effect]:
+        if refusal is _OVERTAKEN and fact.event == "requested":
+            # Whoever begins to read there must not take it for open.
+            late = decode(fact, Requested).held
+            assert late is not None, "otherwise it is not too late"
+            return (_revoke(lock, Request(token=token, agent="", epoch=late.epoch), "gone", fact.seq),)
         if fact.event != "requested" or refusal.code == _MALFORMED or fact.agent == AGENT:
             return NONE
         asked = Request(token=token, agent=fact.agent, instance=decode(fact, Requested).instance)
@@ -341,11 +347,13 @@ def _told(lock: Lock, request: Request, what: str, **more: Any) -> Push:
     return Push(lock.tenant, request.agent, request.instance, wire.TOPIC, body)
 
 
-def _revoke(lock: Lock, request: Request, reason: Why) -> State:
+def _revoke(lock: Lock, request: Request, reason: Why, behind: int = 0) -> State:
+    """`behind`: of what was stated again too late; it may have been revoked before."""
     return State(
         tenant=lock.tenant, agent=AGENT, key=lock.key, kind="lock", id=lock.id, event="revoked",
-        detail=(request.token, str(request.epoch)), data={"reason": reason, "epoch": request.epoch}, once="event",
-        step=f"revoked.{lock.id}.{request.token}", attempt=request.epoch, from_outside=True,
+        detail=(request.token, str(request.epoch)), data={"reason": reason, "epoch": request.epoch},
+        once=None if behind else "own", step=f"revoked.{lock.id}.{request.token}", attempt=request.epoch,
+        ordinal=behind, from_outside=True,
     )  # fmt: skip
 
 

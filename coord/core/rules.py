@@ -111,6 +111,8 @@ class RuleSet(msgspec.Struct):
     seq: int = 0
     """Of the fact by which it was set; 0: none was."""
     said: RuleTable = RuleTable(rules=[])
+    origin: int = 0
+    """Of what it is the sequence, or of what is stated again what that was; 0: a release kept none, it is `seq`."""
 
     def apply(self, fact: StoredFact) -> Refusal | None:
         """Fold the next fact about it; None: believed, or of no consequence.  A refused one has changed nothing."""
@@ -125,10 +127,23 @@ class RuleSet(msgspec.Struct):
             if said.restated:
                 if not fact.agent.startswith("_") or self.seq > fact.seq:
                     return _NOT_AGAIN
-                if self.seq and (said.restated <= self.said.restated or _core(said) != _core(self.said)):
-                    return None  # somebody may have set another one before this was stored: that one holds
+                if self.seq and self._is_over(fact, said):
+                    return None  # somebody has set another one before this was stored: that one holds
             Table(said)
         except (WireError, InvalidWorkflow) as exc:
             return Refusal(INVALID, exc.message)
         self.seq, self.said = fact.seq, said
+        self.origin = _origin(fact) if said.restated else fact.seq
         return None
+
+    def _is_over(self, fact: StoredFact, said: RuleTable) -> bool:
+        origin = _origin(fact)
+        if not origin:  # of a release that did not say what it states again
+            return said.restated <= self.said.restated or _core(said) != _core(self.said)
+        return origin < (self.origin or self.seq)
+
+
+def _origin(fact: StoredFact) -> int:
+    """The sequence of what is stated again; 0: it is not said."""
+    origin = fact.detail[0] if fact.detail else ""
+    return int(origin) if origin.isascii() and origin.isdecimal() and len(origin) < 20 else 0

@@ -303,6 +303,9 @@ class SignalDecider(Folding):
         refusal = latch.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
+            if refusal is _NO_WAIT and fact.event == "awaited":
+                # Stated again too late: whoever begins to read there must not take it for a wait.
+                return (_over(ident, fact.detail[0], "gone", fact.seq),)
             return NONE
         self._begun_seq = self._begun_seq or fact.seq
         if latch.raised or latch.waits:
@@ -510,11 +513,13 @@ def _told(latch: Latch, wait: Wait, what: str, **more: Any) -> Push:
     return Push(latch.tenant, wait.agent, wait.instance, wire.TOPIC, msgspec.to_builtins(body))
 
 
-def _over(ident: Ident, token: str, reason: Ending) -> State:
+def _over(ident: Ident, token: str, reason: Ending, behind: int = 0) -> State:
+    """`behind`: of what was stated again too late; its end may have been stated before."""
     tenant, key, name = ident
     return State(
         tenant=tenant, agent=AGENT, key=key, kind="signal", id=name, event="resumed", detail=(token,),
-        data={"reason": reason}, once="own", step=f"resumed.{name}.{token}", from_outside=True,
+        data={"reason": reason}, once=None if behind else "own", step=f"resumed.{name}.{token}", attempt=behind,
+        from_outside=True,
     )  # fmt: skip
 
 

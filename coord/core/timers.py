@@ -260,6 +260,8 @@ class TimerDecider(Folding):
         refusal = timer.apply(fact)
         if refusal is not None:
             self.refused[refusal.code] += 1
+            if fact.event == "set" and refusal is _STALE:
+                return _taken_back(timer, fact)
             if fact.event != "fired" or refusal not in (_STALE, _UNKNOWN):
                 return NONE
             # What fires in vain is replaced, or removed: whoever was to do that may have died.
@@ -422,6 +424,19 @@ def _submit(timer: Timer, told: wire.Submit, n: int, fact: StoredFact) -> State:
         from_outside=True,  # set again, a timer may name a task that there is: it is that one
         reuse=None if told.reuse_for_s is None else Reuse(told.reuse_for_s, fact.stored_at.timestamp()),
     )  # fmt: skip
+
+
+def _taken_back(timer: Timer, late: StoredFact) -> Iterable[Effect]:
+    """What was stated again though it was over: whoever begins to read there must not take it for set."""
+    held = decode(late, TimerSet).held
+    if held is None or held.set_seq == timer.set_seq:
+        return NONE  # stated again twice
+    cancelled = State(
+        tenant=timer.tenant, agent=AGENT, key=timer.key, kind="timer", id=timer.id, event="cancelled",
+        detail=(str(held.set_seq),), data={}, once=None, step=f"cancelled.{timer.id}", attempt=held.set_seq,
+        ordinal=late.seq, from_outside=True,
+    )  # fmt: skip
+    return (cancelled,)
 
 
 def _again(timer: Timer) -> State:

@@ -483,6 +483,9 @@ class WorkflowDecider(Folding):
             self._tables[ident] = table
             if table.seq == fact.seq:
                 self._ready.pop(ident, None)
+            elif fact.event == "set":
+                # Stated again too late: whoever begins to read there must not take it for what holds.
+                return (_set_again(table, fact.seq),)
         return NONE
 
     def _answer(self, fact: StoredFact, ident: Ident) -> State:
@@ -653,10 +656,11 @@ def _restated(live: Live) -> State | None:
     )  # fmt: skip
 
 
-def _set_again(table: RuleSet) -> State:
+def _set_again(table: RuleSet, behind: int = 0) -> State:
+    """`behind`: what was stated again too late, and has to be made good."""
     told = msgspec.structs.replace(table.said, restated=table.said.restated + 1)
     return State(
-        tenant=table.tenant, agent=AGENT, key=table.id, kind="rules", id=table.id, event="set", data=told,
-        once=None, version=f"rules/{table.id}", step=f"restated/{table.seq}", attempt=told.restated,
-        from_outside=True,
+        tenant=table.tenant, agent=AGENT, key=table.id, kind="rules", id=table.id, event="set",
+        detail=(str(table.seq), str(told.restated)), data=told, once=None, version=f"rules/{table.id}",
+        step=f"restated/{table.seq}", attempt=told.restated, ordinal=behind, from_outside=True,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.bus.publish import AckPipeline, Publication
 from coord.core import reuse
-from coord.core.deciding import Arm, Effect, Open, Push, Settle, State
+from coord.core.deciding import Arm, Effect, Open, Push, Settle, State, is_again
 from coord.core.tasks import is_open, may_be_second
 from coord.runtime import clock
 from coord.server import history
@@ -284,7 +284,7 @@ class Performer:
         except errors.CoordError as exc:
             then(exc)
             return
-        if fact is not None and fact.event_id == event_id:
+        if fact is not None and (fact.event_id == event_id or is_again(fact.event_id, state)):
             self._count(state, "repeated")
         elif fact is not None and (fact.agent != state.agent or fact.event != state.event):
             self._count(state, "overtaken")  # by another's; or by what followed from it, which was not sent twice

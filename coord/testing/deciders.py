@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coord.core.claiming import decide as decide_about_delivery
-from coord.core.deciding import Arm, Decider, Effect, Owed, Push, Settle, State
+from coord.core.deciding import Arm, Decider, Effect, Owed, Push, Settle, State, is_again
 from coord.core.desk import Desk
 from coord.core.flags import FlagDecider
 from coord.core.scheduling import PlacementDecider
@@ -311,7 +311,8 @@ class Session:
         found = self.broker.first_of(state)
         if found is None or found.event_id == event_id or found.agent != state.agent or state.from_outside:
             return
-        if found.event == state.event:  # or what followed from it overtook it, on its way after an outage
+        # Or it was stated again before it was met; or what followed from it overtook it, on its way after an outage.
+        if found.event == state.event and not is_again(found.event_id, state):
             self.world.wrong(
                 f"two decisions: {state.event} of {state.kind} {state.id}, stated by {found.event_id} first"
             )

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coord import limits
+from coord.core import locks
 from coord.core.deciding import Push, Settle, State
 from coord.core.placement import Placement
 from coord.testing.broker import TENANT, Stored
@@ -145,7 +146,8 @@ class _TaskRules:
         self.submitter, self.retries_said = agent, said.get("retries")
         self.retries = limits.TASK_RETRIES if self.retries_said is None else self.retries_said
         self.accept_s = (said.get("placement") or {}).get("accept_ms", Placement().accept_ms) / 1000
-        self.failures = self.deaths = self.restated = 0
+        self.deaths = self.restated = 0
+        self.failures = said.get("failures", 0) if agent.startswith("_") else 0
         if said.get("input") != self.input:
             self.input, self.recorded = said.get("input"), {}
         self.redrives = said.get("redrive", 0)
@@ -296,6 +298,16 @@ class Referee:
                 self.world.wrong(f"lock {body['id']} granted to {body['token']}, who does not hold it")
         elif push.topic == "signal" and body["what"] == "raised" and (body["key"], body["id"]) not in self.raised:
             self.world.wrong(f"signal {body['id']} is told and was not raised")
+
+    def behind(self, seq: int) -> None:
+        """The log begins with this sequence, for whoever begins now: they have what is so, and nothing that is over."""
+        for rules in self.rules.values():
+            rules.behind(seq)
+        for name, requests in self.locks.items():
+            found = locks.fold(fact for fact in self.world.broker.history("lock", name, name) if fact.seq >= seq)
+            says = [] if found is None else list(found.requests)
+            if says != list(requests):
+                self.world.wrong(f"lock {name}: who begins at {seq} believes that {says} want it, and {requests} do")
 
     def believes_held(self, lock: str, token: str) -> None:
         """Somebody has read the log and believes that the lock is its own."""

@@ -176,13 +176,16 @@ class TimerRules(Rules):
                 self.world.wrong(f"timer {place}: the fold says {says}, the rules {timer}")
 
     def behind(self, seq: int) -> None:
-        """What is set is set for those who begin there."""
+        """What is set is set for those who begin there, and what is over is over.
+
+        But for what strangers say of it: who does not know whose it is believes the first.
+        """
         for place, timer in self.timers.items():
-            if timer.status == "set":
-                found = timers.fold(self.restated(place, seq))
-                says = None if found is None else (found.setter, found.set_seq, found.fires, found.status)
-                if says != (timer.setter, timer.set_seq, timer.fires, timer.status):
-                    self.world.wrong(f"timer {place}: who begins at {seq} has {says}, the rules {timer}")
+            found = timers.fold(fact for fact in self.restated(place, seq) if fact.agent in (timer.setter, "_timer"))
+            says = None if found is None else (found.setter, found.set_seq, found.fires, found.status)
+            is_set = (timer.setter, timer.set_seq, timer.fires, timer.status)
+            if says != is_set if timer.status == "set" else found is not None and found.status == "set":
+                self.world.wrong(f"timer {place}: who begins at {seq} has {says}, the rules {timer}")
 
 
 # --- flags -----------------------------------------------------------------------------------

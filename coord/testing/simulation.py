@@ -169,8 +169,7 @@ class World:
         if self._rests() and self.rng.random() < 0.3:
             edge = self._edge()
             if self._rests():
-                for rules in self.referee.rules.values():
-                    rules.behind(edge)
+                self.referee.behind(edge)
         if not self.wrongs:
             self._judge()
 

@@ -110,7 +110,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("timer", "fired"): Rule(_A.DECIDER),
     # A feature flag.
     ("flag", "set"): Rule(_A.ANYONE, deciders=True),  # as above
-    ("flag", "removed"): Rule(_A.ANYONE),
+    ("flag", "removed"): Rule(_A.ANYONE, deciders=True),
     # How the tasks of one capability fare: its circuit.
     ("capability", "opened"): Rule(_A.DECIDER),
     ("capability", "probing"): Rule(_A.DECIDER),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coord.core.deciding import Decider
+from coord.core.deciding import Decider, State
 from coord.core.flags import Flag, FlagDecider
 from coord.core.handoff import HandoffDecider
 from coord.core.locks import LockDecider
@@ -79,9 +79,52 @@ def test_it_stays_over_for_those_who_saw_it_begin(name: str, reload: bool) -> No
     if reload:
         log.reload()
     log.perform(again)
-    assert len(log.facts) == 3
+    assert len(log.facts) == 4, "it is taken back"
     assert log.decider.open_count() == 0
     assert not is_open(log.facts)
+    assert not is_open(log.facts[2:]), "for whoever begins to read there, too"
+    log.perform(again)
+    assert not is_open(log.facts[2:])
+
+
+def test_a_flag_that_is_set_again_meanwhile_is_not_taken_back() -> None:
+    log = Log(FlagDecider())
+    state(log, CASES["flag"][1])
+    (late,) = list(log.decider.edge(2))
+    assert isinstance(late, State)
+    state(log, CASES["flag"][2])
+    log.facts.append(log.fact("_flag", "flag", "x", "set", *late.detail, key=KEY, data=late.data))
+    back = list(log.decider.apply(log.facts[-1]))
+    assert back
+    state(log, ("flag", "set", (), {"percentage": 7.0}))
+    log.perform(back)
+    for since in range(len(log.facts) - 1):
+        assert fold_flag(log.facts[since:]).said.percentage == 7.0, since
+
+
+def test_what_is_stated_again_is_newer_than_what_was_stated_again_too_late() -> None:
+    """Found by the simulation: who began to read between both had the older one for ever."""
+    log = Log(FlagDecider())
+    state(log, ("flag", "set", (), {"percentage": 1.0}))
+    late = list(log.decider.edge(2))
+    state(log, ("flag", "set", (), {"percentage": 2.0}))
+    log.perform(late)
+    log.perform(log.decider.edge(len(log.facts)))
+    for since in range(len(log.facts) - 1):
+        assert fold_flag(log.facts[since:]).said.percentage == 2.0, since
+
+
+def test_the_end_of_a_grant_does_not_end_the_next_one() -> None:
+    """An end that was decided of a lease comes when the lock was given back and taken again, under the same token."""
+    log = Log(LockDecider())
+    log.state("a", "lock", "x", "requested", "t", data={"ttl_s": 1})
+    expired = list(log.decider.tick(log.now.timestamp() + 5, table()))
+    assert expired
+    log.state("a", "lock", "x", "released", "t")
+    log.state("a", "lock", "x", "requested", "t", data={"ttl_s": 30})
+    log.perform(expired)
+    (held,) = fold_lock(log.facts).holders  # type: ignore[union-attr]
+    assert held.epoch == 3
 
 
 @pytest.mark.parametrize("name", CASES)

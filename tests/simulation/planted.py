@@ -217,6 +217,11 @@ def flags_leave_the_log(patch: Patch) -> None:
     patch.setattr(flags.FlagDecider, "edge", lambda *_: ())
 
 
+def what_was_stated_again_first_holds(patch: Patch) -> None:
+    """Who meets what was stated again too late believes it, whatever is stated again after it."""
+    patch.setattr(flags.Flag, "is_over", lambda self, origin: bool(self.seq) and origin != self.seq)
+
+
 # --- handoffs --------------------------------------------------------------------------------
 
 
@@ -377,6 +382,7 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     never_disarmed,
     stated_again_it_wins,
     flags_leave_the_log,
+    what_was_stated_again_first_holds,
     anybody_accepts,
     asked_again,
     silence_is_refusal,
