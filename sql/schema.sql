@@ -340,6 +340,7 @@ CREATE TABLE coord.workflow (
   message        text,
   correlation_id text,
   fold           bytea NOT NULL,
+  rerun_of       text,
   PRIMARY KEY (tenant, key, id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX workflow_open_idx ON coord.workflow (tenant, started_at) WHERE ended_at IS NULL;
@@ -365,6 +366,7 @@ COMMENT ON COLUMN coord.workflow.step IS 'Where it failed.';
 COMMENT ON COLUMN coord.workflow.error IS 'Kind of its failure or cancellation.';
 COMMENT ON COLUMN coord.workflow.message IS 'The same in words.';
 COMMENT ON COLUMN coord.workflow.correlation_id IS 'The whole conversation this belongs to.';
+COMMENT ON COLUMN coord.workflow.rerun_of IS 'The workflow whose steps it took over; null: none.';
 COMMENT ON COLUMN coord.workflow.fold IS 'The whole state as coord''s fold leaves it, MessagePack: what the projector goes on from.';
 
 CREATE TABLE coord.handoff (

@@ -142,6 +142,20 @@ class Payloads:
             bodies[name] = msgspec.Raw(body) if ref.content == "json" else msgspec.msgpack.decode(body)
         return msgspec.json.encode(_filled(value, bodies)) if bodies else raw
 
+    async def renewed(self, raw: bytes) -> bytes:
+        """The same, with each payload that it names stored anew: it is kept for as long as one that is stored now.
+
+        Raises what `get` and `put` raise.
+        """
+        if b'"$ref":' not in raw:
+            return raw
+        value = msgspec.json.decode(raw)
+        bodies: dict[str, Any] = {}
+        for ref in _references(value):
+            if ref.name not in bodies and ref.name.startswith(f"{self._tenant}/"):
+                bodies[ref.name] = {"$ref": await self.put(await self.get(ref), ref.content)}
+        return msgspec.json.encode(_filled(value, bodies)) if bodies else raw
+
     async def close(self) -> None:
         """Let go of what was opened.  Twice is legal."""
         if self._pipeline is not None:

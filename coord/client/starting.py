@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+
+from msgspec import UNSET
 
 if TYPE_CHECKING:
     from coord.client.building import Workflow
@@ -52,6 +54,35 @@ class Starts:
     ) -> Any:
         """`start_workflow`, and wait for its result; raises what both raise."""
         return await (await self.start_workflow(definition, input, id=id, returns=returns)).result(timeout_s)
+
+    async def rerun_workflow(
+        self,
+        of: str,
+        from_step: str | Sequence[str] | None = None,
+        /,
+        *,
+        id: str | None = None,
+        definition: Workflow | Definition | Mapping[str, Any] | None = None,
+        input: Any = UNSET,
+        returns: Any = Any,
+    ) -> WorkflowHandle[Any]:
+        """Start a new workflow that takes over what the steps of `of` gave, and runs `from_step` and all after it.
+
+        What runs: `from_step` (one or several), what comes after it, what has not ended there (or failed), what was
+        undone, and what comes after that.  `of` is never touched, and may have ended in any way or still run.  What was
+        taken over is not undone when the new one fails.  `id`: as for `start_workflow`; default: ``{of}-r2``, or the
+        next that is free (asked again while that one runs, it is that one).  `definition`, `input`: others than its.
+
+        Raises `UnknownWorkflow`, `WorkflowGone` where neither log nor tables have its facts or a large output is gone,
+        `UnknownStep`, `StepsDiffer` where the definition makes another thing of what would be taken over,
+        `WorkflowNotOver` while it may undo that, `InvalidArgument` where nothing would run, `PayloadTooLarge`, and
+        what `start_workflow` raises.
+        """
+        from coord.client import rerunning
+
+        me = cast("Coord", self)
+        prepared = await rerunning.prepare(me, of, from_step, definition=definition, input=input)
+        return await rerunning.start(self.workflow(of), prepared, id=id, returns=returns)
 
     def workflow(self, id: str, /, *, returns: Any = Any) -> WorkflowHandle[Any]:
         """The handle of a workflow that somebody started; nothing is asked until it is used."""

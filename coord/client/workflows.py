@@ -29,7 +29,7 @@ from coord.bus.patched import Message
 from coord.client.building import Workflow as Built
 from coord.client.event_ids import new_event_id
 from coord.client.outcomes import Outcome, Watch
-from coord.core import flow_definition, flow_view, workflow_life
+from coord.core import flow_definition, flow_inherited, flow_view, workflow_life
 from coord.core.flow_view import View
 from coord.core.retry import CallPolicy
 from coord.core.workflow_life import Workflow
@@ -74,7 +74,7 @@ class Workflows:
     """Of one connection."""
 
     def __init__(self, coord: Coord) -> None:
-        self._coord = coord
+        self.coord = self._coord = coord
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._capabilities: dict[bytes, list[str]] = {}
         """By the digests of definitions that were found to be sound."""
@@ -91,25 +91,27 @@ class Workflows:
     def handle(self, id: str, returns: Any) -> WorkflowHandle[Any]:
         """Of a workflow that somebody started."""
         subjects.check_token(id, "a workflow's id")
-        return WorkflowHandle(self._coord, id, self._watch(id, foreign=True), returns)
+        return WorkflowHandle(self, id, self._watch(id, foreign=True), returns)
 
     async def start(
         self, definition: Definition | Built | Mapping[str, Any], input: Any, *, id: str | None, returns: Any
     ) -> WorkflowHandle[Any]:
         """See `coord.client.connect.Coord.start_workflow`."""
-        if isinstance(definition, Mapping):
-            definition = flow_definition.convert(definition)
-        takes = "a coord.Workflow, a definition, or the mapping that one is in a file"
-        arguments.is_a(definition, (Built, Definition), "definition", takes, errors.InvalidWorkflow)
-        defined = definition.unchecked() if isinstance(definition, Built) else definition
-        try:
-            raw = msgspec.json.encode(defined)
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise errors.InvalidPayload(f"a definition that cannot be sent: {exc}") from exc
-        given = codec.encode(input)
-        if len(raw) + len(given) > limits.FLOW_BYTES_MAX:
+        raw = encoded(definition)
+        started = flow.Started(
+            definition=msgspec.Raw(raw), input=msgspec.Raw(codec.encode(input)), instance=self._coord.instance
+        )
+        return await self.begin(id, started, returns)
+
+    async def begin(
+        self, id: str | None, started: flow.Started, returns: Any, *, correlation_id: str | None = None,
+        anew: bool = False,
+    ) -> WorkflowHandle[Any]:  # fmt: skip
+        """State a start; `anew`: an id under which the same has ended is another's (`WorkflowExists`)."""
+        raw, size = bytes(started.definition), size_of(started)
+        if size > limits.FLOW_BYTES_MAX:
             raise errors.PayloadTooLarge(
-                "a workflow's definition and input are too large together", bytes=len(raw) + len(given),
+                "a workflow's definition and input, and what it takes over, are too large together", bytes=size,
                 bytes_max=limits.FLOW_BYTES_MAX,
             )  # fmt: skip
         capabilities = self._capabilities_of(raw)
@@ -120,20 +122,19 @@ class Workflows:
         if id is not None:
             await self._coord.used_ids.refuse_workflow(id)
         watch = self._watch(name)
-        data = flow.Started(definition=msgspec.Raw(raw), input=msgspec.Raw(given), instance=self._coord.instance)
-        fact = Fact(kind="workflow", id=name, key=name, event="started", data=data)
+        fact = Fact(kind="workflow", id=name, key=name, event="started", data=started, correlation_id=correlation_id)
         try:
             await self._coord.stating.state(fact, once="entity")
         except errors.WrongLastSequence as refused:
-            life = await self._first(name, raw, given, refused)
+            life = await self._first(name, started, refused, anew=anew)
             if life is None:
                 # What is there is nobody's workflow: facts that no reader believes.  The log decides who is first.
                 stored = await self._coord.stating.state(fact)
-                life = await self._first(name, raw, given, refused, stored.seq)
+                life = await self._first(name, started, refused, stored.seq)
             if life is None:
                 raise errors.UnknownWorkflow("the start is stored, and cannot be read back", workflow=name) from refused
             watch.foreign = life.submitter != self._coord.agent or life.instance != self._coord.instance
-        return WorkflowHandle(self._coord, name, watch, returns)
+        return WorkflowHandle(self, name, watch, returns)
 
     def _capabilities_of(self, raw: bytes) -> list[str]:
         """Those that it needs; raises `InvalidWorkflow`.  Many workflows have one definition."""
@@ -147,11 +148,11 @@ class Workflows:
         return found
 
     async def _first(
-        self, id: str, raw: bytes, given: bytes, refused: errors.WrongLastSequence, seq: int = 0
+        self, id: str, mine: flow.Started, refused: errors.WrongLastSequence, seq: int = 0, *, anew: bool = False
     ) -> Workflow | None:
         """The workflow that was there before, if it is the same; `WorkflowExists` if not.  None: there is none.
 
-        `seq`: something is known to be there up to it.
+        `seq`: something is known to be there up to it.  `anew`: one that has ended is not the same.
         """
         for _ in range(limits.STORED_LOOKS_MAX):
             facts = await facts_of(self._coord, id, "workflow")
@@ -159,7 +160,7 @@ class Workflows:
             began = workflow_life.beginning(facts)
             if life is not None and began is not None:
                 said = workflow_life.decode(began, flow.Started)
-                if _same(said.definition, raw) and _same(said.input, given):
+                if _same_start(said, mine) and not (anew and life.ended):
                     return life
                 raise errors.WorkflowExists(
                     workflow=id, first_event_id=life.event_id, first_seq=began.seq, submitter=life.submitter,
@@ -195,8 +196,9 @@ class Workflows:
 class WorkflowHandle(Generic[T]):
     """A started workflow.  Keep it for as long as you want to be told how it ends."""
 
-    def __init__(self, coord: Coord, id: str, watch: Watch, returns: Any) -> None:
-        self._coord = coord
+    def __init__(self, flows: Workflows, id: str, watch: Watch, returns: Any) -> None:
+        self.flows = flows
+        self._coord = flows.coord
         self.id = id
         self._watch = watch
         self._returns = returns
@@ -366,6 +368,35 @@ async def facts_of(coord: Coord, id: str, kind: str | None = None) -> list[Store
         if page.next_seq > page.last_seq or len(found) >= _FACTS_MAX:
             return found
         request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)
+
+
+def encoded(definition: Definition | Built | Mapping[str, Any]) -> bytes:
+    """A definition as JSON; raises `InvalidWorkflow` for what is none, `InvalidPayload` for what cannot be sent."""
+    if isinstance(definition, Mapping):
+        definition = flow_definition.convert(definition)
+    takes = "a coord.Workflow, a definition, or the mapping that one is in a file"
+    arguments.is_a(definition, (Built, Definition), "definition", takes, errors.InvalidWorkflow)
+    defined = definition.unchecked() if isinstance(definition, Built) else definition
+    try:
+        return msgspec.json.encode(defined)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise errors.InvalidPayload(f"a definition that cannot be sent: {exc}") from exc
+
+
+def size_of(started: flow.Started) -> int:
+    """Bytes of what its author says."""
+    taken = 0 if started.rerun is None else len(msgspec.json.encode(started.rerun))
+    return len(started.definition) + len(started.input) + taken
+
+
+def _same_start(there: flow.Started, mine: flow.Started) -> bool:
+    """Whether two starts are of the same work; what a step of another workflow gave is what it gave."""
+    if not (_same(there.definition, mine.definition) and _same(there.input, mine.input)):
+        return False
+    one, other = there.rerun, mine.rerun
+    if one is None or other is None:
+        return one is other
+    return flow_inherited.without_outputs(one) == flow_inherited.without_outputs(other)
 
 
 def _same(one: bytes, other: bytes) -> bool:

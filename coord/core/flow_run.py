@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from coord import errors, limits
-from coord.core import flow_local, rules
+from coord.core import flow_inherited, flow_local, rules
 from coord.core.deciding import Effect, State
 from coord.core.flow_definition import UNDO, Plan, Planned, task_id
 from coord.core.flow_state import NULL, OVER, STATED, TAKEN, Flow, Inlined, Live, StepState, reference_in
@@ -39,10 +39,12 @@ DECLINED: Final = "workflow.declined"
 TIMEOUT: Final = "workflow.timeout"
 
 
-def begin(plan: Plan, flow: Flow) -> None:
-    """Give a flow that has just started its steps."""
+def begin(plan: Plan, flow: Flow, rerun: said.Rerun | None = None) -> None:
+    """Give a flow that has just started its steps, some of them as another workflow left them."""
     flow.steps = [StepState(missing=len(planned.needs)) for planned in plan.steps]
     flow.left = len(plan.steps)
+    if rerun is not None:
+        flow_inherited.inherit(plan, flow, rerun)
 
 
 class Run:
@@ -66,8 +68,11 @@ class Run:
     # --- forward --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin the steps that need none."""
-        self._ready.extend(planned for planned in self.plan.steps if not planned.needs)
+        """Begin the steps that wait for none."""
+        steps = self.flow.steps
+        for planned in self.plan.steps:
+            if not steps[planned.index].missing and not steps[planned.index].inherited:
+                self._ready.append(planned)
         self.go_on()
 
     def go_on(self) -> None:

@@ -27,6 +27,7 @@ from coord.core.flow_definition import Plan, Planned
 from coord.core.tasks import Task
 from coord.core.workflow_life import Workflow
 from coord.wire import where
+from coord.wire.flow import Rerun
 from coord.wire.work import Reference
 
 StepStatus: TypeAlias = Literal["waiting", "running", "completed", "skipped", "failed"]
@@ -69,6 +70,8 @@ class StepState(msgspec.Struct):
     """When it is woken, submitted again or its time is over: Unix seconds."""
     failures: int = 0
     """Executions as a local step that failed: its task begins with them."""
+    inherited: bool = False
+    """It ended in another workflow, whose doing it is: this one does not undo it."""
 
 
 class Flow(msgspec.Struct, kw_only=True):
@@ -103,6 +106,8 @@ class Flow(msgspec.Struct, kw_only=True):
     step: str | None = None
     succeeds: bool = False
     """ending: `completed` was stated."""
+    rerun: Rerun | None = None
+    """What it took over, without the outputs: `steps` has those."""
     oversized: bool = False
     """Too large to be stated again."""
 

@@ -35,6 +35,8 @@ class StepView(msgspec.Struct):
     """signal: when it began to wait, Unix seconds."""
     decided: dict[str, Any] | None = None
     """decide: which table, version and rule."""
+    taken_over: bool = False
+    """It ended in the workflow of which this one is a rerun."""
 
 
 class View(msgspec.Struct):
@@ -48,6 +50,8 @@ class View(msgspec.Struct):
     """Compensating task → its status."""
     output: Any = None
     """completed: what it gave."""
+    rerun_from: list[str] = []
+    """Of a rerun: the steps that it was to begin with; none: with what had not ended."""
 
 
 def view(facts: list[StoredFact]) -> View | None:
@@ -60,6 +64,8 @@ def view(facts: list[StoredFact]) -> View | None:
         return View(life, None, [])
     steps = {step.name: StepView(step.name, kind=_kind(step)) for step in definition.steps}
     found = View(life, definition, list(steps.values()))
+    if life.rerun_of is not None:
+        _taken_over(found, steps, facts)
     tasks: dict[str, Task] = {}
     over = False
     for fact in facts:
@@ -97,6 +103,18 @@ def _definition(facts: list[StoredFact]) -> Definition | None:
         )
     except (msgspec.MsgspecError, RecursionError):
         return None
+
+
+def _taken_over(found: View, steps: dict[str, StepView], facts: list[StoredFact]) -> None:
+    """Steps as another workflow left them."""
+    started = workflow_life.beginning(facts)
+    rerun = None if started is None else decode(started, flow.Started).rerun
+    if rerun is None:
+        return
+    found.rerun_from = rerun.since
+    for name, over in rerun.steps.items():
+        if name in steps:
+            steps[name].status, steps[name].taken_over = over.status, True
 
 
 def _kind(step: Step) -> str:

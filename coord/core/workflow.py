@@ -32,7 +32,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from coord import limits
-from coord.core import flow_definition, rules, workflow_life
+from coord.core import flow_definition, flow_inherited, rules, workflow_life
 from coord.core.deciding import NONE, Effect, Folding, Presence, Push, State
 from coord.core.flow_definition import UNDO, Plan, Planned, task_id
 from coord.core.flow_run import AGENT, TAKEN_CODE, Run, backs_off, begin, child_id, failure_of, output_of
@@ -207,6 +207,8 @@ class WorkflowDecider(Folding):
         flow = Flow(life=life, definition=bytes(begun.definition), input=bytes(begun.input))
         try:
             plan = self._plan(flow.definition)
+            if begun.rerun is not None:
+                flow_inherited.check(plan, begun.rerun)
         except CoordError as exc:
             return _refused(flow, exc)
         if not first:
@@ -215,7 +217,7 @@ class WorkflowDecider(Folding):
             return self._carried_on(flow, plan, begun)
         live = self._live[fact.tenant, fact.id] = Live(flow, plan)
         flow.signals = self._early.pop((fact.tenant, fact.id), {})
-        begin(plan, flow)
+        begin(plan, flow, begun.rerun)
         run = Run(live, fact.stored_at.timestamp())
         run.start()
         return self._done(run)
@@ -228,6 +230,7 @@ class WorkflowDecider(Folding):
             self.refused["workflow.malformed"] += 1
             return NONE
         carried.life, carried.definition, carried.input = flow.life, flow.definition, flow.input
+        carried.rerun = begun.rerun
         self._adopt(Live(carried, plan))
         return NONE
 
@@ -642,10 +645,10 @@ def _restated(live: Live) -> State | None:
     flow = live.flow
     life = flow.life
     carried = msgspec.to_builtins(workflow_life.carried(life))
-    carried["flow"] = msgspec.to_builtins(msgspec.structs.replace(flow, definition=b"", input=NULL))
+    carried["flow"] = msgspec.to_builtins(msgspec.structs.replace(flow, definition=b"", input=NULL, rerun=None))
     told = said.Started(
         definition=msgspec.Raw(flow.definition), input=msgspec.Raw(flow.input), instance=life.instance,
-        parent=life.parent, restated=life.restated + 1, carried=carried,
+        parent=life.parent, rerun=flow.rerun, restated=life.restated + 1, carried=carried,
     )  # fmt: skip
     if len(msgspec.json.encode(told)) > limits.EVENT_BYTES_MAX - limits.KIB:
         return None

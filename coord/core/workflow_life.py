@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from coord import limits
 from coord.core.tasks import Refusal
 from coord.errors import InvalidPayload, WireError
 from coord.wire import flow
@@ -100,6 +101,8 @@ class Workflow(msgspec.Struct, kw_only=True, omit_defaults=True):
     undone: bool = False
     """Cancelled: what was completed has been compensated."""
     restated: int = 0
+    rerun_of: str | None = None
+    """The workflow whose steps it has taken over."""
 
     @property
     def ended(self) -> bool:
@@ -143,6 +146,7 @@ class Workflow(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.event_id, self.payload_hash = fact.event_id, payload_hash(said)
         self.correlation_id = fact.correlation_id
         self.name, self.version = _named(said.definition)
+        self.rerun_of = None if said.rerun is None else said.rerun.of[: limits.TOKEN_BYTES_MAX]
         if carried is not None:
             for name in Carried.__struct_fields__:
                 setattr(self, name, getattr(carried, name))
@@ -243,8 +247,11 @@ def beginning(facts: Iterable[StoredFact]) -> StoredFact | None:
 
 
 def payload_hash(said: flow.Started) -> str:
-    """What makes two starts of one id the same: definition and input."""
-    return hashlib.blake2b(bytes(said.definition) + b"\0" + bytes(said.input), digest_size=12).hexdigest()
+    """What makes two starts of one id the same: definition, input, and what they take over."""
+    words = bytes(said.definition) + b"\0" + bytes(said.input)
+    if said.rerun is not None:
+        words += b"\0" + msgspec.json.encode(said.rerun)
+    return hashlib.blake2b(words, digest_size=12).hexdigest()
 
 
 def decode(fact: StoredFact, to: type[T]) -> T:

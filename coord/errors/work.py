@@ -194,6 +194,23 @@ class WorkflowOver(CoordError):
     remedy = "Look at how it ended: `coord workflow get`; for agents: `coord signal raise NAME --key WORKFLOW`."
 
 
+class WorkflowGone(CoordError):
+    """What a workflow's steps gave is kept no more: its facts have left log and tables, or a large output is gone."""
+
+    code = "workflow.gone"
+    fault = Fault.CALLER
+    remedy = "Start it from the beginning; of a lost output (`step`) run that step again: `--from`."
+
+
+class WorkflowNotOver(CoordError):
+    """The workflow may still undo what another one would build on; `steps` are those with an undo that it has done."""
+
+    code = "workflow.not_over"
+    retryable = True
+    fault = Fault.CALLER
+    remedy = "Wait for its end, or cancel it: what it then undoes is done again."
+
+
 class InvalidWorkflow(CoordError):
     """A workflow's definition is not one; `step` names the culprit."""
 
@@ -210,10 +227,18 @@ class CyclicWorkflow(InvalidWorkflow):
 
 
 class UnknownStep(InvalidWorkflow):
-    """A step refers to a step that there is none of; `step` and `unknown` name the two."""
+    """A step, or who asks to run again from one, names a step that there is none of; `unknown` is that name."""
 
     code = "workflow.unknown_step"
     remedy = "Add the step that `unknown` names, or mend the name."
+
+
+class StepsDiffer(CoordError):
+    """The other definition makes another thing of steps whose outputs would be taken over; `steps` names them."""
+
+    code = "workflow.steps_differ"
+    fault = Fault.CALLER
+    remedy = "Run them again too (`--from`), or let them ask the same capability, table, signal or workflow."
 
 
 class StepWithoutHandler(InvalidWorkflow):

@@ -106,6 +106,9 @@ FLOW_BYTES_MAX: Final = 768 * KIB
 """A workflow's definition and input together, a step's input, or its output where those of a fan-out are put
 together: what must fit into one fact beside the rest."""
 
+FLOW_RERUNS_MAX: Final = 100
+"""Ids that are tried for a rerun that nobody named: ``{workflow}-r2`` and so on."""
+
 LOCAL_STEPS_MAX: Final = 16
 """Local steps that are offered with one task: a longer line goes on with a task of its own."""
 

@@ -135,7 +135,7 @@ def _workflow(x: Workflow) -> tuple[Any, ...]:
     return (
         _at(x.started_at), _at(x.ended_at), x.status, _text(x.name), _text(x.version), x.submitter,
         None if x.parent is None else _text(x.parent.id), _text(x.step), _text(x.error), _text(x.message),
-        _text(x.correlation_id),
+        _text(x.correlation_id), _text(x.rerun_of),
     )  # fmt: skip
 
 

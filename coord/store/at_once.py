@@ -26,7 +26,7 @@ Row: TypeAlias = tuple[Any, ...]
 Written: TypeAlias = Sequence[tuple[Row, tuple[Position, bytes] | None]]
 """Rows of one table, and the place and the fold of what each was folded on; None: it was not there."""
 
-TABLES: Final = {"task": 32, "workflow": 19}
+TABLES: Final = {"task": 32, "workflow": 20}
 """Those it writes, in the order in which they are locked, and the columns of a row."""
 
 _NOTHING: Final = (None, None, None, None)

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from coord.core import claiming, flow_definition, handoff, locks, signals, tasks
+from coord.core import claiming, flow_definition, flow_rerun, handoff, locks, signals, tasks
 from coord.core.deciding import Push
 from coord.core.flow_local import Line, Moment, begins
 from coord.core.recorded import Record, recorded
-from coord.errors import InvalidWorkflow
+from coord.errors import InvalidWorkflow, WorkflowNotOver
 from coord.testing.broker import TENANT, Ack, Delivery, Refused
 from coord.testing.deciders import settle_for_worker
 from coord.testing.loop import Process, Thread, sleep
 from coord.testing.placing import DEMANDS, about
 from coord.testing.referee import PERMITS
-from coord.wire import subjects, work
+from coord.wire import flow, subjects, work
 from coord.wire.envelope import Fact, StoredFact
 
 if TYPE_CHECKING:
@@ -544,6 +544,47 @@ class Starter(Agent):
         answer: Ack | Refused | None = None
         while answer is None:
             answer = yield from self.state(started, "entity")
+
+
+class Rerunner(Agent):
+    """Goes on from where workflows got to, in others: once each, while they run or after their end."""
+
+    def __init__(self, name: str, world: World, originals: dict[str, Any]) -> None:
+        self._originals = originals
+        self.started: set[str] = set()
+        super().__init__(name, world)
+
+    def start(self) -> None:
+        """All that it does not know to be started."""
+        for name in self._originals:
+            self.spawn(self._again(name))
+
+    def _again(self, of: str) -> Thread:
+        name = f"{of}-r2"
+        yield sleep(self.rng.random() * 12.0)
+        while name not in self.started:
+            rerun = yield self.broker.request(lambda: self._prepared(of))
+            if rerun is None:
+                yield sleep(1.0)
+                continue
+            data = {"definition": self._originals[of], "input": {"a": 1}, "rerun": rerun}
+            answer = yield from self.state(
+                Fact(kind="workflow", id=name, key=name, event="started", data=data), "entity"
+            )
+            if answer is not None:
+                self.started.add(name)
+
+    def _prepared(self, of: str) -> flow.Rerun | None:
+        """What it would take over now; None: it is not known, or not over."""
+        found = flow_rerun.reached([stored.fact for stored in self.broker.log if stored.fact.key == of])
+        if found is None:
+            return None
+        plan = flow_definition.plan(flow_definition.decode(found.definition))
+        since = self.rng.sample(sorted(plan.by_name), self.rng.randint(0, 1))
+        try:
+            return flow.Rerun(of=of, since=since, steps=flow_rerun.take_over(found, plan, since))
+        except WorkflowNotOver:
+            return None
 
 
 def definition(rng: Any, *, nested: bool = True) -> dict[str, Any]:

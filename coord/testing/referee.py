@@ -19,6 +19,7 @@ from coord.testing.broker import TENANT, Stored
 from coord.testing.rules import FlagRules, Rules, TimerRules
 from coord.testing.rules_agents import AgentRules, CircuitRules, HandoffRules
 from coord.wire.envelope import StoredFact
+from coord.wire.flow import Rerun, Started
 from coord.wire.work import Completed
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ class Referee:
         """(key, task, claim) → the instance whose handler ran."""
         self.steps: dict[str, dict[str, list[str]]] = {}
         """Workflow → step → what it needs."""
+        self.inherited: dict[str, tuple[str, set[str]]] = {}
+        """Workflow → the one that it goes on from, and the steps that it takes over."""
         self.local: set[tuple[str, str]] = set()
         """(workflow, step) that was completed with the task before it."""
         self.flows: dict[str, str] = {}
@@ -215,6 +218,9 @@ class Referee:
                 self.flows[fact.id] = fact.event
             elif fact.event == "started":
                 self.flows.setdefault(fact.id, "running")
+                rerun = fact.decode(Started).rerun
+                if rerun is not None and fact.id not in self.inherited:
+                    self._rerun(fact.id, rerun)
 
     def _placed(self, fact: StoredFact, before: TaskState, rules: _TaskRules) -> None:
         """One decision after the other, nobody else offered it while somebody may accept, and nothing moved unasked."""
@@ -231,8 +237,29 @@ class Referee:
             if early_s > max(0.0, *(process.skew_s for process in self.world.deciders)):
                 self.world.wrong(f"{name} is decided about {early_s:.3f} s before {to}, who may accept it, is late")
 
+    def _rerun(self, name: str, rerun: Rerun) -> None:
+        """It begins with what had been done."""
+        taken = set(rerun.steps)
+        self.inherited[name] = (rerun.of, taken)
+        needs = self.steps.get(rerun.of, {})
+        self.steps[name] = {step: [n for n in needed if n not in taken] for step, needed in needs.items()}
+        for step in taken & set(needs):
+            rules = self.tasks.get((rerun.of, step))
+            done = (rerun.of, step) in self.local or (rules is not None and rules.now.status == "completed")
+            if not done and f"{rerun.of}-{step}" not in self.flows and rerun.steps[step].status == "completed":
+                self.world.wrong(f"{name} takes over {step} of {rerun.of}, which was not done")
+
+    def judge_reruns(self) -> None:
+        """Nothing was taken over that was undone, before or after."""
+        for name, (of, taken) in self.inherited.items():
+            undone = [step for step in taken if (of, f"undo_{step}") in self.tasks]
+            if undone:
+                self.world.wrong(f"{name} has taken over {undone} of {of}, which were undone")
+
     def _step(self, key: str, name: str, seq: int) -> None:
-        """No step on an unmet dependency."""
+        """No step on an unmet dependency, and none that was taken over."""
+        if name.removeprefix("undo_") in self.inherited.get(key, ("", ()))[1]:
+            self.world.wrong(f"step {name} of {key} at {seq} was taken over")
         for needed in self.steps.get(key, {}).get(name, ()):
             rules = self.tasks.get((key, needed))
             ended = rules is not None and rules.now.status == "completed"

@@ -20,7 +20,19 @@ from coord.testing.broker import PARTITIONS, TENANT, Broker
 from coord.testing.crew import Flagger, Guest, Offerer, Setter
 from coord.testing.deciders import DeciderProcess, fold_one, folded, packed, restored
 from coord.testing.fares import Fares
-from coord.testing.fleet import Agent, Client, Locker, Member, Raiser, Rogue, Starter, Waiter, Worker, definition
+from coord.testing.fleet import (
+    Agent,
+    Client,
+    Locker,
+    Member,
+    Raiser,
+    Rerunner,
+    Rogue,
+    Starter,
+    Waiter,
+    Worker,
+    definition,
+)
 from coord.testing.loop import Faults, Loop
 from coord.testing.placing import HOME, Sight
 from coord.testing.referee import OPEN, Referee
@@ -29,6 +41,8 @@ _CHAOS_S = 20.0
 _REST_S = 200.0
 _LOOK_S = 4.0
 _WRONGS_MAX = 20
+_RERUN_SHARE = 0.15
+"""Worlds in which workflows are run again."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -82,6 +96,8 @@ class World:
             plain = {step["name"] for step in said["steps"] if "task" in step}
             self.referee.steps[name] = {s["name"]: [n for n in s["needs"] if n in plain] for s in said["steps"]}
         others.append(Starter("b0", self, flows))
+        self.rerunners = [Rerunner("b1", self, flows)] if Random(f"again {seed}").random() < _RERUN_SHARE else []
+        others += self.rerunners
         self.setters = [Setter("t0", self, rng.choice([1, 3]))] if rng.random() < 0.5 else []
         self.offerers = [Offerer("o0", self, rng.choice([1, 3]))] if rng.random() < 0.5 else []
         self.flaggers = [Flagger(f"g{i}", self) for i in range(rng.choice([0, 0, 2]))]
@@ -205,6 +221,8 @@ class World:
                 found.append(f"task {name} of {key} is {rules.now.status}")
         found += [f"workflow {name} is {s}" for name, s in self.referee.flows.items() if s == "running"]
         found += [f"workflow {name} was not started" for name in self.flows if name not in self.referee.flows]
+        reruns = [f"{name}-r2" for name in self.flows if self.rerunners]
+        found += [f"workflow {name} was not started" for name in reruns if name not in self.referee.flows]
         found += [
             f"{client.name} does not know of {name}" for client in self.clients for name in sorted(client.unknown)
         ]
@@ -239,6 +257,7 @@ class World:
 
     def _judge(self) -> None:
         self._judge_tasks()
+        self.referee.judge_reruns()
         for rules in self.referee.rules.values():
             rules.judge()
         for partition in range(PARTITIONS):

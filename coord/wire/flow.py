@@ -133,6 +133,30 @@ class Parent(msgspec.Struct, frozen=True):
     """The step, of a fan-out ``{step}-{i}``."""
 
 
+class TakenOver(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a step of another workflow, and so of this one's of the same name."""
+
+    status: Literal["completed", "skipped", "failed"] = "completed"
+    """failed: one that was optional."""
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    """Of a fan-out the list of its outputs; a large one as ``{"$ref": …}``."""
+    error: str | None = None
+    """failed: what kind,"""
+    message: str | None = None
+    """and words."""
+
+
+class Rerun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of a workflow that goes on from where another one got to."""
+
+    of: str
+    """That one; nobody looks it up: what is taken over stands here."""
+    since: list[str] = msgspec.field(default=[], name="from")
+    """Steps that were to be executed again, with all that comes after them; none: what had not ended."""
+    steps: dict[str, TakenOver] = {}
+    """By name; with each all that it needs.  (Of a start that its decider stated again without the outputs.)"""
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``workflow.started``."""
 
@@ -143,6 +167,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the author: how it ends is pushed to it.  None: to nobody; the log has it."""
     parent: Parent | None = None
     """Believed of a decider."""
+    rerun: Rerun | None = None
+    """Steps that it begins with, as another workflow left them."""
     restated: Count = 0
     """How often its decider stated it again because it neared the end of the window."""
     carried: Any = None

@@ -9,7 +9,7 @@
 -- tasks counts tasks submitted so far, not steps; step is where it failed.
 SELECT
   w.tenant, w.id, w.name, w.version, w.status, w.submitter, w.started_at, round(w.seconds::numeric, 3)::double precision AS seconds,
-  w.tasks, w.tasks_open, w.step, w.error, w.message, w.parent
+  w.tasks, w.tasks_open, w.step, w.error, w.message, w.parent, w.rerun_of
 FROM coord.v_workflow AS w
 WHERE (:'tenant' = '' OR w.tenant = :'tenant')
   AND (:'status' = '' OR w.status = :'status')

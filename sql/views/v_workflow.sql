@@ -4,7 +4,8 @@ CREATE OR REPLACE VIEW coord.v_workflow AS
 SELECT
   w.tenant, w.key, w.id, w.status, w.name, w.version, w.submitter, w.parent, w.started_at, w.ended_at,
   greatest(extract(epoch FROM coalesce(w.ended_at, now()) - w.started_at), 0)::double precision AS seconds,
-  s.tasks, s.tasks_open, s.tasks_completed, w.step, w.error, w.message, w.correlation_id, w.changed_at, w.epoch, w.seq
+  s.tasks, s.tasks_open, s.tasks_completed, w.step, w.error, w.message, w.correlation_id, w.changed_at, w.epoch, w.seq,
+  w.rerun_of
 FROM coord.workflow AS w
 LEFT JOIN LATERAL (
   SELECT
@@ -37,3 +38,4 @@ COMMENT ON COLUMN coord.v_workflow.correlation_id IS 'The whole conversation thi
 COMMENT ON COLUMN coord.v_workflow.changed_at IS 'Broker''s clock: its newest fact.';
 COMMENT ON COLUMN coord.v_workflow.epoch IS 'Incarnation of the log; orders rows together with seq.';
 COMMENT ON COLUMN coord.v_workflow.seq IS 'Sequence of its newest fact in the log.';
+COMMENT ON COLUMN coord.v_workflow.rerun_of IS 'The workflow whose steps it took over; null: none.';

@@ -84,6 +84,12 @@ async def test_a_workflow_from_a_template_to_its_end(fleet: Fleet, tmp_path: Pat
 
         await until(told)
         assert "publish, local" in (await cli("workflow", "graph", "w3")).out
+        planned = await cli("workflow", "rerun", "w3", "--from", "b", "--dry-run", "-o", "json")
+        assert planned.json == {"id": None, "rerun_of": "w3", "taken_over": ["a"], "runs": ["b"]}
+        again = await cli("workflow", "rerun", "w3", "--from", "b", "--wait", "-o", "json")
+        assert (again.json["id"], again.json["result"]) == ("w3-r2", "publish")
+        assert "taken over" in (await cli("workflow", "get", "w3-r2")).out
+        assert "[workflow.unknown_step]" in (await cli("workflow", "rerun", "w3", "--from", "x")).err
     asked = await cli("workflow", "get", "nobody")
     assert (asked.code, "cannot be asked" in asked.err) == (3, True), "older ones are in a database, and there is none"
     (tmp_path / "bad.json").write_text('{"name": "w", "steps": [{"name": "a", "task": "t", "needs": ["b"]}]}')

@@ -11,12 +11,14 @@ import random
 from collections import defaultdict
 from typing import Any
 
+import msgspec
 import pytest
 
-from coord.core import flow_definition, workflow_life
+from coord.core import flow_definition, flow_rerun, workflow_life
 from coord.core.flow_definition import UNDO
 from coord.core.tasks import Task
-from coord.errors import InvalidWorkflow
+from coord.errors import InvalidWorkflow, WorkflowNotOver
+from coord.wire import flow as said
 from coord.wire.envelope import StoredFact
 from coord.wire.work import LocalOutcome
 from tests.support.flows import AGENT, World, dump, restored
@@ -89,18 +91,42 @@ class Play:
         self.snapshots: list[tuple[int, bytes]] = [(0, dump(self.world.decider))]
         self.dies = self.rng.random() < 0.7
         self.failing = self.rng.choice([0.02, 0.15])
+        self.again = random.Random(f"again {seed}")
+        """What reruns are made of."""
 
     def run(self) -> World:
         w, rng = self.world, self.rng
         if rng.random() < 0.5:
             w.fact("boss", "table", "rules", "table", "set", data={"rules": [{"output": {"x": 1}}]})
         w.start(definition(rng), input={"a": 1})
-        for _ in range(4_000):
+        early = self.again.choice([0, 40, 200])
+        for turn in range(30_000):
             self._something()
-            if not w.unstated and w.folded == len(w.log) and not w.decider.open_count():
+            if turn == early:
+                self._rerun("w1", "w2")
+            if not w.unstated and w.folded == len(w.log) and not w.decider.open_count() and not self._rerun("w1", "w3"):
                 break
         w.settle()
         return w
+
+    def _rerun(self, of: str, id: str) -> bool:  # noqa: A002
+        """Go on from where a workflow got to, in another one; whether one was started."""
+        w = self.world
+        facts = [f for f in w.log if f.key == of]
+        if any(f.key == id for f in w.log):
+            return False
+        flow = flow_rerun.reached(facts)
+        assert flow is not None
+        plan = flow_definition.plan(flow_definition.decode(flow.definition))
+        since = self.again.sample(sorted(plan.by_name), self.again.randint(0, 1))
+        try:
+            taken = flow_rerun.take_over(flow, plan, since)
+        except WorkflowNotOver:
+            assert not flow.life.ended or flow.life.status == "cancelled"
+            return False
+        rerun = msgspec.json.decode(msgspec.json.encode(said.Rerun(of=of, since=since, steps=taken)))
+        w.start(msgspec.json.decode(flow.definition), msgspec.json.decode(flow.input), id, rerun=rerun)
+        return True
 
     def _something(self) -> None:
         w, rng = self.world, self.rng
@@ -177,7 +203,47 @@ def check(w: World, seed: int) -> None:
         _check_end(own, key, seed)
         _check_tasks(own, started.data["definition"], seed)
         _check_undone(own, started.data["definition"], seed)
+        if "rerun" in started.data:
+            _check_rerun(w, own, started, seed)
     assert w.decider.open_count() == 0, f"seed {seed}: a workflow never ended"
+
+
+def _check_rerun(w: World, own: list[StoredFact], started: StoredFact, seed: int) -> None:
+    """What it took over had ended and holds; it is not done again, nor undone, and what is left runs or is skipped."""
+    rerun = started.data["rerun"]
+    steps = {step["name"]: step for step in started.data["definition"]["steps"]}
+    before = [f for f in w.log if f.key == rerun["of"] and f.seq < started.seq]
+    ever = [f for f in w.log if f.key == rerun["of"] and f.kind == "task" and f.agent == AGENT]
+    undone = {_step_of(f.id, steps) for f in ever if f.id.startswith(UNDO)}
+    ended = {_step_of(f.id, steps) for f in before if f.kind == "task" and f.event == "completed"}
+    ended |= {outcome["step"] for f in before if f.event == "completed" for outcome in (f.data or {}).get("then", [])}
+    for name, over in rerun.get("steps", {}).items():
+        assert name not in undone, f"seed {seed}: {name} was undone"
+        if (
+            over.get("status", "completed") == "completed"
+            and "task" in steps[name]
+            and steps[name].get("for_each") != []
+        ):
+            assert name in ended, f"seed {seed}: {name} was never done"
+        assert not set(rerun.get("from", [])) & {name, *steps[name].get("needs", [])}, (
+            f"seed {seed}: {name} comes after"
+        )
+    for fact in own:
+        if (
+            fact.agent == AGENT
+            and fact.kind in ("task", "timer", "signal")
+            and fact.event in ("submitted", "set", "awaited")
+        ):
+            name = fact.detail[0] if fact.kind == "signal" else fact.id
+            assert _step_of(name, steps) not in rerun.get("steps", {}), f"seed {seed}: {name} again"
+    life, _ = workflow_life.fold([f for f in own if f.kind == "workflow"])
+    assert life is not None
+    if life.status == "completed":
+        for name in rerun.get("from", []):
+            what = steps[name]
+            began = [f for f in own if f.agent == AGENT and f.id.startswith(name) and f.event == "submitted"]
+            gone_on = "task" not in what or what.get("local") or what.get("when") or what.get("needs") or began
+            assert gone_on or what.get("for_each") == [] or what.get("optional"), f"seed {seed}: {name} did not run"
 
 
 def _check_end(own: list[StoredFact], key: str, seed: int) -> None:

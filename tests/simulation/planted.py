@@ -13,6 +13,7 @@ from coord import limits
 from coord.core import (
     deciding,
     flags,
+    flow_rerun,
     flow_run,
     handoff,
     locks,
@@ -93,6 +94,11 @@ def snapshot_forgets_deaths(patch: Patch) -> None:
 
     right = task_decider.TaskDecider.dump
     patch.setattr(task_decider.TaskDecider, "dump", dump)
+
+
+def undone_is_done(patch: Patch) -> None:
+    """A rerun takes over what was undone, or may be."""
+    patch.setattr(flow_rerun, "_may_be_undone", lambda *_: False)
 
 
 def newest_holds_the_lock(patch: Patch) -> None:
@@ -366,6 +372,7 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     snapshot_too_early,
     acked_when_claimed,
     snapshot_forgets_deaths,
+    undone_is_done,
     newest_holds_the_lock,
     nothing_owed,
     needs_ignored,

@@ -20,7 +20,7 @@ FINDS_WITHIN = 400
 FOUND_BY = {
     "snapshot_too_early": 191, "snapshot_forgets_deaths": 55, "armed_once": 46, "flags_leave_the_log": 50,
     "anybody_accepts": 102, "expired_while_asked": 104, "quarantined_for_good": 265, "the_dead_keep_their_locks": 122,
-    "ids_by_chance": 17, "local_steps_done_again": 11, "local_failures_wait_for_nothing": 15,
+    "undone_is_done": 1115, "ids_by_chance": 17, "local_steps_done_again": 11, "local_failures_wait_for_nothing": 15,
     "stated_again_it_wins": 89, "silence_is_patience": 13, "never_disarmed": 8, "raised_before_is_forgotten": 14,
     "what_was_stated_again_first_holds": 3_007_627,
 }  # fmt: skip

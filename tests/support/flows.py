@@ -178,8 +178,10 @@ class World:
             self.claim(task, agent)
         self.fact(agent, task.key, "task", task.id, "failed", data={"error": "Boom", "message": "no", "final": final})
 
-    def start(self, definition: Any, input: Any = None, id: str = "w1", agent: str = "boss") -> None:  # noqa: A002
-        data = {"definition": definition, "input": input, "instance": "i1"}
+    def start(
+        self, definition: Any, input: Any = None, id: str = "w1", agent: str = "boss", **more: Any,  # noqa: A002
+    ) -> None:  # fmt: skip
+        data = {"definition": definition, "input": input, "instance": "i1", **more}
         self.fact(agent, id, "workflow", id, "started", data=data)
 
     # --- asking ---------------------------------------------------------------------------

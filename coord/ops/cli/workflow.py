@@ -24,6 +24,7 @@ app = group("workflow", "Workflows: new from a template, start, follow, signal, 
 
 _COLUMNS = [
     "id", "name", "version", "status", "submitter", "started_at", "seconds", "tasks", "tasks_open", "step", "error",
+    "rerun_of",
 ]  # fmt: skip
 
 _Id = Annotated[str, typer.Argument(help="Of the workflow.")]
@@ -84,6 +85,49 @@ async def start(
             ctx.out.record({"id": handle.id, "workflow": f"{defined.name}@{defined.version}", "agent": me.agent})
 
 
+@command(app, "rerun")
+async def rerun(
+    ctx: Context,
+    id: _Id,
+    since: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="A step to run again, with all after it; default: only what has not ended."),
+    ] = None,
+    new_id: Annotated[str, typer.Option("--id", help="Of the new one; default: ID-r2, or the next that is free.")] = "",
+    definition: Annotated[
+        str, typer.Option("--definition", help="A newer one: a TOML or JSON file, or a template; default: its own.")
+    ] = "",
+    input: Annotated[str, typer.Option("--input", "-i", help="JSON; @FILE or -; default: the original's.")] = "",
+    param: _Parameters = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Start nothing: say what would run.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its result and print that.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Of the wait, seconds.")] = 600.0,
+    tenant: options.Tenant = "",
+    agent: options.Agent = "",
+) -> None:
+    """Start a new workflow that takes over what another one's steps gave; that one is never touched.
+
+    Steps that have not ended there, or were undone, run again without being named.
+    """
+    from msgspec import UNSET
+
+    from coord.client import rerunning
+
+    defined = _definition(definition, param or []) if definition else None
+    given: Any = files.json_given(input, "--input") if input else UNSET
+    async with _client(ctx, tenant, agent) as me:
+        prepared = await rerunning.prepare(me, id, since, definition=defined, input=given, moves=not dry_run)
+        about = {"rerun_of": id, "taken_over": prepared.taken_over, "runs": prepared.runs}
+        if dry_run:
+            ctx.out.record({"id": None, **about})
+            return
+        handle = await rerunning.start(me.workflow(id), prepared, id=new_id or None)
+        if wait:
+            ctx.out.record({"id": handle.id, **about, "result": await handle.result(timeout_s)})
+        else:
+            ctx.out.record({"id": handle.id, **about, "agent": me.agent})
+
+
 @command(app, "ls")
 async def ls(
     ctx: Context,
@@ -128,6 +172,8 @@ async def get(ctx: Context, id: _Id, at: past.At = "", tenant: options.Tenant = 
             "started": _moment(life.started_at),
             "ended": None if life.ended_at is None else _moment(life.ended_at),
             "parent": None if life.parent is None else life.parent.id,
+            "rerun_of": life.rerun_of,
+            "rerun_from": " ".join(view.rerun_from) or None,
             "error": life.error,
             "message": life.message,
             "step": life.step,
@@ -322,7 +368,7 @@ def _steps(view: View) -> list[dict[str, Any]]:
             {
                 "step": step.name,
                 "kind": step.kind,
-                "status": step.status,
+                "status": "taken over" if step.taken_over and step.status == "completed" else step.status,
                 "parts": f"{ended}/{len(step.parts)}" if len(step.parts) > 1 else None,
                 "local": None if step.local is None else _with(step.local),
                 "waits_since": None if step.waits_since is None else _moment(step.waits_since),

@@ -5,11 +5,11 @@ WITH new AS (
     $1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::integer[], $6::bigint[],
     $7::integer[], $8::bytea[], $9::float8[], $10::float8[], $11::text[], $12::text[],
     $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[],
-    $19::text[]
+    $19::text[], $20::text[]
   ) AS new (
     tenant, key, id, changed_at, epoch, seq, idx, fold,
     started_at, ended_at, status, name, version, submitter, parent, step,
-    error, message, correlation_id
+    error, message, correlation_id, rerun_of
   )
 ), ended AS (
   INSERT INTO coord.outcome (
@@ -25,13 +25,13 @@ WITH new AS (
 INSERT INTO coord.workflow (
   tenant, key, id, changed_at, epoch, seq, idx, fold,
   started_at, ended_at, status, name, version, submitter, parent, step,
-  error, message, correlation_id
+  error, message, correlation_id, rerun_of
 )
 SELECT
   new.tenant, new.key, new.id, new.changed_at, new.epoch, new.seq,
   new.idx, new.fold, to_timestamp(new.started_at), to_timestamp(new.ended_at), new.status, new.name,
   new.version, new.submitter, new.parent, new.step, new.error, new.message,
-  new.correlation_id
+  new.correlation_id, new.rerun_of
 FROM new
 ORDER BY new.tenant, new.key, new.id
 ON CONFLICT (tenant, key, id) DO UPDATE SET
@@ -50,4 +50,5 @@ ON CONFLICT (tenant, key, id) DO UPDATE SET
   step = excluded.step,
   error = excluded.error,
   message = excluded.message,
-  correlation_id = excluded.correlation_id
+  correlation_id = excluded.correlation_id,
+  rerun_of = excluded.rerun_of

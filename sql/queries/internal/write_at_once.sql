@@ -35,11 +35,11 @@ WITH move AS MATERIALIZED (
   FROM unnest(
       $66::text[], $67::text[], $68::text[], $69::timestamptz[], $70::integer[], $71::bigint[], $72::integer[], $73::bytea[],
       $74::float8[], $75::float8[], $76::text[], $77::text[], $78::text[], $79::text[], $80::text[], $81::text[],
-      $82::text[], $83::text[], $84::text[], $85::integer[], $86::bigint[], $87::integer[], $88::bytea[]
+      $82::text[], $83::text[], $84::text[], $85::text[], $86::integer[], $87::bigint[], $88::integer[], $89::bytea[]
   ) AS new (
       tenant, key, id, changed_at, epoch, seq, idx, fold,
       started_at, ended_at, status, name, version, submitter, parent, step,
-      error, message, correlation_id,
+      error, message, correlation_id, rerun_of,
       epoch_before, seq_before, idx_before, fold_before
   )
   LEFT JOIN coord.workflow AS old ON old.tenant = new.tenant AND old.key = new.key AND old.id = new.id
@@ -136,13 +136,13 @@ WITH move AS MATERIALIZED (
   INSERT INTO coord.workflow (
     tenant, key, id, changed_at, epoch, seq, idx, fold,
     started_at, ended_at, status, name, version, submitter, parent, step,
-    error, message, correlation_id
+    error, message, correlation_id, rerun_of
   )
   SELECT
     new.tenant, new.key, new.id, new.changed_at, new.epoch, new.seq,
     new.idx, new.fold, to_timestamp(new.started_at), to_timestamp(new.ended_at), new.status, new.name,
     new.version, new.submitter, new.parent, new.step, new.error, new.message,
-    new.correlation_id
+    new.correlation_id, new.rerun_of
   FROM new_workflow AS new
   WHERE (SELECT holds FROM guard)
   ORDER BY new.tenant, new.key, new.id
@@ -162,7 +162,8 @@ WITH move AS MATERIALIZED (
     step = excluded.step,
     error = excluded.error,
     message = excluded.message,
-    correlation_id = excluded.correlation_id
+    correlation_id = excluded.correlation_id,
+    rerun_of = excluded.rerun_of
   RETURNING 1
 ), moved AS (
   UPDATE coord.checkpoint AS c
