@@ -21,12 +21,15 @@ _NOT_AGAIN: Final = (
 deciders may offer local steps: who told of some would be refused."""
 
 
-async def redrive(coord: Coord, id: str, key: str | None = None, *, workflow_tasks: bool = False) -> int:
+async def redrive(
+    coord: Coord, id: str, key: str | None = None, *, workflow_tasks: bool = False, paced: bool = False
+) -> int:
     """Submit a task again that failed, was rejected, cancelled or expired; the stream sequence of that.
 
     With the same input, bounds and queue, and no deadline.  It is its n-th life: retries and deaths
     are counted from 0 again.  Whoever else redrives it meanwhile, one of both is refused.  A task of a workflow
     is left alone without `workflow_tasks`: the workflow has gone on without it, and may have undone what it builds on.
+    `paced`: it waits until its capability takes one more, as a submission does (`Overloaded`, `CircuitOpen`).
 
     Raises `UnknownTask`, `TaskExists` (it is open, or was completed), `TaskOfWorkflow`, `WrongLastSequence` (somebody
     said something about it meanwhile: look again), and what publishing raises.
@@ -42,6 +45,8 @@ async def redrive(coord: Coord, id: str, key: str | None = None, *, workflow_tas
     begun = next((fact for fact in facts if fact.seq == task.submitted_seq), None)
     if begun is None:
         raise errors.UnknownTask("its submission has left the log", task=id, key=key)
+    if paced:
+        await coord.entering(task.capability, urgent=task.queue == "critical")
     data = said_again(begun.data, task.redrives + 1)
     fact = Fact(kind="task", event="submitted", id=id, key=key, detail=(task.capability, task.queue), data=data)
     ack = await coord.stating.send(fact, last=facts[-1].seq)

@@ -171,6 +171,13 @@ class Submits:
         """
         return self._submitter.submit_many(capability, inputs, ids, return_errors=return_errors, **options)
 
+    async def entering(self, capability: str, /, *, urgent: bool = False) -> None:
+        """Return when a task of this capability may be submitted, for who states that himself.
+
+        Raises `Overloaded`, `CircuitOpen` at once, and what opening its queues raises.
+        """
+        await self._submitter.enter(capability, urgent=urgent)
+
     def task(self, id: str, /, *, key: str | None = None, returns: Any = Any) -> TaskHandle[Any]:
         """The handle of a task that somebody submitted; nothing is asked until it is used."""
         return self._submitter.handle(id, key, returns)
@@ -536,6 +543,14 @@ class Submitter:
             watch.reopen(foreign=foreign)
 
     # --- admission -----------------------------------------------------------------------
+
+    async def enter(self, capability: str, *, urgent: bool = False) -> None:
+        """Return when one more task of a capability may be submitted by whoever states that himself.
+
+        Raises `Overloaded`, `CircuitOpen`, and what opening its queues raises.
+        """
+        await self._ready(capability, urgent=urgent)
+        self._doors[capability].entered()
 
     async def _ready(self, capability: str, *, urgent: bool) -> None:
         """The capability's queues exist, its board is listened to, and one more may enter."""

@@ -57,7 +57,9 @@ class TaskOfWorkflow(CoordError):
 
     code = "task.of_workflow"
     fault = Fault.CALLER
-    remedy = "Start the workflow again under another id; `--workflow-tasks` submits its task all the same, alone."
+    remedy = (
+        "Run the workflow again from that step: `coord workflow rerun`; `--workflow-tasks` submits its task, alone."
+    )
 
 
 class StepRefused(CoordError):
@@ -144,7 +146,7 @@ class WorkflowFailed(WorkflowError):
     """A step of the workflow failed; `step` names it, `error` says what kind."""
 
     code = "workflow.failed"
-    remedy = "Mend what the step needs, and start the workflow again under another id."
+    remedy = "Mend what the step needs, and run the workflow again from there: `coord workflow rerun`."
 
 
 class WorkflowCancelled(WorkflowError):

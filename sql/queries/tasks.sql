@@ -5,6 +5,8 @@
 -- :capability  only of this capability; empty: all
 -- :agent       only submitted or claimed by this agent; empty: all
 -- :since       submitted from then on = -infinity
+-- :until       submitted before = infinity
+-- :open        yes: only those that have not ended; empty: all
 -- :limit       at most so many = 50
 -- Waiting ends with the first claim, or has not ended; running is that of the last execution.
 SELECT
@@ -16,6 +18,7 @@ WHERE (:'tenant' = '' OR t.tenant = :'tenant')
   AND (:'status' = '' OR t.status = :'status')
   AND (:'capability' = '' OR t.capability = :'capability')
   AND (:'agent' = '' OR t.submitter = :'agent' OR t.claimant = :'agent')
-  AND t.submitted_at >= :'since'::timestamptz
+  AND (:'open' = '' OR t.ended_at IS NULL)
+  AND t.submitted_at >= :'since'::timestamptz AND t.submitted_at < :'until'::timestamptz
 ORDER BY t.submitted_at DESC
 LIMIT :'limit'::bigint

@@ -5,6 +5,7 @@
 -- :error       only with this kind of error; empty: all
 -- :of          workflows: only tasks of workflows; none: all others; empty: all
 -- :since       submitted from then on = -infinity
+-- :until       submitted before = infinity
 -- :limit       at most so many = 100
 -- attempts counts claims, also those whose agent died.
 SELECT t.tenant, t.id, t.key, t.status, t.capability, t.submitter, t.ended_at, t.attempts, t.redrives, t.error, t.message
@@ -15,6 +16,6 @@ WHERE (:'tenant' = '' OR t.tenant = :'tenant')
   AND (:'capability' = '' OR t.capability = :'capability')
   AND (:'error' = '' OR t.error = :'error')
   AND (:'of' = '' OR (t.submitter = '_workflow') = (:'of' = 'workflows'))
-  AND t.submitted_at >= :'since'::timestamptz
+  AND t.submitted_at >= :'since'::timestamptz AND t.submitted_at < :'until'::timestamptz
 ORDER BY t.ended_at DESC, t.tenant, t.key, t.id
 LIMIT :'limit'::bigint

@@ -5,6 +5,8 @@
 -- :name       only of this definition; empty: all
 -- :submitter  only started by this agent; empty: all
 -- :since      started from then on = -infinity
+-- :until      started before = infinity
+-- :open       yes: only those that have not ended; empty: all
 -- :limit      at most so many = 50
 -- tasks counts tasks submitted so far, not steps; step is where it failed.
 SELECT
@@ -15,6 +17,7 @@ WHERE (:'tenant' = '' OR w.tenant = :'tenant')
   AND (:'status' = '' OR w.status = :'status')
   AND (:'name' = '' OR w.name = :'name')
   AND (:'submitter' = '' OR w.submitter = :'submitter')
-  AND w.started_at >= :'since'::timestamptz
+  AND (:'open' = '' OR w.ended_at IS NULL)
+  AND w.started_at >= :'since'::timestamptz AND w.started_at < :'until'::timestamptz
 ORDER BY w.started_at DESC
 LIMIT :'limit'::bigint

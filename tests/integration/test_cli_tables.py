@@ -136,6 +136,38 @@ async def test_tasks_are_submitted_listed_shown_cancelled_and_retried(
         assert (await cli("task", "retry", "never")).code == 4
 
 
+async def test_many_are_cancelled_and_submitted_again_by_a_selection(fleet: Fleet) -> None:
+    mine = ("--tenant", fleet.tenant)
+    flow = coord.Workflow("stuck")
+    flow.task("first", "rare")
+    async with fleet.client("boss") as boss, fleet.client("other") as other:
+        for number in range(3):
+            await (boss if number else other).submit("rare", number, id=f"r{number}")
+        await boss.submit("odd", id="odd")
+        await boss.start_workflow(flow, id="w1")
+    await rows("task", "ls", *mine, until_=lambda r: len(r) == 5)
+    which = (*mine, "--capability", "rare")
+    asked = await cli("task", "cancel", *which, "-o", "json")
+    assert (asked.code, "3 would be cancelled. Nothing was done: --yes does it." in asked.err) == (1, True)
+    assert "1 tasks of workflows" in asked.err
+    dry = await cli("task", "cancel", *which, "--older-than", "1h", "--dry-run", "-o", "json")
+    assert (dry.code, dry.json) == (0, [])
+    done = await cli("task", "cancel", *which, "--yes", "-o", "json")
+    assert {(row["id"], row["result"]) for row in done.json} == {(f"r{n}", "cancelled") for n in range(3)}
+    assert (done.code, "3 cancelled, 0 had ended, 0 refused." in done.err) == (0, True)
+    await rows("task", "ls", *mine, "--status", "cancelled", until_=lambda r: len(r) == 3)
+    assert (await cli("task", "cancel", *which, "--yes", "-o", "json")).json == [], "said again, nothing is left"
+    again = await cli("task", "retry", *which, "--status", "cancelled", "--limit", "2", "--yes", "-o", "json")
+    assert [row["result"] for row in again.json] == ["submitted"] * 2
+    assert "There may be more than 2" in again.err
+    assert (await cli("task", "cancel", *mine)).code == 2, "neither one nor a selection"
+    assert (await cli("task", "cancel", "odd", *which)).code == 2, "both"
+
+    stopped = await cli("workflow", "cancel", *mine, "--name", "stuck", "--yes", "-o", "json")
+    assert [(row["id"], row["result"]) for row in stopped.json] == [("w1", "cancelled")]
+    await rows("workflow", "ls", *mine, "--status", "cancelled", until_=len)
+
+
 async def test_what_waits_and_who_has_it_is_listed(fleet: Fleet) -> None:
     mine = ("--tenant", fleet.tenant)
     flow = coord.Workflow("chain", version="2")

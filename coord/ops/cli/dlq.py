@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.ops.cli import bulk
 from coord.ops.cli.base import Context, Exit, command, group, missing
+
+if TYPE_CHECKING:
+    from coord.client.connect import Coord
 
 _NAMED_MAX = 10
 """Workflows that are named; the others are counted."""
@@ -74,19 +78,22 @@ async def redrive(
     workflow_tasks: Annotated[
         bool, typer.Option("--workflow-tasks", help="Also those of workflows, each alone; default: they are left.")
     ] = False,
+    older_than: bulk.OlderThan = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be submitted again.")] = False,
 ) -> int:
     """Submit dead tasks again: those that ended without success, as the database has them.
 
+    As fast as their capabilities take them.
+
     Tasks of workflows are left alone: a workflow has gone on without them, or undone what they build on.
     """
     from coord.client import redriving
-    from coord.errors import CoordError
     from coord.store import queries
 
     fleet = tenant or ctx.settings.identity.tenant
     async with ctx.pool() as pool, pool.acquire() as conn:
         which = {"tenant": fleet, "status": status, "capability": capability, "error": error}
+        which |= bulk.until(older_than)
         of = "" if workflow_tasks else "none"
         found = await queries.run(conn, "tasks_dead", **which, of=of, limit=limit)
         left = [] if workflow_tasks else await queries.run(conn, "tasks_dead", **which, of="workflows", limit=10_000)
@@ -95,13 +102,20 @@ async def redrive(
         for r in found
     ]
     if not dry_run and rows:
+
+        async def again(me: Coord, row: bulk.Row) -> str:
+            row["seq"] = await redriving.redrive(me, row["id"], row["key"], workflow_tasks=workflow_tasks, paced=True)
+            return ""
+
         async with ctx.speaking(tenant=fleet, agent=agent) as me:
-            for row in rows:
-                try:
-                    row["seq"] = await redriving.redrive(me, row["id"], row["key"], workflow_tasks=workflow_tasks)
-                except CoordError as exc:
-                    row["refused"] = exc.code
+            await bulk.to_all(me, rows, again)
+        for row in rows:
+            row["refused"] = row.pop("result") or None
     ctx.out.rows(rows, ["id", "key", "status", "error", "seq", "refused"], empty="There are no dead tasks.")
+    if rows and ctx.out.is_table and not dry_run:
+        refused = sum(row["refused"] is not None for row in rows)
+        more = f" There may be more than {limit}: say it again." if len(rows) == limit else ""
+        ctx.out.say(f"{len(rows) - refused} submitted, {refused} refused.{more}")
     if left:
         ctx.out.say(_left([row["key"] for row in left]))
     return Exit.ERROR if any(row["refused"] for row in rows) else Exit.OK
@@ -112,7 +126,7 @@ def _left(workflows: list[str]) -> str:
     names = sorted(set(workflows))
     whose = ", ".join(names[:_NAMED_MAX]) + (f" and {len(names) - _NAMED_MAX} others" if names[_NAMED_MAX:] else "")
     return (
-        f"Left alone: {len(workflows)} tasks of workflows ({whose}). Start those again under other ids; "
+        f"Left alone: {len(workflows)} tasks of workflows ({whose}). Run those again: coord workflow rerun; "
         "--workflow-tasks submits their tasks all the same, each alone."
     )
 

@@ -13,11 +13,15 @@ from coord.ops.cli.base import Context, Exit, missing
 
 async def ls(ctx: Context, query: str, columns: Sequence[str], empty: str, **parameters: Any) -> None:
     """Show the rows of a named query; `empty` is said where there are none."""
+    ctx.out.rows(await listed(ctx, query, **parameters), columns, empty=empty)
+
+
+async def listed(ctx: Context, query: str, **parameters: Any) -> list[dict[str, Any]]:
+    """The rows of a named query."""
     from coord.store import queries
 
     async with ctx.reading() as reads, reads.acquire() as conn:
-        rows = await queries.run(conn, query, **parameters)
-    ctx.out.rows([dict(row) for row in rows], columns, empty=empty)
+        return [dict(row) for row in await queries.run(conn, query, **parameters)]
 
 
 async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:

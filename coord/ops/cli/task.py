@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import files, options, past, stored
+from coord.ops.cli import bulk, files, options, past, stored
 from coord.ops.cli.base import Context, Exit, command, fact_row, group
 from coord.ops.cli.choices import Priority, Strategy, TaskStatus
 
 if TYPE_CHECKING:
     from coord.bus.connection import Connection
+    from coord.client.connect import Coord
     from coord.core.tasks import Task
 
 app = group("task", "Tasks: list, show with their history, submit, cancel, retry.")
@@ -22,6 +23,8 @@ _COLUMNS = [
     "id", "key", "status", "capability", "priority", "submitter", "claimant", "submitted_at", "wait_seconds",
     "run_seconds", "attempts", "error",
 ]  # fmt: skip
+
+_MANY = ["id", "key", "status", "capability", "submitter"]
 
 _Id = Annotated[str, typer.Argument(help="The task.")]
 
@@ -127,13 +130,37 @@ async def submit(
 @command(app, "cancel")
 async def cancel(
     ctx: Context,
-    id: _Id,
+    id: Annotated[str, typer.Argument(help="The task; default: those that the options select.")] = "",
     key: options.Key = "",
     reason: Annotated[str, typer.Option("--reason", help="Why, for whoever asks.")] = "",
     tenant: options.Tenant = "",
     agent: options.Agent = "",
+    status: Annotated[TaskStatus | None, typer.Option("--status", help="Many: only those; default: all open.")] = None,
+    capability: Annotated[str, typer.Option("--capability", help="Many: only of this capability.")] = "",
+    submitter: Annotated[str, typer.Option("--submitter", help="Many: only submitted by it.")] = "",
+    older_than: bulk.OlderThan = "",
+    limit: bulk.Many = 1_000,
+    dry_run: bulk.DryRun = False,
+    yes: bulk.Yes = False,
 ) -> int:
-    """Cancel a task: only whoever submitted it may, so speak as that --agent."""
+    """Cancel a task, or many: only whoever submitted it may, so speak as that --agent.
+
+    Many are selected as `ls` does it, and cancelled in the names of who submitted them; tasks of workflows are left.
+    """
+    if _selects(id, status, capability, submitter, older_than):
+        found = await stored.listed(
+            ctx, "tasks", tenant=tenant or ctx.settings.identity.tenant, status=status or "", capability=capability,
+            agent=submitter, open="yes", limit=limit, **bulk.until(older_than),
+        )  # fmt: skip
+        rows = [row for row in found if submitter in ("", row["submitter"]) and not row["submitter"].startswith("_")]
+        code = await bulk.perform(
+            ctx, rows, _cancelling(reason), verb="cancelled", columns=_MANY, limit=limit, tenant=tenant,
+            speaker=lambda row: agent or str(row["submitter"]), yes=yes, dry_run=dry_run,
+        )  # fmt: skip
+        left = sum(row["submitter"].startswith("_") for row in found)
+        if left:
+            ctx.out.say(f"Left alone: {left} tasks of workflows: coord workflow cancel.")
+        return code
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
         done = await me.task(id, key=key or None).cancel(reason)
         task = await me.task(id, key=key or None).status()
@@ -146,21 +173,61 @@ async def cancel(
 @command(app, "retry")
 async def retry(
     ctx: Context,
-    id: _Id,
+    id: Annotated[str, typer.Argument(help="The task; default: those that the options select.")] = "",
     key: options.Key = "",
     tenant: options.Tenant = "",
     agent: options.Agent = "",
     workflow_tasks: Annotated[bool, typer.Option("--workflow-tasks", help="Even one of a workflow, alone.")] = False,
-) -> None:
-    """Submit a task again that failed, was rejected, cancelled or expired.
+    status: Annotated[
+        TaskStatus | None, typer.Option("--status", help="Many: only those; default: failed, rejected, expired.")
+    ] = None,
+    capability: Annotated[str, typer.Option("--capability", help="Many: only of this capability.")] = "",
+    error: Annotated[str, typer.Option("--error", help="Many: only with this kind of error.")] = "",
+    older_than: bulk.OlderThan = "",
+    limit: bulk.Many = 1_000,
+    dry_run: bulk.DryRun = False,
+    yes: bulk.Yes = False,
+) -> int:
+    """Submit a task again that failed, was rejected, cancelled or expired, or many.
 
     One of a workflow is left alone: the workflow has gone on without it, or undone what it builds on.
     """
     from coord.client.redriving import redrive
 
+    if _selects(id, status, capability, error, older_than):
+        rows = await stored.listed(
+            ctx, "tasks_dead", tenant=tenant or ctx.settings.identity.tenant, status=status or "", error=error,
+            capability=capability, of="" if workflow_tasks else "none", limit=limit, **bulk.until(older_than),
+        )  # fmt: skip
+
+        async def again(me: Coord, row: bulk.Row) -> str:
+            await redrive(me, row["id"], row["key"], workflow_tasks=workflow_tasks, paced=True)
+            return "submitted"
+
+        return await bulk.perform(
+            ctx, rows, again, verb="submitted", columns=_MANY, limit=limit, tenant=tenant,
+            speaker=lambda _: agent, yes=yes, dry_run=dry_run,
+        )  # fmt: skip
     async with ctx.speaking(tenant=tenant, agent=agent) as me:
         seq = await redrive(me, id, key or None, workflow_tasks=workflow_tasks)
     ctx.out.record({"id": id, "seq": seq})
+    return Exit.OK
+
+
+def _selects(id: str, *selection: str | None) -> bool:
+    """Whether many are meant; raises `InvalidArgument` for both, and for neither."""
+    from coord.errors import InvalidArgument
+
+    if bool(id) == any(selection):
+        raise InvalidArgument("name one task, or select many: --capability, --status, --older-than, …", task=id or None)
+    return not id
+
+
+def _cancelling(reason: str) -> bulk.Doing:
+    async def cancel(me: Coord, row: bulk.Row) -> str:
+        return "cancelled" if await me.task(row["id"], key=row["key"]).cancel(reason) else "ended"
+
+    return cancel
 
 
 async def _to_be(conn: Connection, tenant: str, key: str, id: str) -> Task | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.ops.cli import files, options, past, stored
+from coord.ops.cli import bulk, files, options, past, stored
 from coord.ops.cli.base import Context, Exit, command, group
 from coord.ops.cli.choices import Drawing, WorkflowStatus
 
@@ -245,17 +245,46 @@ async def signal(
 @command(app, "cancel")
 async def cancel(
     ctx: Context,
-    id: _Id,
+    id: Annotated[str, typer.Argument(help="The workflow; default: those that the options select.")] = "",
     reason: Annotated[str, typer.Option("--reason", help="In words.")] = "",
     tenant: options.Tenant = "",
     agent: options.Agent = "",
+    status: Annotated[
+        WorkflowStatus | None, typer.Option("--status", help="Many: only those; default: all open.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Many: only of this definition.")] = "",
+    submitter: Annotated[str, typer.Option("--submitter", help="Many: only started by it.")] = "",
+    older_than: bulk.OlderThan = "",
+    limit: bulk.Many = 1_000,
+    dry_run: bulk.DryRun = False,
+    yes: bulk.Yes = False,
 ) -> int:
-    """Cancel a workflow: nothing more begins, and what was completed is undone.
+    """Cancel a workflow, or many: nothing more begins, and what was completed is undone.
 
-    Only who started it may, so it is said in that agent's name.
+    Only who started it may, so it is said in that agent's name.  Many are selected as `ls` does it; sub-workflows are
+    cancelled with their parents.
     """
     from coord.errors import InvalidArgument
 
+    selection = (status, name, submitter, older_than)
+    if bool(id) == any(selection):
+        raise InvalidArgument(
+            "name one workflow, or select many: --name, --status, --older-than, …", workflow=id or None
+        )
+    if not id:
+        found = await stored.listed(
+            ctx, "workflows", tenant=tenant or ctx.settings.identity.tenant, status=status or "", name=name,
+            submitter=submitter, open="yes", limit=limit, **bulk.until(older_than),
+        )  # fmt: skip
+
+        async def stop(me: Coord, row: bulk.Row) -> str:
+            return "cancelled" if await me.workflow(row["id"]).cancel(reason) else "ended"
+
+        return await bulk.perform(
+            ctx, [row for row in found if not row["submitter"].startswith("_")], stop, verb="cancelled",
+            columns=["id", "name", "version", "status", "submitter"], limit=limit, tenant=tenant,
+            speaker=lambda row: agent or str(row["submitter"]), yes=yes, dry_run=dry_run,
+        )  # fmt: skip
     async with _client(ctx, tenant) as me:
         view = await me.workflow(id).status()
     submitter = view.life.submitter
@@ -264,9 +293,9 @@ async def cancel(
         raise InvalidArgument("a sub-workflow is cancelled with its parent", parent=parent)
     async with _client(ctx, tenant, agent or submitter) as me:
         cancelled = await me.workflow(id).cancel(reason)
-        status = (await me.workflow(id).status()).life.status
-    text = f"Cancelled {id}." if cancelled else f"{id} was not cancelled: it had ended ({status})."
-    ctx.out.told({"id": id, "cancelled": cancelled, "status": status}, text)
+        now = (await me.workflow(id).status()).life.status
+    text = f"Cancelled {id}." if cancelled else f"{id} was not cancelled: it had ended ({now})."
+    ctx.out.told({"id": id, "cancelled": cancelled, "status": now}, text)
     return Exit.OK if cancelled else Exit.ERROR
 
 
