@@ -7,6 +7,7 @@ Costs one request a page (about 1 ms).  For one task there is `coord.client.hist
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from itertools import takewhile
 from typing import Literal
@@ -86,6 +87,19 @@ async def window(
         if at_end or len(found) >= facts_max:
             return Window(found, page.created, at_end, page.last_seq)
         request = ReadRequest(filter=which, from_seq=page.next_seq, from_index=page.next_index)
+
+
+async def each(
+    conn: Connection, tenant: str, which: Filter, *, from_seq: int | None = None
+) -> AsyncIterator[StoredFact]:
+    """All such facts that the log holds, for whoever folds them and keeps none; raises as `window` does."""
+    while True:
+        found = await window(conn, tenant, which, from_seq=from_seq, facts_max=limits.READ_PAGE_FACTS_MAX)
+        for fact in found.facts:
+            yield fact
+        if found.whole:
+            return
+        from_seq = found.facts[-1].seq + 1
 
 
 def _is_behind(fact: StoredFact, seq: int | None, time: datetime | None) -> bool:

@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coord import errors, limits
-from coord.client.entities import facts
+from coord.client.entities import each, window
 from coord.core import locks as core
 from coord.core.locks import Lock
 from coord.wire import locking as wire
 from coord.wire.locking import Released, Requested
+from coord.wire.log_api import Filter
 from coord.wire.records import Fact
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class _Told(msgspec.Struct):
 
     what: str = ""
     token: str = ""
+    epoch: int = 0
     code: str = ""
     reason: str = ""
 
@@ -74,6 +76,9 @@ class Locking:
         self._said = said
         self._timeout_s = timeout_s
         self._token = ""
+        self._asked: Statement | None = None
+        """What was said under that token."""
+        self._epoch = 0
         self._granted = False
         self._refused: _Told | None = None
         self._doubtful = False
@@ -95,7 +100,8 @@ class Locking:
                     self._token = token = self._locks.enter(self)
                     self._granted, self._refused, self._doubtful = False, None, False
                     await self._locks.ready(token)
-                    stored = await self._locks.send(self, token, "requested", self._said)
+                    self._asked = self._locks.send(self, token, "requested", self._said)
+                    self._epoch = (await self._asked).seq
                     said = "the lock is held by somebody else"
                     if await self._until_granted(token):
                         break
@@ -106,11 +112,14 @@ class Locking:
         except BaseException:
             await self._over()
             raise
-        self.held = held = Held(self.name, stored.seq)
+        self.held = held = Held(self.name, self._epoch)
         return held
 
     async def release(self) -> None:
-        """Give it back; whoever is next has it within a millisecond.  Twice is legal."""
+        """Give it back; whoever is next has it within a millisecond.  Twice is legal.
+
+        Without a broker it returns after two seconds, and it is given back when there is one.
+        """
         self.held = None
         if self._token:
             await self._over()
@@ -147,24 +156,38 @@ class Locking:
     async def audit(self, token: str) -> bool:
         """Read the log: is it held here?  False: that cannot be read now."""
         try:
-            lock = await self._locks.get(self.name, key=self._key)
+            if self.held is not None:
+                told = await self._locks.revoked(self, token, self._epoch)
+            else:
+                told = await self._told_by_the_log(token)
         except errors.CoordError as exc:
             if not exc.retryable:
                 raise
             return False
-        request = None if lock is None else lock.requests.get(token)
-        if lock is None or token != self._token:
+        if token != self._token:
             return False
-        if request is None:
-            self.hear(_Told("revoked", token))
-        elif request in lock.holders:
-            self.hear(_Told("granted", token))
+        if told is not None:
+            self.hear(told)
         return True
+
+    async def _told_by_the_log(self, token: str) -> _Told | None:
+        lock = await self._locks.little(self)
+        if lock is not None:
+            request = lock.requests.get(token)
+            if request is None:
+                return _Told("revoked", token)
+            return _Told("granted", token, request.epoch) if request in lock.holders else None
+        # So much was said of this lock that reading all of it takes longer than holding it: its decider is asked.
+        told = await self._locks.revoked(self, token, self._epoch)
+        if told is None:
+            self._granted = False
+            await self._locks.send(self, token, "requested", self._said)
+        return told
 
     def hear(self, told: _Told) -> None:
         """Something was said about this request."""
         if told.what == "granted":
-            self._granted = True
+            self._granted, self._epoch = True, told.epoch or self._epoch
         elif told.what in ("refused", "revoked"):
             if self.held is not None and told.what == "revoked":
                 self.held.lost.set()
@@ -178,23 +201,14 @@ class Locking:
 
     async def _over(self) -> None:
         token, self._token = self._token, ""
-        if not token:
-            return
-        # If this is not stored, the decider finds out that the instance is gone, or it is asked again.
-        try:
-            with contextlib.suppress(errors.CoordError):
-                await asyncio.shield(_stored(self._locks.send(self, token, "released", Released())))
-        finally:
-            self._locks.leave(token)
+        asked, self._asked = self._asked, None
+        if token:
+            await self._locks.give_back(self, token, asked)
 
     @property
     def key(self) -> str:
         """What it is ordered with."""
         return self._key
-
-
-async def _stored(statement: Statement) -> None:
-    await statement
 
 
 class Locks:
@@ -204,7 +218,7 @@ class Locks:
         self._coord = coord
         self._lockings: dict[str, Locking] = {}
         self._count = itertools.count(1)
-        self._audits: set[asyncio.Task[None]] = set()
+        self._jobs: set[asyncio.Task[None]] = set()
         self._unregister = [
             coord.pushes.on(wire.TOPIC, self._pushed),
             coord.connection.on_reconnected(self._reconnected),
@@ -214,8 +228,8 @@ class Locks:
         """Hear no more."""
         for unregister in self._unregister:
             unregister()
-        for audit in self._audits:
-            audit.cancel()
+        for job in self._jobs:
+            job.cancel()
 
     def locking(
         self, name: str, permits: int, key: str | None, ttl_s: float | None, timeout_s: float | None
@@ -227,7 +241,12 @@ class Locks:
     async def get(self, name: str, *, key: str | None = None) -> Lock | None:
         """A lock as the log has it now: `holders`, `waiting`; None: the log knows of none."""
         place = name if key is None else key
-        return core.fold(await facts(self._coord.connection, self._coord.tenant, key=place, kind="lock", id=name))
+        lock: Lock | None = None
+        async for fact in each(self._coord.connection, self._coord.tenant, Filter(key=place, kind="lock", id=name)):
+            if lock is None:
+                lock = Lock(tenant=fact.tenant, key=fact.key, id=fact.id)
+            lock.apply(fact)
+        return lock
 
     # --- for lockings ----------------------------------------------------------------------
 
@@ -243,10 +262,58 @@ class Locks:
         self._coord.beating.hold(("lock", token))
         await self._coord.stating.room()
 
-    def leave(self, token: str) -> None:
-        """The request is over."""
+    async def little(self, locking: Locking) -> Lock | None:
+        """A lock as the log has it now; None: too much was said of it."""
+        which = Filter(key=locking.key, kind="lock", id=locking.name)
+        at_most = limits.LOCK_AUDIT_FACTS_MAX
+        found = await window(self._coord.connection, self._coord.tenant, which, facts_max=at_most)
+        if not found.whole or len(found.facts) > at_most:
+            return None
+        lock = Lock(tenant=self._coord.tenant, key=locking.key, id=locking.name)
+        for fact in found.facts:
+            lock.apply(fact)
+        return lock
+
+    async def revoked(self, locking: Locking, token: str, epoch: int) -> _Told | None:
+        """That a grant was taken away; None: the log does not say so."""
+        which = Filter(key=locking.key, kind="lock", id=locking.name, agent=core.AGENT, event="revoked")
+        try:
+            found = [fact async for fact in each(self._coord.connection, self._coord.tenant, which, from_seq=epoch)]
+        except errors.LogTrimmed:
+            found = [fact async for fact in each(self._coord.connection, self._coord.tenant, which)]
+        is_over = any(fact.detail == (token, str(epoch)) for fact in found)
+        return _Told("revoked", token) if is_over else None
+
+    async def give_back(self, locking: Locking, token: str, asked: Statement | None) -> None:
+        """Say that a request is over, for as long as it takes; returns when it was said, at the latest after a while.
+
+        What is not said keeps everybody else from the lock for as long as this instance lives.
+        """
         self._lockings.pop(token, None)
-        self._coord.beating.release(("lock", token))
+        job = self._spawn(self._give_back(locking, token, asked))
+        await asyncio.wait({job}, timeout=limits.LOCK_GIVE_BACK_S)
+
+    async def _give_back(self, locking: Locking, token: str, asked: Statement | None) -> None:
+        wait_s = limits.LOCK_GIVE_BACK_S
+        try:
+            while asked is not None:
+                with contextlib.suppress(errors.CoordError):
+                    if not asked.done:
+                        await asked  # stored behind its own end it would be a request of nobody
+                    await self.send(locking, token, "released", Released())
+                    return
+                if self._coord.connection.is_closed:
+                    return
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)
+        finally:
+            self._coord.beating.release(("lock", token))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return job
 
     def send(self, locking: Locking, token: str, event: str, data: Requested | Released) -> Statement:
         """State something about a request."""
@@ -266,11 +333,12 @@ class Locks:
         for token, locking in self._lockings.items():
             locking.doubt()
             if locking.held is not None:
-                audit = asyncio.get_running_loop().create_task(_quietly(locking.audit(token)))
-                self._audits.add(audit)
-                audit.add_done_callback(self._audits.discard)
+                self._spawn(self._look(locking, token))
 
-
-async def _quietly(audit: Coroutine[None, None, bool]) -> None:
-    with contextlib.suppress(errors.CoordError):
-        await audit
+    async def _look(self, locking: Locking, token: str) -> None:
+        """Whether what is held was taken away meanwhile; a broker that has just come back may not say so at once."""
+        wait_s = limits.LOCK_LOOK_AGAIN_S
+        with contextlib.suppress(errors.CoordError):
+            while self._lockings.get(token) is locking and not await locking.audit(token):
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, limits.RESULT_AUDIT_MAX_S)

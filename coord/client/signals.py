@@ -32,7 +32,7 @@ from coord.core.signals import Latch
 from coord.runtime import clock
 from coord.wire import latch as wire
 from coord.wire.latch import Awaited, Edge, Ending, Mode, Raised, Resumed
-from coord.wire.records import Fact
+from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
     from coord.client.connect import Coord
@@ -66,6 +66,8 @@ class _Waiting:
         self.doubtful = True
         """The log has to be read."""
         self.news = asyncio.Event()
+        self.said: dict[str, Statement] = {}
+        """By signal: that it waits."""
 
     @property
     def missing(self) -> list[str]:
@@ -85,6 +87,7 @@ class Signals:
         self._coord = coord
         self._waitings: dict[str, _Waiting] = {}
         self._count = itertools.count(1)
+        self._closed = False
         self._unregister = [
             coord.pushes.on(wire.TOPIC, self._pushed),
             coord.connection.on_reconnected(self._doubt),
@@ -92,6 +95,7 @@ class Signals:
 
     def close(self) -> None:
         """Hear no more."""
+        self._closed = True
         for unregister in self._unregister:
             unregister()
 
@@ -107,7 +111,7 @@ class Signals:
         try:
             await self._coord.stating.state(fact, once="event")
         except errors.WrongLastSequence:
-            latch = await self.get(name, key=key)
+            latch = core.fold(await self._of(name, key, "raised"))
             if latch is not None and latch.raised:
                 return False
             await self._coord.stating.state(fact)  # what stands there is not believed
@@ -218,8 +222,9 @@ class Signals:
             async with asyncio.timeout(timeout_s):
                 await self._coord.pushes.open()
                 self._coord.beating.hold(holding)  # the wait ends with the instance
-                sent = [self._send(name, key, "awaited", waiting, said) for name in names]
-                for statement in sent:
+                for name in names:
+                    waiting.said[name] = self._send(name, key, "awaited", waiting, said)
+                for statement in waiting.said.values():
                     await statement
                 waiting.doubtful = False
                 await self._until_over(waiting, key, on_deadlock)
@@ -260,21 +265,42 @@ class Signals:
         """Read the log; what cannot be read now is read the next time."""
         for name in waiting.missing:
             try:
-                latch = await self.get(name, key=key)
+                # Not all of its facts: thousands may wait for it, and each would read what all of them have said.
+                latch = core.fold(await self._of(name, key, "raised"))
+                stuck = [] if latch is not None and latch.raised else await self._of(name, key, "deadlocked")
             except errors.CoordError as exc:
                 if not exc.retryable:
                     raise
                 return
             if latch is not None and latch.raised:
                 waiting.found[name] = latch.data
-            elif latch is not None and waiting.token in latch.waits and latch.waits[waiting.token].deadlock:
+            elif any(fact.detail == (waiting.token,) for fact in stuck):
                 waiting.cycle = waiting.cycle or (Edge(self._coord.agent, name, waiting.token),)
 
+    async def _of(self, name: str, key: str, event: str) -> list[StoredFact]:
+        return await facts(self._coord.connection, self._coord.tenant, key=key, kind="signal", id=name, event=event)
+
     def _leave(self, waiting: _Waiting, key: str, reason: Ending) -> None:
-        """Say of what is not raised that nobody waits for it here; if that cannot be said, the decider finds out."""
+        """Say of what is not raised that nobody waits for it here, for as long as it takes."""
         for name in waiting.missing:
+            said = waiting.said.get(name)
+            if said is None:
+                continue
+            if said.done:
+                self._resume(waiting, name, key, reason)
+            else:  # stored before its beginning the end would end nothing
+                said.awaited = True
+                said.then = lambda _, name=name: self._resume(waiting, name, key, reason)
+
+    def _resume(self, waiting: _Waiting, name: str, key: str, reason: Ending) -> None:
+        def told(statement: Statement) -> None:
+            if statement.error is not None and statement.error.retryable and not self._closed:
+                loop.call_later(limits.RESULT_AUDIT_FIRST_S, self._resume, waiting, name, key, reason)
+
+        loop = asyncio.get_running_loop()
+        if not self._closed:
             with contextlib.suppress(errors.CoordError):
-                self._send(name, key, "resumed", waiting, Resumed(reason), then=_ignore)
+                self._send(name, key, "resumed", waiting, Resumed(reason), then=told)
 
     def _send(self, name: str, key: str, event: str, waiting: _Waiting, data: Any, **more: Any) -> Statement:
         fact = Fact(kind="signal", id=name, key=key, event=event, detail=(waiting.token,), data=data)
@@ -300,7 +326,3 @@ class Signals:
         for waiting in self._waitings.values():
             waiting.doubtful = True
             waiting.news.set()
-
-
-def _ignore(_statement: Statement) -> None:
-    """Whether it was stored is found out by the decider."""

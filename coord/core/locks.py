@@ -239,6 +239,8 @@ class LockDecider(Folding):
             self._let_go(ident, before)
             if fact.event == "revoked":
                 effects.append(_told(lock, before, "revoked", reason=decode(fact, Revoked).reason))
+        if before is not None and request is not None and fact.agent != AGENT and request in lock.holders:
+            effects.append(_told(lock, request, "granted"))  # who asks again was told nothing, or renews
         if before is None or request is None:
             effects += [self._granted(ident, lock, r) for r in lock.holders if r.token not in held_before]
         return effects

@@ -372,6 +372,15 @@ LOCK_REQUESTS_MAX: Final = 10_000
 
 LOCK_PERMITS_MAX: Final = 10_000
 
+LOCK_AUDIT_FACTS_MAX: Final = 5_000
+"""Facts of one lock that whoever waits for it reads to see whether it is his; of more its decider is asked."""
+
+LOCK_GIVE_BACK_S: Final = 2.0
+"""So long a release waits for a broker that does not answer; it goes on behind the caller's back, every so often."""
+
+LOCK_LOOK_AGAIN_S: Final = 0.2
+"""After a reconnect: when a log that could not be read is read again, doubling."""
+
 LOCK_TTL_S: Final = 30.0
 """How long a plain client, of which nobody knows whether it lives, holds a lock unless it renews;"""
 LOCK_TTL_MIN_S: Final = 1.0

@@ -101,6 +101,8 @@ class TimerRules(Rules):
         self.timers: dict[Place, _Timer] = {}
         self.demanded: dict[Place, Place] = {}
         """Task (key, id) → the timer whose firing submits it."""
+        self.refused: set[int] = set()
+        """What strangers said of timers that were somebody's."""
 
     def take(self, fact: StoredFact) -> None:
         """One rule for each event."""
@@ -108,7 +110,9 @@ class TimerRules(Rules):
         timer = self.timers.setdefault(place, _Timer())
         said, is_set = said_of(fact), timer.status == "set"
         if fact.event == "set":
-            if fact.agent != "_timer" and (not is_set or fact.agent == timer.setter):
+            if is_set and fact.agent not in ("_timer", timer.setter):
+                self.refused.add(fact.seq)
+            elif fact.agent != "_timer":
                 self.timers[place] = _Timer(
                     "set", fact.agent, said, fact.seq, stored_s(fact), fired_max=timer.fired_max,
                     numbered=timer.numbered + (0 if "at" in timer.said else timer.fires),
@@ -117,6 +121,8 @@ class TimerRules(Rules):
             mine = fact.agent == timer.setter or fact.agent.startswith("_")
             if is_set and mine and fact.detail in ((), (str(timer.set_seq),)):
                 timer.status = "cancelled"
+            elif not mine:
+                self.refused.add(fact.seq)
         elif fact.event == "fired" and is_set and said.get("set") == timer.set_seq:
             number = int(fact.event_id.removeprefix("timers-"))
             if number > timer.last:
@@ -181,7 +187,7 @@ class TimerRules(Rules):
         But for what strangers say of it: who does not know whose it is believes the first.
         """
         for place, timer in self.timers.items():
-            found = timers.fold(fact for fact in self.restated(place, seq) if fact.agent in (timer.setter, "_timer"))
+            found = timers.fold(fact for fact in self.restated(place, seq) if fact.seq not in self.refused)
             says = None if found is None else (found.setter, found.set_seq, found.fires, found.status)
             is_set = (timer.setter, timer.set_seq, timer.fires, timer.status)
             if says != is_set if timer.status == "set" else found is not None and found.status == "set":
