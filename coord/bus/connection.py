@@ -166,6 +166,8 @@ class Connection:
         self._reply_prefix = f"{config.inbox_prefix}.{secrets.token_hex(11)}."
         self._reply_tokens = itertools.count()
         self._reply_subscription: Subscription | None = None
+        self._is_deaf = False
+        """Whether the broker does not let this connection listen at its inbox."""
         self._up = asyncio.Event()
 
     # --- life ----------------------------------------------------------------------------
@@ -350,7 +352,7 @@ class Connection:
 
     def _established(self) -> None:
         self.epoch += 1
-        self._waits, self._refusal = True, None
+        self._waits, self._refusal, self._is_deaf = True, None, False
         self._unreached_log_at.clear()
         self._up.set()
         self._count_connected(now=True)
@@ -390,6 +392,9 @@ class Connection:
         if now >= self._denied_log_at:
             self._denied_log_at = now + _DENIED_LOG_EVERY_S
             _log.warning("bus.permission_denied", connection=self.name, what=match[1], subject=match[2])
+        if match[1] == "subscription" and match[2] == f"{self._reply_prefix}*".lower():
+            self._is_deaf = True
+            self._fail_replies(self._inbox_denied())
         for listener in list(self._denied_listeners):
             try:
                 listener(match[2])
@@ -409,6 +414,14 @@ class Connection:
             self._unreached_log_at.clear()
         self._unreached_log_at[why] = now + _UNREACHED_LOG_EVERY_S
         _log.warning("bus.not_reached", connection=self.name, code=self._not_connected().code, error=why)
+
+    def _inbox_denied(self) -> errors.NoPermission:
+        prefix = self.config.inbox_prefix
+        return errors.NoPermission(
+            f"this login may not listen at its inboxes, {prefix}.>, so no answer can reach it; which it may is for the"
+            " broker to say (deploy/nats/nats.conf: _INBOX_a1), `nats.inbox_prefix` names it",
+            subject=f"{prefix}.>",
+        )
 
     async def _client_closed(self) -> None:
         """nats-py gave up: come back with a new client."""
@@ -512,7 +525,8 @@ class Connection:
         """One question, one answer.
 
         `again_s`: send it again whenever there was no answer for so long; for what changes nothing.
-        Raises `ServiceUnavailable` when nobody listens, `DeadlineExceeded`, `NotConnected`.
+        Raises `ServiceUnavailable` when nobody listens, `NoPermission` when no answer may come, `DeadlineExceeded`,
+        `NotConnected`.
         """
         token, future = await self._expect()
         try:
@@ -544,6 +558,8 @@ class Connection:
 
     async def _expect(self) -> tuple[str, asyncio.Future[Message]]:
         """A reply's last token, and what becomes its message; whoever asks takes it out of `_replies` again."""
+        if self._is_deaf:
+            raise self._inbox_denied()
         if self._reply_subscription is None:
             self._reply_subscription = Subscription(self, self._reply_prefix + "*", as_messages(self._on_reply), "")
             self._subscriptions.add(self._reply_subscription)

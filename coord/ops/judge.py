@@ -193,7 +193,18 @@ def _judge_projection(snapshot: Snapshot) -> list[Problem]:
         # The checkpoint's own count is as old as the checkpoint; the broker's is of now.
         consumer = snapshot.consumer(projection.stream, "projector")
         waiting = max(projection.pending, consumer.pending if consumer is not None else 0)
-        if waiting and silent_s > SILENT_S:
+        stream = snapshot.stream(projection.stream)
+        if stream is not None and _is_left(projection, stream):
+            problems.append(
+                _error(
+                    what,
+                    f"the stream goes on to {stream.last_seq}, the furthest checkpoint is {projection.seq_max},"
+                    f" and none was confirmed for {projection.silent_seconds_min:.0f} s",
+                    "Nobody projects into this database: start `coord serve all`, or see whether the one that runs has"
+                    " another `database.url`.",
+                )
+            )
+        elif waiting and silent_s > SILENT_S:
             problems.append(
                 _error(
                     what,
@@ -218,10 +229,14 @@ def _judge_projection(snapshot: Snapshot) -> list[Problem]:
                     "Look at `coord top`: add a projector, or find out what slows the database.",
                 )
             )
-        stream = snapshot.stream(projection.stream)
         if stream is not None:
             problems += _judge_checkpoints(what, projection, stream)
     return problems
+
+
+def _is_left(projection: ProjectionStats, stream: StreamStats) -> bool:
+    """Whether nobody moves any checkpoint though there is more: what the broker counts is not of this database."""
+    return (projection.silent_seconds_min or 0.0) > STUCK_S and projection.seq_max < stream.last_seq
 
 
 def _judge_checkpoints(what: str, projection: ProjectionStats, stream: StreamStats) -> list[Problem]:

@@ -15,7 +15,7 @@ nothing, `new_epoch` writes it down:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -23,8 +23,9 @@ import msgspec
 from coord import errors
 from coord.bus import damage
 from coord.bus.connection import Connection
-from coord.bus.direct import next_on_leader
+from coord.bus.direct import StoredMessage, next_on_leader
 from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
+from coord.ops.judge import SILENT_S
 from coord.store import checkpoints, entities, queries
 from coord.store.pool import Pool
 from coord.wire import subjects
@@ -35,7 +36,8 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     checkpoint: Checkpoint
     problem: errors.ProjectionStopped | None
-    pending: int
+    pending: int | None
+    """None: more than the checkpoint knows of, which nobody has confirmed for long."""
     lag_seconds: float | None
     silent_seconds: float
 
@@ -50,7 +52,7 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "stream": c.stream,
             "partition": c.partition,
-            "state": "stopped" if self.problem is not None else "behind" if self.pending else "current",
+            "state": "stopped" if self.problem is not None else "behind" if self.pending != 0 else "current",
             "epoch": c.epoch,
             "seq": c.seq,
             "pending": self.pending,
@@ -97,16 +99,23 @@ async def status(conn: Connection, pool: Pool, streams: Sequence[str]) -> list[P
         state = await _state(conn, stream)
         for mark in marks:
             lag = lags[mark.partition]
+            problem, waits = await _judge(conn, state, mark, marks)
+            # What was pending when somebody last looked says nothing once nobody has for long, as after a restore.
+            is_unknown = waits is not None and not lag["pending"] and lag["silent_seconds"] > SILENT_S
             found.append(
                 PartitionStatus(
                     checkpoint=mark,
-                    problem=await _judge(conn, state, mark, marks),
-                    pending=lag["pending"],
-                    lag_seconds=lag["lag_seconds"],
+                    problem=problem,
+                    pending=None if is_unknown else lag["pending"],
+                    lag_seconds=_age_s(waits) if is_unknown and waits is not None else lag["lag_seconds"],
                     silent_seconds=lag["silent_seconds"],
                 )
             )
     return found
+
+
+def _age_s(message: StoredMessage) -> float:
+    return max(0.0, (datetime.now(UTC) - message.stored_at).total_seconds())
 
 
 async def plan_new_epoch(
@@ -203,24 +212,21 @@ async def _state(conn: Connection, stream: str) -> StreamState:
 
 async def _judge(
     conn: Connection, state: StreamState, mark: Checkpoint, marks: Sequence[Checkpoint]
-) -> errors.ProjectionStopped | None:
-    """As the projector judges: a tail that one partition misses stops the whole stream."""
+) -> tuple[errors.ProjectionStopped | None, StoredMessage | None]:
+    """As the projector judges: a tail that one partition misses stops the whole stream.  And what comes next for it."""
     furthest = witness(mark, marks)
     problem = judge(furthest, await _with_time_at(conn, state, furthest))
     if furthest is not mark and not isinstance(problem, errors.StreamReplaced):
         problem = judge(mark, await _with_time_at(conn, state, mark))
-    if problem is None and mark.seq < state.last_seq:
-        return await _unreadable(conn, state, mark)
-    return problem
-
-
-async def _unreadable(conn: Connection, state: StreamState, mark: Checkpoint) -> errors.LogGap | None:
-    """Whether what comes next for the partition lies in a part that the broker cannot read."""
+    if problem is not None or mark.seq >= state.last_seq:
+        return problem, None
     mine = subjects.partition_filter(mark.stream, mark.partition)
-    if await next_on_leader(conn, mark.stream, mine, mark.seq + 1) is not None:
-        return None
+    following = await next_on_leader(conn, mark.stream, mine, mark.seq + 1)
+    if following is not None:
+        return None, following
+    # What comes next may lie in a part that the broker cannot read.
     after = await damage.readable_again(conn, mark.stream, mine, mark.seq + 1, state.last_seq)
-    return None if after is None else damage.gap(mark.stream, mark.partition, mark.seq, after)
+    return None if after is None else damage.gap(mark.stream, mark.partition, mark.seq, after), None
 
 
 async def _with_time_at(conn: Connection, state: StreamState, mark: Checkpoint) -> StreamState:

@@ -105,6 +105,9 @@ class ProjectionStats(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     lag_seconds: float | None
     silent_seconds: float | None
+    """Since the checkpoint was written that was written longest ago;"""
+    silent_seconds_min: float | None
+    """and the one that was written last."""
     epoch: int
     seq_min: int
     seq_max: int

@@ -162,7 +162,10 @@ class Snapshots:
 
     async def _store(self, subject: str, body: bytes, after: int | None) -> int:
         block = None if after is None else headers.encode({headers.EXPECTED_LAST_SUBJECT_SEQ: str(after)})
-        message = await self._conn.request(subject, body, headers=block, timeout_s=limits.API_TIMEOUT_S)
+        try:
+            message = await self._conn.request(subject, body, headers=block, timeout_s=limits.API_TIMEOUT_S)
+        except errors.ServiceUnavailable as exc:
+            raise errors.NoStream(subject=subject) from exc
         answer = msgspec.json.decode(message.data, type=dict[str, Any])
         if "error" in answer:
             raise errors_map.publish_error(answer["error"], subject)

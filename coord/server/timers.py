@@ -105,7 +105,10 @@ class Arming:
             fields[headers.SCHEDULE_ZONE] = arm.zone
         if arm.absent:
             fields[headers.EXPECTED_LAST_SUBJECT_SEQ] = "0"
-        answer = await self._conn.request(subject, msgspec.json.encode(arm.data), headers=headers.encode(fields))
+        try:
+            answer = await self._conn.request(subject, msgspec.json.encode(arm.data), headers=headers.encode(fields))
+        except errors.ServiceUnavailable as exc:
+            raise errors.NoStream(subject=subject) from exc
         error: dict[str, Any] | None = msgspec.json.decode(answer.data, type=dict[str, Any]).get("error")
         code = None if error is None else error.get("err_code")
         if error is None:

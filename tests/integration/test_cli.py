@@ -276,6 +276,28 @@ async def test_doctor_finds_what_is_missing(empty: Servers, run: Run) -> None:
     assert "coord db migrate" in fixes["migrations"]
 
 
+async def test_a_database_that_nobody_projects_into_is_not_current(servers: Servers, run: Run) -> None:
+    """As after a restore, or where `coord serve` writes into another one: its checkpoints say that nothing waits."""
+    async with await Connection.open(NatsConfig(urls=(servers.nats,)), name="test") as conn:
+        created = (await conn.api("STREAM.INFO.EVENTS"))["created"]
+    db = await asyncpg.connect(servers.database)
+    await db.execute(checkpoints_sql(datetime.now(UTC)))
+    old = "stream_created = $1, seq = 0, stored_at = NULL, pending = 0, updated_at = now() - interval '5 min'"
+    await db.execute(f"UPDATE coord.checkpoint SET {old} WHERE stream = 'EVENTS'", datetime.fromisoformat(created))
+    await db.close()
+    assert {row["state"] for row in (await run("projection", "status", "--stream", "events", "-o", "json")).json} == {
+        "current"
+    }
+    assert (await run("event", "pub", "note", "n1", "written")).code == 0
+    rows = (await run("projection", "status", "--stream", "events", "-o", "json")).json
+    (behind,) = (row for row in rows if row["state"] != "current")
+    assert (behind["partition"], behind["state"]) == (subjects.partition("n1"), "behind")
+    assert (behind["pending"], behind["lag_seconds"] < 300) == (None, True)
+    unhealthy = await run("status")
+    assert unhealthy.code == 3
+    assert "Nobody projects into this database" in unhealthy.out
+
+
 async def test_a_user_that_may_too_little_is_told_what(start_nats: Any, run: Run, servers: Servers) -> None:
     extra = """
     authorization { users: [ { user: u, password: p, permissions: {

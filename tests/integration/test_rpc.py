@@ -298,3 +298,16 @@ async def test_silence_counts_too(conn: Connection) -> None:
         assert await until(lambda: refusal(conn, subject, 0.02))
     finally:
         await mute.unsubscribe()
+
+
+async def test_who_may_not_hear_answers_is_told_at_once(start_nats) -> None:
+    """The login's own inboxes are others than those that it asks with: the commonest mistake of a first day."""
+    allowed = '{ publish: ">", subscribe: "_INBOX_a.>" }'
+    server = await start_nats(
+        extra=f"authorization {{ users: [ {{ user: a, password: p, permissions: {allowed} }} ] }}"
+    )
+    config = NatsConfig(urls=(server.url,), user="a", password="p")
+    async with await Connection.open(config, name="test") as conn:
+        for _ in range(2):
+            with pytest.raises(errors.NoPermission, match="inbox_prefix"):
+                await conn.request("some.service", timeout_s=300)

@@ -50,8 +50,8 @@ def consumer(name: str, **fields: Any) -> ConsumerStats:
 
 def projection(name: str, **fields: Any) -> ProjectionStats:
     given: dict[str, Any] = {
-        "partitions": 16, "pending": 0, "lag_seconds": 0.0, "silent_seconds": 1.0, "epoch": 1, "seq_min": 1,
-        "seq_max": 10, "stream_created_min": NOW, "stream_created_max": NOW,
+        "partitions": 16, "pending": 0, "lag_seconds": 0.0, "silent_seconds": 1.0, "silent_seconds_min": 1.0,
+        "epoch": 1, "seq_min": 1, "seq_max": 10, "stream_created_min": NOW, "stream_created_max": NOW,
     }  # fmt: skip
     return ProjectionStats(stream=name, **(given | fields))
 
@@ -125,6 +125,10 @@ def test_a_system_that_is_well_has_no_problems() -> None:
                 consumers=(consumer("EVENTS", pending=9), consumer("TELEMETRY")),
             ),
             "error", "projection EVENTS", "9 messages wait",
+        ),
+        (
+            changed(projection=(projection("EVENTS", silent_seconds_min=STUCK_S + 1, seq_max=9),)),
+            "error", "projection EVENTS", "goes on to 10, the furthest checkpoint is 9",
         ),
         (
             changed(projection=(projection("EVENTS", silent_seconds=STUCK_S + 1),)),

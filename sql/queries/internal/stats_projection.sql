@@ -5,6 +5,7 @@ SELECT
   sum(c.pending)::bigint AS pending,
   max(l.lag_seconds) AS lag_seconds,
   max(l.silent_seconds) AS silent_seconds,
+  min(l.silent_seconds) AS silent_seconds_min,
   max(c.epoch) AS epoch,
   min(c.seq) AS seq_min,
   max(c.seq) AS seq_max,
