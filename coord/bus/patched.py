@@ -270,10 +270,13 @@ class PatchedClient(Client):
         """
         try:
             await super()._process_connect_init()
-        except BaseException:
+        except BaseException as exc:
             transport, self._transport = self._transport, None
             if transport is not None:
                 transport.close()  # type: ignore[no-untyped-call]
+            if isinstance(exc, (ValueError, TypeError, LookupError, AttributeError)) and not isinstance(exc, OSError):
+                # What was read is no server's INFO; nats-py would not try again, and say nothing.
+                raise ProtocolError(f"whoever answers is no NATS server: {exc}") from exc
             raise
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:

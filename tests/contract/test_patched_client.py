@@ -380,3 +380,23 @@ async def test_no_server_is_an_error_in_time() -> None:
         config = NatsConfig(urls=(f"nats://127.0.0.1:{taken.getsockname()[1]}",), connect_timeout_s=0.3)
         with pytest.raises(errors.NotConnected):
             await Connection.open(config, name="test")
+
+
+@pytest.mark.parametrize("said", [b"x" * 200_000, b"INFO {no\r\n", b"INFO []\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_who_is_no_server_is_asked_again(said: bytes) -> None:
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.write(said if asked < 3 else b'INFO {"server_id":"a","version":"2.12.0","max_payload":1048576}\r\n')
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as somebody, asyncio.timeout(60):
+        url = f"nats://127.0.0.1:{somebody.sockets[0].getsockname()[1]}"
+        conn = await Connection.open(NatsConfig(urls=(url,), reconnect_wait_s=0.01), name="test", wait=True)
+        assert asked == 3
+        await conn.close()
