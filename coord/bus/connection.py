@@ -306,7 +306,7 @@ class Connection:
         await self.close()
 
     async def close(self) -> None:
-        """Close for good.  Twice is legal."""
+        """Close for good, within `limits.CONNECTION_CLOSE_S` whatever the broker does.  Twice is legal."""
         if self._closing:
             return
         self._closing = True
@@ -314,9 +314,13 @@ class Connection:
             self._reopening.cancel()
             await asyncio.gather(self._reopening, return_exceptions=True)
         self._fail_replies(errors.BusClosed())
-        with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AttributeError):
-            # AttributeError: nats-py closing a client that never connected
-            await self.client.close()
+        late = asyncio.get_running_loop().call_later(limits.CONNECTION_CLOSE_S, self.client.abort)
+        try:
+            with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AttributeError):
+                # AttributeError: nats-py closing a client that never connected
+                await self.client.close()
+        finally:
+            late.cancel()
         self._up.set()  # whoever waits learns that it is closed
         self._count_connected(now=False)
         self._notify(self._disconnected_listeners)

@@ -279,6 +279,11 @@ class PatchedClient(Client):
                 raise ProtocolError(f"whoever answers is no NATS server: {exc}") from exc
             raise
 
+    def abort(self) -> None:
+        """Give up what is unsent: whoever waits for that to be taken, or for the connection's end, goes on."""
+        if isinstance(self._transport, TcpTransport) and (writer := self._transport._io_writer) is not None:  # noqa: SLF001
+            writer.transport.abort()
+
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         """Send PING behind everything written before, so that its PONG means what `flush` promises.
 

@@ -117,6 +117,9 @@ RECONNECT_WAITS_MAX: Final = 20
 """Of these, doubled each time, the upper half random, between two tries at most: 2 s.  Whoever holds something is to be
 back, and to have said so, before `PRESENCE_SETTLE_S` is over; 5,000 clients try 3,300 times a second."""
 
+CONNECTION_CLOSE_S: Final = 1.0
+"""For what is unsent when a connection is closed, and for its last words: a broker that stands still would hold both
+for as long as it does."""
 CONNECT_TIMEOUT_S: Final = 5.0
 API_TIMEOUT_S: Final = 5.0
 """One JetStream API request."""

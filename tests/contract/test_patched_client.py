@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
+import os
+import signal
 import socket
 import termios
 
@@ -400,3 +402,17 @@ async def test_who_is_no_server_is_asked_again(said: bytes) -> None:
         conn = await Connection.open(NatsConfig(urls=(url,), reconnect_wait_s=0.01), name="test", wait=True)
         assert asked == 3
         await conn.close()
+
+
+async def test_a_broker_that_stands_still_keeps_nobody_from_leaving(start_nats, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTION_CLOSE_S", 0.1)
+    server = await start_nats()
+    conn = await Connection.open(NatsConfig(urls=(server.url,)), name="test")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        for _ in range(32):  # more than the sockets take
+            conn.publish("t", b"x" * 1_000_000)
+        async with asyncio.timeout(30):
+            await conn.close()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
