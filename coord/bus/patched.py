@@ -1,4 +1,4 @@
-"""nats-py's client with the nine things changed that coord cannot live with.
+"""nats-py's client with the ten things changed that coord cannot live with.
 
 Why a subclass of a pinned version instead of a client of our own: connecting, TLS,
 authentication and reconnecting are well kept in nats-py.  What is replaced is the path of
@@ -23,6 +23,8 @@ a message from the parser to whoever waits for it (measured on nats-py 2.16):
 8. Who connects and is cancelled in the moment in which an attempt fails goes on for ever.  Here that is the end of it.
 9. Asked for encryption it sends its password in the clear to a server that offers none, and it takes the certificates
    of its beginning for ever.  Here the one is refused, the other is read again.
+10. Closing waits for a server that stands still, or never ends a handshake, for as long as it does.  Here it can be cut
+   short, and who is cancelled while he waits cancels nobody else.
 
 ``tests/contract/test_patched_client.py`` guards every private name used here.
 """
@@ -170,6 +172,25 @@ def _cancellations() -> int:
     return 0 if task is None else task.cancelling()
 
 
+class _Tcp(TcpTransport):
+    """nats-py's, but for whom several wait for its end."""
+
+    async def wait_closed(self) -> None:
+        """Whoever is cancelled while he waits cancels himself alone: a stream's end is one future for all.
+
+        nats-py's attempt to reconnect waits for it, and is cancelled by a close that waits for it, too.
+        """
+        ending = asyncio.ensure_future(super().wait_closed())  # type: ignore[no-untyped-call]
+        ending.add_done_callback(_heard)
+        await asyncio.wait([ending])
+        ending.result()
+
+
+def _heard(ended: asyncio.Future[None]) -> None:
+    if not ended.cancelled():
+        ended.exception()  # or the loop says that nobody asked, where who waited was cancelled
+
+
 class PatchedClient(Client):
     """See the module's docstring; everything not named there is nats-py's."""
 
@@ -202,11 +223,14 @@ class PatchedClient(Client):
         await super().connect(*args, **options)
 
     async def _connect_to_server(self, s: Srv) -> None:
-        """By TCP, unless its host is one of `transports`."""
+        """By TCP, or as its scheme says, unless its host is one of `transports`."""
         make = transports.get(s.uri.hostname or "")
         if make is None:
-            await super()._connect_to_server(s)
-            return
+            if s.uri.scheme in ("ws", "wss"):
+                await super()._connect_to_server(s)
+                return
+            make = _Tcp
+        s.last_attempt = clock.monotonic()
         self._transport = make()
         await self._transport.connect(s.uri, _READ_BYTES, self.options["connect_timeout"])
 

@@ -119,13 +119,15 @@ async def test_a_broker_that_is_deaf_to_a_handshake_holds_nobody_up() -> None:
 @pytest.mark.parametrize("asked", ["tls", "nats"])
 async def test_without_encryption_nothing_is_said(asked: str) -> None:
     """Where somebody in between takes the word of TLS out of what the server says, he shall not get the password."""
-    heard = bytearray()
+    heard, hung_up = bytearray(), asyncio.Event()
 
     async def in_between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576,"headers":true}\r\n')
         while block := await reader.read(1024):
             heard.extend(block)
             writer.write(b"PONG\r\n")
+        writer.close()
+        hung_up.set()
 
     listening = await asyncio.start_server(in_between, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
@@ -136,6 +138,7 @@ async def test_without_encryption_nothing_is_said(asked: str) -> None:
     with pytest.raises(errors.BrokerNotTrusted):
         await Connection.open(meant, name="test")
     listening.close()
+    await hung_up.wait()
     assert not heard
 
 
