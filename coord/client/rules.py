@@ -49,7 +49,7 @@ class Rules:
         if version is not None:
             said = msgspec.structs.replace(said, version=version)
         stored = await self._coord.stating.state(Fact(kind="rules", id=name, key=name, event="set", data=said))
-        return RuleSet(self._coord.tenant, name, stored.seq, said)
+        return RuleSet(self._coord.tenant, name, stored.seq, said, stored.seq)
 
     async def get(self, name: str, /) -> RuleSet | None:
         """A table as the log has it now; None: it knows of none."""
