@@ -226,6 +226,10 @@ READING_BYTES_MAX: Final = 4 * KIB
 PROJECT_WRITERS: Final = 2
 """Transactions of one projector at a time, each for all partitions that wait."""
 
+PROJECT_HELD_UP_S: Final = 10.0
+"""A transaction on its way for longer: /readyz says no.  A database that hangs refuses nothing until the statement's
+time is over, and the largest batch takes a second."""
+
 PROJECT_GAP_S: Final = 0.01
 """From the beginning of one transaction to that of the next, while few rows wait; twice that while fewer than
 `PROJECT_COMPANY_ROWS` would share it.  A transaction costs coord and PostgreSQL 1 ms of CPU before its first row."""

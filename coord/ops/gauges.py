@@ -7,8 +7,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from coord.bus.connection import Connection, NatsConfig
+from coord.ops import judge
 from coord.ops.settings import side_pool
-from coord.ops.stats import PROJECTED, Snapshot, collect
+from coord.ops.stats import PROJECTED, ProjectionStats, Snapshot, collect
 from coord.runtime.clock import Clock
 from coord.runtime.service import Service
 from coord.store.config import DatabaseConfig
@@ -34,6 +35,9 @@ class StatsService(Service):
         super().__init__("stats", registry=registry, clock=clock)
         self.snapshot: Snapshot | None = None
         """The last one."""
+        self._projected: tuple[ProjectionStats, ...] = ()
+        self._projected_at = self.clock.now()
+        """What the database said last, and when."""
         self._nats = nats
         self._database = database
         self._every_s = every_s
@@ -72,9 +76,13 @@ class StatsService(Service):
         for c in snapshot.consumers:
             self._set(m.consumer_pending_messages, c.pending, c.stream, c.name)
             self._set(m.consumer_ack_pending_messages, c.ack_pending, c.stream, c.name)
-        for p in snapshot.projection:
-            if p.lag_seconds is not None:
-                self._set(m.consumer_lag_seconds, p.lag_seconds, p.stream, "projector")
+        if snapshot.projection:
+            self._projected, self._projected_at = snapshot.projection, snapshot.at
+        since_s = (snapshot.at - self._projected_at).total_seconds()
+        for p in self._projected:
+            lag_s = judge.lag_seconds(p, snapshot.stream(p.stream), since_s)
+            if lag_s is not None:
+                self._set(m.consumer_lag_seconds, lag_s, p.stream, "projector")
         if snapshot.database is not None and snapshot.database.migrated:
             for stream in PROJECTED:
                 letters = sum(d.letters for d in snapshot.dead_letters if d.stream == stream)

@@ -239,6 +239,21 @@ def _is_left(projection: ProjectionStats, stream: StreamStats) -> bool:
     return (projection.silent_seconds_min or 0.0) > STUCK_S and projection.seq_max < stream.last_seq
 
 
+def lag_seconds(projection: ProjectionStats, stream: StreamStats | None, since_s: float = 0.0) -> float | None:
+    """How far the tables are behind the stream, at most; None: unknown.
+
+    `since_s`: how long ago the database said what `projection` is.  What a checkpoint says is as old as it: where
+    nobody writes any, or the database does not answer, it would say for ever that nothing waits.
+    """
+    lag_s = projection.lag_seconds
+    if lag_s:
+        lag_s += since_s
+    unconfirmed_s = (projection.silent_seconds_min or 0.0) + since_s
+    if stream is None or projection.seq_max >= stream.last_seq or unconfirmed_s <= SILENT_S:
+        return lag_s
+    return max(lag_s or 0.0, unconfirmed_s)
+
+
 def _judge_checkpoints(what: str, projection: ProjectionStats, stream: StreamStats) -> list[Problem]:
     """Whether the stream is still the one of the checkpoints; `coord projection status` looks closer."""
     if not projection.stream_created_min == stream.created_at == projection.stream_created_max:

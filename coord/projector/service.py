@@ -159,12 +159,18 @@ class ProjectorService(Service):
             await self._pool.close()
 
     def is_ready(self) -> bool:
-        """Whether it is connected and each of its partitions is being followed, or it waits for an older release."""
+        """Whether it is connected, writes, and follows each of its partitions, or waits for an older release."""
         if self._conn is None or not self._conn.is_connected or self._replicas is None:
             return False
         if not self._replicas.members and not self._replicas.older:
             return False
+        if self._held_up_s > limits.PROJECT_HELD_UP_S:
+            return False
         return all(p.state not in {"retrying", "stopped"} for p in self.partitions)
+
+    @property
+    def _held_up_s(self) -> float:
+        return 0.0 if self._writer is None else self._writer.held_up_s
 
     def details(self) -> dict[str, Any]:
         """Members, older ones that are waited for, partitions by state, what waits, and what is wrong with whom."""
@@ -175,6 +181,7 @@ class ProjectorService(Service):
             "waits_for": sorted(self._replicas.older) if self._replicas else [],
             "circuits": {} if self._pool is None else {self._pool.circuit.name: self._pool.circuit.state},
             "partitions": dict(Counter(p.state for p in self.partitions)),
+            "held_up_s": round(self._held_up_s, 1),
             "pending": sum(p.pending for p in self.partitions if p.is_projecting),
             "errors": [
                 {"stream": p.stream, "partition": p.partition, "state": p.state, **_brief(p.error)} for p in troubled

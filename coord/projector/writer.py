@@ -175,6 +175,8 @@ class Writer:
         self._taking = asyncio.Lock()
         self._slots = asyncio.Semaphore(writers)
         """All partitions begin, and fall idle, in the same second: they must not want a connection each."""
+        self._begun: dict[object, float] = {}
+        """What is being written, since when (the loop's clock)."""
         self._confirming = Confirming(self.turn)
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -250,6 +252,11 @@ class Writer:
         async with self._pool.transaction() as conn:
             await checkpoints.pass_gap(conn, checkpoint, moved)
 
+    @property
+    def held_up_s(self) -> float:
+        """For how long what is written for longest has been on its way: a database may take it and say no more."""
+        return asyncio.get_running_loop().time() - min(self._begun.values()) if self._begun else 0.0
+
     # --- lanes ---------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -260,7 +267,12 @@ class Writer:
         while True:
             async with self._taking:
                 offers = await self._take()
-            await self._write(offers)
+            lane = object()
+            self._begun[lane] = asyncio.get_running_loop().time()
+            try:
+                await self._write(offers)
+            finally:
+                del self._begun[lane]
 
     def close(self) -> None:
         """Fail what still waits: no lane will take it."""

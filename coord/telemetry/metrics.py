@@ -382,7 +382,8 @@ class Metrics:
             "coord_consumer_ack_pending_messages", "Messages delivered and not yet acked", "stream", "consumer"
         )
         self.consumer_lag_seconds = gauge(
-            "coord_consumer_lag_seconds", "Age of the last committed message while more are waiting; 0 when none are",
+            "coord_consumer_lag_seconds", "Age of the last committed message while more are waiting; 0 when none are."
+            " While checkpoints are not confirmed or the database does not answer, the time since then",
             "stream", "consumer",
         )  # fmt: skip
         self.dead_letters = gauge("coord_dead_letters", "Rows of the dead_letter table", "stream")

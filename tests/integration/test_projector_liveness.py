@@ -49,6 +49,22 @@ async def rows(db: asyncpg.Connection, table: str, wanted: int) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_a_database_that_takes_a_write_and_says_no_more_is_no_readiness(
+    conn, db, service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coord.limits.PROJECT_HELD_UP_S", 0.2)
+    async with service:
+        await until(lambda: service.ready)
+        async with db.transaction():
+            await db.execute("LOCK TABLE coord.event")
+            await conn.request(GOOD, b"{}")
+            await until(lambda: not service.ready)
+            assert service.health()["held_up_s"] >= 0.2
+            assert not service.health()["errors"]
+        await until(lambda: service.ready)
+        await rows(db, "event", 1)
+
+
 @pytest.mark.parametrize("answer", [None, b"\xff", b"[]", b'{"error":7}'], ids=["mute", "bytes", "list", "odd error"])
 async def test_a_dead_letter_queue_that_is_none_blocks_no_partition(
     conn, db, service, monkeypatch: pytest.MonkeyPatch, answer: bytes | None

@@ -8,10 +8,13 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from coord.bus import topology
+from coord.bus.connection import NatsConfig
 from coord.ops import judge, permissions, stats, top
 from coord.ops.cli.output import Format, Output
+from coord.ops.gauges import StatsService
 from coord.ops.judge import LAG_ERROR_S, LAG_WARNING_S, SILENT_S, STUCK_S
 from coord.ops.stats import (
     BrokerStats,
@@ -25,6 +28,8 @@ from coord.ops.stats import (
     StreamStats,
 )
 from coord.runtime import assets
+from coord.store.config import DatabaseConfig
+from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -170,6 +175,26 @@ def test_what_is_no_problem() -> None:
     quiet = projection("EVENTS", silent_seconds=10 * SILENT_S)
     assert judge.judge(changed(projection=(quiet,), instances=None)) == []  # nothing waits
     assert judge.judge(changed(projection=(projection("EVENTS", silent_seconds=STUCK_S),))) == []
+
+
+def test_the_lag_grows_while_the_database_says_nothing() -> None:
+    """What it said last, that nothing waits, would keep the alarm from firing for as long as it is away."""
+    shown = Metrics(CollectorRegistry())
+    service = StatsService(NatsConfig(), DatabaseConfig(), 5.0, registry=shown)
+
+    def lag_s(after_s: float, *, last_seq: int, silent_s: float | None) -> float | None:
+        known = () if silent_s is None else (projection("EVENTS", silent_seconds_min=silent_s),)
+        streams = (stream("EVENTS", last_seq=last_seq),)
+        service._show(Snapshot(at=NOW + timedelta(seconds=after_s), streams=streams, projection=known))
+        labels = {"stream": "EVENTS", "consumer": "projector"}
+        return shown.registry.get_sample_value("coord_consumer_lag_seconds", labels)
+
+    assert lag_s(0, last_seq=10, silent_s=1) == 0
+    assert lag_s(60, last_seq=10, silent_s=None) == 0  # nothing came
+    assert lag_s(15, last_seq=11, silent_s=None) == 0  # it may be on its way
+    assert lag_s(60, last_seq=11, silent_s=None) == 61
+    assert lag_s(70, last_seq=11, silent_s=71) == 71  # it answers again, and nobody writes into it
+    assert lag_s(80, last_seq=11, silent_s=1) == 0
 
 
 def test_errors_come_first() -> None:
