@@ -173,17 +173,26 @@ def _cancellations() -> int:
 
 
 class _Tcp(TcpTransport):
-    """nats-py's, but for whom several wait for its end."""
+    """nats-py's, but its end comes, whatever the server does and however many wait for it."""
 
     async def wait_closed(self) -> None:
-        """Whoever is cancelled while he waits cancels himself alone: a stream's end is one future for all.
+        """Return when it has ended, within `limits.CONNECTION_CLOSE_S`: then what is unsent is given up.
 
-        nats-py's attempt to reconnect waits for it, and is cancelled by a close that waits for it, too.
+        nats-py waits so before it reconnects, and would for as long as a server stands still that does not take it.
+        And a stream's end is one future for all: whoever is cancelled while he waits cancels himself alone here.
         """
         ending = asyncio.ensure_future(super().wait_closed())  # type: ignore[no-untyped-call]
         ending.add_done_callback(_heard)
-        await asyncio.wait([ending])
+        await asyncio.wait([ending], timeout=limits.CONNECTION_CLOSE_S)
+        if not ending.done():
+            self.abort()
+            await asyncio.wait([ending])
         ending.result()
+
+    def abort(self) -> None:
+        """Give up what is unsent: whoever waits for that to be taken, or for the end, goes on."""
+        if self._io_writer is not None:
+            self._io_writer.transport.abort()
 
 
 def _heard(ended: asyncio.Future[None]) -> None:
@@ -304,9 +313,9 @@ class PatchedClient(Client):
             raise
 
     def abort(self) -> None:
-        """Give up what is unsent: whoever waits for that to be taken, or for the connection's end, goes on."""
-        if isinstance(self._transport, TcpTransport) and (writer := self._transport._io_writer) is not None:  # noqa: SLF001
-            writer.transport.abort()
+        """Give up what is unsent; see `_Tcp.abort`."""
+        if isinstance(self._transport, _Tcp):
+            self._transport.abort()
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         """Send PING behind everything written before, so that its PONG means what `flush` promises.

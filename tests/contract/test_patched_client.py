@@ -416,3 +416,24 @@ async def test_a_broker_that_stands_still_keeps_nobody_from_leaving(start_nats, 
             await conn.close()
     finally:
         os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_who_has_much_unsent_leaves_a_broker_that_stands_still_for_another(start_nats, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTION_CLOSE_S", 0.1)
+    still, other = await start_nats(), await start_nats()
+    config = NatsConfig(urls=(still.url, other.url), ping_interval_s=0.1, reconnect_wait_s=0.01)
+    conn = await Connection.open(config, name="test")
+    if conn.client.connected_url.netloc != still.url.removeprefix("nats://"):  # type: ignore[union-attr]
+        still, other = other, still
+    moved = asyncio.Event()
+    conn.on_reconnected(moved.set)
+    os.kill(still.pid, signal.SIGSTOP)
+    try:
+        for _ in range(32):  # more than the sockets take
+            conn.publish("t", b"x" * 1_000_000)
+        async with asyncio.timeout(30):
+            await moved.wait()
+        await conn.flush()
+        await conn.close()
+    finally:
+        os.kill(still.pid, signal.SIGCONT)
