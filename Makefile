@@ -41,7 +41,7 @@ dev: $(VENV)/.installed ## the same servers and service left running, with a ban
 # One run for all loops: another one is other workers, other servers and another wait for the last test.
 test: $(VENV)/.installed-test ## everything: style, types, and all tests with real servers; what waits and reconnects on three loops
 	@{ $(MAKE) --no-print-directory lint >$(VENV)/.linted 2>&1 || { cat $(VENV)/.linted; false; }; } & linters=$$!; \
-		$(BIN)/python -m pytest --collect-only -qq >$(VENV)/.collected 2>&1; \
+		$(BIN)/python -m pytest --collect-only -qq -p tests.support.compiled >$(VENV)/.collected 2>&1; \
 		COORD_TEST_ALL_LOOPS="$(LOOPS)" $(PYTEST) $(ARGS); failed=$$?; \
 		wait $$linters || { failed=$$?; cat $(VENV)/.linted; }; exit $$failed
 

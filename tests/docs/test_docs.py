@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import sys
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from coord.runtime.http_config import HttpConfig
 from coord.store.config import DatabaseConfig
 from coord.telemetry.metrics import Metrics
 from coord.wire import subjects
+from tests.support import forking
 from tests.support.cli import Result, cli
 from tests.support.pages import Block, Page, command_lines, page, pages, words
 from tests.support.sources import ROOT
@@ -143,10 +144,9 @@ async def _run_python(block: Block, stack: Stack, folder: Path) -> None:
     text = block.text.replace(USUAL_NATS, stack.nats).replace(USUAL_DATABASE, stack.database)
     program.write_text(text, encoding="utf-8")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-X", "dev", "-W", "error", program, cwd=folder, env=environ,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    process = await forking.python(
+        program, cwd=folder, env=environ, stderr=subprocess.STDOUT, options=("-X", "dev", "-W", "error")
+    )
     try:
         async with asyncio.timeout(150):
             said, _ = await process.communicate()

@@ -42,7 +42,7 @@ _LINE_BYTES_MAX = 1 << 16
 
 class _Request(msgspec.Struct, frozen=True):
     argv: list[str]
-    """As Python's: ``-m``, a module and its arguments, or ``-c``, a program and its arguments."""
+    """As Python's: ``-m``, a module and its arguments, or ``-c``, a program and its arguments, or a program's file."""
     cwd: str
     environ: dict[str, str]
 
@@ -109,22 +109,25 @@ async def python(
     env: Mapping[str, str] | None = None,
     stderr: int = 2,
     limit: int = _LINE_BYTES_MAX,
+    options: tuple[str, ...] = (),
 ) -> Forked:
-    """Run what Python would with `argv`, a ``-m`` or a ``-c``, with pipes to its stdin and from its stdout.
+    """Run what Python would with `argv`, a ``-m``, a ``-c`` or a file, with pipes to its stdin and from its stdout.
 
-    `cwd`, `env`: ours unless given; `stderr`: a file, ours unless given, or `subprocess.PIPE` or `DEVNULL`; `limit`: of
-    a line.
+    `cwd`, `env`: ours unless given; `stderr`: a file, ours unless given, or one of those that `subprocess` names;
+    `limit`: of a line; `options`: of Python itself.
     """
     environ = dict(os.environ if env is None else env)
     request = msgspec.json.encode(_Request([str(each) for each in argv], str(cwd or Path.cwd()), environ))
-    server = await asyncio.to_thread(_server)
+    server = await asyncio.to_thread(_server, options)
     theirs_in, ours_in = os.pipe()
     ours_out, theirs_out = os.pipe()
     ours_err: int | None = None
     if stderr == subprocess.PIPE:
         ours_err, theirs_err = os.pipe()
+    elif stderr == subprocess.DEVNULL:
+        theirs_err = os.open(os.devnull, os.O_WRONLY)
     else:
-        theirs_err = os.open(os.devnull, os.O_WRONLY) if stderr == subprocess.DEVNULL else os.dup(stderr)
+        theirs_err = os.dup(theirs_out if stderr == subprocess.STDOUT else stderr)
     try:
         pid = _fork(server, request, [theirs_in, theirs_out, theirs_err])
     finally:
@@ -144,21 +147,23 @@ async def _reader(pipe: int, limit: int) -> asyncio.StreamReader:
     return reader
 
 
-_started: list[socket.socket] = []
+_started: dict[tuple[str, ...], socket.socket] = {}
+"""By Python's options."""
 
 
-def _server() -> socket.socket:
+def _server(options: tuple[str, ...]) -> socket.socket:
     """The connection to the one that forks; it ends when we do."""
-    if not _started:
+    if options not in _started:
         ours, theirs = _pair()
         root = Path(__file__).parents[2]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
-        process = subprocess.Popen([sys.executable, "-m", __name__], stdin=theirs.fileno(), cwd=root, env=environ)
+        command = [sys.executable, *options, "-m", __name__]
+        process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=root, env=environ)
         theirs.close()
         ours.recv(1)  # it has imported everything
-        _started.append(ours)
-        atexit.register(_end, process)
-    return _started[0]
+        _started[options] = ours
+        atexit.register(_end, options, process)
+    return _started[options]
 
 
 def begin() -> None:
@@ -172,7 +177,7 @@ def begin() -> None:
         _be(request)
         sys.exit()
     theirs.close()
-    _started.append(ours)
+    _started[()] = ours
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
@@ -181,8 +186,8 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    _started.pop().close()
+def _end(options: tuple[str, ...], process: subprocess.Popen[bytes]) -> None:
+    _started.pop(options).close()
     process.wait(10)
 
 
@@ -240,16 +245,20 @@ def _be(request: _Request) -> None:
     os.environ.clear()
     os.environ.update(request.environ)
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
-    kind, what, *arguments = request.argv
+    kind, *arguments = request.argv
     if kind == "-m":
-        sys.argv = [what, *arguments]
+        sys.argv = arguments
         with contextlib.suppress(KeyError):
-            del sys.modules[what]  # it is to be `__main__`
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
+            del sys.modules[sys.argv[0]]  # it is to be `__main__`
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
+    if kind == "-c":
+        name, text = "<string>", arguments.pop(0)
     else:
-        sys.argv = [kind, *arguments]
-        program = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(what, "<string>", "exec"), program.__dict__)
+        name, text = kind, Path(kind).read_text(encoding="utf-8")
+    sys.argv = [kind, *arguments]
+    program = sys.modules["__main__"] = types.ModuleType("__main__")
+    exec(compile(text, name, "exec"), program.__dict__)
 
 
 def main() -> None:
