@@ -285,7 +285,7 @@ def _refuse_misplaced(noun: typer.Context, verb: str) -> None:
         source = noun.get_parameter_source(option.name or "")
         if source is not None and source.name == "COMMANDLINE":
             place = f"{noun.command_path} {verb} {option.opts[0]} …"
-            raise typer.BadParameter(f"it goes after the verb: {place}", noun, option)
+            raise typer.BadParameter(f"it goes after the verb: {place}", noun)
 
 
 def _invoke(function: Callable[..., Any], context: Context, values: dict[str, Any], *, is_program: bool) -> None:
