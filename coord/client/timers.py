@@ -36,7 +36,7 @@ from coord.wire import arguments, codec, subjects
 from coord.wire import timing as wire
 from coord.wire.latch import KEY as SIGNALS
 from coord.wire.records import Fact
-from coord.wire.timing import Cancelled, Raise, Submit, Then, TimerSet
+from coord.wire.timing import Cancelled, Overlap, Raise, Submit, Then, TimerSet
 from coord.wire.work import Submission
 
 if TYPE_CHECKING:
@@ -97,16 +97,24 @@ class Timers:
         zone: str | None = None,
         times_max: int | None = None,
         key: str | None = None,
+        overlap: Overlap = "allow",
         **task: Any,
     ) -> Timer:
         """Submit a task whenever the timer fires: ``{id}``, or ``{id}-1``, ``{id}-2``, … of one that recurs.
+
+        `overlap`: of what recurs, when the next comes while a task of it has not ended: ``allow`` (they run beside each
+        other), ``skip`` (it is not done: ``timer.skipped``, counted), or ``queue`` (it is done when that has ended; one
+        waits at most, others are skipped).  With ``skip`` and ``queue`` the tasks have the timer's key:
+        ``c.task("nightly-3", key="nightly")``.
 
         `task`: what `Submission` has (priority, retries, timeout_s, …); a deadline is not among it.  Raises
         what `set` raises.
         """
         said = await self._submission(input, task)
         then = Then(submit=Submit(capability, said))
-        return await self.begin(id, key, _when(at, delay_s, every_s, cron, zone, times_max), then)
+        when = msgspec.structs.replace(_when(at, delay_s, every_s, cron, zone, times_max), overlap=overlap)
+        arguments.as_kind(when, TimerSet, "a timer")
+        return await self.begin(id, key, when, then)
 
     async def cancel(self, id: str, *, key: str | None = None, reason: str = "") -> bool:
         """Cancel a timer; False: it is not set, or fired first.

@@ -15,12 +15,16 @@ belongs to the `set` that holds, was not counted before, and nobody cancelled fi
 arming twice, firing twice, or firing after a cancellation change nothing, and whatever was not
 armed because somebody crashed is armed again.
 
+What recurs may say that its tasks do not `overlap`.  They have its key then, so that whoever decides folds them too:
+a firing while one has not ended submits nothing (`skipped`, a fact), or waits for its end, one at a time.
+
 Whoever submits a task under the id that a timer is to submit later has the id.  While both are in the log that
 refuses the second; where the first has ended and left it meanwhile, only who folded it then knows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
@@ -34,7 +38,7 @@ from coord.core.tasks import Refusal, Task, decode
 from coord.errors import WireError
 from coord.wire import timing as wire
 from coord.wire.envelope import StoredFact
-from coord.wire.timing import Cancelled, Fired, Held, TimerSet
+from coord.wire.timing import Cancelled, Fired, Held, Skipped, TimerSet
 from coord.wire.work import Carried
 
 AGENT: Final = "_timer"
@@ -45,6 +49,8 @@ TRANSITIONS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("-", "set"): ("set",),
     ("set", "set"): ("set",),
     ("set", "fired"): ("set", "fired"),
+    ("set", "skipped"): ("set",),
+    ("fired", "skipped"): ("fired",),
     ("set", "cancelled"): ("cancelled",),
     ("fired", "set"): ("set",),
     ("cancelled", "set"): ("set",),
@@ -60,6 +66,9 @@ _FULL: Final = Refusal("timer.too_many", "too many timers are set")
 
 Ident: TypeAlias = tuple[str, str, str]
 """(tenant, key, id)."""
+
+_HELD: Final = tuple(name for name in Held.__struct_fields__ if name != "run")
+"""Of the timer itself."""
 
 
 class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -83,6 +92,10 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     fired_id: str = ""
     numbered: int = 0
     """How often it fired, again and again, as it was set before: its tasks are numbered from there on."""
+    skipped: int = 0
+    """Firings that submitted nothing, since a task of it had not ended."""
+    skipped_n: int = 0
+    """The last of them."""
     reason: str = ""
     """Of its cancellation; the decider says so what the broker has against a schedule."""
     taken: bool = False
@@ -114,6 +127,8 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
         try:
             if fact.event == "set":
                 return self._set(fact, decode(fact, TimerSet))
+            if self.set_seq and fact.event == "skipped":
+                return self._skip(fact, decode(fact, Skipped))
             if self.set_seq == 0 or self.status != "set":
                 return _UNKNOWN
             if fact.event == "fired":
@@ -144,9 +159,10 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.taken = self.taken and before == _task_of(self)
         self.setter, self.set_at, self.set_seq, self.fires = fact.agent, at, fact.seq, 0
         self.fired_at, self.fired_id, self.reason = None, "", ""
+        self.skipped = self.skipped_n = 0
         self.begun_seq = self.begun_seq or fact.seq
         if held is not None:
-            for name in Held.__struct_fields__:
+            for name in _HELD:
                 setattr(self, name, getattr(held, name))
         return None
 
@@ -159,6 +175,15 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.fired_at, self.fired_id = fact.stored_at.timestamp(), fact.event_id
         if self.once or (self.said.times_max is not None and self.fires >= self.said.times_max):
             self.status = "fired"
+        return None
+
+    def _skip(self, fact: StoredFact, said: Skipped) -> Refusal | None:
+        n = int(fact.detail[0]) if len(fact.detail) == 1 and fact.detail[0].isdecimal() else 0
+        if self.status == "cancelled" or said.set != self.set_seq:
+            return _STALE
+        if not self.skipped_n < n <= self.fires:
+            return _REPEATED
+        self.skipped, self.skipped_n = self.skipped + 1, n
         return None
 
     def _cancel(self, fact: StoredFact, said: Cancelled) -> Refusal | None:
@@ -207,6 +232,30 @@ def _place(event_id: str) -> tuple[int, str]:
     return (int(number), "") if number.isdecimal() and len(number) < 19 else (0, event_id)
 
 
+class Running(msgspec.Struct):
+    """Of a timer whose tasks do not overlap: the one that has not ended."""
+
+    task: Task
+    at: float
+    """When that followed, Unix seconds."""
+    waits: int = 0
+    """queue: the number of the task that is submitted when it has ended; 0: none."""
+    hearsay: bool = False
+    """It was said when the timer was stated again, and not seen: what is said later counts."""
+
+    def is_over(self, at: float) -> bool:
+        """Whether it never began: somebody has its id."""
+        return not self.task.submitted_seq and at > self.at + limits.TIMER_UNMET_S
+
+
+def _gist(running: Running | None) -> tuple[Any, ...] | None:
+    """What would be decided otherwise if it were otherwise."""
+    if running is None:
+        return None
+    task = running.task
+    return task.id, task.status, task.claims, task.failures, task.deaths, task.redrives, running.waits
+
+
 class _Dump(msgspec.Struct):
     """A snapshot; only grows."""
 
@@ -214,6 +263,7 @@ class _Dump(msgspec.Struct):
     begun_seq: int = 0
     over: list[tuple[str, str, str, int]] = []
     """Of timers that are over: tenant, key, id and number."""
+    running: list[tuple[str, str, str, Running]] = []
 
 
 class TimerDecider(Folding):
@@ -233,6 +283,10 @@ class TimerDecider(Folding):
         """A heap of (when to look, timer, set_seq): those but crons, if they did not fire."""
         self._to_be: dict[Ident, Ident] = {}
         """Task → the timer that is to submit it, once; of the same partition, as all that the SDK sets are."""
+        self._running: dict[Ident, Running] = {}
+        """By timer."""
+        self._runs: dict[Ident, Ident] = {}
+        """Task → the timer that waits for its end."""
 
     def get(self, tenant: str, key: str, id: str) -> Timer | None:  # noqa: A002 - an entity's id
         """A timer that is set; not to be changed."""
@@ -245,10 +299,12 @@ class TimerDecider(Folding):
         if fact.kind == "task":
             if fact.event == "submitted" and self._to_be:
                 self._submitted(fact)
-            return NONE
+            return self._went_on(fact) if self._runs else NONE
         ident = (fact.tenant, fact.key, fact.id)
         timer = self._timers.get(ident)
         if timer is None:
+            if fact.event == "skipped":
+                return NONE  # the last firing of one that is over
             if fact.event == "set" and len(self._timers) >= limits.TIMERS_MAX:
                 self.refused[_FULL.code] += 1
                 return NONE
@@ -267,13 +323,18 @@ class TimerDecider(Folding):
             # What fires in vain is replaced, or removed: whoever was to do that may have died.
             return (_arm(timer, remove=refusal is _UNKNOWN),)
         self._begun_seq = self._begun_seq or fact.seq
+        if fact.event == "skipped":
+            return NONE
         if fact.event == "set":
+            self._adopt(ident, timer, fact)
             self._timers[ident] = timer
             self._over.pop(ident, None)
             self._forget(ident, named)
             self._expect(ident, timer)
-            if timer.set_seq == set_seq:
-                return NONE  # stated again
+            if timer.set_seq == set_seq:  # stated again
+                mine = self._running.get(ident)
+                late = timer.said.held is not None and _gist(_run_of(timer)) != _gist(mine)
+                return (_again(timer, mine),) if late else NONE  # it went on before that was stored
             self._watch(ident, timer)
             return (_arm(timer),)
         effects: list[Effect] = []
@@ -287,8 +348,78 @@ class TimerDecider(Folding):
             if not timer.once or fact.event == "cancelled":
                 effects.append(_arm(timer, remove=True))
         if fact.event == "fired":
-            effects += _follow(timer, fact)
+            effects += self._follow(ident, timer, fact)
+        if timer.status != "set":
+            self._leave(ident)  # the last firing was judged by it
         return effects
+
+    # --- tasks that do not overlap -----------------------------------------------------------
+
+    def _follow(self, ident: Ident, timer: Timer, fact: StoredFact) -> list[Effect]:
+        """What its setter wanted to happen, in view of what of it runs."""
+        told = None if timer.said.then is None else timer.said.then.submit
+        if told is None or timer.said.overlap == "allow":
+            return _follow(timer, fact)
+        effects = _follow(timer, fact, submits=False)
+        running = self._running.get(ident)
+        if running is None or running.is_over(fact.stored_at.timestamp()):
+            if timer.status != "set":  # the last: nothing comes that it could be in the way of
+                effects.append(_submit(timer, told, timer.number, fact))
+            else:
+                effects.append(self._run(ident, timer, told, timer.number, fact))
+        elif timer.said.overlap == "queue" and not running.waits:
+            running.waits = timer.number
+        else:
+            effects.append(_skipped(timer, running.task.id))
+        return effects
+
+    def _run(self, ident: Ident, timer: Timer, told: wire.Submit, number: int, fact: StoredFact) -> State:
+        stated = _submit(timer, told, number, fact)
+        self._leave(ident)
+        task = Task(tenant=stated.tenant, key=stated.key, id=stated.id)
+        self._running[ident] = Running(task, fact.stored_at.timestamp())
+        self._runs[task.tenant, task.key, task.id] = ident
+        return stated
+
+    def _went_on(self, fact: StoredFact) -> Iterable[Effect]:
+        """A task: where it is one that a timer waits for, and has ended, the next may follow."""
+        ident = self._runs.get((fact.tenant, fact.key, fact.id))
+        if ident is None:
+            return NONE
+        running = self._running[ident]
+        task = running.task
+        if task.apply(fact) is not None or not task.ended:
+            if task.submission.input is not None:
+                task.submission = msgspec.structs.replace(task.submission, input=None)
+            return NONE
+        self._leave(ident)
+        timer = self._timers[ident]
+        told = None if timer.said.then is None else timer.said.then.submit
+        if not running.waits or told is None:
+            return NONE
+        return (self._run(ident, timer, told, running.waits, fact),)
+
+    def _leave(self, ident: Ident) -> None:
+        """What runs is waited for no more."""
+        running = self._running.pop(ident, None)
+        if running is not None:
+            del self._runs[running.task.tenant, running.task.key, running.task.id]
+
+    def _adopt(self, ident: Ident, timer: Timer, fact: StoredFact) -> None:
+        """It is set: what of it runs is known, was said with it, or does not matter any more."""
+        mine = self._running.get(ident)
+        is_heard = ident not in self._timers or (mine is not None and mine.hearsay)
+        if timer.said.held is not None and timer.seq == fact.seq and is_heard:
+            self._leave(ident)
+            running = _run_of(timer)
+            if running is not None:
+                running.hearsay = True
+                self._running[ident] = running
+                self._runs[running.task.tenant, running.task.key, running.task.id] = ident
+        elif timer.set_seq == fact.seq and timer.said.overlap == "allow":
+            self._leave(ident)
+        elif timer.set_seq == fact.seq and ident in self._running:
+            self._running[ident].waits = 0  # that was of the setting before
 
     def _watch(self, ident: Ident, timer: Timer) -> None:
         if timer.next_at is not None:
@@ -332,7 +463,9 @@ class TimerDecider(Folding):
 
     def edge(self, seq: int) -> Iterable[Effect]:
         """Timers that were set long ago are set again, as they are."""
-        return (_again(timer) for timer in list(self._timers.values()) if timer.seq < seq)
+        return (
+            _again(timer, self._running.get(ident)) for ident, timer in list(self._timers.items()) if timer.seq < seq
+        )
 
     def oldest(self) -> int | None:
         """Of what set them."""
@@ -343,7 +476,8 @@ class TimerDecider(Folding):
     def dump(self) -> Any:
         """The timers that are set."""
         over = [(*ident, number) for ident, number in self._over.items()]
-        return _Dump(list(self._timers.values()), self._begun_seq, over)
+        running = [(*ident, running) for ident, running in self._running.items()]
+        return _Dump(list(self._timers.values()), self._begun_seq, over, running)
 
     def load(self, dumped: Any) -> None:
         """The same again."""
@@ -352,6 +486,8 @@ class TimerDecider(Folding):
         self._begun_seq = said.begun_seq
         self._over = {(tenant, key, name): number for tenant, key, name, number in said.over}
         self._due, self._to_be = [], {}
+        self._running = {(tenant, key, name): running for tenant, key, name, running in said.running}
+        self._runs = {(r.task.tenant, r.task.key, r.task.id): ident for ident, r in self._running.items()}
         for ident, timer in self._timers.items():
             self._expect(ident, timer)
             self._watch(ident, timer)
@@ -383,15 +519,23 @@ def _arm(timer: Timer, *, remove: bool = False, absent: bool = False) -> Arm:
     )  # fmt: skip
 
 
-def _follow(timer: Timer, fact: StoredFact) -> list[Effect]:
+def _skipped(timer: Timer, task: str) -> State:
+    return State(
+        tenant=timer.tenant, agent=AGENT, key=timer.key, kind="timer", id=timer.id, event="skipped",
+        detail=(str(timer.fires),), data=Skipped(timer.set_seq, task), once=None, step=f"skipped.{timer.id}",
+        attempt=timer.set_seq, ordinal=timer.fires,
+    )  # fmt: skip
+
+
+def _follow(timer: Timer, fact: StoredFact, *, submits: bool = True) -> list[Effect]:
     """What its setter wanted to happen."""
     effects: list[Effect] = []
     n, then = timer.fires, timer.said.then
     if timer.said.instance is not None:
         body = {"what": "fired", "key": timer.key, "id": timer.id, "n": n, "instance": timer.said.instance}
         effects.append(Push(timer.tenant, timer.setter, timer.said.instance, wire.TOPIC, body))
-    if then is not None and then.submit is not None and not timer.taken:
-        effects.append(_submit(timer, then.submit, n, fact))
+    if then is not None and then.submit is not None and not timer.taken and submits:
+        effects.append(_submit(timer, then.submit, timer.number, fact))
     if then is not None and then.raise_ is not None:
         told = then.raise_
         effects.append(
@@ -412,15 +556,18 @@ def _follow(timer: Timer, fact: StoredFact) -> list[Effect]:
     return effects
 
 
-def _submit(timer: Timer, told: wire.Submit, n: int, fact: StoredFact) -> State:
-    name = (told.id or timer.id) if timer.once else f"{timer.id[: limits.TOKEN_BYTES_MAX - 12]}-{timer.number}"
+def _submit(timer: Timer, told: wire.Submit, number: int, fact: StoredFact) -> State:
+    """`number`: of the task, of those that it submits again and again."""
+    name = (told.id or timer.id) if timer.once else f"{timer.id[: limits.TOKEN_BYTES_MAX - 12]}-{number}"
+    key = told.key or (name if timer.said.overlap == "allow" else timer.key)
     # In the name of whoever set the timer: outcomes are told to him, and he may cancel.
     carried = Carried(submitter=timer.setter, submitted_at=fact.stored_at.timestamp(), event_id=fact.event_id)
     task = msgspec.structs.replace(told.task, carried=carried)
     return State(
-        tenant=timer.tenant, agent=AGENT, key=told.key or name, kind="task", id=name, event="submitted",
+        tenant=timer.tenant, agent=AGENT, key=key, kind="task", id=name, event="submitted",
         detail=(told.capability, wire.queue_of(task)), data=msgspec.to_builtins(task), once="entity",
-        step=f"submit.{timer.key}.{timer.id}.{name}", attempt=timer.set_seq, ordinal=n,
+        step=f"submit.{timer.key}.{timer.id}.{name}", attempt=timer.set_seq,
+        ordinal=timer.fires if timer.said.overlap == "allow" else number,
         from_outside=True,  # set again, a timer may name a task that there is: it is that one
         reuse=None if told.reuse_for_s is None else Reuse(told.reuse_for_s, fact.stored_at.timestamp()),
     )  # fmt: skip
@@ -439,9 +586,20 @@ def _taken_back(timer: Timer, late: StoredFact) -> Iterable[Effect]:
     return (cancelled,)
 
 
-def _again(timer: Timer) -> State:
+def _run_of(timer: Timer) -> Running | None:
+    """What of it ran, as was said when it was stated again."""
+    held = timer.said.held
+    if held is None or held.run is None:
+        return None
+    with contextlib.suppress(msgspec.ValidationError):
+        return msgspec.convert(held.run, Running)
+    return None
+
+
+def _again(timer: Timer, running: Running | None = None) -> State:
     n = timer.said.restated + 1
-    held = Held(**{name: getattr(timer, name) for name in Held.__struct_fields__})
+    run = None if running is None else msgspec.to_builtins(running)
+    held = Held(**{name: getattr(timer, name) for name in _HELD}, run=run)
     said = msgspec.structs.replace(timer.said, restated=n, held=held)
     return State(
         tenant=timer.tenant, agent=AGENT, key=timer.key, kind="timer", id=timer.id, event="set",

@@ -364,6 +364,9 @@ TIMER_LATE_S: Final = 5.0
 TIMER_DUE_TTL_S: Final = 3_600
 """How long TIMERS keeps what was due: the log takes it in at once, or when its server is back."""
 
+TIMER_UNMET_S: Final = 3_600.0
+"""A task that a timer has submitted, and that the log does not have so long after, runs no more: its id was taken."""
+
 TIMER_THEN_BYTES: Final = 16 * KIB
 """What a timer submits or raises: its decider holds it."""
 

@@ -56,7 +56,9 @@ class Setter(Agent):
         if kind < 0.3:
             return {"every_s": 60.0}
         if kind < 0.6:
-            return said | {"every_s": rng.choice([1.0, 2.5]), "times_max": rng.choice([1, 3])}
+            said |= {"every_s": rng.choice([1.0, 2.5]), "times_max": rng.choice([1, 3])}
+            keeps_apart = "submit" in (then or {}) and len(self.broker.log) % 2
+            return said | ({"overlap": "skip"} if keeps_apart else {})
         return said | {"at": now + rng.choice([-1.0, 0.0, 1.0, 10.0]) * rng.random()}
 
     def _ended(self, name: str, said: dict[str, Any]) -> Thread:

@@ -87,6 +87,8 @@ class _Timer(msgspec.Struct):
     """Firings of one setting."""
     numbered: int = 0
     """Firings of settings before, which its tasks are numbered after."""
+    runs: Place | None = None
+    """The task that it submitted last, of tasks that do not overlap."""
 
 
 class TimerRules(Rules):
@@ -103,6 +105,9 @@ class TimerRules(Rules):
         """Task (key, id) → the timer whose firing submits it."""
         self.refused: set[int] = set()
         """What strangers said of timers that were somebody's."""
+        self.skips: set[tuple[Place, int, int]] = set()
+        """(timer, its setting, which firing) that came while a task of it had not ended, and what was said of them."""
+        self.skipped: set[tuple[Place, int, int]] = set()
 
     def take(self, fact: StoredFact) -> None:
         """One rule for each event."""
@@ -116,6 +121,7 @@ class TimerRules(Rules):
                 self.timers[place] = _Timer(
                     "set", fact.agent, said, fact.seq, stored_s(fact), fired_max=timer.fired_max,
                     numbered=timer.numbered + (0 if "at" in timer.said else timer.fires),
+                    runs=timer.runs if is_set and said.get("overlap") == "skip" else None,
                 )  # fmt: skip
         elif fact.event == "cancelled":
             mine = fact.agent == timer.setter or fact.agent.startswith("_")
@@ -128,6 +134,10 @@ class TimerRules(Rules):
             if number > timer.last:
                 timer.last = number
                 self._fires(place, timer, stored_s(fact))
+        elif fact.event == "skipped" and fact.agent == "_timer":
+            self.skipped.add((place, said.get("set", 0), int(fact.detail[0])))
+            if (place, said.get("set", 0), int(fact.detail[0])) not in self.skips:
+                self.world.wrong(f"timer {place} is said to have skipped {fact.detail[0]} at {fact.seq}")
 
     def _fires(self, place: Place, timer: _Timer, now: float) -> None:
         timer.fires += 1
@@ -141,7 +151,17 @@ class TimerRules(Rules):
         submit = (timer.said.get("then") or {}).get("submit")
         if submit is not None:
             name = place[1] if every_s is None else f"{place[1]}-{timer.numbered + timer.fires}"
-            self.demanded[name, name] = place
+            if timer.said.get("overlap") != "skip":
+                self.demanded[name, name] = place
+            elif timer.runs is not None and self._is_open(timer.runs):
+                self.skips.add((place, timer.set_seq, timer.fires))
+            else:
+                self.demanded[place[0], name] = place
+                timer.runs = (place[0], name)
+
+    def _is_open(self, task: Place) -> bool:
+        rules = self.world.referee.tasks.get(task)
+        return rules is None or rules.now.status in ("-", "queued", "claimed", "waiting")
 
     def submits(self, key: str, task: str) -> None:
         """The timer decider submits a task."""
@@ -163,6 +183,8 @@ class TimerRules(Rules):
         for task in self.demanded:
             if task not in self.world.referee.tasks:
                 yield f"task {task[1]}, for which a timer has fired, is not submitted"
+        for place, _, n in self.skips - self.skipped:
+            yield f"timer {place} has skipped {n}, and nobody says so"
         for place, arm in self.world.broker.schedules.held.items():
             if self.timers[place].status != "set" and (arm.schedule or "").startswith("@every"):
                 yield f"timer {place} is over, and fires again and again"

@@ -108,6 +108,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("timer", "set"): Rule(_A.ANYONE, deciders=True),
     ("timer", "cancelled"): Rule(_A.SUBMITTER, deciders=True),
     ("timer", "fired"): Rule(_A.DECIDER),
+    ("timer", "skipped"): Rule(_A.DECIDER),
     # A feature flag.
     ("flag", "set"): Rule(_A.ANYONE, deciders=True),  # as above
     ("flag", "removed"): Rule(_A.ANYONE, deciders=True),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,9 @@ from coord.wire.subjects import check_token
 
 TOPIC: Final = "timer"
 """Of pushes: ``{"what": "fired", "key", "id", "n", "instance"}`` to whoever set it with an `instance`."""
+
+
+Overlap: TypeAlias = Literal["allow", "skip", "queue"]
 
 
 class Submit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,6 +67,10 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     """How often it fired, again and again, as it was set before."""
     taken: bool = False
     """The task that it is to submit once was submitted by somebody else."""
+    skipped: Count = 0
+    skipped_n: Count = 0
+    run: Any = None
+    """Of one that does not overlap: its task that runs, and what waits behind it, as its decider has them."""
 
 
 class TimerSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,6 +87,10 @@ class TimerSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     times_max: Count | None = None
     """Of what recurs: it ends after so many."""
     then: Then | None = None
+    overlap: Overlap = "allow"
+    """Of a recurring one that submits tasks, while the one before has not ended: ``allow`` submits the next all the
+    same; ``skip`` does not; ``queue`` does when that has ended, and skips what comes meanwhile.  With the last two its
+    tasks have its key."""
     instance: str | None = None
     """Who is told when it fires."""
     restated: Count = 0
@@ -92,6 +103,15 @@ class Fired(msgspec.Struct, frozen=True, omit_defaults=True):
 
     set: Count = 0
     """The stream sequence of the `timer.set` it belongs to."""
+
+
+class Skipped(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``timer.skipped.{n}``: its n-th firing submitted nothing, since a task of it had not ended."""
+
+    set: Count = 0
+    """As `Fired.set`."""
+    task: str = ""
+    """That one."""
 
 
 class Cancelled(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,12 +140,24 @@ def check(said: TimerSet, now: float) -> TimerSet:
         raise InvalidPayload("a zone goes with cron and is a name such as Europe/Berlin", zone=said.zone[:100])
     if said.times_max is not None and said.times_max < 1:
         raise InvalidPayload("times_max is at least 1", times_max=said.times_max)
+    if said.overlap != "allow":
+        _check_overlap(said)
     if said.then is not None:
         _check_then(said.then)
         check_integers(said.then)
         if len(msgspec.json.encode(said.then)) > limits.TIMER_THEN_BYTES:
             raise InvalidPayload(f"what follows has at most {limits.TIMER_THEN_BYTES} bytes: give a large input by ref")
     return said
+
+
+def _check_overlap(said: TimerSet) -> None:
+    submit = None if said.then is None else said.then.submit
+    if said.at is not None or submit is None or submit.key is not None or submit.reuse_for_s is not None:
+        raise InvalidPayload(
+            "overlap is for what submits a task of its own again and again, under the timer's key", overlap=said.overlap
+        )
+    if said.overlap == "queue" and said.times_max is not None:
+        raise InvalidPayload("what queues goes on: no times_max", times_max=said.times_max)
 
 
 def _check_then(then: Then) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
@@ -262,3 +263,162 @@ def test_a_timer_that_is_over_or_is_to_submit_another_task_leaves_nothing_behind
     assert log.events("task") == ["y.submitted", "x.submitted"]
     log.state("b", "task", "x", "submitted", "work", "normal")
     assert (log.decider.open_count(), log.decider._to_be) == (0, {})  # type: ignore[attr-defined]
+
+
+# --- tasks that do not overlap ------------------------------------------------------------------
+
+
+def report(log: Log, task: str, event: str, *detail: str, agent: str = "w", **data: Any) -> None:
+    log.state(agent, "task", task, event, *detail, key="t", data=data)
+
+
+def ended(log: Log, task: str) -> None:
+    report(log, task, "claimed", "1")
+    report(log, task, "completed")
+
+
+def submitted(log: Log) -> list[str]:
+    return [f.id for f in log.facts if f.kind == "task" and f.event == "submitted"]
+
+
+THEN = {"submit": {"capability": "work", "task": {"input": 1, "retries": 1}}}
+
+
+def test_what_skips_submits_nothing_while_one_runs_and_says_so() -> None:
+    log = log_of(every_s=2, overlap="skip", then=THEN)
+    fire(log, 1, 1)
+    (first,) = [f for f in log.facts if f.kind == "task"]
+    assert (first.key, first.id) == ("t", "t-1"), "it has the timer's key"
+    fire(log, 1, 2)
+    report(log, "t-1", "claimed", "1")
+    report(log, "t-1", "failed", error="Boom")
+    fire(log, 1, 3)  # between two attempts it has not ended
+    log.reload()
+    report(log, "t-1", "claimed", "2")
+    report(log, "t-1", "completed", agent="stranger")
+    fire(log, 1, 4)
+    report(log, "t-1", "completed")
+    fire(log, 1, 5)
+    assert submitted(log) == ["t-1", "t-5"]
+    assert [(f.detail, f.data["task"]) for f in log.facts if f.event == "skipped"] == [((n,), "t-1") for n in "234"]
+    timer = log.decider.get("acme", "t", "t")  # type: ignore[attr-defined]
+    assert (timer.fires, timer.skipped) == (5, 3)
+    log.state("a", "timer", "t", "cancelled")
+    ended(log, "t-5")
+    assert submitted(log) == ["t-1", "t-5"]
+    assert (log.decider._running, log.decider._runs) == ({}, {})  # type: ignore[attr-defined]
+
+
+def test_the_last_firing_is_skipped_as_any_other() -> None:
+    log = log_of(every_s=2, overlap="skip", times_max=2, then=THEN)
+    fire(log, 1, 1)
+    fire(log, 1, 2)
+    assert submitted(log) == ["t-1"]
+    assert log.events("timer") == ["t.set", "t.fired", "t.fired", "t.skipped"]
+    assert (log.decider.open_count(), log.decider._runs) == (0, {})  # type: ignore[attr-defined]
+
+
+def test_what_queues_submits_one_more_when_the_one_that_runs_has_ended() -> None:
+    log = log_of(every_s=2, overlap="queue", then=THEN)
+    for source in (1, 2, 3):
+        fire(log, 1, source)
+    log.reload()
+    assert submitted(log) == ["t-1"]
+    ended(log, "t-1")
+    assert submitted(log) == ["t-1", "t-2"]
+    ended(log, "t-2")
+    assert submitted(log) == ["t-1", "t-2"]
+    fire(log, 1, 4)
+    assert submitted(log) == ["t-1", "t-2", "t-4"]
+    # Set otherwise, what waited waits no more; what runs still does.
+    fire(log, 1, 5)
+    log.state("a", "timer", "t", "set", data={"every_s": 3, "overlap": "queue", "then": THEN})
+    seq = log.facts[-1].seq
+    ended(log, "t-4")
+    fire(log, seq, 6)
+    assert submitted(log) == ["t-1", "t-2", "t-4", "t-6"]
+
+
+def test_a_task_that_never_began_holds_nothing_up_for_ever() -> None:
+    log = log_of(every_s=2, overlap="skip", then=THEN)
+    log.state("b", "task", "t-1", "submitted", "work", "normal", key="t")  # its id is somebody else's
+    log._stated.add(("t", "task", "t-1"))
+    fire(log, 1, 1)
+    fire(log, 1, 2)
+    log.pass_s(3_601)
+    fire(log, 1, 3)
+    assert [f.id for f in log.facts if f.event == "submitted" and f.agent == "_timer"] == ["t-3"]
+
+
+def test_what_ended_before_its_timer_was_stated_again_runs_for_nobody() -> None:
+    log = log_of(every_s=2, overlap="skip", then=THEN)
+    fire(log, 1, 1)
+    report(log, "t-1", "claimed", "1")
+    (late,) = log.decider.edge(log.facts[-1].seq + 1)
+    left = len(log.facts)
+    report(log, "t-1", "completed")
+    log.perform([late])
+    begins = Log(TimerDecider())  # the log has nothing of before
+    begins.facts = [log.facts[0]] * left
+    for fact in log.facts[left:]:
+        begins.store(fact)
+    fire(begins, 1, 2)
+    assert submitted(begins)[-1] == "t-2"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"at": 1.0, "then": THEN},
+        {"every_s": 2},
+        {"every_s": 2, "then": {"submit": {"capability": "work", "key": "k"}}},
+        {"every_s": 2, "times_max": 2, "then": THEN, "overlap": "queue"},
+    ],
+)
+def test_what_cannot_be_kept_apart_is_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(InvalidPayload):
+        wire.check(msgspec.convert({"overlap": "skip"} | said, TimerSet), AT)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_happens_two_of_them_never_run_at_once_and_each_firing_is_accounted_for(seed: int) -> None:
+    """Whoever begins to read at what was stated again, or goes on from a snapshot, decides the same."""
+    rng = random.Random(seed)
+    queues = rng.random() < 0.5
+    log = log_of(every_s=2, overlap="queue" if queues else "skip", then=THEN)
+    open_: dict[str, int] = {}
+    fired, last, begun, at, said = 0, 0, 0, 1, 0
+    for _ in range(60):
+        dice = rng.random()
+        if dice < 0.4:
+            fired += 1
+            fire(log, 1, fired)
+        elif dice < 0.75 and open_:
+            name = rng.choice(sorted(open_))
+            report(log, name, "claimed", str(open_[name] + 1))
+            open_[name] += 1
+            how = rng.choice(["completed", "failed", "rejected", "cancelled"])
+            report(
+                log, name, how, agent="a" if how == "cancelled" else "w", **({"final": True} if how == "failed" else {})
+            )
+            del open_[name]
+        elif dice < 0.85:
+            log.reload()
+        elif dice < 0.9:
+            said = log.facts[-1].seq
+            log.perform(log.decider.edge(said + 1))
+            other = TimerDecider()  # nothing of before is in the log
+            for fact in log.facts[said:]:
+                list(other.apply(fact))
+            log.decider = other
+        for fact in log.facts[at:]:
+            if fact.kind == "task" and fact.event == "submitted":
+                assert not open_, f"seed {seed}: {fact.id} beside {open_}"
+                open_[fact.id] = 0
+                assert int(fact.id.removeprefix("t-")) > last
+                last, begun = int(fact.id.removeprefix("t-")), begun + 1
+        at = len(log.facts)
+    skipped = sum(fact.event == "skipped" for fact in log.facts)
+    assert begun + skipped in ((fired, fired - 1) if queues and open_ else (fired,)), f"seed {seed}"
+    if not queues:
+        assert log.decider.get("acme", "t", "t").skipped == skipped  # type: ignore[attr-defined]

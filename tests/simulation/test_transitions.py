@@ -57,7 +57,7 @@ def walk(
                 walked.setdefault((was, event_of(said)), set()).add(status(copy))
                 place = (
                     status(copy),
-                    *(getattr(copy, n, None) for n in ("claims", "failures", "deaths", "redrives", "n")),
+                    *(getattr(copy, n, None) for n in ("claims", "failures", "deaths", "redrives", "n", "fires")),
                 )
                 if (seq, *place) not in seen:
                     seen.add((seq, *place))
@@ -140,6 +140,7 @@ def test_timers() -> None:
             about("me", "set", every_s=10.0),
             about("eve", "set", every_s=10.0),
             about("_timer", "fired", set=timer.set_seq),
+            fact(seq, "_timer", "timer", "skipped", str(timer.fires), data={"set": timer.set_seq}),
             about("me", "cancelled"),
             about("eve", "cancelled"),
         ]

@@ -16,6 +16,7 @@ from coord.core import reuse
 from coord.core.tasks import fold, is_open
 from coord.testing import InMemoryCoord
 from coord.wire.records import Fact
+from coord.wire.timing import Overlap
 
 
 def echoes() -> tuple[coord.Agent, list[Any]]:
@@ -102,6 +103,36 @@ async def test_what_recurs_goes_on_when_its_program_begins_again(fleet: InMemory
             await submitted("beat-6")
             assert await c.task("beat-6").result(60) == 1
     assert seen == [1] * 6
+
+
+async def test_what_recurs_and_takes_long_does_not_overlap(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("slow", capabilities={"slow": 4})
+    now, most = 0, 0
+
+    @agent.task("slow")
+    async def slow(n: int) -> int:
+        nonlocal now, most
+        now += 1
+        most = max(now, most)
+        await asyncio.sleep(150)
+        now -= 1
+        return n
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        overlaps: list[tuple[Overlap, str]] = [("skip", "4"), ("queue", "2")]
+        for overlap, second in overlaps:
+            most = 0
+            await c.timers.submit(f"t-{overlap}", "slow", 1, every_s=60, overlap=overlap)
+            await fleet.until_fact("task", "submitted", id=f"t-{overlap}-{second}", timeout_s=600)
+            handle = c.task(f"t-{overlap}-{second}", key=f"t-{overlap}")
+            assert await handle.result(300) == 1
+            timer = await c.timers.get(f"t-{overlap}")
+            assert timer is not None
+            assert timer.skipped >= (2 if overlap == "skip" else 1)
+            assert await c.timers.cancel(f"t-{overlap}")
+            assert most == 1
+        with pytest.raises(errors.InvalidPayload):
+            await c.timers.submit("once", "slow", 1, delay_s=5, overlap="skip")
 
 
 async def test_a_delayed_task_whose_id_was_taken_has_no_outcome_of_other_work(fleet: InMemoryCoord) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = group("timer", "Timers: what fires once or again and again, delayed tasks, and when each comes next.")
 
-_COLUMNS = ["id", "setter", "when", "next_at", "then", "fires", "fired_at"]
+_COLUMNS = ["id", "setter", "when", "next_at", "then", "fires", "skipped", "fired_at"]
 
 _Id = Annotated[str, typer.Argument(help="Of the timer; a delayed task's is the task's.")]
 
@@ -109,6 +109,7 @@ def row(timer: Timer) -> dict[str, Any]:
         "then": _then(timer),
         "set_at": _moment(timer.set_at),
         "fires": timer.fires,
+        "skipped": timer.skipped,
         "fired_at": None if timer.fired_at is None else _moment(timer.fired_at),
     }
 
@@ -120,6 +121,8 @@ def _submits(timer: Timer) -> bool:
 def _when(timer: Timer) -> str:
     said = timer.said
     most = "" if said.times_max is None else f", {said.times_max} times"
+    if said.overlap != "allow":
+        most += f", {said.overlap} while one runs"
     if said.every_s is not None:
         return f"every {said.every_s:g} s{most}"
     if said.cron is not None:
