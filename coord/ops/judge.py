@@ -213,8 +213,10 @@ def _judge_projection(snapshot: Snapshot) -> list[Problem]:
                 )
             )
         elif snapshot.instances and silent_s > STUCK_S:
+            # Those of quiet partitions follow the end of the stream: one that does not may have facts before it.
+            make = _error if stream is not None and projection.seq_min < stream.last_seq else _warning
             problems.append(
-                _warning(
+                make(
                     what,
                     f"a checkpoint has not been confirmed for {silent_s:.0f} s though projectors run",
                     "Their `/readyz` says what keeps it back; `coord projection status` which one it is.",
@@ -243,13 +245,13 @@ def lag_seconds(projection: ProjectionStats, stream: StreamStats | None, since_s
     """How far the tables are behind the stream, at most; None: unknown.
 
     `since_s`: how long ago the database said what `projection` is.  What a checkpoint says is as old as it: where
-    nobody writes any, or the database does not answer, it would say for ever that nothing waits.
+    nobody writes one, or the database does not answer, it would say for ever that nothing waits.
     """
     lag_s = projection.lag_seconds
     if lag_s:
         lag_s += since_s
-    unconfirmed_s = (projection.silent_seconds_min or 0.0) + since_s
-    if stream is None or projection.seq_max >= stream.last_seq or unconfirmed_s <= SILENT_S:
+    unconfirmed_s = (projection.silent_seconds or 0.0) + since_s
+    if stream is None or projection.seq_min >= stream.last_seq or unconfirmed_s <= SILENT_S:
         return lag_s
     return max(lag_s or 0.0, unconfirmed_s)
 

@@ -136,7 +136,11 @@ def test_a_system_that_is_well_has_no_problems() -> None:
             "error", "projection EVENTS", "goes on to 10, the furthest checkpoint is 9",
         ),
         (
-            changed(projection=(projection("EVENTS", silent_seconds=STUCK_S + 1),)),
+            changed(projection=(projection("EVENTS", silent_seconds=STUCK_S + 1, seq_min=9),)),
+            "error", "projection EVENTS", "not been confirmed for 61 s though projectors run",
+        ),
+        (
+            changed(projection=(projection("EVENTS", silent_seconds=STUCK_S + 1, seq_min=10),)),
             "warning", "projection EVENTS", "not been confirmed for 61 s though projectors run",
         ),
         (
@@ -183,7 +187,7 @@ def test_the_lag_grows_while_the_database_says_nothing() -> None:
     service = StatsService(NatsConfig(), DatabaseConfig(), 5.0, registry=shown)
 
     def lag_s(after_s: float, *, last_seq: int, silent_s: float | None) -> float | None:
-        known = () if silent_s is None else (projection("EVENTS", silent_seconds_min=silent_s),)
+        known = () if silent_s is None else (projection("EVENTS", silent_seconds=silent_s, seq_min=10),)
         streams = (stream("EVENTS", last_seq=last_seq),)
         service._show(Snapshot(at=NOW + timedelta(seconds=after_s), streams=streams, projection=known))
         labels = {"stream": "EVENTS", "consumer": "projector"}
