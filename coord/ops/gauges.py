@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from coord.bus.connection import Connection, NatsConfig
@@ -18,6 +19,10 @@ from coord.telemetry import logs
 from coord.telemetry.metrics import Metrics
 
 _log = logs.get("stats")
+
+
+_ANSWER_S: Final = 5.0
+"""How long one statement may take: while a database that hangs is waited for, gauges stay what they were."""
 
 
 class StatsService(Service):
@@ -45,7 +50,7 @@ class StatsService(Service):
     async def run(self) -> None:
         """Ask, show, sleep.  What is away is counted and asked again."""
         # Its own pool is not what operators watch: counted in a registry nobody shows.
-        pool = await Pool(side_pool(self._database, "stats"), metrics=Metrics(CollectorRegistry())).open(wait=False)
+        pool = await Pool(_impatient(self._database), metrics=Metrics(CollectorRegistry())).open(wait=False)
         conn: Connection | None = None
         try:
             while not self.draining.is_set():
@@ -91,3 +96,10 @@ class StatsService(Service):
     @staticmethod
     def _set(gauge: Any, value: float, *labels: str) -> None:
         gauge.labels(*labels).set(value)
+
+
+def _impatient(database: DatabaseConfig) -> DatabaseConfig:
+    config = side_pool(database, "stats")
+    statement_s = min(config.statement_timeout_s, _ANSWER_S)
+    idle_s = min(config.idle_in_transaction_s, statement_s)
+    return msgspec.structs.replace(config, statement_timeout_s=statement_s, idle_in_transaction_s=idle_s)
