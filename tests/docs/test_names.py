@@ -6,7 +6,6 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +87,7 @@ def _command(text: str) -> Iterator[str]:
             command = inner[word]
 
 
+@cache
 def metric_names() -> frozenset[str]:
     """Every name /metrics can have, histograms' parts left out."""
     families = Metrics(CollectorRegistry()).registry.collect()
@@ -103,15 +103,20 @@ def metrics(here: Page) -> Iterator[str]:
 def codes_and_settings(here: Page) -> Iterator[str]:
     areas = {code.partition(".")[0] for code in error_codes()}
     # The query service answers `log.read`, so that section's names are not only settings'.
-    areas |= {key.partition(".")[0] for key in settings._types()} - {"log"}
+    areas |= {key.partition(".")[0] for key in setting_names()} - {"log"}
     for span in here.spans():
         if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) or span.endswith((".conf", ".toml", ".md", ".sql", ".yaml")):
             continue
-        known = span in error_codes() or span in settings._types() or _is_something_else(span) or _is_figure(span)
+        known = span in error_codes() or span in setting_names() or _is_something_else(span) or _is_figure(span)
         known = known or tuple(span.split(".")[:2]) in TABLE  # `task.completed`: an event
         known = known or span in refusals()
         if span.partition(".")[0] in areas and not known:
             yield f"`{span}` is no error code, setting or name"
+
+
+@cache
+def setting_names() -> frozenset[str]:
+    return frozenset(settings._types())
 
 
 @cache
@@ -134,8 +139,13 @@ def refusals() -> frozenset[str]:
 def _is_figure(span: str) -> bool:
     """`publish.single_ratio` is a figure of the bench when the bench makes it."""
     part, _, name = span.partition(".")
-    made = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "coord/ops/bench").glob("*.py")))
-    return all(re.search(rf"[\"']{re.escape(word)}[\"']", made) for word in (part, name))
+    return all(re.search(rf"[\"']{re.escape(word)}[\"']", benches()) for word in (part, name))
+
+
+@cache
+def benches() -> str:
+    """All that makes figures."""
+    return "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "coord/ops/bench").glob("*.py")))
 
 
 def _is_something_else(span: str) -> bool:
@@ -145,7 +155,7 @@ def _is_something_else(span: str) -> bool:
         return False
     if rest in relations() or rest.partition(".")[0] in SUBJECT_ROOTS:
         return True
-    if any(re.search(rf"\b{re.escape(span)}\b", path.read_text(encoding="utf-8")) for path in sql_files()):
+    if re.search(rf"\b{re.escape(span)}\b", sql()):
         return True
     try:
         pkgutil.resolve_name(span)
@@ -161,8 +171,10 @@ SUBJECT_ROOTS = {
 
 
 @cache
-def sql_files() -> list[Path]:
-    return [*(ROOT / "sql").rglob("*.sql"), *(ROOT / "coord/store").glob("*.py")]
+def sql() -> str:
+    """All that the database is told."""
+    files = [*(ROOT / "sql").rglob("*.sql"), *(ROOT / "coord/store").glob("*.py")]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
 
 
 @cache
