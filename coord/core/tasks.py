@@ -234,7 +234,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
             if said.carried is not None and fact.agent.startswith("_"):
                 self._carry_on(said, said.carried)
             return None
-        if said.restated > self.restated and not self.ended and fact.agent.startswith("_"):
+        ours = said.redrive == self.redrives  # or it was decided before the task was redriven
+        if ours and said.restated > self.restated and not self.ended and fact.agent.startswith("_"):
             self.submitted_seq, self.restated = fact.seq, said.restated
             if queue != self.queue:
                 self.queue = queue  # the scheduler's offers were not accepted: whoever is free first

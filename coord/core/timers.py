@@ -147,6 +147,8 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
         if held is not None and holds:
             if held.set_seq == self.set_seq and said.restated > self.said.restated:
                 self.said, self.seq = said, fact.seq
+                if held.fires > self.fires:  # what was stated again before that was late
+                    self.fires, self.fired_at, self.fired_id = held.fires, held.fired_at, held.fired_id
                 return None
             return _STALE
         if held is not None and 0 < self.begun_seq <= held.set_seq:
@@ -332,9 +334,10 @@ class TimerDecider(Folding):
             self._forget(ident, named)
             self._expect(ident, timer)
             if timer.set_seq == set_seq:  # stated again
-                mine = self._running.get(ident)
-                late = timer.said.held is not None and _gist(_run_of(timer)) != _gist(mine)
-                return (_again(timer, mine),) if late else NONE  # it went on before that was stored
+                mine, held = self._running.get(ident), timer.said.held
+                # It went on, or fired, before that was stored: whoever begins to read there must know.
+                late = held is not None and (_gist(_run_of(timer)) != _gist(mine) or held.fires < timer.fires)
+                return (_again(timer, mine),) if late else NONE
             self._watch(ident, timer)
             return (_arm(timer),)
         effects: list[Effect] = []

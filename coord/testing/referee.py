@@ -16,7 +16,7 @@ from coord.core import locks
 from coord.core.deciding import Push, Settle, State
 from coord.core.placement import Placement
 from coord.testing.broker import TENANT, Stored
-from coord.testing.rules import FlagRules, Rules, TimerRules
+from coord.testing.rules import AT_ONCE, FlagRules, Rules, TableRules, TimerRules
 from coord.testing.rules_agents import AgentRules, CircuitRules, HandoffRules
 from coord.wire.envelope import StoredFact
 from coord.wire.flow import Rerun, Started
@@ -135,7 +135,8 @@ class _TaskRules:
     def _submitted(self, agent: str, detail: Any, said: dict[str, Any], seq: int) -> TaskState | None:
         now = self.now
         if now.status in OPEN:
-            if agent.startswith("_") and said.get("restated", 0) > self.restated:
+            ours = said.get("redrive", 0) == self.redrives
+            if ours and agent.startswith("_") and said.get("restated", 0) > self.restated:
                 self.restated = said["restated"]
                 queue = ".".join(detail)
                 if queue == now.queue:
@@ -184,9 +185,17 @@ class Referee:
         self.claimed_once: Counter[tuple[str, str, int]] = Counter()
         self.timers = TimerRules(world)
         self.handoffs = HandoffRules(world)
+        self.tables = TableRules(world)
         self.rules: dict[str, Rules] = {
             rules.kind: rules
-            for rules in (self.timers, FlagRules(world), self.handoffs, AgentRules(world), CircuitRules(world))
+            for rules in (
+                self.timers,
+                FlagRules(world),
+                self.handoffs,
+                AgentRules(world),
+                CircuitRules(world),
+                self.tables,
+            )
         }
 
     # --- facts, as they are stored -----------------------------------------------------------
@@ -221,6 +230,8 @@ class Referee:
                 rerun = fact.decode(Started).rerun
                 if rerun is not None and fact.id not in self.inherited:
                     self._rerun(fact.id, rerun)
+            elif fact.event == "decided":
+                self.tables.decides(fact)
 
     def _placed(self, fact: StoredFact, before: TaskState, rules: _TaskRules) -> None:
         """One decision after the other, nobody else offered it while somebody may accept, and nothing moved unasked."""
@@ -260,6 +271,11 @@ class Referee:
         """No step on an unmet dependency, and none that was taken over."""
         if name.removeprefix("undo_") in self.inherited.get(key, ("", ()))[1]:
             self.world.wrong(f"step {name} of {key} at {seq} was taken over")
+        head = name.rpartition("-")[0]
+        if head and not name.startswith("undo_"):
+            others = (rules for (of, task), rules in self.tasks.items() if of == key and task.startswith(f"{head}-"))
+            if sum(rules.now.status in OPEN for rules in others) > AT_ONCE:
+                self.world.wrong(f"{name} of {key} at {seq} is begun beside too many others")
         for needed in self.steps.get(key, {}).get(name, ()):
             rules = self.tasks.get((key, needed))
             ended = rules is not None and rules.now.status == "completed"

@@ -1,4 +1,4 @@
-"""What must hold of timers and flags, and what the rules of each kind have in common.
+"""What must hold of timers, flags and decision tables, and what the rules of each kind have in common.
 
 Written a second time, from docs/protocol.md, like the referee's: no fold that is under test is asked.
 """
@@ -6,7 +6,7 @@ Written a second time, from docs/protocol.md, like the referee's: no fold that i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 
@@ -251,3 +251,40 @@ class FlagRules(Rules):
             says = None if fold.said is None else (fold.by, fold.said.percentage)
             if says != flag:
                 self.world.wrong(f"flag {place[1]}: who begins at {since} has {says}, and it is {flag}")
+
+
+# --- decision tables ------------------------------------------------------------------------
+
+AT_ONCE: Final = 2
+"""Members of a fan-out that may be open at a time."""
+
+
+class TableRules(Rules):
+    """A decision is that of the table as it was set last when it was asked for, in the order of the log."""
+
+    kind = "rules"
+    AUTHOR: ClassVar = "_workflow"
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.version: str | None = None
+        self.asked: dict[tuple[str, ...], str | None] = {}
+        """(workflow, step) → the version that decides."""
+        self.decided: set[tuple[str, ...]] = set()
+
+    def take(self, fact: StoredFact) -> None:
+        """One rule for each event."""
+        if fact.event == "asked" and fact.agent == self.AUTHOR:
+            self.asked.setdefault(fact.detail, self.version)
+        elif fact.event == "set" and fact.agent != self.AUTHOR:
+            self.version = said_of(fact)["version"]
+
+    def decides(self, fact: StoredFact) -> None:
+        """A workflow is told what was decided."""
+        place = (fact.key, *fact.detail)
+        if place not in self.decided:
+            self.decided.add(place)
+            said = said_of(fact)
+            version = None if said.get("error") == "rules.unknown" else said.get("version", "")
+            if version != self.asked.get(place, ""):
+                self.world.wrong(f"{place} is decided by version {version}, and asked {self.asked.get(place)}")

@@ -35,12 +35,14 @@ from coord.testing.fleet import (
 )
 from coord.testing.loop import Faults, Loop
 from coord.testing.placing import HOME, Sight
+from coord.testing.planning import Planner
 from coord.testing.referee import OPEN, Referee
 
 _CHAOS_S = 20.0
 _REST_S = 200.0
 _LOOK_S = 4.0
 _WRONGS_MAX = 20
+_PLANNED = (0, 3, 5, 12)
 _RERUN_SHARE = 0.15
 """Worlds in which workflows are run again."""
 
@@ -106,6 +108,9 @@ class World:
         self.members: list[Member] = [*self.workers, *guests]
         if rng.random() < 0.3:
             others.append(Rogue("eve", self))
+        # In some runs; the others play as they did before there was such a one.
+        self.planners = [Planner("p0", self, seed)] if seed % 16 in _PLANNED else []
+        others += self.planners
         self.flows = flows
         self.agents: dict[str, Agent] = {
             agent.name: agent for agent in (*self.members, *self.clients, *self.lockers, *self.waiters, *others)
@@ -228,6 +233,7 @@ class World:
         ]
         found += [f"{locker.name} waits" for locker in self.lockers if not locker.done]
         found += [f"{waiter.name} waits" for waiter in self.waiters if not waiter.done]
+        found += [f"{planner.name} is not done" for planner in self.planners if not planner.done]
         found += [f"{flagger.name} is not done" for flagger in self.flaggers if not flagger.done]
         found += [f"{s.name} does not know of {name}" for s in self.setters for name in sorted(s.waits)]
         found += [f"{o.name} does not know of {name}" for o in self.offerers for name in sorted(o.waits)]

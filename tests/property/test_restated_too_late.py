@@ -166,3 +166,12 @@ def test_what_an_answer_overtakes_is_no_fault() -> None:
     log.decider.recall(log.facts)
     log.perform(silent)
     assert set(log.decider.refused) <= {"handoff.overtaken"}
+
+
+def test_who_begins_at_a_timer_that_fired_while_it_was_stated_again_counts_that_too() -> None:
+    log = Log(TimerDecider())
+    log.state("a", "timer", "x", "set", data={"every_s": 60, "times_max": 9})
+    late = list(log.decider.edge(2))
+    log.state("_timer", "timer", "x", "fired", data={"set": 1})
+    log.perform(late)
+    assert fold_timer(log.facts[2:]).fires == fold_timer(log.facts).fires == 1  # type: ignore[union-attr]

@@ -19,6 +19,7 @@ from coord.core import (
     locks,
     presence_decider,
     recorded,
+    rules,
     signals,
     task_decider,
     tasks,
@@ -136,6 +137,35 @@ def _submitted(run: flow_run.Run, planned: Any, state: Any) -> None:
 def local_failures_wait_for_nothing(patch: Patch) -> None:
     """A local step that failed is to be submitted again, and no timer says when."""
     patch.setattr(flow_run.Run, "_set_timer", lambda *_: None)
+
+
+def members_all_at_once(patch: Patch) -> None:
+    """A fan-out begins all of its members."""
+
+    def fill(self: flow_run.Run, planned: Any, state: Any) -> None:
+        many = 100 * planned.fanned
+        state.over += many
+        right(self, planned, state)
+        state.over -= many
+
+    right = flow_run.Run._fill
+    patch.setattr(flow_run.Run, "_fill", fill)
+
+
+def waits_have_no_end(patch: Patch) -> None:
+    """A step waits for its signal for as long as it takes."""
+    right = flow_run.Run._set_timer
+
+    def set_timer(self: flow_run.Run, planned: Any, state: Any, after_s: float) -> None:
+        if planned.kind != "signal":
+            right(self, planned, state, after_s)
+
+    patch.setattr(flow_run.Run, "_set_timer", set_timer)
+
+
+def older_table_again(patch: Patch) -> None:
+    """What is stated again of a decision table replaces what somebody set meanwhile."""
+    patch.setattr(rules.RuleSet, "_is_over", lambda *_: False)
 
 
 def releases_forgotten(patch: Patch) -> None:
@@ -380,6 +410,9 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     steps_done_again,
     newest_step_holds,
     local_failures_wait_for_nothing,
+    members_all_at_once,
+    waits_have_no_end,
+    older_table_again,
     releases_forgotten,
     told_before_it_is_decided,
     silence_is_patience,

@@ -69,3 +69,19 @@ def test_a_task_that_is_stated_twice_still_knows_the_first(log: Log) -> None:
     assert (task.event_id, task.submission.input, task.restated) == (log.facts[0].event_id, [1, 2], 2)
     _, refused = fold([*log.facts[2:], submission(log, [1, 2])])
     assert [refusal.code for _, refusal in refused] == ["task.repeated"]
+
+
+def test_what_was_decided_before_a_redrive_does_not_change_what_is_redriven() -> None:
+    """Found by the simulation: it had the former deadline, and was moved to another queue."""
+    log = Log(TaskDecider())
+    log.state("me", "task", "t", "submitted", "work", "normal", data={"input": 1, "deadline": 1e9})
+    (late,) = list(log.decider.edge(2))
+    log.state("w", "task", "t", "claimed", "1", data={"instance": "i"})
+    log.state("w", "task", "t", "failed", data={"claim": 1, "error": "no", "final": True})
+    log.state("me", "task", "t", "submitted", "work", "normal", data={"input": 1, "redrive": 1})
+    log.perform([late])
+    task, refused = fold(log.facts)
+    assert task is not None
+    assert (task.status, task.submitted_seq, task.restated) == ("queued", 4, 0)
+    assert [refusal.code for _, refusal in refused] == ["task.overtaken"]
+    assert log.decider.get("acme", "t", "t").submitted_seq == 4  # type: ignore[attr-defined]
