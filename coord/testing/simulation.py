@@ -39,7 +39,7 @@ from coord.testing.planning import Planner
 from coord.testing.referee import OPEN, Referee
 
 _CHAOS_S = 20.0
-_REST_S = 200.0
+_REST_S = 300.0
 _LOOK_S = 4.0
 _WRONGS_MAX = 20
 _PLANNED = (0, 3, 5, 12)
