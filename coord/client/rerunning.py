@@ -104,7 +104,7 @@ async def _reached(coord: Coord, id: str) -> Flow:
         return found
     try:
         stored = await _in_tables(coord, id)
-    except errors.ServiceUnavailable as exc:
+    except (errors.ServiceUnavailable, errors.NoPermission) as exc:
         raise errors.UnknownWorkflow("not in the log, and nobody answers for the tables", workflow=id) from exc
     newest = max((fact.seq for fact in stored), default=0)
     found = flow_rerun.reached([*stored, *(fact for fact in in_log if fact.seq > newest)])

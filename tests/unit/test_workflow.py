@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from coord.core import workflow_life
+from coord.core import flow_definition, flow_rerun, flow_view, workflow_life
+from coord.core.deciding import State
+from coord.wire import flow as said
 from tests.support.flows import World, dump, restored
 
 
@@ -481,3 +483,41 @@ def test_a_history_of_ten_thousand_facts_is_folded_and_restored_quickly() -> Non
     restored([], 0, dumped)
     print(f"folded in {took_s * 1e3:.0f} ms, restored in {(time.thread_time() - began) * 1e3:.1f} ms; {len(owed)} owed")
     assert took_s < 5
+
+
+def test_a_rerun_of_what_was_stated_again_and_a_rerun_that_is() -> None:
+    w = begun(task("a"), task("b", "a"), task("c", "b"), input=7)
+    do(w, "a", {"n": 1})
+    do(w, "b", [2])
+    last = len(w.log)
+    for effect in w.decider.edge(last + 1):
+        assert isinstance(effect, State)
+        w.state(effect)
+    left = w.log[last:]  # nothing of before is in the log
+    flow_ = flow_rerun.reached(left)
+    assert flow_ is not None
+    plan = flow_definition.plan(flow_definition.decode(flow_.definition))
+    taken = flow_rerun.take_over(flow_, plan, ["b"])
+    assert {name: bytes(over.output) for name, over in taken.items()} == {"a": b'{"n":1}'}
+
+    rerun = msgspec.json.decode(msgspec.json.encode(said.Rerun(of="w1", since=["b"], steps=taken)))
+    w.start(msgspec.json.decode(flow_.definition), 7, "w2", rerun=rerun)
+    w.settle()
+    assert (w.submitted("w2"), input_of(w, "b", "w2")) == (["b"], {"n": 1})
+    last = len(w.log)
+    for effect in w.decider.edge(last + 1):
+        assert isinstance(effect, State)
+        w.state(effect)
+    again = [fact for fact in w.log[last:] if fact.key == "w2"]
+    assert again[0].data["rerun"] == {"of": "w1", "from": ["b"], "steps": {"a": {}}}, (
+        "the outputs are in what it came to"
+    )
+    w.decider, _ = restored(w.log[last:])
+    w.fact("w", "w2", "task", "b", "claimed", "1", data={})
+    w.fact("w", "w2", "task", "b", "completed", data={"output": 3})
+    w.folded = len(w.log) - 2
+    w.settle()
+    assert input_of(w, "c", "w2") == 3
+    view = flow_view.view([fact for fact in w.log[last:] if fact.key == "w2"])
+    assert view is not None
+    assert (view.life.rerun_of, view.steps[0].taken_over) == ("w1", True)
