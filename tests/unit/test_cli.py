@@ -310,6 +310,10 @@ ROWS = [
 ]
 
 
+def test_a_simulation_that_finds_nothing_says_so_in_json() -> None:
+    assert run_cli("chaos", "sim", "--seeds", "1", "-o", "json").json["failed"] == 0
+
+
 def test_rows_as_a_table() -> None:
     o, stdout, _ = out(Format.TABLE)
     o.rows(ROWS)

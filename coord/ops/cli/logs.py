@@ -39,6 +39,7 @@ def filter_logs(
 ) -> int:
     """Print the records that match everything given; exits with 4 when none does.
 
+    With -o jsonl (or json) one JSON object a line: files of any length are read as they come.
     Lines that are no JSON objects are passed over, as a service manager's own lines are.
     """
     if level not in _SEVERITY:
