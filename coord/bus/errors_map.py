@@ -24,7 +24,8 @@ _PUBLISH: dict[int, type[errors.PublishRefused]] = {
 }
 
 _API_NOT_FOUND = frozenset({10014, 10037, 10059})  # consumer, message, stream
-_API_RETRY = frozenset({10008, 10007, 10039, 10076})  # cluster not available / no leader / not enabled yet
+# cluster not available / no leader / not enabled yet / stream or consumer offline: its servers are away
+_API_RETRY = frozenset({10008, 10007, 10039, 10076, 10118, 10119})
 
 
 def publish_error(error: dict[str, Any], subject: str) -> errors.PublishRefused:

@@ -102,8 +102,9 @@ def _judge_streams(snapshot: Snapshot) -> list[Problem]:
     problems = [
         _error(f"stream {name}", "it does not exist", "Run `coord stream apply`.")
         for name in subjects.STREAMS
-        if snapshot.stream(name) is None
+        if snapshot.stream(name) is None and name not in snapshot.unanswered
     ]
+    problems += [_unanswered(name) for name in snapshot.unanswered]
     for stream in snapshot.streams:
         if stream.replicas > 1 and stream.leader is None:
             problems.append(
@@ -120,6 +121,12 @@ def _judge_streams(snapshot: Snapshot) -> list[Problem]:
             )
         )
     return problems
+
+
+def _unanswered(name: str) -> Problem:
+    """A cache's copy is one of what the tables have: whoever asks goes on without it."""
+    make = _warning if name.startswith("CACHE_") else _error
+    return make(f"stream {name}", "nobody answers for it", "Bring back the servers that have it: `coord doctor`.")
 
 
 def _make_room(snapshot: Snapshot, stream: StreamStats) -> str:

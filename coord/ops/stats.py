@@ -176,6 +176,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     broker: BrokerStats | None = None
     streams: tuple[StreamStats, ...] = ()
+    unanswered: tuple[str, ...] = ()
+    """Streams that nobody answers for: all of their servers are away, or have no leader."""
     consumers: tuple[ConsumerStats, ...] = ()
     queues: QueueStats | None = None
     instances: tuple[str, ...] | None = None
@@ -246,12 +248,13 @@ async def _ask_broker(conn: Connection | errors.CoordError, *, listen: bool) -> 
         boards = asyncio.ensure_future(_boards(conn)) if listen else None
         try:
             about = await broker(conn)
-            found = await streams(conn)
+            found, unanswered = await streams(conn)
             lists = await asyncio.gather(*(consumers(conn, s.name) for s in found))
             readers = tuple(c for one in lists for c in one)
             return {
                 "broker": about,
                 "streams": tuple(found),
+                "unanswered": unanswered,
                 "consumers": readers,
                 "queues": QueueStats(consumers=sum(subjects.parse_queue(c.name) is not None for c in readers)),
                 **(await heard if heard is not None else {}),
@@ -318,10 +321,21 @@ async def broker(conn: Connection) -> BrokerStats:
     )
 
 
-async def streams(conn: Connection) -> list[StreamStats]:
-    """The streams of coord that exist, in coord's order; others of the account are none of our business."""
-    asked = await asyncio.gather(*(_stream(conn, name) for name in subjects.STREAMS))
-    return [one for one in asked if one is not None]
+async def streams(conn: Connection) -> tuple[list[StreamStats], tuple[str, ...]]:
+    """The streams of coord that exist, in coord's order, and those of which nobody answers.
+
+    Others of the account are none of our business.  Raises where nobody answers for any.
+    """
+    asked = await asyncio.gather(*(_stream(conn, name) for name in subjects.STREAMS), return_exceptions=True)
+    found = [one for one in asked if isinstance(one, StreamStats)]
+    unanswered = []
+    for name, one in zip(subjects.STREAMS, asked, strict=True):
+        if not isinstance(one, BaseException):
+            continue
+        if not found or not isinstance(one, errors.ApiUnavailable | errors.DeadlineExceeded):
+            raise one
+        unanswered.append(name)
+    return found, tuple(unanswered)
 
 
 async def _stream(conn: Connection, name: str) -> StreamStats | None:

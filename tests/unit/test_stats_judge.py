@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coord.bus import topology
+from coord import errors
+from coord.bus import errors_map, topology
 from coord.bus.connection import NatsConfig
 from coord.ops import judge, permissions, stats, top
 from coord.ops.cli.output import Format, Output
@@ -81,6 +82,10 @@ def with_stream(name: str, **fields: Any) -> Snapshot:
     return msgspec.structs.replace(WELL, streams=streams)
 
 
+def without(name: str) -> Snapshot:
+    return msgspec.structs.replace(WELL, streams=tuple(s for s in WELL.streams if s.name != name))
+
+
 def changed(**fields: Any) -> Snapshot:
     return msgspec.structs.replace(WELL, **fields)
 
@@ -93,6 +98,14 @@ def test_a_system_that_is_well_has_no_problems() -> None:
     ("snapshot", "severity", "what", "said"),
     [
         (changed(streams=WELL.streams[1:]), "error", "stream EVENTS", "does not exist"),
+        (
+            msgspec.structs.replace(without("CACHE_L3"), unanswered=("CACHE_L3",)),
+            "warning", "stream CACHE_L3", "nobody answers for it",
+        ),
+        (
+            msgspec.structs.replace(without("DLQ"), unanswered=("DLQ",)),
+            "error", "stream DLQ", "nobody answers for it",
+        ),
         (with_stream("EVENTS", fill=0.8), "warning", "stream EVENTS", "80% full"),
         (with_stream("EVENTS", fill=0.96), "error", "stream EVENTS", "96% full"),
         (with_stream("EVENTS", replicas=3, leader=None), "error", "stream EVENTS", "no leader"),
@@ -199,6 +212,29 @@ def test_the_lag_grows_while_the_database_says_nothing() -> None:
     assert lag_s(60, last_seq=11, silent_s=None) == 61
     assert lag_s(70, last_seq=11, silent_s=71) == 71  # it answers again, and nobody writes into it
     assert lag_s(80, last_seq=11, silent_s=1) == 0
+
+
+class _OneServerAway:
+    """Answers as a broker does of whose servers the one with CACHE_L3 is away, which is known after a while."""
+
+    def __init__(self, *, is_known: bool) -> None:
+        self.is_known = is_known
+
+    async def api(self, request: str, *_: Any) -> dict[str, Any]:
+        if request.endswith(".CACHE_L3"):
+            if self.is_known:
+                raise errors_map.api_error(
+                    {"code": 500, "err_code": 10118, "description": "stream is offline"}, request
+                )
+            raise errors.DeadlineExceeded
+        state = {"messages": 0, "bytes": 0, "first_seq": 1, "last_seq": 0}
+        return {"config": {"name": request.rpartition(".")[2]}, "state": state, "created": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_stream_without_its_server_keeps_nothing_else_from_being_seen(*, is_known: bool) -> None:
+    found, unanswered = await stats.streams(cast("Any", _OneServerAway(is_known=is_known)))
+    assert (len(found), unanswered) == (len(subjects.STREAMS) - 1, ("CACHE_L3",))
 
 
 def test_errors_come_first() -> None:

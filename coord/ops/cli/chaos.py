@@ -35,7 +35,9 @@ def sim(
             ctx.out.say(f"seed {number}: {run.wrongs[0]}")
     shown = [{"seed": run.seed, "log": run.digest, "wrong": wrong} for run in failed for wrong in run.wrongs]
     if not ctx.out.is_table:
-        ctx.out.record({"first": seed, "runs": seeds, "facts": facts, "failed": len(failed), "wrong": shown[:_SHOWN_MAX]})
+        ctx.out.record(
+            {"first": seed, "runs": seeds, "facts": facts, "failed": len(failed), "wrong": shown[:_SHOWN_MAX]}
+        )
     elif failed:
         ctx.out.rows(shown[:_SHOWN_MAX], ["seed", "log", "wrong"])
     ctx.out.say(f"{seeds} runs from seed {seed}, {facts} facts, {len(failed)} failed.")

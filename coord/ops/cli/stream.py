@@ -34,9 +34,11 @@ async def ls(ctx: Context) -> None:
     from coord.ops import stats
 
     async with ctx.bus() as conn:
-        streams = await stats.streams(conn)
+        streams, unanswered = await stats.streams(conn)
     columns = ["name", "messages", "bytes", "fill", "when_full", "subjects", "consumers", "first_at", "last_at"]
     ctx.out.rows([_row(s) for s in streams], columns, empty="There are no streams: run `coord stream apply`.")
+    if unanswered:
+        ctx.out.say(f"Nobody answers for {', '.join(unanswered)}: bring back the servers that have them.")
 
 
 @command(app, "info")
