@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from coord import errors, limits
-from coord.client.entities import facts
+from coord.client.entities import each, facts
 from coord.core import signals as core
 from coord.core.signals import Latch
 from coord.runtime import clock
 from coord.wire import latch as wire
 from coord.wire.latch import Awaited, Edge, Ending, Mode, Raised, Resumed
+from coord.wire.log_api import Filter
 from coord.wire.records import Fact, StoredFact
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Signals:
     async def ls(self, *, key: str | None = KEY) -> list[Latch]:
         """All signals of a key (None: of all keys) that the log knows of, with who waits for them."""
         found: dict[tuple[str, str], Latch] = {}
-        for fact in await facts(self._coord.connection, self._coord.tenant, key=key, kind="signal"):
+        async for fact in each(self._coord.connection, self._coord.tenant, Filter(key=key, kind="signal")):
             place = (fact.key, fact.id)
             if place not in found:
                 found[place] = Latch(tenant=fact.tenant, key=fact.key, id=fact.id)

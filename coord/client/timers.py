@@ -26,7 +26,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.client.asks import task_of
-from coord.client.entities import facts
+from coord.client.entities import each, facts
 from coord.client.event_ids import new_event_id
 from coord.core import placement
 from coord.core import timers as core
@@ -35,6 +35,7 @@ from coord.runtime import clock
 from coord.wire import arguments, codec, subjects
 from coord.wire import timing as wire
 from coord.wire.latch import KEY as SIGNALS
+from coord.wire.log_api import Filter
 from coord.wire.records import Fact
 from coord.wire.timing import Cancelled, Overlap, Raise, Submit, Then, TimerSet
 from coord.wire.work import Submission
@@ -141,7 +142,7 @@ class Timers:
     async def ls(self) -> list[Timer]:
         """All timers of the tenant that are set."""
         found: dict[tuple[str, str], Timer] = {}
-        for fact in await facts(self._coord.connection, self._coord.tenant, kind="timer"):
+        async for fact in each(self._coord.connection, self._coord.tenant, Filter(kind="timer")):
             place = (fact.key, fact.id)
             found.setdefault(place, Timer(tenant=fact.tenant, key=fact.key, id=fact.id)).apply(fact)
         return [timer for timer in found.values() if timer.set_seq and timer.status == "set"]
