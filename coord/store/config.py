@@ -15,7 +15,7 @@ from coord.errors import SettingsError
 EditionName = Literal["community", "apache", "plain"]
 
 _USERINFO = re.compile(r"://[^/?#@]*@")
-_PASSWORD = re.compile(r"(://[^/?#@:]*:|[?&]password=)[^/?#@&]*(?=[@&]|$)")
+_PASSWORD = re.compile(r"(://[^/?#@:]*:|[?&](?:ssl)?password=)[^/?#@&]*(?=[@&]|$)")
 
 
 class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

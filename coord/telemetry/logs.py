@@ -57,6 +57,8 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical
 _FIRST: Final = ("ts", "level", "event", "service", "area", "correlation_id", "causation_id", "trace_id", "span_id")
 _SECRET_NAME: Final = re.compile(r"password|passwd|secret|token|creds|credential|authorization|nkey", re.IGNORECASE)
 _URL_USER: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^/@\s:]*)(:[^/@\s]*)?@", re.IGNORECASE)
+_URL_SECRET: Final = re.compile(r"([?&][a-z_-]*(?:password|secret|token)[a-z_-]*=)[^&#\s]+", re.IGNORECASE)
+"""As libpq takes them: `?user=…&password=…`."""
 _HIDDEN: Final = "***"
 
 
@@ -202,7 +204,9 @@ def redact(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name) and value not in (None, "", ()):
         return _HIDDEN
     if isinstance(value, str):
-        return _URL_USER.sub(_hide_user, value) if "://" in value else value
+        if "://" not in value:
+            return value
+        return _URL_SECRET.sub(rf"\1{_HIDDEN}", _URL_USER.sub(_hide_user, value))
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).decode("utf-8", "backslashreplace")
     if isinstance(value, (list, tuple)):

@@ -117,12 +117,14 @@ def test_secrets_never_reach_a_record(sink: Sink) -> None:
         nats={"user": "u", "api_token": "hunter2"},
         token=None,
         url="postgresql://coord:hunter2@h/db?x=1",
+        replica="postgresql://h/db?user=coord&password=hunter2&sslpassword=hunter2&sslmode=require",
     )
     assert "hunter2" not in sink.getvalue()
     assert "s3cr3t" not in sink.getvalue()
     (record,) = sink.records()
     assert record["urls"] == ["nats://user:***@h:4222", "nats://***@h:4222", "nats://plain:4222"]
     assert record["url"] == "postgresql://coord:***@h/db?x=1"
+    assert record["replica"] == "postgresql://h/db?user=coord&password=***&sslpassword=***&sslmode=require"
     assert record["nats"] == {"user": "u", "api_token": "***"}
     assert record["token"] is None
 

@@ -67,6 +67,7 @@ def test_ages_must_follow_each_other(ages: AgesConfig) -> None:
         ("postgresql://db:5432/coord", "postgresql://db:5432/coord"),
         ("postgresql:///coord?host=/run&password=s3cret&x=1", "postgresql:///coord?host=/run&password=***&x=1"),
         ("postgresql://a:s3cret@h1:1,h2:2/coord", "postgresql://a:***@h1:1,h2:2/coord"),
+        ("postgresql://db/coord?sslpassword=s3cret&x=1", "postgresql://db/coord?sslpassword=***&x=1"),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str) -> None:
