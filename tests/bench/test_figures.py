@@ -132,7 +132,7 @@ async def test_what_the_bench_uses_itself_is_not_used_elsewhere(monkeypatch: pyt
     monkeypatch.setattr(machine, "_busy_s", iter([100.0, 100.9]).__next__)
     elsewhere, began = machine.Elsewhere(), time.perf_counter()
     burn = "import time\nwhile time.process_time() < 0.5: pass"
-    await (await asyncio.create_subprocess_exec(sys.executable, "-c", burn)).wait()
+    await (await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", burn)).wait()
     cores, seconds = elsewhere.cores(), time.perf_counter() - began
     # 0.9 s were busy, 0.5 and a little (the interpreter's start) ours.
     assert 0.1 <= cores * seconds <= 0.41

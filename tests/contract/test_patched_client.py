@@ -399,7 +399,9 @@ async def test_who_is_no_server_is_asked_again(said: bytes) -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as somebody, asyncio.timeout(60):
         url = f"nats://127.0.0.1:{somebody.sockets[0].getsockname()[1]}"
-        conn = await Connection.open(NatsConfig(urls=(url,), reconnect_wait_s=0.01), name="test", wait=True)
+        conn = await Connection.open(
+            NatsConfig(urls=(url,), reconnect_wait_s=0.01, connect_timeout_s=1.0), name="test", wait=True
+        )
         assert asked == 3
         await conn.close()
 
