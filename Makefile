@@ -13,8 +13,8 @@ RESULTS ?= .coord/bench
 LOOPS := tests/contract/test_patched_client.py tests/contract/test_tls.py tests/contract/test_pinned_pull.py \
 	tests/integration/test_projector.py tests/integration/test_publisher.py tests/integration/test_subscriber.py \
 	tests/integration/test_rpc.py tests/unit/test_support_loops.py
-# Three for two cores: on fast ones the suite waits as much as it computes, on slow ones a fourth brought nothing.
-WORKERS ?= 3
+# Four for two cores: with three a fifth of the time was idle in the half of the suite that kills and waits.
+WORKERS ?= 4
 # Who has run out takes tests from the others: the longest are a dozen seconds.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # For the locks: what one machine's settings say must not get into them.
