@@ -149,7 +149,7 @@ async def tables(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
     async with pool.acquire() as conn:
         for name in (*(table.name for table in TABLES.values()), "agent"):
             rows = await conn.fetch(f"SELECT * FROM coord.{name} ORDER BY 1, 2, 3")
-            found[name] = sorted(tuple(row) for row in rows)
+            found[name] = sorted((tuple(row) for row in rows), key=repr)  # an order, though a NULL has none
     return found
 
 
