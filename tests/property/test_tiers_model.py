@@ -111,6 +111,8 @@ class Process:
         self.by_hand = dict.fromkeys(IDS, 0)
         self.told: list[tuple[dict[str, int], bytes]] = []
         """Messages on their way about what was evicted by hand, and when."""
+        self.unsaid: dict[str, int] = {}
+        """Evicted by hand, and when, since others were told last."""
         self.sessions: dict[int, str] = {}
         self.reached: dict[int, int | None] = {}
         self.cache = Cache(
@@ -320,17 +322,18 @@ class Fleet(RuleBasedStateMachine):
                 return
 
     def say(self, by: Process, said: ByHand) -> None:
+        told, by.unsaid = by.unsaid, {}  # what was said while nobody could hear is only in the record
         for process in self.processes:
             if process.online and by.online:
-                process.told.append((dict(by.by_hand), encode(said)))
+                process.told.append((told, encode(said)))
 
     def hear(self, process: Process) -> None:
         """The next message about what was evicted by hand comes."""
         if process.told:
             when, body = process.told.pop(0)
             assert process.cache.by_hand.hear(body)
-            for id_ in IDS:
-                process.by_hand[id_] = max(process.by_hand[id_], when[id_])
+            for id_, at in when.items():
+                process.by_hand[id_] = max(process.by_hand[id_], at)
             self.settle()
 
     def lose_record(self) -> None:
@@ -403,12 +406,12 @@ class Fleet(RuleBasedStateMachine):
 
     def evict(self, process: Process, id_: str) -> None:
         self.time += 1
-        process.by_hand[id_] = self.time
+        process.by_hand[id_] = process.unsaid[id_] = self.time
         self.run(self._by_hand(process, lambda: process.cache.evict(f"note:{id_}")))
 
     def forget(self, process: Process, id_: str) -> None:
         self.time += 1
-        process.by_hand[id_] = self.time
+        process.by_hand[id_] = process.unsaid[id_] = self.time
         self.run(self._by_hand(process, lambda: process.note.evict(id_)))
 
     async def _by_hand(self, process: Process, evict: Callable[[], object]) -> None:
