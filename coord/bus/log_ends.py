@@ -12,7 +12,7 @@ from coord import errors
 from coord.bus.connection import Connection
 from coord.bus.direct import leadership
 from coord.core.proving import LogEnds
-from coord.wire import subjects
+from coord.wire import subjects, times
 
 _INFO = f"STREAM.INFO.{subjects.EVENTS}"
 
@@ -33,7 +33,10 @@ class Log:
         if self._conn.is_clustered and leadership(info) != before:
             raise errors.ApiUnavailable("the log has another leader")
         state = info["state"]
-        return LogEnds(int(state["first_seq"]), int(state["last_seq"]), dict(zip(filters, found, strict=True)))
+        return LogEnds(
+            int(state["first_seq"]), int(state["last_seq"]), dict(zip(filters, found, strict=True)),
+            times.format_time(times.parse_time(info["created"])),
+        )  # fmt: skip
 
     async def _last(self, filter_: str) -> int | None:
         try:

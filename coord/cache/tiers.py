@@ -300,14 +300,14 @@ class Tiers:
 
     async def _proved(self, log: _Guarded[Log], wanted: Wanted, entry: Entry) -> Found | str:
         """The answer, if the log has nothing about its tags behind it."""
-        heard = self._evictions.places(entry.tags)
+        heard, created = self._evictions.places(entry.tags), self._evictions.log(entry.tags)
         filters = proving.asked(entry.tags, log.it.tenant, self._rules)
         if filters:
             try:
                 ends = await log.ask(partial(log.it.ends, tuple(filters)), wanted.ask_s)
             except errors.CoordError:
                 return "unproven"
-            if proving.is_proved(filters, ends, entry.places(), heard):
+            if proving.is_proved(filters, ends, entry.places(), heard, created):
                 log.count("hit")
                 return self._judged(wanted, entry, heard)
             log.count("miss")

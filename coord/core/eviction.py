@@ -92,7 +92,9 @@ class _Heard(msgspec.Struct):
     to: Place | None
     """Where the last notice ended; None while only beats were heard."""
     seen: Place
-    """Up to where the partition is known to be committed."""
+    """Up to where the partition is known to be committed,"""
+    created: str = ""
+    """and of which stream (`Notice.created`); "" while no beat has said it."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -191,8 +193,9 @@ class Evictions:
         known = self._heard.get(source)
         if known is not None and known.session == notice.session and known.seen[0] == notice.epoch:
             known.seen = max(known.seen, place)
+            known.created = notice.created
             return None
-        self._follow(source, _Heard(notice.session, None, place))
+        self._follow(source, _Heard(notice.session, None, place, notice.created))
         return self._gap(source, place, "session")
 
     def notice(self, notice: Notice) -> list[Evicted]:
@@ -206,7 +209,8 @@ class Evictions:
             and known.session == notice.session
             and (known.to is None or known.to == (notice.epoch, notice.from_))
         )
-        self._follow(source, _Heard(notice.session, place, place))
+        same = known is not None and known.session == notice.session and known.seen[0] == notice.epoch
+        self._follow(source, _Heard(notice.session, place, place, known.created if known and same else ""))
         if not unbroken:
             return [self._gap(source, place, "gap")]
         if notice.tags is None:
@@ -289,6 +293,11 @@ class Evictions:
         if not self.is_vouched:
             return {}
         return {source: self._heard[source].seen for source in sources_of(tags) if source in self._heard}
+
+    def log(self, tags: Collection[str]) -> str:
+        """Of which stream that is heard, `Notice.created`; "": it is not known, or not one."""
+        said = {self._heard[source].created for source in sources_of(tags) if source in self._heard}
+        return said.pop() if len(said) == 1 else ""
 
     def _since(self, tag: str, begun: int) -> bool:
         mark = self._tags.get(tag)

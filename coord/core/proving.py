@@ -34,6 +34,8 @@ class LogEnds(msgspec.Struct, frozen=True):
     last: int
     under: Mapping[str, int | None]
     """None: there is none in the log's window."""
+    created: str
+    """When it was created, as `Notice.created`: which log that is."""
 
 
 def asked(tags: Collection[str], tenant: str, rules: Mapping[str, tuple[str, ...]]) -> dict[str, frozenset[Source]]:
@@ -74,12 +76,15 @@ def _may_make(template: str, tag: str) -> bool:
 
 
 def is_proved(
-    filters: Mapping[str, frozenset[Source]], ends: LogEnds, marks: Marks, heard: Mapping[Source, Place]
+    filters: Mapping[str, frozenset[Source]], ends: LogEnds, marks: Marks, heard: Mapping[Source, Place], created: str
 ) -> bool:
     """Whether an answer that has seen everything up to `marks` is as good as one of `heard`.
 
-    `heard`: what this process knew to be committed before the log was asked.
+    `heard`: what this process knew to be committed before the log was asked; `created`: of which log, "" if unknown.
+    One that was made anew since has its own sequences, and nothing of what the answer may lack.
     """
+    if not created or ends.created != created:
+        return False
     if not filters or not heard or ends.last < max(seq for _, seq in heard.values()):
         return False  # a server that has not even that does not know the log's end
     for filter_, sources in filters.items():

@@ -18,7 +18,7 @@ from coord import errors, limits
 from coord.bus.connection import Connection
 from coord.core.checkpoint import Checkpoint
 from coord.projector.rows import Batch
-from coord.wire import notices, subjects
+from coord.wire import notices, subjects, times
 from coord.wire.notices import Notice
 
 
@@ -63,6 +63,7 @@ class Notices:
             from_=checkpoint.seq,
             to=checkpoint.seq,
             tags=[],
+            created=times.format_time(checkpoint.stream_created),
         )
         try:
             self._conn.publish(subjects.notice(subjects.UNKNOWN, checkpoint.partition), notices.encode(notice))

@@ -3,7 +3,7 @@
 ``{"stream", "epoch", "partition", "session", "from", "to", "tags", "facts"}``.  One notice for each tenant
 touched, to that tenant's subject: `tags` names what the commit touched, null means "anything of this
 partition".  `from` is the `to` of the tenant's last notice from this partition and session.  A *beat*,
-to everybody's subject, has no tags and says only which session the partition is in now.
+to everybody's subject, has no tags and says only which session the partition is in now, and of which stream.
 
 `facts` accounts for every message of the tenant in ``(from, to]`` of which something was stored, in the log's order:
 ``[sequence, how many facts of it were stored, tag, tag, …]``, tags by their place in `tags`.  It is left out of a
@@ -40,6 +40,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}
     """What was touched: ``{kind}:{id}``, ``key:{key}``, ``kind:{kind}``, ``series:{agent}.{series}``."""
     facts: msgspec.Raw = UNSAID
     """As JSON, for whoever wants it (`stored`): most do not."""
+    created: str = ""
+    """A beat's: when the broker created the stream, which is its identity, as `coord.wire.times.format_time` writes."""
 
 
 class Stored(msgspec.Struct, frozen=True):

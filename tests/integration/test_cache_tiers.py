@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from coord.bus.connection import Connection, NatsConfig
 from coord.bus.tier import StreamTier
 from coord.cache import tiers
 from coord.client.connect import Coord
-from coord.wire import headers, notices, subjects
+from coord.projector.states import broker_time
+from coord.wire import headers, notices, subjects, times
 from coord.wire.cache_api import ByHand, encode, told_by_hand
 from coord.wire.notices import Notice
 from tests.support.streams import apply_topology
@@ -36,13 +38,16 @@ class Words:
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
         self.seq = 10
+        self.created = ""
 
     def beats(self) -> None:
         """Which session each partition is in."""
         for stream in (subjects.EVENTS, subjects.TELEMETRY):
             for p in range(limits.PARTITIONS):
                 to = self.seq if (stream, p) == SOURCE else 10
-                body = Notice(stream=stream, epoch=1, partition=p, session="s", from_=to, to=to, tags=[])
+                body = Notice(
+                    stream=stream, epoch=1, partition=p, session="s", from_=to, to=to, tags=[], created=self.created
+                )
                 self.conn.publish(subjects.notice(subjects.UNKNOWN, p), notices.encode(body))
 
     def commit(self) -> None:
@@ -170,6 +175,32 @@ async def test_a_fleet_loads_once_and_shares_what_the_loader_raised(words, join,
     assert len(calls) == 1
 
 
+async def log_created(words: Words) -> str:
+    return times.format_time(broker_time((await words.conn.api("STREAM.INFO.EVENTS"))["created"]))
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_the_log_proves_nothing_about_another_one(words, join, is_replaced: bool) -> None:
+    words.created = await log_created(words)
+    loads: list[int] = []
+
+    async def load(_: str) -> coord.Loaded:
+        loads.append(words.seq)
+        return coord.Loaded([words.seq], words.marks())
+
+    first = await join(l3=True)
+    await noting(first, load)("n1")
+    await until(lambda: outcomes(first, "l3").get("stored"))
+    for n in range(12):
+        await first.publish(coord.Fact(kind="other", id=f"o{n}", event="said"))
+    words.seq += 1
+    if is_replaced:  # the projector is still in the log that the answer is from, and not in the one that is there now
+        words.created = times.format_time(datetime.fromtimestamp(0, UTC))
+    second = await join(l3=True, ask_log=True)
+    await noting(second, load)("n1")
+    assert len(loads) == 1 + is_replaced
+
+
 async def test_the_log_proves_what_is_from_before_a_process_began(words, join) -> None:
     loads: list[int] = []
 
@@ -177,6 +208,7 @@ async def test_the_log_proves_what_is_from_before_a_process_began(words, join) -
         loads.append(words.seq)
         return coord.Loaded([words.seq], words.marks())
 
+    words.created = await log_created(words)
     first = await join(l3=True)
     await noting(first, load)("n1")
     await until(lambda: outcomes(first, "l3").get("stored"))

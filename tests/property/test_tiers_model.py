@@ -196,7 +196,7 @@ class Fleet(RuleBasedStateMachine):
         for filter_ in filters:
             last = max((seq for seq, id_ in enumerate(self.log, 1) if id_ == FILTERS[filter_]), default=0)
             under[filter_] = last if last >= self.first else None
-        return LogEnds(self.first, len(self.log), under)
+        return LogEnds(self.first, len(self.log), under, str(self.epoch))
 
     # --- the world -------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class Fleet(RuleBasedStateMachine):
     def send(self, p: int, from_: int, tags: list[str] | None, *, beat: bool) -> None:
         notice = Notice(
             stream=STREAM, epoch=self.epoch, partition=p, session=self.sessions[p], from_=from_, to=self.places[p],
-            tags=tags,
+            tags=tags, created=str(self.epoch) if beat else "",
         )  # fmt: skip
         for process in self.processes:
             if process.online:
@@ -285,8 +285,9 @@ class Fleet(RuleBasedStateMachine):
             for p in set(range(limits.PARTITIONS)) - set(self.places):
                 at = len(self.log)
                 said = Notice(
-                    stream=STREAM, epoch=self.epoch, partition=p, session=f"idle {self.epoch}", from_=at, to=at, tags=[]
-                )
+                    stream=STREAM, epoch=self.epoch, partition=p, session=f"idle {self.epoch}", from_=at, to=at,
+                    tags=[], created=str(self.epoch),
+                )  # fmt: skip
                 process.cache.hear_beat(notices.encode(said))
 
     def disconnect(self, process: Process) -> None:
@@ -530,6 +531,23 @@ def _anew(w: Fleet, r: random.Random) -> None:
     w.ask_for_the_last(w.processes[0], id_)
 
 
+def _replaced(w: Fleet, r: random.Random) -> None:
+    """A new log, as long as the old one, of which nobody has been told when it is asked."""
+    id_ = r.choice(IDS)
+    w.ask(w.processes[0], id_)
+    w.see(-1, 0)
+    w.land(-1)
+    w.publish(id_)
+    for p in w.places:
+        w.commit(p, crash=False, names=False)
+    w.deliver_all()
+    length = len(w.log)
+    w.make_anew()
+    for _ in range(length):
+        w.publish(r.choice([other for other in IDS if other != id_]))
+    w.ask(w.processes[0], id_)
+
+
 STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: w.publish(r.choice(IDS)),
     lambda w, r: w.commit(_p(r), crash=r.random() < 0.2, names=r.random() < 0.8),
@@ -560,6 +578,7 @@ STEPS: list[Callable[[Fleet, random.Random], None]] = [
     lambda w, r: _lost(w, r) if r.random() < 0.2 else None,
     lambda w, r: _told(w, r) if r.random() < 0.2 else None,
     lambda w, r: _left(w, r) if r.random() < 0.2 else None,
+    lambda w, r: _replaced(w, r) if r.random() < 0.2 else None,
 ]
 
 
@@ -621,7 +640,14 @@ def _any_log(self: Evictions, place: Any, watermark: Watermark) -> bool:
 
 def _window_forgotten(original: Callable[..., bool]) -> Callable[..., bool]:
     def is_proved(filters: Any, ends: LogEnds, *args: Any) -> bool:
-        return original(filters, LogEnds(1, ends.last, ends.under), *args)
+        return original(filters, msgspec.structs.replace(ends, first=1), *args)
+
+    return is_proved
+
+
+def _whichever_log(original: Callable[..., bool]) -> Callable[..., bool]:
+    def is_proved(filters: Any, ends: LogEnds, marks: Any, heard: Any, created: str) -> bool:
+        return original(filters, msgspec.structs.replace(ends, created=created), marks, heard, created)
 
     return is_proved
 
@@ -638,6 +664,7 @@ PLANTED: dict[str, tuple[type[Any] | Any, str, Any]] = {
     "takes a place in the old log for one in the new": (eviction, "is_behind", _sequences_alone),
     "takes a fact of the new log for one of the old": (Evictions, "has", _any_log),
     "takes what left the log for what never was": (proving, "is_proved", _window_forgotten(proving.is_proved)),
+    "takes the new log's word for the old one": (proving, "is_proved", _whichever_log(proving.is_proved)),
 }
 
 
