@@ -221,6 +221,8 @@ class PresenceTable(Watch):
         self.rate_of: dict[tuple[str, str], float] = {}
         """(tenant, agent) → facts it states per second, where somebody counts."""
         self._barred: Mapping[tuple[str, str], Barred] = {}
+        self._resting: set[Ident] = set()
+        """Instances that say they are quarantined."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -322,6 +324,15 @@ class PresenceTable(Watch):
         self._barred = dict(agents)
         self.version += 1
 
+    def at_odds(self, tenant: str, agent: str, *, quarantined: bool) -> bool:
+        """See `Watch`."""
+        rows = self.instances(tenant, agent)
+        return any(row.beat.quarantined != quarantined for row in rows if row.state == "alive")
+
+    def resting(self) -> set[tuple[str, str]]:
+        """See `Watch`."""
+        return {(tenant, agent) for tenant, agent, _ in self._resting}
+
     def with_quotas(self) -> dict[tuple[str, str], Quotas]:
         """(tenant, agent) → what its instances that are there say it may use."""
         return {
@@ -362,6 +373,10 @@ class PresenceTable(Watch):
         came_back = row.closed_at is None or said.here or said.connection is None or said.connection != row.closed_on
         row.heard, row.beat, row.body, row.due_s = now, said, b"" if said.here else body, said.due_s
         row.place = said.place or row.place
+        if said.quarantined:
+            self._resting.add(row.ident)
+        else:
+            self._resting.discard(row.ident)
         self._next_at = min(self._next_at, _changes_at(row))
         self.version += took != row.takes
         self._about(row, said)
@@ -567,6 +582,7 @@ class PresenceTable(Watch):
         self.version += 1
         self._rows.pop(row.ident, None)
         self._pending.pop(row.ident, None)
+        self._resting.discard(row.ident)
         tenants = self._of_tenant.get(row.tenant, {})
         tenants.pop(row.ident, None)
         if not tenants:

@@ -285,6 +285,7 @@ class PresenceDecider(Folding):
         self._agents: dict[tuple[str, str], Agent] = {}
         self._looked_at = 0.0
         self._forgot_at = 0.0
+        self._reminded_at = 0.0
         self._over: dict[tuple[str, str], int] = {}
         """Looks in a row at which an agent used more than it may."""
         self._watched: dict[tuple[str, str], Agent] = {}
@@ -334,12 +335,9 @@ class PresenceDecider(Folding):
             self._agents.pop(at, None)
         self._watch_usage(at, agent)
         if fact.event == "registered" and agent.quarantined:
-            # A new instance does not know: being started again is no way out.
-            told = {"what": "quarantined", "reason": agent.quota}
-            return (Push(fact.tenant, fact.id, None, wire.TOPIC, told),)
+            return (_told(agent),)  # a new instance does not know: being started again is no way out
         if fact.event in ("quarantined", "released"):
-            told = {"what": fact.event, **({"reason": agent.quota} if agent.quota else {})}
-            return (Push(fact.tenant, fact.id, None, wire.TOPIC, told),)
+            return (_told(agent),)
         return NONE
 
     def _said(self, at: tuple[str, str], fact: StoredFact) -> None:
@@ -417,6 +415,9 @@ class PresenceDecider(Folding):
         if watch is not None:
             for at, agent in list(self._watched.items()):
                 effects += self._quota(at, agent, watch, now)
+            if now - self._reminded_at >= limits.QUARANTINE_AGAIN_S and not watch.doubts:
+                self._reminded_at = now
+                effects += self._remind(watch, now)
         if now - self._forgot_at >= _FORGET_EVERY_S:
             self._forgot_at = now
             self._forget(now)
@@ -521,6 +522,15 @@ class PresenceDecider(Folding):
             del self._over[at]
             yield _of_agent(agent, "quarantined", agent.quarantines + 1, {"quota": broken})
 
+    def _remind(self, watch: Watch, now: float) -> Iterable[Effect]:
+        """Tell who is at odds with the log: it was cut off when it was told, and would rest, or take work, for ever."""
+        resting = (self._agents.get(at) for at in watch.resting())
+        released = [agent for agent in resting if agent is not None and not agent.quarantined]
+        for agent in [*released, *self.quarantined()]:
+            settled = now - agent.since >= limits.QUARANTINE_AGAIN_S
+            if settled and watch.at_odds(agent.tenant, agent.agent, quarantined=agent.quarantined):
+                yield _told(agent)
+
     # --- snapshots -------------------------------------------------------------------------
 
     def dump(self) -> Any:
@@ -601,6 +611,13 @@ def _of_one(agent: Agent, instance: str, one: Instance, event: str, others: int)
         data={"instance": instance, "others": others},
         once="own", step=f"{event}.{instance}", attempt=n, from_outside=True,
     )  # fmt: skip
+
+
+def _told(agent: Agent) -> Push:
+    """What an agent is told of its quarantine."""
+    why = {"reason": agent.quota} if agent.quota else {}
+    told = {"what": "quarantined" if agent.quarantined else "released", **why}
+    return Push(agent.tenant, agent.agent, None, wire.TOPIC, told)
 
 
 def _of_agent(agent: Agent, event: str, n: int, data: dict[str, Any]) -> State:

@@ -90,6 +90,14 @@ class Watch(abc.ABC):
         """(tenant, agent) → of those that are quarantined, why and since when."""
         return {}
 
+    def at_odds(self, tenant: str, agent: str, *, quarantined: bool) -> bool:  # noqa: ARG002
+        """Whether an instance of it that is there says otherwise of itself: it was told, and did not hear it."""
+        return False
+
+    def resting(self) -> Collection[tuple[str, str]]:
+        """(tenant, agent) of whom an instance says that it is quarantined."""
+        return ()
+
     @property
     def news(self) -> object:
         """Equal to what it was before where no `state` can have changed since; None: look for yourself."""

@@ -272,6 +272,10 @@ batch of them just before or after a look."""
 QUARANTINE_S: Final = 60.0
 """How long at least."""
 
+QUARANTINE_AGAIN_S: Final = 5.0
+"""Who says otherwise of itself for so long is told again that it is quarantined, or is not: a push may be lost, and
+nobody else would ever tell it."""
+
 QUARANTINE_TOLD_S: Final = 1.0
 """What an agent claims within this after it was quarantined it keeps: it may not have heard of it yet."""
 

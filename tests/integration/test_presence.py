@@ -265,6 +265,7 @@ async def test_work_that_nobody_can_do_is_starved_and_visible(fleet: Fleet) -> N
 
 async def test_who_uses_more_than_it_may_is_quarantined(fleet: Fleet, monkeypatch) -> None:
     monkeypatch.setattr(limits, "QUOTA_LOOKS", 1)
+    monkeypatch.setattr(limits, "QUARANTINE_AGAIN_S", 0.1)
     async with connect(fleet, "greedy") as greedy, connect(fleet, "boss") as c:
         await greedy.beating.register(capabilities={"x": 1}, quotas=Quotas(facts_per_s=5))
         stop = asyncio.Event()
@@ -285,6 +286,10 @@ async def test_who_uses_more_than_it_may_is_quarantined(fleet: Fleet, monkeypatc
         await until(lambda: (agent := known(fleet, "greedy")) is not None and agent.quarantined)
 
         await until(lambda: _is(_names(c, state="quarantined"), ["greedy"]))
+
+        greedy.beating.quarantined = False  # as if it had been cut off when it was told
+        greedy.beating.beat()
+        await until(lambda: greedy.beating.quarantined)
 
 
 async def test_who_bounds_itself_is_judged_though_another_of_its_name_does_not(fleet: Fleet, monkeypatch) -> None:
