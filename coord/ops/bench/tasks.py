@@ -91,8 +91,8 @@ class TasksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rounds: int = 3
     safe: int = 1_500
     """Tasks of the flood with syncs, and with copies; of workflows a fifth."""
-    critical_s: float = 3
-    """For so long critical tasks are submitted, alone and beside the others;"""
+    critical_s: float = 6
+    """For so long critical tasks come, alone and beside the others (of fewer than a hundred, the worst is the p99);"""
     unserved: int = 2_000
     """and so many wait of a capability that nobody has."""
     shares: int = 480

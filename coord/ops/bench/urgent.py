@@ -28,11 +28,11 @@ async def critical(bench: Bench) -> Figures:
     """Critical tasks at a rate: alone, then beside a backlog that nobody serves and a flood of batch tasks."""
     seconds = bench.config.critical_s
     async with bench.agents("nap", agents=2, capacity=_SLOTS // 2):
-        await _waits_ms(bench, seconds / 4)
+        await _waits_ms(bench, seconds / 8)
         idle = await _waits_ms(bench, seconds)
         await bench.c.submit_many("unserved", [None] * bench.config.unserved, priority="batch")
         async with bench.submitter("nap", per_s=FLOOD_TIMES * _SLOTS / NAP_S, priority="batch"):
-            await _waits_ms(bench, seconds / 4)
+            await _waits_ms(bench, seconds / 8)
             flooded = await _waits_ms(bench, seconds)
     figures: Figures = {}
     for name, waits in (("idle", idle), ("flooded", flooded)):
