@@ -28,6 +28,7 @@ from coord.core import assignment
 from coord.runtime.clock import in_step
 from coord.telemetry import logs
 from coord.wire import subjects
+from coord.wire.understood import Understands
 
 _log = logs.get("replicas")
 
@@ -106,6 +107,15 @@ class Replicas:
         there = assignment.alive(self._beats[self._service], now, limits.REPLICA_GONE_S)
         found = {name: self._folds_of[name] for name in there}
         return found if self.older else found | {self._name: self._folds}
+
+    async def understands(self, _: rpc.Request) -> Understands:
+        """What all who are heard understand, this one among them; asked by agents."""
+        if self._heard_from is None:
+            raise errors.ServiceUnavailable("it has not begun to hear the others")
+        wait_s = self._heard_from + _HEARS_ALL_S - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        return Understands(min([self._folds, *self._folds_of.values()]))
 
     def _say(self, word: bytes) -> None:
         try:

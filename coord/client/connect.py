@@ -39,6 +39,7 @@ from coord.client.queues import Queues
 from coord.client.starting import Starts
 from coord.client.stating import Stating
 from coord.client.submitting import Submits, Submitter
+from coord.client.understood import Understood
 from coord.client.used import UsedIds
 from coord.core.admission import Board
 from coord.errors import InvalidToken, SettingsError
@@ -187,6 +188,8 @@ class Coord(Submits, Starts):
         """Makes sure that there are some."""
         self.used_ids = UsedIds(connection, publisher.tenant)
         """Which ids were used before, where the log does not know it any more."""
+        self.understood = Understood(connection, publisher.tenant)
+        """Whether coord knows what is about to be stated."""
         self.workers: list[Worker] = []
         """What works on this connection; closing it drains them."""
         self.allowance: Allowance | None = None

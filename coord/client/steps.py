@@ -33,6 +33,7 @@ from coord.runtime import clock
 from coord.telemetry import logs
 from coord.wire import arguments, codec
 from coord.wire.records import Fact, StoredFact
+from coord.wire.understood import RECORDS
 
 if TYPE_CHECKING:
     from coord.client.connect import Coord
@@ -126,6 +127,9 @@ class Steps:
             raise asyncio.CancelledError  # since it was asked for
         if before + self._begun >= limits.STEPS_MAX:
             raise errors.StepRefused(f"a task has at most {limits.STEPS_MAX} steps", step=name)
+        if not self._coord.understood.covers(RECORDS):
+            # What it gives would be recorded for nobody: it would be done again.
+            await self._coord.understood.demand(RECORDS, "steps of a handler")
         self._begun += 1
         try:
             began_at = clock.monotonic()

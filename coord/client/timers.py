@@ -32,7 +32,7 @@ from coord.core import placement
 from coord.core import timers as core
 from coord.core.timers import Timer
 from coord.runtime import clock
-from coord.wire import arguments, codec, subjects
+from coord.wire import arguments, codec, subjects, understood
 from coord.wire import timing as wire
 from coord.wire.latch import KEY as SIGNALS
 from coord.wire.log_api import Filter
@@ -201,7 +201,10 @@ class Timers:
         wire.check(said, clock.unix())
         if said.zone is not None:
             _check_zone(said.zone)
-        fact = Fact(kind="timer", id=id, key=key, event="set", data=said)
+        schema = wire.schema_of(said)
+        if schema > 1:
+            await self._coord.understood.demand(understood.KEEPS_APART, "timers whose tasks do not overlap")
+        fact = Fact(kind="timer", id=id, key=key, event="set", data=said, schema=schema)
         last = 0  # what is replaced is what was looked at: who answers may lag, and others may be faster
         for _ in range(limits.STORED_LOOKS_MAX):
             await self._coord.stating.room()

@@ -33,7 +33,7 @@ from coord.core import flow_definition, flow_inherited, flow_view, workflow_life
 from coord.core.flow_view import View
 from coord.core.retry import CallPolicy
 from coord.core.workflow_life import Workflow
-from coord.wire import arguments, codec, flow, log_api, subjects
+from coord.wire import arguments, codec, flow, log_api, subjects, understood
 from coord.wire.flow import Definition
 from coord.wire.latch import Raised
 from coord.wire.log_api import Filter, PackedFact, ReadRequest
@@ -115,6 +115,9 @@ class Workflows:
                 bytes_max=limits.FLOW_BYTES_MAX,
             )  # fmt: skip
         capabilities = self._capabilities_of(raw)
+        schema = flow.schema_of(started)
+        if schema > 1:
+            await self._coord.understood.demand(understood.RERUNS, "reruns of workflows")
         await self._coord.pushes.open()
         for capability in capabilities:
             await self._coord.queues.open(capability)
@@ -122,7 +125,10 @@ class Workflows:
         if id is not None:
             await self._coord.used_ids.refuse_workflow(id)
         watch = self._watch(name)
-        fact = Fact(kind="workflow", id=name, key=name, event="started", data=started, correlation_id=correlation_id)
+        fact = Fact(
+            kind="workflow", id=name, key=name, event="started", data=started, correlation_id=correlation_id,
+            schema=schema,
+        )  # fmt: skip
         try:
             await self._coord.stating.state(fact, once="entity")
         except errors.WrongLastSequence as refused:

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-FOLDS: Final = 1
+FOLDS: Final = 2
 """Which folds this release works with.  Raised, before a release, when what they save or state must not be mixed with
-what those of the release before do (docs/adr/0141)."""
+what those of the release before do (docs/adr/0141), or when clients are to ask for something new before they state it
+(`coord.wire.understood`).  1: agents are what their instances are; 2: steps of handlers, reruns, timers that keep
+apart."""
 
 _HERE: Final = b"here"
 GONE: Final = b"gone"

@@ -78,6 +78,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     causation_id: str | None = None
     """The fact that it answers."""
     correlation_id: str | None = None
+    schema: int = 1
+    """Of `data`."""
 
 
 class Settle(msgspec.Struct, frozen=True):

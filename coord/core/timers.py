@@ -607,5 +607,5 @@ def _again(timer: Timer, running: Running | None = None) -> State:
     return State(
         tenant=timer.tenant, agent=AGENT, key=timer.key, kind="timer", id=timer.id, event="set",
         detail=(str(timer.set_seq), str(n)), data=msgspec.to_builtins(said), once="own", step=f"set.{timer.id}",
-        attempt=timer.set_seq, ordinal=n, from_outside=True,
+        attempt=timer.set_seq, ordinal=n, from_outside=True, schema=wire.schema_of(said),
     )  # fmt: skip

@@ -655,7 +655,7 @@ def _restated(live: Live) -> State | None:
     return State(
         tenant=life.tenant, agent=AGENT, key=life.id, kind="workflow", id=life.id, event="started", data=told,
         once=None, version=live.plan.version, step="restated", attempt=life.restated + 1, from_outside=True,
-        correlation_id=life.correlation_id,
+        correlation_id=life.correlation_id, schema=said.schema_of(told),
     )  # fmt: skip
 
 

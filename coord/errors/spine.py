@@ -578,6 +578,14 @@ class ServiceUnavailable(CoordError):
     remedy = "Start one: `coord serve all`. One that runs is of an older release and does not know this: upgrade it."
 
 
+class ServiceTooOld(CoordError):
+    """What was asked for is not known to coord's services, or to one that is still there: nothing was stated."""
+
+    code = "rpc.too_old"
+    fault = Fault.OPERATOR
+    remedy = "Upgrade every `coord serve` first (`coord status` names older ones), then the agents that use this."
+
+
 class RemoteError(CoordError):
     """A service answered with an error that this release does not know; `remote_code` is its code."""
 

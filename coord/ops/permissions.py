@@ -71,7 +71,14 @@ def needed(wanted: Topology, *, trims: bool, inbox: str) -> tuple[set[str], set[
     publish |= deciding()
     if trims:
         publish.add(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}")
-    services = (("log", "read"), ("task", "open"), ("task", "settle"), ("queue", "waiting"), ("query", "tasks"))
+    services = (
+        ("log", "read"),
+        ("task", "open"),
+        ("task", "settle"),
+        ("queue", "waiting"),
+        ("query", "tasks"),
+        ("service", "understands"),
+    )
     methods = {subjects.rpc("t", service, method) for service, method in services}
     asked = subjects.ask("t", subjects.UNKNOWN, "cache")
     heard = {subjects.notice("t", 0), subjects.notice(subjects.UNKNOWN, 0), asked}

@@ -5,12 +5,14 @@ It starts without its broker, says that it is not ready, and goes on when that c
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from coord import errors, limits
-from coord.bus import topology
+from coord.bus import rpc, topology
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.replicas import Replicas
 from coord.bus.riding import Meeting
@@ -110,6 +112,7 @@ class DeciderService(Service):
             conn, "deciders", self.instance, len(self.partitions), self._assign, behind=("projector",)
         )
         self.spawn("replicas", self._replicas.run)
+        self.spawn("understands", partial(self._tell, self._replicas))
         self.spawn("look", self._look)
         self.spawn("gauges", self._show)
 
@@ -148,6 +151,18 @@ class DeciderService(Service):
                 await self.clock.sleep(1.0)
                 continue
             return
+
+    async def _tell(self, replicas: Replicas) -> None:
+        """Answer agents that ask what is understood, until cancelled."""
+        assert self._conn is not None
+        endpoint = await rpc.serve(
+            self._conn, subjects.rpc_all("service", "understands"), replicas.understands, service="service",
+            method="understands", registry=self.metrics,
+        )  # fmt: skip
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await endpoint.close()
 
     async def _sweep(self) -> None:
         assert self._queues is not None

@@ -73,6 +73,7 @@ class Encoder:
             or not (correlation is None or is_plain(correlation))
             or not (cause is None or is_plain(cause))
             or REGISTRY.of_payload(data) is not None
+            or state.schema != 1
         ):
             return _by_reference(state, data, event_id)
         extra = "" if correlation is None else f"{headers.CORRELATION}: {correlation}\r\n"
@@ -125,7 +126,7 @@ def _first(state: State, *, own: bool) -> str:
 def _by_reference(state: State, data: Any, event_id: str) -> Message:
     fact = Fact(
         kind=state.kind, id=state.id, event=state.event, data=data, key=state.key, detail=state.detail,
-        correlation_id=state.correlation_id, causation_id=state.causation_id,
+        correlation_id=state.correlation_id, causation_id=state.causation_id, schema=state.schema,
     )  # fmt: skip
     made = encode_fact(fact, tenant=state.tenant, agent=state.agent, event_id=event_id, occurred_at=clock.utc_now())
     fields = made.headers

@@ -21,6 +21,7 @@ import msgspec
 
 from coord.errors import FrameNotAllowed, KeyMismatch, Unauthorised, UnknownSchema
 from coord.wire.subjects import FactSubject, is_decider
+from coord.wire.understood import GROWN
 
 ServiceClass = Literal["critical", "status", "metrics"]
 
@@ -76,7 +77,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("task", "expired"): Rule(_A.DECIDER),
     ("task", "placed"): Rule(_A.DECIDER),
     # A workflow.
-    ("workflow", "started"): Rule(_A.ANYONE, deciders=True),
+    ("workflow", "started"): Rule(_A.ANYONE, schema=GROWN, deciders=True),
     ("workflow", "progress"): Rule(_A.DECIDER, "status", frames=True),
     ("workflow", "completed"): Rule(_A.DECIDER),
     ("workflow", "failed"): Rule(_A.DECIDER),
@@ -105,7 +106,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("lock", "released"): Rule(_A.ANYONE),
     ("lock", "revoked"): Rule(_A.DECIDER),
     # A timer: asked for by anyone, fired by the timer decider.
-    ("timer", "set"): Rule(_A.ANYONE, deciders=True),
+    ("timer", "set"): Rule(_A.ANYONE, schema=GROWN, deciders=True),
     ("timer", "cancelled"): Rule(_A.SUBMITTER, deciders=True),
     ("timer", "fired"): Rule(_A.DECIDER),
     ("timer", "skipped"): Rule(_A.DECIDER),

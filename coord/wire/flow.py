@@ -15,6 +15,7 @@ import msgspec
 
 from coord import limits
 from coord.wire.numbers import Count
+from coord.wire.understood import GROWN
 from coord.wire.work import Priority
 
 # --- definitions ------------------------------------------------------------------------------
@@ -173,6 +174,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often its decider stated it again because it neared the end of the window."""
     carried: Any = None
     """With `restated`: what its facts had come to."""
+
+
+def schema_of(said: Started) -> int:
+    """`Coord-Schema` of it: who does not know `rerun` would do everything once more."""
+    return 1 if said.rerun is None else GROWN
 
 
 Outcome: TypeAlias = Literal["completed", "failed", "cancelled"]

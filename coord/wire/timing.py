@@ -17,6 +17,7 @@ from coord.errors import InvalidPayload
 from coord.wire import work
 from coord.wire.numbers import Count, check_integers
 from coord.wire.subjects import check_token
+from coord.wire.understood import GROWN
 
 TOPIC: Final = "timer"
 """Of pushes: ``{"what": "fired", "key", "id", "n", "instance"}`` to whoever set it with an `instance`."""
@@ -148,6 +149,11 @@ def check(said: TimerSet, now: float) -> TimerSet:
         if len(msgspec.json.encode(said.then)) > limits.TIMER_THEN_BYTES:
             raise InvalidPayload(f"what follows has at most {limits.TIMER_THEN_BYTES} bytes: give a large input by ref")
     return said
+
+
+def schema_of(said: TimerSet) -> int:
+    """`Coord-Schema` of it: who does not know `overlap` would have its tasks run beside each other."""
+    return 1 if said.overlap == "allow" else GROWN
 
 
 def _check_overlap(said: TimerSet) -> None:

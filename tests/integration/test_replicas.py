@@ -107,5 +107,6 @@ async def test_one_of_them_says_who_is_there(member: Any) -> None:
     async with old.running(), two.running(), three.running():
         assert await told() is None
         await until(lambda: three.replicas.older == {"old", "two"})
+        assert (await three.replicas.understands(None)).folds == 0, "the least of them decides"
         for _ in range(8):  # whoever of them it is that answers
             assert await until(told) == {"old": 0, "two": 0}, "who waits is not there yet"

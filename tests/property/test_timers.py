@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coord.core.deciding import Arm
+from coord.core.deciding import Arm, State
 from coord.core.timers import TRANSITIONS, Timer, TimerDecider
 from coord.errors import InvalidPayload
 from coord.wire import timing as wire
@@ -355,6 +355,8 @@ def test_what_ended_before_its_timer_was_stated_again_runs_for_nobody() -> None:
     fire(log, 1, 1)
     report(log, "t-1", "claimed", "1")
     (late,) = log.decider.edge(log.facts[-1].seq + 1)
+    assert isinstance(late, State)
+    assert late.schema == 2, "older releases would have them overlap"
     left = len(log.facts)
     report(log, "t-1", "completed")
     log.perform([late])

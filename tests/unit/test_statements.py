@@ -43,7 +43,7 @@ def state(**fields: Any) -> State:
 def reference(stated: State) -> Message:
     fact = Fact(
         kind=stated.kind, id=stated.id, event=stated.event, data=stated.data, key=stated.key, detail=stated.detail,
-        correlation_id=stated.correlation_id, causation_id=stated.causation_id,
+        correlation_id=stated.correlation_id, causation_id=stated.causation_id, schema=stated.schema,
     )  # fmt: skip
     made = encode_fact(fact, tenant=stated.tenant, agent=stated.agent, event_id=ID, occurred_at=AT)
     fields = made.headers
@@ -79,20 +79,22 @@ VALUES = [None, "c-1", "a b", "100%", "ü", "x" * 2_000, ""]
         ("_workflow", "", "task", "s0", "submitted", ()),
         ("_workflow", "w1", "task", "s0", "submitted", ("a", "b", "c", "d", "e")),
         ("_workflow", "w1", "task", "s0", "claimed", ("1",)),
+        ("_timer", "k", "timer", "t", "set", ("5", "1")),
         ("_x", "k", "task", "t", "invented", ()),
         ("_x", "k", "order", "o", "shipped", ()),
     ]),
     data=st.sampled_from(DATA),
     correlation=st.sampled_from(VALUES),
     cause=st.sampled_from(VALUES),
+    schema=st.sampled_from([1, 1, 1, 2]),
 )  # fmt: skip
 def test_every_statement_has_the_reference_bytes(
-    once: Any, place: tuple[Any, ...], data: Any, correlation: str | None, cause: str | None
+    once: Any, place: tuple[Any, ...], data: Any, correlation: str | None, cause: str | None, schema: int
 ) -> None:
     agent, key, kind, id_, event, detail = place
     stated = state(
         once=once, agent=agent, key=key, kind=kind, id=id_, event=event, detail=detail, data=data,
-        correlation_id=correlation, causation_id=cause,
+        correlation_id=correlation, causation_id=cause, schema=schema,
     )  # fmt: skip
     encoder = Encoder()
 
