@@ -286,7 +286,9 @@ class Execution:
             if plain is not None and isinstance(said, work.Completed):
                 said = await self._go_on(said, plain)
         except asyncio.CancelledError:
-            if self.ended_because is None:  # the loop is going down, or somebody cancelled us
+            if self.ended_because == "drained":
+                await self._settle()
+            elif self.ended_because is None:  # the loop is going down, or somebody cancelled us
                 self.ended_because = "drained"
             if self.ended_because == "drained":
                 self.worker.give_back(self.fact, self.claim, "drained")
@@ -393,11 +395,16 @@ class Execution:
 
     # --- the outcome ---------------------------------------------------------------------
 
-    async def _state_outcome(self, event: str, said: Any) -> None:
+    async def _settle(self) -> None:
+        """Have what the handler said stored before what ends its claim; nothing breaks that off any more."""
         assert self.ctx is not None
         self._outcome_sent = True
         if self.ctx.has_spoken:
+            self.ctx.over()
             await self.ctx.settled()
+
+    async def _state_outcome(self, event: str, said: Any) -> None:
+        await self._settle()
         self.worker.finishing(self)
         if self.worker.stating.is_full:
             await self._state_outcome_later(event, said, new_event_id(), 0.0)

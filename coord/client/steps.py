@@ -189,15 +189,18 @@ class Steps:
 
     # --- recording ---------------------------------------------------------------------------
 
-    async def _record(self, made: _Made) -> None:
-        """Return when it is stored: stated again, under the same id, for as long as the handler may run."""
+    async def _record(self, made: _Made, *, last: bool = False) -> None:
+        """Return when it is stored: stated again, under the same id, for as long as the handler may run.
+
+        `last`: the handler is over, and what is stated about its task next waits for this.
+        """
         if made.statement is None and self._coord.allowance is not None:
             await self._coord.allowance.turn()
         wait_s = _AGAIN_S
         while True:
             try:
                 if made.statement is None or made.statement.error is not None:
-                    await self._state_now(made)
+                    await self._state_now(made, last=last)
                 await self._stored(made)
             except errors.CoordError as exc:
                 if not exc.retryable:
@@ -208,13 +211,13 @@ class Steps:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _AGAIN_MOST_S)
 
-    async def _state_now(self, made: _Made) -> None:
+    async def _state_now(self, made: _Made, *, last: bool) -> None:
         if made.record.ref is None and len(made.body) > limits.STEP_INLINE_BYTES:
             ref = await self._coord.payloads.put(made.body)
             made.record = msgspec.structs.replace(made.record, output=msgspec.Raw(b"null"), ref=ref)
         if self._coord.stating.is_full:
             await self._coord.stating.room()
-        if self._closed:
+        if self._closed and not last:
             raise asyncio.CancelledError  # the outcome is stated: nobody would believe it
         made.statement = self._state(made.record, made.event_id)
         self._under_way.add(made.statement)
@@ -240,10 +243,17 @@ class Steps:
         self._closed = True
 
     async def settled(self) -> None:
-        """Return when what is on its way is stored, or will not be."""
+        """Return when what was given is stored, or will not be; to be called after `over`.
+
+        A record that the broker did not take is stated again, for as long as it may: else whoever executes the task
+        after this would do the step once more.
+        """
+        for made in list(self._made.values()):
+            with contextlib.suppress(errors.CoordError):  # told to its step; the outcome is what counts
+                await self._record(made, last=True)
         while self._under_way:
             statement = self._under_way.pop()
-            with contextlib.suppress(errors.CoordError):  # told to its step; the outcome is what counts
+            with contextlib.suppress(errors.CoordError):
                 await statement
 
 

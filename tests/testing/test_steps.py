@@ -229,6 +229,55 @@ async def test_a_step_whose_record_is_on_its_way_is_not_done_again(fleet: InMemo
     assert [f.event for f in fleet.facts("task", handle.id) if f.event == "recorded"] == ["recorded"]
 
 
+def hasty(fleet: InMemoryCoord, made: list[int], *, away_s: float, waits_s: float = 0.5) -> coord.Agent:
+    """An agent that does a step once, while the broker is away, and does not wait for its record for long."""
+    agent = coord.Agent("hasty", capabilities={"hasty": 1}, drain_s=0.5)
+
+    async def make() -> int:
+        if not made:
+            fleet.server.stop()
+            asyncio.get_running_loop().call_later(away_s, fleet.server.start)
+        made.append(1)
+        return len(made)
+
+    @agent.task("hasty", retries=1, timeout_s=600)
+    async def once(ctx: coord.TaskContext) -> int:
+        try:
+            async with asyncio.timeout(waits_s):
+                return await ctx.run("make", make)
+        except TimeoutError:
+            raise ConnectionError("not waited for") from None
+
+    return agent
+
+
+@pytest.mark.parametrize("away_s", [1, 40])
+async def test_the_record_comes_before_a_failure(fleet: InMemoryCoord, away_s: int) -> None:
+    made: list[int] = []
+    async with fleet.work(hasty(fleet, made, away_s=away_s)), fleet.connect("boss") as c:
+        handle = await c.submit("hasty")
+        assert await handle.result(timeout_s=600) == 1
+    assert made == [1]
+
+
+@pytest.mark.parametrize("away_s", [1, 40])
+async def test_the_record_comes_before_a_drained_task_is_returned(
+    fleet: InMemoryCoord, away_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STOP_S", 120.0)  # the broker is there again before the agent has to go
+    made: list[int] = []
+    agent = hasty(fleet, made, away_s=away_s, waits_s=120)
+    async with fleet.connect("boss") as c:
+        async with fleet.work(agent):
+            handle = await c.submit("hasty")
+            await until(lambda: made)
+        async with fleet.work(agent):
+            assert await handle.result(timeout_s=600) == 1
+    events = [f.event for f in fleet.facts("task", handle.id)]
+    assert "returned" in events
+    assert made == [1], events
+
+
 async def test_what_a_handler_left_behind_begins_no_step(fleet: InMemoryCoord) -> None:
     agent = coord.Agent("lazy", capabilities={"lazy": 1})
     over = asyncio.Event()
