@@ -30,6 +30,7 @@ from nats import errors as nats_errors
 
 from coord import errors, limits
 from coord.bus import errors_map
+from coord.bus.creds import CredsFile
 from coord.bus.patched import Callback, Message, PatchedClient, Receiver, as_messages
 from coord.bus.tls import TlsFiles
 from coord.core.breaker import BreakerPolicy
@@ -146,6 +147,7 @@ class Connection:
         self._counted = False
         self._denied_log_at = 0.0
         self._tls = TlsFiles(config.tls_ca_file, config.tls_cert_file, config.tls_key_file)
+        self._creds = CredsFile(config.creds_file) if config.creds_file else None
         self._refusal: Exception | None = None
         """What a server that could be reached said, since we were connected."""
         self._unreached_log_at: dict[str, float] = {}
@@ -208,6 +210,7 @@ class Connection:
     def _new_client(self) -> PatchedClient:
         client = PatchedClient(self._callback_failed)
         client.tls = self._tls.context
+        client.creds = self._creds
         client.must_encrypt = self._tls.is_wanted or any(url.startswith("tls://") for url in self.config.urls)
         return client
 
@@ -228,6 +231,17 @@ class Connection:
                 return errors.BrokerNotTrusted(f"no encrypted connection to the NATS server at {servers}: {why}")
             case why:
                 return errors.BrokerLoginRefused(f"the NATS server at {servers} does not let this login in: {why}")
+
+    def _lost(self) -> errors.BusError:
+        """Why nothing can be sent now; where a server does not let us in again, that."""
+        if self._closing:
+            return errors.BusClosed()
+        return errors.NotConnected() if self._refusal is None else self._not_connected()
+
+    @property
+    def refused(self) -> str | None:
+        """The code of what a server that can be reached has against us; None: nothing, or none can be reached."""
+        return None if self._refusal is None or self.is_connected else self._not_connected().code
 
     async def _connect(self) -> None:
         config = self.config
@@ -294,7 +308,7 @@ class Connection:
             async with asyncio.timeout(timeout_s):
                 await self._up.wait()
         except TimeoutError as exc:
-            raise errors.NotConnected from exc
+            raise self._lost() from exc
         if self._closing:
             raise errors.BusClosed
 
@@ -467,7 +481,7 @@ class Connection:
         `MessageTooLarge` (the broker would cut the connection).
         """
         if not self.client.is_connected:
-            raise errors.BusClosed if self._closing else errors.NotConnected
+            raise self._lost()
         size = len(body) + (len(headers) if headers else 0)
         if size > self.client._max_payload:  # noqa: SLF001 - the property costs on this path
             raise errors.MessageTooLarge(
@@ -510,7 +524,7 @@ class Connection:
         one comes or goes.  Raises as `publish` does.
         """
         if not self.client.is_connected:
-            raise errors.BusClosed if self._closing else errors.NotConnected
+            raise self._lost()
         return Passing(self.client, self.client.listen_direct(inbox, receiver))
 
     def new_inbox(self) -> str:

@@ -44,6 +44,7 @@ from nats.aio.transport import TcpTransport, Transport
 from nats.errors import NoServersError, ProtocolError, SecureConnWantedError
 
 from coord import limits
+from coord.bus.creds import CredsFile
 from coord.bus.parser import StrictParser
 from coord.core import retry
 from coord.errors import InvalidEnvelope
@@ -217,6 +218,8 @@ class PatchedClient(Client):
         """Until when receivers of what has been retired are kept (the loop's clock), oldest first."""
         self.tls: Callable[[], ssl.SSLContext | None] | None = None
         """What makes the context of each encrypted connection; None, or for None: the system's."""
+        self.creds: CredsFile | None = None
+        """Who we are, where a file says it."""
         self.must_encrypt = False
         """Whether to say nothing, the password least of all, to a server that does not encrypt."""
         self._unreadable: ProtocolError | None = None
@@ -248,6 +251,11 @@ class PatchedClient(Client):
         """Asked for at each attempt: the files that it is made of may be others by then."""
         made = None if self.tls is None else self.tls()
         return made if made is not None else super().ssl_context
+
+    def _setup_nkeys_connect(self) -> None:
+        """nats-py reads the file, too, but what it cannot read then ends its loop, and the process waits for ever."""
+        assert self.creds is not None, "nobody else names a file"
+        self._signature_cb, self._user_jwt_cb = self.creds.sign, self.creds.jwt
 
     def _connect_command(self) -> bytes:
         if self.must_encrypt and not self._server_info.get("tls_required"):

@@ -435,7 +435,7 @@ class AckPipeline:
             return refusal
         return errors.PublishTimeout(
             subject=publication.subject, attempts=publication.attempts, connected=self._up,
-            last_refusal=refusal.code if refusal is not None else None,
+            last_refusal=refusal.code if refusal is not None else self._conn.refused,
         )  # fmt: skip
 
     # --- the connection ------------------------------------------------------------------

@@ -1,0 +1,61 @@
+"""A login by a .creds file, whose JWT ends some day: whose has ended is told, and comes back when it is renewed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from coord import errors
+from coord.bus.connection import Connection, NatsConfig
+from tests.support import nkeys
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nkeys", nkeys.Module)
+
+
+@pytest.mark.usefixtures("package")
+async def test_who_has_expired_is_told_and_comes_back_renewed(start_nats, tmp_path: Path) -> None:
+    operator = nkeys.Operator()
+    server = await start_nats(extra=operator.config, system=False)
+    file = tmp_path / "mine.creds"
+    file.write_text(operator.creds(600.0))
+    config = NatsConfig(urls=(server.url,), creds_file=str(file), connect_timeout_s=0.3, reconnect_wait_s=0.05)
+    conn = await Connection.open(config, name="test")
+
+    def lose() -> int:
+        conn.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+        return conn.epoch
+
+    file.write_text(operator.creds(-10.0))
+    epoch = lose()
+    await until(lambda: conn.refused)
+    assert conn.refused == errors.BrokerLoginRefused.code
+    with pytest.raises(errors.BrokerLoginRefused, match="does not let this login in"):
+        await conn.request("anything")
+    with pytest.raises(errors.BrokerLoginRefused, match="does not let this login in"):
+        await Connection.open(config, name="late")
+    file.write_text(operator.creds(600.0))
+    await until(lambda: conn.epoch > epoch and conn.is_connected)
+    await conn.flush()
+    file.write_text("half of")  # what was read last holds
+    epoch = lose()
+    await until(lambda: conn.epoch > epoch and conn.is_connected)
+    await conn.close()
+
+
+async def test_what_cannot_be_used_is_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = NatsConfig(creds_file=str(tmp_path / "mine.creds"))
+    monkeypatch.setitem(sys.modules, "nkeys", None)
+    with pytest.raises(errors.SettingsError, match="pip install nkeys"):
+        await Connection.open(config, name="test")
+    monkeypatch.setitem(sys.modules, "nkeys", nkeys.Module)
+    with pytest.raises(errors.SettingsError, match="cannot be read"):
+        await Connection.open(config, name="test")
+    (tmp_path / "mine.creds").write_text("x")
+    with pytest.raises(errors.SettingsError, match=r"no \.creds file"):
+        await Connection.open(config, name="test")
