@@ -171,6 +171,12 @@ def test_what_is_not_there_is_an_error_where_data_is_json() -> None:
     assert run_cli("dev", "env").err.startswith("No dev stack runs in .coord")
 
 
+def test_an_option_before_the_verb_is_refused() -> None:
+    result = run_cli("dev", "--path", "somewhere", "env")
+    assert result.code == Exit.USAGE
+    assert "after the verb: coord dev env --path" in result.err
+
+
 def test_a_file_that_fails_anywhere_is_its_users(capsys: pytest.CaptureFixture[str]) -> None:
     def it(ctx: Context) -> None:
         Path("no/such").read_bytes()

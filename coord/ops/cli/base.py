@@ -269,12 +269,23 @@ def _with_common_options(
         context = Context(**{name: values.pop(name) for name in _OPTIONS})
         if verb is None or verb.invoked_subcommand is None:
             _invoke(function, context, values, is_program=is_program)
+        else:
+            _refuse_misplaced(verb, verb.invoked_subcommand)
 
     invoke.__name__ = function.__name__
     invoke.__doc__ = function.__doc__
     invoke.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     invoke.__annotations__ = {p.name: p.annotation for p in parameters}
     return invoke
+
+
+def _refuse_misplaced(noun: typer.Context, verb: str) -> None:
+    """What stands before the verb is the noun's alone: nobody would read it, and nobody would say so."""
+    for option in noun.command.params:
+        source = noun.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            place = f"{noun.command_path} {verb} {option.opts[0]} …"
+            raise typer.BadParameter(f"it goes after the verb: {place}", noun)
 
 
 def _invoke(function: Callable[..., Any], context: Context, values: dict[str, Any], *, is_program: bool) -> None:
