@@ -1,8 +1,8 @@
-"""Brokers that are there, and with which there is no connection."""
+"""Brokers and databases that are there, and with which there is no connection."""
 
 from __future__ import annotations
 
-from coord.errors.spine import Fault, NotConnected
+from coord.errors.spine import DatabaseNotReady, Fault, NotConnected
 
 
 class BrokerLoginRefused(NotConnected):
@@ -19,3 +19,10 @@ class BrokerNotTrusted(NotConnected):
     code = "bus.not_trusted"
     fault = Fault.OPERATOR
     remedy = "Look at the certificates, until when they are valid and for which names, and at `nats.tls_ca_file`."
+
+
+class DatabaseNotTrusted(DatabaseNotReady):
+    """There is no encrypted connection to the database that both sides trust."""
+
+    code = "store.not_trusted"
+    remedy = "Look at the certificates, until when they are valid and for which names, and at those in `database.url`."

@@ -58,6 +58,13 @@ _LOGIN: Final = re.compile(
 )
 """What libpq says, without a code, of a server that does not let somebody in; in other languages it is the moment's."""
 
+_CERTIFICATE: Final = re.compile(
+    "certificate verify failed|alert (bad |unsupported |unknown )?(certificate|ca)|CERTIFICATE_REQUIRED"
+    "|certificate (file|for|is not|was not)|private key file|hostname mismatch",
+    re.IGNORECASE,
+)
+"""What OpenSSL and libpq say of a certificate, ours or theirs, that is not as it should be."""
+
 DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,  # DataError is one
@@ -88,8 +95,8 @@ def classify(exc: BaseException, op: str = "") -> errors.CoordError:
         return errors.DatabaseRefused(_text(exc), **details)
     if isinstance(exc, TimeoutError):
         return errors.DatabaseUnavailable("no answer in time", **details)
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return errors.DatabaseNotReady(_text(exc), **details)
+    if isinstance(exc, ssl.SSLError | psycopg.OperationalError) and _CERTIFICATE.search(str(exc)):
+        return errors.DatabaseNotTrusted(_text(exc), **details)
     if isinstance(exc, psycopg.OperationalError) and _LOGIN.search(str(exc)):
         return errors.DatabaseLoginRefused(_text(exc), **details)
     if isinstance(exc, OSError | EOFError | psycopg.OperationalError):
