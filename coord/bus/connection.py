@@ -312,11 +312,15 @@ class Connection:
         if self._closing:
             raise errors.BusClosed
 
-    async def drain(self) -> None:
-        """Send what is buffered, then close.  Never raises because the broker is away."""
-        if self.is_connected:
+    async def drain(self, within_s: float = limits.CONNECTION_DRAIN_S) -> None:
+        """Have the broker read what is buffered, within that time, then close.
+
+        Never raises because the broker is away.
+        """
+        within_s = min(within_s, limits.CONNECTION_DRAIN_S)
+        if self.is_connected and within_s > 0:
             with contextlib.suppress(nats_errors.Error, OSError, TimeoutError):
-                await self.client.flush(timeout=2)
+                await self.client.flush(timeout=within_s)  # type: ignore[arg-type]
         await self.close()
 
     async def close(self) -> None:

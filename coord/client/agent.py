@@ -52,7 +52,7 @@ class Agent:
         provides: Iterable[str] = (),
         coordinator: str | None = None,
         quotas: Quotas | None = None,
-        drain_s: float = limits.DRAIN_S - limits.STOP_S,
+        drain_s: float | None = None,
     ) -> None:
         """Declare it.
 
@@ -61,7 +61,8 @@ class Agent:
         placement and whoever looks.  `needs`: signals that are raised before it starts; `provides`: those that
         it raises then, so agents that are started in any order come up in the right one.  `coordinator`: the
         agent above it, which gets the handoffs that nobody below takes.  `quotas`: what it limits itself to.
-        `drain_s`: how long what runs may take when it is told to stop.
+        `drain_s`: how long what runs may take when it is told to stop; then it is ended and given back, and 4 s later
+        the agent has left.  Default: what its connection has for leaving, less these 4 s: 16 s.
 
         Raises `InvalidToken`, `SettingsError`.
         """
@@ -179,6 +180,7 @@ class Agent:
         async with self.connect(to, **options) as worker:
             with interrupts() as received:
                 await received.first.wait()
+                worker.coord.leave_within()
                 draining = asyncio.ensure_future(worker.drain())
                 second = asyncio.ensure_future(received.second.wait())
                 await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
@@ -186,6 +188,7 @@ class Agent:
                 if not draining.done():
                     draining.cancel()
                     await asyncio.gather(draining, return_exceptions=True)
+                    worker.coord.leave_within(0)
                     await worker.close()
 
 

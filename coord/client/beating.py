@@ -275,8 +275,8 @@ class Beating:
             if self.registration is not None:
                 await self._state("registered", self.registration)
 
-    async def close(self) -> None:
-        """Say goodbye: what this instance holds is free at once.  Twice is legal; never raises."""
+    async def close(self, within_s: float = limits.API_TIMEOUT_S) -> None:
+        """Say goodbye, within that time: what this instance holds is free at once.  Twice is legal; never raises."""
         if self._closed:
             return
         self._closed = True
@@ -289,7 +289,7 @@ class Beating:
         await self._discovery.close()
         if self.registration is not None and self._conn.is_connected:
             try:
-                async with asyncio.timeout(limits.API_TIMEOUT_S):
+                async with asyncio.timeout(min(within_s, limits.API_TIMEOUT_S)):
                     await self._state("left", {"instance": self.instance})
             except (errors.CoordError, TimeoutError) as exc:
                 _log.debug("presence.left_unsaid", error=str(exc))

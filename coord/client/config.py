@@ -78,7 +78,8 @@ class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     spool_bytes: int = limits.SPOOL_BYTES
     """Bytes of its files; when it is full, what comes waits in the queues."""
     drain_s: float = limits.DRAIN_S
-    """How long leaving ``async with`` waits for acks before it gives up and says so."""
+    """How long leaving ``async with`` takes at most: for what runs, for acks, for the goodbye; then it gives up and
+    says so."""
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""

@@ -14,6 +14,7 @@ not.  `coord.client.publisher` says how facts travel, `coord.client.subscriber` 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -43,6 +44,7 @@ from coord.client.understood import Understood
 from coord.client.used import UsedIds
 from coord.core.admission import Board
 from coord.errors import InvalidToken, SettingsError
+from coord.runtime import clock
 from coord.telemetry.metrics import default as default_metrics
 from coord.wire import subjects
 from coord.wire.agents import Found, FoundAgents
@@ -80,6 +82,7 @@ def connect(
     agent: str | None = None,
     publisher: PublisherConfig | None = None,
     spool: str | None = None,
+    drain_s: float | None = None,
     connection: Connection | None = None,
     wait: bool = False,
     metrics: Metrics | None = None,
@@ -92,15 +95,17 @@ def connect(
     `agent`: who speaks; default ``{host}-{pid}``, which is a new agent for every process:
     give a stable name to whatever is more than a trial.  `connection`: use this one and
     leave it open; it stays the caller's.  `spool`: a directory of this agent's own, where
-    what it says without a broker waits on disk.  `wait`: keep trying for as long as there is no
+    what it says without a broker waits on disk.  `drain_s`: how long leaving takes at most (default:
+    `publisher.drain_s`, 20 s), see `Coord.close`.  `wait`: keep trying for as long as there is no
     broker, instead of raising after `connect_timeout_s`.
 
     Raises `NotConnected`, `SettingsError`, and `InvalidToken` for a name that is none;
     names that begin with ``_`` are deciders' and refused.
     """
     config = _config(to, tenant, agent, publisher)
-    if spool is not None:
-        config = msgspec.structs.replace(config, publisher=msgspec.structs.replace(config.publisher, spool=spool))
+    said = {name: value for name, value in (("spool", spool), ("drain_s", drain_s)) if value is not None}
+    if said:
+        config = msgspec.structs.replace(config, publisher=msgspec.structs.replace(config.publisher, **said))
     if connection is not None and to is not None and not isinstance(to, ClientConfig):
         raise SettingsError("connect: give a broker or an open connection, not both")
     return Connecting(config, connection, wait=wait, metrics=metrics)
@@ -190,6 +195,8 @@ class Coord(Submits, Starts):
         """Which ids were used before, where the log does not know it any more."""
         self.understood = Understood(connection, publisher.tenant)
         """Whether coord knows what is about to be stated."""
+        self._leave_by = float("inf")
+        """All that leaving waits for has ended then, monotonic."""
         self.workers: list[Worker] = []
         """What works on this connection; closing it drains them."""
         self.allowance: Allowance | None = None
@@ -583,20 +590,39 @@ class Coord(Submits, Starts):
 
     # --- the end -------------------------------------------------------------------------
 
+    def leave_within(self, drain_s: float | None = None) -> float:
+        """Begin to leave: all that `close` waits for ends at the moment returned (monotonic), whatever the broker does.
+
+        `drain_s`: see `close`.  Said again, the earlier moment counts.
+        """
+        if drain_s is None:
+            asked = [worker.agent.drain_s for worker in self.workers]
+            drain_s = max(self._publisher.config.drain_s, *(s + limits.STOP_S for s in asked if s is not None), 0.0)
+        self._leave_by = min(self._leave_by, clock.monotonic() + drain_s)
+        return self._leave_by
+
     async def close(self, *, drain_s: float | None = None, report: bool = True) -> None:
-        """Close subscriptions, wait up to `drain_s` (default: the config's 20 s) for acks, disconnect.
+        """Drain workers, close subscriptions, wait for acks, say goodbye, disconnect: all of that within `drain_s`.
+
+        Default: what `connect` was given, else the config's 20 s; where an agent on it has a `drain_s` of its own and
+        that, with 4 s for giving back what did not finish, is longer: that.  A broker that stands still is let go a
+        second later.  0: give up at once.
 
         Raises `FlushFailed` for what is not stored; `report=False` logs it.  Twice is legal.
         However it ends, nothing is left waiting.
         """
+        by = self.leave_within(drain_s)
+        words_s = min(limits.LAST_WORDS_S, max(0.0, by - clock.monotonic()) / 4)
+
+        def rest_s(kept_s: float = 0.0) -> float:
+            return max(0.0, by - kept_s - clock.monotonic())
+
         try:
-            for worker in self.workers:
-                await worker.drain()
-            for subscription in list(self._subscriptions):
-                await subscription.close()
+            await asyncio.gather(*(worker.drain(by=by - words_s) for worker in self.workers))
+            await asyncio.gather(*(one.close(rest_s(words_s)) for one in list(self._subscriptions)))
             if self._status is not None:
                 await self._status.close()
-            await self._publisher.close(drain_s=drain_s, report=report)
+            await self._publisher.close(drain_s=rest_s(words_s), report=report)
         finally:
             if self._handoffs is not None:
                 await self._handoffs.close()
@@ -611,11 +637,11 @@ class Coord(Submits, Starts):
                 await self._held.close()
             await self.payloads.close()
             await self.used_ids.close()
-            await self.beating.close()
+            await self.beating.close(rest_s())
             await self.stating.close()
             await self.pushes.close()
             if self._owns_connection:
-                await self.connection.drain()
+                await self.connection.drain(rest_s())
 
     async def __aenter__(self) -> Self:
         return self

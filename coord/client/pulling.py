@@ -381,16 +381,17 @@ class Puller:
     def _calm_s(self) -> float:
         return max(_CALM_S, min(_CALM_ANSWERS * self._answer_s, _EMPTY_MOST_S))
 
-    async def pause(self) -> None:
-        """Ask for nothing more, and return when nothing more comes.  `resume` ends it."""
+    async def pause(self, within_s: float = _SILENCE_S) -> None:
+        """Ask for nothing more, and return when nothing more comes, or after `within_s`.  `resume` ends it."""
         self._paused = True
         self._found_empty.clear()
         self._standby.leave()
         self._take_back_waits()
-        if (self._asked or self._took_back) and self._conn.is_connected:
+        within_s = min(within_s, _SILENCE_S)
+        if (self._asked or self._took_back) and self._conn.is_connected and within_s > 0:
             with contextlib.suppress(errors.NotConnected):
                 # The broker answers these pulls, and lets waits be, in the order of what it is sent on this connection.
-                await self._conn.flush(_SILENCE_S)
+                await self._conn.flush(within_s)
                 self._took_back = False
 
     def resume(self) -> None:
@@ -401,7 +402,7 @@ class Puller:
 
     async def close(self) -> None:
         """Stop for good; what comes after is the broker's to deliver again.  Twice is legal."""
-        if not self._closed:
+        if not (self._closed or self._paused):  # whoever paused it has waited for what was to come
             await self.pause()
         self._closed = True
         await self._standby.close()

@@ -100,13 +100,13 @@ class Statuses:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Stop following.  Twice is legal."""
+    async def close(self, within_s: float = limits.API_TIMEOUT_S) -> None:
+        """Stop following, within that time.  Twice is legal."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._asking.clear()
-        await self._subscription.close()
+        await self._subscription.close(within_s)
 
     def ask(self, agent: str) -> None:
         """Ask an agent to state its status now; what it says arrives as everything does."""

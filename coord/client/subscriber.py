@@ -354,8 +354,8 @@ class Subscription:
             self._saved_at = _now()
             self._machine = self._new_machine(record.position, record.created or None)
 
-    async def close(self) -> None:
-        """Stop listening and, if durable, save the position.  Twice is legal; never raises."""
+    async def close(self, within_s: float = _CLOSE_SAVE_S) -> None:
+        """Stop listening and, if durable, save the position within that time.  Twice is legal; never raises."""
         if self._closed:
             return
         self._closed = True
@@ -363,7 +363,7 @@ class Subscription:
         await self._release()
         if self._opened and self._fatal is None:
             with contextlib.suppress(errors.CoordError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_SAVE_S):
+                async with asyncio.timeout(min(within_s, _CLOSE_SAVE_S)):
                     await self._save_last()
         self._fresh.set()
         _by_connection.get(self._conn, WeakSet()).discard(self)

@@ -4,13 +4,14 @@ Made by `Agent.start`.  One per agent and connection; every number it holds is b
 capacity that the agent declared.
 
 Leaving.  `drain` stops pulling, gives back what was delivered and not begun, lets what runs finish
-for `drain_s`, then ends and returns it: others begin it at once.  A worker that is killed says
-nothing; its claims move because its connection died.
+for `drain_s`, then ends and returns it: others begin it at once.  All of that has one deadline, whatever
+the broker does.  A worker that is killed says nothing; its claims move because its connection died.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -147,28 +148,39 @@ class Worker:
             paced=self._beating.paced,
         )
 
-    async def drain(self, drain_s: float | None = None) -> None:
-        """Take nothing more, finish or give back what is held, and stop.  Twice is legal."""
+    async def drain(self, drain_s: float | None = None, *, by: float = float("inf")) -> None:
+        """Take nothing more, finish or give back what is held, and stop.  Twice is legal.
+
+        What runs has `drain_s` (default: the agent's, or 16 s); with what it takes to give back the rest, all has
+        ended `STOP_S` later.  `by`: and at that moment (monotonic) at the latest, of which part is kept for that.
+        """
         if self._closed:
             return
         self.draining = True
-        await asyncio.gather(*(puller.pause() for puller in self._pullers.values()))
+        if drain_s is None:
+            drain_s = limits.DRAIN_S - limits.STOP_S if self.agent.drain_s is None else self.agent.drain_s
+        now = clock.monotonic()
+        by = min(by, now + drain_s + limits.STOP_S)
+        stop_s = min(limits.STOP_S - limits.LAST_WORDS_S, max(0.0, by - now) / 2)
+        finish_by = min(now + drain_s, by - stop_s)
+        await asyncio.gather(*(puller.pause(finish_by - now) for puller in self._pullers.values()))
         for execution in list(self._executions.values()):
             if not execution.started:
                 execution.end("drained")
-        try:
-            async with asyncio.timeout(self.agent.drain_s if drain_s is None else drain_s):
-                await self._idle.wait()
-        except TimeoutError:
+        if not await self._is_idle_by(finish_by):
             for execution in list(self._executions.values()):
                 execution.end("drained")
-        try:
-            async with asyncio.timeout(limits.STOP_S / 2):
-                await self._idle.wait()
-        except TimeoutError:
-            _log.warning("worker.not_drained", agent=self.name, tasks=len(self._executions))
-        await self.stating.settled(limits.STOP_S / 2)
+            if not await self._is_idle_by(by - stop_s / 2):
+                _log.warning("worker.not_drained", agent=self.name, tasks=len(self._executions))
+        await self.stating.settled(max(0.0, by - clock.monotonic()))
         await self.close()
+
+    async def _is_idle_by(self, by: float) -> bool:
+        """Whether nothing is held any more, at that moment (monotonic) at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, by - clock.monotonic())):
+                await self._idle.wait()
+        return self._idle.is_set()
 
     async def close(self) -> None:
         """Stop at once.  Twice is legal."""
@@ -182,8 +194,7 @@ class Worker:
         for timer in (self._later, self._watcher):
             if timer is not None:
                 timer.cancel()
-        for puller in self._pullers.values():
-            await puller.close()
+        await asyncio.gather(*(puller.close() for puller in self._pullers.values()))
         for execution in list(self._executions.values()):
             execution.end("lost")
         for job in self._jobs:

@@ -117,6 +117,8 @@ RECONNECT_WAITS_MAX: Final = 20
 """Of these, doubled each time, the upper half random, between two tries at most: 2 s.  Whoever holds something is to be
 back, and to have said so, before `PRESENCE_SETTLE_S` is over; 5,000 clients try 3,300 times a second."""
 
+CONNECTION_DRAIN_S: Final = 2.0
+"""Until the broker has read what was sent last; who leaves may have less."""
 CONNECTION_CLOSE_S: Final = 1.0
 """For what is unsent when a connection is closed, and for its last words: a broker that stands still would hold both
 for as long as it does."""
@@ -402,6 +404,8 @@ DRAIN_S: Final = 20.0
 
 STOP_S: Final = 4.0
 """The part of DRAIN_S kept for stopping what did not finish draining."""
+LAST_WORDS_S: Final = 1.0
+"""The part of it that an agent keeps for its goodbye, at most a quarter of what it has for leaving."""
 
 PROCESSES_MAX: Final = 2 * PARTITIONS
 """Projector processes of one parent: more would have no partition (EVENTS and TELEMETRY have 16 each)."""
@@ -506,7 +510,9 @@ assert GATHER_STALL_S < GATHER_KEPT_S, "who does not pull for a moment finds its
 assert GATHER_PARTITIONS_MIN <= PARTITIONS
 assert max(PIN_TTL_S, REPLICA_GONE_S) + 1.0 < TAKEOVER_S
 assert PROJECT_SHARE_ROWS_MIN * 4 * PARTITIONS <= PROJECT_OPEN_ROWS, "EVENTS and TELEMETRY, two batches a partition"
-assert STOP_S < DRAIN_S < 30, "what stops us (systemd, Kubernetes) waits 30 s"
+assert LAST_WORDS_S < STOP_S < DRAIN_S < DRAIN_S + CONNECTION_CLOSE_S < 30, (
+    "what stops us (systemd, Kubernetes) waits 30 s"
+)
 assert CHILD_BEAT_S * 3 <= CHILD_SILENT_S
 assert 2 * CHILD_END_S < STOP_S
 assert SUPERVISE_FIRST_S <= SUPERVISE_MAX_S < SUPERVISE_RESET_S
