@@ -50,6 +50,9 @@ _SETTLE_S = 0.02
 _SETTLE_TRIES = 3
 """After an update it is looked so often whether it stayed: a trimmer's round trip takes a millisecond."""
 
+_TAKEN_IN_S = 0.5
+"""What a stream stored before it was changed is taken in by others meanwhile: on one machine within a millisecond."""
+
 _CREATE_S = 1.5
 """How long a missing consumer may take to be made before its reader begins again: elections lose requests."""
 
@@ -79,7 +82,11 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """Everything that streams/ defines, for one profile; streams come before consumers."""
+    """Everything that streams/ defines, for one profile.
+
+    Streams come before consumers, and those that others take from before these: what is stored under another subject
+    from now on is taken in once the other stream asks for that.
+    """
 
     specs: tuple[Spec, ...]
 
@@ -121,6 +128,7 @@ def load(directory: Path, profile: str = "production") -> Topology:
             if spec.stream not in names:
                 raise errors.TopologyError(f"{path.name}: unknown stream {spec.stream!r}")
             consumers.append(spec)
+    streams.sort(key=lambda spec: bool(spec.config.get("sources")))
     return Topology(tuple(streams + consumers))
 
 
@@ -281,8 +289,11 @@ async def apply(conn: Connection, topology: Topology, *, allow_destructive: bool
         raise errors.DestructiveChange(
             "; ".join(f"{c.label}: {c.reason}" for c in refused), changes=[c.label for c in refused]
         )
+    taken_from = {source["name"] for spec in topology.streams for source in spec.config.get("sources") or ()}
     for change in changes:
         await _perform(conn, topology.get(change.label), change)
+        if change.action == "update" and change.label in taken_from:
+            await asyncio.sleep(_TAKEN_IN_S)
     await _settle(conn, topology, [c for c in changes if c.action == "update"])
     return changes
 

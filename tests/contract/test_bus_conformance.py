@@ -542,6 +542,26 @@ async def test_scheduled_messages_and_streams_that_take_them_in(bus: Bus) -> Non
     assert list(left["state"]["subjects"]) == [bus.at("due.x")], "what fired once is gone, what it said is not"
 
 
+async def test_a_stream_takes_in_what_another_stored_under_the_subject_that_it_asks_for(bus: Bus) -> None:
+    other = bus.name + "B"
+    rule = {"src": bus.at("due.*"), "dest": other + ".{{wildcard(1)}}.fired"}
+    await bus.stream(allow_msg_schedules=True, allow_msg_ttl=True, allow_rollup_hdrs=True, subject_transform=rule)
+    source = {"name": bus.name, "filter_subject": f"{other}.*.fired"}
+    await bus.conn.api(f"STREAM.CREATE.{other}", {"name": other, "storage": "memory", "sources": [source]})
+    assert await bus.code("set.x", b"1", Nats_Schedule=_at(clock.unix()), Nats_Schedule_Target=bus.at("due.x")) == 0
+    assert await bus.code("due.y", b"2") == await bus.code("another", b"3") == 0
+
+    async def taken_in() -> set[str]:
+        answer = await bus.conn.api(f"STREAM.INFO.{other}", {"subjects_filter": ">"})
+        return set(answer["state"].get("subjects") or ())
+
+    async def both() -> bool:
+        return len(await taken_in()) >= 2
+
+    await until(both)
+    assert await taken_in() == {f"{other}.x.fired", f"{other}.y.fired"}
+
+
 async def test_it_is_known_at_once_whether_anybody_listens(bus: Bus) -> None:
     subject = bus.conn.new_inbox()
     assert not await bus.conn.is_heard(subject, b"one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -182,3 +183,54 @@ async def test_a_consumer_for_all_partitions_is_taken_too(conn) -> None:
         one, every = own.config.get("filter_subjects", []), config.get("filter_subjects", [])
         assert [f.split(".")[2:3] for f in every] == [["*"]] * len(one)
         assert [f.split(".")[3:] for f in every] == [f.split(".")[3:] for f in one]
+
+
+_BEFORE = {
+    "name": "TIMERS",
+    "subject_transforms": [
+        {
+            "src": "coord.due.*.*.*.*",
+            "dest": "coord.log.{{partition(16,2)}}."
+            "{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}.{{wildcard(4)}}._timer.fired",
+        }
+    ],
+}
+"""How EVENTS took in what is due before TIMERS stored it under the subject that it has there."""
+
+
+async def test_a_killed_broker_does_not_read_its_log_to_find_where_it_was_in_its_timers(start_nats) -> None:
+    server = await start_nats()
+    wanted = topology.load(DIRECTORY)
+    fired = "coord.log.*.acme.*.timer.*._timer.fired"
+
+    async def due(conn: Connection, *ids: str) -> None:
+        for id_ in ids:
+            conn.publish(subjects.due("acme", id_, "timer", id_), b"{}")
+
+        async def taken_in() -> bool:
+            info = await conn.api("STREAM.INFO.EVENTS", {"subjects_filter": fired})
+            seen.update(info["state"].get("subjects") or {})
+            return {subject.split(".")[6] for subject in seen} >= set(ids)
+
+        await until(taken_in)
+
+    seen: dict[str, int] = {}
+    async with await Connection.open(NatsConfig(urls=(server.url,)), name="test") as conn:
+        await topology.apply(conn, wanted.with_fields("EVENTS", sources=[_BEFORE]))
+        config = (await conn.api("STREAM.INFO.TIMERS"))["config"]
+        del config["subject_transform"]
+        await conn.api("STREAM.UPDATE.TIMERS", config)
+        await due(conn, "before")
+        assert [c.label for c in await topology.apply(conn, wanted)] == ["TIMERS", "EVENTS"]
+        for n in range(5_000):  # of each subject two: its older message is what the search was slow to find
+            conn.publish(f"coord.ev.acme.a1.k{n % 2_500}.note.k{n % 2_500}.said", b"x" * 300)
+        await conn.flush()
+    server.kill()
+    await server.start()
+    restored = re.findall(r"Restored [\d,]+ messages for stream '\S+ > EVENTS' in (.*)", server.log.read_text())
+    async with await Connection.open(NatsConfig(urls=(server.url,)), name="test") as conn:
+        await due(conn, "after")
+    assert set(seen.values()) == {1}
+    assert len(seen) == 2
+    print(f"restored in {restored[-1]}")
+    assert re.fullmatch(r"\d+ms", restored[-1]), "it took seconds, and hours for a log of millions"

@@ -17,6 +17,7 @@ from coord.testing.memory import protocol
 from coord.testing.memory.consumer import Consumer, Outlet
 from coord.testing.memory.interest import Interest, transform
 from coord.testing.memory.stream import NS, Message, Refused, Stream, each_subject, now_ns, rfc3339
+from coord.wire.filters import matches
 
 API: Final = "$JS.API."
 _ACK: Final = "$JS.ACK."
@@ -410,7 +411,7 @@ def _told(stream: Stream, message: Message, **more: int) -> bytes:
 
 def _take_in(stream: Stream, source: dict[str, Any], message: Message) -> None:
     rules = source.get("subject_transforms")
-    if not rules:
+    if not rules and matches(source.get("filter_subject") or ">", message.subject):
         stream.take_in(source["name"], message.subject, message)
     for rule in rules or ():
         dest = transform(rule["src"], rule["dest"], message.subject)

@@ -133,9 +133,7 @@ class Stream:
 
     def append(self, subject: str, headers: bytes | None, body: bytes) -> tuple[int, bool]:
         """(its sequence, whether it was there before); raises `Refused`."""
-        rule = self.config.get("subject_transform")
-        if rule:
-            subject = transform(rule["src"], rule["dest"], subject) or subject
+        subject = self._stored_as(subject)
         self._check_expected(subject, headers)
         if (known := self._duplicate(headers)) is not None:
             return known, True
@@ -156,6 +154,10 @@ class Stream:
             self._plan(message, planned, planned.first(clock.unix()))
         self._trim()
         return message.seq, False
+
+    def _stored_as(self, subject: str) -> str:
+        rule = self.config.get("subject_transform")
+        return (rule and transform(rule["src"], rule["dest"], subject)) or subject
 
     def take_in(self, source: str, dest: str, message: Message) -> None:
         """A message of a stream that this one takes from: conditions and ids were that one's."""
@@ -341,7 +343,7 @@ class Stream:
             lines += f"Nats-TTL: {ttl}\r\n"
         if following is None:
             self.remove(message.seq)
-        self._store(target, protocol.with_lines(kept, protocol.octets(lines)), message.body)
+        self._store(self._stored_as(target), protocol.with_lines(kept, protocol.octets(lines)), message.body)
         self._trim()
         if following is not None:
             self._plan(message, schedule, following)
