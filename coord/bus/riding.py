@@ -108,6 +108,11 @@ class Ride:
         return self._end if self.is_over else self._carrier.position
 
     @property
+    def carrier(self) -> str:
+        """Whose consumer it is."""
+        return self._carrier.whose
+
+    @property
     def broken(self) -> None:
         """Whatever is wrong puts them off."""
         return

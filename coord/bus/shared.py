@@ -80,6 +80,11 @@ class SharedConsumer(Puller):
         """What its own readers wait for."""
 
     @property
+    def whose(self) -> str:
+        """Of which service: ``projector-all``."""
+        return topology.base(self._spec)
+
+    @property
     def position(self) -> int:
         """Everything up to this sequence was fed to whom it belongs to."""
         return self._order.position
@@ -224,6 +229,12 @@ class SharedReader:
         self._gauge = metrics.partitions_gathered.labels(consumer=self._name)
         for reader in readers:
             reader.on_lendable = self._changed.set
+
+    @property
+    def carrier(self) -> str:
+        """Whose consumer feeds these now: ``projector-all``; "": their own."""
+        ride = self._consumer
+        return ride.carrier if isinstance(ride, Ride) and not ride.is_over else ""
 
     def alone(self, alone: bool) -> None:  # noqa: FBT001 - the state itself
         """Whether this process has all partitions to itself, as far as it knows."""

@@ -40,6 +40,7 @@ _editions: WeakKeyDictionary[Pool, editions.Edition] = WeakKeyDictionary()
 
 _LISTEN_S: Final = 1.5 * limits.REPLICA_BEAT_S
 _BOARDS_S: Final = 1.5 * limits.BOARD_EVERY_S
+_WHOSE_S: Final = 0.5
 _GROUPED: Final = re.compile(r"(?P<group>.+)-(\d+|[0-9a-f]{12})")
 """A partition's consumer, or the one for all of them that a process has made."""
 
@@ -385,7 +386,15 @@ async def consumers(conn: Connection, stream: str) -> list[ConsumerStats]:
             groups[one.name] = _add(groups[one.name], one) if one.name in groups else one
         offset += len(page.get("consumers") or [])
         if not page.get("consumers") or offset >= page["total"]:
-            return [_as_read(groups[name], groups.get(f"{name}-all")) for name in sorted(groups)]
+            break
+    decider, own = groups.get("decider"), groups.get("decider-all")
+    if decider is not None and decider.pending and (own is None or not own.waiting):
+        # They may read by the projector's: then their own only keep their pins, and what those count says nothing.
+        with contextlib.suppress(errors.CoordError):
+            where = subjects.rpc(subjects.OPERATORS, "deciders", "read")
+            whose = await rpc.call(conn, where, {}, str, timeout_s=_WHOSE_S)
+            groups["decider"] = _as_read(decider, groups.get(whose))
+    return [_as_read(groups[name], groups.get(f"{name}-all")) for name in sorted(groups)]
 
 
 def _consumer(stream: str, info: dict[str, Any]) -> ConsumerStats:

@@ -113,6 +113,7 @@ class DeciderService(Service):
         )
         self.spawn("replicas", self._replicas.run)
         self.spawn("understands", partial(self._tell, self._replicas))
+        self.spawn("reads", self._say_whose)
         self.spawn("look", self._look)
         self.spawn("gauges", self._show)
 
@@ -163,6 +164,21 @@ class DeciderService(Service):
             await asyncio.Event().wait()
         finally:
             await endpoint.close()
+
+    async def _say_whose(self) -> None:
+        """Answer operators that ask by whose consumer the deciders read: their own says nothing then."""
+        assert self._conn is not None
+        endpoint = await rpc.serve(
+            self._conn, subjects.rpc(subjects.OPERATORS, "deciders", "read"), self._whose, service="deciders",
+            method="read", registry=self.metrics,
+        )  # fmt: skip
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await endpoint.close()
+
+    async def _whose(self, _: rpc.Request) -> str:
+        return "" if self._shared is None else self._shared.carrier
 
     async def _sweep(self) -> None:
         assert self._queues is not None

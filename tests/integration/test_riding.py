@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from coord import limits
 from coord.bus.riding import Meeting, Ride
+from coord.ops import stats
 from coord.projector.config import ProjectorConfig
 from coord.projector.service import ProjectorService
 from coord.server.decider_service import DeciderService
@@ -106,6 +107,12 @@ async def test_a_fact_is_delivered_once_until_its_consumer_vanishes(both: Both) 
     await both.have_all()
     if both.riding:  # a machine that stands still for seconds ends it
         assert await delivered(both) - before < 2 * (both.said - said)
+        listed = await both.conn.api("CONSUMER.LIST.EVENTS")
+        pins = [c["num_pending"] for c in listed["consumers"] if c["name"].startswith("decider-")]
+        assert sum(pins) > 0, "nothing was delivered by those"
+        shown = {c.name: c.pending for c in await stats.consumers(both.conn, "EVENTS")}
+        if both.riding:
+            assert shown["decider"] == 0
     listed = await both.conn.api("CONSUMER.NAMES.EVENTS")
     for name in [n for n in listed["consumers"] if n.startswith("projector-all-")]:
         await both.conn.api(f"CONSUMER.DELETE.EVENTS.{name}")
