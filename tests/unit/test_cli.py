@@ -224,6 +224,7 @@ def test_no_server_is_unhealthy_in_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         (errors.BrokerNotTrusted(), 3),
         (errors.DatabaseLoginRefused(), 2),
         (errors.DatabaseNotReady(), 3),
+        (errors.ServiceTooOld(), 3),
         (errors.DestructiveChange(), 1),
         (errors.MigrationFailed(), 1),
     ],

@@ -429,6 +429,7 @@ def exit_code(error: CoordError) -> Exit:
         errors.DatabaseUnavailable,
         errors.DatabaseNotReady,
         errors.ServiceUnavailable,
+        errors.ServiceTooOld,
         errors.ProjectionStopped,
     )
     return Exit.UNHEALTHY if isinstance(error, absent) else Exit.ERROR
