@@ -224,13 +224,18 @@ async def test_a_killed_broker_does_not_read_its_log_to_find_where_it_was_in_its
         assert [c.label for c in await topology.apply(conn, wanted)] == ["TIMERS", "EVENTS"]
         for n in range(5_000):  # of each subject two: its older message is what the search was slow to find
             conn.publish(f"coord.ev.acme.a1.k{n % 2_500}.note.k{n % 2_500}.said", b"x" * 300)
-        await conn.flush()
+
+        async def stored() -> bool:
+            return bool((await conn.api("STREAM.INFO.EVENTS"))["state"]["messages"] > 5_000)
+
+        await until(stored)
     server.kill()
     await server.start()
-    restored = re.findall(r"Restored [\d,]+ messages for stream '\S+ > EVENTS' in (.*)", server.log.read_text())
+    said = server.log.read_text()
+    restored = re.findall(r"Restored [\d,]+ messages for stream '\S+ > EVENTS' in (?:(\d+)ms|(\S+))", said)
     async with await Connection.open(NatsConfig(urls=(server.url,)), name="test") as conn:
         await due(conn, "after")
     assert set(seen.values()) == {1}
     assert len(seen) == 2
-    print(f"restored in {restored[-1]}")
-    assert re.fullmatch(r"\d+ms", restored[-1]), "it took seconds, and hours for a log of millions"
+    print("restored in (ms, or else)", restored[-1])
+    assert int(restored[-1][0] or 9_999) < 1_000, "it took seconds, and hours for a log of millions"
