@@ -39,7 +39,8 @@ from coord.client.pushes import Pushes
 from coord.client.queues import Queues
 from coord.client.starting import Starts
 from coord.client.stating import Stating
-from coord.client.submitting import Submits, Submitter
+from coord.client.submits import Submits
+from coord.client.submitting import Submitter
 from coord.client.understood import Understood
 from coord.client.used import UsedIds
 from coord.core.admission import Board

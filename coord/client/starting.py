@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from msgspec import UNSET
 
@@ -16,11 +16,35 @@ if TYPE_CHECKING:
     from coord.client.workflows import WorkflowHandle, Workflows
     from coord.wire.flow import Definition
 
+R = TypeVar("R")
+
 
 class Starts:
     """See the module."""
 
     _workflows: Workflows | None = None
+
+    @overload
+    def start_workflow(
+        self,
+        definition: Workflow | Definition | Mapping[str, Any],
+        input: Any = None,
+        /,
+        *,
+        returns: type[R],
+        id: str | None = None,
+    ) -> Coroutine[Any, Any, WorkflowHandle[R]]: ...
+
+    @overload
+    def start_workflow(
+        self,
+        definition: Workflow | Definition | Mapping[str, Any],
+        input: Any = None,
+        /,
+        *,
+        returns: Any = Any,
+        id: str | None = None,
+    ) -> Coroutine[Any, Any, WorkflowHandle[Any]]: ...
 
     def start_workflow(
         self,
@@ -42,6 +66,30 @@ class Starts:
         """
         return self._flows().start(definition, input, id=id, returns=returns)
 
+    @overload
+    async def run_workflow(
+        self,
+        definition: Workflow | Definition | Mapping[str, Any],
+        input: Any = None,
+        /,
+        *,
+        returns: type[R],
+        id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> R: ...
+
+    @overload
+    async def run_workflow(
+        self,
+        definition: Workflow | Definition | Mapping[str, Any],
+        input: Any = None,
+        /,
+        *,
+        returns: Any = Any,
+        id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Any: ...
+
     async def run_workflow(
         self,
         definition: Workflow | Definition | Mapping[str, Any],
@@ -54,6 +102,32 @@ class Starts:
     ) -> Any:
         """`start_workflow`, and wait for its result; raises what both raise."""
         return await (await self.start_workflow(definition, input, id=id, returns=returns)).result(timeout_s)
+
+    @overload
+    async def rerun_workflow(
+        self,
+        of: str,
+        from_step: str | Sequence[str] | None = None,
+        /,
+        *,
+        returns: type[R],
+        id: str | None = None,
+        definition: Workflow | Definition | Mapping[str, Any] | None = None,
+        input: Any = UNSET,
+    ) -> WorkflowHandle[R]: ...
+
+    @overload
+    async def rerun_workflow(
+        self,
+        of: str,
+        from_step: str | Sequence[str] | None = None,
+        /,
+        *,
+        returns: Any = Any,
+        id: str | None = None,
+        definition: Workflow | Definition | Mapping[str, Any] | None = None,
+        input: Any = UNSET,
+    ) -> WorkflowHandle[Any]: ...
 
     async def rerun_workflow(
         self,
@@ -83,6 +157,12 @@ class Starts:
         me = cast("Coord", self)
         prepared = await rerunning.prepare(me, of, from_step, definition=definition, input=input)
         return await rerunning.start(self.workflow(of), prepared, id=id, returns=returns)
+
+    @overload
+    def workflow(self, id: str, /, *, returns: type[R]) -> WorkflowHandle[R]: ...
+
+    @overload
+    def workflow(self, id: str, /, *, returns: Any = Any) -> WorkflowHandle[Any]: ...
 
     def workflow(self, id: str, /, *, returns: Any = Any) -> WorkflowHandle[Any]:
         """The handle of a workflow that somebody started; nothing is asked until it is used."""

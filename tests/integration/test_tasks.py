@@ -405,7 +405,8 @@ async def test_a_saturated_worker_shares_itself_out_and_borrows_what_is_not_used
 
     async with fleet.client() as c:
         handles = []
-        for priority, count in (("batch", 40), ("normal", 24), ("critical", 64)):
+        counts: tuple[tuple[work.Priority, int], ...] = (("batch", 40), ("normal", 24), ("critical", 64))
+        for priority, count in counts:
             handles += await c.submit_many("busy", range(count), priority=priority)
         async with agent.connect(fleet.url, tenant=fleet.tenant):
             await asyncio.gather(*(h.result(timeout_s=150) for h in handles))
