@@ -162,7 +162,7 @@ class NotConnected(BusError):
 
     code = "bus.disconnected"
     retryable = True
-    remedy = "Wait: coord reconnects for ever. Check the broker's address if it lasts."
+    remedy = "See that the broker runs, and its address: `nats.urls`. Whoever was connected reconnects for ever."
 
 
 class BusClosed(BusError):
@@ -384,7 +384,7 @@ class DatabaseUnavailable(StoreError):
 
     code = "store.unavailable"
     retryable = True
-    remedy = "Wait: coord reconnects. The log holds what is not yet projected."
+    remedy = "See that it runs, and `database.url`. Services reconnect; the log holds what is not yet projected."
 
 
 class DatabaseCircuitOpen(CircuitOpen, DatabaseUnavailable):

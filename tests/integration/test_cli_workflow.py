@@ -23,6 +23,7 @@ async def fleet(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, tmp_pa
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("COORD_NATS_URLS", found.url)
         monkeypatch.setenv("COORD_IDENTITY_TENANT", found.tenant)
+        monkeypatch.setenv("COORD_DATABASE_URL", "postgresql://127.0.0.1:1/none")
         yield found
 
 

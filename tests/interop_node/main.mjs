@@ -31,7 +31,8 @@ const commands = {
     }
   },
 
-  // Start workflows: one with an approval, one that is no definition, one that is cancelled, one that there is.
+  // Start workflows: one with an approval, one that is no definition, one that is cancelled, one that there is; then
+  // one of two steps, and that again from its second.
   async workflow(nc, tenant, capability) {
     const flows = new Workflows(nc, tenant, "node-boss", "nodeboss2");
     const steps = [
@@ -48,6 +49,16 @@ const commands = {
     } catch (error) {
       say({ refused: error.code });
     }
+    const twice = {
+      name: "twice",
+      steps: [
+        { name: "once", task: capability, input: "$input" },
+        { name: "again", task: capability, input: "$steps.once.output" },
+      ],
+      output: "$steps.again.output",
+    };
+    await flows.run("js-flow-3", twice, 8);
+    say(await flows.rerun("js-flow-3", "js-flow-3-r2", twice, 8, ["again"]));
   },
 
   // Register, be found, be told to drain, and end without a goodbye.

@@ -164,7 +164,14 @@ async def everything(
     say(ctx, found)
     if sum(found.found.values()):
         return Exit.OK
-    return Exit.NOT_FOUND if found.unanswered is None else Exit.UNHEALTHY
+    if found.unanswered is not None:
+        ctx.out.say(f"Whether there are facts under the key {key} is not known.")
+        return Exit.UNHEALTHY
+    return missing(ctx, f"There are no facts under the key {key}{_among(kind, id)}{f' by {at}' if at else ''}.")
+
+
+def _among(kind: str | None, id: str | None) -> str:
+    return "" if kind is None and id is None else f" about {' '.join(filter(None, (kind, id)))}"
 
 
 def _line(ctx: Context, one: dict[str, Any]) -> str:
@@ -225,11 +232,12 @@ def say(ctx: Context, found: Past) -> None:
 
 def nothing(ctx: Context, found: Past, kind: str, id: str, at: str) -> int:
     """Say that there was none, or that this cannot be known now."""
+    what = "decision table" if kind == "rules" else kind
     if found.unanswered is not None:
-        ctx.out.say(f"Whether there is a {kind} {id} is not known.")
+        ctx.out.say(f"Whether there is a {what} {id} is not known.")
         return Exit.UNHEALTHY
-    then = f"There was no {kind} {id} at {at}, as far as facts are kept."
-    return missing(ctx, then if at else f"There is no {kind} {id}.")
+    then = f"There was no {what} {id} at {at}, as far as facts are kept."
+    return missing(ctx, then if at else f"There is no {what} {id}.")
 
 
 async def _agent(found: Past, said: list[Said]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ async def listed(ctx: Context, query: str, **parameters: Any) -> list[dict[str, 
 
 async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
     """Show a task, workflow or handoff from the database, with the facts about it; the exit code."""
-    from coord.errors import DatabaseUnavailable, StoreError
+    from coord.errors import StoreError
     from coord.store import queries
 
     try:
@@ -35,7 +35,7 @@ async def show(ctx: Context, kind: str, tenant: str, key: str, id: str) -> int:
             facts = await queries.run(conn, "history", tenant=tenant, key=key) if found else []
     except StoreError as exc:
         said = f"the log holds no {kind} {id}, and the database cannot be asked: {exc.message}"
-        raise DatabaseUnavailable(said) from exc  # whether there is one is not known
+        raise type(exc)(said, **exc.details) from exc  # whether there is one is not known; what to do is
     if not found:
         return missing(ctx, f"There is no {kind} {id}.")
     history = [
