@@ -1,4 +1,4 @@
-"""nats-py's client with the ten things changed that coord cannot live with.
+"""nats-py's client with the eleven things changed that coord cannot live with.
 
 Why a subclass of a pinned version instead of a client of our own: connecting, TLS,
 authentication and reconnecting are well kept in nats-py.  What is replaced is the path of
@@ -23,7 +23,9 @@ a message from the parser to whoever waits for it (measured on nats-py 2.16):
 8. Who connects and is cancelled in the moment in which an attempt fails goes on for ever.  Here that is the end of it.
 9. Asked for encryption it sends its password in the clear to a server that offers none, and it takes the certificates
    of its beginning for ever.  Here the one is refused, the other is read again.
-10. Closing waits for a server that stands still, or never ends a handshake, for as long as it does.  Here it can be cut
+10. All connections of a process that were lost together shake hands together, so slowly that servers end half of the
+   handshakes.  Here so many do at a time as one process can (`limits.HANDSHAKES_AT_ONCE`); the others wait.
+11. Closing waits for a server that stands still, or never ends a handshake, for as long as it does.  Here it can be cut
    short, and who is cancelled while he waits cancels nobody else.
 
 ``tests/contract/test_patched_client.py`` guards every private name used here.
@@ -37,6 +39,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 from nats.aio.client import PING_PROTO, Client, Srv
@@ -167,6 +170,19 @@ class _Replayed:
         self._queue = queue
 
 
+_doors: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]]] = WeakKeyDictionary()
+"""By server: whose handshakes are under way."""
+
+
+def _door(server: str) -> asyncio.Semaphore:
+    doors = _doors.setdefault(asyncio.get_running_loop(), {})
+    if server not in doors:
+        for idle in [name for name, door in doors.items() if door._value == limits.HANDSHAKES_AT_ONCE]:  # noqa: SLF001
+            del doors[idle]
+        doors[server] = asyncio.Semaphore(limits.HANDSHAKES_AT_ONCE)
+    return doors[server]
+
+
 def _cancellations() -> int:
     """How often the running task was asked to end."""
     task = asyncio.current_task()
@@ -226,6 +242,8 @@ class PatchedClient(Client):
         """What was found wrong outside of the reading coroutine, which is to end the connection."""
         self._cancelled_before = 0
         """How often whoever connects had been cancelled when it began to."""
+        self._shaking: asyncio.Semaphore | None = None
+        """Its handshake is under way, and counted there."""
 
     # --- connecting ----------------------------------------------------------------------
 
@@ -282,8 +300,12 @@ class PatchedClient(Client):
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             try:
+                await self._enter(server)
                 await self._connect_to_server(server)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it is told and tried again, as nats-py does
+            except BaseException as exc:  # whatever it is, it is told and tried again, as nats-py does
+                self._leave()
+                if not isinstance(exc, Exception):
+                    raise
                 server.last_attempt = clock.monotonic()
                 server.reconnects += 1
                 self._err = exc
@@ -291,6 +313,20 @@ class PatchedClient(Client):
                 continue
             self._current_server = server
             return
+
+    async def _enter(self, server: Srv) -> None:
+        """Wait until this handshake may begin; where another server may be asked, for as long as one may take."""
+        self._leave()
+        door = _door(server.uri.netloc)
+        async with asyncio.timeout(self.options["connect_timeout"] if len(self._server_pool) > 1 else None):
+            await door.acquire()
+        self._shaking = door
+
+    def _leave(self) -> None:
+        """The handshake is over, however it ended."""
+        door, self._shaking = self._shaking, None
+        if door is not None:
+            door.release()
 
     def _wait_s(self, server: Srv, jitter: float) -> float:
         """For how long a server is to be left alone; `jitter` from 0 to 1."""
@@ -319,6 +355,8 @@ class PatchedClient(Client):
                 # What was read is no server's INFO; nats-py would not try again, and say nothing.
                 raise ProtocolError(f"whoever answers is no NATS server: {exc}") from exc
             raise
+        finally:
+            self._leave()
 
     def abort(self) -> None:
         """Give up what is unsent; see `_Tcp.abort`."""

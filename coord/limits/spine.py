@@ -117,6 +117,16 @@ RECONNECT_WAITS_MAX: Final = 20
 """Of these, doubled each time, the upper half random, between two tries at most: 2 s.  Whoever holds something is to be
 back, and to have said so, before `PRESENCE_SETTLE_S` is over; 5,000 clients try 3,300 times a second."""
 
+LOG_AGE_S_MIN: Final = 600
+"""The log's window is never set shorter: several times its duplicate_window and the trimmer's margin together."""
+LOG_DISK_MIB_MIN: Final = 64
+LOG_DISK_MIB_MAX: Final = 1 << 30
+"""1 PiB."""
+
+HANDSHAKES_AT_ONCE: Final = 32
+"""Of the connections that one event loop has to one server.  A server ends a handshake after 2 s, its client after 5:
+where thousands began theirs together, half of them ended so, and began again."""
+
 CONNECTION_DRAIN_S: Final = 2.0
 """Until the broker has read what was sent last; who leaves may have less."""
 CONNECTION_CLOSE_S: Final = 1.0
@@ -524,5 +534,5 @@ assert 3 * PULL_EXPIRES_S + RETRY_BROKER_MAX_S < TAKEOVER_S, "a broker that is b
 assert CALL_RETRY_FIRST_S <= CALL_RETRY_MAX_S
 assert 0 < TRIM_LEAST < TRIM_BEGIN - TRIM_END < TRIM_END < TRIM_BEGIN < 0.6 < FILL_ALARM < 1
 assert SPOOL_ASK_AFTER_S + PUBLISH_ATTEMPT_S < DUPLICATE_WINDOW_S, "what is sent unasked must be recognised"
-assert API_TIMEOUT_S <= TRIM_MARGIN_S / 2 < TRIM_MARGIN_S < DUPLICATE_WINDOW_S
+assert API_TIMEOUT_S <= TRIM_MARGIN_S / 2 < TRIM_MARGIN_S < DUPLICATE_WINDOW_S < LOG_AGE_S_MIN / 4
 assert PARTITIONS & (PARTITIONS - 1) == 0

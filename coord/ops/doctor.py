@@ -215,7 +215,9 @@ async def _streams(it: Subject) -> list[Check]:
     wanted = settings.topology(it.settings)
     changes = await topology.plan(conn, wanted)
     if not changes:
-        return [ok("streams", "as in streams/", f"{len(wanted.specs)} streams and consumers, {_profile(it)}")]
+        log = wanted.get(subjects.EVENTS).config
+        window = f"the log {log['max_bytes'] / 2**30:,.1f} GiB or {log['max_age'] / 3.6e12:g} h"
+        return [ok("streams", "as in streams/", f"{len(wanted.specs)} streams and consumers, {_profile(it)}, {window}")]
     missing = [c.label for c in changes if c.action == "create"]
     detail = f"{len(missing)} missing, {len(changes) - len(missing)} differ ({_profile(it)}): {_some(changes)}"
     return [fail("streams", "as in streams/", detail, "See `coord stream plan`, then run `coord stream apply`.")]

@@ -131,9 +131,9 @@ def _unanswered(name: str) -> Problem:
 
 def _make_room(snapshot: Snapshot, stream: StreamStats) -> str:
     """What keeps a stream from being trimmed, as far as it can be told from here."""
-    raise_limits = "raise max_msgs and max_bytes in streams/, then `coord stream apply`"
     if stream.name != subjects.EVENTS:
-        return f"Lower max_age or {raise_limits}."
+        return "Lower max_age or raise max_msgs and max_bytes in streams/, then `coord stream apply`."
+    raise_limits = "raise streams.log_memory_mib and streams.log_disk_mib, then `coord stream apply`"
     group = snapshot.consumer(stream.name, "projector")
     if group is not None and stream.messages and group.pending > stream.messages // 10:
         return f"It is trimmed when it is projected, and {group.pending} messages wait: see `coord projection status`."

@@ -117,7 +117,7 @@ async def _durability(it: Subject) -> list[Check]:
     if wanted > room:
         checks.append(
             fail("production", "room", f"streams may grow to {wanted:,} bytes, the server stores {room:,}",
-                  "Raise max_file_store, or lower max_bytes in streams/.")
+                  "Raise max_file_store, or lower streams.log_disk_mib, or max_bytes in streams/.")
         )  # fmt: skip
     else:
         checks.append(ok("production", "room", f"{wanted:,} of {room:,} bytes a server"))

@@ -86,11 +86,24 @@ class StreamsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_memory_mib: int | None = None
     """Memory of the broker that the log's subjects may take: `max_msgs` of EVENTS follows, one message
     for each 512 bytes.  None: what streams/ says."""
+    log_disk_mib: int | None = None
+    """Disk of each server that the log may take: `max_bytes` of EVENTS.  None: what streams/ says (8 GiB; in
+    development 1 GiB)."""
+    log_max_age_s: int | None = None
+    """How long the log holds a fact: `max_age` of EVENTS.  None: what streams/ says (24 h, in development 1 h)."""
 
     def validate(self) -> None:
-        """Raise `SettingsError` when the field is out of range."""
+        """Raise `SettingsError` when a field is out of range."""
         if self.log_memory_mib is not None and not 1 <= self.log_memory_mib <= 1_048_576:
             raise SettingsError("streams.log_memory_mib must be from 1 to 1048576 (1 TiB)")
+        least, most = limits.LOG_DISK_MIB_MIN, limits.LOG_DISK_MIB_MAX
+        if self.log_disk_mib is not None and not least <= self.log_disk_mib <= most:
+            raise SettingsError(f"streams.log_disk_mib must be from {least} to {most} (1 PiB)")
+        if self.log_max_age_s is not None and self.log_max_age_s < limits.LOG_AGE_S_MIN:
+            raise SettingsError(
+                f"streams.log_max_age_s must be at least {limits.LOG_AGE_S_MIN}: the broker recognises what is sent"
+                f" again for {limits.DUPLICATE_WINDOW_S:g} s, and what is projected or stated again needs its time"
+            )
 
 
 class IdentityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -249,9 +262,21 @@ def find_file(environ: Mapping[str, str] | None = None) -> Path | None:
 def topology(settings: Settings) -> Topology:
     """streams/ for the chosen profile, checked against what publishers do."""
     found = load_topology(streams_dir(), settings.streams.profile)
+    said: dict[str, int] = {}
     if settings.streams.log_memory_mib is not None:
-        room = settings.streams.log_memory_mib * limits.MIB // limits.SUBJECT_BYTES
-        found = found.with_fields(subjects.EVENTS, max_msgs=room)
+        said["max_msgs"] = settings.streams.log_memory_mib * limits.MIB // limits.SUBJECT_BYTES
+    if settings.streams.log_disk_mib is not None:
+        said["max_bytes"] = settings.streams.log_disk_mib * limits.MIB
+    if settings.streams.log_max_age_s is not None:
+        said["max_age"] = settings.streams.log_max_age_s * 10**9
+        kept = found.get("OBJ_PAYLOADS").config["max_age"]
+        if said["max_age"] > kept:
+            raise SettingsError(
+                f"streams.log_max_age_s must be at most {kept // 10**9}, for which streams/OBJ_PAYLOADS.toml keeps the"
+                " payloads that the log names"
+            )
+    if said:
+        found = found.with_fields(subjects.EVENTS, **said)
     check_windows(found, settings.publisher)
     return found
 

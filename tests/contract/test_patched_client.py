@@ -406,6 +406,45 @@ async def test_who_is_no_server_is_asked_again(said: bytes) -> None:
         await conn.close()
 
 
+async def test_a_process_shakes_hands_for_a_few_of_its_connections_at_a_time(monkeypatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKES_AT_ONCE", 3)
+    now = most = comes = refused = 0
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most, comes, refused
+        now, comes = now + 1, comes + 1
+        most = max(most, now)
+        if comes % 5 == 0:  # a handshake that fails lets the next one begin, too
+            now, refused = now - 1, refused + 1
+            writer.close()
+            return
+        writer.write(b'INFO {"server_id":"a","version":"2.12.0","max_payload":1048576,"headers":true}\r\n')
+        writers.add(writer)
+        shaking = True
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                await asyncio.sleep(0.002 if shaking else 0)
+                now -= shaking
+                shaking = False
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as somebody, asyncio.timeout(60):
+        url = f"nats://127.0.0.1:{somebody.sockets[0].getsockname()[1]}"
+        config = NatsConfig(urls=(url,), reconnect_wait_s=0.01, connect_timeout_s=5.0)
+        conns = await asyncio.gather(*(Connection.open(config, name=f"{n}", wait=True) for n in range(20)))
+        for _ in range(2):
+            lost = list(writers)
+            writers.clear()
+            for writer in lost:
+                writer.transport.abort()
+            await until(lambda: len(writers) >= 20 and now == 0 and all(conn.is_connected for conn in conns))
+        await asyncio.gather(*(conn.close() for conn in conns))
+    assert most == 3
+    assert refused
+
+
 async def test_a_broker_that_stands_still_keeps_nobody_from_leaving(start_nats, monkeypatch) -> None:
     monkeypatch.setattr(limits, "CONNECTION_CLOSE_S", 0.1)
     server = await start_nats()

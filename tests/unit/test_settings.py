@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coord import errors
-from coord.bus.topology import Spec, Topology
+from coord.bus.topology import Spec, Topology, compare
 from coord.ops import settings
 from coord.ops.devstack.process import ProcessRef
 from coord.ops.devstack.stack import DatabaseState, NatsState, StackState
@@ -285,3 +285,22 @@ def test_the_log_within_a_budget_of_memory() -> None:
     assert found.get("EVENTS").config["max_msgs"] == 64 * 1024 * 1024 // 512
     assert found.get("TELEMETRY") == settings.topology(load().settings).get("TELEMETRY")
     assert "log_memory_mib" in refused(streams__log_memory_mib=0)
+
+
+def test_the_logs_window_on_disk_and_in_time() -> None:
+    said = load(streams__log_disk_mib=2048, streams__log_max_age_s=172_800).settings
+    found = settings.topology(said)
+    log = found.get("EVENTS").config
+    assert (log["max_bytes"], log["max_age"]) == (2 * 2**30, 48 * 3600 * 10**9)
+    assert settings.window_s(said) == 172_800
+    current = settings.topology(load().settings).get("EVENTS").config
+    change = compare(found.get("EVENTS"), current)
+    assert change is not None
+    assert change.destructive, "who makes it smaller has to say so"
+    assert "max_bytes" in change.reason
+    assert "max_age" not in change.reason
+    for bad in (0, 599):
+        assert "log_max_age_s" in refused(streams__log_max_age_s=bad)
+    assert "log_disk_mib" in refused(streams__log_disk_mib=63)
+    with pytest.raises(errors.SettingsError, match="OBJ_PAYLOADS"):
+        settings.topology(load(streams__log_max_age_s=8 * 86_400).settings)
