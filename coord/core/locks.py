@@ -125,8 +125,7 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
         known = self.requests.get(token)
         if known is not None:
             if held is not None:
-                known.seq, known.restated = fact.seq, max(known.restated, said.restated)
-                return None
+                return self._again(known, held, fact.seq, said.restated)
             if known.agent != fact.agent:
                 return _TAKEN
             known.renewed_at = at
@@ -145,21 +144,40 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
         )
         if held is not None:
             request.restated = said.restated
-            for name in Held.__struct_fields__:
-                setattr(request, name, getattr(held, name))
+            _become(request, held)
         self.requests[token] = request
         self.begun_seq = self.begun_seq or fact.seq
         if held is not None:
-            # Those that were stated again stand where they stood.
-            self.requests = dict(sorted(self.requests.items(), key=lambda item: item[1].epoch))
+            self._stand_as_they_stood()
         self._grant(at)
         return None
+
+    def _again(self, known: Request, held: Held, seq: int, restated: int) -> Refusal | None:
+        """The decider says of a request that is known how it stands."""
+        if held.epoch != known.epoch:
+            if not self._may_be(known, held.epoch):
+                return _OVERTAKEN
+            _become(known, held)
+            self._stand_as_they_stood()
+            self._grant(held.since)
+        known.seq, known.restated = seq, max(known.restated, restated)
+        return None
+
+    def _may_be(self, request: Request, epoch: int) -> bool:
+        """Whether what was taken for a request renewed one of that epoch, which was made before the log begins here."""
+        return not request.restated and epoch < self.begun_seq
+
+    def _stand_as_they_stood(self) -> None:
+        """In the order in which they were asked for; who is behind others then was granted nothing."""
+        self.requests = dict(sorted(self.requests.items(), key=lambda item: item[1].epoch))
+        for waits in self.waiting:
+            waits.granted_at = None
 
     def _end(self, fact: StoredFact, token: str, epoch: int = 0) -> Refusal | None:
         request = self.requests.get(token)
         if request is None:
             return _NOT_HELD
-        if epoch and request.epoch and epoch != request.epoch:
+        if epoch and request.epoch and epoch != request.epoch and not self._may_be(request, epoch):
             return _OVERTAKEN  # given back meanwhile, and asked for again under the same token
         if fact.agent not in (request.agent, AGENT):
             return _NOT_HOLDER
@@ -171,6 +189,11 @@ class Lock(msgspec.Struct, kw_only=True, omit_defaults=True):
         for request in islice(self.requests.values(), self.permits):
             if request.granted_at is None:
                 request.granted_at = at
+
+
+def _become(request: Request, held: Held) -> None:
+    for name in Held.__struct_fields__:
+        setattr(request, name, getattr(held, name))
 
 
 def fold(facts: Iterable[StoredFact]) -> Lock | None:

@@ -323,11 +323,27 @@ class SignalDecider(Folding):
             return (_told(latch, latch.waits[token], "deadlocked", cycle=decode(fact, Deadlocked).cycle),)
         return NONE
 
+    def _rest_of(self, ident: Ident, token: str) -> Iterable[Effect]:
+        """What a wait is stated for last may be raised by then: whether the others can be is looked at all the same."""
+        tenant, key, _ = ident
+        pending = self._pending.get((tenant, key, token))
+        if not pending:
+            return NONE
+        return self._whole(tenant, key, self._latches[tenant, key, min(pending)].waits[token], pending)
+
+    def _whole(self, tenant: str, key: str, wait: Wait, pending: set[str]) -> Iterable[Effect]:
+        """A wait is looked at when it has been stated for all that is not raised."""
+        if pending.issuperset(n for n in wait.names if not self._is_raised(tenant, key, n)):
+            return self._deadlocks(tenant, key, wait)
+        return NONE
+
     def _raised(self, ident: Ident, latch: Latch, waited: dict[str, Wait]) -> Iterable[Effect]:
         latch.data = _kept(latch.data)
-        effects = [_told_raised(latch, wait) for wait in waited.values()]
+        effects: list[Effect] = [_told_raised(latch, wait) for wait in waited.values()]
         for wait in waited.values():
-            self._forget(ident, wait)
+            if not self._forget(ident, wait) and wait.deadlock is not None and wait.mode == "all":
+                # That cycle is broken here.  What else it waits for may be another one's, which nobody was told of.
+                effects += self._rest_of(ident, wait.wait)
         if len(self._latches) > limits.SIGNAL_LATCHES_MAX:
             self._evict()
         return effects
@@ -335,7 +351,8 @@ class SignalDecider(Folding):
     def _awaited(self, ident: Ident, latch: Latch, token: str, fact: StoredFact, *, known: bool) -> Iterable[Effect]:
         if latch.raised:  # before the wait: over at once
             said = decode(fact, Awaited)
-            return (_told_raised(latch, Wait(wait=token, agent=said.agent or fact.agent, instance=said.instance)),)
+            told = _told_raised(latch, Wait(wait=token, agent=said.agent or fact.agent, instance=said.instance))
+            return (told, *self._rest_of(ident, token))
         wait = latch.waits[token]
         if known:
             return NONE
@@ -346,9 +363,7 @@ class SignalDecider(Folding):
         pending.add(name)
         if wait.instance is not None:
             self._held.setdefault((tenant, wait.agent, wait.instance), set()).add((ident, token))
-        if pending.issuperset(n for n in wait.names if not self._is_raised(tenant, key, n)):
-            return self._deadlocks(tenant, key, wait)
-        return NONE
+        return self._whole(tenant, key, wait, pending)
 
     def _resumed(self, ident: Ident, wait: Wait, reason: Ending) -> Iterable[Effect]:
         tenant, key, _ = ident

@@ -149,7 +149,9 @@ class Member(Agent):
         """A handoff is looked at, once."""
         body = push.body
         if push.topic == "presence":
-            self.is_quarantined = body["what"] == "quarantined"
+            if body["what"] in ("quarantined", "released"):
+                self.is_quarantined = body["what"] == "quarantined"
+                self.world.says(self)
         elif push.topic != "handoff" or body["what"] != "offered":
             super().heard(push)
         elif (body["id"], body["n"]) not in self.answered:
@@ -484,7 +486,7 @@ class Locker(Agent):
                 return False
             if lock.requests[token] in lock.holders:
                 yield from self.is_told(("lock", f"{name} {name}", token))
-                self.world.referee.believes_held(name, token)
+                self.world.referee.believes_held(name, token, lock.requests[token].epoch)
                 return True
 
 

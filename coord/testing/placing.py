@@ -85,7 +85,7 @@ _BYE: Final = msgspec.json.encode(Heartbeat(bye=True))
 
 def beat_of(member: Member) -> bytes:
     """What a member says of itself."""
-    return msgspec.json.encode(Heartbeat(load=member.load, about=about(member)))
+    return msgspec.json.encode(Heartbeat(load=member.load, about=about(member), quarantined=member.is_quarantined))
 
 
 def about(member: Member) -> Registration:

@@ -16,7 +16,7 @@ from coord.core import locks
 from coord.core.deciding import Push, Settle, State
 from coord.core.placement import Placement
 from coord.testing.broker import TENANT, Stored
-from coord.testing.rules import AT_ONCE, FlagRules, Rules, TableRules, TimerRules
+from coord.testing.rules import AT_ONCE, FlagRules, Rules, TableRules, TimerRules, said_of, stored_s
 from coord.testing.rules_agents import AgentRules, CircuitRules, HandoffRules
 from coord.wire.envelope import StoredFact
 from coord.wire.flow import Rerun, Started
@@ -29,6 +29,14 @@ OPEN = ("queued", "claimed", "waiting")
 
 PERMITS = {"door": 1, "gate": 2}
 """Of the locks that there are: how many hold one at a time."""
+
+LEASES = {"lease": 1, "pool": 2}
+"""Of those that are held by leases."""
+
+_UNHEARD_S = 8.0
+"""A decision about a lease may be stored so long after it was taken: before a renewal that it did not see;"""
+_CALM_S = 0.5
+"""but not so long where nothing goes wrong."""
 
 
 class TaskState(NamedTuple):
@@ -169,8 +177,10 @@ class Referee:
         self.tasks: dict[tuple[str, str], _TaskRules] = {}
         self.locks: dict[str, dict[str, tuple[int, str]]] = {}
         """Lock → token → (epoch, agent), in the order of the log."""
-        self.held: dict[tuple[str, str], int] = {}
-        """(lock, token) → the sequence from which it holds it."""
+        self.held: dict[tuple[str, str, int], int] = {}
+        """(lock, token, epoch) → the sequence from which it holds it."""
+        self.leased: dict[int, tuple[float, list[float]]] = {}
+        """Epoch → the lease, in seconds, and when it was granted and renewed."""
         self.raised: dict[tuple[str, str], int] = {}
         """(key, signal) → the sequence that raised it."""
         self.begun: dict[tuple[str, str, int], str] = {}
@@ -214,6 +224,8 @@ class Referee:
                     self.world.wrong(f"{fact.id} of {fact.key} at {fact.seq} was done with the task before it")
             elif fact.event == "completed" and rules.now != before and rules.now.status == "completed":
                 self._went_on(fact)
+            elif fact.event == "submitted" and fact.key.startswith("reuse-"):
+                self._shared(fact)
             elif fact.event == "submitted" and fact.agent == "_timer":
                 self.timers.submits(fact.key, fact.id)
         elif fact.kind in self.rules:
@@ -296,12 +308,34 @@ class Referee:
         fact = stored.fact
         requests = self.locks.setdefault(fact.id, {})
         token = fact.detail[0]
-        if fact.event == "requested" and token not in requests and not fact.agent.startswith("_"):
+        said, now = said_of(fact), stored_s(fact)
+        epoch, agent = requests.get(token, (0, ""))
+        if fact.event == "requested" and not epoch and not fact.agent.startswith("_"):
             requests[token] = fact.seq, fact.agent
-        elif fact.event in ("released", "revoked") and fact.agent in (requests.get(token, (0, ""))[1], "_lock"):
-            requests.pop(token, None)
-        for held in list(requests)[: PERMITS[fact.id]]:
-            self.held.setdefault((fact.id, held), fact.seq)
+            if "ttl_s" in said:
+                self.leased[fact.seq] = said["ttl_s"], []
+        elif fact.event == "requested" and fact.agent == agent and epoch in self.leased:
+            self.leased[epoch][1].append(now)
+        elif fact.event != "requested" and fact.agent in (agent, "_lock") and epoch == said.get("epoch", epoch) != 0:
+            del requests[token]
+            self._expired(fact, epoch, now)
+        for held, (epoch, _) in list(requests.items())[: (PERMITS | LEASES)[fact.id]]:
+            if self.held.setdefault((fact.id, held, epoch), fact.seq) == fact.seq and epoch in self.leased:
+                self.leased[epoch][1].append(now)
+
+    def _expired(self, fact: StoredFact, epoch: int, now: float) -> None:
+        """No lease is taken away before its end, but for clocks that are wrong."""
+        if said_of(fact).get("reason") != "expired":
+            return
+        ttl_s, since = self.leased.get(epoch, (float("inf"), []))
+        if not since:
+            self.world.wrong(f"{fact.detail[0]} loses {fact.id} at {fact.seq}, and never had it")
+            return
+        unheard_s = _CALM_S if self.world.faults.calm else _UNHEARD_S
+        known = max((at for at in since if at < now - unheard_s), default=since[0])
+        skew_s = max(0.0, *(process.skew_s for process in self.world.deciders))
+        if now < known + ttl_s - skew_s - 0.001:
+            self.world.wrong(f"{fact.detail[0]} loses {fact.id} at {fact.seq}, {known + ttl_s - now:.3f} s early")
 
     def claims_of(self, agent: str) -> int:
         """Tasks that an agent has claimed."""
@@ -336,7 +370,7 @@ class Referee:
             if body["status"] != status and body["status"] not in ends:
                 self.world.wrong(f"{body['id']} is said to be {body['status']}, and is {status}")
         elif push.topic == "lock" and body["what"] == "granted":
-            since = self.held.get((body["id"], body["token"]))
+            since = self.held.get((body["id"], body["token"], body["epoch"]))
             if since is None or since > position:
                 self.world.wrong(f"lock {body['id']} granted to {body['token']}, who does not hold it")
         elif push.topic == "signal" and body["what"] == "raised" and (body["key"], body["id"]) not in self.raised:
@@ -348,14 +382,35 @@ class Referee:
             rules.behind(seq)
         for name, requests in self.locks.items():
             found = locks.fold(fact for fact in self.world.broker.history("lock", name, name) if fact.seq >= seq)
-            says = [] if found is None else list(found.requests)
-            if says != list(requests):
+            says = [] if found is None else [(r.token, r.epoch, r.agent) for r in found.requests.values()]
+            if says != [(token, *request) for token, request in requests.items()]:
                 self.world.wrong(f"lock {name}: who begins at {seq} believes that {says} want it, and {requests} do")
 
-    def believes_held(self, lock: str, token: str) -> None:
+    def believes_held(self, lock: str, token: str, epoch: int) -> None:
         """Somebody has read the log and believes that the lock is its own."""
-        if (lock, token) not in self.held:
+        if (lock, token, epoch) not in self.held:
             self.world.wrong(f"{token} believes that it holds {lock}, and does not")
+
+    def joins(self, key: str, name: str, asked: Any, reuse_for_s: float) -> None:
+        """Somebody takes another's task for an answer."""
+        rules = self.tasks[key, name]
+        if rules.input != asked:
+            self.world.wrong(f"{name}, which is asked to do {rules.input}, answers for {asked}")
+        facts = self.world.broker.history("task", key, name)
+        ends = [stored_s(fact) for fact in facts if fact.event in ("completed", "rejected")]
+        if rules.now.status not in (*OPEN, "completed", "rejected") or (
+            rules.now.status not in OPEN and ends[-1] + reuse_for_s < self.world.loop.now - _UNHEARD_S
+        ):
+            self.world.wrong(f"{name}, {rules.now.status}, answers who accepts what is {reuse_for_s} s old")
+
+    def _shared(self, fact: StoredFact) -> None:
+        """Of identical work one begins when the one before is over."""
+        head, _, number = fact.id.rpartition("-")
+        before = self.tasks.get((fact.key, f"{head}-{int(number) - 1}"))
+        if before is not None and before.now.status in OPEN:
+            self.world.wrong(f"{fact.id} is begun at {fact.seq}, and the same work is {before.now.status}")
+        if before is None and number != "1":
+            self.world.wrong(f"{fact.id} is begun at {fact.seq}, and none before it")
 
     def released(self, lock: str, token: str) -> None:
         """Somebody was told that the log has its release."""

@@ -33,10 +33,11 @@ from coord.testing.fleet import (
     Worker,
     definition,
 )
+from coord.testing.leases import Herder, Leaser, Patient, Sharer
 from coord.testing.loop import Faults, Loop
 from coord.testing.placing import HOME, Sight
 from coord.testing.planning import Planner
-from coord.testing.referee import OPEN, Referee
+from coord.testing.referee import LEASES, OPEN, Referee
 
 _CHAOS_S = 20.0
 _REST_S = 300.0
@@ -44,6 +45,8 @@ _LOOK_S = 4.0
 _WRONGS_MAX = 20
 _PLANNED = (0, 3, 5)
 """Of sixteen seeds."""
+_PATIENT = (4, 12)
+"""Of sixteen, too."""
 _RERUN_SHARE = 0.15
 """Worlds in which workflows are run again."""
 
@@ -112,6 +115,13 @@ class World:
         # In some runs; the others play as they did before there was such a one.
         self.planners = [Planner("p0", self, seed)] if seed % 16 in _PLANNED else []
         others += self.planners
+        self.patients: list[Patient] = []
+        if seed % 16 in _PATIENT:
+            herd = tuple(f"h{i}" for i in range(Random(f"herd {seed}").choice([2, 3, 4])))
+            self.patients += [Herder(name, self, seed, herd) for name in herd]
+            self.patients += [Leaser(f"k{i}", self, seed) for i in range(3)]
+            self.patients += [Sharer(f"u{i}", self, seed) for i in range(3)]
+        others += self.patients
         self.flows = flows
         self.agents: dict[str, Agent] = {
             agent.name: agent for agent in (*self.members, *self.clients, *self.lockers, *self.waiters, *others)
@@ -150,14 +160,22 @@ class World:
 
     def comes(self, member: Member) -> None:
         """Every process that decides hears of a member of the fleet, in its own time."""
-        holder = member.holder
         for process in self.deciders:
+            self._heard(member, process, self.rng.random() * 0.3)
 
-            def hear(process: DeciderProcess = process) -> None:
-                if member.alive and member.holder == holder and holder not in self.gone:
-                    process.comes(member)
+    def says(self, member: Member) -> None:
+        """It beats, and they hear whether it takes itself for quarantined."""
+        for process in self.deciders:
+            self._heard(member, process, 0.1)
 
-            self.loop.at(self.rng.random() * 0.3, lambda p=process, hear=hear: p.call(hear))  # type: ignore[misc]
+    def _heard(self, member: Member, process: DeciderProcess, delay_s: float) -> None:
+        holder = member.holder
+
+        def hear() -> None:
+            if member.alive and member.holder == holder and holder not in self.gone:
+                process.comes(member)
+
+        self.loop.at(delay_s, lambda: process.call(hear))
 
     def show(self, sight: Sight) -> None:
         """What a process that decides is told of how agents and tasks fare."""
@@ -235,6 +253,8 @@ class World:
         found += [f"{locker.name} waits" for locker in self.lockers if not locker.done]
         found += [f"{waiter.name} waits" for waiter in self.waiters if not waiter.done]
         found += [f"{planner.name} is not done" for planner in self.planners if not planner.done]
+        found += [f"{patient.name} is not done" for patient in self.patients if not patient.done]
+        found += [f"{token} keeps {name} for ever" for name in LEASES for token in self.referee.locks.get(name, ())]
         found += [f"{flagger.name} is not done" for flagger in self.flaggers if not flagger.done]
         found += [f"{s.name} does not know of {name}" for s in self.setters for name in sorted(s.waits)]
         found += [f"{o.name} does not know of {name}" for o in self.offerers for name in sorted(o.waits)]

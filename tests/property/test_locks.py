@@ -76,6 +76,28 @@ def test_a_lease_ends_unless_it_is_renewed() -> None:
     assert log.decider.open_count() == 0
 
 
+def test_who_begins_at_a_renewal_learns_whose_turn_it_is() -> None:
+    """The window begins behind a lease's first request: a renewal is no new one, once that is said."""
+    log = Log(LockDecider())
+    first, second = request(log, "a", "t1", ttl_s=600.0), request(log, "b", "t2", ttl_s=5.0)
+    since = request(log, "a", "t1", ttl_s=600.0)
+    log.perform(log.decider.edge(since))
+    late, over = LockDecider(), Lock(tenant="acme", key="l", id="l")
+    for fact in log.facts[since - 1 :]:
+        late.apply(fact)
+        over.apply(fact)
+    lock = late.get("acme", "l", "l")
+    assert lock is not None
+    assert [(one.token, one.epoch) for one in lock.requests.values()] == [("t1", first), ("t2", second)]
+    assert lock.waiting[0].granted_at is None  # or its lease would end while it waits
+    end = log.state("_lock", "lock", "l", "revoked", "t1", str(first), data={"epoch": first})
+    log.state("_lock", "lock", "l", "requested", "t1", str(first), "2", data={"restated": 2, "held": {
+        "agent": "a", "epoch": first, "since": 0.0}})  # fmt: skip
+    over.apply(end)
+    assert [one.token for one in over.holders] == ["t2"]
+    assert log.decider.refused["lock.overtaken"] == 1
+
+
 def test_stated_again_everybody_stands_where_he_stood() -> None:
     log = Log(LockDecider())
     first = request(log, "a", "t1")

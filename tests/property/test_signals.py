@@ -55,6 +55,30 @@ def test_a_cycle_is_named_to_everybody_on_it() -> None:
     assert {w.deadlock for _, w in log.decider.waits() if w.wait != "w0"} == {words(cycle)}  # type: ignore[attr-defined]
 
 
+def test_a_cycle_is_named_though_the_rest_was_raised_while_the_wait_was_stated() -> None:
+    log = Log(SignalDecider())
+    awaited(log, "b", "w1", "a-ready", provides=("b-ready",))
+    said = {"names": ("b-ready", "x"), "instance": "i-a", "provides": ("a-ready",)}
+    log.state("a", "signal", "b-ready", "awaited", "w2", key=KEY, data=said)
+    log.state("x", "signal", "x", "raised", key=KEY)
+    assert log.pushes("deadlocked") == []
+    log.state("a", "signal", "x", "awaited", "w2", key=KEY, data=said)
+    assert {body["wait"] for body in log.pushes("deadlocked")} == {"w1", "w2"}
+
+
+def test_who_was_on_one_cycle_is_told_of_the_next() -> None:
+    log = Log(SignalDecider())
+    awaited(log, "h1", "w1", "h0-ready", "h2-ready", provides=("h1-ready",))
+    awaited(log, "h2", "w2", "h1-ready", "h0-ready", provides=("h2-ready",))
+    awaited(log, "h0", "w0", "h2-ready", "h1-ready", provides=("h0-ready",))
+    before = len(log.pushes("deadlocked"))
+    for name in ("h0-ready", "h2-ready"):
+        log.state("h1", "signal", name, "resumed", "w1", key=KEY, data={"reason": "deadlocked"})
+    log.state("h1", "signal", "h1-ready", "raised", key=KEY)
+    left = {(latch.id, wait.wait) for latch, wait in log.decider.waits() if wait.deadlock}  # type: ignore[attr-defined]
+    assert left == {("h2-ready", "w0"), ("h0-ready", "w2")}, before
+
+
 def test_no_cycle_where_one_of_several_providers_is_free_or_one_of_any() -> None:
     log = Log(SignalDecider())
     awaited(log, "a", "w1", "b-ready", provides=("a-ready",))

@@ -19,6 +19,7 @@ from coord.core import (
     locks,
     presence_decider,
     recorded,
+    reuse,
     rules,
     signals,
     task_decider,
@@ -394,6 +395,46 @@ def one_more_holds_it(patch: Patch) -> None:
     patch.setattr(locks.Lock, "holders", property(lambda self: list(self.requests.values())[: self.permits + 1]))
 
 
+def renewed_in_vain(patch: Patch) -> None:
+    """A lease ends when it was granted for so long."""
+    right = locks.Request.expires_at
+    patch.setattr(
+        locks.Request, "expires_at",
+        property(lambda self: right.fget(msgspec.structs.replace(self, renewed_at=None))),  # type: ignore[attr-defined]
+    )  # fmt: skip
+
+
+def renewals_are_requests(patch: Patch) -> None:
+    """Who begins to read at a renewal takes it for a request of its own, for good."""
+    patch.setattr(locks.Lock, "_may_be", lambda *_: False)
+
+
+def the_rest_is_not_looked_at(patch: Patch) -> None:
+    """A wait for several is looked at for cycles only where what it is stated for last is not raised."""
+    patch.setattr(signals.SignalDecider, "_rest_of", lambda *_: ())
+
+
+def deadlocks_are_patience(patch: Patch) -> None:
+    """Nobody looks for cycles."""
+    patch.setattr(signals, "find_cycle", lambda *_, **__: ())
+
+
+def old_answers_serve(patch: Patch) -> None:
+    """Whatever was done once answers, however old it is."""
+    patch.setattr(reuse, "joinable", lambda task, **_: not task.ended or task.status in reuse.ANSWERS)
+
+
+def failures_serve(patch: Patch) -> None:
+    """What failed answers as what was done does."""
+    patch.setattr(reuse, "ANSWERS", reuse.ANSWERS | {"failed"})
+
+
+def each_begins_his_own(patch: Patch) -> None:
+    """Nobody joins what runs."""
+    right = reuse.joinable
+    patch.setattr(reuse, "joinable", lambda task, **more: task.ended and right(task, **more))
+
+
 BUGS: tuple[Callable[[Patch], None], ...] = (
     claim_gate_ignored,
     live_claims_naked,
@@ -435,4 +476,11 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     raised_before_is_forgotten,
     the_dead_keep_their_locks,
     one_more_holds_it,
+    renewed_in_vain,
+    renewals_are_requests,
+    the_rest_is_not_looked_at,
+    deadlocks_are_patience,
+    old_answers_serve,
+    failures_serve,
+    each_begins_his_own,
 )
