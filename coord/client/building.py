@@ -40,6 +40,9 @@ class StepRef:
         """`completed`, `skipped` or `failed`."""
         self.error = _members("steps", name, "error")
 
+    def __repr__(self) -> str:
+        return f"StepRef({self.name!r})"
+
 
 class Workflow:
     """A workflow that is being written.  `definition` checks it."""

@@ -81,6 +81,9 @@ class HandoffHandle:
         self._doubtful = False
         self._news = asyncio.Event()
 
+    def __repr__(self) -> str:
+        return f"HandoffHandle({self.id!r})"
+
     async def accepted(self, timeout_s: float | None = None) -> str:
         """Wait until somebody has accepted; returns who.
 

@@ -103,7 +103,8 @@ def declare(
     `known`: names of the place where it is defined, for annotations that are text.
     """
     if not inspect.iscoroutinefunction(call):
-        raise errors.SettingsError("a task's handler is an async function", capability=capability)
+        said = "a task's handler is an async function; what blocks it may call by asyncio.to_thread"
+        raise errors.SettingsError(said, capability=capability)
     _check_bounds(timeout_s, retries, preemptible)
     hints = _hints(call, known)
     context_name, takes_input, input_type = None, False, Any

@@ -131,7 +131,7 @@ class FactSubject(msgspec.Struct, frozen=True, gc=False):
             and _TOKENS.fullmatch(subject)
         ):
             return self
-        for what in ("tenant", "agent", "key", "kind", "id", "event"):
+        for what in ("tenant", "agent", "kind", "id", "key", "event"):  # a key that nobody gave is the id
             check_token(getattr(self, what), what)
         if len(self.detail) > limits.DETAIL_TOKENS_MAX:
             raise InvalidSubject(

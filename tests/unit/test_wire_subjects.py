@@ -42,6 +42,8 @@ def test_the_constructor_does_not_check_and_checked_does():
     bad = FactSubject("acme", "a1", "k.1", "task", "t1", "done")
     with pytest.raises(InvalidToken, match="key contains"):
         bad.checked()
+    with pytest.raises(InvalidToken, match="id contains"):  # who gave no key is told of the id that he gave
+        FactSubject("acme", "a1", "a.py", "file", "a.py", "scanned").checked()
     # One token too many for one place, one too few for another: still caught.
     with pytest.raises(InvalidToken, match="key contains"):
         FactSubject("acme", "a1", "k.1", "task", "t1", "done", ("x",)).checked()
