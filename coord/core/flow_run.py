@@ -395,7 +395,9 @@ class Run:
             flow.phase = "undoing"
             if flow.done:
                 undo = [task_id(self.plan.steps[index], item) for index, item in reversed(flow.done)]
-                told = said.Compensating(error=flow.error or "", message=flow.message, step=flow.step, undo=undo)
+                told = said.Compensating(
+                    error=flow.error or "", message=flow.message, step=flow.step, **_named(undo=undo)
+                )
                 self._state("compensating", told, "compensating")
         if flow.phase == "undoing":
             self._undo()
@@ -446,12 +448,12 @@ class Run:
         flow.phase = "ending"
         if flow.life.status != "cancelled":
             told = said.Failed(
-                error=flow.error or "", message=flow.message, step=flow.step, undone=flow.undone,
-                not_undone=flow.not_undone,
+                error=flow.error or "", message=flow.message, step=flow.step,
+                **_named(not_undone=flow.not_undone, undone=flow.undone),
             )  # fmt: skip
             self._state("failed", told, "failed")
         elif flow.undone or flow.not_undone:
-            done = said.Compensated(undone=flow.undone, not_undone=flow.not_undone)
+            done = said.Compensated(**_named(not_undone=flow.not_undone, undone=flow.undone))
             self._state("compensated", done, "compensated")
 
     def undone(self, *, well: bool) -> None:
@@ -621,3 +623,13 @@ def _bounded(raw: bytes) -> bytes:
     if len(raw) > limits.FLOW_BYTES_MAX:
         raise errors.PayloadTooLarge(f"more than {limits.FLOW_BYTES_MAX} bytes are to be handed on", bytes=len(raw))
     return raw
+
+
+def _named(**lists: list[str]) -> dict[str, Any]:
+    """As many of the tasks as fit into a fact, of the first list first, and how many there are besides."""
+    found: dict[str, Any] = {}
+    left = limits.FLOW_NAMED_MAX
+    for which, names in lists.items():
+        found[which] = names[:left]
+        left -= len(found[which])
+    return found | {"unnamed": sum(map(len, lists.values())) - (limits.FLOW_NAMED_MAX - left)}

@@ -319,7 +319,9 @@ class SignalDecider(Folding):
             return self._awaited(ident, latch, token, fact, known=token in waited)
         if fact.event == "resumed" and token in waited:
             return self._resumed(ident, waited[token], decode(fact, Resumed).reason)
-        if fact.event == "deadlocked" and token in latch.waits:
+        if fact.event == "deadlocked":
+            if token not in latch.waits:  # raised before it was said
+                return self._rest_of(ident, token)
             return (_told(latch, latch.waits[token], "deadlocked", cycle=decode(fact, Deadlocked).cycle),)
         return NONE
 

@@ -106,6 +106,9 @@ FLOW_BYTES_MAX: Final = 768 * KIB
 """A workflow's definition and input together, a step's input, or its output where those of a fan-out are put
 together: what must fit into one fact beside the rest."""
 
+FLOW_NAMED_MAX: Final = 10_000
+"""Tasks that a workflow's end names as undone, or not: a whole fan-out's; of more the number is said."""
+
 FLOW_RERUNS_MAX: Final = 100
 """Ids that are tried for a rerun that nobody named: ``{workflow}-r2`` and so on."""
 
@@ -500,4 +503,5 @@ assert QUEUE_ACK_WAIT_S >= 5 * TAKEOVER_S
 assert QUEUE_CROWD < QUEUE_WAITING_MAX, "plain clients can wait, too"
 assert STANDERS_S > 1.5 * STANDBY_LOOK_S
 assert FLOW_BYTES_MAX < EVENT_BYTES_MAX
+assert FLOW_NAMED_MAX * (TOKEN_BYTES_MAX + len('"",')) + STEP_INLINE_BYTES < EVENT_BYTES_MAX
 assert FLOW_NAME_BYTES_MAX + len("undo_") + len(f"-{FLOW_ITEMS_MAX}") <= TOKEN_BYTES_MAX

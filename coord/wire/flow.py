@@ -228,7 +228,9 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     undone: list[str] = []
     """Tasks that were compensated, in that order,"""
     not_undone: list[str] = []
-    """and those whose compensation failed."""
+    """and those whose compensation failed;"""
+    unnamed: Count = 0
+    """how many more there are of both, beyond `limits.FLOW_NAMED_MAX`."""
 
 
 class Compensating(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -238,6 +240,8 @@ class Compensating(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     message: str = ""
     step: str | None = None
     undo: list[str] = []
+    unnamed: Count = 0
+    """Of those, see `Failed`."""
 
 
 class Compensated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -245,6 +249,8 @@ class Compensated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     undone: list[str] = []
     not_undone: list[str] = []
+    unnamed: Count = 0
+    """Of both, see `Failed`."""
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

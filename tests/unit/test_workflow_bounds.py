@@ -108,3 +108,26 @@ def test_a_table_is_what_was_set_last_though_the_one_before_is_stated_again_behi
         for fact in stated[since:]:
             assert found.apply(fact) is None
         assert found.said.rules[0].output == "new", since
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_more_is_undone_than_a_fact_can_name(cancels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not stated, and nothing of its partition was decided any more."""
+    monkeypatch.setattr(limits, "FLOW_NAMED_MAX", 4)
+    each = {"name": "each", "task": "do", "undo": {"task": "undo"}, "for_each": [0] * 6, "max_parallelism": 6}
+    w = begun(each, {"name": "last", "task": "do", "needs": ["each"]})
+    for n in range(6):
+        w.complete(w.tasks["w1", f"each-{n}"])
+    w.settle()
+    if cancels:
+        w.fact("boss", "w1", "workflow", "w1", "cancelled")
+    else:
+        w.fail(w.tasks["w1", "last"])
+    w.settle()
+    for n in reversed(range(6)):
+        w.complete(w.tasks["w1", f"undo_each-{n}"])
+        w.settle()
+    said = {fact.event: fact.data for fact in w.of("w1", "workflow") if isinstance(fact.data, dict)}
+    end = said["compensated" if cancels else "failed"]
+    assert (len(said["compensating"]["undo"]), said["compensating"]["unnamed"]) == (4, 2)
+    assert (end["undone"], end["unnamed"]) == (["each-5", "each-4", "each-3", "each-2"], 2)
