@@ -367,7 +367,7 @@ class PresenceTable(Watch):
             if said.bye:
                 return Change(tenant, agent, instance, "gone", "bye")
             row = self._add(Row(tenant, agent, instance, now, connections=set()))
-        if row.heard < self._saw_at:
+        if row.heard <= self._saw_at:  # or as if it had been heard then, of who beats rarely
             self._returned(now)
         took = row.takes
         came_back = row.closed_at is None or said.here or said.connection is None or said.connection != row.closed_on
@@ -393,6 +393,8 @@ class PresenceTable(Watch):
             return None  # it has said nothing yet
         if len(row.connections) < 8:
             row.connections.add(connection)
+        if row.heard <= self._saw_at:
+            self._returned(now)
         row.heard = max(row.heard, now) if row.state != "gone" else row.heard
         return self._back(row, "back", now) if row.state == "suspect" else None
 

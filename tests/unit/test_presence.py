@@ -463,3 +463,28 @@ def test_while_a_fleet_comes_back_nobody_is_gone_who_is_still_on_the_way() -> No
         if any(change.state == "gone" for change in changes):
             break
     assert at <= begun + limits.PRESENCE_RETURN_S + 2 * limits.PRESENCE_TICK_S
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("every_s", [1.0, 30.0])
+def test_whoever_comes_back_gives_the_others_time(every_s: float, told: bool) -> None:
+    """Who does nothing beats rarely, and the server tells of a connection before who made it beats."""
+    fleet = [f"i{n}" for n in range(20)]
+    table = settled(*fleet, "busy")
+    for instance in fleet:
+        table.beat("acme", "a1", instance, beat(every_s), SETTLED)
+    table.blind()
+    back = SETTLED + 1.0
+    table.sees(back)
+    came, at, found = set[str](), back, list[Change]()
+    while at < back + 0.5 * len(fleet):
+        for n, instance in enumerate(fleet):
+            if at >= back + 0.5 * n:
+                if told and instance not in came:
+                    table.connected("acme", "a1", instance, "c2", at)
+                came.add(instance)
+                table.beat("acme", "a1", instance, beat(every_s, connection=2, load=at), at)
+        found += table.tick(at)
+        at += limits.PRESENCE_TICK_S
+    assert [c.state for c in found if c.instance == "busy"] in ([], ["suspect"])
+    assert len(came) == len(fleet)
