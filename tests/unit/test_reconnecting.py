@@ -17,7 +17,7 @@ from coord.bus.patched import PatchedClient
 
 def client(*hosts: str, first_s: float = 0.1) -> PatchedClient:
     found = PatchedClient(print)
-    found.options["reconnect_time_wait"] = first_s
+    found.options |= {"reconnect_time_wait": first_s, "connect_timeout": 2.0}
 
     async def told(_exc: Exception) -> None: ...
 
