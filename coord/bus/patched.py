@@ -38,8 +38,8 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
-from weakref import WeakKeyDictionary
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
 from nats.aio.client import PING_PROTO, Client, Srv
@@ -170,17 +170,15 @@ class _Replayed:
         self._queue = queue
 
 
-_doors: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]]] = WeakKeyDictionary()
-"""By server: whose handshakes are under way."""
+_Doors: TypeAlias = WeakValueDictionary[str, asyncio.Semaphore]
+
+_doors: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Doors]] = WeakKeyDictionary()
+"""By server: whose handshakes are under way, for as long as somebody shakes hands there, or waits to."""
 
 
 def _door(server: str) -> asyncio.Semaphore:
-    doors = _doors.setdefault(asyncio.get_running_loop(), {})
-    if server not in doors:
-        for idle in [name for name, door in doors.items() if door._value == limits.HANDSHAKES_AT_ONCE]:  # noqa: SLF001
-            del doors[idle]
-        doors[server] = asyncio.Semaphore(limits.HANDSHAKES_AT_ONCE)
-    return doors[server]
+    doors = _doors.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    return doors.setdefault(server, asyncio.Semaphore(limits.HANDSHAKES_AT_ONCE))
 
 
 def _cancellations() -> int:

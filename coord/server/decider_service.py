@@ -112,8 +112,10 @@ class DeciderService(Service):
             conn, "deciders", self.instance, len(self.partitions), self._assign, behind=("projector",)
         )
         self.spawn("replicas", self._replicas.run)
-        self.spawn("understands", partial(self._tell, self._replicas))
-        self.spawn("reads", self._say_whose)
+        self.spawn(
+            "understands", partial(self._tell, subjects.rpc_all("service", "understands"), self._replicas.understands)
+        )
+        self.spawn("reads", partial(self._tell, subjects.rpc(subjects.OPERATORS, "deciders", "read"), self._whose))
         self.spawn("look", self._look)
         self.spawn("gauges", self._show)
 
@@ -153,31 +155,18 @@ class DeciderService(Service):
                 continue
             return
 
-    async def _tell(self, replicas: Replicas) -> None:
-        """Answer agents that ask what is understood, until cancelled."""
+    async def _tell(self, subject: str, answer: rpc.Handler) -> None:
+        """Answer whoever asks there, until cancelled."""
         assert self._conn is not None
-        endpoint = await rpc.serve(
-            self._conn, subjects.rpc_all("service", "understands"), replicas.understands, service="service",
-            method="understands", registry=self.metrics,
-        )  # fmt: skip
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await endpoint.close()
-
-    async def _say_whose(self) -> None:
-        """Answer operators that ask by whose consumer the deciders read: their own says nothing then."""
-        assert self._conn is not None
-        endpoint = await rpc.serve(
-            self._conn, subjects.rpc(subjects.OPERATORS, "deciders", "read"), self._whose, service="deciders",
-            method="read", registry=self.metrics,
-        )  # fmt: skip
+        *_, service, method = subject.split(".")
+        endpoint = await rpc.serve(self._conn, subject, answer, service=service, method=method, registry=self.metrics)
         try:
             await asyncio.Event().wait()
         finally:
             await endpoint.close()
 
     async def _whose(self, _: rpc.Request) -> str:
+        """By whose consumer the deciders read, for operators: their own says nothing then; "" where it does."""
         return "" if self._shared is None else self._shared.carrier
 
     async def _sweep(self) -> None:

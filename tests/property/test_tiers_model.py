@@ -504,15 +504,20 @@ def _told(w: Fleet, r: random.Random) -> None:
     w.hear(w.processes[1])
 
 
-def _left(w: Fleet, r: random.Random) -> None:
-    """A fact about what is in the tier has left the log when somebody begins."""
-    id_ = r.choice(IDS)
+def _overtaken(w: Fleet, id_: str, *, names: bool = True) -> None:
+    """An answer is in the tier, and a fact about it in the tables."""
     w.ask(w.processes[0], id_)
     w.see(-1, 0)
     w.land(-1)
     w.publish(id_)
     for p in w.places:
-        w.commit(p, crash=False)
+        w.commit(p, crash=False, names=names)
+
+
+def _left(w: Fleet, r: random.Random) -> None:
+    """A fact about what is in the tier has left the log when somebody begins."""
+    id_ = r.choice(IDS)
+    _overtaken(w, id_)
     w.trim()
     w.restart(1)
     w.all_beat()
@@ -534,12 +539,7 @@ def _anew(w: Fleet, r: random.Random) -> None:
 def _replaced(w: Fleet, r: random.Random) -> None:
     """A new log, as long as the old one, of which nobody has been told when it is asked."""
     id_ = r.choice(IDS)
-    w.ask(w.processes[0], id_)
-    w.see(-1, 0)
-    w.land(-1)
-    w.publish(id_)
-    for p in w.places:
-        w.commit(p, crash=False, names=False)
+    _overtaken(w, id_, names=False)
     w.deliver_all()
     length = len(w.log)
     w.make_anew()
