@@ -34,6 +34,7 @@ class Understood:
         self._folds: int | None = 0
         """As was answered last; None: nobody did."""
         self._until = 0.0
+        self._asking = asyncio.Lock()
 
     def covers(self, folds: int) -> bool:
         """Whether `demand` would return at once."""
@@ -41,10 +42,11 @@ class Understood:
 
     async def demand(self, folds: int, what: str) -> None:
         """Return when it is understood, or nobody can say; `ServiceTooOld` naming `what` when it is not."""
-        if clock.monotonic() >= self._until:
-            self._folds = found = await self._ask()
-            known_s = _UNKNOWN_S if found is None or found < folds else _KNOWN_S
-            self._until = clock.monotonic() + known_s
+        async with self._asking:  # the steps of all slots may begin together: one asks for all
+            if clock.monotonic() >= self._until:
+                self._folds = found = await self._ask()
+                known_s = _UNKNOWN_S if found is None or found < folds else _KNOWN_S
+                self._until = clock.monotonic() + known_s
         if self._folds is not None and self._folds < folds:
             raise errors.ServiceTooOld(f"coord's services do not know {what}", needs=folds, understands=self._folds)
 
