@@ -89,8 +89,8 @@ bench-page: $(VENV)/.installed-bench ## all of them on a quiet machine: docs/ben
 
 lock: $(VENV)/.installed ## resolve the dependencies anew (ARGS=--upgrade for newer versions)
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet 'uv>=0.8'
-	$(LOCK) --extra dev-servers $(ARGS) -o requirements.lock
-	$(LOCK) --extra dev-servers --extra archive --extra test -c requirements.lock $(ARGS) -o requirements-test.lock
+	$(LOCK) --extra dev-servers --extra nkeys $(ARGS) -o requirements.lock
+	$(LOCK) --extra dev-servers --extra nkeys --extra archive --extra test -c requirements.lock $(ARGS) -o requirements-test.lock
 	$(LOCK) --all-extras -c requirements-test.lock $(ARGS) -o requirements-bench.lock
 
 # --- the virtual environment, made again only when a lock or pyproject.toml changes ---

@@ -296,6 +296,13 @@ class Connection:
         return f"{said.get('server_id', '')}/{said.get('client_id', 0)}"
 
     @property
+    def certificate(self) -> bytes | None:
+        """What the server we are connected to has shown, as DER; None: it does not encrypt."""
+        writer = getattr(self.client._transport, "_io_writer", None)  # noqa: SLF001 - as above
+        tls = None if writer is None else writer.get_extra_info("ssl_object")
+        return None if tls is None else tls.getpeercert(binary_form=True)
+
+    @property
     def outgoing_bytes(self) -> int:
         """Bytes handed over and not yet taken by the socket: grows while the peer does not read."""
         return int(self.client.pending_data_size)

@@ -3,7 +3,8 @@
 Read at each attempt to connect, so that it can be renewed in place.  What cannot be used in that moment (it is just
 being written) leaves what was read before, and says so.
 
-What signs is the package ``nkeys``, which coord does not install: nobody else needs it.
+What signs is PyNaCl, which comes with the extra ``coord[nkeys]``: nobody else needs it.  (The package ``nkeys`` is
+nine lines above it, and comes as source alone.)
 """
 
 from __future__ import annotations
@@ -27,35 +28,42 @@ class CredsFile:
     """Of one connection."""
 
     def __init__(self, name: str) -> None:
-        """Raises `SettingsError` when it cannot be used, or nothing is there to sign with."""
+        """Raises `SettingsError` when it cannot be used, `ExtraMissing` when nothing is there to sign with."""
         self._name = name
         try:
-            self._nkeys: Any = importlib.import_module("nkeys")
+            self._key_of: Any = importlib.import_module("nacl.signing").SigningKey
         except ImportError as exc:
-            raise errors.SettingsError("nats.creds_file needs the package nkeys: pip install nkeys", file=name) from exc
-        self._jwt, self._seed = self._read()
+            raise errors.ExtraMissing(
+                "PyNaCl is not installed, which signs with the key in a .creds file: pip install 'coord[nkeys]'",
+                extra="nkeys",
+            ) from exc
+        self._jwt, self._seed = read(self._name)
 
     def sign(self, nonce: str) -> bytes:
         """The answer to the broker's question, as the file is now."""
         try:
-            self._jwt, self._seed = self._read()
+            self._jwt, self._seed = read(self._name)
         except errors.SettingsError as exc:
             _log.warning("bus.creds_unusable", error=exc.message)
-        pair = self._nkeys.from_seed(bytearray(self._seed))
-        signed = base64.b64encode(pair.sign(nonce.encode()))
-        pair.wipe()
-        return signed
+        return base64.b64encode(self._key_of(_secret(self._seed)).sign(nonce.encode()).signature)
 
     def jwt(self) -> bytes:
         """Of the key that `sign` used last."""
         return self._jwt
 
-    def _read(self) -> tuple[bytes, bytes]:
-        try:
-            text = Path(self._name).read_bytes() + b"\n"
-        except OSError as exc:
-            raise errors.SettingsError(f"{self._name} cannot be read: {exc.strerror or exc}") from exc
-        jwt, seed = _JWT.search(text), _SEED.search(text)
-        if jwt is None or seed is None:
-            raise errors.SettingsError(f"{self._name} has no JWT and seed of a NATS user: it is no .creds file")
-        return jwt[1], seed[1]
+
+def read(name: str) -> tuple[bytes, bytes]:
+    """The JWT and the seed in a .creds file.  Raises `SettingsError`."""
+    try:
+        text = Path(name).read_bytes() + b"\n"
+    except OSError as exc:
+        raise errors.SettingsError(f"{name} cannot be read: {exc.strerror or exc}") from exc
+    jwt, seed = _JWT.search(text), _SEED.search(text)
+    if jwt is None or seed is None:
+        raise errors.SettingsError(f"{name} has no JWT and seed of a NATS user: it is no .creds file")
+    return jwt[1], seed[1]
+
+
+def _secret(seed: bytes) -> bytes:
+    """What NATS writes as base32, behind two bytes that say whose key it is and before two of a checksum."""
+    return base64.b32decode(seed + b"=" * (-len(seed) % 8))[2:34]

@@ -666,7 +666,7 @@ class ExtraMissing(CoordError):
 
     code = "environment.extra"
     fault = Fault.OPERATOR
-    remedy = "Install coord with the extra that is named: pip install 'coord[archive]'."
+    remedy = "Install coord with the extra that is named, as in pip install 'coord[archive,nkeys]'."
 
 
 # --- replay --------------------------------------------------------------------------------

@@ -119,6 +119,13 @@ back, and to have said so, before `PRESENCE_SETTLE_S` is over; 5,000 clients try
 
 LOG_AGE_S_MIN: Final = 600
 """The log's window is never set shorter: several times its duplicate_window and the trimmer's margin together."""
+EXPIRY_WARN_DAYS: Final = 30
+"""`coord doctor` warns of a certificate or login that ends sooner"""
+EXPIRY_WARN_SHARE: Final = 0.25
+"""and has less than this share of its life left: those that live for days are renewed with a third of it left."""
+EXPIRY_SKEW_S: Final = 60.0
+"""What was just issued by a machine whose clock is ahead is no news."""
+
 LOG_DISK_MIB_MIN: Final = 64
 LOG_DISK_MIB_MAX: Final = 1 << 30
 """1 PiB."""

@@ -30,7 +30,7 @@ from coord import errors
 from coord.bus import rpc, topology
 from coord.bus.connection import Connection
 from coord.client.connect import connect
-from coord.ops import build, circuits, permissions, settings, spools, stats
+from coord.ops import build, circuits, expiries, permissions, settings, spools, stats
 from coord.ops.checks import Check, State, Subject, fail, ok, skip, there, warn
 from coord.ops.judge import judge
 from coord.ops.preflight import production
@@ -72,6 +72,7 @@ async def examine(
             ("streams", _streams),
             ("database", _database),
             ("clocks", _clocks),
+            (expiries.AREA, _expiry),
             ("flow", _flow),
             *([("production", production)] if preflight else []),
             *([("probe", _probe)] if probe else []),
@@ -341,6 +342,10 @@ async def _database_now(pool: Any) -> datetime | None:
         with translated("doctor"):
             now: datetime = (await conn.fetch(statement("doctor_database")))[0]["now"]
     return now
+
+
+async def _expiry(it: Subject) -> list[Check]:
+    return await expiries.check(it, datetime.now(UTC))
 
 
 # --- whether facts flow --------------------------------------------------------------------

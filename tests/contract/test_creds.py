@@ -13,12 +13,6 @@ from tests.support import nkeys
 from tests.support.waiting import until
 
 
-@pytest.fixture
-def package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nkeys", nkeys.Module)
-
-
-@pytest.mark.usefixtures("package")
 async def test_who_has_expired_is_told_and_comes_back_renewed(start_nats, tmp_path: Path) -> None:
     operator = nkeys.Operator()
     server = await start_nats(extra=operator.config, system=False)
@@ -50,10 +44,10 @@ async def test_who_has_expired_is_told_and_comes_back_renewed(start_nats, tmp_pa
 
 async def test_what_cannot_be_used_is_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = NatsConfig(creds_file=str(tmp_path / "mine.creds"))
-    monkeypatch.setitem(sys.modules, "nkeys", None)
-    with pytest.raises(errors.SettingsError, match="pip install nkeys"):
-        await Connection.open(config, name="test")
-    monkeypatch.setitem(sys.modules, "nkeys", nkeys.Module)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "nacl.signing", None)
+        with pytest.raises(errors.ExtraMissing, match=r"pip install 'coord\[nkeys\]'"):
+            await Connection.open(config, name="test")
     with pytest.raises(errors.SettingsError, match="cannot be read"):
         await Connection.open(config, name="test")
     (tmp_path / "mine.creds").write_text("x")

@@ -21,6 +21,7 @@ import pytest
 from coord import errors
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message
+from coord.ops import expiries
 from tests.support.waiting import until
 
 HERE = Path(__file__).with_name("tls")
@@ -53,6 +54,12 @@ async def conn(server):
     connection = await Connection.open(config(server.url), name="test")
     yield connection
     await connection.close()
+
+
+async def test_what_the_server_has_shown_says_when_it_ends(conn: Connection) -> None:
+    assert conn.certificate is not None
+    term = expiries.of_certificate(conn.certificate)
+    assert (str(term.begins), str(term.ends)) == ("2026-11-22 09:33:45+00:00", "2126-10-29 09:33:45+00:00")
 
 
 async def test_messages_of_any_size_arrive_once_and_in_order(conn: Connection, rng: random.Random) -> None:

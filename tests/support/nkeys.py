@@ -1,7 +1,4 @@
-"""Keys, JWTs and .creds files of NATS, for tests: Ed25519 as RFC 8032 writes it down, slow and in the open.
-
-`Module` stands for the package ``nkeys``, which the tests do without.
-"""
+"""Keys, JWTs and .creds files of NATS, for tests: Ed25519 as RFC 8032 writes it down, slow and in the open."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import hashlib
 import json
 import secrets
 import time
-from types import SimpleNamespace
 from typing import Any
 
 _P = 2**255 - 19
@@ -107,9 +103,6 @@ class Key:
         text = ".".join(_url(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, claims))
         return f"{text}.{_url(self.sign(text.encode()))}"
 
-    def wipe(self) -> None:
-        """As the package's."""
-
 
 def _url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
@@ -144,11 +137,3 @@ class Operator:
 
 
 _UNLIMITED = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1) | {"wildcards": True}
-
-
-def _from_seed(seed: bytearray) -> Key:
-    raw = base64.b32decode(bytes(seed) + b"=" * (-len(seed) % 8))
-    return Key("U", raw[2:34])
-
-
-Module = SimpleNamespace(from_seed=_from_seed)

@@ -7,13 +7,16 @@ jsonl a JSON object (code, message, remedy, details, …).  Exit codes: 0 done, 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 from typer.models import CommandInfo, TyperInfo
 
@@ -49,8 +52,22 @@ from coord.ops.cli import (
     workflow,
 )
 
+
+class _Root(TyperGroup):
+    """What typer says of a choice that there is not begins with words of a library's."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """As typer's, with the message that coord's people know."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as exc:
+            exc.message = exc.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="coord",
+    cls=_Root,
     help="One log for a fleet of agents: NATS JetStream in front, TimescaleDB behind.",
     epilog="Exit codes: 0 done, 1 error, 2 usage or settings, 3 unhealthy, 4 not found.",
     no_args_is_help=True,
@@ -94,7 +111,26 @@ def root(
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point of ``coord``; exits the process."""
     args = list(argv) if argv is not None else sys.argv[1:]
-    _tree(next((word for word in args[:1] if word in _words()), None))(args=args, prog_name="coord")
+    try:
+        _tree(next((word for word in args[:1] if word in _words()), None))(args=args, prog_name="coord")
+    except SystemExit as exc:
+        if not isinstance(exc.__context__, BrokenPipeError) and not _has_left():
+            raise
+    # Whoever read the help has had enough, as `| head` does: nothing went wrong, and nothing is to be flushed.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
+
+
+def _has_left() -> bool:
+    """Whether nobody reads stdout any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    except ValueError:  # closed, by a command that has seen it
+        return False
+    return False
 
 
 @functools.cache
