@@ -10,7 +10,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -42,32 +42,52 @@ def kind_of(call: Callable[..., Any], returns: Any) -> Any:
     return kind
 
 
+def is_taken(kind: Any) -> bool:
+    """Whether anything that JSON is read as can be of that type: of `object`, but of no class of one's own."""
+    return kind in (typing.NoReturn, typing.Never) or all(_has_of_json(part) for part in _foreign_in(kind))
+
+
 def _is_readable(kind: Any) -> bool:
+    return not _foreign_in(kind)
+
+
+def _foreign_in(kind: Any) -> tuple[Any, ...]:
     try:
-        return _readable(kind)
+        return _foreign(kind)
     except TypeError:  # not to be remembered
-        return _readable.__wrapped__(kind)
+        return _foreign.__wrapped__(kind)
+
+
+def _has_of_json(kind: Any) -> bool:
+    if not isinstance(kind, type):
+        return False
+    try:
+        return any(issubclass(plain, kind) for plain in (dict, list, str, int, float, bool, NoneType))
+    except TypeError:  # a protocol, which is not to be asked
+        return False
 
 
 @lru_cache(maxsize=1024)
-def _readable(kind: Any) -> bool:
+def _foreign(kind: Any) -> tuple[Any, ...]:
+    """What JSON is not read as in a type: classes that msgspec does not know, or all of it."""
     if kind is Any or hasattr(kind, "model_validate_json"):
-        return True
+        return ()
     try:
         parts: list[Any] = [msgspec.inspect.type_info(kind)]
     except TypeError:
-        return False
+        return (kind,)
+    found: list[Any] = []
     seen: set[int] = set()  # types may hold themselves
     while parts:
         part = parts.pop()
         if isinstance(part, msgspec.inspect.CustomType):
-            return False
-        if isinstance(part, tuple):
+            found.append(part.cls)
+        elif isinstance(part, tuple):
             parts.extend(part)
         elif isinstance(part, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(part) not in seen:
             seen.add(id(part))
             parts.extend(getattr(part, name) for name in part.__struct_fields__)
-    return True
+    return tuple(found)
 
 
 def returned_by(call: Callable[..., Any]) -> Any:

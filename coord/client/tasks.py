@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import msgspec
 
 from coord import errors, limits
-from coord.client.returning import INFER
+from coord.client.returning import INFER, is_taken
 from coord.client.steps import Steps, unrecorded
 from coord.core.tasks import Task
 from coord.wire import arguments, codec, work
@@ -98,7 +98,7 @@ def declare(
     preemptible: bool | None,
     known: dict[str, Any] | None = None,
 ) -> Handles:
-    """Read a handler's signature; raises `SettingsError` for one that cannot be called.
+    """Read a handler's signature; raises `SettingsError` for one that cannot be called, or whose types nothing is of.
 
     `known`: names of the place where it is defined, for annotations that are text.
     """
@@ -116,6 +116,13 @@ def declare(
         elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
             raise errors.SettingsError("a handler takes the input and a TaskContext", parameter=name)
     returns = hints.get("return", Any)
+    for what, kind in (("input", input_type), ("output", returns)):
+        if not is_taken(kind):
+            raise errors.SettingsError(
+                f"a handler's {what} has a type that JSON can be read as: make it a msgspec.Struct, a dataclass, a"
+                " TypedDict or a pydantic model (alone, not within another type), or leave the annotation out",
+                capability=capability, type=str(kind),
+            )  # fmt: skip
     return Handles(
         capability=capability, call=call, input_type=input_type, output_type=type(None) if returns is None else returns,
         takes_input=takes_input, takes_context=context_name is not None, context_name=context_name,

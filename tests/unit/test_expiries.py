@@ -8,13 +8,14 @@ import re
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coord import errors
 from coord.bus.connection import NatsConfig
 from coord.ops import doctor, expiries
-from coord.ops.checks import Subject
+from coord.ops.checks import Check, Subject
 from coord.ops.settings import Loaded, Settings
 from coord.server.config import PresenceConfig
 from coord.store.config import DatabaseConfig
@@ -107,7 +108,7 @@ async def test_doctor_asks_though_no_server_is_there(tmp_path: Path) -> None:
     assert (said.name, said.state) == ("presence.system_creds_file", "fail")
 
 
-async def checks(**sections):
+async def checks(**sections: Any) -> dict[str, Check]:
     unreached = errors.NotConnected()
-    it = Subject(settings=Settings(**sections), conn=unreached, pool=unreached, preflight=False, monitor=None)  # type: ignore[arg-type]
+    it = Subject(settings=Settings(**sections), conn=unreached, pool=unreached, preflight=False, monitor=None)
     return {check.name: check for check in await expiries.check(it, NOW)}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, assert_type
+from numbers import Number
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypedDict, TypeVar, assert_type
 
 import msgspec
 import pydantic
 import pytest
 
 from coord.client import returning, steps
+from coord.client.agent import Agent
 from coord.client.tasks import TaskContext, declare
-from coord.errors import InvalidPayload, StepRefused
+from coord.errors import InvalidPayload, SettingsError, StepRefused
 
 if TYPE_CHECKING:
     from coord.client.connect import Coord
@@ -138,6 +140,28 @@ def test_the_annotation_is_found(call: Callable[..., Any], kind: Any) -> None:
 def test_what_cannot_be_read_is_refused_before_anything_is_done(kind: Any) -> None:
     with pytest.raises(StepRefused):
         returning.kind_of(lambda: pytest.fail("done"), kind)
+
+
+@pytest.mark.parametrize("kind", [Odd, list[Odd], Odd | None, Holder, list[Model], complex, str | datetime])
+def test_a_handler_of_such_types_is_refused_where_it_is_declared(kind: Any) -> None:
+    async def takes(doc: Any) -> None: ...
+
+    async def gives() -> Any: ...
+
+    takes.__annotations__["doc"] = gives.__annotations__["return"] = kind
+    for handler, what in ((takes, "input"), (gives, "output")):
+        with pytest.raises(SettingsError, match=f"a handler's {what} has a type that JSON can be read as"):
+            Agent("scribe").task("note")(handler)
+
+
+@pytest.mark.parametrize(
+    "kind", [object, Any, Mapping, Iterable[int], Model, Chain, list[Chain] | None, Number, T, NoReturn]
+)
+def test_a_handler_of_what_any_value_may_be_is_not(kind: Any) -> None:
+    async def handler(doc: Any) -> Any: ...
+
+    handler.__annotations__.update(doc=kind, **{"return": kind})
+    Agent("scribe").task("note")(handler)
 
 
 @pytest.mark.parametrize("call", [generator, unknown, Odd])
