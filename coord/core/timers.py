@@ -67,7 +67,7 @@ _FULL: Final = Refusal("timer.too_many", "too many timers are set")
 Ident: TypeAlias = tuple[str, str, str]
 """(tenant, key, id)."""
 
-_HELD: Final = tuple(name for name in Held.__struct_fields__ if name != "run")
+_HELD: Final = tuple(name for name in Held.__struct_fields__ if name not in ("run", "since"))
 """Of the timer itself."""
 
 
@@ -102,6 +102,8 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The task that it is to submit once was submitted by somebody else since it was set."""
     begun_seq: int = 0
     """What was stated from here on has been folded: a setting of then that is not known is over; 0: nothing was."""
+    since_seq: int = 0
+    """For its decider: who reads from here on knows all of it; 0: from `seq` on."""
 
     @property
     def once(self) -> bool:
@@ -142,11 +144,14 @@ class Timer(msgspec.Struct, kw_only=True, omit_defaults=True):
     def _set(self, fact: StoredFact, said: TimerSet) -> Refusal | None:
         at = fact.stored_at.timestamp()
         held = said.held if fact.agent == AGENT else None
+        if fact.agent != AGENT and (said.held is not None or said.restated):
+            said = msgspec.structs.replace(said, held=None, restated=0)  # nobody else knows what it was
         wire.check(said, at if held is None else held.set_at)
         holds = self.set_seq != 0 and self.status == "set"
         if held is not None and holds:
             if held.set_seq == self.set_seq and said.restated > self.said.restated:
                 self.said, self.seq = said, fact.seq
+                self.numbered, self.taken = max(self.numbered, held.numbered), self.taken or held.taken
                 if held.fires > self.fires:  # what was stated again before that was late
                     self.fires, self.fired_at, self.fired_id = held.fires, held.fired_at, held.fired_id
                 return None
@@ -333,13 +338,16 @@ class TimerDecider(Folding):
             self._over.pop(ident, None)
             self._forget(ident, named)
             self._expect(ident, timer)
+            inherited = timer.seq == timer.set_seq and bool(timer.numbered or timer.taken or ident in self._running)
+            timer.since_seq = (timer.since_seq or 1) if inherited else timer.seq
             if timer.set_seq == set_seq:  # stated again
                 mine, held = self._running.get(ident), timer.said.held
                 # It went on, or fired, before that was stored: whoever begins to read there must know.
                 late = held is not None and (_gist(_run_of(timer)) != _gist(mine) or held.fires < timer.fires)
                 return (_again(timer, mine),) if late else NONE
             self._watch(ident, timer)
-            return (_arm(timer),)
+            # Who begins to read here does not see what it was before, and would count from the start, beside what runs.
+            return (_arm(timer), _again(timer, self._running.get(ident))) if inherited else (_arm(timer),)
         effects: list[Effect] = []
         if timer.status != "set":
             del self._timers[ident]
@@ -366,10 +374,12 @@ class TimerDecider(Folding):
         effects = _follow(timer, fact, submits=False)
         running = self._running.get(ident)
         if running is None or running.is_over(fact.stored_at.timestamp()):
+            waited = 0 if running is None else running.waits
             if timer.status != "set":  # the last: nothing comes that it could be in the way of
                 effects.append(_submit(timer, told, timer.number, fact))
             else:
-                effects.append(self._run(ident, timer, told, timer.number, fact))
+                effects.append(self._run(ident, timer, told, waited or timer.number, fact))
+                self._running[ident].waits = timer.number if waited else 0
         elif timer.said.overlap == "queue" and not running.waits:
             running.waits = timer.number
         else:
@@ -411,8 +421,10 @@ class TimerDecider(Folding):
     def _adopt(self, ident: Ident, timer: Timer, fact: StoredFact) -> None:
         """It is set: what of it runs is known, was said with it, or does not matter any more."""
         mine = self._running.get(ident)
+        held = timer.said.held
         is_heard = ident not in self._timers or (mine is not None and mine.hearsay)
-        if timer.said.held is not None and timer.seq == fact.seq and is_heard:
+        is_late = held is not None and 0 < held.since < timer.begun_seq
+        if held is not None and timer.seq == fact.seq and (is_heard or is_late):
             self._leave(ident)
             running = _run_of(timer)
             if running is not None:
@@ -467,12 +479,14 @@ class TimerDecider(Folding):
     def edge(self, seq: int) -> Iterable[Effect]:
         """Timers that were set long ago are set again, as they are."""
         return (
-            _again(timer, self._running.get(ident)) for ident, timer in list(self._timers.items()) if timer.seq < seq
+            _again(timer, self._running.get(ident))
+            for ident, timer in list(self._timers.items())
+            if _since(timer) < seq
         )
 
     def oldest(self) -> int | None:
         """Of what set them."""
-        return min((timer.seq for timer in self._timers.values()), default=None)
+        return min((_since(timer) for timer in self._timers.values()), default=None)
 
     # --- snapshots -------------------------------------------------------------------------
 
@@ -507,6 +521,10 @@ def _task_of(timer: Timer) -> Ident | None:
         return None
     name = told.id or timer.id
     return timer.tenant, told.key or name, name
+
+
+def _since(timer: Timer) -> int:
+    return timer.since_seq or timer.seq
 
 
 def _late_at(timer: Timer) -> float:
@@ -602,7 +620,7 @@ def _run_of(timer: Timer) -> Running | None:
 def _again(timer: Timer, running: Running | None = None) -> State:
     n = timer.said.restated + 1
     run = None if running is None else msgspec.to_builtins(running)
-    held = Held(**{name: getattr(timer, name) for name in _HELD}, run=run)
+    held = Held(**{name: getattr(timer, name) for name in _HELD}, run=run, since=_since(timer))
     said = msgspec.structs.replace(timer.said, restated=n, held=held)
     return State(
         tenant=timer.tenant, agent=AGENT, key=timer.key, kind="timer", id=timer.id, event="set",

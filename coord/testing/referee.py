@@ -153,7 +153,8 @@ class _TaskRules:
             return None
         if now.status != "-" and (now.status == "completed" or said.get("redrive", 0) != self.redrives + 1):
             return None
-        self.submitter, self.retries_said = agent, said.get("retries")
+        told = (said.get("carried") or {}).get("submitter") if agent.startswith("_") else None
+        self.submitter, self.retries_said = told or agent, said.get("retries")
         self.retries = limits.TASK_RETRIES if self.retries_said is None else self.retries_said
         self.accept_s = (said.get("placement") or {}).get("accept_ms", Placement().accept_ms) / 1000
         self.deaths = self.restated = 0
@@ -230,6 +231,8 @@ class Referee:
                 self._shared(fact)
             elif fact.event == "submitted" and fact.agent == "_timer":
                 self.timers.submits(fact.key, fact.id)
+            if before.status in OPEN and rules.now.status not in OPEN:
+                self.timers.ended((fact.key, fact.id))
         elif fact.kind in self.rules:
             self.rules[fact.kind].take(fact)
         elif fact.kind == "lock":
@@ -339,6 +342,10 @@ class Referee:
         skew_s = max(0.0, *(process.skew_s for process in self.world.deciders))
         if now < known + ttl_s - skew_s - 0.001:
             self.world.wrong(f"{fact.detail[0]} loses {fact.id} at {fact.seq}, {known + ttl_s - now:.3f} s early")
+
+    def is_open(self, task: tuple[str, str]) -> bool:
+        """Whether it was submitted, and has not ended."""
+        return task in self.tasks and self.tasks[task].now.status in OPEN
 
     def claims_of(self, agent: str) -> int:
         """Tasks that an agent has claimed."""

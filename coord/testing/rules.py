@@ -88,7 +88,15 @@ class _Timer(msgspec.Struct):
     numbered: int = 0
     """Firings of settings before, which its tasks are numbered after."""
     runs: Place | None = None
-    """The task that it submitted last, of tasks that do not overlap."""
+    """The task that it submitted last and that has not ended, of tasks that do not overlap."""
+    waits: Place | None = None
+    """The one that follows it."""
+    apart: set[Place] = set()
+    """Its tasks since it was set so that they do not overlap."""
+
+    @property
+    def is_apart(self) -> bool:
+        return self.said.get("overlap") in ("skip", "queue")
 
 
 class TimerRules(Rules):
@@ -103,6 +111,8 @@ class TimerRules(Rules):
         self.timers: dict[Place, _Timer] = {}
         self.demanded: dict[Place, Place] = {}
         """Task (key, id) → the timer whose firing submits it."""
+        self.demanded_of: dict[Place, set[Place]] = {}
+        """Such a task → those that it must not overlap."""
         self.refused: set[int] = set()
         """What strangers said of timers that were somebody's."""
         self.skips: set[tuple[Place, int, int]] = set()
@@ -118,11 +128,12 @@ class TimerRules(Rules):
             if is_set and fact.agent not in ("_timer", timer.setter):
                 self.refused.add(fact.seq)
             elif fact.agent != "_timer":
-                self.timers[place] = _Timer(
+                found = self.timers[place] = _Timer(
                     "set", fact.agent, said, fact.seq, stored_s(fact), fired_max=timer.fired_max,
                     numbered=timer.numbered + (0 if "at" in timer.said else timer.fires),
-                    runs=timer.runs if is_set and said.get("overlap") == "skip" else None,
                 )  # fmt: skip
+                if is_set and found.is_apart:
+                    found.runs, found.apart = timer.runs, timer.apart
         elif fact.event == "cancelled":
             mine = fact.agent == timer.setter or fact.agent.startswith("_")
             if is_set and mine and fact.detail in ((), (str(timer.set_seq),)):
@@ -151,22 +162,36 @@ class TimerRules(Rules):
         submit = (timer.said.get("then") or {}).get("submit")
         if submit is not None:
             name = place[1] if every_s is None else f"{place[1]}-{timer.numbered + timer.fires}"
-            if timer.said.get("overlap") != "skip":
+            if not timer.is_apart:
                 self.demanded[name, name] = place
-            elif timer.runs is not None and self._is_open(timer.runs):
-                self.skips.add((place, timer.set_seq, timer.fires))
+            elif timer.runs is None:
+                self._run(place, timer, (place[0], name))
+            elif timer.said["overlap"] == "queue" and timer.waits is None:
+                timer.waits = (place[0], name)
             else:
-                self.demanded[place[0], name] = place
-                timer.runs = (place[0], name)
+                self.skips.add((place, timer.set_seq, timer.fires))
 
-    def _is_open(self, task: Place) -> bool:
-        rules = self.world.referee.tasks.get(task)
-        return rules is None or rules.now.status in ("-", "queued", "claimed", "waiting")
+    def _run(self, place: Place, timer: _Timer, task: Place) -> None:
+        self.demanded[task], self.demanded_of[task] = place, timer.apart
+        timer.runs, timer.waits, timer.apart = task, None, timer.apart | {task}
+
+    def ended(self, task: Place) -> None:
+        """A task is over: the one that waits for it follows, unless its timer is over or was set anew."""
+        place = self.demanded.get(task)
+        timer = None if place is None else self.timers[place]
+        if place is None or timer is None or timer.runs != task:
+            return
+        timer.runs = None
+        if timer.status == "set" and timer.waits is not None:
+            self._run(place, timer, timer.waits)
 
     def submits(self, key: str, task: str) -> None:
         """The timer decider submits a task."""
         if (key, task) not in self.demanded:
             self.world.wrong(f"task {task} is submitted, and no timer has fired for it")
+        for other in self.demanded_of.get((key, task), ()):
+            if other not in self.world.referee.tasks or self.world.referee.is_open(other):
+                self.world.wrong(f"task {task} is submitted beside {other[1]}, which has not ended")
 
     def tells(self, push: Push) -> None:
         """A firing is told that the log has."""
@@ -214,6 +239,21 @@ class TimerRules(Rules):
             is_set = (timer.setter, timer.set_seq, timer.fires, timer.status)
             if says != is_set if timer.status == "set" else found is not None and found.status == "set":
                 self.world.wrong(f"timer {place}: who begins at {seq} has {says}, the rules {timer}")
+        self._behind_runs(seq)
+
+    def _behind_runs(self, seq: int) -> None:
+        """Who begins there knows what runs, and what waits for its end."""
+        decider = timers.TimerDecider()
+        for stored in self.world.broker.log[seq - 1 :] if seq else ():
+            if stored.fact.kind in decider.kinds and stored.fact.seq not in self.refused:
+                list(decider.apply(stored.fact))
+        runs = {(key, name): running for _, key, name, running in decider.dump().running}
+        for place, timer in self.timers.items():
+            if timer.status == "set" and timer.is_apart:
+                found, waits = runs.get(place), timer.waits and int(timer.waits[1].rpartition("-")[2])
+                says = None if found is None else (found.task.key, found.task.id, found.waits)
+                if says != (timer.runs and (*timer.runs, waits or 0)):
+                    self.world.wrong(f"timer {place}: who begins at {seq} has {says} running, the rules {timer}")
 
 
 # --- flags -----------------------------------------------------------------------------------

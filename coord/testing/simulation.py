@@ -37,6 +37,7 @@ from coord.testing.leases import Herder, Leaser, Patient, Sharer
 from coord.testing.loop import Faults, Loop
 from coord.testing.placing import HOME, Sight
 from coord.testing.planning import Planner
+from coord.testing.recurring import Recurrer
 from coord.testing.referee import LEASES, OPEN, Referee
 
 _CHAOS_S = 20.0
@@ -47,6 +48,8 @@ _PLANNED = (0, 3, 5)
 """Of sixteen seeds."""
 _PATIENT = (4, 12)
 """Of sixteen, too."""
+_RECURRING = (7,)
+"""As well."""
 _RERUN_SHARE = 0.15
 """Worlds in which workflows are run again."""
 
@@ -121,6 +124,8 @@ class World:
             self.patients += [Herder(name, self, seed, herd) for name in herd]
             self.patients += [Leaser(f"k{i}", self, seed) for i in range(3)]
             self.patients += [Sharer(f"u{i}", self, seed) for i in range(3)]
+        if seed % 16 in _RECURRING:
+            self.patients += [Recurrer(f"q{i}", self, seed) for i in range(2)]
         others += self.patients
         self.flows = flows
         self.agents: dict[str, Agent] = {

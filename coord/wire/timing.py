@@ -72,6 +72,8 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped_n: Count = 0
     run: Any = None
     """Of one that does not overlap: its task that runs, and what waits behind it, as its decider has them."""
+    since: Count = 0
+    """Who has read the log from this sequence on knows all that this says, and what came since."""
 
 
 class TimerSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

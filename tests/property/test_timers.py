@@ -333,10 +333,51 @@ def test_what_queues_submits_one_more_when_the_one_that_runs_has_ended() -> None
     # Set otherwise, what waited waits no more; what runs still does.
     fire(log, 1, 5)
     log.state("a", "timer", "t", "set", data={"every_s": 3, "overlap": "queue", "then": THEN})
-    seq = log.facts[-1].seq
+    seq = next(fact.seq for fact in reversed(log.facts) if fact.agent == "a")
     ended(log, "t-4")
     fire(log, seq, 6)
     assert submitted(log) == ["t-1", "t-2", "t-4", "t-6"]
+
+
+@pytest.mark.parametrize("overlap", ["queue", "allow"])
+def test_who_begins_to_read_at_a_later_setting_goes_on_from_what_was_before(overlap: str) -> None:
+    log = log_of(every_s=2, overlap=overlap, then=THEN)
+    for source in (1, 2):
+        fire(log, 1, source)
+    before = len(log.facts)
+    log.state("a", "timer", "t", "set", data={"every_s": 3, "overlap": overlap, "then": THEN})
+    seq = next(fact.seq for fact in reversed(log.facts) if fact.agent == "a")
+    late = Log(TimerDecider())
+    for fact in log.facts[before:]:
+        late.store(fact)
+    for one in (log, late):
+        fire(one, seq, 3)
+    numbers = ["t-1"] if overlap == "queue" else ["t-1", "t-2", "t-3"]
+    assert (submitted(log), submitted(late)) == (numbers, numbers[2:])
+    assert log.decider.dump().running == [] or late.decider.dump().running[0][3].waits == 3
+
+
+def test_what_a_setter_says_of_what_runs_is_not_believed() -> None:
+    log = log_of(every_s=2, overlap="queue", then=THEN)
+    fire(log, 1, 1)
+    (running,) = log.decider.dump().running
+    held = {"set_seq": 1, "fires": 7, "run": msgspec.to_builtins(running[3])}
+    forged = {"every_s": 2, "overlap": "queue", "then": THEN, "restated": 2**53 - 1, "held": held}
+    log.state("eve", "timer", "mine", "set", data=forged)
+    log.state("eve", "timer", "mine", "cancelled")
+    fire(log, 1, 2)
+    ended(log, "t-1")
+    assert submitted(log) == ["t-1", "t-2"]
+
+
+def test_what_waited_for_a_task_that_never_began_is_submitted_too() -> None:
+    log = log_of(every_s=2, overlap="queue", then=THEN)
+    log._stated.add(("t", "task", "t-1"))  # its id is somebody else's
+    for source, after_s in ((1, 1.0), (2, 1.0), (3, 7200.0)):
+        log.pass_s(after_s)
+        fire(log, 1, source)
+    ended(log, "t-2")
+    assert submitted(log)[-2:] == ["t-2", "t-3"]
 
 
 def test_a_task_that_never_began_holds_nothing_up_for_ever() -> None:

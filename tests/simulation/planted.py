@@ -237,6 +237,31 @@ def never_disarmed(patch: Patch) -> None:
     patch.setattr(TimerDecider, "apply", apply)
 
 
+def what_queues_begins_at_once(patch: Patch) -> None:
+    """The next task of a timer does not wait for the end of the one that waits for its own."""
+    right = TimerDecider._follow
+
+    def follow(self: TimerDecider, ident: Any, timer: timers.Timer, fact: StoredFact) -> list[Any]:
+        if (running := self._running.get(ident)) is not None and running.waits:
+            self._leave(ident)
+        return right(self, ident, timer, fact)
+
+    patch.setattr(TimerDecider, "_follow", follow)
+
+
+def what_waits_is_forgotten(patch: Patch) -> None:
+    """A snapshot has the task that runs, and not the one that waits for its end."""
+    right = TimerDecider.dump
+
+    def dump(self: TimerDecider) -> Any:
+        dumped = msgspec.convert(msgspec.to_builtins(right(self)), timers._Dump)
+        for *_, running in dumped.running:
+            running.waits = 0
+        return dumped
+
+    patch.setattr(TimerDecider, "dump", dump)
+
+
 # --- flags -----------------------------------------------------------------------------------
 
 
@@ -461,6 +486,8 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     cancelled_too_late,
     armed_once,
     never_disarmed,
+    what_queues_begins_at_once,
+    what_waits_is_forgotten,
     stated_again_it_wins,
     flags_leave_the_log,
     what_was_stated_again_first_holds,

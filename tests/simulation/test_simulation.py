@@ -27,6 +27,7 @@ FOUND_BY = {
     "renewed_in_vain": 100, "renewals_are_requests": 156,
     "the_rest_is_not_looked_at": 1268, "old_answers_serve": 28, "failures_serve": 1236,
     "deadlocks_are_patience": 4, "each_begins_his_own": 4,
+    "what_queues_begins_at_once": 7, "what_waits_is_forgotten": 71,
 }  # fmt: skip
 """The seeds that found the rare ones are tried first, which saves half a minute; then all, should they not any more."""
 
