@@ -165,7 +165,12 @@ class Agent:
         async with starting or contextlib.nullcontext():
             worker = Worker(self, c)
             c.workers.append(worker)
-            await worker.start()
+            try:
+                await worker.start()
+            except BaseException:  # nobody has it: what it was given by then is given back
+                await worker.drain(0)
+                c.workers.remove(worker)
+                raise
         return worker
 
     @contextlib.asynccontextmanager

@@ -68,6 +68,8 @@ class Submitter:
         self._news = asyncio.Event()
         self._shared: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         """Of work that may be reused: the newest task that is known here, by its key."""
+        self._beginning: dict[str, Statement] = {}
+        """And those that are not stored yet."""
 
     async def close(self) -> None:
         """Listen to no board any more."""
@@ -332,7 +334,7 @@ class Submitter:
         ask = await self.ask(capability, input, options)
         key = reuse.key_of(capability, ask.raw)
         watch = self._shared.get(key)
-        if watch is not None and watch.outcome is None:
+        if watch is not None and watch.outcome is None and await self._runs(key, watch):
             return TaskHandle(self._coord, key, watch.id, watch, ask.returns, reused=True, ends_at=ask.said.deadline)
         urgent = ask.said.priority == "critical"
         said = msgspec.structs.replace(ask.said, reuse_key=key)
@@ -341,10 +343,9 @@ class Submitter:
             await self._ready(capability, urgent=urgent)
             name = reuse.name_of(key, generation)
             watch = self._coord.outcomes.watch(key, name)
-            self._shared[key] = watch
             one = msgspec.structs.replace(ask, key=key, id=name, said=said)
             try:
-                await self._send(one)
+                await self._begin(one, watch)
             except errors.WrongLastSequence as refused:
                 facts = await facts_of(self._coord.connection, self._coord.tenant, key)
                 found = reuse.newest(key, facts)
@@ -364,6 +365,30 @@ class Submitter:
             else:
                 generation = found.generation + 1
         raise errors.Overloaded("others begin this work all the time", capability=capability, key=key)
+
+    async def _begin(self, ask: Ask, watch: Watch) -> None:
+        """Submit work that others here may join."""
+        self._shared[ask.key], statement = watch, self._send(ask)
+        self._beginning[ask.key] = statement
+        stored = False
+        try:
+            await statement
+            stored = True
+        finally:
+            if self._beginning.get(ask.key) is statement:
+                del self._beginning[ask.key]
+            if not stored and self._shared.get(ask.key) is watch:
+                del self._shared[ask.key]
+
+    async def _runs(self, key: str, watch: Watch) -> bool:
+        """Whether work may be joined without asking the log: it is stored, and its end would have been told here."""
+        statement = self._beginning.get(key)
+        if statement is not None:
+            try:
+                await statement
+            except errors.CoordError:
+                return False
+        return watch.outcome is None and not (watch.foreign or watch.suspicious)
 
     async def _generation(self, key: str) -> int:
         """The newest generation that the log has; without any, the first that was never begun."""
@@ -445,13 +470,17 @@ class Submitter:
         def heard(message: Message) -> None:
             self._heard(door, message.data)
 
-        self._boards.append(await self._coord.connection.subscribe(board, heard))
+        listening = await self._coord.connection.subscribe(board, heard)
         asked = asyncio.create_task(self._first_board(capability, door), name="first-board")
         try:
             await self._coord.queues.open(capability)
             await asked
+        except BaseException:
+            await listening.unsubscribe()  # whoever asks again listens anew
+            raise
         finally:
             asked.cancel()
+        self._boards.append(listening)
         self._submitted[capability] = 0
         self._doors[capability] = door
 

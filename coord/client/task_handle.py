@@ -238,7 +238,7 @@ class TaskHandle(Generic[T]):
         wakes = [await coord.connection.subscribe(live, on_live) for live in filters]
         wait_s = limits.RESULT_AUDIT_FIRST_S
         try:
-            while True:
+            while self._delayed is not None:  # else another one who waits, or asks, was told first
                 try:
                     if await self._look() is not None or self._given_up is not None:
                         return
