@@ -96,25 +96,29 @@ class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Subscription:
     """A subscription that outlives the client it was made on."""
 
-    __slots__ = ("_conn", "_queue", "_receiver", "_sid", "subject")
+    __slots__ = ("_client", "_conn", "_queue", "_receiver", "_sid", "subject")
 
     def __init__(self, conn: Connection, subject: str, receiver: Receiver, queue: str) -> None:
         self.subject = subject
         self._conn = conn
         self._receiver = receiver
         self._queue = queue
+        self._client: PatchedClient | None = None
+        """On which it was made last,"""
         self._sid: int | None = None
+        """and under which number there."""
 
     async def _attach(self, client: PatchedClient) -> None:
+        self._client = client
         self._sid = await client.subscribe_direct(self.subject, self._receiver, self._queue)
 
     async def unsubscribe(self) -> None:
         """Stop receiving.  Twice is legal; never raises because the connection is down."""
         self._conn._subscriptions.discard(self)  # noqa: SLF001 - one class in two halves
         sid, self._sid = self._sid, None
-        if sid is not None:
+        if sid is not None and self._client is not None:  # another client's is another subscription's number
             with contextlib.suppress(nats_errors.Error, OSError):
-                await self._conn.client.unsubscribe_direct(sid)
+                await self._client.unsubscribe_direct(sid)
 
 
 class Passing:
@@ -155,6 +159,8 @@ class Connection:
         self._waits = True
         """Whether nobody is told that there is no connection; else it is the error's to say why."""
         self.client = self._new_client()
+        self._joined: PatchedClient | None = None
+        """The client that has had a connection: it keeps what is subscribed on it from then on."""
         self.epoch = 0
         """How often a connection was established; changes with every reconnect."""
         self.callback_errors = 0
@@ -265,9 +271,15 @@ class Connection:
             closed_cb=self._client_closed,
             skip_subject_validation=True,
         )
+        self._joined = self.client
         for subscription in list(self._subscriptions):
-            await subscription._attach(self.client)  # noqa: SLF001
+            await self._attach(subscription)
         self._established()
+
+    async def _attach(self, subscription: Subscription) -> None:
+        """Subscribe now; where a new client is still connecting, that is done when it has."""
+        if self._joined is self.client and not self.client.is_closed:
+            await subscription._attach(self.client)  # noqa: SLF001 - one class in two halves
 
     @property
     def is_connected(self) -> bool:
@@ -344,11 +356,11 @@ class Connection:
             with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AttributeError):
                 # AttributeError: nats-py closing a client that never connected
                 await self.client.close()
-        finally:
+        finally:  # also when it is cancelled: nobody closes it again
             late.cancel()
-        self._up.set()  # whoever waits learns that it is closed
-        self._count_connected(now=False)
-        self._notify(self._disconnected_listeners)
+            self._up.set()  # whoever waits learns that it is closed
+            self._count_connected(now=False)
+            self._notify(self._disconnected_listeners)
 
     async def __aenter__(self) -> Self:
         return self
@@ -524,8 +536,7 @@ class Connection:
             raise errors.BusClosed
         subscription = Subscription(self, subject, receiver, queue)
         self._subscriptions.add(subscription)
-        if not self.client.is_closed:
-            await subscription._attach(self.client)  # noqa: SLF001
+        await self._attach(subscription)
         return subscription
 
     def listen(self, inbox: str, receiver: Receiver) -> Passing:
@@ -592,7 +603,7 @@ class Connection:
         if self._reply_subscription is None:
             self._reply_subscription = Subscription(self, self._reply_prefix + "*", as_messages(self._on_reply), "")
             self._subscriptions.add(self._reply_subscription)
-            await self._reply_subscription._attach(self.client)  # noqa: SLF001
+            await self._attach(self._reply_subscription)
         token = str(next(self._reply_tokens))
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._replies[token] = future

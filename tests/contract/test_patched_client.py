@@ -355,6 +355,51 @@ async def test_a_client_closed_by_an_error_comes_back(conn, nats_server) -> None
         assert await got.get() == b"again"
 
 
+async def test_what_is_subscribed_while_a_new_client_connects_is_heard_once(conn, nats_server, monkeypatch) -> None:
+    connecting, go, back = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    connect = PatchedClient._process_connect_init
+
+    async def held(client: PatchedClient) -> None:
+        connecting.set()
+        await go.wait()
+        await connect(client)
+
+    monkeypatch.setattr(PatchedClient, "_process_connect_init", held)
+    conn.on_reconnected(back.set)
+    got: list[bytes] = []
+    subject, other = conn.new_inbox(), conn.new_inbox()
+    before = await conn.subscribe(other, lambda m: got.append(m.data))
+    async with asyncio.timeout(60):
+        await conn.client.close()
+        await connecting.wait()
+        made = await conn.subscribe(subject, lambda m: got.append(m.data))
+        again = await conn.subscribe(other, lambda m: got.append(m.data))
+        await before.unsubscribe()
+        go.set()
+        await back.wait()
+        conn.publish(subject, b"once")
+        conn.publish(other, b"too")
+        await conn.flush()
+        assert got == [b"once", b"too"]
+        for one in (made, again):
+            await one.unsubscribe()
+        conn.publish(subject, b"never")
+        await conn.flush()
+        assert got == [b"once", b"too"]
+
+
+async def test_a_close_that_is_cancelled_leaves_nobody_waiting(conn, monkeypatch) -> None:
+    monkeypatch.setattr(conn.client, "close", asyncio.Event().wait)
+    told: list[bool] = []
+    conn.on_disconnected(lambda: told.append(conn.is_closed))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await conn.close()
+    assert told == [True]
+    monkeypatch.undo()
+    await conn.client.close()
+
+
 async def test_a_deadline_is_kept_though_an_attempt_fails_in_the_same_moment(nats_server, monkeypatch) -> None:
     tried = 0
 
