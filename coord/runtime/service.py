@@ -299,9 +299,11 @@ class Service:
         return owner.done()
 
     async def _abandon_start(self) -> None:
-        await self._tear_down()
-        self._enter(State.FAILED if self.failure is not None else State.STOPPED)
-        self._ended.set()
+        try:
+            await self._tear_down()
+        finally:  # also when it is cancelled once more: whoever stops it waits for that
+            self._enter(State.FAILED if self.failure is not None else State.STOPPED)
+            self._ended.set()
 
     async def _own(self) -> None:
         """Own the loops.  Ends when cancelled by `stop`, or when a loop raised something fatal."""
@@ -362,10 +364,14 @@ class Service:
             return
         self._torn_down = True
         try:
-            async with asyncio.timeout(limits.STOP_S):
+            async with asyncio.timeout(self._release_s()):
                 await self.teardown()
         except Exception as exc:  # noqa: BLE001 - logged; the others must still be stopped
             _log.error("service.teardown_failed", name=self.name, exc_info=exc)
+
+    def _release_s(self) -> float | None:
+        """How long `teardown` may take; None: it sees to that itself."""
+        return limits.STOP_S
 
     def _unfinished(self) -> list[str]:
         return [loop.name for loop in self._loops.values() if loop.state in {"running", "backing_off"}]
@@ -412,6 +418,9 @@ class ServiceGroup(Service):
         for member, result in zip(self.members, results, strict=True):
             if isinstance(result, BaseException):
                 _log.error("service.drain_failed", name=member.name, exc_info=result)
+
+    def _release_s(self) -> None:
+        """Each member has its own time: one that is stuck takes none of the others'."""
 
     async def teardown(self) -> None:
         """Stop the members, last started first."""

@@ -330,9 +330,15 @@ class Session:
         except errors.CoordError as exc:
             self._fail(exc)
             return
-        if facts:
-            for decider in deciders:
+        except Exception as exc:  # noqa: BLE001 - the partition stands still until this has ended
+            _log.error("deciders.defect", partition=self._partition, exc_info=exc)
+            self._fail(errors.CoordError(f"a defect: {type(exc).__name__}: {exc}"))
+            return
+        for decider in deciders if facts else ():
+            try:
                 decider.recall(facts)
+            except Exception as exc:  # noqa: BLE001 - as for folding
+                self._defect(decider, exc, seq=fact.seq)
         self._recalled_seq = fact.seq
         self._resume()
 

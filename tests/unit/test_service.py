@@ -418,3 +418,39 @@ async def test_a_loop_that_loses_a_cancellation_is_cancelled_again() -> None:
     await asyncio.wait_for(service.stop(), 100)
     assert service._owner is not None
     assert service._owner.done()  # one that is given up for deaf goes on
+
+
+async def test_a_member_that_cannot_be_stopped_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STOP_S", 0.05)
+
+    class Stuck(Probe):
+        async def teardown(self) -> None:
+            await super().teardown()
+            await asyncio.Event().wait()
+
+    log: list[str] = []
+    first, stuck = Probe("first", log=log), Stuck("stuck", log=log)
+    group = group_of(first, stuck)
+    await group.start()
+    await group.stop()
+    assert log[-2:] == ["stuck.teardown", "first.teardown"]
+    assert (first.state, stuck.state, group.state) == (State.STOPPED,) * 3
+
+
+async def test_a_start_that_is_cancelled_again_while_it_releases_can_still_be_stopped() -> None:
+    released = asyncio.Event()
+
+    class Slow(Probe):
+        async def teardown(self) -> None:
+            await released.wait()
+
+    service = Slow()
+    service.setup_gate = asyncio.Event()
+    starting = asyncio.create_task(service.start())
+    for _ in range(2):
+        await asyncio.sleep(0.01)
+        starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    async with asyncio.timeout(2):
+        await service.stop()
+    assert service.state is State.STOPPED
