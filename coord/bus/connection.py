@@ -30,7 +30,7 @@ from nats import errors as nats_errors
 
 from coord import errors, limits
 from coord.bus import errors_map
-from coord.bus.creds import CredsFile
+from coord.bus.creds import CredsFile, PasswordFile
 from coord.bus.patched import Callback, Message, PatchedClient, Receiver, as_messages
 from coord.bus.tls import TlsFiles
 from coord.core.breaker import BreakerPolicy
@@ -66,6 +66,8 @@ class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Servers of one cluster; tried in random order."""
     user: str | None = None
     password: str | None = None
+    password_file: str | None = None
+    """A file with the password, read again at each connection; instead of `password`."""
     token: str | None = None
     creds_file: str | None = None
     """A .creds file (JWT and NKEY)."""
@@ -83,8 +85,10 @@ class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Raise `SettingsError` when the fields do not fit together."""
         if not self.urls:
             raise errors.SettingsError("nats.urls is empty")
-        if bool(self.user) != bool(self.password):
-            raise errors.SettingsError("nats.user and nats.password go together")
+        if bool(self.user) != bool(self.password or self.password_file):
+            raise errors.SettingsError("nats.user and nats.password (or nats.password_file) go together")
+        if self.password and self.password_file:
+            raise errors.SettingsError("nats: give password or password_file")
         if bool(self.tls_cert_file) != bool(self.tls_key_file):
             raise errors.SettingsError("nats.tls_cert_file and nats.tls_key_file go together")
         if sum(map(bool, (self.user, self.token, self.creds_file))) > 1:
@@ -152,6 +156,7 @@ class Connection:
         self._denied_log_at = 0.0
         self._tls = TlsFiles(config.tls_ca_file, config.tls_cert_file, config.tls_key_file)
         self._creds = CredsFile(config.creds_file) if config.creds_file else None
+        self._password = PasswordFile(config.password_file) if config.password_file else None
         self._refusal: Exception | None = None
         """What a server that could be reached said, since we were connected."""
         self._unreached_log_at: dict[str, float] = {}
@@ -255,7 +260,7 @@ class Connection:
             servers=list(config.urls),
             name=self.name,
             user=config.user,
-            password=config.password,
+            password=config.password if self._password is None else self._password,
             token=config.token,
             user_credentials=config.creds_file,
             inbox_prefix=config.inbox_prefix,

@@ -1,10 +1,10 @@
-"""A .creds file: who we are, by a JWT that ends some day, and the key that answers the broker's question.
+"""Files that say who we are: a password, or a JWT that ends some day with the key that answers the broker's question.
 
-Read at each attempt to connect, so that it can be renewed in place.  What cannot be used in that moment (it is just
+Read at each attempt to connect, so that they can be renewed in place.  What cannot be used in that moment (it is just
 being written) leaves what was read before, and says so.
 
-What signs is PyNaCl, which comes with the extra ``coord[nkeys]``: nobody else needs it.  (The package ``nkeys`` is
-nine lines above it, and comes as source alone.)
+What signs with the key in a .creds file is PyNaCl, which comes with the extra ``coord[nkeys]``: nobody else needs it.
+(The package ``nkeys`` is nine lines above it, and comes as source alone.)
 """
 
 from __future__ import annotations
@@ -22,6 +22,33 @@ _log = logs.get("bus")
 
 _JWT: Final = re.compile(rb"-+BEGIN NATS USER JWT-+\s+([A-Za-z0-9_\-.=]+)\s")
 _SEED: Final = re.compile(rb"-+BEGIN USER NKEY SEED-+\s+(SU[A-Z2-7]{56})\s")
+
+
+class PasswordFile:
+    """Of one connection: called for the password, as the file is now."""
+
+    def __init__(self, name: str) -> None:
+        """Raises `SettingsError` when there is none in it."""
+        self._name = name
+        self._password = self._read()
+
+    def __call__(self) -> str:
+        """As the file is now."""
+        try:
+            self._password = self._read()
+        except errors.SettingsError as exc:
+            _log.warning("bus.password_unusable", error=exc.message)
+        return self._password
+
+    def _read(self) -> str:
+        try:
+            found = Path(self._name).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            why = getattr(exc, "strerror", None) or exc
+            raise errors.SettingsError(f"the password in {self._name} cannot be read: {why}") from exc
+        if not found:
+            raise errors.SettingsError(f"there is no password in {self._name}")
+        return found
 
 
 class CredsFile:

@@ -7,7 +7,7 @@ defaults, its documentation and its own `validate`.  A value comes from, the las
     the dev stack that runs in ./.coord      (addresses only, and only when nothing else names them)
     a file          [nats]  urls = ["nats://…"]            coord.toml, see `find_file`
     the environment COORD_NATS_URLS=nats://a,nats://b      COORD_{SECTION}_{FIELD}
-                    COORD_NATS_PASSWORD_FILE=/run/secret   the value is in that file
+                    COORD_DATABASE_URL_FILE=/run/secret    the value is in that file
     an option       --nats nats://…
 
 Nothing is ignored: an unknown section, field or COORD_ variable is refused, with the place

@@ -15,6 +15,8 @@ class PresenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     system_user: str | None = None
     """A user of the broker's system account, which is told of lost connections; None: heartbeats alone."""
     system_password: str | None = None
+    system_password_file: str | None = None
+    """A file with it, read again at each connection; instead of `system_password`."""
     system_creds_file: str | None = None
     """Instead of user and password: a .creds file."""
     settle_s: float = limits.PRESENCE_SETTLE_S
@@ -22,8 +24,12 @@ class PresenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def validate(self) -> None:
         """Raise `SettingsError` when the fields do not fit together."""
-        if bool(self.system_user) != bool(self.system_password):
-            raise errors.SettingsError("presence.system_user and presence.system_password go together")
+        if bool(self.system_user) != bool(self.system_password or self.system_password_file):
+            raise errors.SettingsError(
+                "presence.system_user and presence.system_password (or presence.system_password_file) go together"
+            )
+        if self.system_password and self.system_password_file:
+            raise errors.SettingsError("presence: give system_password or system_password_file")
         if self.system_user and self.system_creds_file:
             raise errors.SettingsError("presence: give system_user or system_creds_file")
         if not 0 < self.settle_s <= 300:
@@ -40,6 +46,7 @@ class PresenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             nats,
             user=self.system_user,
             password=self.system_password,
+            password_file=self.system_password_file,
             creds_file=self.system_creds_file,
             token=None,
             inbox_prefix="_INBOX",

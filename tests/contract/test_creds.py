@@ -1,8 +1,11 @@
-"""A login by a .creds file, whose JWT ends some day: whose has ended is told, and comes back when it is renewed."""
+"""Logins that change: whose JWT has ended or password is another one is told so, and comes back when it is renewed."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,29 @@ async def test_who_has_expired_is_told_and_comes_back_renewed(start_nats, tmp_pa
     await conn.close()
 
 
+async def test_a_password_is_changed_while_it_is_used(start_nats, tmp_path: Path) -> None:
+    server = await start_nats(extra="authorization { users: [{ user: u, password: first }] }", system=False)
+    file, conf = tmp_path / "password", server.folder / "nats.conf"
+    file.write_text("first\n")
+    config = NatsConfig(urls=(server.url,), user="u", password_file=str(file), reconnect_wait_s=0.05)
+    conn = await Connection.open(config, name="test")
+    for number, (password, late) in enumerate((("second", False), ("third", True)), conn.epoch + 1):
+        file.write_text("" if late else password)  # what was read last holds, and is refused
+        conf.write_text(conf.read_text().replace("first", password).replace("second", password))
+        os.kill(server.pid, signal.SIGHUP)
+        if late:
+            await until(lambda: conn.refused)
+            assert conn.refused == errors.BrokerLoginRefused.code
+            file.write_text(password)
+        await until(partial(back, conn, number))
+        await conn.flush()
+    await conn.close()
+
+
+def back(conn: Connection, epoch: int) -> bool:
+    return conn.epoch >= epoch and conn.is_connected
+
+
 async def test_what_cannot_be_used_is_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = NatsConfig(creds_file=str(tmp_path / "mine.creds"))
     with monkeypatch.context() as without:
@@ -53,3 +79,8 @@ async def test_what_cannot_be_used_is_the_operators(tmp_path: Path, monkeypatch:
     (tmp_path / "mine.creds").write_text("x")
     with pytest.raises(errors.SettingsError, match=r"no \.creds file"):
         await Connection.open(config, name="test")
+    for text in (None, b"", b"\xff"):
+        if text is not None:
+            (tmp_path / "password").write_bytes(text)
+        with pytest.raises(errors.SettingsError, match="password"):
+            await Connection.open(NatsConfig(user="u", password_file=str(tmp_path / "password")), name="test")

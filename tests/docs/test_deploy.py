@@ -283,7 +283,8 @@ def test_the_units_secrets_are_settings(tmp_path: Path) -> None:
     (tmp_path / "database-url").write_text("postgresql://coord:secret@db/coord\n")
     given = {name: value.replace("%d", str(tmp_path)) for name, value in environ.items()}
     loaded = settings.load(SETTINGS_FILE, environ=given, dev_folder=None).settings
-    assert loaded.nats.password == "secret"
+    assert loaded.nats.password_file == str(tmp_path / "nats-password")
+    assert loaded.presence.system_password_file == str(tmp_path / "presence-password")
     assert loaded.database.url.endswith("@db/coord")
     assert loaded.database.edition == "community"
 

@@ -78,16 +78,19 @@ def test_text_becomes_what_the_field_is() -> None:
 
 
 def test_a_secret_may_lie_in_a_file(tmp_path: Path) -> None:
-    secret = tmp_path / "password"
-    secret.write_text("hunter2\n")
-    loaded = load(None, {"COORD_NATS_USER": "u", "COORD_NATS_PASSWORD_FILE": str(secret)})
-    assert loaded.settings.nats.password == "hunter2"
-    assert str(loaded.origin("nats.password")) == "COORD_NATS_PASSWORD_FILE"
-    assert "cannot read" in refused(None, {"COORD_NATS_PASSWORD_FILE": str(tmp_path / "none")})
+    secret = tmp_path / "url"
+    secret.write_text("postgresql://u:hunter2@h/d\n")
+    loaded = load(None, {"COORD_DATABASE_URL_FILE": str(secret)})
+    assert loaded.settings.database.url == "postgresql://u:hunter2@h/d"
+    assert str(loaded.origin("database.url")) == "COORD_DATABASE_URL_FILE"
+    assert "cannot read" in refused(None, {"COORD_DATABASE_URL_FILE": str(tmp_path / "none")})
 
 
 def test_a_field_that_ends_in_file_is_itself() -> None:
     assert load(None, {"COORD_NATS_CREDS_FILE": "/x.creds"}).settings.nats.creds_file == "/x.creds"
+    both = {"COORD_NATS_USER": "u", "COORD_NATS_PASSWORD_FILE": "/p"}
+    assert load(None, both).settings.nats.password_file == "/p"
+    assert "password or password_file" in refused(None, both | {"COORD_NATS_PASSWORD": "x"})
 
 
 def test_nested_tables_are_nested_settings(write: Any) -> None:
@@ -180,7 +183,7 @@ def test_a_secret_is_not_repeated_in_a_refusal(write: Any) -> None:
         ({"COORD_SERVICE_DRAIN_S": "4"}, "service.drain_s must be above 4 s"),
         ({"COORD_PROJECTOR_RETRY_MAX_S": "60"}, "must be below service.drain_s"),
         ({"COORD_PUBLISHER_RETRY_DEADLINE_S": "119"}, "below the duplicate window"),
-        ({"COORD_NATS_USER": "u"}, "nats.user and nats.password go together"),
+        ({"COORD_NATS_USER": "u"}, "nats.user and nats.password (or nats.password_file) go together"),
         ({"COORD_IDENTITY_AGENT": "_task"}, "only deciders' names do"),
         ({"COORD_IDENTITY_TENANT": "A b"}, "identity.tenant"),
         ({"COORD_SERVICE_STATS_EVERY_S": "0.1"}, "service.stats_every_s"),
@@ -270,7 +273,9 @@ def test_every_section_and_setting_has_an_unambiguous_variable() -> None:
     names = [settings._variable(key) for key in settings._types()]
     assert len(names) == len(set(names))
     for name in names:
-        assert f"{name}_FILE" not in names or name == "COORD_NATS_CREDS"
+        # Of a password that is a field of its own: it is read again at each connection.
+        read_again = {"COORD_NATS_CREDS", "COORD_NATS_PASSWORD", "COORD_PRESENCE_SYSTEM_PASSWORD"}
+        assert f"{name}_FILE" not in names or name in read_again
 
 
 def test_every_component_is_composed_and_documented() -> None:
