@@ -96,11 +96,9 @@ class Submitter:
         if options.get("id") is not None and not coord.used_ids.knows_all(ask.key, ask.id):
             await coord.used_ids.refuse_task(ask.key, ask.id)
         door, urgent = self._doors.get(capability), ask.said.priority == "critical"
-        if door is None or door.ask(clock.monotonic(), urgent=urgent) is not ENTER:
-            await self._ready(capability, urgent=urgent)
+        if door is None or coord.stating.is_full or door.ask(clock.monotonic(), urgent=urgent) is not ENTER:
+            await self._room(capability, urgent=urgent)
         watch = coord.outcomes.watch(ask.key, ask.id)
-        if coord.stating.is_full:
-            await coord.stating.room()
         statement = self._send(ask)
         try:
             await statement
@@ -132,8 +130,7 @@ class Submitter:
                 continue
             try:
                 ask = await self.ask(capability, value, given)
-                await self._ready(capability, urgent=urgent)
-                await self._coord.stating.room()
+                await self._room(capability, urgent=urgent)
                 watch, statement = self._coord.outcomes.watch(ask.key, ask.id), self._send(ask)
             except (errors.Overloaded, errors.CircuitOpen) as exc:
                 closed = exc  # the others would wait as long for the same answer
@@ -340,7 +337,7 @@ class Submitter:
         said = msgspec.structs.replace(ask.said, reuse_key=key)
         generation = 1 if await self._coord.used_ids.whole() else await self._generation(key)
         for _ in range(limits.STORED_LOOKS_MAX):
-            await self._ready(capability, urgent=urgent)
+            await self._room(capability, urgent=urgent)
             name = reuse.name_of(key, generation)
             watch = self._coord.outcomes.watch(key, name)
             one = msgspec.structs.replace(ask, key=key, id=name, said=said)
@@ -447,6 +444,16 @@ class Submitter:
         """
         await self._ready(capability, urgent=urgent)
         self._doors[capability].entered()
+
+    async def _room(self, capability: str, *, urgent: bool) -> None:
+        """One more may enter, and may be sent: nothing is to be awaited between this and that.
+
+        Who had to wait for room asks at the door again: it counts who was sent, and others wait as well.
+        """
+        await self._ready(capability, urgent=urgent)
+        while self._coord.stating.is_full:
+            await self._coord.stating.room()
+            await self._ready(capability, urgent=urgent)
 
     async def _ready(self, capability: str, *, urgent: bool) -> None:
         """The capability's queues exist, its board is listened to, and one more may enter."""
