@@ -121,11 +121,12 @@ def test_bytecodes_of_the_same_work_are_the_same_and_more_work_is_more() -> None
         return sum(i * i for i in range(times))
 
     counts = []
-    for times in (100, 100, 200):
+    for times in (100, 100, 100, 200):
         opcodes = Opcodes()
         with opcodes.counted():
             work(times)
         counts.append(opcodes.count)
+    del counts[0]  # since 3.13 code is changed when it is first traced, and that pass counts a little less
     assert counts[0] == counts[1]
     assert 1.8 < counts[2] / counts[0] < 2.0
     assert sys.gettrace() is None or counts  # a debugger's own trace is back

@@ -5,8 +5,6 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
-import os
-import signal
 import socket
 import termios
 
@@ -16,6 +14,7 @@ from coord import errors, limits
 from coord.bus import patched
 from coord.bus.connection import Connection, NatsConfig
 from coord.bus.patched import Message, PatchedClient
+from tests.support.standing import standing_still
 from tests.support.waiting import until
 
 
@@ -494,14 +493,11 @@ async def test_a_broker_that_stands_still_keeps_nobody_from_leaving(start_nats, 
     monkeypatch.setattr(limits, "CONNECTION_CLOSE_S", 0.1)
     server = await start_nats()
     conn = await Connection.open(NatsConfig(urls=(server.url,)), name="test")
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
+    with standing_still(server.pid):
         for _ in range(32):  # more than the sockets take
             conn.publish("t", b"x" * 1_000_000)
         async with asyncio.timeout(30):
             await conn.close()
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_who_has_much_unsent_leaves_a_broker_that_stands_still_for_another(start_nats, monkeypatch) -> None:
@@ -513,13 +509,10 @@ async def test_who_has_much_unsent_leaves_a_broker_that_stands_still_for_another
         still, other = other, still
     moved = asyncio.Event()
     conn.on_reconnected(moved.set)
-    os.kill(still.pid, signal.SIGSTOP)
-    try:
+    with standing_still(still.pid):
         for _ in range(32):  # more than the sockets take
             conn.publish("t", b"x" * 1_000_000)
         async with asyncio.timeout(30):
             await moved.wait()
         await conn.flush()
         await conn.close()
-    finally:
-        os.kill(still.pid, signal.SIGCONT)

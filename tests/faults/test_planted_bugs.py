@@ -5,9 +5,7 @@ Each test plants one, in the projector as it runs here, and demands that `verify
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from tests.soak.speakers import Speech, speaking
 from tests.soak.stack import Checkpoints
 from tests.soak.verdict import judge
 from tests.support.planted import Bug, replacements
+from tests.support.standing import stop
 from tests.support.waiting import until
 from tests.support.workload import (
     Entry,
@@ -124,7 +123,7 @@ async def test_an_ack_that_never_came_and_is_taken_for_one(
     async with speaking(speech, tmp_path / "speakers.log") as speakers:
         for _ in range(2):
             assert await speakers.until(speakers.told.acked + 2000, 100)
-            os.kill(nats.pid, signal.SIGSTOP)  # what is said from now on is in flight when it dies
+            stop(nats.pid)  # what is said from now on is in flight when it dies
             for _ in range(2):
                 await speakers.word()
             nats.kill()

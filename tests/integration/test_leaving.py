@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 import coord
 from coord import limits
 from coord.wire.envelope import Fact
+from tests.support.standing import standing_still
 from tests.support.tasks import services
 from tests.support.waiting import until
 
@@ -37,8 +36,7 @@ async def test_a_broker_that_stands_still_keeps_an_agent_for_one_deadline_not_fo
         for capability in agent.capabilities:
             await boss.submit(capability, 1)
         await until(lambda: worker.held == 2, 90)
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
+        with standing_still(server.pid):
             go.set()  # an outcome that nobody acknowledges, and a fact
             await c.emit(Fact(kind="note", id="n", event="said"))
             began = time.monotonic()
@@ -46,7 +44,5 @@ async def test_a_broker_that_stands_still_keeps_an_agent_for_one_deadline_not_fo
                 await c.close()
             took_s = time.monotonic() - began
             await c.close()
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
     print(f"left after {took_s:.2f} s")
     assert took_s < DRAIN_S + limits.CONNECTION_CLOSE_S + 1.0

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import math
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +31,7 @@ from coord.wire.used import UsedRequest
 from tests.support.cli import cli
 from tests.support.cluster import Database
 from tests.support.replica import Pair, pair
+from tests.support.standing import standing_still
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -110,7 +109,7 @@ async def test_reads_go_to_the_replica_and_beyond_the_bound_to_the_primary(serve
 async def test_a_replica_that_is_cut_off_grows_old_though_it_has_all_it_received(servers: Pair) -> None:
     async with opened(servers, replica_staleness_max_s=1.5) as reads:
         await until(lambda: replica_answers(reads))
-        with stopped(await receiver(servers)):
+        with standing_still(await receiver(servers)):
             n = await commit(servers)
             await until(lambda: reads.route.why == "stale")
             assert await read(reads) == (False, n)
@@ -128,15 +127,6 @@ async def receiver(servers: Pair) -> int:
     finally:
         await conn.close()
     return found
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_replica_that_dies_is_read_around_and_used_again_when_it_is_back(servers: Pair) -> None:
