@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
-from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from coord import errors, limits
 from coord.bus.connection import Connection
@@ -58,7 +57,6 @@ from coord.wire.sieve import Sieve
 from coord.wire.where import Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from contextvars import Token
 
 _log = logs.get("subscriber")
@@ -224,7 +222,7 @@ class Subscription:
         self._saving = asyncio.Lock()
         self._consuming = False
         self._since_yield = 0
-        self._bound: tuple[Token[context.Cause | None], Mapping[str, Token[Any]]] | None = None
+        self._bound: tuple[Token[context.Cause | None], logs.Bound] | None = None
 
     def _new_machine(self, start: Start, created: str | None) -> SubscriptionMachine[Live, StoredFact]:
         return SubscriptionMachine(
@@ -482,7 +480,7 @@ class Subscription:
         trace = tracing.parse(fact.traceparent)
         if trace is not None:
             fields |= {"trace_id": trace.trace_id, "span_id": trace.span_id}
-        self._bound = (context.follow(fact), bind_contextvars(**fields))
+        self._bound = (context.follow(fact), logs.bind(**fields))
 
     def _unbind(self) -> None:
         bound, self._bound = self._bound, None
@@ -492,7 +490,7 @@ class Subscription:
         with contextlib.suppress(ValueError):
             context.restore(bound[0])
         with contextlib.suppress(ValueError):
-            reset_contextvars(**bound[1])
+            logs.unbind(bound[1])
 
     # --- the live feed -------------------------------------------------------------------
 

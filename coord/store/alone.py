@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from coord.store.pool import Connection, Pool
 from coord.store.queries import statement
-from coord.store.sqlstate import DRIVER_ERRORS, translated
+from coord.store.sqlstate import driver_errors, translated
 
 Job: TypeAlias = Literal["migration", "maintenance", "archive"]
 
@@ -37,5 +37,5 @@ async def alone(pool: Pool, job: Job) -> AsyncIterator[Connection | None]:
             if mine:
                 try:
                     await conn.execute(statement("job_end"), NUMBERS[job])
-                except DRIVER_ERRORS:
+                except driver_errors():
                     conn.terminate()  # which frees it, too

@@ -8,17 +8,18 @@ sql/editions/ and sql/policies/ make the difference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
-import psycopg
-from psycopg.rows import dict_row
 
 from coord import errors
 from coord.store.config import AgesConfig, ArchiveConfig, EditionName
 from coord.store.pool import Connection
 from coord.store.queries import statement
 from coord.store.sqlstate import translated
+
+if TYPE_CHECKING:
+    import psycopg
 
 SCRIPTS: Final[Mapping[EditionName, tuple[str, ...]]] = {
     "community": (
@@ -153,6 +154,8 @@ def too_short(edition: Edition, ages: AgesConfig, archive: ArchiveConfig | None)
 
 def _create_extension(conn: psycopg.Connection[Any], facts: Mapping[str, Any]) -> str | None:
     """Why TimescaleDB could not be had; None when it was."""
+    from psycopg.errors import InsufficientPrivilege
+
     if facts["available"] is None:
         return "TimescaleDB is not installed on this server"
     if not facts["preloaded"]:
@@ -160,7 +163,7 @@ def _create_extension(conn: psycopg.Connection[Any], facts: Mapping[str, Any]) -
         return "TimescaleDB is installed but not loaded: set shared_preload_libraries = 'timescaledb' and restart"
     try:
         conn.execute("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public")
-    except psycopg.errors.InsufficientPrivilege:
+    except InsufficientPrivilege:
         return "TimescaleDB may not be created by this user: CREATE EXTENSION timescaledb as a superuser, then migrate"
     return None
 
@@ -179,6 +182,8 @@ def _check_versions(edition: Edition) -> None:
 
 
 def _facts(conn: psycopg.Connection[Any]) -> dict[str, Any]:
+    from psycopg.rows import dict_row
+
     with translated("detect edition"), conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(statement("edition").encode()).fetchone()
     assert row is not None, "one row, always"

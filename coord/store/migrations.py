@@ -39,7 +39,7 @@ from coord.store.config import AgesConfig, ArchiveConfig, DatabaseConfig
 from coord.store.editions import Edition
 from coord.store.queries import statement
 from coord.store.scripts import Migration
-from coord.store.sqlstate import DRIVER_ERRORS, classify
+from coord.store.sqlstate import classify, driver_errors
 
 Upto = Literal["pre", "all"]
 _Conn: TypeAlias = psycopg.Connection[Any]
@@ -221,7 +221,7 @@ def _apply(conn: _Conn, migration: Migration) -> None:
             for number, statement in enumerate(scripts.statements(migration.sql), 1):
                 _one(conn, migration, number, statement)
             _record(conn, migration, started)
-    except DRIVER_ERRORS as exc:
+    except driver_errors() as exc:
         raise _failed(migration.file, exc) from exc
 
 
@@ -328,7 +328,7 @@ def _run_script(conn: _Conn, path: Path) -> None:
 def _run(conn: _Conn, name: str, text: str) -> None:
     try:
         conn.execute(text.encode())
-    except DRIVER_ERRORS as exc:
+    except driver_errors() as exc:
         raise _failed(name, exc) from exc
 
 

@@ -42,7 +42,7 @@ from coord.core.breaker import BreakerPolicy
 from coord.runtime.circuit import Call, Circuit
 from coord.store import slow
 from coord.store.config import DatabaseConfig
-from coord.store.sqlstate import DRIVER_ERRORS, classify
+from coord.store.sqlstate import classify, driver_errors
 from coord.telemetry import metrics as telemetry
 
 if TYPE_CHECKING:
@@ -375,7 +375,7 @@ class Pool:
                 await entry.conn.fetchval("SELECT 1")
         except BaseException as exc:
             entry.conn.terminate()
-            if not isinstance(exc, DRIVER_ERRORS):
+            if not isinstance(exc, driver_errors()):
                 raise
             self._unhealthy += 1
             self._suspect_before = now
@@ -389,7 +389,7 @@ class Pool:
                 conn = await self._open_connection()
         except asyncpg.exceptions.ClientConfigurationError as exc:
             raise errors.SettingsError(f"database.url: {exc}", url=self.config.safe_url) from exc
-        except DRIVER_ERRORS as exc:
+        except driver_errors() as exc:
             self._connect_errors += 1
             self._metrics.db_errors.labels(op="connect").inc()
             raise _cannot_connect(exc, self.config) from exc
@@ -537,11 +537,11 @@ async def _roll_back(conn: Connection, transaction: asyncpg.transaction.Transact
         await transaction.rollback()
     except BaseException as exc:
         conn.terminate()
-        if not isinstance(exc, DRIVER_ERRORS):
+        if not isinstance(exc, driver_errors()):
             raise
 
 
 async def _hang_up(conn: Connection) -> None:
     """Close politely, but not for long."""
-    with contextlib.suppress(*DRIVER_ERRORS):
+    with contextlib.suppress(*driver_errors()):
         await conn.close(timeout=1.0)

@@ -35,7 +35,7 @@ from coord.runtime import clock
 from coord.store.config import DatabaseConfig
 from coord.store.pool import Connection, Pool
 from coord.store.queries import statement
-from coord.store.sqlstate import DRIVER_ERRORS, translated
+from coord.store.sqlstate import driver_errors, translated
 from coord.telemetry import logs
 from coord.telemetry import metrics as telemetry
 
@@ -252,7 +252,7 @@ class Reads:
     async def _probe(self) -> None:
         """Ask the primary, then the replica; what does not answer leaves what is known as it is, growing older."""
         asked_at = clock.monotonic()
-        with contextlib.suppress(errors.CoordError, *DRIVER_ERRORS):
+        with contextlib.suppress(*driver_errors(errors.CoordError)):
             async with self.primary.acquire(limits.REPLICA_PROBE_MAX_S) as conn:
                 found = await conn.fetchrow(statement("replica_primary"), timeout=self.primary.config.health_timeout_s)
                 if found is not None and found["position"] is not None:
@@ -267,7 +267,7 @@ class Reads:
         try:
             async with self._replica.acquire(limits.REPLICA_PROBE_MAX_S) as conn:
                 await self._look(conn)
-        except (errors.CoordError, *DRIVER_ERRORS) as exc:
+        except driver_errors(errors.CoordError) as exc:
             self._in_trouble("away", exc)
 
     def _is_of(self, system_id: int) -> None:

@@ -31,7 +31,7 @@ import msgspec
 
 from coord import errors, limits
 from coord.runtime import clock
-from coord.store.sqlstate import DRIVER_ERRORS
+from coord.store.sqlstate import driver_errors
 from coord.telemetry import logs
 from coord.telemetry import metrics as telemetry
 
@@ -186,7 +186,7 @@ class SlowQueries:
             try:
                 async with asyncio.timeout(limits.SLOW_EXPLAIN_S):
                     plan = await self._explain(slow.sql, slow.args)
-            except (errors.CoordError, *DRIVER_ERRORS) as exc:
+            except driver_errors(errors.CoordError) as exc:
                 missing = str(exc) or "no answer in time"
         _log.warning(
             "statement.slow",

@@ -15,11 +15,11 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
-import psycopg
 
 from coord import errors
 
@@ -65,17 +65,24 @@ _CERTIFICATE: Final = re.compile(
 )
 """What OpenSSL and libpq say of a certificate, ours or theirs, that is not as it should be."""
 
-DRIVER_ERRORS: Final = (
+_ALWAYS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,  # DataError is one
     asyncpg.InternalClientError,
-    psycopg.Error,
     OSError,  # TimeoutError and ssl.SSLError are
     EOFError,
     UnicodeEncodeError,
     OverflowError,
 )
-"""What a database operation may raise: everything `classify` knows."""
+
+
+def driver_errors(*others: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """What a database operation may raise: everything `classify` knows, and `others`.
+
+    Errors of psycopg where it is imported, which only maintenance does (a tenth of a second): nobody else can meet one.
+    """
+    error = getattr(_psycopg(), "Error", None)
+    return (*_ALWAYS, *others) if error is None else (*_ALWAYS, *others, error)
 
 
 def classify(exc: BaseException, op: str = "") -> errors.CoordError:
@@ -93,13 +100,14 @@ def classify(exc: BaseException, op: str = "") -> errors.CoordError:
     # Errors of the client have no SQLSTATE.  DataError: a value that does not fit its type.
     if isinstance(exc, asyncpg.DataError | UnicodeEncodeError | OverflowError):
         return errors.DatabaseRefused(_text(exc), **details)
+    of_libpq = isinstance(exc, getattr(_psycopg(), "OperationalError", ()))
     if isinstance(exc, TimeoutError):
         return errors.DatabaseUnavailable("no answer in time", **details)
-    if isinstance(exc, ssl.SSLError | psycopg.OperationalError) and _CERTIFICATE.search(str(exc)):
+    if (isinstance(exc, ssl.SSLError) or of_libpq) and _CERTIFICATE.search(str(exc)):
         return errors.DatabaseNotTrusted(_text(exc), **details)
-    if isinstance(exc, psycopg.OperationalError) and _LOGIN.search(str(exc)):
+    if of_libpq and _LOGIN.search(str(exc)):
         return errors.DatabaseLoginRefused(_text(exc), **details)
-    if isinstance(exc, OSError | EOFError | psycopg.OperationalError):
+    if of_libpq or isinstance(exc, OSError | EOFError):
         return errors.DatabaseUnavailable(_text(exc), **details)
     if isinstance(exc, asyncpg.InternalClientError):
         # What asyncpg says when the server's farewell reached it between two statements.
@@ -114,8 +122,12 @@ def translated(op: str) -> Iterator[None]:
     """Around an operation: what the driver raises leaves the block as coord's error."""
     try:
         yield
-    except DRIVER_ERRORS as exc:
+    except driver_errors() as exc:
         raise classify(exc, op) from exc
+
+
+def _psycopg() -> Any:
+    return sys.modules.get("psycopg")
 
 
 def _kind(sqlstate: str) -> type[errors.StoreError]:

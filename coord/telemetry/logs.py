@@ -27,6 +27,9 @@ application decides.  As a *process* (the ``coord`` command) `configure` sends e
 those of other libraries too, as JSON or for a person to read, to one stream: stderr.
 
 Passwords, tokens and the user part of URLs never reach a record (`redact`).
+
+An application that uses structlog shares the conversation with coord, both ways; coord does not import it, since it
+imports all of rich where that is installed: a tenth of a second of each program's start (ADR 0144).
 """
 
 from __future__ import annotations
@@ -36,13 +39,13 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, TextIO
 
 import msgspec
-import structlog
-from structlog.contextvars import bound_contextvars, merge_contextvars
 
 from coord.errors import CoordError, SettingsError
 from coord.telemetry import tracing
@@ -80,7 +83,29 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 def get(area: str) -> Logger:
     """The logger of one part of coord; `area` is its package ("bus", "projector")."""
-    return Logger(logging.getLogger(f"coord.{area}"), _processors, {"area": area})
+    return Logger(logging.getLogger(f"coord.{area}"), area)
+
+
+class Bound(NamedTuple):
+    """What `bind` did, for `unbind`."""
+
+    before: Token[Mapping[str, Any]]
+    of_structlog: Mapping[str, Token[Any]]
+
+
+def bind(**fields: Any) -> Bound:
+    """Bind fields to every record that follows in this context, and in tasks started in it, until `unbind`."""
+    theirs = _structlogs()
+    of_structlog = theirs.bind_contextvars(**fields) if theirs is not None else {}
+    return Bound(_bound.set({**_bound.get(), **fields}), of_structlog)
+
+
+def unbind(bound: Bound) -> None:
+    """Back to what was bound before; in the context in which it was."""
+    _bound.reset(bound.before)
+    theirs = _structlogs()
+    if bound.of_structlog and theirs is not None:
+        theirs.reset_contextvars(**bound.of_structlog)
 
 
 @contextlib.contextmanager
@@ -104,35 +129,42 @@ def context(
     if trace is not None:
         fields["trace_id"] = trace.trace_id
         fields["span_id"] = trace.span_id
-    with bound_contextvars(**fields):
+    bound = bind(**fields)
+    try:
         yield
+    finally:
+        unbind(bound)
 
 
-class Logger(structlog.BoundLoggerBase):
+class Logger:
     """Logs event names with fields: ``log.info("bus.reconnected", connection=name)``.
 
     ``error=exc`` or ``exc_info=exc`` of a `CoordError` becomes its code, message and remedy.
     """
 
+    def __init__(self, logger: logging.Logger, area: str) -> None:
+        self._logger = logger
+        self._area = area
+
     def debug(self, event: str, **fields: Any) -> None:
         """Something only a developer wants to know."""
         if self.enabled("debug"):
-            self._proxy_to_logger("debug", event, **fields)
+            self._say("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Something happened as it should."""
         if self.enabled("info"):
-            self._proxy_to_logger("info", event, **fields)
+            self._say("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Something went wrong and coord goes on by itself."""
         if self.enabled("warning"):
-            self._proxy_to_logger("warning", event, **fields)
+            self._say("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
         """Somebody has to do something."""
         if self.enabled("error"):
-            self._proxy_to_logger("error", event, **fields)
+            self._say("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
         """`error` with the traceback of the exception being handled."""
@@ -142,8 +174,21 @@ class Logger(structlog.BoundLoggerBase):
     def enabled(self, level: str) -> bool:
         """Whether a record of this level would be written; for fields that are dear to compute."""
         if not _sinks:
-            return bool(self._logger.isEnabledFor(_LEVELS[level]))
+            return self._logger.isEnabledFor(_LEVELS[level])
         return any(_LEVELS[level] >= sink.level for sink in _sinks)
+
+    def _say(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        record = _complete(level, {"area": self._area, "event": event, **fields})
+        for sink in _sinks:
+            if _LEVELS[level] >= sink.level:
+                sink.write(record)
+        if not _sinks:
+            said = "".join(
+                f" {k}={v!r}" for k, v in record.items() if k not in {"ts", "level", "event", "area", "exception"}
+            )
+            self._logger.log(_LEVELS[level], "%s%s", record["event"], said)
+            if "exception" in record:
+                self._logger.debug("%s", record["exception"])
 
 
 class _Sink:
@@ -224,10 +269,26 @@ def _hide_user(match: re.Match[str]) -> str:
     return f"{scheme}{user}@" if scheme.lower().startswith("postgres") else f"{scheme}{_HIDDEN}@"
 
 
-# --- the chain ---------------------------------------------------------------------------
+# --- what is bound -----------------------------------------------------------------------
+
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("coord_log_fields", default=MappingProxyType({}))
 
 
-def _stamp(_logger: Any, level: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _structlogs() -> Any:
+    """`structlog.contextvars`, where the application has imported structlog; else None."""
+    return sys.modules.get("structlog.contextvars")
+
+
+# --- the steps of a record ---------------------------------------------------------------
+
+
+def _complete(level: str, record: dict[str, Any]) -> MutableMapping[str, Any]:
+    theirs = _structlogs()
+    outer = {} if theirs is None else theirs.get_contextvars()
+    return _clean(_explain(_stamp(level, {**outer, **_bound.get(), **record})))
+
+
+def _stamp(level: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     record["ts"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     record["level"] = level
     if _sinks:
@@ -235,7 +296,7 @@ def _stamp(_logger: Any, level: str, record: MutableMapping[str, Any]) -> Mutabl
     return record
 
 
-def _explain(_logger: Any, _level: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _explain(record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Turn exceptions into fields."""
     exc_info = record.pop("exc_info", None)
     exc = sys.exc_info()[1] if exc_info is True else exc_info[1] if isinstance(exc_info, tuple) else exc_info
@@ -254,7 +315,7 @@ def _explain(_logger: Any, _level: str, record: MutableMapping[str, Any]) -> Mut
     return record
 
 
-def _clean(_logger: Any, _level: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _clean(record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Redact, bound, and put the common fields first."""
     ordered = {name: record[name] for name in _FIRST if name in record}
     for name, value in record.items():
@@ -265,24 +326,6 @@ def _clean(_logger: Any, _level: str, record: MutableMapping[str, Any]) -> Mutab
             clean = f"{clean[:FIELD_CHARS_MAX]}… ({len(clean)} characters)"
         ordered[name] = clean
     return ordered
-
-
-def _deliver(logger: logging.Logger, level: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The end of the chain: write it here, or hand it to the standard library."""
-    for sink in _sinks:
-        if _LEVELS[level] >= sink.level:
-            sink.write(record)
-    if not _sinks:
-        fields = "".join(
-            f" {k}={v!r}" for k, v in record.items() if k not in {"ts", "level", "event", "area", "exception"}
-        )
-        logger.log(_LEVELS[level], "%s%s", record["event"], fields)
-        if "exception" in record:
-            logger.debug("%s", record["exception"])
-    raise structlog.DropEvent
-
-
-_processors: Final = (merge_contextvars, _stamp, _explain, _clean, _deliver)
 
 
 def _render_json(record: MutableMapping[str, Any]) -> str:
@@ -324,12 +367,11 @@ class _FromLibraries(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not _sinks:
             return
-        fields: MutableMapping[str, Any] = {"event": record.getMessage(), "area": record.name}
+        fields: dict[str, Any] = {"event": record.getMessage(), "area": record.name}
         if record.exc_info:
             fields["exc_info"] = record.exc_info
         level = record.levelname.lower()
-        for step in (merge_contextvars, _stamp, _explain, _clean):
-            fields = step(None, level if level in _LEVELS else "info", fields)
+        complete = _complete(level if level in _LEVELS else "info", fields)
         for sink in _sinks:
             if record.levelno >= sink.libraries_level:
-                sink.write(fields)
+                sink.write(complete)
