@@ -110,7 +110,10 @@ async def _reached(coord: Coord, id: str) -> Flow:
     found = flow_rerun.reached([*stored, *(fact for fact in in_log if fact.seq > newest)])
     if found is not None:
         return found
-    if in_log or stored or (await coord.query("workflow", id=id)).rows:
+    rows = (await coord.query("workflow", id=id)).rows
+    if rows:  # its row is kept for longer than its facts, which may be in the archive: that is for operators to read
+        raise errors.WorkflowGone(workflow=id, since=rows[0]["started_at"], until=rows[0]["ended_at"])
+    if any(fact.kind == "workflow" or (fact.kind == "task" and fact.id != id) for fact in (*in_log, *stored)):
         raise errors.WorkflowGone(workflow=id)
     raise errors.UnknownWorkflow(workflow=id)
 

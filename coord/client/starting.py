@@ -147,7 +147,8 @@ class Starts:
         taken over is not undone when the new one fails.  `id`: as for `start_workflow`; default: ``{of}-r2``, or the
         next that is free (asked again while that one runs, it is that one).  `definition`, `input`: others than its.
 
-        Raises `UnknownWorkflow`, `WorkflowGone` where neither log nor tables have its facts or a large output is gone,
+        Raises `UnknownWorkflow`, `WorkflowGone` where neither log nor tables have its facts (what only the archive has
+        is restored first: `coord db archive restore`) or a large output is gone,
         `UnknownStep`, `StepsDiffer` where the definition makes another thing of what would be taken over,
         `WorkflowNotOver` while it may undo that, `InvalidArgument` where nothing would run, `PayloadTooLarge`, and
         what `start_workflow` raises.

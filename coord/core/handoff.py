@@ -201,12 +201,23 @@ class Handoff(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def fold(facts: Iterable[StoredFact]) -> Handoff | None:
-    """One handoff's history in log order; None: it was never offered."""
+    """One handoff's history in log order; None: it was never offered.
+
+    Where its offer has left the log, what was answered while the decider stated it again stands before that: it is
+    judged once more by what was stated, or what has ended would be open.
+    """
     handoff: Handoff | None = None
+    unknown: list[StoredFact] = []
     for fact in facts:
         if handoff is None:
             handoff = Handoff(tenant=fact.tenant, key=fact.key, id=fact.id)
         handoff.apply(fact)
+        if not handoff.seq:
+            unknown.append(fact)
+        elif unknown:
+            for earlier in unknown:
+                handoff.apply(earlier)
+            unknown.clear()
     return handoff if handoff is not None and handoff.seq else None
 
 

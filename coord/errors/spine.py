@@ -552,7 +552,7 @@ class QueryError(CoordError):
 
     code = "query.invalid"
     fault = Fault.CALLER
-    remedy = "Compare the request with docs/protocol.md."
+    remedy = "`coord query NAME --about` says what a question takes; requests of programs are in docs/protocol.md."
 
 
 class UnknownQuestion(QueryError):

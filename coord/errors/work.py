@@ -197,11 +197,17 @@ class WorkflowOver(CoordError):
 
 
 class WorkflowGone(CoordError):
-    """What a workflow's steps gave is kept no more: its facts have left log and tables, or a large output is gone."""
+    """What a workflow's steps gave cannot be read: its facts have left log and tables, or a large output is gone.
+
+    `since`, `until`: when it ran, where the tables still have its row; `step`: whose output is gone.
+    """
 
     code = "workflow.gone"
     fault = Fault.CALLER
-    remedy = "Start it from the beginning; of a lost output (`step`) run that step again: `--from`."
+    remedy = (
+        "Where there is an archive: `coord db archive restore --since … --until …`, then again; else start it from the "
+        "beginning. Of a lost output (`step`) run that step again: `--from`."
+    )
 
 
 class WorkflowNotOver(CoordError):

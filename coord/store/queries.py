@@ -20,6 +20,7 @@ it, and it may change without notice.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -139,10 +140,11 @@ def all_queries() -> Mapping[str, Query]:
 
 
 def get(name: str) -> Query:
-    """The question of that name.  Raises `QueryError` when there is none."""
+    """The question of that name.  Raises `UnknownQuestion`; `like` are those that are spelt alike."""
     query = all_queries().get(name)
     if query is None:
-        raise errors.QueryError(f"there is no question {name!r}", questions=", ".join(all_queries()))
+        like = difflib.get_close_matches(name, all_queries(), n=5)
+        raise errors.UnknownQuestion(f"there is no question {name!r}", like=", ".join(like))
     return query
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+import asyncpg
 import pytest
 
 import coord
@@ -203,13 +205,15 @@ async def test_what_has_left_the_log_is_taken_from_the_tables(nats: NatsServer, 
         flow = coord.Workflow("old")
         one = flow.task("one", "do", input=[1, "ä", 2.5])
         flow.task("two", "shaky", input={"texts": one.output}, retries=0)
-        with pytest.raises(errors.WorkflowFailed):
-            await (await c.start_workflow(flow, id="old")).result(WAIT_S)
-        ended = "SELECT 1 FROM coord.workflow WHERE id = 'old' AND ended_at IS NOT NULL"
-        await rows(migrated_database.url, ended, count=1)
-        for kind, id_ in (("workflow", "old"), ("task", "one"), ("task", "two")):
-            gone = subjects.entity_filter(fleet.tenant, "old", kind, id_)
-            await fleet.conn.api(f"STREAM.PURGE.{subjects.EVENTS}", {"filter": gone})
+        for name in ("old", "older"):
+            with pytest.raises(errors.WorkflowFailed):
+                await (await c.start_workflow(flow, id=name)).result(WAIT_S)
+        ended = "SELECT started_at, ended_at FROM coord.v_workflow WHERE ended_at IS NOT NULL ORDER BY id"
+        _, older = await rows(migrated_database.url, ended, count=2)
+        for name in ("old", "older"):
+            for kind, id_ in (("workflow", name), ("task", "one"), ("task", "two")):
+                gone = subjects.entity_filter(fleet.tenant, name, kind, id_)
+                await fleet.conn.api(f"STREAM.PURGE.{subjects.EVENTS}", {"filter": gone})
         with pytest.raises(errors.UnknownWorkflow):
             await c.workflow("old").status()
         crew.broken = False
@@ -219,3 +223,15 @@ async def test_what_has_left_the_log_is_taken_from_the_tables(nats: NatsServer, 
         assert crew.take() == ["two"]
         query = "SELECT rerun_of FROM coord.v_workflow WHERE rerun_of IS NOT NULL"
         assert [row[0] for row in await rows(migrated_database.url, query, count=1)] == ["old"]
+
+        # What only the archive has is said to be there; of what never was nothing is, whatever else has its name.
+        conn = await asyncpg.connect(migrated_database.url)
+        await conn.execute("DELETE FROM coord.event WHERE key = 'older'")
+        await conn.close()
+        with pytest.raises(errors.WorkflowGone) as gone_too:
+            await c.rerun_workflow("older")
+        told = gone_too.value.details
+        assert [datetime.fromisoformat(told[name]) for name in ("since", "until")] == list(older)
+        await c.timers.set("never", delay_s=600)
+        with pytest.raises(errors.UnknownWorkflow):
+            await c.rerun_workflow("never")

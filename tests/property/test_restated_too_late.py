@@ -10,6 +10,7 @@ import pytest
 from coord.core.deciding import Decider, State
 from coord.core.flags import Flag, FlagDecider
 from coord.core.handoff import HandoffDecider
+from coord.core.handoff import fold as fold_handoff
 from coord.core.locks import LockDecider
 from coord.core.locks import fold as fold_lock
 from coord.core.signals import SignalDecider
@@ -175,3 +176,18 @@ def test_who_begins_at_a_timer_that_fired_while_it_was_stated_again_counts_that_
     log.state("_timer", "timer", "x", "fired", data={"set": 1})
     log.perform(late)
     assert fold_timer(log.facts[2:]).fires == fold_timer(log.facts).fires == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("ends", ["accepted", "withdrawn", "expired"])
+def test_who_reads_from_a_handoff_that_ended_while_it_was_stated_again_knows_its_end(ends: str) -> None:
+    log = Log(HandoffDecider())
+    log.perform(log.decider.tick(log.now.timestamp(), table(a={})))
+    log.state("me", "handoff", "h", "offered", data={"agent": "a"})
+    late = list(log.decider.edge(2))
+    said = {"accepted": ("a", "1"), "withdrawn": ("me",), "expired": ("_handoff", "2")}[ends]
+    log.state(said[0], "handoff", "h", ends, *said[1:])
+    log.perform(late)
+    assert [fact.event for fact in log.facts] == ["offered", ends, "offered"]
+    assert fold_handoff(log.facts[1:]).status == fold_handoff(log.facts).status == ends  # type: ignore[union-attr]
+    log.state("b", "handoff", "h", "accepted", "1")
+    assert fold_handoff([log.facts[3], log.facts[2]]).status == "offered", "not said by who was asked"  # type: ignore[union-attr]

@@ -86,7 +86,7 @@ async def drain(
     from coord.wire import subjects
 
     async with ctx.bus() as conn:
-        where = subjects.rpc(tenant or ctx.settings.identity.tenant, "agents", "drain")
+        where = subjects.rpc(ctx.fleet(tenant), "agents", "drain")
         asked = {"agent": agent, "instance": instance or None, "rejoin": rejoin}
         try:
             told = await rpc.call(conn, where, asked, dict[str, int])
@@ -109,7 +109,7 @@ async def capabilities(ctx: Context, tenant: options.Tenant = "") -> None:
     from coord.wire import subjects
 
     async with ctx.bus() as conn:
-        where = subjects.rpc(tenant or ctx.settings.identity.tenant, "agents", "capabilities")
+        where = subjects.rpc(ctx.fleet(tenant), "agents", "capabilities")
         boards = await rpc.call(conn, where, None, dict[str, Board])
     columns = ["capability", "depth", "running", "agents", "capacity", "starved", "circuit", "bound"]
     rows = [{"capability": name, **msgspec.structs.asdict(board)} for name, board in sorted(boards.items())]
@@ -125,7 +125,7 @@ async def _find(
     from coord.wire import subjects
     from coord.wire.agents import FoundAgents
 
-    where = subjects.rpc(tenant or ctx.settings.identity.tenant, "agents", "find")
+    where = subjects.rpc(ctx.fleet(tenant), "agents", "find")
     found: list[Found] = []
     after = ("", "")
     while True:

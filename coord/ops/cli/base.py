@@ -99,6 +99,14 @@ class Context:
         """The settings."""
         return self.loaded.settings
 
+    def fleet(self, tenant: str) -> str:
+        """The fleet that is asked about: `tenant`, else the settings', which an answer of nothing then says."""
+        if tenant:
+            return tenant
+        known = self.settings.identity.tenant
+        self.out.about = f" (fleet {known}; another one: --tenant)"
+        return known
+
     @contextlib.asynccontextmanager
     async def bus(self) -> AsyncIterator[Connection]:
         """A connection to the broker; `NotConnected` when there is none within two seconds."""
@@ -122,6 +130,7 @@ class Context:
 
         from coord.client.connect import connect
 
+        self.fleet(tenant)
         given = {name: value for name, value in (("tenant", tenant), ("agent", agent)) if value}
         config = msgspec.structs.replace(self.settings.client, **given)
         async with self.bus() as conn, connect(config, connection=conn) as me:
@@ -388,7 +397,7 @@ def missing(ctx: Context, text: str) -> Exit:
 
         fail(ctx.out, NothingFound(text))
     else:
-        ctx.out.say(text)
+        ctx.out.say(f"{text}{ctx.out.about}")
     return Exit.NOT_FOUND
 
 

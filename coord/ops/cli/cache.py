@@ -149,6 +149,4 @@ async def _ask(
 
     question = CacheAsk(asker="", what=what, **asked)
     async with ctx.bus() as conn:
-        return await caches.ask(
-            conn, tenant or ctx.settings.identity.tenant, question, wait_s=wait_s, processes=processes
-        )
+        return await caches.ask(conn, ctx.fleet(tenant), question, wait_s=wait_s, processes=processes)

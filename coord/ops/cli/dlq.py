@@ -37,7 +37,8 @@ async def ls(
     if rows and ctx.out.is_table:
         ctx.out.say(f"One of them whole: coord dlq show {rows[0]['seq']} --stream {rows[0]['stream']}")
     if dead:
-        ctx.out.say("There are tasks that ended without success: coord dlq redrive --dry-run lists them.")
+        whose = dead[0]["tenant"]
+        ctx.out.say(f"Tasks ended without success: coord dlq redrive --tenant {whose} --dry-run lists that fleet's.")
 
 
 @command(app, "show")
@@ -90,7 +91,7 @@ async def redrive(
     from coord.client import redriving
     from coord.store import queries
 
-    fleet = tenant or ctx.settings.identity.tenant
+    fleet = ctx.fleet(tenant)
     async with ctx.pool() as pool, pool.acquire() as conn:
         which = {"tenant": fleet, "status": status, "capability": capability, "error": error}
         which |= bulk.until(older_than)

@@ -87,7 +87,7 @@ def _row(flag: Flag) -> dict[str, Any]:
     import msgspec
 
     assert flag.said is not None, "only flags that are set are shown"
-    at = datetime.fromtimestamp(flag.at, UTC).isoformat(timespec="seconds")
+    at = datetime.fromtimestamp(flag.at, UTC)
     return {
         "flag": flag.id,
         "enabled": flag.said.enabled,

@@ -45,20 +45,22 @@ async def get(
 ) -> int:
     """Show a handoff whole, with everything that was said about it: from the log, to the moment."""
     from coord.client import entities
-    from coord.core.handoff import Handoff
+    from coord.core.handoff import Handoff, fold
     from coord.ops.fields import fields_of
 
     if at:
         return await past.get(ctx, "handoff", tenant, key or id, id, at)
+    fleet = ctx.fleet(tenant)
     async with ctx.bus() as conn:
-        facts = await entities.facts(conn, tenant or ctx.settings.identity.tenant, key=key or id, kind="handoff", id=id)
-    handoff = Handoff(tenant=tenant or ctx.settings.identity.tenant, key=key or id, id=id)
+        facts = await entities.facts(conn, fleet, key=key or id, kind="handoff", id=id)
+    handoff = Handoff(tenant=fleet, key=key or id, id=id)
     history = []
     for fact in facts:
         refusal = handoff.apply(fact)
         history.append({**fact_row(fact), "refused": None if refusal is None else refusal.code})
-    if not handoff.seq:
-        return await stored.show(ctx, "handoff", tenant or ctx.settings.identity.tenant, key or id, id)
-    record = fields_of(handoff)
+    found = fold(facts)
+    if found is None:
+        return await stored.show(ctx, "handoff", fleet, key or id, id)
+    record = fields_of(found)
     ctx.out.entity(record, history, ["stored_at", "seq", "event", "agent", "refused"])
     return Exit.OK

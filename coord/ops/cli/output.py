@@ -68,6 +68,8 @@ class Output:
         self._colour = colour
         self._csv_columns: list[str] | None = None
         """Once its header was written."""
+        self.about = ""
+        """What is said behind it where there is nothing: where that was looked for."""
 
     @property
     def stdout(self) -> TextIO:
@@ -96,7 +98,7 @@ class Output:
             if not listed and columns:
                 self._csv_header(list(columns))
             elif not listed and empty:
-                self.say(empty)
+                self.say(f"{empty}{self.about}")
             for row in listed:
                 self._csv_line(row)
             return
@@ -105,7 +107,7 @@ class Output:
         elif listed:
             self._write(table(listed, columns or list(listed[0]), style=self.style))
         elif empty:
-            self.say(empty)
+            self.say(f"{empty}{self.about}")
 
     def record(self, record: Record) -> None:
         """Print one record; as a table: one field a line."""

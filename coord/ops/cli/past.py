@@ -54,7 +54,7 @@ def history(ctx: Context, tenant: str, key: str, at: str, *, kind: str | None = 
     window = timedelta(seconds=settings.window_s(ctx.settings))
     sources = Sources(ctx.reading, ctx.bus, ctx.settings.archive, window)
     until = point(at)
-    found = Past(sources, tenant or ctx.settings.identity.tenant, key, until, kind=kind, id=id)
+    found = Past(sources, ctx.fleet(tenant), key, until, kind=kind, id=id)
     if until.time is not None and until.time > datetime.now(UTC):
         found.notes.append("That time has not come: this is what it comes to so far.")
     return found

@@ -101,8 +101,8 @@ def _rows(latch: Latch) -> list[dict[str, Any]]:
     ]
 
 
-def _time(unix_s: float | None) -> str | None:
-    return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
+def _time(unix_s: float | None) -> datetime | None:
+    return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC)
 
 
 def _data(text: str) -> Any:

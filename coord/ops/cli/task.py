@@ -57,11 +57,11 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     if at:
         return await past.get(ctx, "task", tenant, key or id, id, at)
     async with ctx.bus() as conn:
-        task, facts = await read(conn, tenant or ctx.settings.identity.tenant, key or id, id)
+        task, facts = await read(conn, ctx.fleet(tenant), key or id, id)
         if task is None:
-            task = await _to_be(conn, tenant or ctx.settings.identity.tenant, key or id, id)
+            task = await _to_be(conn, ctx.fleet(tenant), key or id, id)
     if task is None:
-        return await stored.show(ctx, "task", tenant or ctx.settings.identity.tenant, key or id, id)
+        return await stored.show(ctx, "task", ctx.fleet(tenant), key or id, id)
     _, refused = tasks.fold(facts)
     _, records = recorded(facts)
     why = {(fact.seq, fact.index): refusal.code for fact, refusal in refused}
@@ -149,7 +149,7 @@ async def cancel(
     """
     if _selects(id, status, capability, submitter, older_than):
         found = await stored.listed(
-            ctx, "tasks", tenant=tenant or ctx.settings.identity.tenant, status=status or "", capability=capability,
+            ctx, "tasks", tenant=ctx.fleet(tenant), status=status or "", capability=capability,
             agent=submitter, open="yes", limit=limit, **bulk.until(older_than),
         )  # fmt: skip
         rows = [row for row in found if submitter in ("", row["submitter"]) and not row["submitter"].startswith("_")]
@@ -196,7 +196,7 @@ async def retry(
 
     if _selects(id, status, capability, error, older_than):
         rows = await stored.listed(
-            ctx, "tasks_dead", tenant=tenant or ctx.settings.identity.tenant, status=status or "", error=error,
+            ctx, "tasks_dead", tenant=ctx.fleet(tenant), status=status or "", error=error,
             capability=capability, of="" if workflow_tasks else "none", limit=limit, **bulk.until(older_than),
         )  # fmt: skip
 

@@ -50,7 +50,7 @@ async def get(ctx: Context, id: _Id, key: options.Key = "", at: past.At = "", te
     from coord.core import timers
     from coord.ops.fields import fields_of
 
-    tenant = tenant or ctx.settings.identity.tenant
+    tenant = ctx.fleet(tenant)
     if at:
         return await past.get(ctx, "timer", tenant, key or id, id, at)
     async with ctx.bus() as conn:

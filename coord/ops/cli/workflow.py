@@ -156,7 +156,7 @@ async def get(ctx: Context, id: _Id, at: past.At = "", tenant: options.Tenant = 
         async with _client(ctx, tenant) as me:
             view = await me.workflow(id).status()
     except UnknownWorkflow:
-        return await stored.show(ctx, "workflow", tenant or ctx.settings.identity.tenant, id, id)
+        return await stored.show(ctx, "workflow", ctx.fleet(tenant), id, id)
     life = view.life
     if not ctx.out.is_table:
         ctx.out.record({**fields_of(view), "life": fields_of(life)})
@@ -273,7 +273,7 @@ async def cancel(
         )
     if not id:
         found = await stored.listed(
-            ctx, "workflows", tenant=tenant or ctx.settings.identity.tenant, status=status or "", name=name,
+            ctx, "workflows", tenant=ctx.fleet(tenant), status=status or "", name=name,
             submitter=submitter, open="yes", limit=limit, **bulk.until(older_than),
         )  # fmt: skip
 
