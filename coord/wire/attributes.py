@@ -74,7 +74,7 @@ def usual_block(*, source: str, content_type: str) -> str:
         r"ce-specversion: 1\.0\r\n"
         rf"ce-id: ({_VALUE}{{1,{limits.EVENT_ID_BYTES_MAX}}})\r\n"
         rf"ce-source: /{source}\r\n"
-        r"ce-time: (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z)\r\n"
+        r"ce-time: (\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(?:\.\d{6})?Z)\r\n"
         rf"ce-datacontenttype: {content_type}\r\n"
         rf"Nats-Msg-Id: {_VALUE}{{1,512}}\r\n"
         rf"ce-type: ({_VALUE}{{1,{value_max}}})\r\n"

@@ -59,7 +59,7 @@ async def conn(server):
 async def test_what_the_server_has_shown_says_when_it_ends(conn: Connection) -> None:
     assert conn.certificate is not None
     term = expiries.of_certificate(conn.certificate)
-    assert (str(term.begins), str(term.ends)) == ("2026-11-22 09:33:45+00:00", "2126-10-29 09:33:45+00:00")
+    assert (str(term.begins), str(term.ends)) == ("2026-11-23 04:59:23+00:00", "2126-10-30 04:59:23+00:00")
 
 
 async def test_messages_of_any_size_arrive_once_and_in_order(conn: Connection, rng: random.Random) -> None:

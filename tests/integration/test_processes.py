@@ -37,7 +37,8 @@ def get(url: str) -> tuple[int, Any]:
         with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as exc:
-        return exc.code, exc.read()
+        with exc:
+            return exc.code, exc.read()
 
 
 async def health(url: str) -> tuple[int, dict[str, Any]]:

@@ -23,6 +23,13 @@ def _message(n: int, kind: str = "task", **fields: object) -> tuple[int, str, by
     return n, place.stored, headers.encode(encoded.headers), encoded.body
 
 
+@pytest.mark.parametrize("time", ["2026-01-02T24:00:00Z", "2026-02-29T10:00:00Z", "2026-01-02T23:59:60Z"])
+def test_a_time_that_is_none_to_some_pythons_is_usual_to_nobody(time: str) -> None:
+    _, subject, block, body = _message(1)
+    assert usual.read(subject, block, body) is not None
+    assert usual.read(subject, block.replace(b"2026-01-02T00:00:00Z", time.encode()), body) is None
+
+
 def test_the_second_reader_gets_what_the_first_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
     readings, message = Readings(frozenset({"task"})), _message(1)
     first = readings.read(*message)
