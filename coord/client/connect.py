@@ -134,12 +134,15 @@ class Connecting:
         if conn is None:
             name = connection_name(config.tenant, agent, instance)
             conn = await Connection.open(config.nats, name=name, wait=self._wait)
+        stating: Stating | None = None
         try:
             stating = await Stating.open(conn, config.tenant, agent, config.publisher)
             publisher = await Publisher.open(
                 conn, tenant=config.tenant, agent=agent, config=config.publisher, metrics=self._metrics
             )
         except BaseException:
+            if stating is not None:
+                await stating.close()
             if self._connection is None:
                 await conn.close()
             raise
@@ -625,6 +628,10 @@ class Coord(Submits, Starts):
                 await self._status.close()
             await self._publisher.close(drain_s=rest_s(words_s), report=report)
         finally:
+            # Nothing of this is left to be done, but where the above was broken off.
+            await asyncio.gather(*(worker.drain(0, by=by) for worker in self.workers))
+            await asyncio.gather(*(one.close(0) for one in list(self._subscriptions)))
+            await self._publisher.close(drain_s=0, report=False)
             if self._handoffs is not None:
                 await self._handoffs.close()
             if self._flags is not None:

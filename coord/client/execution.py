@@ -215,7 +215,17 @@ class Execution:
 
     async def verify(self) -> None:
         """End the handler if its claim is not held any more: this process was away, or stood still."""
-        task, _ = await read(self.worker.conn, self.worker.tenant, *self.place)
+        task, wait_s = None, _AGAIN_S
+        while self.started and not (self._outcome_sent or self.is_ending):
+            try:
+                async with self.worker.looks:
+                    task, _ = await read(self.worker.conn, self.worker.tenant, *self.place)
+                break
+            except errors.CoordError as exc:
+                if not exc.retryable:
+                    raise
+            await asyncio.sleep(wait_s)  # the service may be back later than the broker
+            wait_s = min(2 * wait_s, _AGAIN_MOST_S)
         lost = task is not None and (task.status != "claimed" or task.claims != self.claim)
         if lost and self.started and not self._outcome_sent:
             _log.warning("worker.claim_lost", task=self.fact.id, claim=self.claim)

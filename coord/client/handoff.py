@@ -184,7 +184,6 @@ class HandoffContext:
         """
         if self.answered:
             return
-        self.answered = True
         said = Accepted(self._handoffs.coord.instance, note)
         seq = await self._answer("accepted", said)
         handoff = await self._handoffs.read(self.key, self.id, seq)
@@ -197,13 +196,17 @@ class HandoffContext:
     async def decline(self, reason: str = "") -> None:
         """It is not for this agent: the next one is asked.  After an answer nothing happens."""
         if not self.answered:
-            self.answered = True
             await self._answer("declined", Declined(reason))
 
     async def _answer(self, event: str, data: Accepted | Declined) -> int:
+        self.answered = True
         fact = Fact(kind="handoff", id=self.id, key=self.key, event=event, detail=(str(self._n),), data=data)
-        # Without a condition: what a stranger states under this step, which nobody believes, must not forestall it.
-        return (await self._handoffs.coord.stating.state(fact)).seq
+        try:
+            # Without a condition: what a stranger states under this step, which nobody believes, must not forestall it.
+            return (await self._handoffs.coord.stating.state(fact)).seq
+        except BaseException:
+            self.answered = False  # it may be said again: the first that is stored counts
+            raise
 
 
 class Handoffs:

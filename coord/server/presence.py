@@ -169,8 +169,8 @@ class PresenceBoard:
             await system.subscribe_bytes(_CONNECTED, self._connected),
             await system.subscribe_bytes(_DISCONNECTED, self._disconnected),
         ]
+        self._system = system  # whatever becomes of the next line: what is subscribed outlives a lost connection
         await system.flush()
-        self._system = system
 
     async def close(self) -> None:
         """Hear nothing more.  Twice is legal."""

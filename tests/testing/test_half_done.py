@@ -9,7 +9,9 @@ import pytest
 
 import coord
 from coord import errors
+from coord.client import execution, histories
 from coord.testing import InMemoryCoord
+from coord.wire.records import Fact
 
 
 def doubles(**capabilities: int) -> tuple[coord.Agent, list[int]]:
@@ -142,3 +144,90 @@ async def test_an_agent_that_could_not_be_started_takes_nothing(
         assert (seen, c.workers) == ([], [])
         await agent.start(c)
         assert await handle.result(timeout_s=60) == 14
+
+
+async def test_an_answer_to_a_handoff_that_was_not_stored_is_given_again(
+    fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = coord.Agent("taker")
+    refused: list[str] = []
+
+    @agent.handoff
+    async def take(_: Any, ctx: coord.HandoffContext) -> None:
+        try:
+            await ctx.accept()
+        except errors.Overloaded as exc:
+            refused.append(exc.code)
+            await ctx.accept()
+
+    async with fleet.work(agent) as worker, fleet.connect("boss") as c:
+        state = worker.coord.stating.state
+
+        async def full(fact: Any, **how: Any) -> Any:
+            if fact.event == "accepted" and not refused:
+                raise errors.Overloaded
+            return await state(fact, **how)
+
+        monkeypatch.setattr(worker.coord.stating, "state", full)
+        handoff = await c.handoff({"ticket": 7}, to="taker")
+        assert (await handoff.accepted(timeout_s=60), len(refused)) == ("taker", 1)
+
+
+async def test_who_comes_back_asks_until_it_is_told_whether_its_task_is_its_own(
+    fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = coord.Agent("slow", capabilities={"slow": 1})
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    @agent.task("slow")
+    async def slow(_: None) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(500)
+        finally:
+            ended.set()
+
+    asked: list[int] = []
+
+    async def away(*args: Any) -> Any:  # the service comes back later than the broker
+        asked.append(1)
+        if len(asked) <= 3:
+            raise errors.ServiceUnavailable
+        return await histories.read(*args)
+
+    async with fleet.work(agent) as worker, fleet.connect("boss") as c:
+        handle = await c.submit("slow")
+        await began.wait()
+        worker._unregister()  # it does not hear that
+        assert await handle.cancel()
+        monkeypatch.setattr(execution, "read", away)
+        await fleet.cut(worker)
+        async with asyncio.timeout(60):
+            await ended.wait()
+
+
+async def test_closing_that_is_cancelled_leaves_nothing_open_on_a_connection_that_stays(fleet: InMemoryCoord) -> None:
+    agent = coord.Agent("slow", capabilities={"slow": 1})
+    began = asyncio.Event()
+
+    @agent.task("slow")
+    async def slow(_: None) -> None:
+        began.set()
+        await asyncio.sleep(500)
+
+    async with fleet.connect("boss") as boss, fleet.connect("other") as other:
+        await other.agents()
+        before = {one.subject for one in other.connection._subscriptions}
+        how: dict[str, Any] = {"tenant": fleet.tenant, "agent": "slow", "connection": other.connection}
+        c = await coord.connect(**how)
+        await agent.start(c)
+        await boss.submit("slow")
+        await began.wait()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await c.close()
+        with pytest.raises(errors.BusClosed):
+            await c.emit(Fact(kind="agent", id="slow", event="status"))
+        with pytest.raises(errors.SpoolUnusable):
+            await coord.connect(spool=__file__, **how)
+        assert {one.subject for one in other.connection._subscriptions} == before

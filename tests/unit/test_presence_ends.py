@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coord import limits
+from coord import errors, limits
 from coord.core.presence import Change
 from coord.runtime import clock
 from coord.server import presence
@@ -119,3 +119,22 @@ async def test_who_says_goodbye_is_not_gone_while_that_is_under_way(monkeypatch:
     board._look_at_pending()
     assert told == [("polite", True), ("killed", False)]
     await board.close()
+
+
+async def test_deaths_are_heard_though_the_connection_is_lost_while_that_is_asked_for() -> None:
+    class Losing:
+        is_connected = True
+
+        def on_disconnected(self, _: Any) -> Any:
+            return lambda: None
+
+        async def subscribe_bytes(self, *_: Any) -> Any:
+            return None
+
+        async def flush(self) -> None:
+            raise errors.NotConnected
+
+    board = PresenceBoard(registry=Metrics(CollectorRegistry()))
+    with pytest.raises(errors.NotConnected):
+        await board.hear_deaths(cast("Any", Losing()))
+    assert board.hears_deaths
