@@ -40,7 +40,11 @@ N = TypeVar("N", bound=HandoffHandler)
 
 
 class Agent:
-    """See the module.  A declaration: it can be started on any number of connections, in any process."""
+    """An agent that works: what it can do, how much of it at once, and the functions that do it.
+
+    A declaration: it can be started on any number of connections, in any process.  ``agent.run(url)`` works until
+    SIGTERM, ``async with agent.connect(url)`` while a block runs, ``await agent.start(c)`` on an open connection.
+    """
 
     def __init__(
         self,

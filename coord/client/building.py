@@ -45,7 +45,17 @@ class StepRef:
 
 
 class Workflow:
-    """A workflow that is being written.  `definition` checks it."""
+    """A workflow that is being written.  `definition` checks it.
+
+    ``flow.input["member"]`` is what it is started with, ``flow.item`` and ``flow.index`` the member that a part of a
+    fan-out is for and its number, ``step.output["member"]`` what a step gave: in inputs, lists and conditions.
+
+    All steps take `needs` (steps that end before; those that are named are needed too), `when` (a condition, else it
+    is skipped), `optional` (the workflow goes on when it fails) and `timeout_s` (of the whole step; of one execution of
+    a task: default: its handler's, else 600).  Tasks and workflows take `input`, `for_each` and `max_parallelism` (5);
+    tasks `priority`, `retries` (its handler's, else 3), `backoff_s` (1), `backoff_max_s` (60), `deadline_s` (of all
+    executions), `placement`, `labels`, `preemptible`, `undo` and `local`.
+    """
 
     def __init__(self, name: str, *, version: str = "1", description: str = "") -> None:
         self.name = name
@@ -89,7 +99,7 @@ class Workflow:
         undo: str | Undo | None = None,
         **options: Any,
     ) -> StepRef:
-        """A step that is a task for whoever has `capability`.  `options`: the members of `Step`.
+        """A step that is a task for whoever has `capability`.  `options`: see the class.
 
         `undo`: the capability (or an `Undo`) that compensates it.
         """
@@ -132,7 +142,7 @@ class Workflow:
         return self._add(name, needs, sleep_s=sleep_s, **options)
 
     def output(self, mapping: Any) -> None:
-        """What the workflow gives; default: the output of its last step."""
+        """What the workflow gives; default: the output of the step that no other needs, of several a map of them."""
         self._output = _mapped(mapping)
 
     def definition(self) -> Definition:

@@ -84,10 +84,19 @@ class Flags:
     ) -> Flag:
         """Set all of a flag; returns it.  The first of `rules` that fits decides, else `percentage`.
 
+        `percentage`: 0 to 100, of subjects, always the same ones; a larger one adds to them.  `rules`: `FlagRule`s, or
+        mappings of their members.  `salt`: another one draws others.
+
         Raises `InvalidPayload`, and what stating a fact raises.
         """
         arguments.is_a(rules, Iterable, "rules", "several FlagRules")
-        said = FlagSet(enabled=enabled, percentage=percentage, rules=tuple(rules), salt=salt, note=note)
+        rules = tuple(rules)
+        for rule in rules:  # one without a condition that was meant would be on for everybody
+            unknown = set(rule) - set(FlagRule.__struct_fields__) if isinstance(rule, Mapping) else ()
+            if unknown:
+                said_so = f"a flag's rule has {', '.join(FlagRule.__struct_fields__)}"
+                raise errors.InvalidPayload(said_so, unknown=sorted(map(str, unknown)))
+        said = FlagSet(enabled=enabled, percentage=percentage, rules=rules, salt=salt, note=note)
         return await self._state(name, "set", wire.check(arguments.as_kind(said, FlagSet, "a flag")))
 
     async def remove(self, name: str, *, note: str = "") -> None:

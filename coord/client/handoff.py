@@ -158,7 +158,12 @@ class HandoffHandle:
 
 
 class HandoffContext:
-    """What a handler is offered, and how it answers."""
+    """What a handler is offered, and how it answers.
+
+    ``sender``: the agent that offers it, with ``reason`` and ``context``.  ``capability``: None where this agent was
+    asked by name.  ``tried``: who was asked before.  ``escalated``: whether it came because nobody below took it.
+    ``key``, ``id``: of the handoff.  ``answered``: whether it was.
+    """
 
     def __init__(self, handoffs: Handoffs, told: _Told) -> None:
         self.key = told.key

@@ -29,7 +29,11 @@ FACTS_OF_A_TASK: Final = 2
 
 
 class Quotas(msgspec.Struct, frozen=True, kw_only=True):
-    """What each process of an agent limits itself to.  None: no limit."""
+    """What each process of an agent limits itself to.  None: no limit.
+
+    `inflight`: tasks at once, of all its capabilities.  `facts_per_s`: facts that its connection states, a second's
+    worth at once.  `memory_mib`: resident memory, declared: what placement counts on.
+    """
 
     inflight: int | None = None
     """Tasks at once, of all its capabilities together."""

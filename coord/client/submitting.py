@@ -113,6 +113,8 @@ class Submitter:
         given_ids: object = ids
         if isinstance(inputs, Sized) and isinstance(given_ids, Sized) and len(inputs) != len(given_ids):
             raise errors.InvalidPayload(_UNEVEN, inputs=len(inputs), ids=len(given_ids))
+        if options.get("id") is not None:
+            raise errors.InvalidPayload("not an option of many tasks: id; ids names each")
         options = {name: value for name, value in options.items() if value is not None}
         if _ALONE & options.keys():
             found = await self._each(capability, inputs, ids, options)

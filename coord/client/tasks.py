@@ -155,7 +155,13 @@ def _hints(call: Handler, known: dict[str, Any] | None) -> dict[str, Any]:
 
 
 class TaskContext:
-    """One execution, as its handler sees it."""
+    """One execution, as its handler sees it.
+
+    ``coord``: the connection, to submit and state more with.  ``task_id``, ``key``, ``capability``, ``priority``,
+    ``labels``, ``submitter`` (an agent): of the task.  ``claim``: the number of this claim, from 1; (key, task, claim,
+    step) are those of no other execution.  ``attempt``: 1 for the first; failures count, agents that died do not.
+    ``step``: the task's id, or the name of the local step.
+    """
 
     def __init__(
         self, coord: Coord, fact: StoredFact, said: Delivered, *, claim: int, attempt: int,

@@ -30,6 +30,7 @@ from coord.client.entities import each, facts
 from coord.client.event_ids import new_event_id
 from coord.core import placement
 from coord.core import timers as core
+from coord.core.cron import unreadable
 from coord.core.timers import Timer
 from coord.runtime import clock
 from coord.wire import arguments, codec, subjects, understood
@@ -199,6 +200,8 @@ class Timers:
         """Set a timer.  `instead` is asked whether one that is set otherwise is replaced; it may raise."""
         said = msgspec.structs.replace(said, then=then)
         wire.check(said, clock.unix())
+        if said.cron is not None and (field := unreadable(said.cron)) is not None:
+            raise errors.InvalidPayload("a field of cron is none that the broker takes", field=field, cron=said.cron)
         if said.zone is not None:
             _check_zone(said.zone)
         schema = wire.schema_of(said)

@@ -24,6 +24,16 @@ _DAYS_MAX: Final = 8 * 366 + 1
 """From one 29 February to the next, over a century's end too."""
 
 
+def unreadable(cron: str) -> str | None:
+    """The first of the six fields that is none; None: all are."""
+    for which, field in enumerate(cron.split(" ")):
+        try:
+            _values(field, which)
+        except ValueError:
+            return field
+    return None
+
+
 def next_after(cron: str, zone: tzinfo, after: datetime) -> datetime | None:
     """The first time (UTC) after an aware one; None: none in eight years, or no schedule at all."""
     try:

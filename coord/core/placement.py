@@ -62,7 +62,16 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How an agent is chosen for a task."""
+    """How an agent is chosen for a task.
+
+    `strategy`: ``resources`` (default; `weights` of load, fit, affinity and history, `prefer`: labels that speak for
+    an agent), ``round_robin``, ``least_connections``, ``response_time``, ``label`` (the first of `values` of the label
+    `label` where somebody has room) or ``agent`` (the one named `agent`).  `strict`: nobody else may take it where
+    nobody has one of `values`, or the agent is not there.  `require`: labels, and `memory_mib` memory, that an agent
+    must have.  `accept_ms` (500; 10 to 60,000): how long whoever is offered it has to claim it.  After `offers_max`
+    offers (3), or `wait_s` (10) without anybody who may have it, it is left to whoever is free first, unless something
+    is demanded (`strict`, `require`, `memory_mib`): then it waits.
+    """
 
     strategy: Strategy = "resources"
     agent: str | None = None

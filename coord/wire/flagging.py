@@ -20,7 +20,11 @@ KEY: Final = "flags"
 
 
 class FlagRule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """For whom another percentage holds: everything that is given must fit."""
+    """For whom another percentage holds: everything that is given must fit.
+
+    `agents`, `subjects`: one of these; empty: any.  `labels`: all of these, of the agent that asks.  `percentage`: 0 to
+    100; default: on for them.
+    """
 
     agents: tuple[str, ...] = ()
     """One of these agents; empty: any."""

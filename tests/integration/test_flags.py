@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from coord import errors
 from coord.client.flags import Flags
 from coord.wire.flagging import FlagRule
 from tests.support.tasks import Fleet
@@ -18,6 +19,9 @@ async def test_set_followed_audited_removed(fleet: Fleet) -> None:
     async with fleet.client("boss") as boss, fleet.client("a") as a:
         assert not await a.flags.enabled("ranker")
         assert await a.flags.enabled("ranker", default=True)
+        with pytest.raises(errors.InvalidPayload) as misspelt:  # without its condition it would be on for all
+            await boss.flags.set("ranker", percentage=0, rules=[{"agent": ["a"]}])  # type: ignore[list-item]
+        assert misspelt.value.details["unknown"] == ["agent"]
         flag = await boss.flags.set("ranker", percentage=0, rules=[FlagRule(agents=("a",))], note="trial")
         assert (flag.by, flag.changes) == ("boss", 1)
         assert not await boss.flags.enabled("ranker")

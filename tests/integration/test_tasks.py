@@ -198,6 +198,8 @@ async def test_bad_submissions_are_refused_before_they_are_stated(fleet: Fleet) 
         ):
             with pytest.raises(refused):
                 await c.submit("summarize", Doc("a"), **options)
+        with pytest.raises(errors.InvalidPayload, match="ids names each"):
+            await c.submit_many("summarize", [Doc("a"), Doc("b")], id="both")  # type: ignore[call-overload]
         with pytest.raises(errors.InvalidToken):
             await c.submit("No Capability", Doc("a"))
         with pytest.raises(errors.InvalidPayload):

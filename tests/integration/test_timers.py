@@ -92,6 +92,8 @@ async def test_a_schedule_that_the_broker_refuses_cancels_the_timer(fleet: Fleet
         for zone in ("Nowhere/Berlin", "..", "Europe"):
             with pytest.raises(errors.InvalidPayload, match=r"zone takes|a zone goes"):
                 await c.timers.set("bad", cron="0 0 3 * * *", zone=zone)
+        with pytest.raises(errors.InvalidPayload, match="a field of cron"):
+            await c.timers.set("bad", cron="0 0 3 L * *")
         with pytest.raises(errors.InvalidPayload, match="at takes an aware"):
             await c.sleep_until(datetime(2030, 1, 1), id="naive")
         said = {"cron": "0 0 3 * * *", "zone": "Nowhere/Berlin"}  # as somebody whose machine knows it

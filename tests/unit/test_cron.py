@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from coord.core.cron import next_after
+from coord.core.cron import next_after, unreadable
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -32,3 +32,17 @@ def test_the_next_time(cron: str, after: str, then: str | None) -> None:
     found = next_after(cron, BERLIN, datetime.fromisoformat(after))
     assert found == (None if then is None else datetime.fromisoformat(then))
     assert found is None or found.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("cron", "field"),
+    [
+        ("0 0 3 * * x", "x"),
+        ("60 0 3 * * *", "60"),
+        ("0 0 3 L * *", "L"),
+        ("0 0/5 3 ? * MON-FRI", None),
+        ("0 0 3 * * 7", "7"),
+    ],
+)
+def test_a_field_that_is_none_is_named(cron: str, field: str | None) -> None:
+    assert unreadable(cron) == field
