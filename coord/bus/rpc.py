@@ -16,6 +16,7 @@ API, with the responder's own rights.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -293,7 +294,7 @@ async def serve(
 ) -> Endpoint:
     """Answer requests on `subject` (wildcards allowed), sharing them with all other instances.
 
-    `service` and `method` are metric labels.  Returns once the broker has the subscription.
+    `service` and `method` are metric labels.  Returns once the broker has the subscription; without one, at once.
     """
     endpoint = Endpoint(
         conn,
@@ -306,7 +307,8 @@ async def serve(
     )
     endpoint._subscription = await conn.subscribe(subject, endpoint._receive, queue=QUEUE)  # noqa: SLF001
     if conn.is_connected:
-        await conn.flush()
+        with contextlib.suppress(errors.NotConnected):  # lost in this moment: the next connection has it from the start
+            await conn.flush()
     return endpoint
 
 

@@ -177,7 +177,7 @@ class TaskHandle(Generic[T]):
         """Cancel it: whoever runs it is stopped at its next await.  False: it has ended, or is another agent's.
 
         Only the submitter may; raises what stating a fact raises, and `DeadlineExceeded` where a delayed task is just
-        being submitted: ask again.
+        being submitted, or the log does not show yet which was first: ask again.
         """
         if self._is_shared and await self._look() is None:
             return await self._cancel_timer(reason)
@@ -193,8 +193,12 @@ class TaskHandle(Generic[T]):
             Fact(kind="task", id=self.id, key=self.key, event="cancelled", data=said)
         )
         # An outcome may have been first after all.
-        _, facts = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
-        return all(fact.seq != stored.seq for fact, _ in tasks.fold(facts)[1])
+        for _ in range(limits.STORED_LOOKS_MAX):  # what answers may lag behind what was just stored
+            _, facts = await read(self._coord.connection, self._coord.tenant, self.key, self.id)
+            if any(fact.seq >= stored.seq for fact in facts):
+                return all(fact.seq != stored.seq for fact, _ in tasks.fold(facts)[1])
+            await asyncio.sleep(limits.STORED_LOOK_AGAIN_S)
+        raise errors.DeadlineExceeded("the log does not show what was just stored", task=self.id)
 
     async def status(self) -> Task:
         """The task as the log has it now; raises `UnknownTask`, and what asking the service raises.

@@ -311,3 +311,16 @@ async def test_who_may_not_hear_answers_is_told_at_once(start_nats) -> None:
         for _ in range(2):
             with pytest.raises(errors.NoPermission, match="inbox_prefix"):
                 await conn.request("some.service", timeout_s=300)
+
+
+async def test_a_connection_that_is_lost_while_it_begins_to_answer_answers_when_it_is_back(
+    conn: Connection, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(timeout_s: float = 0.0) -> None:
+        raise errors.NotConnected
+
+    with monkeypatch.context() as patched:
+        patched.setattr(conn, "flush", lost)
+        endpoint = await serve(conn, subject, echo)
+    assert (await rpc.call(conn, subject, {"text": "x"}, Echo)).text == "x"
+    await endpoint.close()

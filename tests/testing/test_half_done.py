@@ -9,7 +9,7 @@ import pytest
 
 import coord
 from coord import errors
-from coord.client import execution, histories
+from coord.client import execution, histories, task_handle
 from coord.testing import InMemoryCoord
 from coord.wire.records import Fact
 
@@ -231,3 +231,29 @@ async def test_closing_that_is_cancelled_leaves_nothing_open_on_a_connection_tha
         with pytest.raises(errors.SpoolUnusable):
             await coord.connect(spool=__file__, **how)
         assert {one.subject for one in other.connection._subscriptions} == before
+
+
+async def test_what_was_first_is_said_when_the_log_shows_it(
+    fleet: InMemoryCoord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = coord.Agent("slow", capabilities={"slow": 1})
+    go, looks = asyncio.Event(), 0
+
+    @agent.task("slow")
+    async def slow(_: None) -> None:
+        await go.wait()
+
+    async def lagging(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        task, facts = await histories.read(*args)
+        if looks == 1:  # and it is completed before the cancellation is stated
+            go.set()
+            await fleet.until_fact("task", "completed")
+        return (task, facts) if looks != 2 else (task, facts[:-2])
+
+    async with fleet.work(agent), fleet.connect("boss") as c:
+        handle = await c.submit("slow")
+        await fleet.until_fact("task", "claimed")
+        monkeypatch.setattr(task_handle, "read", lagging)
+        assert (await handle.cancel(), looks) == (False, 3)
