@@ -195,6 +195,10 @@ class Execution:
                     _log.warning("worker.look_failed", task=self.fact.id, error=exc)
                     worker.left(self)
                     return
+            except Exception as exc:  # noqa: BLE001 - a defect of ours must not keep its slot for ever
+                _log.error("worker.defect", task=self.fact.id, exc_info=exc)
+                worker.left(self)
+                return
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _AGAIN_MOST_S)
         move = claiming.decide(task, agent=worker.name, instance=worker.instance, seq=self.seq)

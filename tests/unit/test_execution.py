@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coord.client import execution as execution_module
 from coord.client.execution import Ended, Execution
 from coord.client.tasks import Delivered
 
@@ -34,3 +35,25 @@ async def test_one_that_ends_in_the_turn_in_which_its_claim_is_stored_leaves_its
     await execution._aio_task
     assert left == [execution]
     assert len(returned) == (because == "drained")
+
+
+async def test_one_whose_look_breaks_leaves_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read(*_: Any) -> None:
+        raise ValueError("no fact")
+
+    monkeypatch.setattr(execution_module, "read", read)
+    left: list[Any] = []
+    worker: Any = SimpleNamespace(
+        conn=None,
+        tenant="t",
+        looks=asyncio.Semaphore(1),
+        stating=SimpleNamespace(sequel=lambda *_: None),
+        left=lambda execution, **_: left.append(execution),
+    )
+    handles: Any = SimpleNamespace(preemptible=None)
+    fact: Any = SimpleNamespace(seq=1, id="t", key="k", detail=("work", "normal"), agent="me", content="json")
+    execution = Execution(worker, worker, handles, "normal", fact, Delivered(), "entity")
+    execution.look()
+    assert execution._aio_task is not None
+    await asyncio.gather(execution._aio_task, return_exceptions=True)
+    assert left == [execution]
