@@ -56,6 +56,9 @@ Level = Literal["debug", "info", "warning", "error"]
 FIELD_CHARS_MAX: Final = 8_192
 """Characters of one field; the rest is cut with a mark, so that no record is unbounded."""
 
+_SHOWN_CHARS: Final = 300
+"""Of those a person at a terminal is shown so many: a query's plan has thousands."""
+
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _FIRST: Final = ("ts", "level", "event", "service", "area", "correlation_id", "causation_id", "trace_id", "span_id")
 _SECRET_NAME: Final = re.compile(r"password|passwd|secret|token|creds|credential|authorization|nkey", re.IGNORECASE)
@@ -336,7 +339,7 @@ _encoder: Final = msgspec.json.Encoder(enc_hook=repr)
 
 
 class _Console:
-    """One line for a person: time, level, event, then the fields."""
+    """One line for a person: time, level, event, then the fields, of which long ones (plans) are cut."""
 
     _COLOURS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 
@@ -358,7 +361,8 @@ class _Console:
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) and value and " " not in value else repr(value)
+    said = value if isinstance(value, str) and value and " " not in value else repr(value)
+    return said if len(said) <= _SHOWN_CHARS else f"{said[:_SHOWN_CHARS]}… ({len(said)} characters)"
 
 
 class _FromLibraries(logging.Handler):

@@ -186,6 +186,17 @@ def test_the_console_is_one_line_for_a_person() -> None:
     assert "\x1b" not in line
 
 
+def test_the_console_cuts_what_nobody_reads_there() -> None:
+    terminal, file = io.StringIO(), io.StringIO()
+    logs.configure(LogConfig(), stream=file)
+    logs.also(LogConfig(format="console"), stream=terminal)
+    logs.get("store").warning("statement.slow", plan="Sort\n" * 400, ms=3)
+    logs.unconfigure()
+    assert "characters) ms=3" in terminal.getvalue()
+    assert len(terminal.getvalue()) < 500
+    assert file.getvalue().count("Sort") == 400
+
+
 def test_a_process_may_write_to_two_places(sink: Sink) -> None:
     terminal = io.StringIO()
     logs.also(LogConfig(level="warning", format="console", libraries_level="error"), stream=terminal)
