@@ -519,6 +519,7 @@ def test_config_show_tells_the_origin(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_config_show_json_can_be_read_by_section() -> None:
     shown = run_cli("config", "show", "-o", "json").json
     assert shown["http"]["port"] == 9464
+    assert "9464 " in f"{run_cli('config', 'show', 'http').out} ".replace("\n", " ")
     assert shown["publisher"]["retry"]["deadline_s"] == 30.0
 
 

@@ -27,12 +27,14 @@ def show(
         raise SettingsError(f"there is no section {section!r}")
     if changed:
         rows = [row for row in rows if row.changed]
+    shown = [{"key": r.key, "value": r.value, "origin": str(r.origin)} for r in rows]
+    if ctx.output is Format.TABLE:
+        for line in shown:  # as a file has it, not as a person counts: 9464, not 9,464
+            line["value"] = str(line["value"]) if type(line["value"]) in (int, float) else line["value"]
     if origin:
-        ctx.out.rows(
-            [{"key": r.key, "value": r.value, "origin": str(r.origin)} for r in rows], empty="Everything is a default."
-        )
+        ctx.out.rows(shown, empty="Everything is a default.")
     elif ctx.output is Format.TABLE:
-        ctx.out.rows([{"key": r.key, "value": r.value} for r in rows], empty="Everything is a default.")
+        ctx.out.rows(shown, ["key", "value"], empty="Everything is a default.")
     else:
         nested: dict[str, Any] = {}
         for row in rows:
