@@ -5,6 +5,8 @@ is not what it was.  `plan_new_epoch` works out the answer that loses nothing an
 nothing, `new_epoch` writes it down:
 
 * the stream was made anew: everything it holds is new; begin at its first message;
+* it was restored from a copy, which the broker takes for a new stream too: messages in it are those of rows, to the
+  microsecond.  It is the same log, which may have lost a tail: as below, and nothing of it is lost;
 * the window passed the checkpoint: what is gone is gone; begin at its first message, which
   lies behind the checkpoint, so nothing is projected twice;
 * the stream lost its tail (it ends below the checkpoint, or other messages stand there now):
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -28,7 +30,12 @@ from coord.core.checkpoint import Checkpoint, StreamState, judge, witness
 from coord.ops.judge import SILENT_S
 from coord.store import checkpoints, entities, queries
 from coord.store.pool import Pool
+from coord.store.queries import statement
+from coord.store.sqlstate import translated
 from coord.wire import subjects
+
+_ASKED: Final = 8
+"""Messages at either end of a stream."""
 
 
 class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +143,15 @@ async def plan_new_epoch(
     if not wanted:
         raise errors.NotStopped(f"no partition of {stream} is stopped: there is nothing to decide")
     state = await _state(conn, stream)
-    starts = {p: await _start(conn, state, stopped[p], at_end=at_end) for p in wanted}
+    other = [p for p in wanted if stopped[p].checkpoint.stream_created != state.created]
+    until = await _projected_until(conn, pool, state, [stopped[p].checkpoint for p in other]) if other else None
+    is_copy = until is not None
+    starts = {
+        p: await _start(conn, state, stopped[p], at_end=at_end)
+        if until is None or at_end
+        else await _start_in_copy(conn, stopped[p].checkpoint, until)
+        for p in wanted
+    }
     gaps = [stopped[p] for p in wanted if isinstance(stopped[p].problem, errors.LogGap)]
     problem = stopped[wanted[0]].problem
     assert problem is not None
@@ -144,9 +159,9 @@ async def plan_new_epoch(
         stream=stream,
         stream_created=state.created,
         starts=starts,
-        replaced=frozenset(p for p in wanted if stopped[p].checkpoint.stream_created != state.created),
+        replaced=frozenset() if is_copy else frozenset(other),
         lost_max=max((starts[g.checkpoint.partition] - g.checkpoint.seq for g in gaps), default=0),
-        why=problem.message,
+        why="the stream was restored from a copy of itself" if is_copy else problem.message,
     )
 
 
@@ -171,6 +186,42 @@ async def new_epoch(pool: Pool, plan: EpochPlan) -> tuple[list[Checkpoint], dict
         if plan.replaced and plan.stream == subjects.EVENTS:
             lost = await entities.lose(db, lambda key: subjects.partition(key) in plan.replaced)
     return sorted(opened, key=lambda c: c.partition), lost
+
+
+async def _projected_until(conn: Connection, pool: Pool, state: StreamState, marks: Sequence[Checkpoint]) -> int | None:
+    """The last sequence that is in the tables, of a stream restored from a copy; None: it is another one.
+
+    Some of its messages are asked for: the last ones that may have been projected, and the first ones, as behind a
+    copy there may be what was said since.
+    """
+    if marks[0].stream != subjects.EVENTS:
+        return None
+    epochs = [mark.epoch for mark in marks]
+    top = min(state.last_seq, max(mark.seq for mark in marks))
+    asked = dict.fromkeys([*(top - n for n in range(_ASKED)), *(state.first_seq + n for n in range(_ASKED))])
+    async with pool.acquire() as db:
+        for seq in asked:
+            if not max(state.first_seq, 1) <= seq <= top:
+                continue
+            try:
+                found = await conn.api(f"STREAM.MSG.GET.{subjects.EVENTS}", {"seq": seq})
+            except errors.ApiNotFound:
+                continue
+            at = _moment(found["message"]["time"])
+            with translated("new epoch"):
+                if await db.fetch(statement("projected_already"), at, seq, epochs):
+                    newest: datetime = (await db.fetch(statement("projected_until"), epochs))[0]["stored_at"]
+                    return await _last_not_after(conn, subjects.EVENTS, state, newest)
+    return None
+
+
+async def _start_in_copy(conn: Connection, mark: Checkpoint, until: int) -> int:
+    """Behind what was projected; a partition that has nothing up to there begins there, as the others."""
+    if mark.seq >= until:
+        return until
+    mine = subjects.partition_filter(mark.stream, mark.partition)
+    following = await next_on_leader(conn, mark.stream, mine, mark.seq + 1)
+    return until if following is None or following.seq > until else mark.seq
 
 
 async def _start(conn: Connection, state: StreamState, row: PartitionStatus, *, at_end: bool) -> int:

@@ -12,9 +12,11 @@ from typing import Any
 
 from coord import errors
 from coord.bus.connection import Connection
+from coord.ops import projection
 from coord.projector.service import ProjectorService
 from coord.store import checkpoints
-from tests.support.streams import apply_topology
+from tests.support.store import pool_of
+from tests.support.streams import apply_topology, back_up, restore
 from tests.support.waiting import until
 from tests.support.workload import Row, Workload, connect, read_rows, verify
 
@@ -81,6 +83,35 @@ async def test_made_anew_under_a_running_projector(
         await decide(conn, url, "EVENTS")
         await verify(url, after)
     assert await verify(url, before) == rows_before
+    await service.wait_ready(100)
+
+
+async def test_restored_from_a_copy_nothing_is_twice_and_nothing_lost(
+    nats, conn, migrated_database, projector, rng: random.Random
+) -> None:
+    """By `nats stream restore`, which makes a stream anew of what the old one held; here without the last of it."""
+    url = migrated_database.url
+    service = await projector(url)
+    before, rows_before = await projected(nats.url, url, rng, 300)
+    copy = await back_up(conn, "EVENTS")
+    late, rows_late = await projected(nats.url, url, rng, 100)
+    await service.stop()
+    await conn.api("STREAM.DELETE.EVENTS")
+    await restore(conn, "EVENTS", copy)
+    service = await projector(url)
+    async with Workload(nats.url, rng) as after:  # agents do not wait for the operator
+        after.epochs["EVENTS"] = 2
+        await after.until(100)
+        await stopped(service, "EVENTS", errors.StreamReplaced)
+        async with pool_of(url) as pool:
+            plan = await projection.plan_new_epoch(conn, pool, "EVENTS", None)
+            assert (plan.replaced, set(plan.starts.values())) == (frozenset(), {copy.said["state"]["last_seq"]})
+            _, lost = await projection.new_epoch(pool, plan)
+            assert not lost
+        await after.until(200)
+        await after.stop()
+        await verify(url, after)
+    assert [await verify(url, load) for load in (before, late)] == [rows_before, rows_late]
     await service.wait_ready(100)
 
 
