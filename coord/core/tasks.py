@@ -277,6 +277,8 @@ class Task(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.restated = said.restated
         for name in Carried.__struct_fields__:
             setattr(self, name, getattr(carried, name))
+        if self.status == "claimed" and self.claimed_at is None:
+            self.claimed_at = self.submitted_at  # its lease is reckoned from there
 
     def _claimed(self, fact: StoredFact) -> Refusal | None:
         if self.ended:
