@@ -95,10 +95,9 @@ def _shaped(rng: random.Random, seq: int, tenant: str) -> Any:
             "then": {"submit": {"capability": "work"}},
             "held": body.get("held"),
         }
-    return event(
-        seq, tenant=tenant, kind=kind, id=id_, key=key, event=name, agent=agent, data=msgspec.json.encode(body).decode(),
-        detail=rng.choice(DETAILS),
-    )  # fmt: skip
+    data = msgspec.json.encode(body).decode()
+    detail = rng.choice(DETAILS)
+    return event(seq, tenant=tenant, kind=kind, id=id_, key=key, event=name, agent=agent, data=data, detail=detail)
 
 
 def _folded(who: list[Any], fact: Any) -> list[Effect]:
