@@ -7,7 +7,8 @@ the log, and a log without a service is protected by its own limits.
 While a circuit probes, each submitter lets `limits.CAPABILITY_PROBES` in each time the board is said (a second),
 and none while so many of the capability wait or run anyway: what they come to tells.  Where that takes long, one
 every `limits.CAPABILITY_OPEN_S` is let in all the same.  All of this is each connection's own, as everywhere: who
-counts probes counts his.  A new one asks for the board before it submits.
+counts probes counts his.  A new one asks for the board before it submits.  A circuit whose time is over probes,
+whether or not the board has said so yet: all whom it refused come again in that moment.
 
 Pure: the caller's monotonic clock is an argument.
 """
@@ -100,8 +101,9 @@ class Door:
             return ENTER
         if board.circuit == "open" and now - self._heard_at < board.retry_after_s:
             return FailFast(max(0.0, board.retry_after_s - (now - self._heard_at)))
-        if board.circuit == "probing" and not self._may_probe(board, now):
-            return FailFast(board.retry_after_s)
+        # Who was told when to come again comes before the board says that the circuit probes.
+        if board.circuit != "closed" and not self._may_probe(board, now):
+            return FailFast(board.retry_after_s if board.circuit == "probing" else limits.BOARD_EVERY_S)
         if not urgent and board.bound is not None and board.depth + self._entered >= board.bound:
             return Wait(board.retry_after_s)
         return ENTER

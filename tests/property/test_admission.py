@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coord import limits
 from coord.core.admission import ENTER, Board, Door, FailFast, Wait
+from coord.core.capability import CapabilityState, _Window
+from coord.core.watch import Fare
 
 PROBES = limits.CAPABILITY_PROBES
 
@@ -74,3 +79,39 @@ def test_no_board_lets_in_more_than_it_may(
         else:
             assert entered == min(asked, asked if bound is None else max(0, bound - depth))
         now += later
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_submitters_whom_nobody_coordinates_let_few_in_while_it_probes_and_it_closes_in_the_end(seed: int) -> None:
+    """Closed, open, probing, open again, closed: boards come once a second, late, and are lost at times."""
+    rng = random.Random(seed)
+    doors, state, window = [Door() for _ in range(3)], CapabilityState("acme", "ill"), _Window((0, 0))
+    ends: list[float] = []
+    done = failed = 0
+    ill_until, slow_s = rng.uniform(20.0, 60.0), rng.choice([0.2, 3.0])
+    seen: set[str] = set()
+    for tick in range(4 * 300):
+        now = tick / 4
+        over = [end for end in ends if end <= now]
+        ends = [end for end in ends if end > now]
+        done, failed = (done, failed + len(over)) if now < ill_until else (done + len(over), failed)
+        window.take(Fare(completed=done, failed=failed), now)
+        if event := state.decide(window, now):
+            assert state.apply(event, state.n + (event == "opened"), now)
+            window.clear()
+            seen.add(state.circuit)
+        if tick % 4 == 0:
+            wait_s = max(1.0, state.since + state.open_s - now) if state.circuit == "open" else 1.0
+            board = Board(running=len(ends), circuit=state.circuit, retry_after_s=wait_s)
+            for door in doors:
+                if rng.random() < 0.9:
+                    door.hear(board, now)
+        told = now - state.since > limits.BOARD_STALE_S  # all have heard that it is open
+        for door in doors:
+            entered = let_in(door, now, rng.randrange(8))
+            assert not (told and state.circuit == "open" and entered), f"seed {seed} at {now}"
+            ends += [now + slow_s * rng.random() for _ in range(entered)]
+        if state.circuit == "probing":
+            assert len(ends) < PROBES + PROBES * len(doors), f"seed {seed} at {now}: {len(ends)} are under way"
+    assert seen == {"closed", "open", "probing"}
+    assert (state.circuit, state.n > 1 or ill_until < 40.0) == ("closed", True), f"seed {seed}"
