@@ -244,7 +244,7 @@ class TimerRules(Rules):
     def _behind_runs(self, seq: int) -> None:
         """Who begins there knows what runs, and what waits for its end."""
         decider = timers.TimerDecider()
-        for stored in self.world.broker.log[seq - 1 :] if seq else ():
+        for stored in self.world.broker.log[max(seq - 1, 0) :]:
             if stored.fact.kind in decider.kinds and stored.fact.seq not in self.refused:
                 list(decider.apply(stored.fact))
         runs = {(key, name): running for _, key, name, running in decider.dump().running}
