@@ -483,15 +483,15 @@ class PresenceTable(Watch):
                 return []
             if now < first_at + limits.DISCONNECT_MASS_GRACE_S:
                 return []
-        changes = []
-        for ident, row in list(self._pending.items()):
+        ended = []
+        for row in self._pending.values():
             assert row.closed_at is not None, "pending rows have lost a connection"
             if now < row.closed_at + limits.DISCONNECT_GRACE_S or heard_to < row.closed_at:
                 break
-            del self._pending[ident]
-            if change := self._enter(row, "silent", "disconnected", now):
-                changes.append(change)
-        return changes
+            ended.append(row)
+        for row in ended:
+            del self._pending[row.ident]
+        return [change for row in ended if (change := self._enter(row, "silent", "disconnected", now))]
 
     def tick(self, now: float, lag_s: float = 0.0) -> list[Change]:
         """Time passes: who is overdue.  Call it every `limits.PRESENCE_TICK_S`.

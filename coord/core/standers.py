@@ -31,6 +31,13 @@ class Queued(NamedTuple):
     """Pulls that wait at that queue at which the fewest do."""
     pending: int
     """Tasks that were given to nobody yet, of all queues.  Where pulls wait at all of them, none."""
+    again: int = 0
+    """Tasks that somebody had claimed, and nobody has: the broker does not count them as pending."""
+
+    @property
+    def wanting(self) -> int:
+        """Tasks that nobody has."""
+        return self.pending + self.again
 
 
 class _Account:
@@ -115,7 +122,7 @@ class Standers:
     def wakes(self, place: Place, found: Queued, agents: int) -> int:
         """How many messages to send, of which each wakes one of those who stand by, or nobody.
 
-        As many as seats are empty, or as tasks wait if these are more.  Where the seats are taken, what is pending is
+        As many as seats are empty, or as tasks wait if these are more.  Where the seats are taken, what waits is
         on its way, or cannot be delivered.
         """
         account = self._accounts.get(place)
@@ -123,11 +130,11 @@ class Standers:
             return 0
         standing = min(account.standing, agents) if agents else account.standing
         empty = limits.QUEUE_SEATS - found.waiting
-        wanted = max(empty, found.pending) if empty > 0 else 0
+        wanted = max(empty, found.wanting) if empty > 0 else 0
         sent = _messages(wanted, standing)
-        if found.pending and account.pending:  # fewer stand by than are counted, so too few were drawn
+        if found.wanting and account.pending:  # fewer stand by than are counted, so too few were drawn
             sent = max(sent, 3 * min(wanted, standing))
-        account.pending = found.pending > 0
+        account.pending = found.wanting > 0
         if standing:
             account.standing = int(standing * math.exp(-sent / standing))
         # Plain clients' pulls say nothing of their agents, and an account may be too low: some are always tried.

@@ -185,7 +185,7 @@ class TaskDecider:
         if event == "recorded":
             return NONE
         if event != "progress":
-            self._count(task, was if known else None, event, claimant)
+            self._count(task, was if known else None, event, claimant, claim)
         if event == "completed" and task.submission.then:
             self._count_local(task, fact)
         if was == "claimed" and (event == "submitted" or task.status != "claimed"):
@@ -210,11 +210,12 @@ class TaskDecider:
             return _nak(task, fact.stored_at.timestamp())
         return NONE  # placed: the scheduler's own
 
-    def _count(self, task: Task, was: str | None, event: str, claimant: str | None) -> None:
-        """One task more or less in a status; `claimant`: who held it before."""
+    def _count(self, task: Task, was: str | None, event: str, claimant: str | None, claims: int = 0) -> None:
+        """One task more or less in a status; `claimant`: who held it before; `claims`: how many there had been."""
         place = (task.tenant, task.capability)
         fare = self.fares.get(place) or self._fare_of(place)
         status = task.status
+        fare.again += (status == "queued" and task.claims > 0) - (was == "queued" and claims > 0)
         if was != status:
             if was == "queued":
                 fare.queued -= 1

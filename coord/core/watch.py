@@ -17,6 +17,8 @@ class Fare(msgspec.Struct):
     """Tasks of one capability, in one partition or in all."""
 
     queued: int = 0
+    again: int = 0
+    """Of those: somebody had claimed it before.  The broker delivers it again, and counts it as pending no more."""
     claimed: int = 0
     waiting: int = 0
     """For the next attempt."""
@@ -31,6 +33,7 @@ class Fare(msgspec.Struct):
     def add(self, other: Fare) -> None:
         """Sum up."""
         self.queued += other.queued
+        self.again += other.again
         self.claimed += other.claimed
         self.waiting += other.waiting
         self.completed += other.completed

@@ -102,8 +102,11 @@ class BoardService(Service):
                 self._show(boards)
                 await self._follow(conn, now)
             if self.sums.speaks and self._standing is not None:
+                wanting = {place: fare for place, fare in table.fare_of.items() if fare.queued}
                 self._standing.look(
-                    self.sums.agents(), {place: fare.queued for place, fare in table.fare_of.items() if fare.queued}
+                    self.sums.agents(),
+                    {place: fare.queued for place, fare in wanting.items()},
+                    {place: fare.again for place, fare in wanting.items()},
                 )
             for place, one in self.sums.news(boards, all_of_them=due).items():
                 if self.sums.speaks:

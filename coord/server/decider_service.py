@@ -19,6 +19,7 @@ from coord.bus.riding import Meeting
 from coord.bus.shared import SharedReader
 from coord.core.deciding import Decider, Presence
 from coord.core.desk import Desk
+from coord.core.task_decider import TaskDecider
 from coord.runtime import assets
 from coord.runtime.clock import in_step
 from coord.runtime.instance import instance_name
@@ -135,6 +136,10 @@ class DeciderService(Service):
         """An instance is no more (Unix seconds), `left`: and has said so itself; tell every decider that runs."""
         for partition in self.partitions:
             partition.gone(tenant, agent, instance, now, left)
+
+    def holds(self, holder: tuple[str, str, str]) -> bool:
+        """Whether (tenant, agent, instance) holds a task, as far as partitions are owned here."""
+        return any(isinstance(d, TaskDecider) and d.holds(holder) for d in self.deciders())
 
     def deciders(self) -> Iterable[Decider]:
         """Those of owned partitions that have caught up."""

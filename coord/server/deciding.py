@@ -153,10 +153,7 @@ class PartitionDecider:
         """An instance is no more; `left`: it has said so itself."""
         if self._session is None or not self.is_running:
             return
-        if left:
-            self._session.outside(lambda decider: decider.leaves(tenant, agent, instance, now))
-        else:
-            self._session.outside(lambda decider: decider.gone(tenant, agent, instance, now))
+        self._session.gone(tenant, agent, instance, now, left=left)
 
     def look(self) -> None:
         """Time has passed (`limits.DECIDER_TICK_S`): one who looks at all partitions wakes the process up once."""

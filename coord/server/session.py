@@ -79,6 +79,8 @@ class Session:
         self._failed.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._snapshots = Snapshots(conn, self._partition)
         self._by_kind: dict[str, list[Decider]] = {}
+        self._mourners: list[Decider] = []
+        """Those to whom it matters that somebody is gone: of a process of thousands each would be asked in vain."""
         self._forgetful: dict[str, list[Decider]] = {}
         """Those that may have to recall something."""
         self._owed: Owed | None = Owed()
@@ -128,6 +130,8 @@ class Session:
         self.position = self._saved_seq = await self._load(make, max(0, state["first_seq"] - 1), state["last_seq"])
         self._saved_at = self._loop.time()
         for decider in self.deciders:
+            if not isinstance(decider, Folding) or _mourns(type(decider)):
+                self._mourners.append(decider)
             for kind in decider.kinds:
                 self._by_kind.setdefault(kind, []).append(decider)
                 if not isinstance(decider, Folding) or "forgot" in vars(type(decider)):
@@ -396,12 +400,25 @@ class Session:
 
         self._performer.state(state, answered)
 
+    def gone(self, tenant: str, agent: str, instance: str, now: float, *, left: bool) -> None:
+        """An instance is no more; `left`: it has said so itself."""
+        if left:
+            self._outside(self._mourners, lambda decider: decider.leaves(tenant, agent, instance, now))
+        else:
+            self._outside(self._mourners, lambda decider: decider.gone(tenant, agent, instance, now))
+
     def outside(self, ask: Callable[[Decider], Iterable[Effect]]) -> None:
         """Something happened outside of the log."""
+        self._outside(self.deciders, ask)
+
+    def _outside(self, deciders: list[Decider], ask: Callable[[Decider], Iterable[Effect]]) -> None:
         try:
-            for decider in self.deciders:
+            for decider in deciders:
                 try:
-                    effects = _held(ask(decider))
+                    effects = ask(decider)
+                    if effects is NONE:
+                        continue
+                    effects = _held(effects)
                 except Exception as exc:  # noqa: BLE001 - as above
                     self._defect(decider, exc)
                     continue
@@ -565,6 +582,10 @@ def _end(state: dict[str, Any]) -> tuple[int, int | None]:
 def _held(effects: Iterable[Effect]) -> Iterable[Effect]:
     """All of them: a generator's defect is its decider's, wherever it comes to light."""
     return effects if type(effects) in (tuple, list) else list(effects)
+
+
+def _mourns(decider: type[Folding]) -> bool:
+    return decider.gone is not Folding.gone or decider.leaves is not Folding.leaves
 
 
 def _is_told(effect: Effect) -> TypeGuard[Settle | Push]:

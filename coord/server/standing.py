@@ -80,8 +80,8 @@ class Standing:
             registry=self._metrics,
         )  # fmt: skip
 
-    def look(self, agents: Mapping[Place, int], queued: Mapping[Place, int]) -> None:
-        """Wake who is wanted; not while the last look lasts.  See `Standers.due`."""
+    def look(self, agents: Mapping[Place, int], queued: Mapping[Place, int], again: Mapping[Place, int]) -> None:
+        """Wake who is wanted; not while the last look lasts.  See `Standers.due`; `again`: see `Queued`."""
         if self._job is not None:
             if not self._job.done():
                 return
@@ -90,7 +90,7 @@ class Standing:
             self._job = None
         places = self.standers.due(agents, queued, clock.monotonic())
         if places and self._conn.is_connected:
-            self._job = asyncio.get_running_loop().create_task(self._wake(places, agents), name="standing")
+            self._job = asyncio.get_running_loop().create_task(self._wake(places, agents, again), name="standing")
 
     async def close(self) -> None:
         """Wake nobody any more.  Twice is legal."""
@@ -98,13 +98,14 @@ class Standing:
             self._job.cancel()
             await asyncio.gather(self._job, return_exceptions=True)
 
-    async def _wake(self, places: list[Place], agents: Mapping[Place, int]) -> None:
+    async def _wake(self, places: list[Place], agents: Mapping[Place, int], again: Mapping[Place, int]) -> None:
         for place in places:
             try:
                 if not await self._is_heard(place):
                     continue
                 found = await self._queued(place)
                 if found is not None:
+                    found = found._replace(again=again.get(place, 0))
                     await self._send(place, self.standers.wakes(place, found, agents.get(place, 0)))
             except errors.CoordError as exc:  # the next look is a quarter of a second away
                 _log.debug("standing.not_looked", tenant=place[0], capability=place[1], error=exc)

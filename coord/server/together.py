@@ -35,5 +35,6 @@ def deciding(
         nats, presence=presence.board.table, readings=readings, meeting=meeting, registry=registry
     )
     presence.board.listen(deciders.gone)
+    presence.board.holds = deciders.holds
     board = BoardService(nats, presence.board, deciders.deciders, registry=registry)
     return [presence, deciders, board]

@@ -40,6 +40,8 @@ class _Fleet:
         self.workers = [Seat(self.now, self.rng.random()) for _ in range(count)]
         self.busy: set[int] = set()
         self.pending = 0
+        self.again = False
+        """What is pending had been claimed before."""
         self.sent = 0
         self.standers = Standers(0.0)
 
@@ -73,7 +75,7 @@ class _Fleet:
     def look(self) -> None:
         """The service's: a message is drawn by one of those who listen at that moment, woken already or not."""
         listening = self.standing
-        queued = Queued(len(self.able), self.pending)
+        queued = Queued(len(self.able), 0, self.pending) if self.again else Queued(len(self.able), self.pending)
         agents = {PLACE: len(self.workers)}
         if self.standers.due(agents, {PLACE: self.pending}, self.now):
             sent = self.standers.wakes(PLACE, queued, len(self.workers))
@@ -165,6 +167,19 @@ def test_whatever_the_account_says_and_after_a_restart_who_stands_by_is_found(
     for _ in range(64):
         fleet.look()
     assert len(fleet.busy) == count
+
+
+@some
+@given(st.integers(4 * SEATS, 8 * SEATS), seeds)
+def test_tasks_that_are_delivered_again_wake_as_many_as_new_ones(count: int, seed: int) -> None:
+    """What a process of hundreds held is no longer pending at the broker, and more than there are seats."""
+    fleet = _Fleet(count, seed)
+    fleet.pass_time(2 * limits.SEAT_LOOK_S)
+    fleet.again = True
+    fleet.burst(count - SEATS)
+    for _ in range(4):
+        fleet.look()
+    assert fleet.pending == 0
 
 
 def test_a_backlog_while_nobody_stands_by_costs_a_few_messages_a_look() -> None:

@@ -377,6 +377,7 @@ def test_what_the_decider_holds_is_what_is_open(history: list[StoredFact]) -> No
             fare = decider.fares["acme", task.capability]
             assert getattr(fare, task.status) == 1
             assert fare.queued + fare.claimed + fare.waiting == 1
+            assert fare.again == (task.status == "queued" and task.claims > 0)
         elif task.submitted_seq:
             assert task.submitted_seq in acked
     held = {(task.tenant, task.claimant): 1} if task.status == "claimed" else {}

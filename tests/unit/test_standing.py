@@ -47,11 +47,11 @@ async def test_a_backlog_while_nobody_listens_wakes_nobody_and_asks_for_no_queue
     standing = Standing(cast("Connection", broker), Metrics(CollectorRegistry()), PresenceTable(0.0))
     for _ in range(3):  # this process is young: it presumes that all agents stand by
         looks = broker.looks
-        standing.look({_PLACE: 2}, {_PLACE: 5})
+        standing.look({_PLACE: 2}, {_PLACE: 5}, {})
         await until(lambda before=looks: broker.looks > before)  # type: ignore[misc]
         await standing.close()
     assert (broker.woken, broker.asked) == (0, [])
     broker.listened = True
-    standing.look({_PLACE: 2}, {_PLACE: 5})
+    standing.look({_PLACE: 2}, {_PLACE: 5}, {})
     await until(lambda: broker.woken >= limits.QUEUE_SEATS)
     await standing.close()
