@@ -59,9 +59,6 @@ _END_S: Final = 0.1
 that fall silent together, as those of one process do: who has had no turn by then is told of at once."""
 _LATE_S: Final = 0.01
 """How often it is looked at those whose grace is over and of whom something may still be on its way."""
-_TOLD_AT_ONCE: Final = 64
-"""Instances of whose end deciders are told before others of this process have their turn: about 20 ms.  Of a process
-of thousands what was told first is under way then, and not behind all the others."""
 _ENDED_AT_ONCE: Final = 2
 """Connections that are being ended at a time."""
 _END_AGAIN_S: Final = 30.0
@@ -126,8 +123,6 @@ class PresenceBoard:
         self._ending: set[asyncio.Task[None]] = set()
         self._end_from = 0.0
         self._ends = asyncio.Semaphore(_ENDED_AT_ONCE)
-        self._untold: deque[Change] = deque()
-        """Ends that were found together and not told yet."""
         self.holds: Callable[[tuple[str, str, str]], bool] = lambda _: False
         """Whether an instance holds tasks, as deciders know: of many that end together they are told of it first.
         Its heartbeats may not say it yet."""
@@ -187,7 +182,6 @@ class PresenceBoard:
         self._unregister.clear()
         if self._timer is not None:
             self._timer.cancel()
-        self._untold.clear()
         for task in list(self._ending):
             task.cancel()
         await asyncio.gather(*self._ending, return_exceptions=True)
@@ -314,32 +308,15 @@ class PresenceBoard:
         """
         self._timer = None
         now = clock.monotonic()
-        if ended := self.table.lost(now, self._heard_to):
-            telling = bool(self._untold)
-            first: list[Change] = []
-            last: list[Change] = []
-            for change in ended:
-                (first if self.holds((change.tenant, change.agent, change.instance)) else last).append(change)
-            self._untold.extendleft(reversed(first))
-            self._untold.extend(last)
-            if not telling:
-                self._tell_some()
+        ended = self.table.lost(now, self._heard_to)
+        for change in sorted(ended, key=lambda one: not self.holds((one.tenant, one.agent, one.instance))):
+            self._changed(change)
         if self.table.pending:
             self._say(self._token, repr(now).encode())
         if self.table.pending <= limits.DISCONNECT_MASS:
             for row in self.table.suspended():
                 self._ask(row.ident)
         self._arm()
-
-    def _tell_some(self) -> None:
-        """Of those that ended together; who is there again by its turn has lost nothing."""
-        for _ in range(min(len(self._untold), _TOLD_AT_ONCE)):
-            change = self._untold.popleft()
-            row = self.table.get(change.tenant, change.agent, change.instance)
-            if row is None or row.state == "gone":
-                self._changed(change)
-        if self._untold:
-            asyncio.get_running_loop().call_soon(self._tell_some)
 
     def _ask(self, ident: tuple[str, str, str]) -> None:
         self._say(subjects.push(ident[0], ident[1], wire.TOPIC), _ASK_BEAT)

@@ -149,21 +149,24 @@ async def _reader(pipe: int, limit: int) -> asyncio.StreamReader:
 
 _started: dict[tuple[str, ...], socket.socket] = {}
 """By Python's options."""
+_starting = threading.Lock()
+"""Two programs may be asked for at once, and threads ask."""
 
 
 def _server(options: tuple[str, ...]) -> socket.socket:
     """The connection to the one that forks; it ends when we do."""
-    if options not in _started:
-        ours, theirs = _pair()
-        root = Path(__file__).parents[2]
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
-        command = [sys.executable, *options, "-m", __name__]
-        process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=root, env=environ)
-        theirs.close()
-        ours.recv(1)  # it has imported everything
-        _started[options] = ours
-        atexit.register(_end, options, process)
-    return _started[options]
+    with _starting:
+        if options not in _started:
+            ours, theirs = _pair()
+            root = Path(__file__).parents[2]
+            environ = {k: v for k, v in os.environ.items() if not k.startswith("COORD_")} | {"PYTHONPATH": str(root)}
+            command = [sys.executable, *options, "-m", __name__]
+            process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=root, env=environ)
+            theirs.close()
+            ours.recv(1)  # it has imported everything
+            _started[options] = ours
+            atexit.register(_end, options, process)
+        return _started[options]
 
 
 def begin() -> None:
