@@ -278,7 +278,7 @@ async def test_the_command_line_shows_what_was(asked: Fleet, worker: coord.Agent
     assert "from the event copy." in table.err
     nothing = await cli("event", "history", "never", "--kind", "task")
     assert (nothing.code, nothing.out) == (4, "")
-    assert nothing.err == "There are no facts under the key never about task.\n"
+    assert nothing.err.startswith("There are no facts under the key never about task. (fleet ")
     for command in (("event", "history", "never"), ("lock", "get", "never"), ("workflow", "get", "never")):
         # What could not be asked is not "there is none".
         assert (await cli(*command, "--database", "postgresql://coord@127.0.0.1:1/coord")).code == 3
