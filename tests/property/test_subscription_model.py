@@ -535,5 +535,5 @@ def test_the_model_notices_defects(mutant: str, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(globals(), "BOUNDS", module.Bounds(messages_max=6, bytes_max=100, resume_below=2))
 
     with pytest.raises((AssertionError, IndexError)):
-        for _ in range(500):
+        for _ in range(5_000):  # the rarest is found in one of 150: within 500 it was not, one time in thirty
             random_run(rng, 300)
